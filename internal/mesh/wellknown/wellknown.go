@@ -1,0 +1,99 @@
+// Package wellknown holds the names and numbers that are an interface of the
+// mesh: what users type, what peers expect on the wire, what the kernel is
+// given. They are those of Istio ambient mode, so that both can be mixed.
+package wellknown
+
+// Ports that the node proxy listens on inside a pod's network namespace.
+const (
+	PortOutbound = 15001 // captured connections of the pod's programs
+	PortInbound  = 15006 // captured plaintext connections to the pod
+	PortHBONE    = 15008 // mutual TLS tunnels to the pod
+	PortDNS      = 15053
+	PortSOCKS5   = 15080
+)
+
+// Ports of the node proxy's own pod.
+const (
+	PortAdmin   = 15000 // localhost only
+	PortMetrics = 15020
+	PortReady   = 15021
+)
+
+// Ports of the control plane.
+const (
+	PortXDSPlain       = 15010 // plaintext, only on request
+	PortXDS            = 15012 // TLS: xDS and CA
+	PortControlMonitor = 15014
+	PortControlDebug   = 8080
+)
+
+// IsProxyPort tells whether a port belongs to the proxy itself: a connection
+// to one of them through the proxy would be a loop or an attempt to bypass it.
+func IsProxyPort(p uint16) bool {
+	switch p {
+	case PortOutbound, PortInbound, PortHBONE, PortDNS, PortSOCKS5:
+		return true
+	}
+	return false
+}
+
+// Marks, routing and addresses of in-pod redirection.
+const (
+	MarkProxy  = 0x539 // on packets the proxy sends; masked by MarkMask
+	MarkReturn = 0x111 // connection mark: replies go back to the proxy
+	MarkMask   = 0xfff
+
+	RouteTable   = 100   // local routes for marked replies
+	RulePriority = 32764 // before the main table (32766)
+
+	ProbeSourceIPv4 = "169.254.7.127"
+	ProbeSourceIPv6 = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
+)
+
+// Labels and annotations.
+const (
+	LabelDataplaneMode        = "istio.io/dataplane-mode"
+	DataplaneModeAmbient      = "ambient"
+	DataplaneModeNone         = "none"
+	LabelUseWaypoint          = "istio.io/use-waypoint"
+	LabelUseWaypointNamespace = "istio.io/use-waypoint-namespace"
+	LabelWaypointFor          = "istio.io/waypoint-for"
+	LabelNetwork              = "topology.istio.io/network"
+	LabelSubzone              = "topology.istio.io/subzone"
+	LabelRegion               = "topology.kubernetes.io/region"
+	LabelZone                 = "topology.kubernetes.io/zone"
+	LabelTunnel               = "networking.istio.io/tunnel"
+	LabelCanonicalName        = "service.istio.io/canonical-name"
+	LabelCanonicalRevision    = "service.istio.io/canonical-revision"
+	LabelWorkloadName         = "service.istio.io/workload-name"
+	LabelGatewayName          = "gateway.networking.k8s.io/gateway-name"
+
+	AnnotationRedirection         = "ambient.istio.io/redirection"
+	RedirectionEnabled            = "enabled"
+	RedirectionPending            = "pending"
+	AnnotationSidecarStatus       = "sidecar.istio.io/status"
+	AnnotationBypassInbound       = "ambient.istio.io/bypass-inbound-capture"
+	AnnotationDNSCapture          = "ambient.istio.io/dns-capture"
+	AnnotationRerouteInterfaces   = "istio.io/reroute-virtual-interfaces"
+	AnnotationDryRun              = "istio.io/dry-run"
+	AnnotationTrafficDistribution = "networking.istio.io/traffic-distribution"
+)
+
+// xDS resource types.
+const (
+	TypeAddress       = "type.googleapis.com/istio.workload.Address"
+	TypeWorkload      = "type.googleapis.com/istio.workload.Workload"
+	TypeAuthorization = "type.googleapis.com/istio.security.Authorization"
+)
+
+// TokenAudience is what a service account token must be issued for.
+const TokenAudience = "istio-ca"
+
+// Defaults of an installation.
+const (
+	SystemNamespace   = "istio-system"
+	DefaultCluster    = "Kubernetes"
+	DefaultDomain     = "cluster.local"
+	ZDSSocket         = "/var/run/ztunnel/ztunnel.sock"
+	PluginEventSocket = "/var/run/istio-cni/pluginevent.sock"
+)

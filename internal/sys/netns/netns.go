@@ -1,0 +1,111 @@
+// Package netns enters network namespaces and makes sockets in them.
+//
+// A thread has a network namespace; a goroutine has none. Every function here
+// pins the goroutine to its thread for the time it is abroad, and a thread
+// that cannot be brought home is never given back to the scheduler.
+package netns
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// ID tells network namespaces apart for as long as one of them is held open:
+// the device and inode of the namespace file.
+type ID struct {
+	Dev, Inode uint64
+}
+
+// NS is an open network namespace. It stays alive at least until Close. Safe
+// for use by several goroutines; Close must come after every other call.
+type NS struct {
+	file *os.File
+	home *os.File
+	id   ID
+}
+
+// Open opens the namespace at path: /proc/<pid>/ns/net, or a file it is bound
+// over.
+func Open(path string) (*NS, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening network namespace: %w", err)
+	}
+	ns, err := FromFile(f)
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return ns, nil
+}
+
+// FromFile takes over an open namespace descriptor, such as one that came over
+// a unix socket. On error the file stays the caller's.
+func FromFile(f *os.File) (*NS, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return nil, fmt.Errorf("network namespace %s: %w", f.Name(), err)
+	}
+	if fs.Type != unix.NSFS_MAGIC {
+		return nil, fmt.Errorf("%s is not a namespace", f.Name())
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("network namespace %s: %w", f.Name(), err)
+	}
+	// The thread's own namespace, and not the process's first thread's, is
+	// home: a process may have been started inside a namespace of its own.
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("opening own network namespace: %w", err)
+	}
+	return &NS{file: f, home: home, id: ID{Dev: uint64(st.Dev), Inode: st.Ino}}, nil //nolint:unconvert // Dev is 32 bits on some platforms
+}
+
+// Current opens the namespace of the calling process.
+func Current() (*NS, error) { return Open("/proc/self/ns/net") }
+
+// ID identifies the namespace while it is open.
+func (n *NS) ID() ID { return n.id }
+
+// File is the namespace's descriptor; it belongs to n.
+func (n *NS) File() *os.File { return n.file }
+
+// Close releases the descriptors.
+func (n *NS) Close() error {
+	_ = n.home.Close()
+	return n.file.Close()
+}
+
+// Do runs fn inside the namespace, on the calling goroutine. fn must not
+// block for long and must not start goroutines that expect the namespace.
+func (n *NS) Do(fn func() error) error {
+	runtime.LockOSThread()
+	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("entering network namespace: %w", err)
+	}
+	err := fn()
+	if back := unix.Setns(int(n.home.Fd()), unix.CLONE_NEWNET); back != nil {
+		// The thread stays locked: it dies with its goroutine, and no other
+		// goroutine ever runs in the wrong namespace.
+		panic(fmt.Sprintf("cannot return to the own network namespace: %v", back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// Socket makes a non-blocking, close-on-exec socket inside the namespace. The
+// descriptor is the caller's; a socket stays where it was made.
+func (n *NS) Socket(family, kind, proto int) (int, error) {
+	fd := -1
+	err := n.Do(func() error {
+		var err error
+		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+		return err
+	})
+	return fd, err
+}
