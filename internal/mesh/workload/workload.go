@@ -1,0 +1,158 @@
+// Package workload is the directory of the mesh: who is at which address,
+// which service stands in front of whom, and which endpoint a connection
+// takes. It holds values only: a Directory turns resources from the control
+// plane into immutable Snapshots, and every question is answered from one.
+package workload
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+)
+
+// Protocol is how a workload wants to be reached.
+type Protocol uint8
+
+// The protocols.
+const (
+	TCP   Protocol = iota // as is
+	HBONE                 // through a mutual TLS tunnel to port 15008
+)
+
+// Tunnel is how the proxy hands a connection to an application that wants to
+// know who is calling.
+type Tunnel uint8
+
+// The application tunnels. NoTunnel with a port is a tunnel without preamble.
+const (
+	NoTunnel    Tunnel = iota
+	ProxyTunnel        // PROXY protocol in front of the bytes
+)
+
+// ApplicationTunnel is set on workloads (waypoints) whose application is
+// given all connections, whatever their destination.
+type ApplicationTunnel struct {
+	Present  bool
+	Protocol Tunnel
+	Port     uint16 // 0: the port of the request
+}
+
+// Locality is where a workload runs, widest first.
+type Locality struct {
+	Region, Zone, Subzone string
+}
+
+// NamespacedName names a service: its namespace and fully qualified host name.
+type NamespacedName struct {
+	Namespace, Hostname string
+}
+
+// String renders namespace/hostname, the name of the service's resource.
+func (n NamespacedName) String() string { return n.Namespace + "/" + n.Hostname }
+
+// NetworkAddress is an address within a network of the mesh.
+type NetworkAddress struct {
+	Network string
+	Addr    netip.Addr
+}
+
+// String renders network/address.
+func (a NetworkAddress) String() string { return a.Network + "/" + a.Addr.String() }
+
+// GatewayAddress is where a waypoint or the gateway of a network is found:
+// by host name when Hostname is set, else by address. The zero value means
+// that there is none.
+type GatewayAddress struct {
+	Hostname  NamespacedName
+	Address   NetworkAddress
+	HBONEPort uint16
+}
+
+// IsZero tells whether there is no gateway.
+func (g GatewayAddress) IsZero() bool { return g == GatewayAddress{} }
+
+// ByHostname tells which of the two forms is used.
+func (g GatewayAddress) ByHostname() bool { return g.Hostname.Hostname != "" }
+
+// Port maps a port of a service to the port of its endpoints.
+type Port struct {
+	Service uint16
+	Target  uint16 // 0: the endpoint says
+}
+
+// Membership is one service that a workload is an endpoint of.
+type Membership struct {
+	Service NamespacedName
+	Ports   []Port
+}
+
+// Workload is one endpoint of the mesh. It is immutable. What the replicas of
+// one deployment have in common lives in Traits, once for all of them.
+type Workload struct {
+	UID  string
+	Name string
+	Node string
+	*Traits
+
+	addrs   []netip.Addr
+	Healthy bool
+}
+
+// Traits are the parts of a Workload that its replicas share. Immutable.
+type Traits struct {
+	Namespace      string
+	TrustDomain    string
+	ServiceAccount string
+	Network        string
+	ClusterID      string
+	Locality       Locality
+
+	WorkloadName      string
+	WorkloadType      string // deployment, cronjob, pod, job
+	CanonicalName     string
+	CanonicalRevision string
+
+	// Hostname is resolved by the client when there is no address.
+	Hostname string
+	Protocol Protocol
+	// HostNetwork workloads share their node's addresses and are never found
+	// by address.
+	HostNetwork bool
+	// NativeTunnel workloads terminate HBONE themselves.
+	NativeTunnel      bool
+	ApplicationTunnel ApplicationTunnel
+	Waypoint          GatewayAddress
+	NetworkGateway    GatewayAddress
+	// Capacity is the weight in load balancing; never 0 unless the control
+	// plane said so, which takes the workload out of rotation.
+	Capacity uint32
+
+	// Policies are the selector policies that apply, as namespace/name.
+	Policies []string
+	Services []Membership
+
+	hash uint64 // of all the above, for sharing
+	refs int    // owned by the Directory's writer
+}
+
+// Addrs returns the workload's addresses; not to be changed.
+func (w *Workload) Addrs() []netip.Addr { return w.addrs }
+
+// HasAddr tells whether a is one of the workload's addresses.
+func (w *Workload) HasAddr(a netip.Addr) bool { return slices.Contains(w.addrs, a) }
+
+// Identity returns who the workload is in its certificate.
+func (w *Workload) Identity() identity.Identity {
+	return identity.Identity{TrustDomain: w.TrustDomain, Namespace: w.Namespace, ServiceAccount: w.ServiceAccount}
+}
+
+// ServesAs returns the workload's membership in a service, or nil.
+func (w *Workload) ServesAs(name NamespacedName) *Membership {
+	for i := range w.Services {
+		if w.Services[i].Service == name {
+			return &w.Services[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,43 @@
+// Package xds speaks the delta discovery protocol, both ends: state machines
+// without IO that know who was told what, and thin gRPC around them.
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
+// Resource is one named, versioned message. The body is the marshalled
+// message without its envelope; it is marshalled once and never changed.
+type Resource struct {
+	Name    string
+	Version string
+	Body    []byte
+	// Aliases are further names a client may subscribe to.
+	Aliases []string
+}
+
+// VersionOf derives a version from a body: equal bodies, equal versions, also
+// across restarts.
+func VersionOf(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:8])
+}
+
+// Rejection is a resource that a client could not use.
+type Rejection struct {
+	Name string
+	Err  error
+}
+
+// Delta is one response, as a client's Apply gets it.
+type Delta struct {
+	Updated []Resource
+	Removed []string
+	// First response of its type on a connection; with a wildcard
+	// subscription it brings the whole state (less what is known already).
+	First bool
+}
+
+// Wildcard is the name that subscribes to every resource of a type.
+const Wildcard = "*"
