@@ -1,0 +1,51 @@
+# Every target that tests ends with "N passed, N failed", exits non-zero on a
+# failure and leaves no process, namespace or file behind.
+
+GO      ?= go
+BIN     ?= bin
+VERSION ?= dev
+LDFLAGS := -s -w -X github.com/ambit-mesh/ambit/internal/ops/version.tag=$(VERSION)
+
+# Pinned: what `make lint` runs, built from source by the Go tool on first use.
+GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go
+
+# Pure and transport packages: small enough that the race detector is always on.
+RACE  := ./internal/mesh/... ./internal/transport/... ./internal/xds/... ./internal/zds/... ./internal/sys/poll/... ./internal/ops/... ./internal/control/...
+FUZZTIME ?= 10s
+
+.PHONY: all build demo test conformance interop bench chaos lint fuzz generate clean help
+
+all: build
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the five programs and the test programs, static, into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/echo
+
+demo: build ## the main job, end to end, on this machine
+	@$(GO) run ./test/demo -bin $(BIN)
+
+test: build ## unit, virtual time and network namespaces (root)
+	@$(GO) run ./test/run -race -timeout 10m $(RACE) -- \
+		-timeout 20m $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control)(/|$$)|/test/(h2spec|interop|bench|chaos)(/|$$)')
+
+conformance: ## h2spec against the HTTP/2 engine
+	@$(GO) run ./test/run -count=1 ./test/h2spec/...
+
+lint: ## gofmt, go vet, golangci-lint, govulncheck
+	@GO=$(GO) GOLANGCI=$(GOLANGCI) GOVULNCHECK=$(GOVULNCHECK) sh test/lint.sh
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@GO=$(GO) FUZZTIME=$(FUZZTIME) sh test/fuzz.sh
+
+generate: ## protobuf code; needs protoc (Debian: protobuf-compiler)
+	GOBIN=$(CURDIR)/$(BIN) $(GO) install $(PROTOC_GEN)
+	PATH=$(CURDIR)/$(BIN):$$PATH protoc -I api --go_out=api --go_opt=paths=source_relative \
+		workload/workload.proto security/authorization.proto zds/zds.proto
+
+clean: ## removes bin/
+	rm -rf $(BIN)

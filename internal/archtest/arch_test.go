@@ -1,0 +1,204 @@
+package archtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/links from what the programs link now")
+
+const module = "github.com/ambit-mesh/ambit/"
+
+// layers lists, for each wing of the tree, the wings it may import beside
+// itself. A wing is the longest key that is a prefix of the package's path.
+// Tests are held to the same rules, but for those of the wings that compose.
+var layers = map[string][]string{
+	"api":                {},
+	"internal/mesh":      {"api"},
+	"internal/sys":       {},
+	"internal/ops":       {"internal/mesh"},
+	"internal/transport": {"internal/mesh", "internal/sys"},
+	"internal/zds":       {"api", "internal/mesh", "internal/sys"},
+	"internal/xds":       {"internal/mesh", "internal/sys", "internal/transport"},
+	"internal/source":    {"internal/mesh"},
+	"internal/ztunnel":   {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds"},
+	"internal/control":   {"api", "internal/mesh", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
+	"internal/node":      {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
+	"internal/archtest":  {},
+	"internal/lab":       nil,
+	"internal/cli":       nil,
+	"cmd":                nil,
+	"test":               nil,
+}
+
+// only names the few packages that may import what is dangerous or heavy.
+var only = map[string][]string{
+	"golang.org/x/sys/unix":               {"internal/sys", "internal/lab", "internal/zds", "test"},
+	"github.com/google/nftables":          {"internal/sys/nft", "internal/lab"},
+	"github.com/vishvananda/netlink":      {"internal/sys", "internal/lab", "test"},
+	"github.com/spf13/cobra":              {"internal/cli", "cmd/ambit", "cmd/ambitd", "cmd/ambit-cni"},
+	"k8s.io":                              {"internal/source", "internal/control", "internal/lab", "internal/cli", "cmd/ambit-cni", "cmd/ambitd", "test"},
+	"istio.io/client-go":                  {"internal/source", "internal/control", "internal/lab", "internal/cli"},
+	"github.com/prometheus/client_golang": {"internal/ops", "internal/ztunnel", "internal/control", "internal/node", "cmd"},
+	"google.golang.org/grpc":              {"internal/xds", "internal/transport/certs", "internal/control", "cmd/ambitd", "test"},
+	"k8s.io/client-go":                    {"internal/source/kube"},
+}
+
+// mustNotLink names what a program's binary is free of, as path prefixes.
+var mustNotLink = map[string][]string{
+	"cmd/ambitd":           {module + "internal/sys/nft", module + "internal/ztunnel", module + "internal/node", "github.com/google/nftables"},
+	"cmd/ztunnel":          {"k8s.io", "istio.io/client-go", "istio.io/api/networking", "github.com/spf13/cobra", module + "internal/control", module + "internal/source"},
+	"cmd/ambit-cni":        {module + "internal/xds", module + "internal/control", "google.golang.org/grpc"},
+	"cmd/ambit-cni-plugin": {"google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io", "istio.io"},
+}
+
+type pkg struct {
+	ImportPath                         string
+	Name, Doc, Dir                     string
+	Imports, TestImports, XTestImports []string
+	Module                             *struct{ Path string }
+	Standard                           bool
+}
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Name,Doc,Dir,Imports,TestImports,XTestImports,Module,Standard"}, args...)...)
+	cmd.Dir = "../.."
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list %v: %v\n%s", args, err, errs.String())
+	}
+	var all []pkg
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// within tells whether path is prefix or below it.
+func within(path, prefix string) bool {
+	return path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+func wing(path string) string {
+	best := ""
+	for w := range layers {
+		if within(path, w) && len(w) > len(best) {
+			best = w
+		}
+	}
+	return best
+}
+
+func TestImportDirections(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		path, ok := strings.CutPrefix(p.ImportPath, module)
+		if !ok {
+			continue
+		}
+		w := wing(path)
+		if w == "" {
+			t.Errorf("%s is in no wing: put it in one, or add the wing to this test and to ARCHITECTURE.md", path)
+			continue
+		}
+		allowed := layers[w]
+		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+			for forbidden, keepers := range only {
+				if within(imp, forbidden) && !slices.ContainsFunc(keepers, func(k string) bool { return within(path, k) }) && !overruled(imp, forbidden, path) {
+					t.Errorf("%s imports %s: only %v may", path, imp, keepers)
+				}
+			}
+			to, ours := strings.CutPrefix(imp, module)
+			if !ours || allowed == nil {
+				continue
+			}
+			if tw := wing(to); tw != w && !slices.Contains(allowed, tw) {
+				t.Errorf("%s imports %s: %s may import only %v", path, to, w, allowed)
+			}
+		}
+	}
+}
+
+// overruled tells whether a longer rule than the matching one decides: the
+// longest prefix wins, so that client-go can be stricter than k8s.io.
+func overruled(imp, rule, path string) bool {
+	for longer, keepers := range only {
+		if len(longer) > len(rule) && within(imp, longer) {
+			return slices.ContainsFunc(keepers, func(k string) bool { return within(path, k) })
+		}
+	}
+	return false
+}
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		path, ok := strings.CutPrefix(p.ImportPath, module)
+		if !ok || within(path, "api") || p.Name == "" {
+			continue
+		}
+		if p.Doc == "" && len(p.Imports) > 0 {
+			t.Errorf("%s has no package comment", path)
+		}
+	}
+}
+
+// TestLinkedModules compares the modules each program links with the list
+// kept in testdata/links, so that a new dependency is a visible diff.
+func TestLinkedModules(t *testing.T) {
+	for _, main := range list(t, "./cmd/...") {
+		if main.Name != "main" {
+			continue
+		}
+		path := strings.TrimPrefix(main.ImportPath, module)
+		var modules []string
+		for _, d := range list(t, "-deps", "./"+path) {
+			for _, bad := range mustNotLink[path] {
+				if within(d.ImportPath, bad) {
+					t.Errorf("%s links %s", path, d.ImportPath)
+				}
+			}
+			if d.Module != nil && d.Module.Path+"/" != module && !slices.Contains(modules, d.Module.Path) {
+				modules = append(modules, d.Module.Path)
+			}
+		}
+		slices.Sort(modules)
+		got := strings.Join(modules, "\n")
+		if got != "" {
+			got += "\n"
+		}
+		file := filepath.Join("testdata", "links", filepath.Base(path)+".txt")
+		if *update {
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Errorf("%s: %v; go test ./internal/archtest -update writes it", path, err)
+			continue
+		}
+		if got != string(want) {
+			t.Errorf("%s links other modules than %s says; if that is meant, run go test ./internal/archtest -update and justify the module in docs/dependencies.md\nnow:\n%s", path, file, got)
+		}
+	}
+}
