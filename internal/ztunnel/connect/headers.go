@@ -1,0 +1,264 @@
+package connect
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Baggage describes a workload for the other side's telemetry. It is never
+// proof of anything. Empty fields are unknown.
+type Baggage struct {
+	Cluster, Namespace string
+	// WorkloadType is deployment, pod, job or cronjob.
+	WorkloadType, Workload string
+	Service, Version       string
+	Region, Zone           string
+}
+
+// String renders the header; empty fields are left out.
+func (b Baggage) String() string {
+	var s strings.Builder
+	put := func(key, value string) {
+		if value == "" {
+			return
+		}
+		if s.Len() > 0 {
+			s.WriteByte(',')
+		}
+		s.WriteString(key)
+		s.WriteByte('=')
+		s.WriteString(value)
+	}
+	kind := b.WorkloadType
+	if kind == "" {
+		kind = "pod"
+	}
+	put("k8s.cluster.name", b.Cluster)
+	put("k8s.namespace.name", b.Namespace)
+	put("k8s."+kind+".name", b.Workload)
+	put("service.name", b.Service)
+	put("service.version", b.Version)
+	put("cloud.region", b.Region)
+	put("cloud.availability_zone", b.Zone)
+	return s.String()
+}
+
+// ParseBaggage reads the header. Members that are not understood are skipped,
+// as the standard asks; values that could disturb a log or a metric are too.
+// Only its length can be an error.
+func ParseBaggage(s string) (Baggage, error) {
+	var b Baggage
+	if len(s) > maxBaggage {
+		return b, fmt.Errorf("%w: baggage has more than %d bytes", ErrMalformed, maxBaggage)
+	}
+	for member := range strings.SplitSeq(s, ",") {
+		member, _, _ = strings.Cut(member, ";") // properties
+		key, value, ok := strings.Cut(member, "=")
+		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+		if !ok || !plainValue(value) {
+			continue
+		}
+		switch key {
+		case "k8s.cluster.name":
+			b.Cluster = value
+		case "k8s.namespace.name":
+			b.Namespace = value
+		case "k8s.deployment.name", "k8s.pod.name", "k8s.job.name", "k8s.cronjob.name":
+			b.WorkloadType = key[len("k8s.") : len(key)-len(".name")]
+			b.Workload = value
+		case "service.name":
+			b.Service = value
+		case "service.version":
+			b.Version = value
+		case "cloud.region":
+			b.Region = value
+		case "cloud.availability_zone":
+			b.Zone = value
+		}
+	}
+	return b, nil
+}
+
+func plainValue(s string) bool {
+	if len(s) > maxValue {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+// Forwarded renders RFC 7239's header: who calls, and which service it called;
+// host may be empty.
+func Forwarded(src netip.AddrPort, host string) string {
+	s := `for="` + src.String() + `"`
+	if host != "" {
+		s += ";host=" + host
+	}
+	return s
+}
+
+// ParseForwarded reads the header's first element: the caller's address if it
+// is one with a port (zero otherwise), and the host, in lower case ("" when
+// absent or not a host name). What does not follow RFC 7239 is an error.
+func ParseForwarded(s string) (src netip.AddrPort, host string, err error) {
+	if len(s) > maxForwarded {
+		return src, "", fmt.Errorf("%w: forwarded has more than %d bytes", ErrMalformed, maxForwarded)
+	}
+	for s != "" {
+		name, rest, ok := strings.Cut(s, "=")
+		if !ok || !token(name) {
+			return netip.AddrPort{}, "", fmt.Errorf("%w: forwarded has no name=value at %.40q", ErrMalformed, s)
+		}
+		var value string
+		if value, s, ok = forwardedValue(rest); !ok {
+			return netip.AddrPort{}, "", fmt.Errorf("%w: forwarded has a broken value at %.40q", ErrMalformed, rest)
+		}
+		switch strings.ToLower(name) {
+		case "for":
+			// An obfuscated or port-less node is legal, and tells us nothing.
+			if a, err := netip.ParseAddrPort(value); err == nil && a.Addr().Zone() == "" {
+				src = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+			}
+		case "host":
+			host = hostOnly(value)
+		}
+		switch {
+		case s == "" || s[0] == ',':
+			return src, host, nil
+		case s[0] != ';':
+			return netip.AddrPort{}, "", fmt.Errorf("%w: forwarded has %.40q after a value", ErrMalformed, s)
+		}
+		if s = s[1:]; s == "" {
+			return netip.AddrPort{}, "", fmt.Errorf("%w: forwarded ends in ';'", ErrMalformed)
+		}
+	}
+	return src, host, nil
+}
+
+// hostOnly drops a port; what is not a host name becomes empty.
+func hostOnly(v string) string {
+	h, port, ok := strings.Cut(v, ":")
+	if ok {
+		if _, err := parsePort(port); err != nil {
+			return ""
+		}
+	}
+	if !validHost(h) {
+		return ""
+	}
+	return strings.ToLower(h)
+}
+
+// forwardedValue takes a token or quoted string from the front of s.
+func forwardedValue(s string) (value, rest string, ok bool) {
+	if !strings.HasPrefix(s, `"`) {
+		i := strings.IndexAny(s, ";,")
+		if i < 0 {
+			i = len(s)
+		}
+		// Peers send host=name:port unquoted, which the grammar does not
+		// allow but everybody understands.
+		return s[:i], s[i:], token(strings.ReplaceAll(s[:i], ":", ""))
+	}
+	var b strings.Builder
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			return b.String(), s[i+1:], true
+		case c == '\\' && i+1 < len(s) && printable(s[i+1]):
+			i++
+			b.WriteByte(s[i])
+		case c == '\\' || !printable(c):
+			return "", "", false
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return "", "", false
+}
+
+func printable(c byte) bool { return c >= ' ' && c <= '~' }
+
+func token(s string) bool {
+	if s == "" {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Trace is a W3C trace context: it correlates the log lines of one connection
+// on both nodes. The zero value is none. Comparable.
+type Trace struct {
+	ID   [16]byte
+	Span [8]byte
+}
+
+// NewTrace draws a random one.
+func NewTrace() Trace {
+	var b [24]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	var t Trace
+	copy(t.ID[:], b[:16])
+	copy(t.Span[:], b[16:])
+	return t
+}
+
+// IsZero tells whether there is none.
+func (t Trace) IsZero() bool { return t == Trace{} }
+
+// traceparentLen is version-id-span-flags: 2+1+32+1+16+1+2.
+const traceparentLen = 55
+
+// String renders the traceparent header, not sampled.
+func (t Trace) String() string {
+	b := make([]byte, 0, traceparentLen)
+	b = append(b, "00-"...)
+	b = hex.AppendEncode(b, t.ID[:])
+	b = append(b, '-')
+	b = hex.AppendEncode(b, t.Span[:])
+	return string(append(b, "-00"...))
+}
+
+// TraceID is the 32 hex digits that a log line carries.
+func (t Trace) TraceID() string {
+	if t.IsZero() {
+		return ""
+	}
+	return hex.EncodeToString(t.ID[:])
+}
+
+// ParseTrace reads a traceparent header (W3C Trace Context, section 3.2):
+// version 00, lower case, neither id all zero.
+func ParseTrace(s string) (Trace, error) {
+	var t Trace
+	bad := fmt.Errorf("%w: traceparent %.60q", ErrMalformed, s)
+	if len(s) != traceparentLen || s[:3] != "00-" || s[35] != '-' || s[52] != '-' || strings.ToLower(s) != s {
+		return Trace{}, bad
+	}
+	if _, err := hex.Decode(t.ID[:], []byte(s[3:35])); err != nil {
+		return Trace{}, bad
+	}
+	if _, err := hex.Decode(t.Span[:], []byte(s[36:52])); err != nil {
+		return Trace{}, bad
+	}
+	var flags [1]byte
+	if _, err := hex.Decode(flags[:], []byte(s[53:])); err != nil || t.ID == [16]byte{} || t.Span == [8]byte{} {
+		return Trace{}, bad
+	}
+	return t, nil
+}
