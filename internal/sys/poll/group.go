@@ -1,0 +1,50 @@
+package poll
+
+import (
+	"fmt"
+	"runtime"
+)
+
+// Group is a fixed set of running loops.
+type Group struct {
+	loops []*Loop
+}
+
+// NewGroup starts n loops; one for each processor Go may use when n is 0 or
+// less.
+func NewGroup(n int) (*Group, error) {
+	if n <= 0 {
+		n = runtime.GOMAXPROCS(0)
+	}
+	g := &Group{loops: make([]*Loop, 0, n)}
+	for i := range n {
+		l, err := NewLoop()
+		if err != nil {
+			g.Close()
+			return nil, fmt.Errorf("starting event loop %d of %d: %w", i+1, n, err)
+		}
+		l.index = i
+		g.loops = append(g.loops, l)
+		go l.Run()
+	}
+	return g, nil
+}
+
+// Len is how many loops there are.
+func (g *Group) Len() int { return len(g.loops) }
+
+// Pick returns the same loop for the same hash.
+func (g *Group) Pick(hash uint64) *Loop { return g.loops[hash%uint64(len(g.loops))] }
+
+// Loop returns loop number i, 0 ≤ i < Len.
+func (g *Group) Loop(i int) *Loop { return g.loops[i] }
+
+// Close ends every loop and waits for them. It must not be called on one.
+func (g *Group) Close() {
+	for _, l := range g.loops {
+		l.Close()
+	}
+	for _, l := range g.loops {
+		<-l.done
+	}
+}

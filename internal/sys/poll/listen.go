@@ -1,0 +1,158 @@
+package poll
+
+import (
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// acceptBatch is how many connections one turn accepts from one socket, so
+	// that a flood does not starve established connections.
+	acceptBatch = 64
+	// acceptPause is how long accepting rests when descriptors or memory ran
+	// out: connections wait in the kernel's backlog meanwhile.
+	acceptPause = 50 * time.Millisecond
+)
+
+// Listener accepts connections from a listening socket on one loop.
+type Listener struct {
+	loop   *Loop
+	fd     int
+	reg    Registration
+	accept func(l *Loop, fd int, remote netip.AddrPort)
+	spare  int // an open descriptor to give up when there are no others
+	closed atomic.Bool
+	paused *Timer
+	done   chan struct{}
+}
+
+var nextListener atomic.Uint64
+
+// Listen takes over a non-blocking listening TCP socket. accept runs on a loop
+// of the group with every accepted socket, non-blocking and close-on-exec,
+// which is then accept's own. Listening sockets are spread over the loops; all
+// connections of one are accepted on its loop, so that nothing is handed over
+// twice. On error fd stays the caller's.
+func Listen(g *Group, fd int, accept func(l *Loop, fd int, remote netip.AddrPort)) (*Listener, error) {
+	ln := &Listener{
+		loop: g.Pick(nextListener.Add(1)), fd: fd, accept: accept, spare: -1, done: make(chan struct{}),
+	}
+	// Watched level-triggered: what one batch left is reported again.
+	errc := make(chan error, 1)
+	if !ln.loop.Post(func() { errc <- ln.loop.addTo(&ln.reg, fd, ln, unix.EPOLLIN) }) {
+		return nil, ErrClosed
+	}
+	select {
+	case err := <-errc:
+		if err != nil {
+			return nil, err
+		}
+	case <-ln.loop.done:
+		return nil, ErrClosed
+	}
+	ln.spare, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return ln, nil
+}
+
+// Close stops accepting and closes the socket; connections in the backlog are
+// reset by the kernel. It may be called from any goroutine, more than once;
+// accept is not called any more after Done.
+func (ln *Listener) Close() {
+	if !ln.closed.CompareAndSwap(false, true) {
+		return
+	}
+	if !ln.loop.Post(ln.release) {
+		go func() { // the loop has ended or is ending: it no longer looks at the socket
+			<-ln.loop.done
+			ln.release()
+		}()
+	}
+}
+
+// Done is closed when the socket is.
+func (ln *Listener) Done() <-chan struct{} { return ln.done }
+
+func (ln *Listener) release() {
+	ln.paused.Stop()
+	ln.reg.Remove()
+	_ = unix.Close(ln.fd)
+	if ln.spare >= 0 {
+		_ = unix.Close(ln.spare)
+		ln.spare = -1
+	}
+	close(ln.done)
+}
+
+// Ready accepts a batch.
+func (ln *Listener) Ready(Events) {
+	for range acceptBatch {
+		if ln.closed.Load() {
+			return
+		}
+		fd, sa, err := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch {
+		case err == nil:
+			ln.accept(ln.loop, fd, addrPort(sa))
+		case err == unix.EINTR, err == unix.ECONNABORTED, err == unix.EPROTO:
+			// Gone before it was accepted: the next one.
+		case err == unix.EMFILE, err == unix.ENFILE:
+			ln.shed()
+			ln.rest()
+			return
+		case err == unix.ENOBUFS, err == unix.ENOMEM:
+			ln.rest()
+			return
+		default: // nothing more, or an error of the network that accept passes on
+			return
+		}
+	}
+}
+
+// shed resets one waiting connection with the descriptor that was kept for
+// this: its client learns at once that nobody can serve it, and the backlog
+// moves.
+func (ln *Listener) shed() {
+	if ln.spare < 0 {
+		return
+	}
+	_ = unix.Close(ln.spare)
+	if fd, _, err := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); err == nil {
+		ResetFD(fd)
+	}
+	ln.spare, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
+// rest stops watching for acceptPause: the socket stays readable, and the loop
+// would spin.
+func (ln *Listener) rest() {
+	ln.reg.Remove()
+	ln.paused = ln.loop.AfterFunc(acceptPause, func() {
+		if ln.closed.Load() {
+			return
+		}
+		if ln.spare < 0 {
+			ln.spare, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		}
+		if err := ln.loop.addTo(&ln.reg, ln.fd, ln, unix.EPOLLIN); err != nil {
+			ln.rest() // out of kernel memory: later
+		}
+	})
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// IsAgain tells whether err says that a call would have had to wait.
+func IsAgain(err error) bool { return errors.Is(err, unix.EAGAIN) }
+

@@ -1,0 +1,272 @@
+// Package sockopt makes TCP sockets and sets what the proxies need on them:
+// marks, transparency, keepalive, and the addresses behind redirection.
+package sockopt
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// soOriginalDst is SO_ORIGINAL_DST of linux/netfilter_ipv4.h and, with the
+// same value, IP6T_SO_ORIGINAL_DST: where a connection was going before
+// netfilter redirected it.
+const soOriginalDst = 80
+
+// OriginalDst returns where the accepted connection fd was going before
+// netfilter redirected it. The error is ENOENT (errors.Is) when it was not
+// redirected, or connection tracking does not know it.
+func OriginalDst(fd int) (netip.AddrPort, error) {
+	local, err := LocalAddr(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	var raw unix.RawSockaddrInet6 // larger than RawSockaddrInet4
+	level := uintptr(unix.SOL_IP)
+	if !local.Addr().Is4() {
+		level = unix.SOL_IPV6
+	}
+	size := uint32(unsafe.Sizeof(raw))
+	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), level, soOriginalDst,
+		uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size)), 0)
+	if e != 0 {
+		return netip.AddrPort{}, os.NewSyscallError("getsockopt SO_ORIGINAL_DST", e)
+	}
+	switch raw.Family {
+	case unix.AF_INET:
+		r4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(&raw))
+		return netip.AddrPortFrom(netip.AddrFrom4(r4.Addr), ntohs(r4.Port)), nil
+	case unix.AF_INET6:
+		return netip.AddrPortFrom(netip.AddrFrom16(raw.Addr).Unmap(), ntohs(raw.Port)), nil
+	}
+	return netip.AddrPort{}, fmt.Errorf("original destination of address family %d", raw.Family)
+}
+
+func ntohs(p uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&p))
+	return uint16(b[0])<<8 | uint16(b[1])
+}
+
+// LocalAddr returns the socket's own address, IPv4-mapped ones as IPv4.
+func LocalAddr(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, os.NewSyscallError("getsockname", err)
+	}
+	return addrPort(sa), nil
+}
+
+// PeerAddr returns the address the socket is connected to, IPv4-mapped ones as
+// IPv4.
+func PeerAddr(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return netip.AddrPort{}, os.NewSyscallError("getpeername", err)
+	}
+	return addrPort(sa), nil
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+func setInt(fd, level, opt, v int, name string) error {
+	return os.NewSyscallError("setsockopt "+name, unix.SetsockoptInt(fd, level, opt, v))
+}
+
+// Mark sets the firewall mark of what the socket sends (CAP_NET_ADMIN).
+func Mark(fd int, mark uint32) error {
+	return setInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark), "SO_MARK")
+}
+
+// Transparent lets the socket be bound to, and accept for, addresses that are
+// not local (CAP_NET_ADMIN); v6 says which family the socket has.
+func Transparent(fd int, v6 bool) error {
+	if v6 {
+		return setInt(fd, unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1, "IPV6_TRANSPARENT")
+	}
+	return setInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1, "IP_TRANSPARENT")
+}
+
+// FreeBind lets the socket be bound to an address that does not exist yet.
+func FreeBind(fd int, v6 bool) error {
+	if v6 {
+		return setInt(fd, unix.SOL_IPV6, unix.IPV6_FREEBIND, 1, "IPV6_FREEBIND")
+	}
+	return setInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1, "IP_FREEBIND")
+}
+
+// ReusePort lets several sockets listen on one address: two generations of a
+// proxy side by side.
+func ReusePort(fd int) error {
+	return setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1, "SO_REUSEPORT")
+}
+
+// ReuseAddr lets the socket be bound although connections of a predecessor
+// are in TIME_WAIT.
+func ReuseAddr(fd int) error {
+	return setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1, "SO_REUSEADDR")
+}
+
+// NoDelay sends small segments at once.
+func NoDelay(fd int) error {
+	return setInt(fd, unix.SOL_TCP, unix.TCP_NODELAY, 1, "TCP_NODELAY")
+}
+
+// KeepAlive has the kernel probe an idle connection: first after idle, then
+// every interval, and give it up after count unanswered probes. Times are
+// rounded up to seconds.
+func KeepAlive(fd int, idle, interval time.Duration, count int) error {
+	return errors.Join(
+		setInt(fd, unix.SOL_TCP, unix.TCP_KEEPIDLE, seconds(idle), "TCP_KEEPIDLE"),
+		setInt(fd, unix.SOL_TCP, unix.TCP_KEEPINTVL, seconds(interval), "TCP_KEEPINTVL"),
+		setInt(fd, unix.SOL_TCP, unix.TCP_KEEPCNT, count, "TCP_KEEPCNT"),
+		setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1, "SO_KEEPALIVE"),
+	)
+}
+
+func seconds(d time.Duration) int { return max(1, int((d+time.Second-1)/time.Second)) }
+
+// UserTimeout gives a connection up when sent data stays unacknowledged for d.
+func UserTimeout(fd int, d time.Duration) error {
+	return setInt(fd, unix.SOL_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()), "TCP_USER_TIMEOUT")
+}
+
+// ListenOptions says how a listening socket is made.
+type ListenOptions struct {
+	Transparent bool
+	ReusePort   bool
+	// V6Only keeps an IPv6 socket from accepting IPv4.
+	V6Only bool
+	// Mark is the firewall mark; 0 for none.
+	Mark uint32
+	// Backlog is how many connections may wait to be accepted; 0 means the
+	// kernel's maximum (net.core.somaxconn).
+	Backlog int
+}
+
+// Stream makes a non-blocking, close-on-exec TCP socket of the address's family
+// in the network namespace of the calling thread.
+func Stream(a netip.Addr) (int, error) {
+	family := unix.AF_INET
+	if !a.Is4() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	return fd, nil
+}
+
+// Listen makes a non-blocking TCP socket that listens on addr, in the network
+// namespace of the calling thread.
+func Listen(addr netip.AddrPort, o ListenOptions) (int, error) {
+	fd, err := Stream(addr.Addr())
+	if err != nil {
+		return -1, err
+	}
+	if err := listen(fd, addr, o); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("listening on %s: %w", addr, err)
+	}
+	return fd, nil
+}
+
+func listen(fd int, addr netip.AddrPort, o ListenOptions) error {
+	v6 := !addr.Addr().Is4()
+	if err := ReuseAddr(fd); err != nil {
+		return err
+	}
+	if v6 {
+		only := 0
+		if o.V6Only {
+			only = 1
+		}
+		if err := setInt(fd, unix.SOL_IPV6, unix.IPV6_V6ONLY, only, "IPV6_V6ONLY"); err != nil {
+			return err
+		}
+	}
+	if o.ReusePort {
+		if err := ReusePort(fd); err != nil {
+			return err
+		}
+	}
+	if o.Transparent {
+		if err := Transparent(fd, v6); err != nil {
+			return err
+		}
+		if v6 && !o.V6Only {
+			if err := Transparent(fd, false); err != nil {
+				return err
+			}
+		}
+	}
+	if o.Mark != 0 {
+		if err := Mark(fd, o.Mark); err != nil {
+			return err
+		}
+	}
+	if err := Bind(fd, addr); err != nil {
+		return err
+	}
+	backlog := o.Backlog
+	if backlog <= 0 {
+		backlog = 1 << 16 // the kernel clamps it to net.core.somaxconn
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, backlog))
+}
+
+// Bind gives the socket its own address.
+func Bind(fd int, addr netip.AddrPort) error {
+	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(addr)))
+}
+
+// Connect starts to connect a non-blocking socket. It returns nil also when
+// that takes time: the socket is writable when it is over, and SocketError
+// then says how it went.
+func Connect(fd int, to netip.AddrPort) error {
+	for {
+		switch err := unix.Connect(fd, sockaddr(to)); err {
+		case nil, unix.EINPROGRESS, unix.EALREADY, unix.EISCONN:
+			return nil
+		case unix.EINTR:
+		default:
+			return os.NewSyscallError("connect", err)
+		}
+	}
+}
+
+// SocketError takes the pending error of the socket, nil if there is none.
+func SocketError(fd int) error {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return os.NewSyscallError("getsockopt SO_ERROR", err)
+	}
+	if n != 0 {
+		return syscall.Errno(n)
+	}
+	return nil
+}
+
+// Close closes a socket that nothing else owns.
+func Close(fd int) { _ = unix.Close(fd) }
