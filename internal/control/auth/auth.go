@@ -1,0 +1,86 @@
+// Package auth establishes who calls the control plane: an open chain of
+// authenticators turns the credentials of a call into a Caller, and
+// interceptors put the Caller into the call's context or refuse the call.
+package auth
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+)
+
+// Caller is an authenticated service account, and where it runs as far as its
+// credentials say so.
+type Caller struct {
+	Namespace      string
+	ServiceAccount string
+	// Pod and node are empty when the credentials are not bound to them.
+	PodName string
+	PodUID  string
+	Node    string
+	// ClusterID is what the caller calls its cluster; a claim, not a proof.
+	ClusterID string
+	// Method names the authenticator, for logs.
+	Method string
+}
+
+// Account is namespace/name of the service account.
+func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
+
+// Credentials are what a call brought along.
+type Credentials struct {
+	// Token is the bearer token, empty without one.
+	Token string
+	// Peer is the state of the TLS connection, nil without TLS. Its
+	// certificates are not verified yet.
+	Peer *tls.ConnectionState
+}
+
+// ErrNotMine says that the credentials are of a kind this authenticator does
+// not judge, so that the next one of a chain is asked.
+var ErrNotMine = errors.New("no such credentials")
+
+// Authenticator judges credentials. Its errors are for the log and never go
+// to the caller.
+type Authenticator interface {
+	Authenticate(ctx context.Context, cr Credentials) (Caller, error)
+}
+
+// Chain asks one authenticator after the other. The first that answers with a
+// Caller decides; the failure of one does not stop the others, because two of
+// them may judge the same kind of token.
+type Chain []Authenticator
+
+// Authenticate implements Authenticator.
+func (c Chain) Authenticate(ctx context.Context, cr Credentials) (Caller, error) {
+	var failures []error
+	for _, a := range c {
+		caller, err := a.Authenticate(ctx, cr)
+		switch {
+		case err == nil && caller.Namespace != "" && caller.ServiceAccount != "":
+			return caller, nil
+		case err == nil:
+			failures = append(failures, fmt.Errorf("%s: caller without a service account", caller.Method))
+		case !errors.Is(err, ErrNotMine):
+			failures = append(failures, err)
+		}
+	}
+	if len(failures) == 0 {
+		return Caller{}, fmt.Errorf("%w: neither a token nor a client certificate", ErrNotMine)
+	}
+	return Caller{}, errors.Join(failures...)
+}
+
+type contextKey struct{}
+
+// NewContext returns ctx with the caller.
+func NewContext(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, contextKey{}, c)
+}
+
+// FromContext is the caller that an interceptor established.
+func FromContext(ctx context.Context) (Caller, bool) {
+	c, ok := ctx.Value(contextKey{}).(Caller)
+	return c, ok
+}
