@@ -155,4 +155,3 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 
 // IsAgain tells whether err says that a call would have had to wait.
 func IsAgain(err error) bool { return errors.Is(err, unix.EAGAIN) }
-

@@ -112,8 +112,8 @@ type Loop struct {
 	values          map[any]any
 }
 
-// NewLoop makes a loop that does nothing until Run. Without Run, Close still
-// releases it.
+// NewLoop makes a loop that does nothing until Run, which releases it at its
+// end.
 func NewLoop() (*Loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -224,9 +224,9 @@ func (l *Loop) wake() {
 	_, _ = unix.Write(l.wakeR, one[:]) // EAGAIN: it is awake already
 }
 
-// Close makes Run return after the current turn, and waits for it unless it
-// is called on the loop. Descriptors that are still registered stay open and
-// are their owners'; posted functions that did not run yet will not.
+// Close makes Run return after the current turn; Done tells when. Descriptors
+// that are still registered stay open and are their owners'; posted functions
+// that did not run yet will not. It may be called from any goroutine.
 func (l *Loop) Close() {
 	l.mu.Lock()
 	was := l.closed
