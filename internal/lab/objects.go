@@ -1,0 +1,297 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// document is one YAML document, as its author wrote it.
+type document struct {
+	Origin    string `json:"origin"` // file:line
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Text      string `json:"text"`
+}
+
+// key names an object within a lab.
+type key struct{ Kind, Namespace, Name string }
+
+func (d document) key() key { return key{d.Kind, d.Namespace, d.Name} }
+
+// String is how kubectl would name it.
+func (k key) String() string {
+	s := strings.ToLower(k.Kind) + "/" + k.Name
+	if k.Namespace != "" {
+		s += " (namespace " + k.Namespace + ")"
+	}
+	return s
+}
+
+// file is the name of the object's file in the lab's directory.
+func (k key) file() string {
+	ns := k.Namespace
+	if ns == "" {
+		ns = "_"
+	}
+	return strings.ToLower(k.Kind) + "." + ns + "." + k.Name + ".yaml"
+}
+
+// clusterScoped are the kinds without a namespace.
+var clusterScoped = map[string]bool{"Namespace": true, "Node": true, "GatewayClass": true}
+
+// knownKinds maps what a user may type to the kind.
+var knownKinds = map[string]string{
+	"ns": "Namespace", "no": "Node", "po": "Pod", "svc": "Service", "sa": "ServiceAccount",
+	"deploy": "Deployment", "ap": "AuthorizationPolicy", "pa": "PeerAuthentication",
+	"we": "WorkloadEntry", "se": "ServiceEntry",
+}
+
+func init() {
+	for _, k := range []string{
+		"Namespace", "Node", "Pod", "Service", "ServiceAccount", "Deployment", "EndpointSlice",
+		"AuthorizationPolicy", "PeerAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute",
+	} {
+		l := strings.ToLower(k)
+		knownKinds[l] = k
+		if strings.HasSuffix(l, "y") {
+			l = strings.TrimSuffix(l, "y") + "ie"
+		}
+		knownKinds[l+"s"] = k
+	}
+}
+
+// canonicalKind completes what a user typed for a kind.
+func canonicalKind(s string) string {
+	if k, ok := knownKinds[strings.ToLower(s)]; ok {
+		return k
+	}
+	return s
+}
+
+// newKey fills in the default namespace.
+func newKey(kind, namespace, name string) key {
+	k := key{Kind: canonicalKind(kind), Namespace: namespace, Name: name}
+	if clusterScoped[k.Kind] {
+		k.Namespace = ""
+	} else if k.Namespace == "" {
+		k.Namespace = "default"
+	}
+	return k
+}
+
+// parsePaths reads files, and directories with all *.yaml and *.yml below them.
+func parsePaths(paths []string) ([]document, error) {
+	var out []document
+	for _, p := range paths {
+		st, err := os.Stat(p)
+		if err != nil {
+			return nil, err
+		}
+		files := []string{p}
+		if st.IsDir() {
+			if files, err = yamlFiles(p); err != nil {
+				return nil, err
+			}
+			if len(files) == 0 {
+				return nil, fmt.Errorf("no *.yaml or *.yml in %s", p)
+			}
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				return nil, err
+			}
+			docs, err := parseText(f, string(b))
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, docs...)
+		}
+	}
+	return out, nil
+}
+
+func yamlFiles(dir string) ([]string, error) {
+	var out []string
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if ext := filepath.Ext(path); !e.IsDir() && (ext == ".yaml" || ext == ".yml") {
+			out = append(out, path)
+		}
+		return nil
+	})
+	sort.Strings(out)
+	return out, err
+}
+
+// parseText splits YAML into documents and checks what the lab itself acts on.
+// All faults are reported, each with file and line.
+func parseText(name, text string) ([]document, error) {
+	var out []document
+	var faults []error
+	for _, part := range splitDocuments(text) {
+		origin := fmt.Sprintf("%s:%d", name, part.line)
+		doc, err := parseDocument(part.text)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", origin, err))
+			continue
+		}
+		if doc != nil {
+			doc.Origin = origin
+			out = append(out, *doc)
+		}
+	}
+	return out, errors.Join(faults...)
+}
+
+type textPart struct {
+	line int // of the first line that says something, from 1
+	text string
+}
+
+// splitDocuments cuts at lines that begin with "---".
+func splitDocuments(text string) []textPart {
+	var out []textPart
+	var b strings.Builder
+	first := 0
+	flush := func() {
+		if first > 0 {
+			out = append(out, textPart{first, b.String()})
+		}
+		b.Reset()
+		first = 0
+	}
+	for i, line := range strings.SplitAfter(text, "\n") {
+		if t := strings.TrimRight(line, " \t\r\n"); t == "---" || strings.HasPrefix(line, "--- ") {
+			flush()
+			continue
+		}
+		if t := strings.TrimSpace(line); first == 0 && t != "" && !strings.HasPrefix(t, "#") {
+			first = i + 1
+		}
+		b.WriteString(line)
+	}
+	flush()
+	return out
+}
+
+func parseDocument(text string) (*document, error) {
+	var head struct {
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+	}
+	if err := yaml.Unmarshal([]byte(text), &head); err != nil {
+		return nil, err
+	}
+	if head.Kind == "" && head.Name == "" && head.APIVersion == "" {
+		return nil, nil
+	}
+	switch {
+	case head.Kind == "":
+		return nil, errors.New("kind: missing")
+	case head.APIVersion == "":
+		return nil, errors.New("apiVersion: missing")
+	case head.Name == "":
+		return nil, errors.New("metadata.name: missing")
+	case strings.ContainsAny(head.Name+head.Namespace+head.Kind, "/ \x00"):
+		return nil, fmt.Errorf("metadata.name: %q is not a name", head.Name)
+	}
+	k := newKey(head.Kind, head.Namespace, head.Name)
+	doc := &document{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Text: text}
+	_, err := doc.decode()
+	return doc, err
+}
+
+// decode returns the typed object of the kinds that the lab acts on, and nil
+// for all others. A field that does not exist is an error.
+func (d document) decode() (any, error) {
+	switch d.Kind {
+	case "Namespace":
+		return strict(d, new(corev1.Namespace))
+	case "Node":
+		return strict(d, new(corev1.Node))
+	case "Service":
+		return strict(d, new(corev1.Service))
+	case "Pod":
+		pod, err := strict(d, new(corev1.Pod))
+		if err != nil {
+			return nil, err
+		}
+		return pod, checkPodSpec("spec", &pod.Spec)
+	case "Deployment":
+		dep, err := strict(d, new(appsv1.Deployment))
+		if err != nil {
+			return nil, err
+		}
+		return dep, checkPodSpec("spec.template.spec", &dep.Spec.Template.Spec)
+	}
+	return nil, nil
+}
+
+func strict[T metav1.Object](d document, into T) (T, error) {
+	if err := yaml.UnmarshalStrict([]byte(d.Text), into); err != nil {
+		return into, err
+	}
+	into.SetNamespace(d.Namespace)
+	return into, nil
+}
+
+func checkPodSpec(field string, s *corev1.PodSpec) error {
+	if len(s.Containers) == 0 {
+		return fmt.Errorf("%s.containers: at least one is needed", field)
+	}
+	seen := map[string]bool{}
+	for i, c := range s.Containers {
+		if c.Name == "" || seen[c.Name] || strings.ContainsAny(c.Name, "/ \x00") {
+			return fmt.Errorf("%s.containers[%d].name: %q is not a name of its own", field, i, c.Name)
+		}
+		seen[c.Name] = true
+		if len(c.Command) == 0 && len(c.Args) > 0 {
+			return fmt.Errorf("%s.containers[%d].command: missing; a lab ignores the image and runs a program of this machine", field, i)
+		}
+	}
+	return nil
+}
+
+// relabel returns the document with labels changed; nil removes one.
+func (d document) relabel(labels map[string]*string) (document, error) {
+	var obj map[string]any
+	if err := yaml.Unmarshal([]byte(d.Text), &obj); err != nil {
+		return d, err
+	}
+	meta, _ := obj["metadata"].(map[string]any)
+	if meta == nil {
+		return d, errors.New("metadata: missing")
+	}
+	set, _ := meta["labels"].(map[string]any)
+	if set == nil {
+		set = map[string]any{}
+	}
+	for k, v := range labels {
+		if v == nil {
+			delete(set, k)
+		} else {
+			set[k] = *v
+		}
+	}
+	meta["labels"] = set
+	b, err := yaml.Marshal(obj)
+	if err != nil {
+		return d, err
+	}
+	d.Text = string(b)
+	return d, nil
+}

@@ -1,0 +1,3 @@
+package lab
+
+func podInit(string) int { return 1 }
