@@ -7,6 +7,8 @@ package netns
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"runtime"
 
@@ -108,4 +110,71 @@ func (n *NS) Socket(family, kind, proto int) (int, error) {
 		return err
 	})
 	return fd, err
+}
+
+// New makes a network namespace with nothing in it but a loopback interface
+// that is down. It lives for as long as something is in it or holds it open.
+func New() (*NS, error) {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("opening own network namespace: %w", err)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		_ = home.Close()
+		return nil, fmt.Errorf("making a network namespace: %w", err)
+	}
+	f, err := os.Open("/proc/thread-self/ns/net")
+	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+		panic(fmt.Sprintf("cannot return to the own network namespace: %v", back))
+	}
+	runtime.UnlockOSThread()
+	if err != nil {
+		_ = home.Close()
+		return nil, fmt.Errorf("opening the new network namespace: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		_ = home.Close()
+		_ = f.Close()
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	return &NS{file: f, home: home, id: ID{Dev: uint64(st.Dev), Inode: st.Ino}}, nil //nolint:unconvert // Dev is 32 bits on some platforms
+}
+
+// Dup opens the same namespace once more, for an owner of its own.
+func (n *NS) Dup() (*NS, error) {
+	fd, err := unix.FcntlInt(n.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicating network namespace: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), n.file.Name())
+	ns, err := FromFile(f)
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return ns, nil
+}
+
+// Addrs lists the addresses of all interfaces of the namespace but loopback's.
+func (n *NS) Addrs() ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	err := n.Do(func() error {
+		list, err := net.InterfaceAddrs()
+		if err != nil {
+			return fmt.Errorf("listing addresses: %w", err)
+		}
+		for _, a := range list {
+			p, err := netip.ParsePrefix(a.String())
+			if err != nil || p.Addr().IsLoopback() {
+				continue
+			}
+			addrs = append(addrs, p.Addr().Unmap())
+		}
+		return nil
+	})
+	return addrs, err
 }

@@ -1,0 +1,268 @@
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	protoTCP = unix.IPPROTO_TCP
+	protoUDP = unix.IPPROTO_UDP
+)
+
+// Match is one condition on a packet.
+type Match interface {
+	// String is the condition in the language of the nft program.
+	String() string
+	exprs() []expr.Any
+}
+
+// Action is what a rule does.
+type Action interface {
+	// String is the statement in the language of the nft program.
+	String() string
+	exprs() []expr.Any
+}
+
+// Proto matches the transport protocol.
+type Proto byte
+
+func (p Proto) String() string {
+	if p == protoTCP {
+		return "meta l4proto tcp"
+	}
+	return "meta l4proto udp"
+}
+
+func (p Proto) exprs() []expr.Any { return metaIs(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{byte(p)}) }
+
+// Family matches the network protocol.
+type Family struct{ IPv6 bool }
+
+func (f Family) String() string {
+	if f.IPv6 {
+		return "meta nfproto ipv6"
+	}
+	return "meta nfproto ipv4"
+}
+
+func (f Family) exprs() []expr.Any {
+	proto := byte(unix.NFPROTO_IPV4)
+	if f.IPv6 {
+		proto = unix.NFPROTO_IPV6
+	}
+	return metaIs(expr.MetaKeyNFPROTO, expr.CmpOpEq, []byte{proto})
+}
+
+// InInterface matches the interface a packet came in by.
+type InInterface string
+
+func (i InInterface) String() string { return fmt.Sprintf("iifname %q", string(i)) }
+func (i InInterface) exprs() []expr.Any {
+	return metaIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, ifname(string(i)))
+}
+
+// OutInterface matches the interface a packet is leaving by.
+type OutInterface string
+
+func (o OutInterface) String() string { return fmt.Sprintf("oifname %q", string(o)) }
+func (o OutInterface) exprs() []expr.Any {
+	return metaIs(expr.MetaKeyOIFNAME, expr.CmpOpEq, ifname(string(o)))
+}
+
+// Mark matches the mark of a packet.
+type Mark struct {
+	Value, Mask uint32
+	Not         bool
+}
+
+func (m Mark) String() string {
+	return fmt.Sprintf("meta mark & %#x %s %#x", m.Mask, op(m.Not), m.Value)
+}
+
+func (m Mark) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+		mask(native(m.Mask), native(0)),
+		&expr.Cmp{Op: cmpOp(m.Not), Register: 1, Data: native(m.Value)},
+	}
+}
+
+// ConnMark matches the mark of a packet's connection.
+type ConnMark struct{ Value, Mask uint32 }
+
+func (m ConnMark) String() string { return fmt.Sprintf("ct mark & %#x == %#x", m.Mask, m.Value) }
+
+func (m ConnMark) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+		mask(native(m.Mask), native(0)),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(m.Value)},
+	}
+}
+
+// SYN matches the first packet of a TCP connection.
+type SYN struct{}
+
+func (SYN) String() string { return "tcp flags & (fin | syn | rst | ack) == syn" }
+
+func (SYN) exprs() []expr.Any {
+	const fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		mask([]byte{fin | syn | rst | ack}, []byte{0}),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
+	}
+}
+
+// SourcePort matches the source port; a protocol must have been matched.
+type SourcePort struct{ Port uint16 }
+
+func (p SourcePort) String() string { return fmt.Sprintf("th sport %d", p.Port) }
+func (p SourcePort) exprs() []expr.Any {
+	return portIs(0, expr.CmpOpEq, p.Port)
+}
+
+// DestPort matches the destination port; a protocol must have been matched.
+type DestPort struct {
+	Port uint16
+	Not  bool
+}
+
+func (p DestPort) String() string {
+	if p.Not {
+		return fmt.Sprintf("th dport != %d", p.Port)
+	}
+	return fmt.Sprintf("th dport %d", p.Port)
+}
+
+func (p DestPort) exprs() []expr.Any { return portIs(2, cmpOp(p.Not), p.Port) }
+
+// SourceAddr matches the source address.
+type SourceAddr struct{ Prefix netip.Prefix }
+
+func (a SourceAddr) String() string {
+	family := "ip"
+	if a.Prefix.Addr().Is6() {
+		family = "ip6"
+	}
+	return fmt.Sprintf("%s saddr %s", family, a.Prefix)
+}
+
+func (a SourceAddr) exprs() []expr.Any {
+	addr := a.Prefix.Masked().Addr().AsSlice()
+	bits := make([]byte, len(addr))
+	for i := range a.Prefix.Bits() {
+		bits[i/8] |= 0x80 >> (i % 8)
+	}
+	offset := uint32(12) // IPv4
+	if len(addr) == 16 {
+		offset = 8
+	}
+	n := uint32(len(addr)) //nolint:gosec // 4 or 16
+	return append(Family{IPv6: n == 16}.exprs(),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n},
+		mask(bits, make([]byte, n)),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr},
+	)
+}
+
+// Accept ends the chain.
+type Accept struct{}
+
+func (Accept) String() string    { return "accept" }
+func (Accept) exprs() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+
+// Redirect sends the connection to a port of the namespace itself.
+type Redirect struct{ Port uint16 }
+
+func (r Redirect) String() string { return fmt.Sprintf("redirect to :%d", r.Port) }
+
+func (r Redirect) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(r.Port)},
+		&expr.Redir{RegisterProtoMin: 1, RegisterProtoMax: 1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED},
+	}
+}
+
+// SetConnMark replaces the masked bits of the connection's mark.
+type SetConnMark struct{ Value, Mask uint32 }
+
+func (m SetConnMark) String() string {
+	return fmt.Sprintf("ct mark set ct mark & %#x | %#x", ^m.Mask, m.Value)
+}
+
+func (m SetConnMark) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+		mask(native(^m.Mask), native(m.Value)),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true},
+	}
+}
+
+// RestoreMark gives the packet the mark of its connection.
+type RestoreMark struct{}
+
+func (RestoreMark) String() string { return "meta mark set ct mark" }
+
+func (RestoreMark) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+	}
+}
+
+// SetZone tracks the packet's connection apart from those of other zones.
+type SetZone struct{ Zone uint16 }
+
+func (z SetZone) String() string { return fmt.Sprintf("ct zone set %d", z.Zone) }
+
+func (z SetZone) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint16(z.Zone)},
+		&expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true},
+	}
+}
+
+func metaIs(key expr.MetaKey, o expr.CmpOp, data []byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Cmp{Op: o, Register: 1, Data: data}}
+}
+
+func portIs(offset uint32, o expr.CmpOp, port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
+		&expr.Cmp{Op: o, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+	}
+}
+
+func mask(and, xor []byte) *expr.Bitwise {
+	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(and)), Mask: and, Xor: xor} //nolint:gosec // at most 16
+}
+
+// ifname pads a name to what the kernel compares. A longer name cannot be an
+// interface's; it is cut and matches nothing.
+func ifname(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b[:unix.IFNAMSIZ-1], name)
+	return b
+}
+
+func native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
+
+func cmpOp(not bool) expr.CmpOp {
+	if not {
+		return expr.CmpOpNeq
+	}
+	return expr.CmpOpEq
+}
+
+func op(not bool) string {
+	if not {
+		return "!="
+	}
+	return "=="
+}

@@ -1,0 +1,181 @@
+// Package nft redirects the traffic of one network namespace to the node
+// proxy: a rule set as a pure value, and what it takes to put it into the
+// kernel, to compare the kernel with it, and to take it out again.
+//
+// Everything is in one nftables table of the pod's namespace, changed in one
+// transaction, beside one policy routing rule per address family. Nothing is
+// written in the host's namespace.
+//
+// The table fails closed by construction: captured connections go to ports of
+// the pod itself, and where no proxy listens the kernel answers with a reset.
+package nft
+
+import (
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+)
+
+// TableName is the table that holds every rule of the mesh in a namespace.
+const TableName = "ambit"
+
+// Config says what of a namespace is captured.
+type Config struct {
+	// IPv6 captures both families; without it, IPv6 is left alone.
+	IPv6 bool
+	// BypassInbound leaves connections to the pod alone (ingress mode).
+	BypassInbound bool
+	// CaptureDNS sends the pod's name look-ups to the proxy.
+	CaptureDNS bool
+	// VirtualInterfaces carry the traffic of machines inside the pod: what
+	// comes in from them is outbound.
+	VirtualInterfaces []string
+	// Probes are plaintext clients that are not captured, such as the kubelet.
+	Probes []Probe
+	// Quiesce captures nothing new, and keeps what captured connections need
+	// to live on. It is the first step of taking the rules away: a connection
+	// that was redirected needs the table for as long as it lasts.
+	Quiesce bool
+}
+
+// Probe exempts plaintext connections from a source to ports of the pod. No
+// ports means all of them.
+type Probe struct {
+	Source netip.Prefix
+	Ports  []uint16
+}
+
+// Ruleset is the content of the table.
+type Ruleset struct {
+	Chains []Chain
+}
+
+// Chain is a base chain. Its policy is to accept.
+type Chain struct {
+	Name     string
+	Type     string // filter, nat or route
+	Hook     string // prerouting or output
+	Priority int
+	Rules    []Rule
+}
+
+// Rule does something with the packets that match everything.
+type Rule struct {
+	Match []Match
+	Count bool // keep a counter of packets and bytes
+	Do    Action
+	Note  string // goes into the kernel as the rule's comment
+}
+
+// Chain priorities: those that iptables' tables of the same purpose have.
+const (
+	priorityRaw    = -300
+	priorityMangle = -150
+	priorityNAT    = -100
+)
+
+// zoneDNS keeps the proxy's own look-ups apart from the pod's in connection
+// tracking: both may use the same ports at the same time.
+const zoneDNS = 1
+
+// Rules computes the table for a namespace.
+func Rules(cfg Config) Ruleset {
+	var set Ruleset
+	if cfg.CaptureDNS && !cfg.Quiesce {
+		set.Chains = append(set.Chains,
+			Chain{Name: "raw-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{{
+				Match: []Match{Proto(protoUDP), notFromProxy, SourcePort{53}},
+				Do:    SetZone{zoneDNS}, Note: "answers to the proxy's own look-ups",
+			}}},
+			Chain{Name: "raw-output", Type: "filter", Hook: "output", Priority: priorityRaw, Rules: []Rule{{
+				Match: []Match{Proto(protoUDP), fromProxy, DestPort{Port: 53}},
+				Do:    SetZone{zoneDNS}, Note: "the proxy's own look-ups",
+			}}},
+		)
+	}
+	set.Chains = append(set.Chains,
+		Chain{Name: "mangle-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityMangle, Rules: []Rule{{
+			Match: []Match{fromProxy},
+			Do:    SetConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask},
+			Note:  "connections that the proxy makes to the pod",
+		}}},
+		// A route chain looks the route up again when the mark has changed.
+		Chain{Name: "mangle-output", Type: "route", Hook: "output", Priority: priorityMangle, Rules: []Rule{{
+			Match: []Match{ConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}},
+			Do:    RestoreMark{}, Note: "their replies go back to the proxy, whatever their address",
+		}}},
+		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityNAT, Rules: inboundRules(cfg)},
+		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityNAT, Rules: outboundRules(cfg)},
+	)
+	if !cfg.IPv6 {
+		for i := range set.Chains {
+			set.Chains[i].Rules = append([]Rule{{Match: []Match{Family{IPv6: true}}, Do: Accept{}, Note: "IPv6 is not captured"}}, set.Chains[i].Rules...)
+		}
+	}
+	return set
+}
+
+var (
+	fromProxy    = Mark{Value: wellknown.MarkProxy, Mask: wellknown.MarkMask}
+	notFromProxy = Mark{Value: wellknown.MarkProxy, Mask: wellknown.MarkMask, Not: true}
+)
+
+// newTCP matches the first packet of a connection and no other. A connection
+// that is older than the table is tracked from its next packet on, and that
+// packet passes the NAT chains as if it was the first; redirecting it would
+// break the connection.
+func newTCP() []Match { return []Match{Proto(protoTCP), SYN{}} }
+
+func inboundRules(cfg Config) []Rule {
+	if cfg.Quiesce {
+		return nil
+	}
+	var rules []Rule
+	for _, name := range cfg.VirtualInterfaces {
+		rules = append(rules,
+			Rule{Match: append([]Match{InInterface(name)}, newTCP()...), Count: true,
+				Do: Redirect{wellknown.PortOutbound}, Note: "outbound of a machine inside the pod"},
+			Rule{Match: []Match{InInterface(name), Proto(protoTCP)}, Do: Accept{}, Note: "never inbound"})
+	}
+	if cfg.BypassInbound {
+		return rules
+	}
+	rules = append(rules, Rule{Match: []Match{InInterface("lo")}, Do: Accept{}, Note: "the pod and its proxy among themselves"})
+	for _, p := range cfg.Probes {
+		if p.Source.Addr().Is6() && !cfg.IPv6 {
+			continue
+		}
+		from := []Match{SourceAddr{p.Source}, Proto(protoTCP)}
+		if len(p.Ports) == 0 {
+			rules = append(rules, Rule{Match: from, Do: Accept{}, Note: "probe"})
+		}
+		for _, port := range p.Ports {
+			rules = append(rules, Rule{Match: []Match{SourceAddr{p.Source}, Proto(protoTCP), DestPort{Port: port}}, Do: Accept{}, Note: "probe"})
+		}
+	}
+	return append(rules, Rule{
+		Match: append(newTCP(), DestPort{Port: wellknown.PortHBONE, Not: true}, notFromProxy),
+		Count: true, Do: Redirect{wellknown.PortInbound}, Note: "plaintext to the pod",
+	})
+}
+
+func outboundRules(cfg Config) []Rule {
+	if cfg.Quiesce {
+		return nil
+	}
+	rules := []Rule{
+		{Match: []Match{OutInterface("lo")}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
+		{Match: []Match{Proto(protoTCP), Mark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
+	}
+	if cfg.CaptureDNS {
+		rules = append(rules,
+			Rule{Match: []Match{Proto(protoUDP), notFromProxy, DestPort{Port: 53}}, Count: true,
+				Do: Redirect{wellknown.PortDNS}, Note: "look-ups"},
+			Rule{Match: append(newTCP(), notFromProxy, DestPort{Port: 53}), Count: true,
+				Do: Redirect{wellknown.PortDNS}, Note: "look-ups over TCP"})
+	}
+	return append(rules, Rule{
+		Match: append(newTCP(), notFromProxy), Count: true,
+		Do: Redirect{wellknown.PortOutbound}, Note: "outbound of the pod",
+	})
+}

@@ -1,0 +1,40 @@
+package nft
+
+import (
+	"fmt"
+	"strings"
+)
+
+// String renders the table in the language of the nft program, for people and
+// for comparison in tests.
+func (s Ruleset) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s {\n", TableName)
+	for i, c := range s.Chains {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "\tchain %s {\n\t\ttype %s hook %s priority %d; policy accept;\n", c.Name, c.Type, c.Hook, c.Priority)
+		for _, r := range c.Rules {
+			fmt.Fprintf(&b, "\t\t%s\n", r)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func (r Rule) String() string {
+	var parts []string
+	for _, m := range r.Match {
+		parts = append(parts, m.String())
+	}
+	if r.Count {
+		parts = append(parts, "counter")
+	}
+	parts = append(parts, r.Do.String())
+	if r.Note != "" {
+		parts = append(parts, fmt.Sprintf("comment %q", r.Note))
+	}
+	return strings.Join(parts, " ")
+}
