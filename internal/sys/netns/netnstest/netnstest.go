@@ -72,7 +72,7 @@ func Listen(t testing.TB, ns *netns.NS, addr netip.AddrPort, set func(fd int) er
 	must(t, ns.Do(func() error {
 		lc := net.ListenConfig{Control: control(set)}
 		var err error
-		l, err = lc.Listen(context.Background(), "tcp", addr.String())
+		l, err = lc.Listen(context.Background(), network(addr.Addr()), addr.String())
 		return err
 	}))
 	t.Cleanup(func() { _ = l.Close() })
@@ -88,7 +88,7 @@ func Dial(ns *netns.NS, from netip.Addr, to netip.AddrPort, set func(fd int) err
 			d.LocalAddr = &net.TCPAddr{IP: from.AsSlice()}
 		}
 		var err error
-		c, err = d.Dial("tcp", to.String())
+		c, err = d.Dial(network(to.Addr()), to.String())
 		return err
 	})
 	if err != nil {
@@ -113,6 +113,14 @@ func Proxied(mark int) func(fd int) error {
 		}
 		return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1)
 	}
+}
+
+// network keeps the families apart: Go's "tcp" makes one socket for both.
+func network(a netip.Addr) string {
+	if a.Is4() {
+		return "tcp4"
+	}
+	return "tcp6"
 }
 
 func control(set func(fd int) error) func(_, _ string, c syscall.RawConn) error {
