@@ -109,6 +109,7 @@ type Loop struct {
 	timerAt         time.Time
 	buffer, scratch []byte
 	pipes           []Pipe
+	chunks          [len(chunkSizes)]chunkList
 	values          map[any]any
 }
 

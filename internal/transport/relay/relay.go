@@ -1,10 +1,20 @@
 package relay
 
 import (
-	"net/netip"
-	"time"
-
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+)
+
+const (
+	// readChunk is read at once into the loop's buffer. A socket that fills it
+	// is a bulk transfer and goes on by splice, which copies nothing but costs
+	// two calls and a pipe.
+	readChunk = 64 << 10
+	// smallFill is a splice so short that copying is cheaper.
+	smallFill = 8 << 10
+	// turnBytes is what one direction may move in one turn before others get
+	// theirs.
+	turnBytes = 1 << 20
 )
 
 // Pair is two connected, non-blocking TCP sockets and what to do with them.
@@ -14,19 +24,293 @@ type Pair struct {
 	Down, Up int
 	// Prefix is sent to Up first (a PROXY protocol header). It is not counted.
 	Prefix []byte
-	// OnClose is called on the loop exactly once, when both sockets are closed.
+	// OnClose is called on the loop exactly once, when the flow has let go of
+	// both sockets. It may be nil.
 	OnClose func(*Flow, Result)
+}
+
+// pair is a plain flow: bytes go from each side to the other. What a side
+// cannot take yet stops the reading of its source, so a flow holds at most one
+// chunk or one pipe per direction, and nothing when it is idle.
+type pair struct {
+	Flow
+	down, up side
+	onClose  func(*Flow, Result)
+	linger   *poll.Timer
+	ended    bool
+}
+
+// side is one socket, and what is on its way to it.
+type side struct {
+	reg  poll.Registration
+	pair *pair
+	fd   int
+
+	readable, writable bool
+	hup                bool // the peer ended: a short read does not mean dry
+	eof                bool // its end of stream was read
+	shut               bool // it was sent the end of stream
+	broken             bool // it was reset: nothing can be sent to it
+	bulk               bool // its bytes are spliced
+
+	queue poll.Queue // bytes for it
+	pipe  poll.Pipe  // bytes for it
 }
 
 // Start relays bytes both ways until both sides have ended, carrying end of
 // stream and reset from each to the other. It is called on the loop's
 // goroutine. OnClose is never called inline.
-func Start(l *poll.Loop, p Pair) *Flow { panic("not yet") }
+func Start(l *poll.Loop, p Pair) *Flow {
+	f := &pair{onClose: p.OnClose}
+	f.Init(l, f)
+	f.down = side{pair: f, fd: p.Down, writable: true}
+	f.up = side{pair: f, fd: p.Up, writable: true}
+	if len(p.Prefix) > 0 {
+		f.up.queue.Append(l, p.Prefix)
+	}
+	err := l.AddTo(&f.down.reg, p.Down, &f.down)
+	if err == nil {
+		err = l.AddTo(&f.up.reg, p.Up, &f.up)
+	}
+	if err != nil {
+		l.Post(func() { f.end(reason.ResourceExhausted, err) })
+	}
+	return &f.Flow
+}
 
-// Connect connects the non-blocking socket fd to an address. It is called on
-// the loop's goroutine; done is called there, never inline, with nil or a
-// *reason.Error (ConnectTimeout, ConnectFailure). The socket stays the
-// caller's in every case and must not be closed before done.
-func Connect(l *poll.Loop, fd int, to netip.AddrPort, timeout time.Duration, done func(error)) {
-	panic("not yet")
+// Ready remembers what happened and moves what can be moved.
+func (s *side) Ready(ev poll.Events) {
+	if ev&poll.Writable != 0 {
+		s.writable = true
+	}
+	if ev&(poll.Readable|poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
+		s.readable = true
+	}
+	if ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
+		s.hup = true
+	}
+	if ev&poll.Failed != 0 {
+		// The bytes before the reset may be stuck behind a peer that does not
+		// read: not for ever.
+		s.pair.lingerBlocked(s)
+	}
+	other := s.pair.other(s)
+	s.pair.move(s, other)
+	if !s.pair.ended {
+		s.pair.move(other, s)
+	}
+}
+
+func (f *pair) other(s *side) *side {
+	if s == &f.down {
+		return &f.up
+	}
+	return &f.down
+}
+
+// resetReason says who reset the connection when s did.
+func (f *pair) resetReason(s *side) reason.Reason {
+	if s == &f.down {
+		return reason.DownstreamReset
+	}
+	return reason.UpstreamReset
+}
+
+func (f *pair) lingerBlocked(s *side) {
+	if f.linger == nil && !f.ended {
+		f.linger = f.Loop().AfterFunc(LingerBlocked, func() { f.end(f.resetReason(s), nil) })
+	}
+}
+
+func (f *pair) count(from *side, n int) {
+	if from == &f.down {
+		f.AddSent(n)
+	} else {
+		f.AddReceived(n)
+	}
+}
+
+// move carries bytes from one side to the other until one of them would block.
+func (f *pair) move(from, to *side) {
+	for budget := turnBytes; budget > 0; {
+		if !f.flush(to) {
+			return
+		}
+		if to.broken {
+			return // the other direction ends the flow when it is drained
+		}
+		if from.eof {
+			f.shutdown(to)
+			return
+		}
+		if !from.readable {
+			return
+		}
+		n, err := f.read(from, to)
+		switch {
+		case poll.IsAgain(err) && !from.broken:
+			from.readable = false
+		case err != nil:
+			f.end(f.resetReason(from), err)
+			return
+		case n == 0:
+			from.eof, from.readable = true, false
+			if from.broken {
+				f.end(f.resetReason(from), nil)
+				return
+			}
+		default:
+			budget -= n
+			f.count(from, n)
+		}
+		if f.ended {
+			return
+		}
+	}
+	from.reg.Again(poll.Readable)
+}
+
+// read takes bytes from one side and gives them to the other or its queue,
+// which is empty. It returns like poll.Read.
+func (f *pair) read(from, to *side) (int, error) {
+	if from.bulk {
+		p, err := f.Loop().Pipe()
+		if err == nil {
+			return f.splice(p, from, to)
+		}
+		from.bulk = false // out of descriptors: copying needs none
+	}
+	p := f.Loop().Buffer()[:readChunk]
+	n, err := poll.Read(from.fd, p)
+	if err != nil || n == 0 {
+		return n, err
+	}
+	if n < len(p) && !from.hup {
+		from.readable = false // a short read of a stream socket: dry
+	}
+	from.bulk = n == len(p)
+	f.send(to, p[:n])
+	return n, nil
+}
+
+// send writes p and queues what the socket does not take.
+func (f *pair) send(to *side, p []byte) {
+	n, err := poll.Write(to.fd, p)
+	if err != nil && !poll.IsAgain(err) {
+		f.breakSide(to)
+		return
+	}
+	if n < len(p) {
+		to.writable = false
+		to.queue.Append(f.Loop(), p[n:])
+	}
+}
+
+// splice is read through a pipe. A pipe that is not empty afterwards stays
+// with the side it is for.
+func (f *pair) splice(p poll.Pipe, from, to *side) (int, error) {
+	n, err := p.Fill(from.fd)
+	if n > 0 {
+		to.pipe = p
+		f.flush(to)
+	} else {
+		f.Loop().PutPipe(p)
+	}
+	if n > 0 && n < smallFill {
+		from.bulk = false
+	}
+	return n, err
+}
+
+// flush sends what waits for s; it tells whether nothing does any more.
+func (f *pair) flush(s *side) bool {
+	if s.queue.Len() == 0 && s.pipe.Len == 0 {
+		return true
+	}
+	if !s.writable {
+		return false
+	}
+	l := f.Loop()
+	if s.queue.Len() > 0 {
+		_, err := s.queue.WriteTo(l, s.fd)
+		return f.flushed(s, s.queue.Len() == 0, err)
+	}
+	for s.pipe.Len > 0 {
+		if _, err := s.pipe.Drain(s.fd); err != nil {
+			return f.flushed(s, false, err)
+		}
+	}
+	l.PutPipe(s.pipe)
+	s.pipe = poll.Pipe{}
+	return true
+}
+
+func (f *pair) flushed(s *side, empty bool, err error) bool {
+	switch {
+	case empty:
+		return true
+	case err == nil || poll.IsAgain(err):
+		s.writable = false
+		return false
+	}
+	f.breakSide(s)
+	return true
+}
+
+// breakSide notes that s was reset. What it sent before may still wait in the
+// kernel: it is delivered, and then the flow ends.
+func (f *pair) breakSide(s *side) {
+	s.broken, s.hup = true, true
+	s.queue.Discard(f.Loop(), s.queue.Len())
+	f.Loop().PutPipe(s.pipe)
+	s.pipe = poll.Pipe{}
+	if s.eof {
+		f.end(f.resetReason(s), nil)
+		return
+	}
+	s.readable = true
+	s.reg.Again(poll.Readable)
+}
+
+func (f *pair) shutdown(s *side) {
+	if !s.shut {
+		s.shut = true
+		_ = poll.ShutdownWrite(s.fd) // an error means it is reset: reading tells
+	}
+	if f.down.shut && f.up.shut {
+		f.end(reason.OK, nil)
+	}
+}
+
+// Abort implements Carrier.
+func (f *pair) Abort(r reason.Reason) {
+	f.end(r, nil)
+}
+
+// end lets both sockets go. Unless all went well both see a reset.
+func (f *pair) end(r reason.Reason, err error) {
+	if f.ended {
+		return
+	}
+	f.ended = true
+	f.linger.Stop()
+	l := f.Loop()
+	for _, s := range [...]*side{&f.down, &f.up} {
+		s.queue.Discard(l, s.queue.Len())
+		l.PutPipe(s.pipe)
+		s.pipe = poll.Pipe{}
+		s.reg.Remove()
+		switch {
+		case r == reason.OK || s.broken:
+			poll.CloseFD(s.fd)
+		case r == reason.DownstreamReset || r == reason.UpstreamReset:
+			Reset(l, s.fd)
+		default:
+			poll.ResetFD(s.fd)
+		}
+	}
+	if f.onClose != nil {
+		sent, received := f.Bytes()
+		l.Post(func() { f.onClose(&f.Flow, Result{Sent: sent, Received: received, Reason: r, Err: err}) })
+	}
 }
