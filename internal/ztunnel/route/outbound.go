@@ -1,0 +1,313 @@
+// Package route decides where a connection goes: out of a pod, and into one.
+// The decisions are pure: the directory and the connection's addresses in, a
+// route or a reason out.
+package route
+
+import (
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+)
+
+// Protocol is how the next hop is spoken to.
+type Protocol uint8
+
+// The protocols.
+const (
+	// TCP is plaintext as it is.
+	TCP Protocol = iota
+	// HBONE is a mutual TLS tunnel.
+	HBONE
+)
+
+func (p Protocol) String() string {
+	if p == HBONE {
+		return "HBONE"
+	}
+	return "TCP"
+}
+
+// Via says who stands between the proxy and the destination.
+type Via uint8
+
+// The ways.
+const (
+	Direct Via = iota
+	// Passthrough is a destination that the mesh does not know.
+	Passthrough
+	ServiceWaypoint
+	WorkloadWaypoint
+)
+
+func (v Via) String() string {
+	switch v {
+	case Passthrough:
+		return "passthrough"
+	case ServiceWaypoint:
+		return "service waypoint"
+	case WorkloadWaypoint:
+		return "workload waypoint"
+	}
+	return "direct"
+}
+
+// Out is one captured connection of a program in a pod.
+type Out struct {
+	Snapshot *workload.Snapshot
+	// Network of this node.
+	Network string
+	// Source is the pod's workload.
+	Source *workload.Workload
+	// Src and Dst are the addresses the program sees.
+	Src, Dst netip.AddrPort
+	// Excluded workloads (by UID) have failed this connection already; may
+	// be nil.
+	Excluded func(uid string) bool
+	// Load counts connections in flight per workload; may be nil.
+	Load func(uid string) int
+	Rand workload.Rand
+}
+
+// Route is the answer for one connection.
+type Route struct {
+	Protocol Protocol
+	Via      Via
+	// Next is where to connect to. Its address is invalid when Hostname has
+	// to be resolved first; see Resolved.
+	Next     netip.AddrPort
+	Hostname string
+	// Target is the authority of the tunnel; zero for TCP.
+	Target connect.Target
+	// Workload is the next hop: a waypoint, or the destination; nil when it
+	// is not known.
+	Workload *workload.Workload
+	// Service is what the program called, when that was a service.
+	Service *workload.Service
+	// Identities are those the next hop may have.
+	Identities []identity.Identity
+	// Balanced tells that the next hop was one of several: another decision
+	// with the failed workload excluded may find a better one.
+	Balanced bool
+}
+
+// Recursive tells whether a port belongs to the proxy itself, so that a
+// connection to it through the proxy would be a loop.
+func Recursive(port uint16) bool {
+	return port != wellknown.PortDNS && wellknown.IsProxyPort(port)
+}
+
+// Outbound decides where a connection of a pod's program goes.
+func Outbound(o Out) (Route, *reason.Error) {
+	if o.Dst.Addr().IsLoopback() && Recursive(o.Dst.Port()) {
+		return Route{}, reason.Errorf(reason.RecursiveCall, "to %s", o.Dst)
+	}
+	if o.Source == nil {
+		return Route{}, reason.Errorf(reason.UnknownSource, "no workload for %s", o.Src)
+	}
+	found := o.Snapshot.Find(o.Network, o.Dst.Addr(), o.Source.Namespace)
+	switch {
+	case found.Service != nil:
+		return o.toService(found.Service)
+	case found.Workload != nil:
+		return o.toWorkload(found.Workload)
+	}
+	return Route{Via: Passthrough, Next: o.Dst}, nil
+}
+
+func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
+	gw := workload.PickWaypoint(svc, o.Rand)
+	// A waypoint that calls the service it stands for must not get itself.
+	if !gw.IsZero() && !o.fromGateway(gw) {
+		return o.toWaypoint(gw, svc, ServiceWaypoint)
+	}
+	up, err := o.Snapshot.Pick(workload.Query{
+		Service: svc, Client: o.Source, Dialled: o.Dst.Addr(), Port: o.Dst.Port(),
+		Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
+	})
+	if err != nil {
+		return Route{}, err
+	}
+	if up.Direct {
+		return Route{Via: Passthrough, Next: o.Dst, Service: svc}, nil
+	}
+	return o.toEndpoint(up, svc, true)
+}
+
+func (o *Out) toWorkload(w *workload.Workload) (Route, *reason.Error) {
+	if !w.Waypoint.IsZero() && !o.fromGateway(w.Waypoint) {
+		return o.toWaypoint(w.Waypoint, nil, WorkloadWaypoint)
+	}
+	return o.toEndpoint(workload.Upstream{Workload: w, Addr: o.Dst.Addr(), Port: o.Dst.Port()}, nil, false)
+}
+
+// toEndpoint is the last step: the chosen workload itself.
+func (o *Out) toEndpoint(up workload.Upstream, svc *workload.Service, balanced bool) (Route, *reason.Error) {
+	w := up.Workload
+	if err := o.sameNetwork(w); err != nil {
+		return Route{}, err
+	}
+	r := Route{Workload: w, Service: svc, Balanced: balanced}
+	if w.Protocol == workload.HBONE {
+		r.Protocol = HBONE
+		r.Identities = expected(w, svc)
+	}
+	if !up.Addr.IsValid() {
+		if w.Hostname == "" {
+			return Route{}, reason.Errorf(reason.NoHealthyUpstream, "workload %s has no address", w.UID)
+		}
+		r.Hostname = w.Hostname
+	}
+	return r.at(up.Addr, up.Port), nil
+}
+
+// at completes a route with the address of the endpoint and its own port.
+func (r Route) at(a netip.Addr, port uint16) Route {
+	app := netip.AddrPortFrom(a, port)
+	r.Next = app
+	if r.Protocol == HBONE {
+		r.Next = netip.AddrPortFrom(a, wellknown.PortHBONE)
+		r.Target = connect.AddrTarget(app)
+	}
+	return r
+}
+
+// Resolved completes a route whose Hostname stands for a.
+func (r Route) Resolved(a netip.Addr) Route {
+	port := r.Next.Port()
+	if r.Protocol == HBONE {
+		port = r.Target.Addr.Port()
+	}
+	r.Hostname = ""
+	return r.at(a, port)
+}
+
+// toWaypoint tunnels to a waypoint, which is told the address that was dialled.
+func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, via Via) (Route, *reason.Error) {
+	up, err := o.gateway(gw)
+	if err != nil {
+		return Route{}, err
+	}
+	if err := o.sameNetwork(up.Workload); err != nil {
+		return Route{}, err
+	}
+	r := Route{
+		Protocol: HBONE, Via: via,
+		Next:     netip.AddrPortFrom(up.Addr, up.Port),
+		Target:   connect.AddrTarget(o.Dst),
+		Workload: up.Workload, Service: svc,
+		Identities: expected(up.Workload, up.Service),
+		Balanced:   up.Service != nil,
+	}
+	if !up.Addr.IsValid() {
+		return Route{}, reason.Errorf(reason.NoHealthyUpstream, "waypoint %s has no address", up.Workload.UID)
+	}
+	return r, nil
+}
+
+// gateway chooses an endpoint of a waypoint.
+func (o *Out) gateway(gw workload.GatewayAddress) (workload.Upstream, *reason.Error) {
+	at := o.lookupGateway(gw)
+	dialled := o.Dst.Addr()
+	if !gw.ByHostname() {
+		dialled = gw.Address.Addr
+	}
+	switch {
+	case at.Service != nil:
+		return o.Snapshot.Pick(workload.Query{
+			Service: at.Service, Client: o.Source, Dialled: dialled, Port: gw.HBONEPort, Waypoint: true,
+			Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
+		})
+	case at.Workload != nil:
+		return workload.Upstream{Workload: at.Workload, Addr: addrFor(at.Workload, dialled), Port: gw.HBONEPort}, nil
+	}
+	name := gw.Hostname.String()
+	if !gw.ByHostname() {
+		name = gw.Address.String()
+	}
+	return workload.Upstream{}, reason.Errorf(reason.NoHealthyUpstream, "unknown waypoint %s", name)
+}
+
+func (o *Out) lookupGateway(gw workload.GatewayAddress) workload.Destination {
+	if gw.ByHostname() {
+		return o.Snapshot.FindHostname(gw.Hostname)
+	}
+	return o.Snapshot.Find(gw.Address.Network, gw.Address.Addr, o.Source.Namespace)
+}
+
+// fromGateway tells whether the connection comes from gw itself: both who it
+// is and where it comes from must match.
+func (o *Out) fromGateway(gw workload.GatewayAddress) bool {
+	return IsGateway(o.Snapshot, gw, o.Source.Identity(), o.Src.Addr())
+}
+
+// IsGateway tells whether the workload of an identity at an address is the
+// gateway gw or one of its replicas.
+func IsGateway(s *workload.Snapshot, gw workload.GatewayAddress, id identity.Identity, a netip.Addr) bool {
+	if gw.IsZero() || id.IsZero() {
+		return false
+	}
+	is := func(w *workload.Workload) bool { return w.HasAddr(a) && w.Identity() == id }
+	var at workload.Destination
+	if gw.ByHostname() {
+		at = s.FindHostname(gw.Hostname)
+	} else {
+		at = s.Find(gw.Address.Network, gw.Address.Addr, "")
+	}
+	if at.Workload != nil {
+		return is(at.Workload)
+	}
+	if at.Service == nil {
+		return false
+	}
+	for w := range s.Endpoints(at.Service) {
+		if is(w) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameNetwork refuses what would have to cross a network boundary.
+func (o *Out) sameNetwork(w *workload.Workload) *reason.Error {
+	if w.Network == o.Source.Network {
+		return nil
+	}
+	if w.NetworkGateway.IsZero() {
+		return reason.Errorf(reason.UnknownGateway, "workload %s is in network %q", w.UID, w.Network)
+	}
+	return reason.Errorf(reason.UnknownGateway, "workload %s is in network %q: tunnels through its gateway are not supported yet", w.UID, w.Network)
+}
+
+// expected lists the identities that a next hop may prove: its own, and those
+// that its service vouches for.
+func expected(w *workload.Workload, svc *workload.Service) []identity.Identity {
+	ids := []identity.Identity{w.Identity()}
+	if svc == nil {
+		return ids
+	}
+	for _, san := range svc.SANs {
+		// What is not a workload identity cannot be proven by a peer.
+		if id, err := identity.Parse(san); err == nil && id != ids[0] {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// addrFor prefers the family that was dialled.
+func addrFor(w *workload.Workload, dialled netip.Addr) netip.Addr {
+	addrs := w.Addrs()
+	for _, a := range addrs {
+		if a.Is4() == dialled.Is4() {
+			return a
+		}
+	}
+	if len(addrs) > 0 {
+		return addrs[0]
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,274 @@
+package telemetry
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+)
+
+// maxPairs bounds the interned pairs of a process: what peers say in baggage
+// must not grow memory without end. A pair costs about 600 bytes.
+const maxPairs = 1 << 16
+
+// Recorder counts and logs. It is safe for concurrent use.
+type Recorder struct {
+	log *slog.Logger
+
+	mu     sync.Mutex // guards what follows
+	pairs  map[Key]*Pair
+	series map[labelValues]*series
+	byWl   map[*workload.Workload]map[*Pair]struct{}
+
+	sockets [numReporters]atomic.Int64
+}
+
+// NewRecorder writes access log lines to log.
+func NewRecorder(log *slog.Logger) *Recorder {
+	return &Recorder{
+		log:    log,
+		pairs:  map[Key]*Pair{},
+		series: map[labelValues]*series{},
+		byWl:   map[*workload.Workload]map[*Pair]struct{}{},
+	}
+}
+
+// pair interns k.
+func (r *Recorder) pair(k Key) *Pair {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pairLocked(k)
+}
+
+func (r *Recorder) pairLocked(k Key) *Pair {
+	if p, ok := r.pairs[k]; ok {
+		return p
+	}
+	if len(r.pairs) >= maxPairs {
+		r.evict()
+	}
+	p := &Pair{key: k, series: r.seriesFor(k.labels())}
+	p.series.pairs++
+	r.pairs[k] = p
+	for _, w := range [...]*workload.Workload{k.Src, k.Dst} {
+		if w == nil {
+			continue
+		}
+		set := r.byWl[w]
+		if set == nil {
+			set = map[*Pair]struct{}{}
+			r.byWl[w] = set
+		}
+		set[p] = struct{}{}
+	}
+	return p
+}
+
+func (r *Recorder) seriesFor(v labelValues) *series {
+	s, ok := r.series[v]
+	if !ok {
+		s = &series{labels: v}
+		r.series[v] = s
+	}
+	return s
+}
+
+// evict drops some pair; open connections keep theirs.
+func (r *Recorder) evict() {
+	for _, p := range r.pairs {
+		r.drop(p)
+		return
+	}
+}
+
+func (r *Recorder) drop(p *Pair) {
+	delete(r.pairs, p.key)
+	for _, w := range [...]*workload.Workload{p.key.Src, p.key.Dst} {
+		if set := r.byWl[w]; set != nil {
+			delete(set, p)
+			if len(set) == 0 {
+				delete(r.byWl, w)
+			}
+		}
+	}
+	p.series.pairs--
+	r.release(p.series)
+}
+
+// release forgets a series that nobody will count on any more.
+func (r *Recorder) release(s *series) {
+	if s.pairs > 0 {
+		return
+	}
+	s.mu.Lock()
+	idle := s.conns == 0
+	s.mu.Unlock()
+	if idle && r.series[s.labels] == s {
+		delete(r.series, s.labels)
+	}
+}
+
+// WorkloadChanged follows the directory: the series of a workload that is
+// gone (now is nil) die with it; those of one that changed go on if their
+// labels are still the same.
+func (r *Recorder) WorkloadChanged(old, now *workload.Workload) {
+	if old == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p := range r.byWl[old] {
+		if now != nil {
+			k := p.key
+			if k.Src == old {
+				k.Src = now
+			}
+			if k.Dst == old {
+				k.Dst = now
+			}
+			r.pairLocked(k) // before the drop, so that the series has a holder
+		}
+		r.drop(p)
+	}
+}
+
+// SocketOpened counts an accepted socket, until SocketClosed.
+func (r *Recorder) SocketOpened(rep Reporter) { r.sockets[rep].Add(1) }
+
+// SocketClosed is the end of one SocketOpened.
+func (r *Recorder) SocketClosed(rep Reporter) { r.sockets[rep].Add(-1) }
+
+// Failed logs a connection that ended before anything about it was known but
+// its addresses.
+func (r *Recorder) Failed(rep Reporter, src, dst netip.AddrPort, err *reason.Error) {
+	accesslog.Failed(r.log, &accesslog.Entry{
+		Src: accesslog.Party{Addr: src}, Dst: accesslog.Party{Addr: dst},
+		Direction: rep.direction(), Reason: err.Reason, Err: err,
+	})
+}
+
+// Conn is one connection that is counted and logged. Set the exported fields,
+// then Begin.
+type Conn struct {
+	// Src is the client's address; Dst where the connection goes next, which
+	// for a tunnel is the tunnel's end.
+	Src, Dst netip.AddrPort
+	Target   connect.Target // of the tunnel; zero without one
+	Trace    connect.Trace
+
+	pair  *Pair
+	start time.Time
+	flow  *relay.Flow // guarded by the series' mu
+	ended atomic.Bool
+	// Links of the series' list of open connections, guarded by its mu.
+	prev, next *Conn
+}
+
+// Begin counts the connection as opened; it was accepted at start. Where other
+// endpoints may be tried it is called when the outcome is known.
+func (r *Recorder) Begin(c *Conn, k Key, start time.Time) {
+	c.pair, c.start = r.pair(k), start
+	s := c.pair.series
+	s.opened.Add(1)
+	s.mu.Lock()
+	s.conns++
+	c.next = s.live
+	if c.next != nil {
+		c.next.prev = c
+	}
+	s.live = c
+	s.mu.Unlock()
+	accesslog.Opened(r.log, c.entry())
+}
+
+// Carry gives the flow whose bytes are the connection's.
+func (c *Conn) Carry(f *relay.Flow) {
+	s := c.pair.series
+	s.mu.Lock()
+	c.flow = f
+	s.mu.Unlock()
+}
+
+// unlink takes c from the list; the caller holds mu.
+func (s *series) unlink(c *Conn) {
+	s.conns--
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		s.live = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.prev, c.next = nil, nil
+}
+
+// End counts and logs the end of a connection; only the first call does.
+// policy names the policy that decided, if one did.
+func (r *Recorder) End(c *Conn, res relay.Result, policy string) {
+	if !c.ended.CompareAndSwap(false, true) {
+		return
+	}
+	s := c.pair.series
+	s.mu.Lock()
+	s.unlink(c)
+	s.sent += res.Received
+	s.received += res.Sent
+	c.flow = nil
+	gone := s.conns == 0
+	s.mu.Unlock()
+	i := flagIndex(res.Reason.Flag())
+	s.closed[i].Add(1)
+	if i != 0 {
+		s.failed[i].Add(1)
+	}
+	if gone {
+		r.mu.Lock()
+		r.release(s)
+		r.mu.Unlock()
+	}
+	e := c.entry()
+	// The log speaks as the local workload: what it sent, and what it got.
+	e.Sent, e.Received = res.Sent, res.Received
+	if c.pair.key.Reporter == Destination {
+		e.Sent, e.Received = res.Received, res.Sent
+	}
+	e.Duration = time.Since(c.start)
+	e.Reason, e.Policy = res.Reason, policy
+	if e.Err = res.Err; e.Err == nil && res.Reason != reason.OK {
+		e.Err = &reason.Error{Reason: res.Reason}
+	}
+	accesslog.Complete(r.log, e)
+}
+
+func (c *Conn) entry() *accesslog.Entry {
+	k := &c.pair.key
+	e := &accesslog.Entry{
+		Src: accesslog.Party{Addr: c.Src}, Dst: accesslog.Party{Addr: c.Dst},
+		HBONEAddr: c.Target.String(), Service: k.Service.Hostname,
+		Direction: k.Reporter.direction(), TraceID: c.Trace.TraceID(),
+	}
+	switch {
+	case k.Src != nil:
+		e.Src.Workload, e.Src.Namespace, e.Src.Cluster = k.Src.Name, k.Src.Namespace, k.Src.ClusterID
+	default:
+		e.Src.Workload, e.Src.Namespace, e.Src.Cluster = k.Baggage.Service, k.Baggage.Namespace, k.Baggage.Cluster
+	}
+	if k.Dst != nil {
+		e.Dst.Workload, e.Dst.Namespace, e.Dst.Cluster = k.Dst.Name, k.Dst.Namespace, k.Dst.ClusterID
+	}
+	if k.MTLS {
+		e.Src.Identity = k.SrcIdentity.String()
+		if k.Dst != nil {
+			e.Dst.Identity = k.Dst.Identity().String()
+		}
+	}
+	return e
+}
