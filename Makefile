@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X github.com/ambit-mesh/ambit/internal/ops/version.tag=$(VERSI
 
 # Pinned: what `make lint` runs, built from source by the Go tool on first use.
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
-GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go
 
 # Pure and transport packages: small enough that the race detector is always on.
