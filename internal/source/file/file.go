@@ -6,12 +6,18 @@
 package file
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"github.com/fsnotify/fsnotify"
 
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -31,9 +37,20 @@ type Options struct {
 	// Debounce is how long the disk must be quiet before changes are read.
 	// Default 50 ms; a directory that is never quiet is read after 10 times that.
 	Debounce time.Duration
-	// MaxFileBytes bounds one file, MaxFiles all of them. Defaults 4 MiB, 100,000.
+	// MaxFileBytes bounds one file, MaxFiles all of them. Defaults 16 MiB, 100,000.
 	MaxFileBytes int64
 	MaxFiles     int
+}
+
+func (o Options) withDefaults() Options {
+	o.Rescan = cmp.Or(o.Rescan, 10*time.Second)
+	o.Debounce = cmp.Or(o.Debounce, 50*time.Millisecond)
+	o.MaxFileBytes = cmp.Or(o.MaxFileBytes, 16<<20)
+	o.MaxFiles = cmp.Or(o.MaxFiles, 100_000)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
 }
 
 // Problem is a mistake in a file.
@@ -47,40 +64,217 @@ type Problem struct {
 	Ignored bool `json:"ignored,omitempty"`
 }
 
+// String renders file:line: field: message.
+func (p Problem) String() string {
+	s := p.File
+	if p.Line > 0 {
+		s += fmt.Sprintf(":%d", p.Line)
+	}
+	if p.Field != "" {
+		s += ": " + p.Field
+	}
+	return s + ": " + p.Message
+}
+
 // Source watches directories. Run may be called once; Problems at any time,
 // from any goroutine.
-type Source struct{ opts Options }
+type Source struct {
+	opts   Options
+	reader *reader // owned by Run
+
+	mu       sync.Mutex
+	problems []Problem
+}
 
 // New prepares a Source.
-func New(opts Options) *Source { return &Source{opts: opts} }
+func New(opts Options) *Source {
+	opts = opts.withDefaults()
+	return &Source{opts: opts, reader: newReader(opts)}
+}
+
+// Load reads directories once, without watching: what there is, by key, and
+// what is wrong.
+func Load(opts Options) ([]source.Event, []Problem) {
+	r := newReader(opts.withDefaults())
+	r.scan()
+	return r.state.flush(), r.state.problems()
+}
+
+// Problems lists what is wrong now, ordered by file and line.
+func (s *Source) Problems() []Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.problems)
+}
 
 // Run delivers everything to sink and then every change, until ctx ends
 // (which returns nil). Errors are those of starting to watch.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
-	return errors.New("not yet")
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch the configuration: %w (the limit is fs.inotify.max_user_instances)", err)
+	}
+	defer func() { _ = watcher.Close() }()
+	w := &watch{s: s, fs: watcher, watched: map[string]struct{}{}, paths: map[string]struct{}{}}
+	w.scan()
+	s.deliver(sink)
+	sink.Synced()
+	w.loop(ctx, sink)
+	return nil
 }
 
-// Problems lists what is wrong now, ordered by file and line.
-func (s *Source) Problems() []Problem { return nil }
-
-// Load reads directories once, without watching.
-func Load(opts Options) ([]source.Event, []Problem, error) {
-	return nil, nil, errors.New("not yet")
+// deliver tells the sink what changed and the log what went wrong.
+func (s *Source) deliver(sink source.Sink) {
+	if events := s.reader.state.flush(); len(events) > 0 {
+		sink.Apply(events)
+	}
+	now := s.reader.state.problems()
+	s.mu.Lock()
+	before := s.problems
+	s.problems = now
+	s.mu.Unlock()
+	known := make(map[Problem]struct{}, len(before))
+	for _, p := range before {
+		known[p] = struct{}{}
+	}
+	for _, p := range now {
+		if _, old := known[p]; old {
+			continue
+		}
+		level := slog.LevelWarn
+		if p.Ignored {
+			level = slog.LevelInfo
+		}
+		s.opts.Logger.Log(context.Background(), level, "configuration: "+p.Message, "file", p.File, "line", p.Line, "field", p.Field)
+	}
 }
 
-// WriteOverlay writes what its caller knows about obj (metadata uid,
-// annotations and labels, spec.nodeName, spec.clusterIP(s), status; nothing
-// else of it is written) to dir/writer, atomically. Sources merge it over the
-// object of the same key: annotations and labels one by one, status by its top
-// level fields, uid, nodeName and cluster addresses where the object has none.
-// An overlay without its object is ignored. Pass only what you own: an
-// annotation copied from the object would outlive its removal there.
-func WriteOverlay(dir, writer string, obj metav1.Object) error {
-	return errors.New("not yet")
+// watch collects what the kernel reports until the disk is quiet.
+type watch struct {
+	s       *Source
+	fs      *fsnotify.Watcher
+	watched map[string]struct{}
+	paths   map[string]struct{} // files to read again
+	all     bool                // or everything
 }
 
-// RemoveOverlay removes what WriteOverlay wrote; it is no error when there is
-// nothing.
-func RemoveOverlay(dir, writer string, key source.Key) error {
-	return errors.New("not yet")
+func (w *watch) loop(ctx context.Context, sink source.Sink) {
+	rescan := time.NewTicker(w.s.opts.Rescan)
+	defer rescan.Stop()
+	quiet := time.NewTimer(0)
+	<-quiet.C
+	var first time.Time // when the oldest unread change was reported
+	pending := func() {
+		if first.IsZero() {
+			first = time.Now()
+		}
+		wait := min(w.s.opts.Debounce, time.Until(first.Add(10*w.s.opts.Debounce)))
+		quiet.Reset(max(wait, 0))
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-w.fs.Events:
+			if !ok {
+				return
+			}
+			if w.note(e) {
+				pending()
+			}
+		case err, ok := <-w.fs.Errors:
+			if !ok {
+				return
+			}
+			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+				w.s.opts.Logger.Warn("watching the configuration: reading all of it instead", "error", err)
+			}
+			w.all = true
+			pending()
+		case <-rescan.C:
+			w.all = true
+			pending()
+		case <-quiet.C:
+			first = time.Time{}
+			w.read()
+			w.s.deliver(sink)
+		}
+	}
+}
+
+// note tells whether an event concerns us.
+func (w *watch) note(e fsnotify.Event) bool {
+	name := filepath.Base(e.Name)
+	if _, dir := w.watched[e.Name]; dir && e.Has(fsnotify.Remove|fsnotify.Rename) {
+		// The kernel forgot it; one of the same name needs a new watch.
+		delete(w.watched, e.Name)
+		w.all = true
+		return true
+	}
+	switch {
+	case strings.HasPrefix(name, ".."):
+		// A mounted ConfigMap swaps the link ..data under all its files.
+		w.all = true
+	case strings.HasPrefix(name, "."):
+		return false
+	case isManifest(e.Name):
+		if e.Op == fsnotify.Chmod {
+			return false
+		}
+		w.paths[filepath.Clean(e.Name)] = struct{}{}
+	case filepath.Ext(name) == "":
+		w.all = true // may be a directory that came or went
+	default:
+		return false
+	}
+	return true
+}
+
+func (w *watch) read() {
+	if w.all {
+		w.scan()
+	}
+	for p := range w.paths {
+		w.s.reader.refresh(p, true)
+	}
+	w.all = false
+	clear(w.paths)
+}
+
+// scan reads everything, watching directories before they are listed so that
+// nothing falls between.
+func (w *watch) scan() {
+	for _, root := range w.s.reader.roots() {
+		w.add(root)
+	}
+	dirs := w.s.reader.scan()
+	grown := false
+	for _, d := range dirs {
+		grown = w.add(d) || grown
+	}
+	if grown {
+		w.s.reader.scan()
+	}
+	here := make(map[string]struct{}, len(dirs))
+	for _, d := range dirs {
+		here[d] = struct{}{}
+	}
+	for d := range w.watched {
+		if _, ok := here[d]; !ok {
+			_ = w.fs.Remove(d) // gone by itself with the directory
+			delete(w.watched, d)
+		}
+	}
+}
+
+// add watches a directory and tells whether it was new.
+func (w *watch) add(dir string) bool {
+	if _, ok := w.watched[dir]; ok {
+		return false
+	}
+	if err := w.fs.Add(dir); err != nil {
+		return false // reported by the scan; the next one tries again
+	}
+	w.watched[dir] = struct{}{}
+	return true
 }

@@ -1,0 +1,276 @@
+package file
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// decodeError is a mistake at a byte of the JSON (-1: unknown) or in a field.
+type decodeError struct {
+	offset int
+	field  string
+	msg    string
+}
+
+// decode makes the typed object, strictly: every field must exist and have
+// its type. All mistakes are returned, at most maxErrors.
+func decode(kind source.Kind, key source.Key, data []byte) (metav1.Object, []decodeError) {
+	obj := kind.New()
+	var errs []decodeError
+	if spec, status := protoParts(obj); spec != nil {
+		errs = decodeProto(obj, spec, status, data)
+	} else {
+		errs = decodeJSON(obj, data, 0)
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	obj.SetName(key.Name)
+	obj.SetNamespace(key.Namespace)
+	setDefaults(obj)
+	return obj, nil
+}
+
+// maxErrors of one object are reported: enough to mend it, too few to flood.
+const maxErrors = 10
+
+func decodeJSON(into any, data []byte, base int) []decodeError {
+	strict, err := kjson.UnmarshalStrict(data, into)
+	var errs []decodeError
+	if err != nil {
+		e := decodeError{offset: -1, msg: strings.TrimPrefix(err.Error(), "json: ")}
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			e.offset = base + int(wrong.Offset) - 1
+			e.msg = fmt.Sprintf("expected %s, found %s", typeName(wrong.Type.String()), wrong.Value)
+		}
+		errs = append(errs, e)
+	}
+	for _, s := range strict {
+		if len(errs) == maxErrors {
+			break
+		}
+		e := decodeError{offset: -1, msg: s.Error()}
+		if m := quoted.FindStringSubmatch(s.Error()); m != nil {
+			e.field, e.msg = m[1], "there is no such field"
+		}
+		errs = append(errs, e)
+	}
+	return errs
+}
+
+var quoted = regexp.MustCompile(`^unknown field "([^"]*)"$`)
+
+// typeName says a Go type in the words of a manifest.
+func typeName(t string) string {
+	switch {
+	case strings.HasPrefix(t, "int"), strings.HasPrefix(t, "uint"):
+		return "a whole number"
+	case t == "string":
+		return "a string"
+	case t == "bool":
+		return "true or false"
+	case strings.HasPrefix(t, "[]"):
+		return "a list"
+	}
+	return "an object"
+}
+
+// protoParts returns the parts of an object that are protobuf messages and
+// have to be read by protobuf's own strict reader; the ones generated for
+// clients accept unknown fields silently.
+func protoParts(obj metav1.Object) (spec, status proto.Message) {
+	switch o := obj.(type) {
+	case *networkingv1.WorkloadEntry:
+		return &o.Spec, &o.Status
+	case *networkingv1.ServiceEntry:
+		return &o.Spec, &o.Status
+	case *securityv1.AuthorizationPolicy:
+		return &o.Spec, &o.Status
+	case *securityv1.PeerAuthentication:
+		return &o.Spec, &o.Status
+	}
+	return nil, nil
+}
+
+func decodeProto(obj metav1.Object, spec, status proto.Message, data []byte) []decodeError {
+	var top map[string]json.RawMessage
+	if err := json.Unmarshal(data, &top); err != nil {
+		return []decodeError{{offset: -1, msg: err.Error()}}
+	}
+	fields := make([]string, 0, len(top))
+	for f := range top {
+		fields = append(fields, f)
+	}
+	slices.Sort(fields)
+	var errs []decodeError
+	for _, f := range fields {
+		raw := top[f]
+		if string(raw) == "null" {
+			continue
+		}
+		switch f {
+		case "apiVersion", "kind":
+		case "metadata":
+			errs = append(errs, inside(f, decodeJSON(metaOf(obj), raw, 0))...)
+		case "spec":
+			errs = append(errs, inside(f, unmarshalProto(raw, spec, false))...)
+		case "status":
+			// Written by controllers, read leniently: a newer one must not
+			// invalidate the object.
+			errs = append(errs, inside(f, unmarshalProto(raw, status, true))...)
+		default:
+			errs = append(errs, decodeError{offset: -1, field: f, msg: "there is no such field"})
+		}
+	}
+	return errs[:min(len(errs), maxErrors)]
+}
+
+// inside marks errors as relative to a top level field; place resolves them.
+func inside(field string, errs []decodeError) []decodeError {
+	for i := range errs {
+		if errs[i].field != "" {
+			errs[i].field = field + "." + errs[i].field
+		} else {
+			errs[i].field = field + "."
+		}
+	}
+	return errs
+}
+
+func metaOf(obj metav1.Object) *metav1.ObjectMeta {
+	switch o := obj.(type) {
+	case *networkingv1.WorkloadEntry:
+		return &o.ObjectMeta
+	case *networkingv1.ServiceEntry:
+		return &o.ObjectMeta
+	case *securityv1.AuthorizationPolicy:
+		return &o.ObjectMeta
+	case *securityv1.PeerAuthentication:
+		return &o.ObjectMeta
+	}
+	return &metav1.ObjectMeta{}
+}
+
+var protoError = regexp.MustCompile(`\(line \d+:(\d+)\):?\s*(.*)$`)
+
+func unmarshalProto(raw []byte, into proto.Message, lenient bool) []decodeError {
+	err := protojson.UnmarshalOptions{DiscardUnknown: lenient}.Unmarshal(raw, into)
+	if err == nil {
+		return nil
+	}
+	// protobuf separates the words of its errors by either kind of space, by chance.
+	msg := strings.ReplaceAll(err.Error(), "\u00a0", " ")
+	e := decodeError{offset: -1, msg: strings.TrimPrefix(msg, "proto: ")}
+	if m := protoError.FindStringSubmatch(msg); m != nil {
+		column, _ := strconv.Atoi(m[1])
+		e.offset, e.msg = column-1, m[2]
+		if strings.HasPrefix(e.msg, "unknown field ") {
+			e.msg = "there is no such field"
+		}
+	}
+	return []decodeError{e}
+}
+
+// place finds where in the file a decodeError is.
+func place(e decodeError, doc *document) (line int, field string) {
+	enc := encoder{record: true}
+	if doc.node == nil || enc.value(doc.node, "", 0) != nil {
+		return doc.line, strings.TrimSuffix(e.field, ".")
+	}
+	if top, relative := strings.CutSuffix(e.field, "."); relative {
+		e.field = ""
+		if e.offset < 0 {
+			e.field = top
+		} else if base, ok := enc.valueOffset(top); ok {
+			e.offset += base
+		}
+	}
+	if e.field != "" {
+		if m, ok := enc.find(e.field); ok {
+			return m.line, e.field
+		}
+		return doc.line, e.field
+	}
+	if e.offset >= 0 {
+		m := enc.locate(e.offset)
+		return max(m.line, 1), m.field
+	}
+	return doc.line, ""
+}
+
+// valueOffset returns where the value of a top level field begins: its second
+// mark, the first being the key's.
+func (e *encoder) valueOffset(field string) (int, bool) {
+	seen := false
+	for _, m := range e.marks {
+		if m.field != field {
+			continue
+		}
+		if seen {
+			return m.offset, true
+		}
+		seen = true
+	}
+	return 0, false
+}
+
+// setDefaults fills in what the Kubernetes API server would, as far as the
+// mesh reads it, so that every source delivers the same object.
+func setDefaults(obj metav1.Object) {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		if o.Spec.ServiceAccountName == "" {
+			o.Spec.ServiceAccountName = "default"
+		}
+		for i := range o.Spec.Containers {
+			for j := range o.Spec.Containers[i].Ports {
+				setProtocol(&o.Spec.Containers[i].Ports[j].Protocol)
+			}
+		}
+	case *corev1.Service:
+		if o.Spec.Type == "" {
+			o.Spec.Type = corev1.ServiceTypeClusterIP
+		}
+		if o.Spec.ClusterIP != "" && len(o.Spec.ClusterIPs) == 0 {
+			o.Spec.ClusterIPs = []string{o.Spec.ClusterIP}
+		}
+		for i := range o.Spec.Ports {
+			p := &o.Spec.Ports[i]
+			setProtocol(&p.Protocol)
+			if p.TargetPort == (intstr.IntOrString{}) {
+				p.TargetPort = intstr.FromInt32(p.Port)
+			}
+		}
+	case *discoveryv1.EndpointSlice:
+		for i := range o.Ports {
+			if o.Ports[i].Protocol == nil {
+				tcp := corev1.ProtocolTCP
+				o.Ports[i].Protocol = &tcp
+			}
+		}
+	}
+}
+
+func setProtocol(p *corev1.Protocol) {
+	if *p == "" {
+		*p = corev1.ProtocolTCP
+	}
+}

@@ -1,0 +1,196 @@
+package file
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// stamp tells whether a file may have changed since it was read.
+type stamp struct {
+	size    int64
+	changed time.Time
+}
+
+// reader keeps a state equal to the disk.
+type reader struct {
+	opts   Options
+	state  *state
+	stamps map[string]stamp
+}
+
+func newReader(opts Options) *reader {
+	return &reader{opts: opts, state: newState(), stamps: map[string]stamp{}}
+}
+
+// roots lists the directories to read, the status directory last.
+func (r *reader) roots() []string {
+	roots := make([]string, 0, len(r.opts.ConfigDirs)+1)
+	for _, d := range r.opts.ConfigDirs {
+		roots = append(roots, filepath.Clean(d))
+	}
+	if r.opts.StatusDir != "" {
+		roots = append(roots, filepath.Clean(r.opts.StatusDir))
+	}
+	return roots
+}
+
+// isOverlay tells whether a path lies in the status directory.
+func (r *reader) isOverlay(path string) bool {
+	return r.opts.StatusDir != "" && within(filepath.Clean(r.opts.StatusDir), path)
+}
+
+func within(dir, path string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// scan compares everything with the disk, and returns the directories there
+// are. A directory that cannot be listed keeps the files it had.
+func (r *reader) scan() (dirs []string) {
+	found := map[string]struct{}{}
+	var kept []string
+	for _, root := range r.roots() {
+		if r.opts.StatusDir != "" && root != filepath.Clean(r.opts.StatusDir) && r.isOverlay(root) {
+			continue // a configuration directory inside the status directory is a mistake
+		}
+		ds, unlisted := r.walk(root, found)
+		dirs = append(dirs, ds...)
+		kept = append(kept, unlisted...)
+	}
+	for path := range r.stamps {
+		if _, there := found[path]; !there && !underAny(kept, path) {
+			r.forget(path)
+		}
+	}
+	for path := range r.state.unread {
+		if _, there := found[path]; !there && !underAny(kept, path) {
+			delete(r.state.unread, path)
+		}
+	}
+	return dirs
+}
+
+func underAny(dirs []string, path string) bool {
+	for _, d := range dirs {
+		if within(d, path) {
+			return true
+		}
+	}
+	return false
+}
+
+// walk reads the files below a root that changed.
+func (r *reader) walk(root string, found map[string]struct{}) (dirs, unlisted []string) {
+	// WalkDir does not follow a root that is a symbolic link.
+	real, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		r.state.cannotRead(root, "cannot read the directory: "+reasonOf(err))
+		return nil, []string{root}
+	}
+	_ = filepath.WalkDir(real, func(path string, e fs.DirEntry, err error) error {
+		shown := root + strings.TrimPrefix(path, real)
+		if err != nil {
+			r.state.cannotRead(shown, "cannot read the directory: "+reasonOf(err))
+			unlisted = append(unlisted, shown)
+			return fs.SkipDir
+		}
+		if path != real && strings.HasPrefix(e.Name(), ".") {
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if e.IsDir() {
+			if r.nested(root, shown) {
+				return fs.SkipDir
+			}
+			delete(r.state.unread, shown)
+			dirs = append(dirs, shown)
+			return nil
+		}
+		if isManifest(shown) {
+			found[shown] = struct{}{}
+			r.refresh(shown, false)
+		}
+		return nil
+	})
+	return dirs, unlisted
+}
+
+// nested tells whether a directory met below a root is the status directory,
+// which is read by itself.
+func (r *reader) nested(root, dir string) bool {
+	return root != dir && r.opts.StatusDir != "" && dir == filepath.Clean(r.opts.StatusDir)
+}
+
+func isManifest(path string) bool {
+	switch filepath.Ext(path) {
+	case ".yaml", ".yml", ".json":
+		return !strings.HasPrefix(filepath.Base(path), ".")
+	}
+	return false
+}
+
+// refresh reads a file if it may have changed; always when told so.
+func (r *reader) refresh(path string, always bool) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		r.forget(path)
+		return
+	}
+	if err != nil {
+		r.state.cannotRead(path, "cannot read the file: "+reasonOf(err))
+		return
+	}
+	if !info.Mode().IsRegular() {
+		return // a directory's name may end in .yaml; a pipe would block
+	}
+	now := stamp{info.Size(), info.ModTime()}
+	before, known := r.stamps[path]
+	if known && before == now && !always {
+		return
+	}
+	if !known && len(r.stamps) >= r.opts.MaxFiles {
+		r.state.cannotRead(path, fmt.Sprintf("not read: there are more than %d files", r.opts.MaxFiles))
+		return
+	}
+	data, err := readBounded(path, r.opts.MaxFileBytes)
+	if err != nil {
+		r.state.cannotRead(path, "cannot read the file: "+reasonOf(err))
+		return
+	}
+	r.stamps[path] = now
+	r.state.put(path, r.isOverlay(path), data)
+}
+
+func (r *reader) forget(path string) {
+	delete(r.stamps, path)
+	r.state.drop(path, r.isOverlay(path))
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("larger than %d bytes; split it", limit)
+	}
+	return data, err
+}
+
+// reasonOf drops the path from an error that is shown beside the path.
+func reasonOf(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
