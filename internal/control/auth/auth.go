@@ -62,11 +62,11 @@ func (c Chain) Authenticate(ctx context.Context, cr Credentials) (Caller, error)
 			return caller, nil
 		case err == nil:
 			failures = append(failures, fmt.Errorf("%s: caller without a service account", caller.Method))
-		case !errors.Is(err, ErrNotMine):
+		default:
 			failures = append(failures, err)
 		}
 	}
-	if len(failures) == 0 {
+	if cr.Token == "" && (cr.Peer == nil || len(cr.Peer.PeerCertificates) == 0) {
 		return Caller{}, fmt.Errorf("%w: neither a token nor a client certificate", ErrNotMine)
 	}
 	return Caller{}, errors.Join(failures...)
@@ -83,4 +83,35 @@ func NewContext(ctx context.Context, c Caller) context.Context {
 func FromContext(ctx context.Context) (Caller, bool) {
 	c, ok := ctx.Value(contextKey{}).(Caller)
 	return c, ok
+}
+
+// maxName bounds the name of a Kubernetes object (a DNS subdomain).
+const maxName = 253
+
+// validate admits what can be the name of a Kubernetes object. Names end up
+// in identities, logs and comparisons.
+func (c Caller) validate() error {
+	for _, p := range [...]struct {
+		what, value string
+		required    bool
+	}{
+		{"namespace", c.Namespace, true},
+		{"service account", c.ServiceAccount, true},
+		{"pod", c.PodName, false},
+		{"pod UID", c.PodUID, false},
+		{"node", c.Node, false},
+	} {
+		if p.value == "" && p.required {
+			return fmt.Errorf("no %s", p.what)
+		}
+		if len(p.value) > maxName {
+			return fmt.Errorf("the name of the %s is longer than %d bytes", p.what, maxName)
+		}
+		for i := range len(p.value) {
+			if b := p.value[i]; (b < 'a' || b > 'z') && (b < '0' || b > '9') && b != '-' && b != '.' {
+				return fmt.Errorf("the name of the %s has the character %q", p.what, b)
+			}
+		}
+	}
+	return nil
 }

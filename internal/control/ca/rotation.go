@@ -1,0 +1,174 @@
+package ca
+
+import (
+	"slices"
+	"time"
+)
+
+// Stage is where a change of the root stands.
+type Stage string
+
+// The stages, in order; after the last one the authority is steady again and
+// the old root is retired.
+const (
+	Steady Stage = "steady"
+	// NewRootDistributed: the old root signs, both are in the trust bundle,
+	// until every certificate whose owner knows only the old root has expired.
+	NewRootDistributed Stage = "new-root-distributed"
+	// SigningByNew: the new root signs, both are in the trust bundle, until
+	// every certificate that the old root signed has expired.
+	SigningByNew Stage = "signing-by-new"
+)
+
+// generation is one way to sign. Values only: keys that are live objects are
+// the authority's business.
+type generation struct {
+	// SignerID is the fingerprint of the signing certificate.
+	SignerID string `json:"signerID"`
+	// Root is the fingerprint of the root it chains to, Roots of all roots
+	// that this generation wants trusted.
+	Root  string   `json:"root"`
+	Roots []string `json:"roots"`
+	// Cert and Key are PEM, for the self-signed root only. The key of a
+	// plugged-in CA stays where its owner put it.
+	Cert string `json:"cert,omitempty"`
+	Key  string `json:"key,omitempty"`
+}
+
+// trusted is a root of the bundle.
+type trusted struct {
+	ID  string `json:"id"`
+	PEM string `json:"pem"`
+	// KnownFrom is when the last certificate expires that was handed out
+	// without this root.
+	KnownFrom time.Time `json:"knownFrom"`
+	// Until is when a root that is no longer wanted may go; zero while wanted.
+	Until time.Time `json:"until,omitzero"`
+}
+
+// state is all that must survive a restart. It is a value: methods return the
+// successor and leave the receiver as it was.
+type state struct {
+	Version int         `json:"version"`
+	Current *generation `json:"current"`
+	Next    *generation `json:"next,omitempty"`
+	// NextAt is when Next may begin to sign.
+	NextAt time.Time `json:"nextAt,omitzero"`
+	Roots  []trusted `json:"roots"`
+	// IssuedUntil is at or after the expiry of every certificate ever handed
+	// out.
+	IssuedUntil time.Time `json:"issuedUntil,omitzero"`
+}
+
+func (s state) stage() Stage {
+	if s.Next != nil {
+		return NewRootDistributed
+	}
+	for _, r := range s.Roots {
+		if !r.Until.IsZero() {
+			return SigningByNew
+		}
+	}
+	return Steady
+}
+
+// propose makes g the next generation, with roots (PEM by fingerprint) in the
+// bundle from now on. margin covers the clocks of the mesh and the time a
+// bundle takes to its readers. The very first generation signs at once.
+func (s state) propose(g generation, roots map[string]string, now time.Time, margin time.Duration) state {
+	s.Roots = slices.Clone(s.Roots)
+	known := now
+	if s.Current != nil {
+		known = later(s.IssuedUntil, now).Add(margin)
+	}
+	for _, id := range g.Roots {
+		i := slices.IndexFunc(s.Roots, func(r trusted) bool { return r.ID == id })
+		if i < 0 {
+			s.Roots = append(s.Roots, trusted{ID: id, PEM: roots[id], KnownFrom: known})
+			continue
+		}
+		s.Roots[i].Until = time.Time{}
+	}
+	s.Next, s.NextAt = &g, now
+	if s.Current != nil && s.Current.Root == g.Root {
+		return s // whoever accepts the signer of today accepts this one
+	}
+	for _, r := range s.Roots {
+		if r.ID == g.Root {
+			s.NextAt = r.KnownFrom
+		}
+	}
+	return s
+}
+
+// advance does what is due at now: the next generation begins to sign, when
+// its signer is available; roots that nobody needs any more go.
+func (s state) advance(now time.Time, margin time.Duration, available func(signerID string) bool) (next state, changed bool) {
+	s.Roots = slices.Clone(s.Roots)
+	if s.Next != nil && !now.Before(s.NextAt) && available(s.Next.SignerID) {
+		s.Current, s.Next, s.NextAt = s.Next, nil, time.Time{}
+		changed = true
+	}
+	keep := s.Roots[:0]
+	for _, r := range s.Roots {
+		if !s.wants(r.ID) && r.Until.IsZero() {
+			r.Until = later(s.IssuedUntil, now).Add(margin)
+			changed = true
+		}
+		if !r.Until.IsZero() && !now.Before(r.Until) {
+			changed = true
+			continue
+		}
+		keep = append(keep, r)
+	}
+	s.Roots = keep
+	return s, changed
+}
+
+func (s state) wants(root string) bool {
+	return s.Current != nil && slices.Contains(s.Current.Roots, root) ||
+		s.Next != nil && slices.Contains(s.Next.Roots, root)
+}
+
+// hurry ends every wait: the next generation may sign, unwanted roots may go.
+func (s state) hurry(now time.Time) state {
+	s.Roots = slices.Clone(s.Roots)
+	if s.Next != nil {
+		s.NextAt = now
+		return s
+	}
+	for i := range s.Roots {
+		if !s.Roots[i].Until.IsZero() {
+			s.Roots[i].Until = now
+		}
+	}
+	return s
+}
+
+// bundle is the PEM of all roots that are to be trusted.
+func (s state) bundle() []byte {
+	var b []byte
+	for _, r := range s.Roots {
+		b = append(b, r.PEM...)
+	}
+	return b
+}
+
+// until is when the stage ends by itself; zero when steady.
+func (s state) until() time.Time {
+	if s.Next != nil {
+		return s.NextAt
+	}
+	var last time.Time
+	for _, r := range s.Roots {
+		last = later(last, r.Until)
+	}
+	return last
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
