@@ -191,7 +191,8 @@ func unmarshalProto(raw []byte, into proto.Message, lenient bool) []decodeError 
 
 // place finds where in the file a decodeError is.
 func place(e decodeError, doc *document) (line int, field string) {
-	enc := encoder{record: true}
+	steps := maxJSON // the document was within its bounds before
+	enc := encoder{record: true, steps: &steps}
 	if doc.node == nil || enc.value(doc.node, "", 0) != nil {
 		return doc.line, strings.TrimSuffix(e.field, ".")
 	}

@@ -38,6 +38,7 @@ type parsed struct {
 	docs     []document
 	failures []failure
 	ignored  []Problem
+	steps    int // see encoder
 }
 
 func (p *parsed) fail(file string, line int, field, format string, args ...any) {
@@ -47,7 +48,7 @@ func (p *parsed) fail(file string, line int, field, format string, args ...any) 
 // parse splits a file into documents and reads each on its own, so that a bad
 // one does not take its neighbours along.
 func parse(file string, data []byte) *parsed {
-	p := &parsed{}
+	p := &parsed{steps: len(data) + maxExpanded}
 	for _, part := range split(data) {
 		p.part(file, part)
 	}
@@ -224,7 +225,7 @@ func (p *parsed) known(file string, n *yaml.Node, kind source.Kind, h header) {
 		fail(n.Line, field, "%s", msg)
 		return
 	}
-	e := encoder{}
+	e := encoder{steps: &p.steps}
 	if err := e.value(n, "", 0); err != nil {
 		fail(err.line, err.field, "%s", err.msg)
 		return

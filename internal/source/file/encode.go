@@ -17,6 +17,9 @@ const (
 	// lines of nested aliases cannot fill the memory. etcd refuses objects
 	// above 1.5 MiB.
 	maxJSON = 2 << 20
+	// maxExpanded bounds the values that aliases repeat in one file. Merge keys
+	// can repeat a mapping without writing a byte, so maxJSON does not bound them.
+	maxExpanded = 200_000
 )
 
 // encodeError is a place where YAML has no counterpart in JSON.
@@ -39,6 +42,21 @@ type encoder struct {
 	out    []byte
 	marks  []mark
 	record bool
+	// steps is how many values may still be visited; shared by a file's objects.
+	steps *int
+}
+
+func (e *encoder) step(n *yaml.Node, field string, depth int) *encodeError {
+	*e.steps--
+	switch {
+	case *e.steps < 0:
+		return &encodeError{n.Line, field, "the file's aliases repeat too much"}
+	case depth > maxDepth:
+		return &encodeError{n.Line, field, fmt.Sprintf("nested deeper than %d", maxDepth)}
+	case len(e.out) > maxJSON:
+		return &encodeError{n.Line, field, fmt.Sprintf("the object is larger than %d bytes with its aliases expanded", maxJSON)}
+	}
+	return nil
 }
 
 func (e *encoder) at(n *yaml.Node, field string) {
@@ -67,11 +85,8 @@ func (e *encoder) find(field string) (mark, bool) {
 }
 
 func (e *encoder) value(n *yaml.Node, field string, depth int) *encodeError {
-	if depth > maxDepth {
-		return &encodeError{n.Line, field, fmt.Sprintf("nested deeper than %d", maxDepth)}
-	}
-	if len(e.out) > maxJSON {
-		return &encodeError{n.Line, field, fmt.Sprintf("the object is larger than %d bytes with its aliases expanded", maxJSON)}
+	if err := e.step(n, field, depth); err != nil {
+		return err
 	}
 	switch n.Kind {
 	case yaml.AliasNode:
@@ -132,6 +147,9 @@ func (e *encoder) pairs(n *yaml.Node, field string, depth int, seen map[string]s
 		}
 		if _, dup := seen[k.Value]; dup {
 			if merged {
+				if err := e.step(k, f, depth); err != nil {
+					return err
+				}
 				continue
 			}
 			return &encodeError{k.Line, f, "the key is there twice"}
@@ -156,8 +174,8 @@ func (e *encoder) pairs(n *yaml.Node, field string, depth int, seen map[string]s
 }
 
 func (e *encoder) merge(m *yaml.Node, field string, depth int, seen map[string]struct{}) *encodeError {
-	if depth > maxDepth {
-		return &encodeError{m.Line, field, fmt.Sprintf("nested deeper than %d", maxDepth)}
+	if err := e.step(m, field, depth); err != nil {
+		return err
 	}
 	m = target(m)
 	switch {

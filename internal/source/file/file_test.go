@@ -342,9 +342,12 @@ func TestBounds(t *testing.T) {
 		prev := string(c - 1)
 		bomb += "    " + string(c) + ": &" + string(c) + " [" + strings.Repeat("*"+prev+",", 9) + "*" + prev + "]\n"
 	}
-	p := parse("f", []byte(bomb))
-	if len(p.failures) != 1 || !strings.Contains(p.failures[0].problem.Message, "larger than") {
-		t.Errorf("failures %v", p.failures)
+	merges := "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  annotations: &a\n    <<: [*a, *a, *a, *a]\n"
+	for _, text := range []string{bomb, merges} {
+		p := parse("f", []byte(text))
+		if len(p.failures) != 1 || !strings.Contains(p.failures[0].problem.Message, "repeat too much") {
+			t.Errorf("failures %v", p.failures)
+		}
 	}
 }
 
