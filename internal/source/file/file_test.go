@@ -343,9 +343,9 @@ func TestBounds(t *testing.T) {
 		bomb += "    " + string(c) + ": &" + string(c) + " [" + strings.Repeat("*"+prev+",", 9) + "*" + prev + "]\n"
 	}
 	merges := "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  annotations: &a\n    <<: [*a, *a, *a, *a]\n"
-	for _, text := range []string{bomb, merges} {
+	for text, want := range map[string]string{bomb: "repeat too much", merges: "nested deeper"} {
 		p := parse("f", []byte(text))
-		if len(p.failures) != 1 || !strings.Contains(p.failures[0].problem.Message, "repeat too much") {
+		if len(p.failures) != 1 || !strings.Contains(p.failures[0].problem.Message, want) {
 			t.Errorf("failures %v", p.failures)
 		}
 	}
