@@ -1,0 +1,366 @@
+// Command load makes and measures TCP traffic for the benchmarks: a server
+// that does what the first byte of a connection asks for, and a client for
+// each question a benchmark has. The client prints one JSON object.
+//
+//	load server -listen ADDR
+//	load throughput|echo|rate|connect|hold [flags] ADDR
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What the first byte of a connection asks of the server.
+const (
+	askSink = 'S' // read and discard
+	askEcho = 'E' // send back what comes
+)
+
+// bulk is the size of reads and writes of a throughput run, in bytes.
+const bulk = 256 << 10
+
+// Result is what a client measured. Fields that its mode does not measure are
+// left out.
+type Result struct {
+	Mode      string  `json:"mode"`
+	Seconds   float64 `json:"seconds"`
+	Bytes     uint64  `json:"bytes,omitempty"`
+	Gbits     float64 `json:"gbits,omitempty"`
+	Requests  uint64  `json:"requests,omitempty"`
+	PerSecond float64 `json:"per_second,omitempty"`
+	P50Micros float64 `json:"p50_us,omitempty"`
+	P99Micros float64 `json:"p99_us,omitempty"`
+	Errors    uint64  `json:"errors"`
+	LastError string  `json:"last_error,omitempty"`
+	Held      int     `json:"held,omitempty"`
+}
+
+type options struct {
+	addr     string
+	conns    int
+	size     int
+	rate     int
+	duration time.Duration
+}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return errors.New("usage: load server|throughput|echo|rate|connect|hold [flags] [ADDR]")
+	}
+	mode := args[0]
+	fs := flag.NewFlagSet(mode, flag.ContinueOnError)
+	listen := fs.String("listen", ":9000", "server: address")
+	var o options
+	fs.IntVar(&o.conns, "conns", 1, "connections at once")
+	fs.IntVar(&o.size, "size", 1024, "bytes of a request")
+	fs.IntVar(&o.rate, "rate", 1000, "rate: requests per second, over all connections")
+	fs.DurationVar(&o.duration, "duration", 2*time.Second, "how long")
+	if err := fs.Parse(args[1:]); err != nil {
+		return err
+	}
+	if mode == "server" {
+		return serve(*listen)
+	}
+	clients := map[string]func(options) (Result, error){
+		"throughput": throughput, "echo": echo, "rate": rate, "connect": connect, "hold": hold,
+	}
+	client, ok := clients[mode]
+	if !ok || fs.NArg() != 1 {
+		return fmt.Errorf("mode %q with %d addresses: want a mode of the usage and one address", mode, fs.NArg())
+	}
+	o.addr = fs.Arg(0)
+	r, err := client(o)
+	if err != nil {
+		return err
+	}
+	r.Mode = mode
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+func serve(addr string) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go answer(c)
+	}
+}
+
+func answer(c net.Conn) {
+	defer c.Close() //nolint:errcheck // the client has what it wants
+	var ask [1]byte
+	if _, err := io.ReadFull(c, ask[:]); err != nil {
+		return
+	}
+	buf := make([]byte, 64<<10)
+	if ask[0] == askSink {
+		buf = make([]byte, bulk)
+	}
+	var total uint64
+	for {
+		n, err := c.Read(buf)
+		total += uint64(n)
+		if err != nil {
+			break
+		}
+		if ask[0] == askEcho {
+			if _, err := c.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	if ask[0] == askSink {
+		// The count tells the client that everything arrived.
+		_, _ = fmt.Fprintf(c, "%020d", total)
+	}
+}
+
+func dial(addr string, ask byte) (net.Conn, error) {
+	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Write([]byte{ask}); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// throughput sends on every connection for the duration, and counts what the
+// server says it has read.
+func throughput(o options) (Result, error) {
+	conns, err := dialAll(o, askSink)
+	if err != nil {
+		return Result{}, err
+	}
+	var total atomic.Uint64
+	var failed failures
+	start := time.Now()
+	stop := start.Add(o.duration)
+	each(conns, func(c net.Conn) {
+		defer c.Close() //nolint:errcheck // the count was read
+		buf := make([]byte, bulk)
+		for time.Now().Before(stop) {
+			if _, err := c.Write(buf); err != nil {
+				failed.add(err)
+				return
+			}
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+		answer, err := io.ReadAll(c)
+		var n uint64
+		if err == nil {
+			_, err = fmt.Sscanf(string(answer), "%d", &n)
+		}
+		if err != nil {
+			failed.add(fmt.Errorf("the server's count: %w", err))
+		}
+		total.Add(n)
+	})
+	s := time.Since(start).Seconds()
+	r := Result{Seconds: s, Bytes: total.Load(), Gbits: float64(total.Load()) * 8 / 1e9 / s}
+	failed.into(&r)
+	return r, nil
+}
+
+// echo has every connection send and await one request after the other.
+func echo(o options) (Result, error) {
+	return pingPong(o, false)
+}
+
+// rate is echo at a fixed rate. A request that could not start in time is
+// measured from when it should have started.
+func rate(o options) (Result, error) {
+	return pingPong(o, true)
+}
+
+func pingPong(o options, paced bool) (Result, error) {
+	conns, err := dialAll(o, askEcho)
+	if err != nil {
+		return Result{}, err
+	}
+	var mu sync.Mutex
+	var all []time.Duration
+	var failed failures
+	start := time.Now()
+	stop := start.Add(o.duration)
+	var next atomic.Int64
+	each(conns, func(c net.Conn) {
+		defer c.Close() //nolint:errcheck // all answers were read
+		out, in := make([]byte, o.size), make([]byte, o.size)
+		var times []time.Duration
+		for {
+			began := time.Now()
+			if paced {
+				began = start.Add(time.Duration(next.Add(1)-1) * time.Second / time.Duration(o.rate))
+				time.Sleep(time.Until(began))
+			}
+			if !began.Before(stop) {
+				break
+			}
+			if _, err := c.Write(out); err != nil {
+				failed.add(err)
+				break
+			}
+			if _, err := io.ReadFull(c, in); err != nil {
+				failed.add(err)
+				break
+			}
+			times = append(times, time.Since(began))
+		}
+		mu.Lock()
+		all = append(all, times...)
+		mu.Unlock()
+	})
+	s := time.Since(start).Seconds()
+	r := Result{Seconds: s, Requests: uint64(len(all)), PerSecond: float64(len(all)) / s}
+	r.P50Micros, r.P99Micros = percentile(all, 50), percentile(all, 99)
+	failed.into(&r)
+	return r, nil
+}
+
+// connect opens a connection, does one echo on it and closes it, over and
+// over, on as many lines as conns says.
+func connect(o options) (Result, error) {
+	var mu sync.Mutex
+	var all []time.Duration
+	var failed failures
+	start := time.Now()
+	stop := start.Add(o.duration)
+	each(make([]struct{}, o.conns), func(struct{}) {
+		out, in := make([]byte, o.size), make([]byte, o.size)
+		var times []time.Duration
+		for began := time.Now(); began.Before(stop); began = time.Now() {
+			c, err := dial(o.addr, askEcho)
+			if err == nil {
+				if _, err = c.Write(out); err == nil {
+					_, err = io.ReadFull(c, in)
+				}
+				// A reset instead of a FIN keeps the port from TIME_WAIT, or a
+				// fast contender would run out of ports.
+				_ = c.(*net.TCPConn).SetLinger(0)
+				_ = c.Close()
+			}
+			if err != nil {
+				failed.add(err)
+				continue
+			}
+			times = append(times, time.Since(began))
+		}
+		mu.Lock()
+		all = append(all, times...)
+		mu.Unlock()
+	})
+	s := time.Since(start).Seconds()
+	r := Result{Seconds: s, Requests: uint64(len(all)), PerSecond: float64(len(all)) / s}
+	r.P50Micros, r.P99Micros = percentile(all, 50), percentile(all, 99)
+	failed.into(&r)
+	return r, nil
+}
+
+// hold opens connections, does one echo on each, says so, and keeps them until
+// its input ends.
+func hold(o options) (Result, error) {
+	var failed failures
+	var conns []net.Conn
+	start := time.Now()
+	for range o.conns {
+		c, err := dial(o.addr, askEcho)
+		if err != nil {
+			failed.add(err)
+			continue
+		}
+		buf := make([]byte, o.size)
+		if _, err = c.Write(buf); err == nil {
+			_, err = io.ReadFull(c, buf)
+		}
+		if err != nil {
+			failed.add(err)
+			_ = c.Close()
+			continue
+		}
+		conns = append(conns, c)
+	}
+	r := Result{Mode: "hold", Seconds: time.Since(start).Seconds(), Held: len(conns)}
+	failed.into(&r)
+	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+		return r, err
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	return r, nil
+}
+
+func dialAll(o options, ask byte) ([]net.Conn, error) {
+	conns := make([]net.Conn, 0, o.conns)
+	for range o.conns {
+		c, err := dial(o.addr, ask)
+		if err != nil {
+			return nil, err
+		}
+		conns = append(conns, c)
+	}
+	return conns, nil
+}
+
+func each[T any](all []T, f func(T)) {
+	var wg sync.WaitGroup
+	for _, x := range all {
+		wg.Go(func() { f(x) })
+	}
+	wg.Wait()
+}
+
+type failures struct {
+	mu   sync.Mutex
+	n    uint64
+	last error
+}
+
+func (f *failures) add(err error) {
+	f.mu.Lock()
+	f.n, f.last = f.n+1, err
+	f.mu.Unlock()
+}
+
+func (f *failures) into(r *Result) {
+	r.Errors = f.n
+	if f.last != nil {
+		r.LastError = f.last.Error()
+	}
+}
+
+// percentile sorts d and returns its p-th percentile in microseconds.
+func percentile(d []time.Duration, p int) float64 {
+	if len(d) == 0 {
+		return 0
+	}
+	slices.Sort(d)
+	return float64(d[min(len(d)-1, len(d)*p/100)].Nanoseconds()) / 1e3
+}
