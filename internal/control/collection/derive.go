@@ -1,0 +1,210 @@
+package collection
+
+import "slices"
+
+// Reader remembers what a derivation reads for one row. It is valid during the
+// call.
+type Reader struct {
+	self ref
+	deps []dependency
+}
+
+// ref is a row of a derivation: what has to run again.
+type ref struct{ node, row int32 }
+
+// Map derives one row, or none, from each row of in, under the same key. f
+// must be a pure function of its arguments and of what it reads through r.
+func Map[K comparable, V, O any](in *Collection[K, V], name string, equal func(a, b O) bool, f func(r *Reader, k K, v V) (O, bool)) *Collection[K, O] {
+	d := newDerived(in, name, equal, func(r *Reader, k K, v V, emit func(K, O)) {
+		if o, ok := f(r, k, v); ok {
+			emit(k, o)
+		}
+	})
+	return d.out
+}
+
+// FlatMap derives any number of rows from each row of in. Where two rows of in
+// emit one key, the row that is first by compare counts.
+func FlatMap[K comparable, V any, OK comparable, O any](in *Collection[K, V], name string, equal func(a, b O) bool, compare func(a, b K) int, f func(r *Reader, k K, v V, emit func(OK, O))) *Collection[OK, O] {
+	d := newDerived(in, name, equal, f)
+	d.compare = compare
+	d.claims = map[OK][]int32{}
+	return d.out
+}
+
+// Fetch reads a row of another collection.
+func Fetch[K comparable, V any](r *Reader, c *Collection[K, V], k K) (V, bool) {
+	r.mustPrecede(c.id, c.name)
+	r.depend(c.readers.slot(k))
+	v, ok := c.rows[k]
+	return v, ok
+}
+
+func (r *Reader) mustPrecede(id int32, name string) {
+	if id >= r.self.node {
+		panic("collection: " + name + " is read by a collection made before it")
+	}
+}
+
+func (r *Reader) depend(d dependency) {
+	if d.add(r.self) {
+		r.deps = append(r.deps, d)
+	}
+}
+
+// emitted is a row a derivation wants to exist.
+type emitted[K comparable, V any] struct {
+	key   K
+	value V
+}
+
+// entry is what was derived from one row of the input.
+type entry[IK, OK comparable, O any] struct {
+	key   IK
+	outs  []emitted[OK, O]
+	deps  []dependency
+	dirty bool
+	used  bool
+}
+
+type derived[IK comparable, IV any, OK comparable, O any] struct {
+	in      *Collection[IK, IV]
+	out     *Collection[OK, O]
+	f       func(*Reader, IK, IV, func(OK, O))
+	compare func(a, b IK) int
+	claims  map[OK][]int32 // rows that emit a key; nil when keys cannot meet
+	rows    map[IK]int32
+	entries []entry[IK, OK, O]
+	free    []int32
+	marked  []int32
+}
+
+func newDerived[IK comparable, IV any, OK comparable, O any](in *Collection[IK, IV], name string, equal func(a, b O) bool, f func(*Reader, IK, IV, func(OK, O))) *derived[IK, IV, OK, O] {
+	d := &derived[IK, IV, OK, O]{in: in, out: newCollection[OK](in.g, name, equal), f: f, rows: map[IK]int32{}}
+	d.out.id = in.g.add(d)
+	in.children = append(in.children, d.inputChanged)
+	for k := range in.rows {
+		d.inputChanged(k)
+	}
+	return d
+}
+
+func (d *derived[IK, IV, OK, O]) inputChanged(k IK) {
+	row, ok := d.rows[k]
+	if !ok {
+		if n := len(d.free); n > 0 {
+			row, d.free = d.free[n-1], d.free[:n-1]
+		} else {
+			row = int32(len(d.entries))
+			d.entries = append(d.entries, entry[IK, OK, O]{})
+		}
+		d.entries[row] = entry[IK, OK, O]{key: k, used: true}
+		d.rows[k] = row
+	}
+	d.touch(row)
+}
+
+func (d *derived[IK, IV, OK, O]) touch(row int32) {
+	e := &d.entries[row]
+	if e.used && !e.dirty {
+		e.dirty = true
+		d.marked = append(d.marked, row)
+	}
+}
+
+func (d *derived[IK, IV, OK, O]) run() {
+	for _, row := range d.marked {
+		d.compute(row)
+	}
+	d.marked = d.marked[:0]
+}
+
+func (d *derived[IK, IV, OK, O]) report() { d.out.report() }
+
+func (d *derived[IK, IV, OK, O]) compute(row int32) {
+	e := &d.entries[row]
+	e.dirty = false
+	self := ref{d.out.id, row}
+	for _, dep := range e.deps {
+		dep.remove(self)
+	}
+	before := e.outs
+	v, ok := d.in.rows[e.key]
+	if !ok {
+		key := e.key
+		*e = entry[IK, OK, O]{}
+		delete(d.rows, key)
+		d.free = append(d.free, row)
+		d.publish(row, before, nil)
+		return
+	}
+	r := Reader{self: self, deps: e.deps[:0]}
+	var outs []emitted[OK, O]
+	d.f(&r, e.key, v, func(k OK, o O) {
+		for i := range outs {
+			if outs[i].key == k {
+				return // the first counts
+			}
+		}
+		outs = append(outs, emitted[OK, O]{k, o})
+	})
+	e.deps = slices.Clip(r.deps)
+	e.outs = outs
+	d.publish(row, before, outs)
+}
+
+// publish makes the output follow one entry.
+func (d *derived[IK, IV, OK, O]) publish(row int32, before, now []emitted[OK, O]) {
+	for _, b := range before {
+		if !emits(now, b.key) {
+			d.withdraw(row, b.key)
+		}
+	}
+	for _, n := range now {
+		d.claim(row, n.key, n.value, emits(before, n.key))
+	}
+}
+
+func emits[K comparable, V any](list []emitted[K, V], k K) bool {
+	return slices.ContainsFunc(list, func(e emitted[K, V]) bool { return e.key == k })
+}
+
+func (d *derived[IK, IV, OK, O]) claim(row int32, k OK, v O, held bool) {
+	if d.claims == nil {
+		d.out.put(k, v, true)
+		return
+	}
+	c := d.claims[k]
+	if !held {
+		at, _ := slices.BinarySearchFunc(c, row, d.order)
+		c = slices.Insert(c, at, row)
+		d.claims[k] = c
+	}
+	if c[0] == row {
+		d.out.put(k, v, true)
+	}
+}
+
+func (d *derived[IK, IV, OK, O]) order(a, b int32) int {
+	return d.compare(d.entries[a].key, d.entries[b].key)
+}
+
+func (d *derived[IK, IV, OK, O]) withdraw(row int32, k OK) {
+	var none O
+	if d.claims == nil {
+		d.out.put(k, none, false)
+		return
+	}
+	c := slices.DeleteFunc(d.claims[k], func(r int32) bool { return r == row })
+	if len(c) == 0 {
+		delete(d.claims, k)
+		d.out.put(k, none, false)
+		return
+	}
+	d.claims[k] = c
+	for _, o := range d.entries[c[0]].outs {
+		if o.key == k {
+			d.out.put(k, o.value, true)
+		}
+	}
+}
