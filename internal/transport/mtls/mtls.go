@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -187,8 +188,10 @@ func Error(err error) *reason.Error {
 	if err == nil {
 		return nil
 	}
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
+	// The library's type of a received alert is not exported; this is how it
+	// wraps one.
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "remote error" {
 		return &reason.Error{Reason: reason.TLSFailure, Detail: "the peer ended the handshake, see its log for the reason", Err: err}
 	}
 	return asReason(reason.TLSFailure, err)
