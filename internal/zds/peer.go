@@ -30,6 +30,9 @@ type peer struct {
 	// served is what the proxy acknowledged, and in which namespace; guarded by
 	// the server's lock.
 	served map[string]netns.ID
+	// told is what was named to the proxy, whatever it answered; guarded by the
+	// server's lock.
+	told map[string]bool
 }
 
 type packet struct {
@@ -47,7 +50,7 @@ type job struct {
 func newPeer(conn *seqpacket.Conn) *peer {
 	return &peer{
 		conn: conn, in: make(chan packet), jobs: make(chan job), catchUp: make(chan struct{}, 1),
-		gone: make(chan struct{}), served: map[string]netns.ID{},
+		gone: make(chan struct{}), served: map[string]netns.ID{}, told: map[string]bool{},
 	}
 }
 

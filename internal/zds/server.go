@@ -170,15 +170,20 @@ func (s *Server) Keep(uid string) {
 	}
 }
 
-// Del tells all proxies to stop serving a workload, and waits for their
-// answers. A proxy that is gone has stopped.
+// Del tells all proxies that have heard of a workload to stop serving it, and
+// waits for their answers. A proxy that is gone has stopped.
 func (s *Server) Del(ctx context.Context, uid string) error {
 	s.mu.Lock()
 	if e := s.entries[uid]; e != nil {
 		e.close()
 		delete(s.entries, uid)
 	}
-	peers := slices.Clone(s.peers)
+	var peers []*peer
+	for _, p := range s.peers {
+		if p.told[uid] {
+			peers = append(peers, p)
+		}
+	}
 	s.mu.Unlock()
 	results := make(chan error, len(peers))
 	for _, p := range peers {
@@ -335,6 +340,7 @@ func (s *Server) carryOut(p *peer, j job) (refusal string, err error) {
 	}
 	s.mu.Lock()
 	delete(p.served, j.uid)
+	delete(p.told, j.uid)
 	s.mu.Unlock()
 	return p.ask(encodeDel(j.uid), nil)
 }
@@ -359,6 +365,7 @@ func (s *Server) add(p *peer, uid string, first bool) (refusal string, err error
 		s.mu.Unlock()
 		return "", nil
 	}
+	p.told[uid] = true
 	if e.ns == nil {
 		s.mu.Unlock()
 		return p.ask(encodeKeep(uid), nil)

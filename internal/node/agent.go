@@ -1,0 +1,378 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/nft"
+	"github.com/ambit-mesh/ambit/internal/zds"
+)
+
+// ErrNoNamespace tells that a pod's network namespace was not found (yet).
+var ErrNoNamespace = errors.New("no network namespace found")
+
+// Resolver finds the network namespace of a pod. The namespace is the caller's.
+type Resolver interface {
+	Find(uid string) (*netns.NS, error)
+}
+
+// Proxies are the generations of the node proxy that are connected.
+type Proxies interface {
+	Register(w zds.Workload) error
+	Keep(uid string)
+	Add(ctx context.Context, w zds.Workload) error
+	Del(ctx context.Context, uid string) error
+	Served(uid string) bool
+	Serve(ctx context.Context) error
+}
+
+// Annotator announces the state of a pod's redirection to the mesh.
+type Annotator interface {
+	// Annotate sets the redirection annotation of a pod, or removes it when the
+	// value is empty.
+	Annotate(pod Pod, value string) error
+}
+
+// Kernel is what the agent does inside a pod's namespace.
+type Kernel interface {
+	Apply(ns *netns.NS, cfg nft.Config) error
+	Check(ns *netns.NS, cfg nft.Config) (differs []string, err error)
+	Remove(ns *netns.NS) error
+	Present(ns *netns.NS) (bool, error)
+	Connections(ns *netns.NS) (int, error)
+}
+
+// Config is an agent's.
+type Config struct {
+	Policy      Policy
+	Redirection nft.Config // for every pod, before its own wishes
+	Proxies     Proxies
+	Resolver    Resolver
+	Annotator   Annotator
+	Kernel      Kernel // nil: the real one
+	Logger      *slog.Logger
+
+	// Resync is how often every pod is compared with the kernel.
+	Resync time.Duration
+	// Settle is how long a pod that leaves stays captured after it is no longer
+	// announced: until every peer has heard of it.
+	Settle time.Duration
+	// Drain is how long captured connections of a pod that leaves may last.
+	Drain time.Duration
+	// Workers is how many pods are worked on at once.
+	Workers int
+
+	// Observe is told the result of every piece of work, for metrics. It may
+	// be nil.
+	Observe func(event string, err error)
+}
+
+// Defaults of Config. Settle is several times what a change takes to reach
+// every node of a large mesh; Drain leaves an interactive session time to end,
+// and does not keep a pod half enrolled for long.
+const (
+	DefaultResync  = 30 * time.Second
+	DefaultSettle  = time.Second
+	DefaultDrain   = 5 * time.Second
+	DefaultWorkers = 8
+)
+
+// drainPoll is how often the connections of a leaving pod are counted.
+const drainPoll = 100 * time.Millisecond
+
+// Agent keeps the pods of a node as the policy wants them. Its inputs are Set,
+// Delete and SetNamespace; it works from Run on.
+type Agent struct {
+	cfg   Config
+	host  netns.ID
+	queue *queue
+	// synced is closed when the pods and namespaces that exist are all known.
+	synced     chan struct{}
+	syncedOnce sync.Once
+	// recovered is closed when the proxies may be told what exists.
+	recovered chan struct{}
+
+	mu         sync.Mutex
+	pods       map[string]Pod               // by UID
+	namespaces map[string]map[string]string // labels by name
+	states     map[string]*state            // by UID
+	changed    chan struct{}                // closed and replaced with every change of pods
+}
+
+// state is what the agent did with a pod. Its lock is held while the pod is
+// worked on.
+type state struct {
+	mu        sync.Mutex
+	ns        *netns.NS // proven to be the pod's; nil when not known
+	told      bool      // this process has announced something
+	annotated string    // what it was
+	name      string    // of the pod when it was announced
+	namespace string
+	enrolled  bool      // rules and proxy were in place at the last look
+	clean     bool      // nothing of ours is in the namespace
+	leaving   time.Time // since when the pod is no longer announced
+	quiesced  time.Time // since when nothing new is captured
+	failing   bool      // the last attempt failed, and was logged
+}
+
+// New makes an agent.
+func New(cfg Config) (*Agent, error) {
+	own, err := netns.Current()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = own.Close() }()
+	if cfg.Kernel == nil {
+		cfg.Kernel = kernel{}
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(string, error) {}
+	}
+	if cfg.Resync <= 0 {
+		cfg.Resync = DefaultResync
+	}
+	if cfg.Workers <= 0 {
+		cfg.Workers = DefaultWorkers
+	}
+	return &Agent{
+		cfg: cfg, host: own.ID(), queue: newQueue(),
+		synced: make(chan struct{}), recovered: make(chan struct{}), changed: make(chan struct{}),
+		pods: map[string]Pod{}, namespaces: map[string]map[string]string{}, states: map[string]*state{},
+	}, nil
+}
+
+// Set tells that a pod of this node is there, or has changed.
+func (a *Agent) Set(pod Pod) {
+	a.mu.Lock()
+	a.pods[pod.UID] = pod
+	close(a.changed)
+	a.changed = make(chan struct{})
+	a.mu.Unlock()
+	a.queue.add(pod.UID)
+}
+
+// Delete tells that a pod is gone.
+func (a *Agent) Delete(uid string) {
+	a.mu.Lock()
+	delete(a.pods, uid)
+	a.mu.Unlock()
+	a.queue.add(uid)
+}
+
+// SetNamespace tells the labels of a namespace; nil when it is gone.
+func (a *Agent) SetNamespace(name string, labels map[string]string) {
+	a.mu.Lock()
+	old := a.namespaces[name]
+	if labels == nil {
+		delete(a.namespaces, name)
+	} else {
+		a.namespaces[name] = labels
+	}
+	var flipped []string
+	for uid, pod := range a.pods {
+		if pod.Namespace != name {
+			continue
+		}
+		before, _ := a.cfg.Policy.Enrols(pod, old)
+		if now, _ := a.cfg.Policy.Enrols(pod, labels); now != before {
+			flipped = append(flipped, uid)
+		}
+	}
+	a.mu.Unlock()
+	for _, uid := range flipped {
+		a.queue.add(uid)
+	}
+}
+
+// Synced tells that everything that exists has been told once.
+func (a *Agent) Synced() { a.syncedOnce.Do(func() { close(a.synced) }) }
+
+// Recovered is closed when the agent has found what it did before its start.
+func (a *Agent) Recovered() <-chan struct{} { return a.recovered }
+
+// ProxiesChanged tells that a proxy has come or gone.
+func (a *Agent) ProxiesChanged() { a.all() }
+
+// all makes every pod due.
+func (a *Agent) all() {
+	a.mu.Lock()
+	uids := make([]string, 0, len(a.pods))
+	for uid := range a.pods {
+		uids = append(uids, uid)
+	}
+	a.mu.Unlock()
+	for _, uid := range uids {
+		a.queue.add(uid)
+	}
+}
+
+// Run works until the context ends. It leaves rules and namespaces as they are:
+// pods stay captured, and the proxy goes on serving them, while there is no
+// agent.
+func (a *Agent) Run(ctx context.Context) error {
+	select {
+	case <-a.synced:
+	case <-ctx.Done():
+		return nil
+	}
+	a.recover()
+	close(a.recovered)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 1)
+	wg.Go(func() { failed <- a.cfg.Proxies.Serve(ctx) })
+	wg.Go(func() { a.queue.run(ctx, a.cfg.Workers, a.work) })
+	wg.Go(func() { a.resync(ctx) })
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("serving ztunnel: %w", err)
+	}
+}
+
+func (a *Agent) resync(ctx context.Context) {
+	tick := time.NewTicker(a.cfg.Resync)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			a.forgetClean()
+			a.all()
+		}
+	}
+}
+
+// forgetClean has the namespaces of pods outside the mesh looked at again.
+func (a *Agent) forgetClean() {
+	a.mu.Lock()
+	states := maps.Clone(a.states)
+	a.mu.Unlock()
+	for _, st := range states {
+		if st.mu.TryLock() { // else it is being looked at
+			st.clean = false
+			st.mu.Unlock()
+		}
+	}
+}
+
+// recover finds what a former agent left behind, so that the first list a proxy
+// gets names all that it serves.
+func (a *Agent) recover() {
+	a.mu.Lock()
+	pods := maps.Clone(a.pods)
+	a.mu.Unlock()
+	for uid, pod := range pods {
+		if pod.HostNetwork || pod.Terminal {
+			continue
+		}
+		st := a.state(uid)
+		st.mu.Lock()
+		ns, err := a.namespace(st, pod)
+		present := false
+		if err == nil {
+			present, err = a.cfg.Kernel.Present(ns)
+		}
+		wanted, _ := a.wants(pod)
+		switch {
+		case err == nil && (present || wanted):
+			err = a.cfg.Proxies.Register(workload(pod, ns))
+		case pod.announced():
+			a.cfg.Proxies.Keep(uid)
+		}
+		st.mu.Unlock()
+		if err != nil && !errors.Is(err, ErrNoNamespace) {
+			a.cfg.Logger.Error("cannot look at what was done to a pod before", "pod", pod.String(), "error", err)
+		}
+	}
+}
+
+func (a *Agent) state(uid string) *state {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	st := a.states[uid]
+	if st == nil {
+		st = &state{}
+		a.states[uid] = st
+	}
+	return st
+}
+
+func (a *Agent) pod(uid string) (Pod, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p, ok := a.pods[uid]
+	return p, ok
+}
+
+func (a *Agent) wants(pod Pod) (yes bool, why string) {
+	a.mu.Lock()
+	labels := a.namespaces[pod.Namespace]
+	a.mu.Unlock()
+	return a.cfg.Policy.Enrols(pod, labels)
+}
+
+func workload(pod Pod, ns *netns.NS) zds.Workload {
+	return zds.Workload{UID: pod.UID, Info: zds.Info{Name: pod.Name, Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount}, NS: ns}
+}
+
+// Status is what the agent says of one pod.
+type Status struct {
+	Pod      string `json:"pod"`
+	UID      string `json:"uid"`
+	Enrolled bool   `json:"enrolled"`
+	Served   bool   `json:"served"` // by the newest proxy
+	State    string `json:"state"`
+}
+
+// Statuses lists all pods, in no particular order.
+func (a *Agent) Statuses() []Status {
+	a.mu.Lock()
+	pods := maps.Clone(a.pods)
+	a.mu.Unlock()
+	list := make([]Status, 0, len(pods))
+	for uid, pod := range pods {
+		st := a.state(uid)
+		st.mu.Lock()
+		s := Status{Pod: pod.String(), UID: uid, Enrolled: st.enrolled, Served: a.cfg.Proxies.Served(uid)}
+		wanted, why := a.wants(pod)
+		switch {
+		case wanted && st.enrolled:
+			s.State = wellknown.RedirectionEnabled
+		case wanted:
+			s.State = wellknown.RedirectionPending
+		case !st.leaving.IsZero():
+			s.State = "leaving: " + why
+		default:
+			s.State = "not in the mesh: " + why
+		}
+		st.mu.Unlock()
+		list = append(list, s)
+	}
+	return list
+}
+
+// kernel is the real one.
+type kernel struct{}
+
+func (kernel) Apply(ns *netns.NS, cfg nft.Config) error { return nft.Apply(ns, cfg) }
+func (kernel) Check(ns *netns.NS, cfg nft.Config) ([]string, error) {
+	return nft.Check(ns, cfg)
+}
+func (kernel) Remove(ns *netns.NS) error             { return nft.Remove(ns) }
+func (kernel) Present(ns *netns.NS) (bool, error)    { return nft.Present(ns) }
+func (kernel) Connections(ns *netns.NS) (int, error) { return nft.Connections(ns) }
