@@ -87,7 +87,7 @@ func run(args []string) error {
 	}
 	o.addr = fs.Arg(0)
 	r, err := client(o)
-	if err != nil {
+	if err != nil || mode == "hold" { // hold has said its own
 		return err
 	}
 	r.Mode = mode
