@@ -28,7 +28,9 @@ type recorder struct {
 	onReset    func(s *Stream, code ErrCode)
 }
 
-func (r *recorder) note(format string, a ...any) { r.events = append(r.events, fmt.Sprintf(format, a...)) }
+func (r *recorder) note(format string, a ...any) {
+	r.events = append(r.events, fmt.Sprintf(format, a...))
+}
 
 func (r *recorder) OnHeaders(s *Stream, h *Header, end bool) {
 	r.streams[s.ID] = s
