@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -185,7 +186,9 @@ func (r *Recorder) Begin(c *Conn, k Key, start time.Time) {
 	}
 	s.live = c
 	s.mu.Unlock()
-	accesslog.Opened(r.log, c.entry())
+	if r.log.Enabled(context.Background(), slog.LevelDebug) {
+		accesslog.Opened(r.log, c.entry())
+	}
 }
 
 // Carry gives the flow whose bytes are the connection's.
@@ -265,9 +268,13 @@ func (c *Conn) entry() *accesslog.Entry {
 		e.Dst.Workload, e.Dst.Namespace, e.Dst.Cluster = k.Dst.Name, k.Dst.Namespace, k.Dst.ClusterID
 	}
 	if k.MTLS {
-		e.Src.Identity = k.SrcIdentity.String()
+		// Rendered once, for the labels.
+		p := &c.pair.series.labels.party
+		if !k.SrcIdentity.IsZero() {
+			e.Src.Identity = p[lSrcPrincipal]
+		}
 		if k.Dst != nil {
-			e.Dst.Identity = k.Dst.Identity().String()
+			e.Dst.Identity = p[lDstPrincipal]
 		}
 	}
 	return e

@@ -1,0 +1,265 @@
+package ztunnel
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
+	"github.com/ambit-mesh/ambit/internal/transport/hbone"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/proxyproto"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
+)
+
+// incoming is one connection to the pod's program, on its way there.
+type incoming struct {
+	pod   *pod
+	loop  *poll.Loop
+	local *workload.Workload
+	conn  *conns.Conn
+	// accept hands the connected socket over; refuse answers instead. One of
+	// the two is called, once.
+	accept func(up int, done func(*relay.Flow, relay.Result)) *relay.Flow
+	refuse func(status int)
+}
+
+// request is called for every stream of a tunnel.
+func (p *pod) request(r *hbone.Request) {
+	start := time.Now()
+	p.node.carry()
+	p.known(r.Loop, func(w *workload.Workload, err *reason.Error) {
+		if err != nil {
+			p.early(r, http.StatusServiceUnavailable, err)
+			return
+		}
+		p.serve(r, w, start)
+	})
+}
+
+// early refuses a request about which nothing was decided.
+func (p *pod) early(r *hbone.Request, status int, err *reason.Error) {
+	p.node.Recorder.Failed(telemetry.Destination, r.Remote, r.Local, err)
+	r.Refuse(status, hbone.ResponseHeader{Status: status})
+	p.node.drop()
+}
+
+func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time) {
+	n := p.node
+	snap := n.Directory.Snapshot()
+	// What cannot be read says nothing; it is telemetry only.
+	_, host, _ := connect.ParseForwarded(r.Header.Forwarded)
+	plan, status, err := route.Inbound(route.In{
+		Snapshot: snap, Network: n.Config.Network, Local: local,
+		At: r.Local, Method: r.Method, Authority: r.Header.Authority, Host: host,
+		LocalhostTunnel: n.Config.LocalhostAppTunnel,
+	})
+	if err != nil {
+		p.early(r, status, err)
+		return
+	}
+	c := &conns.Conn{Inbound: true, Protocol: route.HBONE, Host: host}
+	c.Src, c.Dst, c.Target = r.Remote, r.Local, plan.Target
+	c.Trace, _ = connect.ParseTrace(r.Header.Traceparent)
+	c.Access = rbac.Conn{Identity: r.PeerIdentity, Src: r.Remote, Dst: plan.Upstream}
+	k := telemetry.Key{
+		Reporter: telemetry.Destination, MTLS: true, Dst: local,
+		Service: telemetry.RefTo(plan.Service), SrcIdentity: r.PeerIdentity,
+	}
+	// Another network's addresses say nothing here: then the source is what
+	// it says of itself.
+	if net := r.Header.ForwardedNetwork; net == "" || net == n.Config.Network {
+		k.Src = snap.WorkloadByAddr(n.Config.Network, r.Remote.Addr())
+	}
+	if k.Src == nil && n.Config.ResponseBaggage {
+		k.Baggage, _ = connect.ParseBaggage(r.Header.Baggage)
+	}
+	var prefix []byte
+	if plan.Proxy.IsValid() {
+		prefix = proxyproto.Append(nil, proxyproto.Header{Src: r.Remote, Dst: plan.Proxy, Identity: r.PeerIdentity.String()})
+	}
+	resp := hbone.ResponseHeader{Status: http.StatusOK}
+	if n.Config.ResponseBaggage {
+		resp.Baggage = baggage(local).String()
+	}
+	in := &incoming{
+		pod: p, loop: r.Loop, local: local, conn: c,
+		accept: func(up int, done func(*relay.Flow, relay.Result)) *relay.Flow {
+			return r.Accept(up, prefix, resp, done)
+		},
+		refuse: func(status int) { r.Refuse(status, hbone.ResponseHeader{Status: status}) },
+	}
+	src := netip.Addr{}
+	if plan.KeepSource && p.origSrc {
+		src = r.Remote.Addr()
+	}
+	in.admit(k, start, plan.Connect, src)
+}
+
+// acceptPlaintext takes a captured connection without a tunnel in.
+func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
+	start := time.Now()
+	dst, err := sockopt.OriginalDst(fd)
+	if err != nil {
+		if dst, err = sockopt.LocalAddr(fd); err != nil {
+			poll.ResetFD(fd)
+			return
+		}
+	}
+	p.tune(fd)
+	p.node.carry()
+	p.node.Recorder.SocketOpened(telemetry.Destination)
+	early := func(err *reason.Error) {
+		p.node.Recorder.Failed(telemetry.Destination, remote, dst, err)
+		p.node.Recorder.SocketClosed(telemetry.Destination)
+		poll.ResetFD(fd)
+		p.node.drop()
+	}
+	if route.Recursive(dst.Port()) {
+		early(reason.Errorf(reason.RecursiveCall, "to %s", dst))
+		return
+	}
+	p.known(l, func(local *workload.Workload, err *reason.Error) {
+		if err != nil {
+			early(err)
+			return
+		}
+		p.servePlaintext(l, fd, remote, dst, local, start)
+	})
+}
+
+func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, local *workload.Workload, start time.Time) {
+	n := p.node
+	snap := n.Directory.Snapshot()
+	c := &conns.Conn{Inbound: true, Protocol: route.TCP}
+	c.Src, c.Dst = remote, dst
+	c.Access = rbac.Conn{Src: remote, Dst: dst}
+	k := telemetry.Key{
+		Reporter: telemetry.Destination, Dst: local,
+		Src:     snap.WorkloadByAddr(n.Config.Network, remote.Addr()),
+		Service: telemetry.RefTo(route.CalledService(snap, local, dst.Port(), "")),
+	}
+	in := &incoming{
+		pod: p, loop: l, local: local, conn: c,
+		accept: func(up int, done func(*relay.Flow, relay.Result)) *relay.Flow {
+			return relay.Start(l, relay.Pair{Down: fd, Up: up, OnClose: func(f *relay.Flow, res relay.Result) {
+				n.Recorder.SocketClosed(telemetry.Destination)
+				done(f, res)
+			}})
+		},
+		refuse: func(int) {
+			n.Recorder.SocketClosed(telemetry.Destination)
+			poll.ResetFD(fd)
+		},
+	}
+	src := netip.Addr{}
+	if p.origSrc {
+		src = remote.Addr()
+	}
+	in.admit(k, start, dst, src)
+}
+
+// admit asks the policies and connects. The connection is registered first:
+// a policy that changes in between is seen by one of the two.
+func (in *incoming) admit(k telemetry.Key, start time.Time, to netip.AddrPort, src netip.Addr) {
+	p, n := in.pod, in.pod.node
+	n.Recorder.Begin(&in.conn.Conn, k, start)
+	p.set.Add(in.conn)
+	if p.closed.Load() {
+		in.deny(http.StatusServiceUnavailable, reason.WorkloadRemoved, nil, "")
+		return
+	}
+	d := n.Policies.Set().Evaluate(target(in.local), &in.conn.Access)
+	p.logDecision(in.conn, d)
+	if err := d.Error(); err != nil {
+		in.deny(http.StatusUnauthorized, err.Reason, rejection(err), d.Policy)
+		return
+	}
+	fd, err := p.socket(to.Addr(), src)
+	if err != nil {
+		e := asReason(reason.ConnectFailure, err)
+		in.deny(http.StatusServiceUnavailable, e.Reason, e, "")
+		return
+	}
+	relay.Connect(in.loop, fd, to, connectTimeout, func(err error) { in.connected(fd, err) })
+}
+
+func (in *incoming) connected(fd int, err error) {
+	if why, policy := in.pod.set.Aborted(in.conn); why != reason.OK {
+		sockopt.Close(fd)
+		status := http.StatusServiceUnavailable
+		if why == reason.PolicyChanged {
+			status = http.StatusUnauthorized
+		}
+		in.deny(status, why, nil, policy)
+		return
+	}
+	if err != nil {
+		sockopt.Close(fd)
+		e := asReason(reason.ConnectFailure, err)
+		in.deny(http.StatusServiceUnavailable, e.Reason, e, "")
+		return
+	}
+	if in.conn.Protocol == route.HBONE {
+		in.pod.node.Recorder.SocketOpened(telemetry.Destination)
+	}
+	in.pod.set.Carry(in.conn, in.accept(fd, in.done))
+}
+
+// deny ends a connection that was not let in, or could not be.
+func (in *incoming) deny(status int, why reason.Reason, err error, policy string) {
+	in.pod.node.Recorder.End(&in.conn.Conn, relay.Result{Reason: why, Err: err}, policy)
+	in.pod.set.Remove(in.conn)
+	in.refuse(status)
+	in.pod.node.drop()
+}
+
+func (in *incoming) done(_ *relay.Flow, res relay.Result) {
+	if in.conn.Protocol == route.HBONE {
+		in.pod.node.Recorder.SocketClosed(telemetry.Destination)
+	}
+	policy := ""
+	if res.Reason == reason.PolicyChanged {
+		_, policy = in.pod.set.Aborted(in.conn)
+	}
+	in.pod.node.Recorder.End(&in.conn.Conn, res, policy)
+	in.pod.set.Remove(in.conn)
+	in.pod.node.drop()
+}
+
+// rejection words a policy's refusal as Istio's log readers expect it.
+func rejection(err *reason.Error) error {
+	what := "allow policies exist, but none allowed"
+	if err.Reason == reason.PolicyDenied {
+		what = "explicitly denied by: " + err.Detail
+	}
+	return fmt.Errorf("connection closed due to policy rejection: %s", what)
+}
+
+// logDecision tells what policies said, and what those under trial would have.
+func (p *pod) logDecision(c *conns.Conn, d rbac.Decision) {
+	log := p.node.log.Debug
+	if p.node.Config.AuthzInfoLogging {
+		log = p.node.log.Info
+	}
+	for _, name := range d.Unknown {
+		p.node.log.Warn("policy is named by a workload but not known; it is skipped", "policy", name, "workload", p.uid)
+	}
+	for _, dr := range d.DryRun {
+		log("policy under trial", "policy", dr.Policy, "would_deny", dr.Deny, "src", c.Access.Src, "dst", c.Access.Dst, "identity", c.Access.Identity.String())
+	}
+	if d.WouldDeny {
+		log("allow policies under trial would have let nobody in", "src", c.Access.Src, "dst", c.Access.Dst, "identity", c.Access.Identity.String())
+	}
+	if !d.Allowed {
+		log("policy decision", "allowed", false, "policy", d.Policy, "src", c.Access.Src, "dst", c.Access.Dst, "identity", c.Access.Identity.String())
+	}
+}

@@ -1,0 +1,21 @@
+package ztunnel
+
+import "time"
+
+const (
+	// connectTimeout bounds one attempt to reach the next hop; upstream's.
+	connectTimeout = 10 * time.Second
+	// knownTimeout is how long a connection waits for what the control plane
+	// may be about to say: the pod's own workload, or an address on demand.
+	knownTimeout = 5 * time.Second
+	// maxAttempts bounds the endpoints one connection tries before its first
+	// byte. More would make a client wait longer than it does.
+	maxAttempts = 3
+	// maxWaiting bounds the connections of the node that wait off the loops;
+	// each costs a goroutine of about 4 KiB.
+	maxWaiting = 1024
+	// retryStart is after how long a pod that could not be served is tried
+	// again by the proxy itself; it doubles up to retryMax.
+	retryStart = time.Second
+	retryMax   = 15 * time.Second
+)

@@ -1,0 +1,65 @@
+package ztunnel
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// ManagerMetrics counts the pods' proxies.
+type ManagerMetrics struct {
+	node             atomic.Pointer[Node]
+	started, stopped atomic.Uint64
+}
+
+// NewManagerMetrics makes one for a Node.
+func NewManagerMetrics() *ManagerMetrics { return &ManagerMetrics{} }
+
+var (
+	descActive  = prometheus.NewDesc("workload_manager_active_proxy_count", "Pods that are served (unstable).", nil, nil)
+	descPending = prometheus.NewDesc("workload_manager_pending_proxy_count", "Pods that wait to be served (unstable).", nil, nil)
+	descStarted = prometheus.NewDesc("workload_manager_proxies_started_total", "Times that serving a pod began (unstable).", nil, nil)
+	descStopped = prometheus.NewDesc("workload_manager_proxies_stopped_total", "Times that serving a pod ended (unstable).", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m *ManagerMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
+	var up, pending int
+	if n := m.node.Load(); n != nil {
+		up, pending = n.Counts()
+	}
+	ch <- prometheus.MustNewConstMetric(descActive, prometheus.GaugeValue, float64(up))
+	ch <- prometheus.MustNewConstMetric(descPending, prometheus.GaugeValue, float64(pending))
+	ch <- prometheus.MustNewConstMetric(descStarted, prometheus.CounterValue, float64(m.started.Load()))
+	ch <- prometheus.MustNewConstMetric(descStopped, prometheus.CounterValue, float64(m.stopped.Load()))
+}
+
+// xdsMetrics counts what the control plane sends.
+func xdsMetrics(reg prometheus.Registerer) xds.ClientMetrics {
+	terminated := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "istio_xds_connection_terminations_total", Help: "Connections to the control plane that ended (unstable).",
+	}, []string{"reason"})
+	messages := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "istio_xds_message_total", Help: "Messages from the control plane (unstable).",
+	}, []string{"url"})
+	size := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "istio_xds_message_bytes_total", Help: "Bytes of messages from the control plane (unstable).",
+	}, []string{"url"})
+	reg.MustRegister(terminated, messages, size)
+	return xds.ClientMetrics{
+		Terminated: func(t xds.Termination) { terminated.WithLabelValues(string(t)).Inc() },
+		Message: func(url string, n int) {
+			messages.WithLabelValues(url).Inc()
+			size.WithLabelValues(url).Add(float64(n))
+		},
+	}
+}

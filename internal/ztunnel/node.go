@@ -1,0 +1,396 @@
+// Package ztunnel is the node proxy: it carries the connections of the pods
+// of its node, through mutual TLS tunnels where the other side can, and lets
+// in what policies allow. Each pod has listeners of its own, made inside its
+// network namespace; event loops are shared by all.
+package ztunnel
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/certs"
+	"github.com/ambit-mesh/ambit/internal/transport/hbone"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
+	"github.com/ambit-mesh/ambit/internal/zds"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
+)
+
+// Certificates is where the proxy gets its pods' certificates.
+type Certificates interface {
+	// Hold keeps an identity's certificate fetched and renewed until release.
+	Hold(id identity.Identity, p certs.Priority) (release func())
+	// Get returns the certificate, waiting for the first one.
+	Get(ctx context.Context, id identity.Identity) (*mtls.Bundle, error)
+}
+
+// Options is what a Node works with. All but Demand and Metrics are required.
+type Options struct {
+	Config    *config.Config
+	Logger    *slog.Logger
+	Directory *workload.Directory
+	Policies  *rbac.Store
+	Certs     Certificates
+	TLS       mtls.Options
+	Loops     *poll.Group
+	Recorder  *telemetry.Recorder
+	// Demand, when set, asks the control plane for an address ("network/ip")
+	// or a service ("namespace/hostname") and returns when the directory
+	// has the answer.
+	Demand  func(ctx context.Context, name string) error
+	Metrics *ManagerMetrics
+}
+
+// Node serves the pods of one node. It is the Handler of a zds.Client, and
+// its methods may be called from any goroutine.
+type Node struct {
+	Options
+	log     *slog.Logger
+	waiting chan struct{} // one token for each connection off the loops
+	active  atomic.Int64  // connections that are carried
+	idle    chan struct{} // gets a token when active falls to 0
+	review  *reviewer
+	stop    []func()
+
+	mu       sync.Mutex // guards what follows
+	pods     map[string]*pod
+	byName   map[podName]*pod
+	draining bool
+
+	tunMu   sync.Mutex // guards tunnels
+	tunnels map[string]map[*hbone.Pool]int
+
+	loadMu sync.Mutex // guards loads
+	loads  map[string]int
+
+	connected func(bool) // told by Connected; see App
+}
+
+type podName struct{ namespace, name string }
+
+// NewNode makes a Node without pods. It follows the directory and the
+// policies until Close.
+func NewNode(o Options) *Node {
+	if o.Metrics == nil {
+		o.Metrics = NewManagerMetrics()
+	}
+	n := &Node{
+		Options: o, log: o.Logger,
+		waiting: make(chan struct{}, maxWaiting),
+		idle:    make(chan struct{}, 1),
+		pods:    map[string]*pod{},
+		byName:  map[podName]*pod{},
+		tunnels: map[string]map[*hbone.Pool]int{},
+		loads:   map[string]int{},
+	}
+	n.review = newReviewer(n)
+	n.stop = append(n.stop,
+		o.Directory.Subscribe(n.directoryChanged),
+		o.Policies.Subscribe(func(*rbac.Set) { n.review.all() }),
+		n.review.close,
+	)
+	return n
+}
+
+// Add implements zds.Handler.
+func (n *Node) Add(_ context.Context, uid string, info zds.Info, ns *netns.NS) error {
+	return n.add(uid, config.WorkloadInfo{Name: info.Name, Namespace: info.Namespace, ServiceAccount: info.ServiceAccount}, ns)
+}
+
+// AddLocal serves the one workload of dedicated mode, in the network that the
+// process runs in.
+func (n *Node) AddLocal(info config.WorkloadInfo) error {
+	return n.add(info.Namespace+"/"+info.Name, info, nil)
+}
+
+func (n *Node) add(uid string, info config.WorkloadInfo, ns *netns.NS) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.draining {
+		closeNS(ns)
+		return fmt.Errorf("this ztunnel is draining")
+	}
+	if old := n.pods[uid]; old != nil {
+		if old.up && old.info == info && sameNS(old.ns, ns) {
+			closeNS(ns)
+			return nil
+		}
+		n.removeLocked(old)
+	}
+	p := newPod(n, uid, info, ns)
+	n.pods[uid] = p
+	n.byName[podName{info.Namespace, info.Name}] = p
+	return n.startLocked(p)
+}
+
+// startLocked brings p up, or arranges for another try; the caller holds mu.
+func (n *Node) startLocked(p *pod) error {
+	err := p.start()
+	if err == nil {
+		p.up = true
+		n.Metrics.started.Add(1)
+		n.log.Info("pod is served", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name)
+		return nil
+	}
+	n.log.Warn("pod cannot be served yet", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "again_in", p.backoff.String(), "error", err)
+	wait := p.backoff
+	p.backoff = min(2*p.backoff, retryMax)
+	p.retry = time.AfterFunc(wait, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.pods[p.uid] == p && !p.up && !n.draining {
+			_ = n.startLocked(p) // logged there
+		}
+	})
+	return fmt.Errorf("serving %s/%s: %w", p.info.Namespace, p.info.Name, err)
+}
+
+func (n *Node) removeLocked(p *pod) {
+	delete(n.pods, p.uid)
+	key := podName{p.info.Namespace, p.info.Name}
+	if n.byName[key] == p {
+		delete(n.byName, key)
+	}
+	if p.retry != nil {
+		p.retry.Stop()
+	}
+	if p.up {
+		n.Metrics.stopped.Add(1)
+	}
+	p.close(reason.WorkloadRemoved)
+}
+
+// Del implements zds.Handler.
+func (n *Node) Del(_ context.Context, uid string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p := n.pods[uid]; p != nil {
+		n.removeLocked(p)
+		n.log.Info("pod is not served any more", "uid", uid, "workload", p.info.Namespace+"/"+p.info.Name)
+	}
+	return nil
+}
+
+// Snapshot implements zds.Handler.
+func (n *Node) Snapshot(_ context.Context, named map[string]bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for uid, p := range n.pods {
+		if !named[uid] {
+			n.removeLocked(p)
+			n.log.Info("pod is gone, says the node agent's list", "uid", uid)
+		}
+	}
+}
+
+// Connected implements zds.Handler.
+func (n *Node) Connected(yes bool) {
+	n.mu.Lock()
+	f := n.connected
+	n.mu.Unlock()
+	if f != nil {
+		f(yes)
+	}
+}
+
+// Counts tells how many pods are served, and how many wait to be.
+func (n *Node) Counts() (up, pending int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.pods {
+		if p.up {
+			up++
+		} else {
+			pending++
+		}
+	}
+	return up, pending
+}
+
+func (n *Node) list() []*pod {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := make([]*pod, 0, len(n.pods))
+	for _, p := range n.pods {
+		all = append(all, p)
+	}
+	return all
+}
+
+// Drain stops accepting at once and lets what is open go on, until nothing is
+// or ctx ends. What is left then is reset.
+func (n *Node) Drain(ctx context.Context) {
+	n.mu.Lock()
+	n.draining = true
+	n.mu.Unlock()
+	pods := n.list()
+	for _, p := range pods {
+		p.stopAccepting()
+	}
+	for n.active.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-n.idle:
+		case <-ctx.Done():
+		}
+	}
+	if left := n.active.Load(); left > 0 {
+		n.log.Warn("drain deadline is over", "connections_reset", left)
+	}
+	n.Close()
+}
+
+// Close ends everything now.
+func (n *Node) Close() {
+	n.mu.Lock()
+	n.draining = true
+	pods := n.pods
+	n.pods, n.byName = map[string]*pod{}, map[podName]*pod{}
+	stop := n.stop
+	n.stop = nil
+	n.mu.Unlock()
+	for _, f := range stop {
+		f()
+	}
+	for _, p := range pods {
+		if p.retry != nil {
+			p.retry.Stop()
+		}
+		p.close(reason.Draining)
+	}
+}
+
+// carry counts a connection that is carried; drop is its end.
+func (n *Node) carry() { n.active.Add(1) }
+
+func (n *Node) drop() {
+	if n.active.Add(-1) == 0 {
+		select {
+		case n.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// off runs fn on a goroutine, unless too many wait already.
+func (n *Node) off(fn func()) *reason.Error {
+	select {
+	case n.waiting <- struct{}{}:
+	default:
+		return reason.Errorf(reason.ResourceExhausted, "%d connections wait already", maxWaiting)
+	}
+	go func() {
+		defer func() { <-n.waiting }()
+		fn()
+	}()
+	return nil
+}
+
+// directoryChanged runs on the goroutine that applies updates.
+func (n *Node) directoryChanged(ch workload.Changes) {
+	for i := range ch.List {
+		c := &ch.List[i]
+		if c.OldWorkload == nil && c.NewWorkload == nil {
+			continue
+		}
+		n.Recorder.WorkloadChanged(c.OldWorkload, c.NewWorkload)
+		w := c.NewWorkload
+		if w == nil {
+			w = c.OldWorkload
+			n.workloadGone(w.UID)
+		}
+		n.mu.Lock()
+		p := n.byName[podName{w.Namespace, w.Name}]
+		n.mu.Unlock()
+		if p != nil {
+			n.review.pod(p)
+		}
+	}
+}
+
+// workloadGone closes the tunnels to a workload that left the mesh.
+func (n *Node) workloadGone(uid string) {
+	n.tunMu.Lock()
+	pools := make([]*hbone.Pool, 0, len(n.tunnels[uid]))
+	for p := range n.tunnels[uid] {
+		pools = append(pools, p)
+	}
+	n.tunMu.Unlock()
+	for _, p := range pools {
+		p.CloseWorkload(uid)
+	}
+}
+
+// tunnel follows which pools have tunnels to which workload.
+func (n *Node) tunnel(p *hbone.Pool, uid string, delta int) {
+	if uid == "" {
+		return
+	}
+	n.tunMu.Lock()
+	set := n.tunnels[uid]
+	if set == nil {
+		set = map[*hbone.Pool]int{}
+		n.tunnels[uid] = set
+	}
+	if set[p] += delta; set[p] <= 0 {
+		delete(set, p)
+	}
+	if len(set) == 0 {
+		delete(n.tunnels, uid)
+	}
+	n.tunMu.Unlock()
+	// It may have left while the tunnel was being made.
+	if delta > 0 && n.Directory.Snapshot().WorkloadByUID(uid) == nil {
+		p.CloseWorkload(uid)
+	}
+}
+
+// load counts a connection in flight to a workload.
+func (n *Node) load(uid string, delta int) {
+	n.loadMu.Lock()
+	defer n.loadMu.Unlock()
+	if n.loads[uid] += delta; n.loads[uid] <= 0 {
+		delete(n.loads, uid)
+	}
+}
+
+func (n *Node) loadOf(uid string) int {
+	n.loadMu.Lock()
+	defer n.loadMu.Unlock()
+	return n.loads[uid]
+}
+
+// random is the source of choice of every decision.
+func random(n uint64) uint64 { return rand.Uint64N(n) }
+
+func closeNS(ns *netns.NS) {
+	if ns != nil {
+		_ = ns.Close() // nothing is lost with a namespace descriptor
+	}
+}
+
+func sameNS(a, b *netns.NS) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.ID() == b.ID()
+}
+
+// anyAddr is where listeners bind.
+func anyAddr(v6 bool, port uint16) netip.AddrPort {
+	if v6 {
+		return netip.AddrPortFrom(netip.IPv6Unspecified(), port)
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+}

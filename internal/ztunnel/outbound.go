@@ -1,0 +1,372 @@
+package ztunnel
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
+	"github.com/ambit-mesh/ambit/internal/transport/hbone"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
+)
+
+// outgoing is one captured connection of a program, on its way to the next
+// hop. Everything happens on one loop at a time; it is handed from loop to
+// loop by Post.
+type outgoing struct {
+	pod      *pod
+	loop     *poll.Loop
+	fd       int // the program's socket; -1 when it has been given away
+	src, dst netip.AddrPort
+	start    time.Time
+	trace    connect.Trace
+	source   *workload.Workload
+
+	route    route.Route
+	attempts int
+	failed   []string // UIDs of workloads that were tried
+	conn     *conns.Conn
+}
+
+// acceptOutbound takes a captured connection in.
+func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
+	now := time.Now()
+	dst, err := sockopt.OriginalDst(fd)
+	if err != nil {
+		// Not captured: dialled directly.
+		if dst, err = sockopt.LocalAddr(fd); err != nil {
+			poll.ResetFD(fd)
+			return
+		}
+	}
+	p.tune(fd)
+	p.node.carry()
+	p.node.Recorder.SocketOpened(telemetry.Source)
+	o := &outgoing{pod: p, loop: l, fd: fd, src: remote, dst: dst, start: now, trace: connect.NewTrace()}
+	if dst.Addr().IsLoopback() && route.Recursive(dst.Port()) {
+		o.refuse(reason.Errorf(reason.RecursiveCall, "to %s", dst))
+		return
+	}
+	p.known(l, func(w *workload.Workload, err *reason.Error) {
+		if err != nil {
+			o.refuse(err)
+			return
+		}
+		o.source = w
+		o.demand()
+	})
+}
+
+// demand asks the control plane about an address that is not known, when
+// addresses come on demand.
+func (o *outgoing) demand() {
+	n := o.pod.node
+	if n.Demand == nil {
+		o.dispatch()
+		return
+	}
+	at := n.Directory.Snapshot().Find(n.Config.Network, o.dst.Addr(), o.source.Namespace)
+	name := n.Config.Network + "/" + o.dst.Addr().String()
+	var gw workload.GatewayAddress
+	switch {
+	case at.Service != nil:
+		gw, name = at.Service.Waypoint, ""
+	case at.Workload != nil:
+		gw, name = at.Workload.Waypoint, ""
+	}
+	if gw.ByHostname() && n.Directory.Snapshot().FindHostname(gw.Hostname) == (workload.Destination{}) {
+		name = gw.Hostname.String()
+	}
+	if name == "" {
+		o.dispatch()
+		return
+	}
+	err := n.off(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		defer cancel()
+		if err := n.Demand(ctx, name); err != nil {
+			n.log.Debug("on-demand lookup", "name", name, "error", err)
+		}
+		o.loop.Post(o.dispatch)
+	})
+	if err != nil {
+		o.refuse(err)
+	}
+}
+
+// refuse ends a connection about which nothing was decided.
+func (o *outgoing) refuse(err *reason.Error) {
+	o.pod.node.Recorder.Failed(telemetry.Source, o.src, o.dst, err)
+	o.hangUp()
+}
+
+// hangUp resets the program's socket.
+func (o *outgoing) hangUp() {
+	if o.fd >= 0 {
+		poll.ResetFD(o.fd)
+		o.fd = -1
+	}
+	o.pod.node.Recorder.SocketClosed(telemetry.Source)
+	o.pod.node.drop()
+}
+
+func (o *outgoing) excluded(uid string) bool {
+	for _, f := range o.failed {
+		if f == uid {
+			return true
+		}
+	}
+	return false
+}
+
+// dispatch decides and sets off.
+func (o *outgoing) dispatch() {
+	n := o.pod.node
+	q := route.Out{
+		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network,
+		Source: o.source, Src: o.src, Dst: o.dst,
+		Load: n.loadOf, Rand: random,
+	}
+	if len(o.failed) > 0 {
+		q.Excluded = o.excluded
+	}
+	r, err := route.Outbound(q)
+	if err != nil {
+		o.refuse(err)
+		return
+	}
+	o.route = r
+	if r.Hostname != "" {
+		o.resolve()
+		return
+	}
+	o.connect()
+}
+
+// resolve finds an address for a workload that only has a name.
+func (o *outgoing) resolve() {
+	host, want4 := o.route.Hostname, o.dst.Addr().Is4()
+	err := o.pod.node.off(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		defer cancel()
+		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		o.loop.Post(func() {
+			a, ok := pickAddr(addrs, want4)
+			if err != nil || !ok {
+				o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: %v", host, err))
+				return
+			}
+			o.route = o.route.Resolved(a)
+			o.connect()
+		})
+	})
+	if err != nil {
+		o.refuse(err)
+	}
+}
+
+// pickAddr takes any address of the wanted family.
+func pickAddr(addrs []netip.Addr, want4 bool) (netip.Addr, bool) {
+	var fit []netip.Addr
+	for _, a := range addrs {
+		if a = a.Unmap(); a.Is4() == want4 {
+			fit = append(fit, a)
+		}
+	}
+	if len(fit) == 0 {
+		return netip.Addr{}, false
+	}
+	return fit[random(uint64(len(fit)))], true
+}
+
+// connect makes one attempt along the route.
+func (o *outgoing) connect() {
+	o.attempts++
+	r := &o.route
+	c := &conns.Conn{Protocol: r.Protocol, Dialled: o.dst}
+	c.Src, c.Dst, c.Target, c.Trace = o.src, r.Next, r.Target, o.trace
+	if r.Workload != nil {
+		c.Peer = r.Workload.UID
+		o.pod.node.load(c.Peer, 1)
+	}
+	o.conn = c
+	o.pod.set.Add(c)
+	if o.pod.closed.Load() {
+		// The pod went while this was under way, and saw no such connection.
+		o.gaveUp(&reason.Error{Reason: reason.WorkloadRemoved})
+		return
+	}
+	if r.Protocol == route.HBONE {
+		o.tunnel()
+		return
+	}
+	o.direct()
+}
+
+// release takes the attempt out of the lists.
+func (o *outgoing) release() {
+	o.pod.set.Remove(o.conn)
+	if o.conn.Peer != "" {
+		o.pod.node.load(o.conn.Peer, -1)
+	}
+}
+
+func (o *outgoing) key() telemetry.Key {
+	k := telemetry.Key{
+		Reporter: telemetry.Source, MTLS: o.route.Protocol == route.HBONE,
+		Src: o.source, Dst: o.route.Workload, Service: telemetry.RefTo(o.route.Service),
+	}
+	if k.MTLS {
+		k.SrcIdentity = o.source.Identity()
+	}
+	return k
+}
+
+// direct goes in plaintext.
+func (o *outgoing) direct() {
+	fd, err := o.pod.socket(o.route.Next.Addr(), netip.Addr{})
+	if err != nil {
+		o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
+		return
+	}
+	relay.Connect(o.loop, fd, o.route.Next, connectTimeout, func(err error) {
+		if err != nil {
+			sockopt.Close(fd)
+			o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
+			return
+		}
+		if why, _ := o.pod.set.Aborted(o.conn); why != reason.OK {
+			sockopt.Close(fd)
+			o.gaveUp(&reason.Error{Reason: why})
+			return
+		}
+		down := o.fd
+		o.fd = -1
+		o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
+		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.done})
+		o.pod.set.Carry(o.conn, f)
+	})
+}
+
+// tunnel goes through HBONE.
+func (o *outgoing) tunnel() {
+	r := &o.route
+	host := ""
+	if r.Service != nil {
+		host = r.Service.Hostname
+	}
+	k := hbone.Key{
+		SrcIdentity: o.source.Identity(), SrcIP: o.src.Addr(),
+		Dst: r.Next, DstIdentities: joinIdentities(r.Identities),
+	}
+	if r.Workload != nil {
+		k.DstUID = r.Workload.UID
+	}
+	o.pod.pool.Open(&hbone.Open{
+		Key: k,
+		Header: hbone.Header{
+			Authority:   r.Target.String(),
+			Baggage:     baggage(o.source).String(),
+			Forwarded:   connect.Forwarded(o.src, host),
+			Traceparent: o.trace.String(),
+		},
+		App: o.fd,
+		OnUp: func(f *relay.Flow, _ hbone.ResponseHeader) {
+			o.fd = -1
+			o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
+			o.pod.set.Carry(o.conn, f)
+		},
+		OnFail:  o.failedAttempt,
+		OnClose: o.done,
+	})
+}
+
+// failedAttempt tries another endpoint if that can help, else gives up. The
+// program has not been answered and its bytes have not been read.
+func (o *outgoing) failedAttempt(err *reason.Error, status int) {
+	why, _ := o.pod.set.Aborted(o.conn)
+	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
+		o.failed = append(o.failed, o.conn.Peer)
+		last := o.route
+		o.release()
+		if !o.again() {
+			// Nobody else: what was tried is what is reported.
+			o.route = last
+			o.pod.set.Add(o.conn)
+			o.pod.node.load(o.conn.Peer, 1)
+			o.gaveUp(err)
+		}
+		return
+	}
+	o.gaveUp(err)
+}
+
+// again sets off to another endpoint, if there is one.
+func (o *outgoing) again() bool {
+	n := o.pod.node
+	r, err := route.Outbound(route.Out{
+		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network,
+		Source: o.source, Src: o.src, Dst: o.dst,
+		Excluded: o.excluded, Load: n.loadOf, Rand: random,
+	})
+	if err != nil || r.Workload == nil || r.Hostname != "" || o.excluded(r.Workload.UID) {
+		return false
+	}
+	o.route = r
+	// The pool may have called from the tunnel's loop; the attempt needs one,
+	// and it need not be the first.
+	o.loop.Post(o.connect)
+	return true
+}
+
+// retryable tells whether another endpoint may succeed where one failed.
+func retryable(r reason.Reason, status int) bool {
+	switch r {
+	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelClosed,
+		reason.TLSFailure, reason.PeerIdentityMismatch, reason.UpstreamReset:
+		return true
+	case reason.TunnelRefused:
+		// 503: nobody listens there; 400: the address is somebody else's by
+		// now. A policy (401) says the same at every endpoint.
+		return status == http.StatusServiceUnavailable || status == http.StatusBadRequest
+	}
+	return false
+}
+
+// gaveUp counts and logs a connection that no next hop took.
+func (o *outgoing) gaveUp(err *reason.Error) {
+	if why, _ := o.pod.set.Aborted(o.conn); why != reason.OK {
+		err = &reason.Error{Reason: why}
+	}
+	rec := o.pod.node.Recorder
+	rec.Begin(&o.conn.Conn, o.key(), o.start)
+	rec.End(&o.conn.Conn, relay.Result{Reason: err.Reason, Err: err}, "")
+	o.release()
+	o.hangUp()
+}
+
+// done is the end of a connection that was carried.
+func (o *outgoing) done(_ *relay.Flow, res relay.Result) {
+	o.pod.node.Recorder.End(&o.conn.Conn, res, "")
+	o.release()
+	o.hangUp()
+}
+
+// baggage describes a workload to the other side.
+func baggage(w *workload.Workload) connect.Baggage {
+	return connect.Baggage{
+		Cluster: w.ClusterID, Namespace: w.Namespace,
+		WorkloadType: w.WorkloadType, Workload: w.WorkloadName,
+		Service: w.CanonicalName, Version: w.CanonicalRevision,
+		Region: w.Locality.Region, Zone: w.Locality.Zone,
+	}
+}

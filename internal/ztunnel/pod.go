@@ -1,0 +1,384 @@
+package ztunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
+	"github.com/ambit-mesh/ambit/internal/transport/certs"
+	"github.com/ambit-mesh/ambit/internal/transport/hbone"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
+)
+
+// pod is one pod's proxy.
+type pod struct {
+	node *Node
+	uid  string
+	info config.WorkloadInfo
+	ns   *netns.NS // nil: the process's own
+	set  conns.Set
+	pool *hbone.Pool
+	srv  *hbone.Server
+	// origSrc tells that connections to the application come from the
+	// client's address.
+	origSrc   bool
+	listeners []*poll.Listener
+	closed    atomic.Bool
+
+	// Guarded by the node's mu.
+	up      bool
+	retry   *time.Timer
+	backoff time.Duration
+
+	idMu    sync.Mutex // guards what follows
+	id      identity.Identity
+	release func()
+}
+
+func newPod(n *Node, uid string, info config.WorkloadInfo, ns *netns.NS) *pod {
+	return &pod{node: n, uid: uid, info: info, ns: ns, backoff: retryStart}
+}
+
+// do runs fn in the pod's network namespace.
+func (p *pod) do(fn func() error) error {
+	if p.ns == nil {
+		return fn()
+	}
+	return p.ns.Do(fn)
+}
+
+// start makes the listeners and serves. Nothing is left behind on error.
+func (p *pod) start() error {
+	cfg := p.node.Config
+	fds, err := p.listen(cfg.IPv6)
+	if err != nil && cfg.IPv6 {
+		// A namespace without IPv6 cannot bind the IPv6 wildcard.
+		var err4 error
+		if fds, err4 = p.listen(false); err4 == nil {
+			err = nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	p.pool = hbone.NewPool(hbone.PoolConfig{
+		Loops: p.node.Loops, Dial: p.dial,
+		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease, DialTimeout: connectTimeout,
+		Windows:  hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
+		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
+	})
+	p.srv = hbone.NewServer(hbone.ServerConfig{
+		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
+		OnHandshakeError: p.handshakeFailed,
+		Windows:          hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
+	})
+	p.identify()
+	accepts := []func(*poll.Loop, int, netip.AddrPort){p.acceptOutbound, p.acceptPlaintext, p.acceptHBONE}
+	for i, fd := range fds {
+		ln, err := poll.Listen(p.node.Loops, fd, accepts[i])
+		if err != nil {
+			for _, fd := range fds[i:] {
+				sockopt.Close(fd)
+			}
+			p.shut()
+			return fmt.Errorf("listening in the pod: %w", err)
+		}
+		p.listeners = append(p.listeners, ln)
+	}
+	return nil
+}
+
+// listen makes the sockets for outbound, inbound plaintext and HBONE, in this
+// order.
+func (p *pod) listen(v6 bool) (fds []int, err error) {
+	cfg := p.node.Config
+	opts := sockopt.ListenOptions{ReusePort: cfg.PortReuse, Mark: cfg.PacketMark}
+	p.origSrc = cfg.OrigSrc == nil || *cfg.OrigSrc
+	if p.origSrc {
+		opts.Transparent = true
+	}
+	err = p.do(func() error {
+		for _, port := range []uint16{wellknown.PortOutbound, wellknown.PortInbound, wellknown.PortHBONE} {
+			fd, err := sockopt.Listen(anyAddr(v6, port), opts)
+			if err != nil && opts.Transparent && cfg.OrigSrc == nil {
+				// Not permitted: go on without keeping client addresses.
+				opts.Transparent = false
+				if fd, err = sockopt.Listen(anyAddr(v6, port), opts); err == nil {
+					p.origSrc = false
+				}
+			}
+			if err != nil {
+				return err
+			}
+			fds = append(fds, fd)
+		}
+		return nil
+	})
+	if err != nil {
+		for _, fd := range fds {
+			sockopt.Close(fd)
+		}
+		return nil, err
+	}
+	return fds, nil
+}
+
+// stopAccepting closes the listeners and asks the peers' tunnels to go.
+func (p *pod) stopAccepting() {
+	p.node.mu.Lock()
+	lns, srv := p.listeners, p.srv
+	p.node.mu.Unlock()
+	for _, ln := range lns {
+		ln.Close()
+	}
+	if srv != nil {
+		srv.Drain()
+	}
+}
+
+// close ends the pod's proxy and all its connections now.
+func (p *pod) close(why reason.Reason) {
+	if !p.closed.CompareAndSwap(false, true) {
+		return
+	}
+	p.shut()
+	if p.srv != nil {
+		p.srv.Close(why)
+		p.pool.Close(why)
+	}
+	for _, c := range p.set.All() {
+		p.set.Abort(c, why, "")
+	}
+	closeNS(p.ns)
+}
+
+// shut closes the listeners and lets the certificate go.
+func (p *pod) shut() {
+	for _, ln := range p.listeners {
+		ln.Close()
+	}
+	p.listeners = nil
+	p.idMu.Lock()
+	defer p.idMu.Unlock()
+	if p.release != nil {
+		p.release()
+		p.release, p.id = nil, identity.Identity{}
+	}
+}
+
+// local is the pod's workload, nil while the control plane has not named it.
+func (p *pod) local(s *workload.Snapshot) *workload.Workload {
+	return s.WorkloadByInfo(p.node.Config.NodeName, p.info.Namespace, p.info.Name, p.info.ServiceAccount)
+}
+
+// identity is who the pod is.
+func (p *pod) identity() identity.Identity {
+	if w := p.local(p.node.Directory.Snapshot()); w != nil {
+		return w.Identity()
+	}
+	return identity.Identity{TrustDomain: p.node.Config.TrustDomain, Namespace: p.info.Namespace, ServiceAccount: p.info.ServiceAccount}
+}
+
+// identify keeps the certificate of the pod's identity at hand.
+func (p *pod) identify() {
+	id := p.identity()
+	p.idMu.Lock()
+	defer p.idMu.Unlock()
+	if id == p.id || p.closed.Load() {
+		return
+	}
+	old := p.release
+	p.id, p.release = id, p.node.Certs.Hold(id, certs.Warmup)
+	if old != nil {
+		old()
+	}
+}
+
+// known calls then on the loop with the pod's workload, waiting off the loop
+// for the control plane to name it.
+func (p *pod) known(l *poll.Loop, then func(*workload.Workload, *reason.Error)) {
+	if w := p.local(p.node.Directory.Snapshot()); w != nil {
+		then(w, nil)
+		return
+	}
+	err := p.node.off(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		defer cancel()
+		w, err := workload.Wait(ctx, p.node.Directory, func(s *workload.Snapshot) (*workload.Workload, bool) {
+			w := p.local(s)
+			return w, w != nil
+		})
+		l.Post(func() {
+			if err != nil {
+				then(nil, p.unknown())
+				return
+			}
+			then(w, nil)
+		})
+	})
+	if err != nil {
+		then(nil, err)
+	}
+}
+
+func (p *pod) unknown() *reason.Error {
+	return reason.Errorf(reason.UnknownSource, "%s/%s (service account %s)", p.info.Namespace, p.info.Name, p.info.ServiceAccount)
+}
+
+// socket makes a connecting socket in the pod's namespace. A valid src is
+// what it is bound to, whether or not it is an address of this host.
+func (p *pod) socket(to, src netip.Addr) (fd int, err error) {
+	if p.closed.Load() {
+		return -1, &reason.Error{Reason: reason.WorkloadRemoved}
+	}
+	err = p.do(func() error { fd, err = sockopt.Stream(to); return err })
+	if err != nil {
+		return -1, reason.Errorf(reason.ResourceExhausted, "%w", err)
+	}
+	if err := p.setup(fd, src); err != nil {
+		sockopt.Close(fd)
+		return -1, reason.Errorf(reason.ConnectFailure, "%w", err)
+	}
+	return fd, nil
+}
+
+func (p *pod) setup(fd int, src netip.Addr) error {
+	if m := p.node.Config.PacketMark; m != 0 {
+		if err := sockopt.Mark(fd, m); err != nil {
+			return err
+		}
+	}
+	p.tune(fd)
+	if !src.IsValid() {
+		return nil
+	}
+	if err := sockopt.Transparent(fd, !src.Is4()); err != nil {
+		return err
+	}
+	return sockopt.Bind(fd, netip.AddrPortFrom(src, 0))
+}
+
+// tune sets what makes a connection faster or safer, but works without.
+func (p *pod) tune(fd int) {
+	_ = sockopt.NoDelay(fd)
+	k := p.node.Config.KeepAlive
+	if k.Enabled {
+		_ = sockopt.KeepAlive(fd, k.Time, k.Interval, k.Retries)
+		if k.UserTimeout {
+			_ = sockopt.UserTimeout(fd, k.Time+k.Interval*time.Duration(k.Retries))
+		}
+	}
+}
+
+// dial makes the socket and TLS configuration of a tunnel. It runs off the
+// loops.
+func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
+	bundle, err := p.node.Certs.Get(ctx, k.SrcIdentity)
+	if err != nil {
+		return -1, nil, asReason(reason.CertificateUnavailable, err)
+	}
+	expect, err := splitIdentities(k.DstIdentities)
+	if err != nil {
+		return -1, nil, asReason(reason.Internal, err)
+	}
+	fd, err := p.socket(k.Dst.Addr(), netip.Addr{})
+	if err != nil {
+		return -1, nil, err
+	}
+	l := p.node.Loops.Pick(random(1 << 62))
+	res := make(chan error, 1)
+	if !l.Post(func() { relay.Connect(l, fd, k.Dst, connectTimeout, func(err error) { res <- err }) }) {
+		sockopt.Close(fd)
+		return -1, nil, &reason.Error{Reason: reason.Draining}
+	}
+	// relay.Connect has a deadline of its own.
+	if err := <-res; err != nil {
+		sockopt.Close(fd)
+		return -1, nil, err
+	}
+	return fd, p.node.TLS.Client(bundle, expect), nil
+}
+
+// serverTLS is asked at every handshake, off the loops.
+func (p *pod) serverTLS(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	ctx, cancel := context.WithTimeout(hello.Context(), knownTimeout)
+	defer cancel()
+	w, err := workload.Wait(ctx, p.node.Directory, func(s *workload.Snapshot) (*workload.Workload, bool) {
+		w := p.local(s)
+		return w, w != nil
+	})
+	if err != nil {
+		return nil, p.unknown()
+	}
+	b, err := p.node.Certs.Get(hello.Context(), w.Identity())
+	if err != nil {
+		return nil, asReason(reason.CertificateUnavailable, err)
+	}
+	return p.node.TLS.ServerConfig(b), nil
+}
+
+func (p *pod) handshakeFailed(remote, local netip.AddrPort, err error) {
+	p.node.Recorder.Failed(telemetry.Destination, remote, local, asReason(reason.TLSFailure, err))
+}
+
+// acceptHBONE takes a tunnel in.
+func (p *pod) acceptHBONE(l *poll.Loop, fd int, remote netip.AddrPort) {
+	local, err := sockopt.LocalAddr(fd)
+	if err != nil {
+		poll.ResetFD(fd)
+		return
+	}
+	p.tune(fd)
+	p.srv.Serve(l, fd, remote, local)
+}
+
+// asReason keeps the reason that err knows, and gives it r otherwise.
+func asReason(r reason.Reason, err error) *reason.Error {
+	var e *reason.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &reason.Error{Reason: r, Err: err}
+}
+
+// joinIdentities makes the canonical form of a set of identities.
+func joinIdentities(ids []identity.Identity) string {
+	if len(ids) == 1 {
+		return ids[0].String()
+	}
+	s := make([]string, len(ids))
+	for i, id := range ids {
+		s[i] = id.String()
+	}
+	slices.Sort(s)
+	return strings.Join(slices.Compact(s), ",")
+}
+
+func splitIdentities(s string) ([]identity.Identity, error) {
+	var ids []identity.Identity
+	for part := range strings.SplitSeq(s, ",") {
+		id, err := identity.Parse(part)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
