@@ -36,7 +36,10 @@ type fileCredentials struct {
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (c *fileCredentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.altHostname}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.altHostname != "" {
+		authority = c.altHostname
+	}
 	if c.rootCAFile != "" && c.rootCAFile != SystemRoots {
 		text, err := os.ReadFile(c.rootCAFile)
 		if err != nil {
