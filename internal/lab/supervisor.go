@@ -1,3 +1,307 @@
 package lab
 
-func supervise(string) int { return 1 }
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sort"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxEvents is how many events a lab remembers: what a person reads.
+const maxEvents = 100
+
+// stopGrace is how long programs have to end after SIGTERM when the lab goes
+// down; well below downTimeout, after which the supervisor is killed.
+const stopGrace = 3 * time.Second
+
+// supervisor is the process a lab consists of.
+type supervisor struct {
+	cfg  Config
+	d    dirs
+	log  *slog.Logger
+	v6   bool
+	kids *children
+
+	lan        *space
+	nodes      []*node
+	components []*component
+
+	// applying serialises changes of the configuration.
+	applying sync.Mutex
+	// wiring serialises writes of rule-sets and hosts files.
+	wiring sync.Mutex
+
+	mu       sync.Mutex
+	objects  map[key]document // guarded by mu; replaced, not changed
+	pods     map[key]*pod     // guarded by mu
+	services map[key]*service // guarded by mu
+	vips     *pool            // guarded by mu
+	events   []Event          // guarded by mu
+	changed  chan struct{}    // guarded by mu; closed at the next change
+	stopping bool             // guarded by mu
+
+	running sync.WaitGroup // pods and components
+}
+
+// node is one machine of the lab.
+type node struct {
+	n     int
+	name  string
+	space *space
+
+	// Guarded by supervisor.mu.
+	hosts   *pool
+	proxies *pool
+	links   int // how many pod interfaces there have been: their names
+	labels  map[string]string
+}
+
+// supervise is the life of the supervisor; it returns its exit code.
+func supervise(root string) int {
+	ready := os.NewFile(fdReady, "ready")
+	s, l, err := newSupervisor(dirs{root})
+	if err != nil {
+		_, _ = ready.WriteString(err.Error())
+		return 1
+	}
+	_, _ = ready.WriteString("ok")
+	_ = ready.Close()
+	s.run(l)
+	return 0
+}
+
+func newSupervisor(d dirs) (*supervisor, *net.UnixListener, error) {
+	unix.CloseOnExec(fdReady)
+	unix.CloseOnExec(fdLifeline)
+	r, err := readRecord(d)
+	if err != nil {
+		return nil, nil, err
+	}
+	if r == nil {
+		return nil, nil, errors.New("no record of this lab")
+	}
+	s := &supervisor{
+		cfg: r.Config, d: d, kids: newChildren(), v6: hasIPv6(),
+		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		objects: map[key]document{}, pods: map[key]*pod{}, services: map[key]*service{},
+		vips: newPool(firstVIP, lastVIP), changed: make(chan struct{}),
+	}
+	if err := s.mounts(); err != nil {
+		return nil, nil, err
+	}
+	if err := s.network(); err != nil {
+		return nil, nil, err
+	}
+	path, release, err := shortPath(d.control())
+	if err != nil {
+		return nil, nil, err
+	}
+	defer release()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, nil, fmt.Errorf("control socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	return s, l, os.Chmod(d.control(), 0o600)
+}
+
+// mounts makes a world in which nothing that is mounted can be seen outside.
+func (s *supervisor) mounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mounting /proc (a container that hides parts of it does not allow this): %w", err)
+	}
+	if err := unix.Mount("lab", s.d.run(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
+		return fmt.Errorf("mounting %s: %w", s.d.run(), err)
+	}
+	return unix.Sethostname([]byte("lab-" + s.cfg.Name))
+}
+
+// network makes the LAN and the nodes.
+func (s *supervisor) network() error {
+	var err error
+	if s.lan, err = newLAN(filepath.Join(s.d.run(), "lan"), s.v6); err != nil {
+		return err
+	}
+	for n := 1; n <= s.cfg.Nodes; n++ {
+		name := nodeName(n)
+		if err := os.MkdirAll(s.d.podNetns(name), 0o700); err != nil {
+			return err
+		}
+		sp, err := newNode(s.lan, filepath.Join(s.d.node(name), "net"), n, s.v6)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		s.nodes = append(s.nodes, &node{
+			n: n, name: name, space: sp,
+			hosts: newPool(firstHost, lastHost), proxies: newPool(firstProxy, lastProxy),
+		})
+	}
+	for _, a := range s.nodes {
+		err = errors.Join(err, s.lan.routePods(a.n, bridgeName, s.v6))
+		for _, b := range s.nodes {
+			if a != b {
+				err = errors.Join(err, a.space.routePods(b.n, uplinkName, s.v6))
+			}
+		}
+	}
+	return err
+}
+
+// run serves until the lab is told to end.
+func (s *supervisor) run(l *net.UnixListener) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, unix.SIGTERM, unix.SIGINT)
+	chld := make(chan os.Signal, 1)
+	signal.Notify(chld, unix.SIGCHLD)
+	go func() {
+		for range chld {
+			s.kids.reap()
+		}
+	}()
+	if !s.cfg.Detach {
+		go watchLifeline(end)
+	}
+	s.startComponents(ctx)
+	go s.serve(ctx, l)
+	<-end
+	_ = l.Close()
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	cancel()
+	s.await(stopGrace + time.Second)
+}
+
+// await gives pods and components time to end. What is left then dies with
+// PID 1.
+func (s *supervisor) await(d time.Duration) {
+	done := make(chan struct{})
+	go func() { s.running.Wait(); close(done) }()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
+}
+
+func watchLifeline(end chan<- os.Signal) {
+	f := os.NewFile(fdLifeline, "lifeline")
+	_, _ = io.Copy(io.Discard, f)
+	select {
+	case end <- syscall.SIGTERM:
+	default:
+	}
+}
+
+// notify wakes those who wait for a change. s.mu is held.
+func (s *supervisor) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// event tells the user about something; repeated ones are kept once.
+func (s *supervisor) event(object, format string, args ...any) {
+	e := Event{Time: time.Now(), Object: object, Message: fmt.Sprintf(format, args...)}
+	s.log.Info(e.Message, "object", object)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.events); n > 0 && s.events[n-1].Object == object && s.events[n-1].Message == e.Message {
+		s.events[n-1].Time = e.Time
+		return
+	}
+	s.events = append(s.events, e)
+	if len(s.events) > maxEvents {
+		s.events = s.events[1:]
+	}
+	s.notify()
+}
+
+// snapshot is the state of the lab, and the channel that closes when it is old.
+func (s *supervisor) snapshot() (*Status, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &Status{
+		Name: s.cfg.Name, Mesh: s.cfg.Mesh, Unprivileged: s.cfg.UserNamespace,
+		Events: append([]Event{}, s.events...),
+	}
+	for _, n := range s.nodes {
+		st.Nodes = append(st.Nodes, NodeStatus{Name: n.name, IPs: nodeAddr(n.n).strings(s.v6), Labels: n.labels})
+	}
+	for _, p := range s.pods {
+		st.Pods = append(st.Pods, s.podStatus(p))
+	}
+	sort.Slice(st.Pods, func(i, j int) bool {
+		a, b := st.Pods[i], st.Pods[j]
+		return a.Namespace+"/"+a.Name < b.Namespace+"/"+b.Name
+	})
+	for _, v := range s.services {
+		st.Services = append(st.Services, s.serviceStatus(v))
+	}
+	sort.Slice(st.Services, func(i, j int) bool {
+		a, b := st.Services[i], st.Services[j]
+		return a.Namespace+"/"+a.Name < b.Namespace+"/"+b.Name
+	})
+	for _, c := range s.components {
+		st.Components = append(st.Components, c.status())
+	}
+	return st, s.changed
+}
+
+// space finds a network namespace by its name.
+func (s *supervisor) space(w Where) (*space, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kind, rest := w.split()
+	switch kind {
+	case "lan":
+		return s.lan, nil
+	case "node":
+		if n := s.node(rest); n != nil {
+			return n.space, nil
+		}
+	case "ztunnel":
+		for _, c := range s.components {
+			if c.name == ztunnel+"/"+rest && c.current != nil && c.current.own != nil {
+				return c.current.own, nil
+			}
+		}
+		return nil, fmt.Errorf("no ztunnel runs on %s", rest)
+	case "pod":
+		p, err := s.findPod(w)
+		if err != nil {
+			return nil, err
+		}
+		if p.space == nil {
+			return nil, fmt.Errorf("%s has no network yet", w)
+		}
+		return p.space, nil
+	}
+	return nil, fmt.Errorf("no %q in this lab: there are lan, node/NODE, ztunnel/NODE and pod/NAMESPACE/NAME", w)
+}
+
+// node finds a node by name, nil when there is none.
+func (s *supervisor) node(name string) *node {
+	for _, n := range s.nodes {
+		if n.name == name {
+			return n
+		}
+	}
+	return nil
+}

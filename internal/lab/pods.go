@@ -1,0 +1,372 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/source/file"
+)
+
+// overlayWriter is the lab's folder in the status directory.
+const overlayWriter = "lab"
+
+// pod is one pod from its creation to its end.
+type pod struct {
+	key   key
+	spec  *corev1.Pod // not changed
+	sum   [sha256.Size]byte
+	uid   string
+	node  *node
+	host  int    // its number on the node
+	link  string // its interface in the node's namespace
+	space *space // guarded by supervisor.mu
+
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	// Guarded by supervisor.mu.
+	captured   bool
+	containers []*container
+	probed     bool // ready, as far as the pod itself goes
+	announced  bool // ready, and services lead to it
+	phase      corev1.PodPhase
+	message    string
+	hostsText  string // what its hosts file holds
+}
+
+func (p *pod) ips() dual { return hostAddr(p.node.n, p.host) }
+
+// captured tells whether labels ask for a pod to be in the mesh. ambit-cni
+// decides; this only says whom to ask before a pod may start.
+func captured(p *corev1.Pod, namespace map[string]string) bool {
+	if p.Spec.HostNetwork {
+		return false
+	}
+	switch p.Labels[wellknown.LabelDataplaneMode] {
+	case wellknown.DataplaneModeNone:
+		return false
+	case wellknown.DataplaneModeAmbient:
+		return true
+	}
+	return namespace[wellknown.LabelDataplaneMode] == wellknown.DataplaneModeAmbient
+}
+
+// checksum tells pods apart that have to be made anew. Labels and annotations
+// change while a pod lives.
+func checksum(p *corev1.Pod) [sha256.Size]byte {
+	b, _ := json.Marshal(p.Spec)
+	return sha256.Sum256(b)
+}
+
+// setPods ends the pods that are no longer wanted or not as they are, and
+// begins the new ones.
+func (s *supervisor) setPods(want *desired) error {
+	var gone []*pod
+	s.mu.Lock()
+	for k, p := range s.pods {
+		w := want.pods[k]
+		if w == nil || checksum(w) != p.sum {
+			gone = append(gone, p)
+			delete(s.pods, k)
+			continue
+		}
+		p.captured = want.captured[k]
+	}
+	s.mu.Unlock()
+	if len(gone) > 0 {
+		// Services must not lead to a pod that is about to end.
+		if err := s.wire(); err != nil {
+			return err
+		}
+	}
+	for _, p := range gone {
+		p.cancel()
+	}
+	for _, p := range gone {
+		<-p.done
+	}
+	var errs []error
+	for k, w := range want.pods {
+		s.mu.Lock()
+		_, exists := s.pods[k]
+		s.mu.Unlock()
+		if !exists {
+			errs = append(errs, s.newPod(k, w, want.captured[k]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newPod schedules a pod and starts its life.
+func (s *supervisor) newPod(k key, spec *corev1.Pod, inMesh bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return errors.New("the lab is ending")
+	}
+	n := s.schedule(spec.Spec.NodeName)
+	host, ok := n.hosts.take()
+	if !ok {
+		return fmt.Errorf("%s: %s has no free address (%d pods)", k, n.name, lastHost-firstHost+1)
+	}
+	n.links++
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &pod{
+		key: k, spec: spec, sum: checksum(spec), uid: newUID(spec), node: n, host: host,
+		link: fmt.Sprintf("pod%d", n.links), captured: inMesh,
+		cancel: cancel, done: make(chan struct{}), phase: corev1.PodPending,
+	}
+	s.pods[k] = p
+	s.notify()
+	s.running.Add(1)
+	go s.live(ctx, p)
+	return nil
+}
+
+// schedule honours a wish, and otherwise takes the node with the fewest pods.
+func (s *supervisor) schedule(wish string) *node {
+	count := map[*node]int{}
+	for _, p := range s.pods {
+		count[p.node]++
+	}
+	best := s.nodes[0]
+	for _, n := range s.nodes {
+		if n.name == wish {
+			return n
+		}
+		if count[n] < count[best] {
+			best = n
+		}
+	}
+	return best
+}
+
+func newUID(p *corev1.Pod) string {
+	if p.UID != "" {
+		return string(p.UID)
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// live is a pod's life.
+func (s *supervisor) live(ctx context.Context, p *pod) {
+	defer s.running.Done()
+	defer close(p.done)
+	defer s.bury(p)
+	defer p.cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // the lab's end is every pod's
+		for {
+			s.mu.Lock()
+			changed, stopping := s.changed, s.stopping
+			s.mu.Unlock()
+			if stopping {
+				p.cancel()
+				return
+			}
+			select {
+			case <-changed:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	if err := s.sandbox(p); err != nil {
+		s.fail(p, err)
+		<-ctx.Done()
+		return
+	}
+	if !s.joinMesh(ctx, p) {
+		return
+	}
+	s.runContainers(ctx, p)
+}
+
+// fail says why a pod does not run.
+func (s *supervisor) fail(p *pod, err error) {
+	s.mu.Lock()
+	p.message = err.Error()
+	s.mu.Unlock()
+	s.event("pod "+p.key.Namespace+"/"+p.key.Name, "%v", err)
+}
+
+// sandbox makes what the containers run in.
+func (s *supervisor) sandbox(p *pod) error {
+	path := filepath.Join(s.d.podNetns(p.node.name), p.uid)
+	sp, err := newPodSpace(p.node.space, path, p.link, p.node.n, p.host, s.v6)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	p.space = sp
+	s.mu.Unlock()
+	if err := s.writeResolvConf(p); err != nil {
+		return err
+	}
+	if err := s.wire(); err != nil {
+		return err
+	}
+	return s.publish(p)
+}
+
+// bury undoes what sandbox made.
+func (s *supervisor) bury(p *pod) {
+	s.mu.Lock()
+	sp := p.space
+	p.space = nil
+	replaced := s.pods[p.key] != nil && s.pods[p.key] != p
+	s.mu.Unlock()
+	if !replaced {
+		_ = file.RemoveOverlay(s.d.status(), overlayWriter, source.Key{Kind: "Pod", Namespace: p.key.Namespace, Name: p.key.Name})
+	}
+	if sp != nil {
+		s.killIn(sp)
+		p.node.space.unplug(p.link)
+		sp.close()
+	}
+	_ = os.Remove(s.hostsPath(p))
+	_ = os.Remove(s.resolvPath(p))
+	s.mu.Lock()
+	p.node.hosts.give(p.host)
+	s.notify()
+	s.mu.Unlock()
+}
+
+// publish writes the pod's status for the mesh to read, as a kubelet does.
+func (s *supervisor) publish(p *pod) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pods[p.key] != p {
+		return nil // deleted meanwhile: its overlay is gone, or a successor's
+	}
+	o := &corev1.Pod{}
+	o.Name, o.Namespace, o.UID = p.key.Name, p.key.Namespace, types.UID(p.uid)
+	o.Spec.NodeName = p.node.name
+	o.Status.Phase = p.phase
+	o.Status.HostIP = nodeAddr(p.node.n).v4.String()
+	for i, ip := range p.ips().strings(s.v6) {
+		if i == 0 {
+			o.Status.PodIP = ip
+		}
+		o.Status.PodIPs = append(o.Status.PodIPs, corev1.PodIP{IP: ip})
+	}
+	ready := corev1.ConditionFalse
+	if p.probed {
+		ready = corev1.ConditionTrue
+	}
+	for _, t := range []corev1.PodConditionType{corev1.ContainersReady, corev1.PodReady} {
+		o.Status.Conditions = append(o.Status.Conditions, corev1.PodCondition{
+			Type: t, Status: ready, LastTransitionTime: metav1.Now().Rfc3339Copy(),
+		})
+	}
+	return file.WriteOverlay(s.d.status(), overlayWriter, o)
+}
+
+// setProbed makes a pod ready or not: first its services, then the word.
+func (s *supervisor) setProbed(p *pod, ready bool) {
+	s.mu.Lock()
+	same := p.probed == ready
+	p.probed = ready
+	if !ready {
+		p.announced = false
+	}
+	s.mu.Unlock()
+	if same {
+		return
+	}
+	err := errors.Join(s.publish(p), s.wire())
+	if err != nil {
+		s.fail(p, err)
+		return
+	}
+	s.mu.Lock()
+	p.announced = ready
+	if ready {
+		p.message = ""
+	}
+	s.notify()
+	s.mu.Unlock()
+}
+
+func (s *supervisor) podStatus(p *pod) PodStatus {
+	st := PodStatus{
+		Namespace: p.key.Namespace, Name: p.key.Name, UID: p.uid, Node: p.node.name,
+		IPs: p.ips().strings(s.v6), Phase: string(p.phase), Ready: p.announced,
+		Captured: p.captured, Message: p.message,
+	}
+	for _, c := range p.containers {
+		st.Restarts += c.restarts
+		if c.child != nil {
+			st.PIDs = append(st.PIDs, c.child.pid)
+		}
+	}
+	return st
+}
+
+func (w Where) split() (kind, rest string) {
+	kind, rest, _ = strings.Cut(string(w), "/")
+	return kind, rest
+}
+
+// findPod looks a pod up. s.mu is held.
+func (s *supervisor) findPod(w Where) (*pod, error) {
+	_, rest := w.split()
+	ns, name, ok := strings.Cut(rest, "/")
+	if !ok {
+		ns, name = "default", rest
+	}
+	if p := s.pods[newKey("Pod", ns, name)]; p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("no pod %q in namespace %q: `ambit lab status` lists them", name, ns)
+}
+
+// joinRetry is how long a pod that must join the mesh waits between attempts.
+const joinRetry = 200 * time.Millisecond
+
+// joinMesh asks the node's agent to enrol a new pod before its first program
+// runs. There is no way around it: a pod that should be in the mesh and cannot
+// be does not start.
+func (s *supervisor) joinMesh(ctx context.Context, p *pod) bool {
+	t := time.NewTicker(joinRetry)
+	defer t.Stop()
+	for {
+		s.mu.Lock()
+		needed := s.cfg.Mesh && p.captured
+		s.mu.Unlock()
+		if !needed {
+			return ctx.Err() == nil
+		}
+		err := s.cmdAdd(ctx, p)
+		if err == nil {
+			s.mu.Lock()
+			p.message = ""
+			s.mu.Unlock()
+			return true
+		}
+		s.fail(p, fmt.Errorf("waits to join the mesh, and does not start before: %w", err))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+		}
+	}
+}

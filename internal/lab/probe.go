@@ -1,0 +1,309 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// probeEvery is how often a pod that is not ready is asked; one that is ready
+// is asked at its own period, as on Kubernetes.
+const probeEvery = 100 * time.Millisecond
+
+// Defaults of Kubernetes.
+const (
+	defaultProbeTimeout = time.Second
+	defaultProbePeriod  = 10 * time.Second
+)
+
+// dialIn connects from within a namespace; the address is numeric. The
+// descriptor is the caller's.
+func dialIn(ctx context.Context, sp *space, network, address string) (*os.File, error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: the address must be numeric, with a port", address)
+	}
+	kind := unix.SOCK_STREAM
+	if strings.HasPrefix(network, "udp") {
+		kind = unix.SOCK_DGRAM
+	}
+	family, sa := sockaddr(to)
+	fd, err := sp.ns.Socket(family, kind, 0)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	f := os.NewFile(uintptr(fd), address)
+	if err := unix.Connect(fd, sa); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		_ = f.Close()
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	if err := awaitConnect(ctx, fd); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return f, nil
+}
+
+func sockaddr(a netip.AddrPort) (family int, sa unix.Sockaddr) {
+	if ip := a.Addr().Unmap(); ip.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: ip.As4()}
+	}
+	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+func awaitConnect(ctx context.Context, fd int) error {
+	for {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // descriptors are small
+		// Short turns, so that the end of ctx is seen.
+		n, err := unix.Poll(p, 100)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if n > 0 {
+			code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+			if err != nil {
+				return err
+			}
+			if code != 0 {
+				return unix.Errno(code)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// dialConn is dialIn for those who want a connection.
+func dialConn(ctx context.Context, sp *space, network, address string) (net.Conn, error) {
+	f, err := dialIn(ctx, sp, network, address)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // the connection has its own copy
+	return net.FileConn(f)
+}
+
+// httpIn is a client for one request at a time from within a namespace.
+func httpIn(sp *space, timeout time.Duration) *http.Client {
+	return &http.Client{
+		Timeout:       timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				return dialConn(ctx, sp, network, address)
+			},
+		},
+	}
+}
+
+// probe follows a pod's readiness until ctx ends.
+func (s *supervisor) probe(ctx context.Context, p *pod) {
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		up, over := p.allUp()
+		s.mu.Unlock()
+		if over {
+			s.setProbed(p, false)
+			return
+		}
+		wait := probeEvery
+		err := errors.New("containers are not up")
+		if up {
+			err = s.checkAll(ctx, p)
+			if err == nil {
+				wait = p.period()
+			} else {
+				s.setMessage(p, "not ready: "+err.Error())
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.setProbed(p, err == nil)
+		if !up {
+			// Nothing to ask: wait for a change instead.
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		t := time.NewTimer(wait)
+		s.waitProbe(ctx, p, t)
+		t.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// waitProbe waits for the next probe; a container that ends makes it due.
+func (s *supervisor) waitProbe(ctx context.Context, p *pod, t *time.Timer) {
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		up, _ := p.allUp()
+		s.mu.Unlock()
+		if !up {
+			return
+		}
+		select {
+		case <-t.C:
+			return
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *supervisor) setMessage(p *pod, m string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.message != m {
+		p.message = m
+		s.notify()
+	}
+}
+
+// allUp tells whether every container runs, and whether all are finished.
+// supervisor.mu is held.
+func (p *pod) allUp() (up, over bool) {
+	up, over = true, true
+	for _, c := range p.containers {
+		up = up && c.child != nil
+		over = over && c.finished
+	}
+	return up, over
+}
+
+func (p *pod) period() time.Duration {
+	d := defaultProbePeriod
+	for i := range p.spec.Spec.Containers {
+		if pr := p.spec.Spec.Containers[i].ReadinessProbe; pr != nil && pr.PeriodSeconds > 0 {
+			d = min(d, time.Duration(pr.PeriodSeconds)*time.Second)
+		}
+	}
+	return d
+}
+
+func (s *supervisor) checkAll(ctx context.Context, p *pod) error {
+	for i := range p.spec.Spec.Containers {
+		c := &p.spec.Spec.Containers[i]
+		if c.ReadinessProbe == nil {
+			continue
+		}
+		if err := s.check(ctx, p, c); err != nil {
+			return fmt.Errorf("container %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// check asks once. It asks from within the pod: on a lab no kubelet has to be
+// let through the mesh.
+func (s *supervisor) check(ctx context.Context, p *pod, c *corev1.Container) error {
+	pr := c.ReadinessProbe
+	timeout := defaultProbeTimeout
+	if pr.TimeoutSeconds > 0 {
+		timeout = time.Duration(pr.TimeoutSeconds) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	s.mu.Lock()
+	sp := p.space
+	s.mu.Unlock()
+	if sp == nil {
+		return errors.New("no network")
+	}
+	ip := p.ips().v4
+	switch {
+	case pr.TCPSocket != nil:
+		port, err := probePort(c, pr.TCPSocket.Port)
+		if err != nil {
+			return err
+		}
+		f, err := dialIn(ctx, sp, "tcp", netip.AddrPortFrom(ip, port).String())
+		if err == nil {
+			_ = f.Close()
+		}
+		return err
+	case pr.HTTPGet != nil:
+		port, err := probePort(c, pr.HTTPGet.Port)
+		if err != nil {
+			return err
+		}
+		return getProbe(ctx, sp, fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(ip, port), strings.TrimPrefix(pr.HTTPGet.Path, "/")), timeout)
+	case pr.Exec != nil:
+		return s.execProbe(ctx, p, c, pr.Exec.Command)
+	}
+	return nil
+}
+
+func getProbe(ctx context.Context, sp *space, url string, timeout time.Duration) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := httpIn(sp, timeout).Do(req)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode < 200 || resp.StatusCode >= 400 {
+		return fmt.Errorf("GET %s: %s", url, resp.Status)
+	}
+	return nil
+}
+
+func (s *supervisor) execProbe(ctx context.Context, p *pod, c *corev1.Container, argv []string) error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	env := containerEnv(p, c, s.v6)
+	ch, err := s.spawn(p, s.initSpec(p, &container{spec: c}, argv), env, []*os.File{null, null, null})
+	_ = null.Close()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ch.done:
+	case <-ctx.Done():
+		s.end(ch, 0)
+	}
+	if code := ch.exitCode(); code != 0 {
+		return fmt.Errorf("%q: code %d", argv, code)
+	}
+	return nil
+}
+
+func probePort(c *corev1.Container, p intstr.IntOrString) (uint16, error) {
+	if p.Type == intstr.Int {
+		if p.IntVal < 1 || p.IntVal > 65535 {
+			return 0, fmt.Errorf("probe port %d", p.IntVal)
+		}
+		return uint16(p.IntVal), nil //nolint:gosec // checked
+	}
+	for _, port := range c.Ports {
+		if port.Name == p.StrVal {
+			return uint16(port.ContainerPort), nil //nolint:gosec // of an object that was checked when it was decoded
+		}
+	}
+	return 0, fmt.Errorf("no port named %q", p.StrVal)
+}

@@ -1,0 +1,301 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const callTimeout = 5 * time.Second
+
+// report is one line of the load client.
+type report struct {
+	Final  bool           `json:"final,omitempty"`
+	Time   time.Time      `json:"time"`
+	Sent   int            `json:"sent"`
+	OK     int            `json:"ok"`
+	Failed int            `json:"failed"`
+	P50    int64          `json:"p50us"` // microseconds, from when the request was due
+	P99    int64          `json:"p99us"`
+	Max    int64          `json:"maxus"`
+	Errors map[string]int `json:"errors,omitempty"`
+}
+
+// tally collects results; one for the second at hand, one for all.
+type tally struct {
+	mu  sync.Mutex
+	now report  // guarded by mu
+	lat []int64 // guarded by mu
+	all report  // guarded by mu
+}
+
+func (t *tally) add(took time.Duration, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range []*report{&t.now, &t.all} {
+		r.Sent++
+		if err == nil {
+			r.OK++
+			continue
+		}
+		r.Failed++
+		if r.Errors == nil {
+			r.Errors = map[string]int{}
+		}
+		r.Errors[short(err)]++
+	}
+	t.lat = append(t.lat, took.Microseconds())
+	t.all.Max = max(t.all.Max, took.Microseconds())
+}
+
+// short is the cause without addresses, so that equal faults count together.
+func short(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			break
+		}
+		err = next
+	}
+	s := err.Error()
+	if len(s) > 80 {
+		s = s[:80]
+	}
+	return s
+}
+
+// cut ends the second at hand.
+func (t *tally) cut(final bool) report {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.now
+	if final {
+		r = t.all
+		r.Final = true
+	}
+	slices.Sort(t.lat)
+	if n := len(t.lat); n > 0 && !final {
+		r.P50, r.P99, r.Max = t.lat[n/2], t.lat[n*99/100], t.lat[n-1]
+	}
+	r.Time = time.Now()
+	t.now, t.lat = report{}, nil
+	return r
+}
+
+func load(ctx context.Context, args []string) error {
+	f := flags("load")
+	target := f.String("url", "", "where to send requests")
+	rate := f.Int("rate", 100, "requests per second")
+	duration := f.Duration("duration", 10*time.Second, "how long; 0 until a signal")
+	workers := f.Int("workers", 16, "connections at once")
+	perConn := f.Int("per-conn", 20, "requests per connection")
+	body := f.String("body", "", "text to send with each request")
+	_ = f.Parse(args)
+	u, err := url.Parse(*target)
+	if err != nil || u.Host == "" || *rate < 1 || *workers < 1 {
+		return fmt.Errorf("-url %q, -rate %d, -workers %d: not usable", *target, *rate, *workers)
+	}
+	if *duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *duration)
+		defer cancel()
+	}
+	t := &tally{}
+	due := make(chan time.Time, *workers)
+	var wg sync.WaitGroup
+	for range *workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			c := &caller{u: u, perConn: *perConn, body: *body}
+			defer c.close()
+			for at := range due {
+				err := c.call()
+				t.add(time.Since(at), err)
+			}
+		}()
+	}
+	out := json.NewEncoder(os.Stdout)
+	pace(ctx, *rate, due, func() { _ = out.Encode(t.cut(false)) })
+	close(due)
+	wg.Wait()
+	return out.Encode(t.cut(true))
+}
+
+// pace hands out the times at which requests are due, and calls second once a
+// second. A client that cannot keep up is late, and its latencies show it.
+func pace(ctx context.Context, rate int, due chan<- time.Time, second func()) {
+	start := time.Now()
+	next := start.Add(time.Second)
+	gap := time.Second / time.Duration(rate)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for i := 0; ctx.Err() == nil; i++ {
+		at := start.Add(time.Duration(i) * gap)
+		if wait := time.Until(at); wait > time.Millisecond {
+			timer.Reset(wait)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if at.After(next) {
+			second()
+			next = next.Add(time.Second)
+		}
+		select {
+		case due <- at:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// caller makes requests over connections of its own. Nothing is tried twice:
+// what fails is counted.
+type caller struct {
+	u       *url.URL
+	perConn int
+	body    string
+	c       net.Conn
+	r       *bufio.Reader
+	used    int
+}
+
+func (c *caller) close() {
+	if c.c != nil {
+		_ = c.c.Close()
+		c.c = nil
+	}
+}
+
+func (c *caller) call() error {
+	if c.c == nil {
+		d := net.Dialer{Timeout: callTimeout}
+		conn, err := d.Dial("tcp", c.u.Host)
+		if err != nil {
+			return err
+		}
+		c.c, c.r, c.used = conn, bufio.NewReader(conn), 0
+	}
+	c.used++
+	err := c.exchange()
+	if err != nil || c.used >= c.perConn {
+		c.close()
+	}
+	return err
+}
+
+func (c *caller) exchange() error {
+	_ = c.c.SetDeadline(time.Now().Add(callTimeout))
+	_, err := fmt.Fprintf(c.c, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", c.u.RequestURI(), c.u.Host, len(c.body), c.body)
+	if err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return err
+}
+
+// occurrence is one line of the hold client.
+type occurrence struct {
+	Time   time.Time `json:"time"`
+	Event  string    `json:"event"` // open, echo, closed
+	Echoes int       `json:"echoes"`
+	Error  string    `json:"error,omitempty"`
+}
+
+func hold(ctx context.Context, args []string) error {
+	f := flags("hold")
+	addr := f.String("addr", "", "echo server")
+	every := f.Duration("every", 100*time.Millisecond, "pause between messages")
+	text := f.String("text", "still here", "what to send")
+	_ = f.Parse(args)
+	out := json.NewEncoder(os.Stdout)
+	say := func(event string, n int, err error) {
+		o := occurrence{Time: time.Now(), Event: event, Echoes: n}
+		if err != nil {
+			o.Error = err.Error()
+		}
+		_ = out.Encode(o)
+	}
+	d := net.Dialer{Timeout: callTimeout}
+	c, err := d.DialContext(ctx, "tcp", *addr)
+	if err != nil {
+		say("closed", 0, err)
+		return err
+	}
+	defer c.Close() //nolint:errcheck // its end is what is reported
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	say("open", 0, nil)
+	r := bufio.NewReader(c)
+	tick := time.NewTicker(*every)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		_ = c.SetDeadline(time.Now().Add(callTimeout))
+		_, err := io.WriteString(c, *text+"\n")
+		if err == nil {
+			_, err = r.ReadString('\n')
+		}
+		if err != nil {
+			say("closed", n, err)
+			return nil
+		}
+		if n == 0 {
+			say("echo", 1, nil)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			say("closed", n, ctx.Err())
+			return nil
+		}
+	}
+}
+
+func get(ctx context.Context, args []string) error {
+	f := flags("get")
+	target := f.String("url", "", "where to send requests")
+	n := f.Int("n", 1, "how many")
+	_ = f.Parse(args)
+	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	for range *n {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, *target, nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+		_ = resp.Body.Close()
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(b)))
+		}
+		fmt.Print(string(b))
+	}
+	return nil
+}

@@ -1,0 +1,51 @@
+// Command echo is the ordinary program that pods of the lab run: servers that
+// tell who called, and clients that call at a constant rate and count what
+// fails. It knows nothing of meshes.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+const usage = `usage:
+  echo server [-http :8080] [-tcp :9000] [-first :9100] [-name NAME]
+      HTTP that answers with name and caller; TCP echo; TCP whose server speaks first
+  echo load -url http://HOST:PORT/ [-rate 100] [-duration 10s] [-workers 16] [-per-conn 20]
+      HTTP requests at a constant rate; a line of JSON every second, and one at the end
+  echo hold -addr HOST:PORT [-every 100ms] [-text TEXT]
+      one TCP connection to an echo server, used until it ends; a line of JSON for what happens
+  echo get -url URL [-n 1]
+      requests, each on a connection of its own; prints the answers
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if len(os.Args) < 2 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	commands := map[string]func(context.Context, []string) error{
+		"server": server, "load": load, "hold": hold, "get": get,
+	}
+	run, ok := commands[os.Args[1]]
+	if !ok {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err := run(ctx, os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "echo:", err)
+		os.Exit(1)
+	}
+}
+
+func flags(name string) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ExitOnError)
+	f.Usage = func() { fmt.Fprint(os.Stderr, usage); f.PrintDefaults() }
+	return f
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// greeting is what a server that speaks first says.
+const greeting = "220 welcome\n"
+
+func server(ctx context.Context, args []string) error {
+	f := flags("server")
+	httpAddr := f.String("http", ":8080", "address of the HTTP server; empty for none")
+	tcpAddr := f.String("tcp", ":9000", "address of the echo server; empty for none")
+	firstAddr := f.String("first", "", "address of the server that speaks first; empty for none")
+	host, _ := os.Hostname()
+	name := f.String("name", host, "name to answer with")
+	_ = f.Parse(args)
+
+	errc := make(chan error, 3)
+	listen := func(addr string, serve func(net.Listener) error) error {
+		if addr == "" {
+			return nil
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return err
+		}
+		context.AfterFunc(ctx, func() { _ = l.Close() })
+		go func() { errc <- serve(l) }()
+		return nil
+	}
+	err := errors.Join(
+		listen(*httpAddr, func(l net.Listener) error { return serveHTTP(l, *name) }),
+		listen(*tcpAddr, func(l net.Listener) error { return serveEcho(l, "") }),
+		listen(*firstAddr, func(l net.Listener) error { return serveEcho(l, greeting) }),
+	)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-errc:
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+}
+
+func serveHTTP(l net.Listener, name string) error {
+	s := &http.Server{
+		ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			host, _, _ := net.SplitHostPort(r.RemoteAddr)
+			_, _ = fmt.Fprintf(w, "%s answers %s %s %s\n", name, host, r.Method, r.URL.RequestURI())
+		}),
+	}
+	return s.Serve(l)
+}
+
+// serveEcho gives back what it gets, half-close included.
+func serveEcho(l net.Listener, first string) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close() //nolint:errcheck // nothing is left to do about it
+			if _, err := io.WriteString(c, first); err != nil {
+				return
+			}
+			_, _ = io.Copy(c, c)
+		}()
+	}
+}
