@@ -10,7 +10,7 @@ type buffer struct{ b []byte }
 // turns, and are left to the collector once grown beyond keptBuffer.
 const (
 	firstBuffer = 2 << 10
-	keptBuffer  = 64 << 10
+	keptBuffer  = 128 << 10
 )
 
 var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, firstBuffer)} }}
