@@ -69,6 +69,29 @@ type Endpoint struct {
 	Headers     []Header `json:"-"` // may carry credentials
 }
 
+// URL renders the endpoint, "" for none.
+func (e Endpoint) URL() string {
+	switch {
+	case e.Address == "":
+		return ""
+	case e.TLS:
+		return "https://" + e.Address
+	}
+	return "http://" + e.Address
+}
+
+// HeaderMap is Headers as a map.
+func (e Endpoint) HeaderMap() map[string]string {
+	if len(e.Headers) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(e.Headers))
+	for _, h := range e.Headers {
+		m[h.Name] = h.Value
+	}
+	return m
+}
+
 // WorkloadInfo names one workload.
 type WorkloadInfo struct {
 	Name           string `json:"name"`

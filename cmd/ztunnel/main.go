@@ -1,0 +1,90 @@
+// Command ztunnel is the node proxy of the mesh. It is configured by its
+// environment; see docs.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/ops/logging"
+	"github.com/ambit-mesh/ambit/internal/ops/version"
+	"github.com/ambit-mesh/ambit/internal/ztunnel"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+)
+
+const usage = `ztunnel: the node proxy of the mesh
+
+Commands:
+  proxy (default)  run the proxy; further arguments are accepted and ignored
+  version          print the version
+  help             print this
+
+Everything else is set by environment variables.
+`
+
+func main() {
+	cmd := "proxy"
+	if len(os.Args) > 1 {
+		cmd = os.Args[1]
+	}
+	switch cmd {
+	case "version":
+		fmt.Println(version.Get())
+	case "help", "--help", "-h":
+		fmt.Print(usage)
+	case "proxy":
+		if err := run(); err != nil {
+			fmt.Fprintln(os.Stderr, "ztunnel:", err)
+			os.Exit(1)
+		}
+	default:
+		fmt.Fprintf(os.Stderr, "ztunnel: unknown command %q\n%s", cmd, usage)
+		os.Exit(2)
+	}
+}
+
+func run() error {
+	cfg, err := config.Load(config.FromEnviron(os.Environ()), config.ThisHost())
+	if err != nil {
+		return err
+	}
+	format, err := logging.ParseFormat(cfg.LogFormat)
+	if err != nil {
+		return err
+	}
+	logs, err := logging.New(os.Stdout, format, cfg.LogLevel)
+	if err != nil {
+		return err
+	}
+	tune(cfg)
+	ctx, stop := lifecycle.SignalContext(context.Background())
+	defer stop()
+	app, err := ztunnel.NewApp(cfg, logs)
+	if err != nil {
+		return err
+	}
+	log := logs.Logger("ztunnel")
+	log.Info("starting", "version", version.Get().String(), "mode", string(cfg.Mode), "node", cfg.NodeName, "threads", cfg.Threads)
+	return app.Run(ctx)
+}
+
+// tune fits Go's runtime to a proxy. Processors: one per event loop, and no
+// more, so that an idle node pays for none; two at least, so that a handshake
+// never waits for a busy loop. Collector: the data path does not allocate, so
+// collections are rare however small the heap is kept. Both yield to GOMAXPROCS
+// and GOGC when an operator sets them.
+func tune(cfg *config.Config) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(min(max(cfg.Threads, 2), runtime.NumCPU()))
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+// gcPercent trades collector time, which is small here, for memory.
+const gcPercent = 50
