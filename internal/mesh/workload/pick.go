@@ -2,6 +2,8 @@ package workload
 
 import (
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
@@ -45,12 +47,281 @@ type Upstream struct {
 	Direct bool
 }
 
+// samples bounds the tries to hit a usable endpoint at random before all are
+// looked at. Endpoints that are not usable are the exception.
+const samples = 8
+
 // Pick chooses an endpoint. The error has reason NoHealthyUpstream and says
 // what kept the endpoints out.
 func (s *Snapshot) Pick(q Query) (Upstream, *reason.Error) {
-	return Upstream{}, reason.Errorf(reason.NoHealthyUpstream, "no endpoints")
+	p := picker{Query: q, preferNetwork: len(q.Service.Scopes) > 0 && q.Service.Scopes[0] == ScopeNetwork}
+	if q.Service.Mode == Passthrough && !q.Waypoint {
+		return Upstream{Service: q.Service, Direct: true}, nil
+	}
+	var onService bool
+	if p.target, onService = q.Service.TargetPort(q.Port); !onService && !q.Waypoint {
+		return Upstream{}, p.failure("it has no port " + strconv.Itoa(int(q.Port)))
+	}
+	p.set = s.endpointsOf(q.Service.Key())
+	if p.set == nil {
+		return Upstream{}, p.failure("it has no endpoints")
+	}
+	e, ok := p.choose()
+	if !ok {
+		return Upstream{}, p.failure(p.explain())
+	}
+	port, _ := p.port(e)
+	addr, _ := p.addr(e.w)
+	return Upstream{Workload: e.w, Addr: addr, Port: port, Service: q.Service}, nil
+}
+
+// picker is one Pick.
+type picker struct {
+	Query
+	set           *endpointSet
+	target        uint16 // of the service port, 0 when endpoints say
+	preferNetwork bool
+}
+
+func (p *picker) choose() (endpoint, bool) {
+	if p.set.weight == 0 {
+		return endpoint{}, false
+	}
+	scoped := p.Service.Mode == Strict || p.Service.Mode == Failover
+	if !scoped {
+		if a, ok := p.sample(""); ok {
+			if p.Load == nil || p.set.n == 1 {
+				return a, true
+			}
+			if b, ok := p.sample(a.w.UID); ok {
+				return p.lighter(a, b), true
+			}
+			return a, true
+		}
+	}
+	return p.scan(scoped)
+}
+
+// sample draws a usable endpoint other than the one with UID not, in
+// proportion to weights, and gives up after a few tries.
+func (p *picker) sample(not string) (endpoint, bool) {
+	for range samples {
+		e := p.set.at(p.Rand(p.set.weight))
+		if e.w.UID != not && p.usable(e) {
+			return e, true
+		}
+	}
+	return endpoint{}, false
+}
+
+// scan looks at every endpoint and draws, in proportion to weights, from those
+// of the best rank.
+func (p *picker) scan(scoped bool) (endpoint, bool) {
+	best, total := -1, uint64(0)
+	for e := range p.set.all() {
+		w := e.weight(p.set.allowUnhealthy)
+		if w == 0 {
+			continue
+		}
+		rank := p.rank(e.w, scoped)
+		if rank < best || rank < 0 || !p.usable(e) {
+			continue
+		}
+		if rank > best {
+			best, total = rank, 0
+		}
+		total += w
+	}
+	if total == 0 {
+		return endpoint{}, false
+	}
+	a := p.nth(p.Rand(total), best, scoped)
+	if p.Load == nil {
+		return a, true
+	}
+	return p.lighter(a, p.nth(p.Rand(total), best, scoped)), true
+}
+
+// nth returns the endpoint that owns share r among those of a rank.
+func (p *picker) nth(r uint64, rank int, scoped bool) endpoint {
+	for e := range p.set.all() {
+		w := e.weight(p.set.allowUnhealthy)
+		if w == 0 || p.rank(e.w, scoped) != rank || !p.usable(e) {
+			continue
+		}
+		if r < w {
+			return e
+		}
+		r -= w
+	}
+	return endpoint{}
+}
+
+// lighter returns the endpoint with fewer connections per capacity; a on ties.
+func (p *picker) lighter(a, b endpoint) endpoint {
+	if a.w == b.w {
+		return a
+	}
+	la, lb := uint64(max(p.Load(a.w.UID), 0)), uint64(max(p.Load(b.w.UID), 0))
+	if lb*uint64(a.w.Capacity) < la*uint64(b.w.Capacity) {
+		return b
+	}
+	return a
+}
+
+// rank counts how many scopes in a row client and endpoint share; -1 keeps
+// the endpoint out. When the network is the first scope, sharing it outranks
+// all others, and endpoints of other networks are still told apart by those.
+func (p *picker) rank(w *Workload, scoped bool) int {
+	if !scoped {
+		return 0
+	}
+	rank, bonus := 0, 0
+	for _, scope := range p.Service.Scopes {
+		shared := p.shares(w, scope)
+		if scope == ScopeNetwork && p.preferNetwork {
+			if !shared {
+				continue
+			}
+			bonus = len(p.Service.Scopes) - 1
+		}
+		if !shared {
+			break
+		}
+		rank++
+	}
+	if p.Service.Mode == Strict && rank != len(p.Service.Scopes) {
+		return -1
+	}
+	return rank + bonus
+}
+
+func (p *picker) shares(w *Workload, scope Scope) bool {
+	c := p.Client
+	switch scope {
+	case ScopeRegion:
+		return c.Locality.Region == w.Locality.Region
+	case ScopeZone:
+		return c.Locality.Zone == w.Locality.Zone
+	case ScopeSubzone:
+		return c.Locality.Subzone == w.Locality.Subzone
+	case ScopeNode:
+		return c.Node == w.Node
+	case ScopeCluster:
+		return c.ClusterID == w.ClusterID
+	case ScopeNetwork:
+		return c.Network == w.Network
+	}
+	return false
+}
+
+// usable tells whether an endpoint can take this connection, health and
+// weight apart.
+func (p *picker) usable(e endpoint) bool {
+	if p.Excluded != nil && p.Excluded(e.w.UID) {
+		return false
+	}
+	if _, ok := p.addr(e.w); !ok {
+		return false
+	}
+	_, ok := p.port(e)
+	return ok
+}
+
+// port maps the service port: the endpoint's own mapping, else the service's,
+// else, behind an application tunnel, the port itself.
+func (p *picker) port(e endpoint) (uint16, bool) {
+	if t, _ := findPort(e.m.Ports, p.Port); t != 0 {
+		return t, true
+	}
+	if p.target != 0 {
+		return p.target, true
+	}
+	if p.Waypoint && e.w.ApplicationTunnel.Present {
+		return p.Port, true
+	}
+	return 0, false
+}
+
+// addr chooses the address of a workload. ok without an address means that
+// the workload is reached by host name or through its network's gateway.
+func (p *picker) addr(w *Workload) (a netip.Addr, ok bool) {
+	if p.Dialled.IsValid() && w.HasAddr(p.Dialled) {
+		return p.Dialled, true
+	}
+	for _, c := range w.addrs {
+		if !p.Service.Families.Accepts(c) {
+			continue
+		}
+		if !a.IsValid() {
+			a = c
+		}
+		if p.Dialled.IsValid() && c.Is4() == p.Dialled.Unmap().Is4() {
+			a = c
+			break
+		}
+	}
+	viaGateway := w.Network != p.Client.Network && !w.NetworkGateway.IsZero()
+	return a, a.IsValid() || w.Hostname != "" || viaGateway
+}
+
+func (p *picker) failure(why string) *reason.Error {
+	return reason.Errorf(reason.NoHealthyUpstream, "service %v: %s", p.Service.Key(), why)
+}
+
+// explain counts what kept each endpoint out.
+func (p *picker) explain() string {
+	var unhealthy, idle, excluded, noAddr, noPort, scope int
+	for e := range p.set.all() {
+		_, hasAddr := p.addr(e.w)
+		_, hasPort := p.port(e)
+		switch {
+		case !e.w.Healthy && !p.set.allowUnhealthy:
+			unhealthy++
+		case e.w.Capacity == 0:
+			idle++
+		case p.Excluded != nil && p.Excluded(e.w.UID):
+			excluded++
+		case !hasAddr:
+			noAddr++
+		case !hasPort:
+			noPort++
+		default:
+			scope++
+		}
+	}
+	parts := []string{"none of " + strconv.Itoa(p.set.n) + " endpoints can be used"}
+	for _, c := range [...]struct {
+		n    int
+		what string
+	}{
+		{unhealthy, "not ready"}, {idle, "without capacity"}, {excluded, "already tried"},
+		{noAddr, "without a usable address"}, {noPort, "without port " + strconv.Itoa(int(p.Port))},
+		{scope, "outside the locality that is allowed"},
+	} {
+		if c.n > 0 {
+			parts = append(parts, strconv.Itoa(c.n)+" "+c.what)
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // PickWaypoint chooses among a service's weighted waypoints, else its single
 // one; the zero value when it has none.
-func PickWaypoint(svc *Service, r Rand) GatewayAddress { return svc.Waypoint }
+func PickWaypoint(svc *Service, r Rand) GatewayAddress {
+	total := uint64(0)
+	for _, w := range svc.WeightedWaypoints {
+		total += uint64(w.Weight)
+	}
+	if total == 0 {
+		return svc.Waypoint
+	}
+	n := r(total)
+	for _, w := range svc.WeightedWaypoints {
+		if n < uint64(w.Weight) {
+			return w.Destination
+		}
+		n -= uint64(w.Weight)
+	}
+	return svc.Waypoint
+}

@@ -1,6 +1,9 @@
 package workload
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Mode is how an endpoint of a service is chosen.
 type Mode uint8
@@ -107,4 +110,8 @@ func findPort(ports []Port, port uint16) (uint16, bool) {
 		}
 	}
 	return 0, false
+}
+
+func (s *Service) hasVIP(network string, a netip.Addr) bool {
+	return slices.Contains(s.VIPs, NetworkAddress{network, a})
 }

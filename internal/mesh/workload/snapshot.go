@@ -3,34 +3,181 @@ package workload
 import (
 	"iter"
 	"net/netip"
+	"strings"
+
+	"github.com/gaissmai/bart"
 )
 
 // Snapshot is the directory at one moment. It is immutable; any number of
 // goroutines may read it.
-type Snapshot struct{}
+type Snapshot struct {
+	preferredNamespace string
+
+	uids      trie[*Workload] // by UID
+	addrs     trie[*Workload] // by network and address, except host network
+	infos     trie[*Workload] // by namespace and name
+	hostnames trie[*Workload] // by namespace and host name, when they have one
+
+	services  trie[*Service]     // by namespace and host name
+	hosts     trie[*Service]     // by host name
+	vips      trie[*Service]     // by network and address
+	endpoints trie[*endpointSet] // by namespace and host name
+
+	// ranges of virtual addresses by network. The map is copied when a network
+	// gets its first or loses its last range; both are few.
+	ranges map[string]*bart.Table[*rangeServices]
+}
+
+// rangeServices are the services that claim one range.
+type rangeServices struct{ services []*Service }
 
 // WorkloadByUID finds a workload by its unique name, or nil.
-func (s *Snapshot) WorkloadByUID(uid string) *Workload { return nil }
+func (s *Snapshot) WorkloadByUID(uid string) *Workload {
+	for _, l := range s.uids.get(hashString(uid)) {
+		if l.value.UID == uid {
+			return l.value
+		}
+	}
+	return nil
+}
 
 // WorkloadByAddr finds the workload at an address, or nil; never one that
-// shares its node's addresses.
-func (s *Snapshot) WorkloadByAddr(network string, a netip.Addr) *Workload { return nil }
+// shares its node's addresses. When several claim it, a pod wins (its address
+// cannot be made up), then one inside the mesh, then the least UID.
+func (s *Snapshot) WorkloadByAddr(network string, a netip.Addr) *Workload {
+	a = a.Unmap()
+	var best *Workload
+	for _, l := range s.addrs.get(hashAddr(network, a)) {
+		w := l.value
+		if w.Network != network || !w.HasAddr(a) {
+			continue
+		}
+		if best == nil || credibility(w) > credibility(best) ||
+			credibility(w) == credibility(best) && w.UID < best.UID {
+			best = w
+		}
+	}
+	return best
+}
+
+func credibility(w *Workload) int {
+	n := 0
+	if strings.Contains(w.UID, "//Pod/") {
+		n += 2
+	}
+	if w.Protocol == HBONE {
+		n++
+	}
+	return n
+}
 
 // WorkloadByInfo finds the workload that a pod of this node is, or nil. An
 // empty node matches any.
-func (s *Snapshot) WorkloadByInfo(node, namespace, name, serviceAccount string) *Workload { return nil }
+func (s *Snapshot) WorkloadByInfo(node, namespace, name, serviceAccount string) *Workload {
+	for _, l := range s.infos.get(hashPair(namespace, name)) {
+		w := l.value
+		if w.Name == name && w.Namespace == namespace && w.ServiceAccount == serviceAccount &&
+			(node == "" || w.Node == node) {
+			return w
+		}
+	}
+	return nil
+}
 
 // ServiceByName finds a service, or nil.
-func (s *Snapshot) ServiceByName(namespace, hostname string) *Service { return nil }
+func (s *Snapshot) ServiceByName(namespace, hostname string) *Service {
+	for _, l := range s.services.get(hashPair(namespace, hostname)) {
+		if l.value.Hostname == hostname && l.value.Namespace == namespace {
+			return l.value
+		}
+	}
+	return nil
+}
 
 // ServiceByHostname finds the best service of a host name for clients of a
 // namespace, or nil.
-func (s *Snapshot) ServiceByHostname(hostname, clientNamespace string) *Service { return nil }
+func (s *Snapshot) ServiceByHostname(hostname, clientNamespace string) *Service {
+	var best *Service
+	for _, l := range s.hosts.get(hashString(hostname)) {
+		if l.value.Hostname == hostname {
+			best = s.better(best, l.value, clientNamespace)
+		}
+	}
+	return best
+}
 
 // ServiceByVIP finds the best service at a virtual address for clients of a
-// namespace, or nil.
+// namespace, or nil: one with exactly this address, else the one with the
+// narrowest range around it.
 func (s *Snapshot) ServiceByVIP(network string, a netip.Addr, clientNamespace string) *Service {
-	return nil
+	a = a.Unmap()
+	var best *Service
+	for _, l := range s.vips.get(hashAddr(network, a)) {
+		if l.value.hasVIP(network, a) {
+			best = s.better(best, l.value, clientNamespace)
+		}
+	}
+	if best == nil {
+		best = s.serviceByRange(network, a, clientNamespace)
+	}
+	return best
+}
+
+// serviceByRange prefers the client's namespace over a narrower range, as
+// upstream does.
+func (s *Snapshot) serviceByRange(network string, a netip.Addr, clientNamespace string) *Service {
+	table := s.ranges[network]
+	if table == nil || !a.IsValid() {
+		return nil
+	}
+	var narrowest *Service
+	for _, claims := range table.Supernets(prefixOf(a)) {
+		var best *Service
+		for _, svc := range claims.services {
+			best = s.better(best, svc, clientNamespace)
+		}
+		if best != nil && best.Namespace == clientNamespace {
+			return best
+		}
+		if narrowest == nil {
+			narrowest = best
+		}
+	}
+	return narrowest
+}
+
+// better returns the service that a client of namespace ns means: visible,
+// of its own namespace, canonical, of the preferred namespace, else the first
+// by name so that all nodes agree.
+func (s *Snapshot) better(best, other *Service, ns string) *Service {
+	if !other.VisibleTo(ns) {
+		return best
+	}
+	if best == nil {
+		return other
+	}
+	if a, b := s.rank(best, ns), s.rank(other, ns); a != b {
+		if b > a {
+			return other
+		}
+		return best
+	}
+	if c := strings.Compare(other.Namespace, best.Namespace); c < 0 || c == 0 && other.Hostname < best.Hostname {
+		return other
+	}
+	return best
+}
+
+func (s *Snapshot) rank(svc *Service, ns string) int {
+	switch {
+	case svc.Namespace == ns:
+		return 3
+	case svc.Canonical:
+		return 2
+	case svc.Namespace == s.preferredNamespace:
+		return 1
+	}
+	return 0
 }
 
 // Destination is what stands at an address: a service, else a workload, else
@@ -43,27 +190,59 @@ type Destination struct {
 // Find looks an address up as a connection of a client in clientNamespace
 // does: exact virtual address, then virtual range, then workload.
 func (s *Snapshot) Find(network string, a netip.Addr, clientNamespace string) Destination {
-	return Destination{}
+	if svc := s.ServiceByVIP(network, a, clientNamespace); svc != nil {
+		return Destination{Service: svc}
+	}
+	return Destination{Workload: s.WorkloadByAddr(network, a)}
 }
 
 // FindHostname looks a gateway's host name up: a service, else a workload of
 // that host name.
-func (s *Snapshot) FindHostname(name NamespacedName) Destination { return Destination{} }
+func (s *Snapshot) FindHostname(name NamespacedName) Destination {
+	if svc := s.ServiceByName(name.Namespace, name.Hostname); svc != nil {
+		return Destination{Service: svc}
+	}
+	for _, l := range s.hostnames.get(hashPair(name.Namespace, name.Hostname)) {
+		if w := l.value; w.Namespace == name.Namespace && w.Hostname == name.Hostname {
+			return Destination{Workload: w}
+		}
+	}
+	return Destination{}
+}
 
 // Workloads iterates over all workloads, in no order.
-func (s *Snapshot) Workloads() iter.Seq[*Workload] { return func(func(*Workload) bool) {} }
+func (s *Snapshot) Workloads() iter.Seq[*Workload] { return s.uids.all() }
 
 // Services iterates over all services, in no order.
-func (s *Snapshot) Services() iter.Seq[*Service] { return func(func(*Service) bool) {} }
+func (s *Snapshot) Services() iter.Seq[*Service] { return s.services.all() }
 
 // Endpoints iterates over the workloads of a service, healthy or not, in no
 // order.
 func (s *Snapshot) Endpoints(svc *Service) iter.Seq[*Workload] {
-	return func(func(*Workload) bool) {}
+	return func(yield func(*Workload) bool) {
+		set := s.endpointsOf(svc.Key())
+		if set == nil {
+			return
+		}
+		for e := range set.all() {
+			if !yield(e.w) {
+				return
+			}
+		}
+	}
 }
 
-// NumWorkloads and NumServices count.
-func (s *Snapshot) NumWorkloads() int { return 0 }
+func (s *Snapshot) endpointsOf(name NamespacedName) *endpointSet {
+	for _, l := range s.endpoints.get(hashPair(name.Namespace, name.Hostname)) {
+		if l.value.service == name {
+			return l.value
+		}
+	}
+	return nil
+}
+
+// NumWorkloads counts the workloads.
+func (s *Snapshot) NumWorkloads() int { return s.uids.n }
 
 // NumServices counts the services.
-func (s *Snapshot) NumServices() int { return 0 }
+func (s *Snapshot) NumServices() int { return s.services.n }
