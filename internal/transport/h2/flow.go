@@ -11,9 +11,14 @@ const (
 	// rttEvery is how often the round trip is measured while data arrives.
 	rttEvery = time.Second
 
-	// slowTurnover is when a grown window that took so long to be half used
-	// shrinks again: it is not what limits its stream.
-	slowTurnover = time.Second
+	// A grown window whose half took more than slowRounds round trips, and
+	// slowTurnover at least, shrinks again: it is not what limits its stream.
+	slowRounds   = 16
+	slowTurnover = 100 * time.Millisecond
+
+	// pressure is how long a window that could not grow makes those above
+	// their share shrink.
+	pressure = time.Second
 
 	// growShare is which part of the unused budget one step of growth may
 	// take, so that late streams still find some.
@@ -92,10 +97,10 @@ func (c *Conn) measure(s *Stream, n uint32) {
 	// owner must keep up as well, or a larger window only fills memory.
 	if fast := float64(bytes)*2*float64(rtt) >= float64(s.window)*float64(took); fast && s.unread <= s.window/4 {
 		c.grow(s)
-	} else if took > int64(slowTurnover) {
+	} else if took > max(slowRounds*rtt, int64(slowTurnover)) {
 		c.shrink(s)
 	}
-	if grown := int64(s.window - c.cfg.StreamWindow); grown > c.fairShare() && c.now-c.deniedAt < int64(slowTurnover) {
+	if grown := int64(s.window - c.cfg.StreamWindow); grown > c.fairShare() && c.now-c.deniedAt < int64(pressure) {
 		c.shrink(s)
 	}
 }
