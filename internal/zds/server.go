@@ -94,7 +94,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 }
 
-// Close removes the socket and forgets all workloads. Proxies go on serving.
+// Close stops to listen and forgets all workloads. Proxies go on serving.
 func (s *Server) Close() error {
 	err := s.listener.Close()
 	s.mu.Lock()

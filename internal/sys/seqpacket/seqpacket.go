@@ -41,6 +41,9 @@ func Listen(path string) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A successor may have made its own socket at this path by the time this
+	// one is closed.
+	l.SetUnlinkOnClose(false)
 	return &Listener{l: l}, nil
 }
 
@@ -56,7 +59,7 @@ func (l *Listener) Accept() (*Conn, error) {
 	return wrap(c), nil
 }
 
-// Close stops to listen and removes the socket.
+// Close stops to listen. The socket stays at its path, and refuses.
 func (l *Listener) Close() error { return l.l.Close() }
 
 // Dial connects to a listener.
