@@ -299,8 +299,8 @@ func (s *supervisor) setProbed(p *pod, ready bool) {
 	}
 	s.mu.Lock()
 	p.announced = ready
-	if ready {
-		p.message = ""
+	if ready && (strings.HasPrefix(p.message, notReady) || strings.HasPrefix(p.message, waitsToJoin)) {
+		p.message = "" // how a program ended last stays: it may do so again
 	}
 	s.notify()
 	s.mu.Unlock()
@@ -339,6 +339,12 @@ func (s *supervisor) findPod(w Where) (*pod, error) {
 	return nil, fmt.Errorf("no pod %q in namespace %q: `ambit lab status` lists them", name, ns)
 }
 
+// Beginnings of what is said about a pod that is not ready.
+const (
+	notReady    = "not ready: "
+	waitsToJoin = "waits to join the mesh, and does not start before: "
+)
+
 // joinRetry is how long a pod that must join the mesh waits between attempts.
 const joinRetry = 200 * time.Millisecond
 
@@ -362,7 +368,7 @@ func (s *supervisor) joinMesh(ctx context.Context, p *pod) bool {
 			s.mu.Unlock()
 			return true
 		}
-		s.fail(p, fmt.Errorf("waits to join the mesh, and does not start before: %w", err))
+		s.fail(p, fmt.Errorf(waitsToJoin+"%w", err))
 		select {
 		case <-ctx.Done():
 			return false

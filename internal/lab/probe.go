@@ -127,7 +127,7 @@ func (s *supervisor) probe(ctx context.Context, p *pod) {
 			if err == nil {
 				wait = p.period()
 			} else {
-				s.setMessage(p, "not ready: "+err.Error())
+				s.setMessage(p, notReady+err.Error())
 			}
 		}
 		if ctx.Err() != nil {
