@@ -4,35 +4,18 @@
 package rbac
 
 import (
-	"encoding/json"
 	"net/netip"
 
-	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
 // Conn is what policies look at.
 type Conn struct {
-	// Source identity; zero when the connection is plaintext.
+	// Identity of the source; zero when the connection is plaintext.
 	Identity identity.Identity
 	Src, Dst netip.AddrPort
 }
-
-// Policy is a compiled policy. It is immutable.
-type Policy struct{ key string }
-
-// Compile compiles a policy. With an error the policy is still usable and
-// fails closed: an ALLOW matches nothing, a DENY matches everything it is
-// scoped to, an unknown action or scope denies every workload of its
-// namespace (of the mesh for the global scope).
-func Compile(a *securitypb.Authorization) (*Policy, error) { return &Policy{}, nil }
-
-// Key returns namespace/name.
-func (p *Policy) Key() string { return p.key }
-
-// Matches tells whether the policy's rules match a connection.
-func (p *Policy) Matches(c *Conn) bool { return false }
 
 // Target is the workload a connection is for.
 type Target struct {
@@ -52,7 +35,7 @@ type Decision struct {
 	Allowed bool
 	// Reason is OK, PolicyDenied or NotAllowed.
 	Reason reason.Reason
-	// Policy is the one that decided, as namespace/name; may be empty.
+	// Policy is the one that decided, as namespace/name; empty when none did.
 	Policy string
 	// DryRun lists policies under trial that matched; nil without any.
 	DryRun []DryRun
@@ -72,22 +55,125 @@ func (d Decision) Error() *reason.Error {
 }
 
 // Set is all policies at one moment. It is immutable; nil is the empty set.
-type Set struct{}
-
-// Evaluate decides a connection to t.
-func (s *Set) Evaluate(t Target, c *Conn) Decision { return Decision{Allowed: true} }
-
-// Dump renders all policies as the JSON array of /config_dump.
-func (s *Set) Dump() (json.RawMessage, error) { return json.RawMessage("[]"), nil }
-
-// Update is one resource: its name and what it holds.
-type Update struct {
-	Name   string // of the resource
-	Policy *securitypb.Authorization
+type Set struct {
+	names      cow[*Policy] // by resource name
+	namespaces cow[*scoped] // by namespace; "" holds those of the whole mesh
+	size       int
 }
 
-// Rejection is a policy that could not be compiled and now fails closed.
-type Rejection struct {
-	Name string
-	Err  error
+// scoped are the policies of one namespace or of the mesh, sorted by key so
+// that the policy that is named does not depend on the order of arrival.
+type scoped struct{ policies []*Policy }
+
+// Len counts the policies.
+func (s *Set) Len() int {
+	if s == nil {
+		return 0
+	}
+	return s.size
+}
+
+// Evaluate decides a connection to t: a DENY that matches refuses; without
+// any ALLOW in force the rest is allowed; else an ALLOW must match.
+func (s *Set) Evaluate(t Target, c *Conn) Decision {
+	if s == nil {
+		return Decision{Allowed: true, Unknown: t.Policies}
+	}
+	e := evaluation{v: view{c: c}}
+	if !c.Identity.IsZero() {
+		e.v.principal = e.v.render()
+	}
+	var scopes [2]*scoped
+	scopes[0], _ = s.namespaces.get("")
+	if t.Namespace != "" {
+		scopes[1], _ = s.namespaces.get(t.Namespace)
+	}
+	for _, phase := range [...]action{deny, allow} {
+		for _, sc := range scopes {
+			if sc == nil {
+				continue
+			}
+			for _, p := range sc.policies {
+				if e.consider(phase, p) {
+					return e.decision
+				}
+			}
+		}
+		for _, name := range t.Policies {
+			if p, ok := s.names.get(name); !ok {
+				if phase == deny {
+					e.decision.Unknown = append(e.decision.Unknown, name)
+				}
+			} else if e.consider(phase, p) {
+				return e.decision
+			}
+		}
+	}
+	return e.conclude()
+}
+
+// evaluation is one Evaluate in progress.
+type evaluation struct {
+	v        view
+	decision Decision
+	// enforced, trial: an ALLOW of that kind exists. trialMatched: one under
+	// trial matched.
+	enforced, trial, trialMatched bool
+}
+
+// consider looks at one policy in the phase of its action; true ends the
+// evaluation.
+func (e *evaluation) consider(phase action, p *Policy) bool {
+	if p.action != phase {
+		return false
+	}
+	if phase == allow {
+		e.enforced = e.enforced || !p.dryRun
+		e.trial = e.trial || p.dryRun
+	}
+	if !p.matches(&e.v) {
+		return false
+	}
+	switch {
+	case p.dryRun:
+		e.decision.DryRun = append(e.decision.DryRun, DryRun{p.key, phase == deny})
+		e.trialMatched = e.trialMatched || phase == allow
+		return false
+	case phase == deny:
+		e.decision.Reason = reason.PolicyDenied
+	default:
+		e.decision.Allowed = true
+	}
+	e.decision.Policy = p.key
+	return true
+}
+
+func (e *evaluation) conclude() Decision {
+	if e.enforced {
+		e.decision.Reason = reason.NotAllowed
+		return e.decision
+	}
+	e.decision.Allowed = true
+	e.decision.WouldDeny = e.trial && !e.trialMatched
+	return e.decision
+}
+
+// view is a connection as matchers see it.
+type view struct {
+	c *Conn
+	// principal is the identity without its scheme, in buf when it fits; nil
+	// without an identity.
+	principal []byte
+	// buf holds a trust domain and account of 253 characters each, a
+	// namespace of 63, and what joins them.
+	buf [584]byte
+}
+
+func (v *view) render() []byte {
+	id := &v.c.Identity
+	b := append(v.buf[:0], id.TrustDomain...)
+	b = append(b, "/ns/"...)
+	b = append(b, id.Namespace...)
+	b = append(b, "/sa/"...)
+	return append(b, id.ServiceAccount...)
 }
