@@ -331,12 +331,22 @@ func (a *App) Run(ctx context.Context) error {
 			}
 		}()
 	}
-	// Until the mesh is known a pod's connections could only wait.
 	adding, stopAdding := context.WithCancel(context.Background())
 	defer stopAdding()
-	if err := a.pods(adding, fatal); err != nil {
-		return err
-	}
+	proxies := a.ready.Task(proxyTask)
+	go func() {
+		// No connection is judged by policies that have not arrived yet.
+		if a.xds != nil {
+			select {
+			case <-a.xds.Synced():
+			case <-adding.Done():
+				return
+			}
+		}
+		if err := a.pods(adding, proxies); err != nil && adding.Err() == nil {
+			fatal <- err
+		}
+	}()
 	var failed error
 	select {
 	case <-ctx.Done():
@@ -356,36 +366,38 @@ func (a *App) Run(ctx context.Context) error {
 	return failed
 }
 
-// pods begins to serve pods: those of the node agent, or the one of dedicated
-// mode.
-func (a *App) pods(ctx context.Context, fatal chan<- error) error {
+// proxyTask is pending while there is nobody to say which pods to serve.
+const proxyTask = "workload proxy manager"
+
+// pods serves pods until ctx ends: those of the node agent, or the one of
+// dedicated mode.
+func (a *App) pods(ctx context.Context, ready func()) error {
 	if a.cfg.Mode == config.Dedicated {
-		done := a.ready.Task("proxy")
 		if err := a.node.AddLocal(*a.cfg.Workload); err != nil {
 			return err
 		}
-		done()
+		ready()
+		<-ctx.Done()
 		return nil
 	}
-	const task = "workload proxy manager"
-	var mu sync.Mutex
-	done := a.ready.Task(task)
-	a.node.mu.Lock()
-	a.node.connected = func(yes bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		done()
-		if !yes {
-			done = a.ready.Task(task)
+	if a.cfg.Self != nil {
+		if err := a.node.AddSelf(*a.cfg.Self); err != nil {
+			a.logs.Logger("ztunnel").Warn("the proxy's own pod cannot be reached through tunnels", "error", err)
 		}
 	}
-	a.node.mu.Unlock()
-	client := zds.NewClient(zds.ClientConfig{Path: a.cfg.ZDSSocket, Handler: a.node, Logger: a.logs.Logger("zds")})
-	go func() {
-		if err := client.Run(ctx); err != nil && ctx.Err() == nil {
-			fatal <- fmt.Errorf("node agent: %w", err)
+	var mu sync.Mutex
+	a.node.onConnected(func(yes bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		ready()
+		if !yes {
+			ready = a.ready.Task(proxyTask)
 		}
-	}()
+	})
+	client := zds.NewClient(zds.ClientConfig{Path: a.cfg.ZDSSocket, Handler: a.node, Logger: a.logs.Logger("zds")})
+	if err := client.Run(ctx); err != nil {
+		return fmt.Errorf("node agent: %w", err)
+	}
 	return nil
 }
 

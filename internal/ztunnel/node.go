@@ -67,6 +67,7 @@ type Node struct {
 	mu       sync.Mutex // guards what follows
 	pods     map[string]*pod
 	byName   map[podName]*pod
+	self     *pod // the proxy's own; nil without one
 	draining bool
 
 	tunMu   sync.Mutex // guards tunnels
@@ -75,7 +76,7 @@ type Node struct {
 	loadMu sync.Mutex // guards loads
 	loads  map[string]int
 
-	connected func(bool) // told by Connected; see App
+	connected func(bool) // told by Connected; may be nil
 }
 
 type podName struct{ namespace, name string }
@@ -113,6 +114,24 @@ func (n *Node) Add(_ context.Context, uid string, info zds.Info, ns *netns.NS) e
 // process runs in.
 func (n *Node) AddLocal(info config.WorkloadInfo) error {
 	return n.add(info.Namespace+"/"+info.Name, info, nil)
+}
+
+// AddSelf lets the proxy's own pod be reached through tunnels, for its
+// metrics, when the control plane says that it is in the mesh.
+func (n *Node) AddSelf(info config.WorkloadInfo) error {
+	p := newPod(n, "self", info, nil)
+	p.self = true
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.self != nil || n.draining {
+		return nil
+	}
+	if err := p.start(); err != nil {
+		return err
+	}
+	n.self = p
+	n.byName[podName{info.Namespace, info.Name}] = p
+	return nil
 }
 
 func (n *Node) add(uid string, info config.WorkloadInfo, ns *netns.NS) error {
@@ -205,6 +224,13 @@ func (n *Node) Connected(yes bool) {
 	}
 }
 
+// onConnected has f told when the node agent comes and goes.
+func (n *Node) onConnected(f func(bool)) {
+	n.mu.Lock()
+	n.connected = f
+	n.mu.Unlock()
+}
+
 // Counts tells how many pods are served, and how many wait to be.
 func (n *Node) Counts() (up, pending int) {
 	n.mu.Lock()
@@ -225,6 +251,9 @@ func (n *Node) list() []*pod {
 	all := make([]*pod, 0, len(n.pods))
 	for _, p := range n.pods {
 		all = append(all, p)
+	}
+	if n.self != nil {
+		all = append(all, n.self)
 	}
 	return all
 }
@@ -256,7 +285,10 @@ func (n *Node) Close() {
 	n.mu.Lock()
 	n.draining = true
 	pods := n.pods
-	n.pods, n.byName = map[string]*pod{}, map[podName]*pod{}
+	if n.self != nil {
+		pods[n.self.uid] = n.self
+	}
+	n.self, n.pods, n.byName = nil, map[string]*pod{}, map[podName]*pod{}
 	stop := n.stop
 	n.stop = nil
 	n.mu.Unlock()

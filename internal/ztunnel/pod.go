@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -36,6 +37,9 @@ type pod struct {
 	set  conns.Set
 	pool *hbone.Pool
 	srv  *hbone.Server
+	// self is the proxy's own pod: it can be reached through tunnels, and
+	// nothing of it is captured.
+	self bool
 	// origSrc tells that connections to the application come from the
 	// client's address.
 	origSrc   bool
@@ -90,9 +94,8 @@ func (p *pod) start() error {
 		Windows:          hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
 	})
 	p.identify()
-	accepts := []func(*poll.Loop, int, netip.AddrPort){p.acceptOutbound, p.acceptPlaintext, p.acceptHBONE}
-	for i, fd := range fds {
-		ln, err := poll.Listen(p.node.Loops, fd, accepts[i])
+	for i, port := range p.ports() {
+		ln, err := poll.Listen(p.node.Loops, fds[i], port.accept)
 		if err != nil {
 			for _, fd := range fds[i:] {
 				sockopt.Close(fd)
@@ -105,22 +108,36 @@ func (p *pod) start() error {
 	return nil
 }
 
-// listen makes the sockets for outbound, inbound plaintext and HBONE, in this
-// order.
+type port struct {
+	number uint16
+	accept func(*poll.Loop, int, netip.AddrPort)
+}
+
+// ports are those the pod's proxy listens on.
+func (p *pod) ports() []port {
+	all := []port{{wellknown.PortHBONE, p.acceptHBONE}}
+	if p.self {
+		return all
+	}
+	return append(all, port{wellknown.PortOutbound, p.acceptOutbound}, port{wellknown.PortInbound, p.acceptPlaintext})
+}
+
+// listen makes the sockets of ports, in their order.
 func (p *pod) listen(v6 bool) (fds []int, err error) {
 	cfg := p.node.Config
 	opts := sockopt.ListenOptions{ReusePort: cfg.PortReuse, Mark: cfg.PacketMark}
-	p.origSrc = cfg.OrigSrc == nil || *cfg.OrigSrc
+	// The proxy's own servers are not told apart by address.
+	p.origSrc = !p.self && (cfg.OrigSrc == nil || *cfg.OrigSrc)
 	if p.origSrc {
 		opts.Transparent = true
 	}
 	err = p.do(func() error {
-		for _, port := range []uint16{wellknown.PortOutbound, wellknown.PortInbound, wellknown.PortHBONE} {
-			fd, err := sockopt.Listen(anyAddr(v6, port), opts)
+		for _, port := range p.ports() {
+			fd, err := sockopt.Listen(anyAddr(v6, port.number), opts)
 			if err != nil && opts.Transparent && cfg.OrigSrc == nil {
 				// Not permitted: go on without keeping client addresses.
 				opts.Transparent = false
-				if fd, err = sockopt.Listen(anyAddr(v6, port), opts); err == nil {
+				if fd, err = sockopt.Listen(anyAddr(v6, port.number), opts); err == nil {
 					p.origSrc = false
 				}
 			}
@@ -145,12 +162,49 @@ func (p *pod) stopAccepting() {
 	p.node.mu.Lock()
 	lns, srv := p.listeners, p.srv
 	p.node.mu.Unlock()
+	restore := p.handOver()
 	for _, ln := range lns {
 		ln.Close()
 	}
 	if srv != nil {
 		srv.Drain()
 	}
+	for _, ln := range lns {
+		<-ln.Done()
+	}
+	restore()
+}
+
+// migrateFile is a setting of the network namespace it is opened in: what waits
+// on a listening socket that is closed goes to another one of the same port
+// instead of being reset (Linux 5.14).
+const migrateFile = "/proc/sys/net/ipv4/tcp_migrate_req"
+
+// handOver makes the connections that wait to be accepted go to the next
+// generation of the proxy, until restore. Where the kernel does not let it,
+// they are reset, as without it.
+func (p *pod) handOver() (restore func()) {
+	restore = func() {}
+	if !p.node.Config.PortReuse {
+		return restore
+	}
+	err := p.do(func() error {
+		was, err := os.ReadFile(migrateFile)
+		if err != nil || strings.TrimSpace(string(was)) != "0" {
+			return err
+		}
+		if err := os.WriteFile(migrateFile, []byte("1"), 0); err != nil {
+			return err
+		}
+		restore = func() {
+			_ = p.do(func() error { return os.WriteFile(migrateFile, was, 0) }) // it could be written a moment ago
+		}
+		return nil
+	})
+	if err != nil {
+		p.node.log.Debug("waiting connections cannot be handed over", "uid", p.uid, "error", err)
+	}
+	return restore
 }
 
 // close ends the pod's proxy and all its connections now.
@@ -198,6 +252,9 @@ func (p *pod) identity() identity.Identity {
 
 // identify keeps the certificate of the pod's identity at hand.
 func (p *pod) identify() {
+	if p.self && p.local(p.node.Directory.Snapshot()) == nil {
+		return // not in the mesh
+	}
 	id := p.identity()
 	p.idMu.Lock()
 	defer p.idMu.Unlock()
