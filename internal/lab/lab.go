@@ -60,6 +60,10 @@ type Config struct {
 	Logger *slog.Logger `json:"-"`
 }
 
+// Ambitd is the component that every mesh has one of. The others are one a
+// node: "ztunnel/NODE" and "ambit-cni/NODE".
+const Ambitd = ambitd
+
 // Where names a network namespace of the lab.
 type Where string
 

@@ -194,7 +194,7 @@ func parseDocument(text string) (*document, error) {
 		metav1.ObjectMeta `json:"metadata"`
 	}
 	if err := yaml.Unmarshal([]byte(text), &head); err != nil {
-		return nil, err
+		return nil, plainer(err)
 	}
 	if head.Kind == "" && head.Name == "" && head.APIVersion == "" {
 		return nil, nil
@@ -243,10 +243,19 @@ func (d document) decode() (any, error) {
 
 func strict[T metav1.Object](d document, into T) (T, error) {
 	if err := yaml.UnmarshalStrict([]byte(d.Text), into); err != nil {
-		return into, err
+		return into, plainer(err)
 	}
 	into.SetNamespace(d.Namespace)
 	return into, nil
+}
+
+// plainer takes away what only tells how YAML is decoded.
+func plainer(err error) error {
+	s := err.Error()
+	for _, noise := range []string{"error converting YAML to JSON: ", "error unmarshaling JSON: ", "while decoding JSON: ", "json: "} {
+		s = strings.TrimPrefix(s, noise)
+	}
+	return errors.New(s)
 }
 
 func checkPodSpec(field string, s *corev1.PodSpec) error {

@@ -1,0 +1,15 @@
+// Command ambit is the command line of the mesh. See internal/cli.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/ambit-mesh/ambit/internal/cli"
+	"github.com/ambit-mesh/ambit/internal/lab"
+)
+
+func main() {
+	lab.Main()
+	os.Exit(cli.Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

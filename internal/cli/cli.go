@@ -1,0 +1,166 @@
+// Package cli is the command line of `ambit`: what a person types to run a mesh
+// on one machine, to see what a mesh does, and why.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/ops/version"
+)
+
+// app is what the commands share.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+
+	labName, stateDir string
+}
+
+// codeError ends the program with a code, saying nothing: what failed has
+// spoken for itself.
+type codeError int
+
+func (c codeError) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+// Run runs one command line and returns the exit code.
+func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	a := &app{in: in, out: out, err: errOut}
+	cmd := a.root()
+	cmd.SetArgs(args)
+	cmd.SetIn(in)
+	cmd.SetOut(out)
+	cmd.SetErr(errOut)
+	err := cmd.ExecuteContext(ctx)
+	var code codeError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	_, _ = fmt.Fprintln(errOut, "error:", err)
+	return 1
+}
+
+func (a *app) root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ambit",
+		Short: "A service mesh without sidecars",
+		Long: `Ambit is a service mesh without sidecars: label a namespace, and every pod in it
+speaks mutual TLS under its own identity. No restart, no change to the programs.
+
+Begin on this machine, without a cluster:
+
+  ambit lab up -f examples/shop --nodes 2 --detach
+  ambit lab status`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.tokenCommand(), a.ztunnelConfigCommand(), a.proxyStatusCommand(), a.versionCommand())
+	return cmd
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := version.Get()
+			if output != "" && output != formatTable {
+				return a.encode(output, v)
+			}
+			return a.printf("%s\n", v)
+		},
+	}
+	outputFlag(cmd, &output, "")
+	return cmd
+}
+
+// Output formats.
+const (
+	formatTable = "table"
+	formatShort = "short" // what istioctl calls a table
+	formatJSON  = "json"
+	formatYAML  = "yaml"
+)
+
+func outputFlag(cmd *cobra.Command, into *string, def string) {
+	cmd.Flags().StringVarP(into, "output", "o", def, "output format: table, json or yaml")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatTable, formatJSON, formatYAML}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// labFlags say which lab a command is about.
+func (a *app) labFlags(cmd *cobra.Command, name string) {
+	def := os.Getenv("AMBIT_LAB")
+	if def == "" {
+		def = "demo"
+	}
+	cmd.PersistentFlags().StringVar(&a.labName, name, def, "name of the lab (default also by $AMBIT_LAB)")
+	cmd.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "state directory of the lab (default by its name)")
+	_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+}
+
+func (a *app) dir() string {
+	if a.stateDir != "" {
+		return a.stateDir
+	}
+	return lab.DefaultStateDir(a.labName)
+}
+
+func (a *app) attach() (*lab.Lab, error) { return lab.Attach(a.dir()) }
+
+func (a *app) printf(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.out, format, args...)
+	return err
+}
+
+// encode prints a value as JSON or YAML.
+func (a *app) encode(format string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	switch format {
+	case formatJSON:
+		b = append(b, '\n')
+	case formatYAML:
+		if b, err = yaml.JSONToYAML(b); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("output format %q: there are table, json and yaml", format)
+	}
+	_, err = a.out.Write(b)
+	return err
+}
+
+// table prints rows under a header, in columns with pad spaces between them.
+func (a *app) table(pad int, header []string, rows [][]string) error {
+	w := tabwriter.NewWriter(a.out, 0, 8, pad, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
+		if _, err := fmt.Fprintln(w, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

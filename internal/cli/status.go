@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// object is one of /debug/status.
+type object struct {
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace"`
+	Name       string `json:"name"`
+	File       string `json:"file"`
+	Line       int    `json:"line"`
+	Conditions []struct {
+		Type    string `json:"type"`
+		Status  string `json:"status"`
+		Reason  string `json:"reason"`
+		Message string `json:"message"`
+	} `json:"conditions"`
+}
+
+// problem is one of /debug/problems.
+type problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Field   string `json:"field"`
+	Message string `json:"message"`
+	Ignored bool   `json:"ignored"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	c := &adminClient{app: a}
+	var output, namespace string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what became of every object: accepted, where it is enforced, or why not",
+		Example: `  ambit status
+  ambit status -n shop -o yaml
+  ambit status --address localhost:8080`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			rawStatus, err := c.get(cmd.Context(), "/debug/status")
+			if err != nil {
+				return err
+			}
+			rawProblems, err := c.get(cmd.Context(), "/debug/problems")
+			if err != nil {
+				return err
+			}
+			return a.printObjects(rawStatus, rawProblems, namespace, output)
+		},
+	}
+	c.flags(cmd)
+	outputFlag(cmd, &output, formatTable)
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of a namespace")
+	return cmd
+}
+
+func (a *app) printObjects(rawStatus, rawProblems []byte, namespace, output string) error {
+	var objects []object
+	var problems []problem
+	if err := errors.Join(json.Unmarshal(rawStatus, &objects), json.Unmarshal(rawProblems, &problems)); err != nil {
+		return fmt.Errorf("ambitd's answer: %w", err)
+	}
+	kept := objects[:0]
+	for _, o := range objects {
+		if namespace == "" || o.Namespace == namespace {
+			kept = append(kept, o)
+		}
+	}
+	if output != formatTable {
+		return a.encode(output, map[string]any{"objects": kept, "problems": problems})
+	}
+	var rows [][]string
+	for _, o := range kept {
+		for _, c := range o.Conditions {
+			rows = append(rows, []string{o.Kind, orNone(o.Namespace), o.Name, c.Type, c.Status, c.Reason, c.Message})
+		}
+	}
+	err := a.table(3, []string{"KIND", "NAMESPACE", "NAME", "CONDITION", "STATUS", "REASON", "MESSAGE"}, rows)
+	for i, p := range problems {
+		if i == 0 {
+			err = errors.Join(err, a.printf("\nProblems (the last good state of these stays in force):\n"))
+		}
+		where := p.File
+		if p.Line > 0 {
+			where += fmt.Sprintf(":%d", p.Line)
+		}
+		parts := []string{where}
+		if p.Field != "" {
+			parts = append(parts, p.Field)
+		}
+		err = errors.Join(err, a.printf("  %s: %s\n", strings.Join(parts, ": "), p.Message))
+	}
+	return err
+}

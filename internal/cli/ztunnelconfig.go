@@ -1,0 +1,343 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+)
+
+// ztunnelConfig is `ambit ztunnel-config`: where the dump comes from, which
+// part of it counts, and how it is printed.
+type ztunnelConfig struct {
+	*app
+	node, file, output string
+
+	namespace, ofNode, address, direction string
+	raw                                   bool
+	now                                   func() time.Time
+}
+
+// Columns are those of istioctl, so that scripts read both.
+var (
+	workloadColumns    = []string{"NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL"}
+	serviceColumns     = []string{"NAMESPACE", "SERVICE NAME", "SERVICE VIP", "WAYPOINT", "ENDPOINTS"}
+	policyColumns      = []string{"NAMESPACE", "POLICY NAME", "ACTION", "SCOPE"}
+	connectionColumns  = []string{"WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOTE TARGET", "PROTOCOL"}
+	certificateColumns = []string{"CERTIFICATE NAME", "TYPE", "STATUS", "VALID CERT", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"}
+)
+
+// Spaces between columns.
+const (
+	narrow = 1
+	wide   = 5
+)
+
+func (a *app) ztunnelConfigCommand() *cobra.Command {
+	z := &ztunnelConfig{app: a, now: time.Now}
+	cmd := &cobra.Command{
+		Use:     "ztunnel-config",
+		Aliases: []string{"zc"},
+		Short:   "Show what a node's proxy knows and does",
+		Long: `Shows what the proxy of a node (ztunnel) knows and does: the workloads and
+services it can reach, the policies it enforces, the certificates it holds, the
+connections it carries. Reads a node of a lab, or a file with a config_dump.`,
+		Example: `  ambit ztunnel-config workload
+  ambit ztunnel-config connections --node node2
+  curl -s localhost:15000/config_dump | ambit ztunnel-config certificate -f -`,
+	}
+	a.labFlags(cmd, "lab")
+	f := cmd.PersistentFlags()
+	f.StringVar(&z.node, "node", "", "node whose proxy to ask (default: the lab's first)")
+	f.StringVarP(&z.file, "file", "f", "", "read a config_dump from a file instead (- is standard input)")
+	f.StringVarP(&z.output, "output", "o", formatShort, "output format: short (a table), json or yaml")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatShort, formatJSON, formatYAML}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.all())
+	return cmd
+}
+
+func (z *ztunnelConfig) sub(use, short string, print func(*dump) error, aliases ...string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Aliases: aliases, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := z.read(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return print(d)
+		},
+	}
+}
+
+// read gets the dump.
+func (z *ztunnelConfig) read(ctx context.Context) (*dump, error) {
+	switch z.output {
+	case formatShort, formatTable, formatJSON, formatYAML:
+	default:
+		return nil, fmt.Errorf("output format %q: there are short, json and yaml", z.output)
+	}
+	var b []byte
+	var err error
+	switch z.file {
+	case "":
+		b, err = z.fetch(ctx)
+	case "-":
+		b, err = readAll(z.in)
+	default:
+		b, err = os.ReadFile(z.file)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseDump(b)
+}
+
+func (z *ztunnelConfig) fetch(ctx context.Context) ([]byte, error) {
+	l, err := z.attach()
+	if err != nil {
+		return nil, err
+	}
+	st, err := l.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	node := z.node
+	if node == "" {
+		node = st.Nodes[0].Name
+	}
+	return l.Admin(ctx, "ztunnel/"+node, "/config_dump")
+}
+
+func (z *ztunnelConfig) table() bool { return z.output == formatShort || z.output == formatTable }
+
+func (z *ztunnelConfig) workload() *cobra.Command {
+	cmd := z.sub("workload", "Workloads that the proxy knows", z.printWorkloads, "workloads", "w")
+	cmd.Flags().StringVar(&z.namespace, "workload-namespace", "", "only those of a namespace")
+	cmd.Flags().StringVar(&z.ofNode, "workload-node", "", "only those of a node")
+	cmd.Flags().StringVar(&z.address, "address", "", "only the one with an address")
+	return cmd
+}
+
+func (z *ztunnelConfig) printWorkloads(d *dump) error {
+	list := slices.DeleteFunc(d.Workloads, func(w element[workloadDump]) bool {
+		return z.namespace != "" && w.V.Namespace != z.namespace ||
+			z.ofNode != "" && w.V.Node != z.ofNode ||
+			z.address != "" && !slices.Contains(w.V.WorkloadIPs, z.address)
+	})
+	if !z.table() {
+		return z.encode(z.output, list)
+	}
+	rows := make([][]string, 0, len(list))
+	for _, w := range list {
+		address := w.V.Hostname
+		if len(w.V.WorkloadIPs) > 0 {
+			address = w.V.WorkloadIPs[0]
+		}
+		rows = append(rows, []string{w.V.Namespace, w.V.Name, address, w.V.Node, d.waypoint(w.V.Waypoint), w.V.Protocol})
+	}
+	return z.app.table(narrow, workloadColumns, rows)
+}
+
+func (z *ztunnelConfig) service() *cobra.Command {
+	cmd := z.sub("service", "Services that the proxy knows", z.printServices, "services", "s", "svc")
+	cmd.Flags().StringVar(&z.namespace, "service-namespace", "", "only those of a namespace")
+	return cmd
+}
+
+func (z *ztunnelConfig) printServices(d *dump) error {
+	list := slices.DeleteFunc(slices.Clone(d.Services), func(s element[serviceDump]) bool {
+		return z.namespace != "" && s.V.Namespace != z.namespace
+	})
+	if !z.table() {
+		return z.encode(z.output, list)
+	}
+	rows := make([][]string, 0, len(list))
+	for _, s := range list {
+		vip, healthy := "", 0
+		if len(s.V.VIPs) > 0 {
+			vip = afterSlash(s.V.VIPs[0])
+		}
+		for _, e := range s.V.Endpoints {
+			if e.Status == "" || e.Status == "Healthy" {
+				healthy++
+			}
+		}
+		rows = append(rows, []string{s.V.Namespace, s.V.Name, vip, d.waypoint(s.V.Waypoint), fmt.Sprintf("%d/%d", healthy, len(s.V.Endpoints))})
+	}
+	return z.app.table(narrow, serviceColumns, rows)
+}
+
+func (z *ztunnelConfig) policy() *cobra.Command {
+	cmd := z.sub("policy", "Policies that the proxy enforces", z.printPolicies, "policies", "p", "pol")
+	cmd.Flags().StringVar(&z.namespace, "policy-namespace", "", "only those of a namespace")
+	return cmd
+}
+
+func (z *ztunnelConfig) printPolicies(d *dump) error {
+	list := slices.DeleteFunc(d.Policies, func(p element[policyDump]) bool {
+		return z.namespace != "" && p.V.Namespace != z.namespace
+	})
+	if !z.table() {
+		return z.encode(z.output, list)
+	}
+	rows := make([][]string, 0, len(list))
+	for _, p := range list {
+		rows = append(rows, []string{p.V.Namespace, p.V.Name, p.V.Action, p.V.Scope})
+	}
+	return z.app.table(narrow, policyColumns, rows)
+}
+
+func (z *ztunnelConfig) certificate() *cobra.Command {
+	return z.sub("certificate", "Certificates that the proxy holds", z.printCertificates, "certificates", "certs", "cert", "c")
+}
+
+func (z *ztunnelConfig) printCertificates(d *dump) error {
+	if !z.table() {
+		return z.encode(z.output, d.Certificates)
+	}
+	var rows [][]string
+	for _, c := range d.Certificates {
+		state := c.V.State
+		if strings.Contains(state, "Unavailable") {
+			state = "Unavailable"
+		}
+		if len(c.V.CertChain) == 0 {
+			rows = append(rows, []string{c.V.Identity, "NA", state, "false", "NA", "NA", "NA"})
+			continue
+		}
+		add := func(kind string, cert certDump) {
+			rows = append(rows, []string{c.V.Identity, kind, state, fmt.Sprint(z.valid(cert)), serial(cert.SerialNumber), orNA(cert.ExpirationTime), orNA(cert.ValidFrom)})
+		}
+		for i, cert := range c.V.CertChain {
+			kind := "Leaf"
+			if i > 0 {
+				kind = "Intermediate"
+			}
+			add(kind, cert)
+		}
+		for _, cert := range c.V.RootCerts {
+			add("Root", cert)
+		}
+	}
+	return z.app.table(wide, certificateColumns, rows)
+}
+
+func (z *ztunnelConfig) valid(c certDump) bool {
+	from, err1 := time.Parse(time.RFC3339, c.ValidFrom)
+	to, err2 := time.Parse(time.RFC3339, c.ExpirationTime)
+	now := z.now()
+	return err1 == nil && err2 == nil && !now.Before(from) && now.Before(to)
+}
+
+// serial is a certificate's number in the base that certificates are shown in.
+func serial(decimal string) string {
+	n, ok := new(big.Int).SetString(decimal, 10)
+	if !ok {
+		return orNA(decimal)
+	}
+	return n.Text(16)
+}
+
+func orNA(s string) string {
+	if s == "" {
+		return "NA"
+	}
+	return s
+}
+
+func (z *ztunnelConfig) connections() *cobra.Command {
+	cmd := z.sub("connections", "Connections that the proxy carries", z.printConnections, "cons", "connection")
+	cmd.Flags().StringVar(&z.namespace, "workload-namespace", "", "only those of a namespace")
+	cmd.Flags().StringVar(&z.direction, "direction", "", "only inbound or outbound ones")
+	cmd.Flags().BoolVar(&z.raw, "raw", false, "addresses instead of names")
+	return cmd
+}
+
+func (z *ztunnelConfig) printConnections(d *dump) error {
+	if z.direction != "" && z.direction != "inbound" && z.direction != "outbound" {
+		return fmt.Errorf("--direction %q: there are inbound and outbound", z.direction)
+	}
+	var list []element[podState]
+	for _, uid := range slices.Sorted(maps.Keys(d.WorkloadState)) {
+		if p := d.WorkloadState[uid]; z.namespace == "" || p.V.Info.Namespace == z.namespace {
+			list = append(list, p)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b element[podState]) int {
+		return strings.Compare(a.V.Info.Namespace+"\x00"+a.V.Info.Name, b.V.Info.Namespace+"\x00"+b.V.Info.Name)
+	})
+	if !z.table() {
+		return z.encode(z.output, list)
+	}
+	names := d.names()
+	name := func(addr string) string {
+		host, port, err := net.SplitHostPort(addr)
+		if n := names[host]; err == nil && n != "" && !z.raw {
+			return net.JoinHostPort(n, port)
+		}
+		return addr
+	}
+	var rows [][]string
+	for _, p := range list {
+		who := p.V.Info.Name + "." + p.V.Info.Namespace
+		if z.direction != "outbound" {
+			for _, c := range p.V.Connections.Inbound {
+				rows = append(rows, []string{who, "Inbound", name(c.ActualDst), name(c.Src), name(c.OriginalDst), c.Protocol})
+			}
+		}
+		if z.direction != "inbound" {
+			for _, c := range p.V.Connections.Outbound {
+				rows = append(rows, []string{who, "Outbound", name(c.Src), name(c.ActualDst), name(c.OriginalDst), c.Protocol})
+			}
+		}
+	}
+	return z.app.table(narrow, connectionColumns, rows)
+}
+
+func (z *ztunnelConfig) all() *cobra.Command {
+	return z.sub("all", "All of it", func(d *dump) error {
+		if !z.table() {
+			return z.encode(z.output, d)
+		}
+		return errors.Join(
+			z.printWorkloads(d), z.printf("\n"), z.printServices(d), z.printf("\n"), z.printPolicies(d),
+			z.printf("\n"), z.printCertificates(d), z.printf("\n"), z.printConnections(d),
+		)
+	})
+}
+
+// adminClient reads ambitd's admin port: of a lab, or at an address.
+type adminClient struct {
+	*app
+	address string
+}
+
+func (c *adminClient) flags(cmd *cobra.Command) {
+	c.labFlags(cmd, "lab")
+	cmd.Flags().StringVar(&c.address, "address", "", "admin address of ambitd, as HOST:PORT, instead of a lab")
+}
+
+func (c *adminClient) get(ctx context.Context, path string) ([]byte, error) {
+	if c.address != "" {
+		return httpGet(ctx, "http://"+c.address+path)
+	}
+	l, err := c.attach()
+	if err != nil {
+		return nil, fmt.Errorf("%w (or say with --address where ambitd's admin port is)", err)
+	}
+	b, err := l.Admin(ctx, lab.Ambitd, path)
+	if err != nil {
+		return nil, fmt.Errorf("asking ambitd: %w", err)
+	}
+	return b, nil
+}
