@@ -179,6 +179,13 @@ func (a *app) labDelete() *cobra.Command {
 		Example: "  ambit lab delete pod client -n shop\n  ambit lab delete -f examples/shop/policies",
 		Args:    cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var kind, name string
+			var err error
+			if len(files) == 0 {
+				if kind, name, err = kindAndName(args); err != nil {
+					return err
+				}
+			}
 			l, err := a.attach()
 			if err != nil {
 				return err
@@ -186,10 +193,6 @@ func (a *app) labDelete() *cobra.Command {
 			if len(files) > 0 {
 				said, err := l.DeletePaths(cmd.Context(), files...)
 				return errors.Join(a.lines(said), err)
-			}
-			kind, name, err := kindAndName(args)
-			if err != nil {
-				return err
 			}
 			if err := l.Delete(cmd.Context(), kind, namespace, name); err != nil {
 				return err
@@ -229,11 +232,11 @@ func (a *app) labLabel() *cobra.Command {
   ambit lab label namespace shop istio.io/dataplane-mode-`,
 		Args: cobra.MinimumNArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := a.attach()
+			labels, err := parseLabels(args[2:])
 			if err != nil {
 				return err
 			}
-			labels, err := parseLabels(args[2:])
+			l, err := a.attach()
 			if err != nil {
 				return err
 			}
