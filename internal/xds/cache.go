@@ -1,22 +1,180 @@
 package xds
 
-// Cache holds what a Server serves. All methods may be called from any
-// goroutine.
-type Cache struct{}
+import (
+	"maps"
+	"slices"
+	"sync"
+)
 
-// NewCache returns an empty Cache. Nothing of a type is served before
-// MarkSynced was called for it.
-func NewCache() *Cache { return &Cache{} }
+// Cache holds what a Server serves. All methods may be called from any
+// goroutine. Nothing of a type is served before MarkSynced was called for it.
+type Cache struct {
+	// mu guards everything below. It is taken before the lock of a session,
+	// and never held during IO.
+	mu       sync.RWMutex
+	types    map[string]*table
+	sessions map[*session]struct{}
+}
+
+// table is the resources of one type.
+type table struct {
+	synced    bool
+	resources map[string]Resource
+	aliases   map[string][]string // to the names of resources
+	// names is every name, shared by the clients that start with all of
+	// them; nil after a change of the set.
+	names []string
+}
+
+// NewCache returns an empty Cache.
+func NewCache() *Cache {
+	return &Cache{types: make(map[string]*table), sessions: make(map[*session]struct{})}
+}
+
+func (c *Cache) table(typeURL string) *table {
+	t := c.types[typeURL]
+	if t == nil {
+		t = &table{resources: make(map[string]Resource), aliases: make(map[string][]string)}
+		c.types[typeURL] = t
+	}
+	return t
+}
 
 // Update sets and removes resources of a type. Resources whose version is
 // unchanged cost nothing downstream. An empty Version is filled by VersionOf.
-func (c *Cache) Update(typeURL string, set []Resource, removed []string) {}
+// The Cache keeps the bodies; they must not change any more.
+func (c *Cache) Update(typeURL string, set []Resource, removed []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.table(typeURL)
+	var changes []change
+	for _, r := range set {
+		if r.Version == "" {
+			r.Version = VersionOf(r.Body)
+		}
+		old, had := t.resources[r.Name]
+		if had && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) {
+			continue
+		}
+		t.store(r, old, had)
+		changes = append(changes, change{r.Name, old.Aliases, r.Aliases})
+	}
+	for _, name := range removed {
+		if old, had := t.resources[name]; had {
+			t.discard(old)
+			changes = append(changes, change{name, old.Aliases, nil})
+		}
+	}
+	if len(changes) == 0 {
+		return
+	}
+	for s := range c.sessions {
+		s.changed(typeURL, changes)
+	}
+}
+
+// change names a resource that changed, and what else it was and is called.
+type change struct {
+	name       string
+	old, fresh []string
+}
+
+func (t *table) store(r, old Resource, had bool) {
+	if had {
+		t.unalias(old)
+	} else {
+		t.names = nil
+	}
+	for _, a := range r.Aliases {
+		t.aliases[a] = append(t.aliases[a], r.Name)
+	}
+	t.resources[r.Name] = r
+}
+
+func (t *table) discard(old Resource) {
+	t.unalias(old)
+	delete(t.resources, old.Name)
+	t.names = nil
+}
+
+func (t *table) unalias(r Resource) {
+	for _, a := range r.Aliases {
+		rest := slices.DeleteFunc(t.aliases[a], func(n string) bool { return n == r.Name })
+		if len(rest) == 0 {
+			delete(t.aliases, a)
+		} else {
+			t.aliases[a] = rest
+		}
+	}
+}
+
+// resolve returns the names of the resources a client means by name.
+func (t *table) resolve(name string) []string {
+	names := t.aliases[name]
+	if _, ok := t.resources[name]; ok && !slices.Contains(names, name) {
+		names = append(slices.Clone(names), name)
+	}
+	return names
+}
 
 // MarkSynced opens a type for clients: its resources are complete.
-func (c *Cache) MarkSynced(typeURL string) {}
+func (c *Cache) MarkSynced(typeURL string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.table(typeURL)
+	if t.synced {
+		return
+	}
+	t.synced = true
+	for s := range c.sessions {
+		s.signal()
+	}
+}
 
 // Get returns a resource by name.
-func (c *Cache) Get(typeURL, name string) (Resource, bool) { return Resource{}, false }
+func (c *Cache) Get(typeURL, name string) (Resource, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if t := c.types[typeURL]; t != nil {
+		r, ok := t.resources[name]
+		return r, ok
+	}
+	return Resource{}, false
+}
 
 // Len counts the resources of a type.
-func (c *Cache) Len(typeURL string) int { return 0 }
+func (c *Cache) Len(typeURL string) int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if t := c.types[typeURL]; t != nil {
+		return len(t.resources)
+	}
+	return 0
+}
+
+// Resources returns the resources of a type, sorted by name.
+func (c *Cache) Resources(typeURL string) []Resource {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	t := c.types[typeURL]
+	if t == nil {
+		return nil
+	}
+	out := make([]Resource, 0, len(t.resources))
+	for _, name := range slices.Sorted(maps.Keys(t.resources)) {
+		out = append(out, t.resources[name])
+	}
+	return out
+}
+
+func (c *Cache) join(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sessions[s] = struct{}{}
+}
+
+func (c *Cache) leave(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.sessions, s)
+}

@@ -1,10 +1,21 @@
 package xds
 
 import (
+	"context"
+	"errors"
+	"io"
 	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 )
 
 // ServerMetrics are called by a Server; nil members are skipped.
@@ -18,6 +29,9 @@ type ServerMetrics struct {
 type ServerOptions struct {
 	Logger  *slog.Logger
 	Metrics ServerMetrics
+	// First are types that go to a client before others when both changed:
+	// policies before the workloads that name them.
+	First []string
 }
 
 // ClientStatus describes a connected client.
@@ -42,11 +56,187 @@ type TypeStatus struct {
 // Server serves a Cache to any number of clients.
 type Server struct {
 	discovery.UnimplementedAggregatedDiscoveryServiceServer
+	cache *Cache
+	opts  ServerOptions
+
+	mu      sync.Mutex
+	clients map[*client]struct{}
+	closing chan struct{}
+	closed  bool
+}
+
+// client is one stream.
+type client struct {
+	*session
+	peer      string
+	connected time.Time
+	mu        sync.Mutex
+	node      string
 }
 
 // NewServer returns a Server; register it with
 // discovery.RegisterAggregatedDiscoveryServiceServer.
-func NewServer(c *Cache, opts ServerOptions) *Server { return &Server{} }
+func NewServer(c *Cache, opts ServerOptions) *Server {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Server{cache: c, opts: opts, clients: make(map[*client]struct{}), closing: make(chan struct{})}
+}
 
-// Clients lists the connected clients.
-func (s *Server) Clients() []ClientStatus { return nil }
+// GRPCOptions are what a grpc.Server needs to serve this protocol well: room
+// for the versions that a reconnecting client lists, and pings in both
+// directions so that half-open connections end.
+func GRPCOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	}
+}
+
+// Clients lists the connected clients, in the order of their nodes.
+func (s *Server) Clients() []ClientStatus {
+	s.mu.Lock()
+	list := make([]*client, 0, len(s.clients))
+	for c := range s.clients {
+		list = append(list, c)
+	}
+	s.mu.Unlock()
+	out := make([]ClientStatus, len(list))
+	for i, c := range list {
+		out[i] = ClientStatus{Node: c.nodeID(), Peer: c.peer, Connected: c.connected, Types: c.status()}
+	}
+	slices.SortFunc(out, func(a, b ClientStatus) int {
+		return strings.Compare(a.Node+" "+a.Peer, b.Node+" "+b.Peer)
+	})
+	return out
+}
+
+// Close ends all streams, and new ones at once; clients connect again.
+func (s *Server) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
+}
+
+// DeltaAggregatedResources serves one client until it leaves.
+func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	c := &client{session: newSession(s.cache, s.opts.First), connected: time.Now()}
+	if p, ok := peer.FromContext(stream.Context()); ok && p.Addr != nil {
+		c.peer = p.Addr.String()
+	}
+	s.enter(c)
+	defer s.exit(c)
+	failed := make(chan error, 1)
+	go func() { failed <- s.receive(c, stream) }()
+	for {
+		select {
+		case <-c.wake:
+			if err := s.send(c, stream); err != nil {
+				return err
+			}
+		case err := <-failed:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		case <-s.closing:
+			return status.Error(codes.Unavailable, "the control plane is shutting down; connect again")
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		}
+	}
+}
+
+func (s *Server) enter(c *client) {
+	s.cache.join(c.session)
+	s.mu.Lock()
+	s.clients[c] = struct{}{}
+	s.mu.Unlock()
+	if m := s.opts.Metrics.Clients; m != nil {
+		m(1)
+	}
+}
+
+func (s *Server) exit(c *client) {
+	s.cache.leave(c.session)
+	s.mu.Lock()
+	delete(s.clients, c)
+	s.mu.Unlock()
+	if m := s.opts.Metrics.Clients; m != nil {
+		m(-1)
+	}
+	s.opts.Logger.Info("xds client left", "node", c.nodeID(), "peer", c.peer)
+}
+
+// receive reads until the stream ends; it returns why.
+func (s *Server) receive(c *client, stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	for {
+		req, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if c.named(req.GetNode().GetId()) {
+			s.opts.Logger.Info("xds client joined", "node", c.nodeID(), "peer", c.peer)
+		}
+		rejected, err := c.request(req)
+		if err != nil {
+			return status.Error(codes.ResourceExhausted, err.Error())
+		}
+		if rejected == "" {
+			continue
+		}
+		s.opts.Logger.Warn("xds client rejected resources", "node", c.nodeID(), "type", req.GetTypeUrl(), "error", rejected)
+		if m := s.opts.Metrics.Rejected; m != nil {
+			m(req.GetTypeUrl())
+		}
+	}
+}
+
+// send sends whatever is due. A client that does not read blocks only this
+// goroutine; meanwhile its changes coalesce.
+func (s *Server) send(c *client, stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	for {
+		resp := c.next()
+		if resp == nil {
+			return nil
+		}
+		if err := stream.Send(resp); err != nil {
+			return err
+		}
+		size := bodyBytes(resp)
+		s.opts.Logger.Log(context.Background(), slog.LevelDebug, "xds push", "node", c.nodeID(), "type", resp.TypeUrl,
+			"resources", len(resp.Resources), "removed", len(resp.RemovedResources), "bytes", size)
+		if m := s.opts.Metrics.Pushed; m != nil {
+			m(resp.TypeUrl, len(resp.Resources), len(resp.RemovedResources), size)
+		}
+	}
+}
+
+func bodyBytes(resp *discovery.DeltaDiscoveryResponse) int {
+	n := 0
+	for _, r := range resp.GetResources() {
+		n += len(r.GetResource().GetValue())
+	}
+	return n
+}
+
+func (c *client) nodeID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.node
+}
+
+// named keeps the first node id; true when this was it.
+func (c *client) named(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.node != "" || id == "" {
+		return false
+	}
+	c.node = id
+	return true
+}

@@ -13,7 +13,8 @@ type Resource struct {
 	Name    string
 	Version string
 	Body    []byte
-	// Aliases are further names a client may subscribe to.
+	// Aliases are further names a client may subscribe to. Several resources
+	// may have one alias: a subscriber gets all of them.
 	Aliases []string
 }
 
@@ -41,3 +42,16 @@ type Delta struct {
 
 // Wildcard is the name that subscribes to every resource of a type.
 const Wildcard = "*"
+
+const (
+	// featurePartial in a node's client features: the client knows that a
+	// response with partialVersion is continued in the next.
+	featurePartial = "ambit.xds.partial-responses"
+	// partialVersion is the system_version_info of such a response.
+	partialVersion = "partial"
+
+	// maxMessage bounds a message in bytes. Clients that do not understand
+	// partial responses get the whole mesh in one: 200 MiB is what upstream's
+	// node proxy takes.
+	maxMessage = 200 << 20
+)

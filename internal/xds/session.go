@@ -1,0 +1,363 @@
+package xds
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+const (
+	// chunkBytes bounds the bodies of one response to clients that understand
+	// partial ones, so that a thousand clients that connect at once do not
+	// need a thousand copies of the mesh.
+	chunkBytes = 1 << 20
+	// maxNames bounds the subscriptions of one client by name: more than a
+	// node ever talks to, little enough to keep.
+	maxNames = 200_000
+)
+
+// session is the server's knowledge of one client: what it follows, what it
+// has and what it is owed. It does no IO. A client that follows everything
+// costs nothing per resource: it has all but what is listed as pending.
+type session struct {
+	cache *Cache
+	first []string // types that go out before others
+	chunk int      // bytes; 0 is unbounded
+	wake  chan struct{}
+
+	mu     sync.Mutex // taken after the cache's
+	types  map[string]*watch
+	nonces uint64
+}
+
+// watch is one type of a session.
+type watch struct {
+	wildcard bool
+	// names asked for, when not wildcard; they may be aliases.
+	names map[string]struct{}
+	// held are the resources sent because of names.
+	held map[string]struct{}
+	// backlog is what a new client is still to be sent, in order; shared with
+	// other sessions.
+	backlog []string
+	// pending are resources that changed since they were sent, or names that
+	// are owed an answer. Bodies are taken when sending.
+	pending map[string]struct{}
+	// owesFirst: a wildcard client waits for an answer, be it empty.
+	owesFirst bool
+	// sent is the nonce that is not answered yet: one response of a type is
+	// under way at a time, so changes to a slow client coalesce.
+	sent     string
+	acked    string
+	rejected string
+}
+
+func newSession(c *Cache, first []string) *session {
+	return &session{cache: c, first: first, wake: make(chan struct{}, 1), types: make(map[string]*watch)}
+}
+
+func (s *session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// changed is called by the cache, which is locked.
+func (s *session) changed(typeURL string, changes []change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.types[typeURL]
+	if w == nil {
+		return
+	}
+	woken := false
+	for _, c := range changes {
+		if w.interested(c) {
+			w.pending[c.name] = struct{}{}
+			woken = true
+		}
+	}
+	if woken {
+		s.signal()
+	}
+}
+
+func (w *watch) interested(c change) bool {
+	if w.wildcard {
+		return true
+	}
+	if _, ok := w.held[c.name]; ok {
+		return true
+	}
+	if _, ok := w.names[c.name]; ok {
+		return true
+	}
+	return slices.ContainsFunc(c.fresh, func(a string) bool { _, ok := w.names[a]; return ok })
+}
+
+// request takes a message of the client in. The error ends the stream.
+// Rejected is the detail of a NACK, empty for everything else.
+func (s *session) request(req *discovery.DeltaDiscoveryRequest) (rejected string, err error) {
+	s.cache.mu.Lock() // the list of names may have to be made
+	defer s.cache.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.signal()
+	if slices.Contains(req.GetNode().GetClientFeatures(), featurePartial) {
+		s.chunk = chunkBytes
+	}
+	t := s.cache.table(req.GetTypeUrl())
+	w := s.types[req.GetTypeUrl()]
+	if w == nil {
+		if len(s.types) >= maxTypes {
+			return "", fmt.Errorf("more than %d types of resources", maxTypes)
+		}
+		w = s.start(t, req)
+	} else {
+		w.subscribe(t, req.GetResourceNamesSubscribe())
+	}
+	w.unsubscribe(t, req.GetResourceNamesUnsubscribe())
+	if n := len(w.names); n > maxNames {
+		return "", fmt.Errorf("%d subscriptions, at most %d are served", n, maxNames)
+	}
+	if nonce := req.GetResponseNonce(); nonce != "" && nonce == w.sent {
+		w.sent, w.acked = "", nonce
+		w.rejected = ""
+		if e := req.GetErrorDetail(); e != nil {
+			w.rejected = e.GetMessage()
+			if w.rejected == "" {
+				w.rejected = "rejected without a reason"
+			}
+			return w.rejected, nil
+		}
+	}
+	return "", nil
+}
+
+// maxTypes bounds the types of one client; there are three in this mesh.
+const maxTypes = 32
+
+// start takes the first request of a type in. Without names it follows
+// everything.
+func (s *session) start(t *table, req *discovery.DeltaDiscoveryRequest) *watch {
+	w := &watch{
+		names: make(map[string]struct{}), held: make(map[string]struct{}), pending: make(map[string]struct{}),
+	}
+	s.types[req.GetTypeUrl()] = w
+	subscribe := req.GetResourceNamesSubscribe()
+	known := req.GetInitialResourceVersions()
+	w.wildcard = len(subscribe) == 0 || slices.Contains(subscribe, Wildcard)
+	if w.wildcard && !slices.Contains(req.GetResourceNamesUnsubscribe(), Wildcard) {
+		w.owesFirst = true
+		w.catchUp(t, known)
+		return w
+	}
+	// What a client of single names has it also follows.
+	w.wildcard = false
+	for name, version := range known {
+		w.names[name] = struct{}{}
+		r, ok := t.resources[name]
+		if ok {
+			w.held[name] = struct{}{}
+		}
+		if !ok || r.Version != version {
+			w.pending[name] = struct{}{}
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(subscribe), func(n string) bool {
+		_, have := known[n]
+		return have || n == Wildcard
+	})
+	w.subscribe(t, rest)
+	return w
+}
+
+// catchUp owes a wildcard client whatever differs from what it knows.
+func (w *watch) catchUp(t *table, known map[string]string) {
+	if t.names == nil {
+		t.names = slices.Collect(maps.Keys(t.resources))
+	}
+	w.backlog = t.names
+	if len(known) == 0 {
+		return
+	}
+	w.backlog = nil
+	for _, name := range t.names {
+		if version, ok := known[name]; !ok || version != t.resources[name].Version {
+			w.backlog = append(w.backlog, name)
+		}
+	}
+	for name := range known {
+		if _, ok := t.resources[name]; !ok {
+			w.pending[name] = struct{}{}
+		}
+	}
+}
+
+// subscribe adds names. A name asked for again is answered again.
+func (w *watch) subscribe(t *table, names []string) {
+	for _, name := range names {
+		if name == Wildcard {
+			if !w.wildcard {
+				w.wildcard, w.owesFirst = true, true
+				w.catchUp(t, nil)
+			}
+			continue
+		}
+		w.names[name] = struct{}{}
+		resolved := t.resolve(name)
+		for _, r := range resolved {
+			w.pending[r] = struct{}{}
+		}
+		if len(resolved) == 0 {
+			w.pending[name] = struct{}{}
+		}
+	}
+}
+
+// unsubscribe removes names, and with them what the client held for them.
+func (w *watch) unsubscribe(t *table, names []string) {
+	for _, name := range names {
+		if name == Wildcard {
+			w.wildcard, w.owesFirst, w.backlog = false, false, nil
+			continue
+		}
+		delete(w.names, name)
+	}
+	if len(names) == 0 || w.wildcard {
+		return
+	}
+	for _, m := range [...]map[string]struct{}{w.held, w.pending} {
+		for name := range m {
+			if !w.wanted(t, name) {
+				delete(m, name)
+			}
+		}
+	}
+}
+
+// wanted tells whether a resource is asked for by its name or an alias.
+func (w *watch) wanted(t *table, name string) bool {
+	if _, ok := w.names[name]; ok {
+		return true
+	}
+	return slices.ContainsFunc(t.resources[name].Aliases, func(a string) bool { _, ok := w.names[a]; return ok })
+}
+
+// next returns a response that is due, or nil.
+func (s *session) next() *discovery.DeltaDiscoveryResponse {
+	s.cache.mu.RLock()
+	defer s.cache.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, typeURL := range s.order() {
+		w, t := s.types[typeURL], s.cache.types[typeURL]
+		if w.sent != "" || t == nil || !t.synced {
+			continue
+		}
+		resp := w.respond(t, typeURL, s.chunk)
+		if resp == nil {
+			continue
+		}
+		s.nonces++
+		resp.Nonce = strconv.FormatUint(s.nonces, 10)
+		w.sent = resp.Nonce
+		return resp
+	}
+	return nil
+}
+
+// order lists the types: the preferred ones, then the others by name.
+func (s *session) order() []string {
+	out := slices.Sorted(maps.Keys(s.types))
+	slices.SortStableFunc(out, func(a, b string) int { return s.preference(a) - s.preference(b) })
+	return out
+}
+
+func (s *session) preference(typeURL string) int {
+	if i := slices.Index(s.first, typeURL); i >= 0 {
+		return i
+	}
+	return len(s.first)
+}
+
+func (w *watch) respond(t *table, typeURL string, limit int) *discovery.DeltaDiscoveryResponse {
+	resp := &discovery.DeltaDiscoveryResponse{TypeUrl: typeURL}
+	size := 0
+	for name := range w.pending {
+		if limit > 0 && size >= limit {
+			break
+		}
+		delete(w.pending, name)
+		size += w.add(resp, t, name)
+	}
+	for len(w.backlog) > 0 && (limit == 0 || size < limit) {
+		name := w.backlog[0]
+		w.backlog = w.backlog[1:]
+		// Gone since: the client never had it.
+		if _, ok := t.resources[name]; ok {
+			size += w.add(resp, t, name)
+		}
+	}
+	if len(w.backlog) > 0 {
+		resp.SystemVersionInfo = partialVersion
+	} else {
+		w.backlog = nil
+	}
+	if len(resp.Resources) == 0 && len(resp.RemovedResources) == 0 && !w.owesFirst {
+		return nil
+	}
+	w.owesFirst = false
+	return resp
+}
+
+// add puts a resource or its absence into a response and returns the bytes.
+func (w *watch) add(resp *discovery.DeltaDiscoveryResponse, t *table, name string) int {
+	r, ok := t.resources[name]
+	if !ok {
+		// A name that turns out to be an alias by now is answered by what has it.
+		if len(t.aliases[name]) == 0 || w.wildcard {
+			resp.RemovedResources = append(resp.RemovedResources, name)
+			delete(w.held, name)
+		}
+		return len(name)
+	}
+	if !w.wildcard {
+		w.held[name] = struct{}{}
+	}
+	resp.Resources = append(resp.Resources, &discovery.Resource{
+		Name: name, Version: r.Version, Aliases: r.Aliases,
+		Resource: &anypb.Any{TypeUrl: resp.TypeUrl, Value: r.Body},
+	})
+	return len(name) + len(r.Body)
+}
+
+// status describes what the client follows.
+func (s *session) status() []TypeStatus {
+	s.cache.mu.RLock()
+	defer s.cache.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []TypeStatus
+	for _, typeURL := range s.order() {
+		w := s.types[typeURL]
+		st := TypeStatus{
+			TypeURL: typeURL, Wildcard: w.wildcard, Resources: len(w.held), Pending: len(w.pending) + len(w.backlog),
+			Acked: w.acked, Sent: w.sent, Error: w.rejected,
+		}
+		if t := s.cache.types[typeURL]; w.wildcard && t != nil {
+			st.Resources = max(0, len(t.resources)-st.Pending)
+		}
+		if st.Sent == "" {
+			st.Sent = st.Acked
+		}
+		out = append(out, st)
+	}
+	return out
+}
