@@ -258,3 +258,20 @@ func TestAllowance(t *testing.T) {
 	now -= int64(time.Hour) // clocks may jump
 	take(false)
 }
+
+// A peer that reads, but never all of it, is not one that does not read.
+func TestLaggingReaderIsNoFlood(t *testing.T) {
+	r := newRig(t, Config{Server: true}).start()
+	for i := range 15_000 {
+		_ = r.framer.WritePing(false, [8]byte{})
+		if err := r.flush(); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+		if n := len(r.conn.Output()); n > 20_000 {
+			r.conn.Wrote(n - 20_000)
+		}
+	}
+	if n := cap(r.conn.out.b); n > 4*keptBuffer {
+		t.Errorf("the output buffer grew to %d bytes", n)
+	}
+}

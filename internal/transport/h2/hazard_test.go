@@ -445,7 +445,7 @@ func TestWindowsStayWithinTheBudget(t *testing.T) {
 
 // Under pressure a stream with more than its share gives some back.
 func TestPressureShrinksTheLargest(t *testing.T) {
-	r := grownRig(t, Config{Budget: 4 << 20}, 20)
+	r := grownRig(t, Config{Budget: 16 << 20}, 20)
 	drain := func(s *Stream) { r.conn.Release(s) }
 	for i := range uint32(20) {
 		feed(t, r, 2*i+1, 30, 20*time.Millisecond, drain)
@@ -456,7 +456,41 @@ func TestPressureShrinksTheLargest(t *testing.T) {
 			feed(t, r, 2*i+1, 1, time.Millisecond, drain)
 		}
 	}
-	if now := r.streams[1].window; now >= first {
+	if now := r.streams[1].window; first < 4<<20 || now > 1<<20 {
 		t.Errorf("the first stream kept %d of %d", now, first)
+	}
+}
+
+// A stream whose owner got stuck after a fast start must not take budget for
+// a window that nobody uses.
+func TestStuckStreamsTakeNoBudget(t *testing.T) {
+	r := grownRig(t, Config{}, 20)
+	feed(t, r, 1, 5, 20*time.Millisecond, func(s *Stream) { r.conn.Release(s) }) // measures the RTT
+	r.conn.Reset(r.streams[1], Cancel)
+	for i := range uint32(19) {
+		s := r.streams[2*i+3]
+		for range 15 {
+			r.now = r.now.Add(time.Millisecond)
+			_ = r.framer.WriteData(s.ID, false, make([]byte, 4<<10))
+			_ = r.flush()
+		}
+		r.conn.Consumed(s, 16<<10)
+	}
+	if r.conn.extra != 0 {
+		t.Errorf("windows of stuck streams grew by %d", r.conn.extra)
+	}
+}
+
+// Padding counts against windows, and nobody but the engine can give it back.
+func TestPaddingIsCredited(t *testing.T) {
+	r := newRig(t, Config{Server: true}).start()
+	r.consume = true
+	r.connect(1)
+	for i := range 2000 {
+		_ = r.framer.WriteDataPadded(1, false, []byte("x"), make([]byte, 200))
+		if err := r.flush(); err != nil || r.streams[1].Closed() {
+			t.Fatalf("frame %d: %v, closed %v", i, err, r.streams[1].Closed())
+		}
+		r.output()
 	}
 }
