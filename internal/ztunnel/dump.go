@@ -65,15 +65,15 @@ func (p *pod) connections() *connections {
 	out := &connections{Inbound: []inboundDump{}, Outbound: []outboundDump{}}
 	for _, c := range p.set.All() {
 		if c.Inbound {
-			d := inboundDump{Src: c.Src.String(), ActualDst: c.Access.Dst.String(), Protocol: c.Protocol.String()}
-			if c.Host != "" {
-				d.OriginalDst = &c.Host
+			d := inboundDump{Src: c.Src.String(), ActualDst: c.Asked.String(), Protocol: c.Protocol.String()}
+			if c.Name != "" {
+				d.OriginalDst = &c.Name
 			}
 			out.Inbound = append(out.Inbound, d)
 			continue
 		}
 		out.Outbound = append(out.Outbound, outboundDump{
-			Src: c.Src.String(), OriginalDst: c.Dialled.String(), ActualDst: c.Dst.String(), Protocol: c.Protocol.String(),
+			Src: c.Src.String(), OriginalDst: c.Asked.String(), ActualDst: c.Dst.String(), Protocol: c.Protocol.String(),
 		})
 	}
 	return out

@@ -66,10 +66,9 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 		p.early(r, status, err)
 		return
 	}
-	c := &conns.Conn{Inbound: true, Protocol: route.HBONE, Host: host}
+	c := &conns.Conn{Inbound: true, Protocol: route.HBONE, Asked: plan.Upstream, Name: host}
 	c.Src, c.Dst, c.Target = r.Remote, r.Local, plan.Target
 	c.Trace, _ = connect.ParseTrace(r.Header.Traceparent)
-	c.Access = rbac.Conn{Identity: r.PeerIdentity, Src: r.Remote, Dst: plan.Upstream}
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, MTLS: true, Dst: local,
 		Service: telemetry.RefTo(plan.Service), SrcIdentity: r.PeerIdentity,
@@ -139,9 +138,8 @@ func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, local *workload.Workload, start time.Time) {
 	n := p.node
 	snap := n.Directory.Snapshot()
-	c := &conns.Conn{Inbound: true, Protocol: route.TCP}
+	c := &conns.Conn{Inbound: true, Protocol: route.TCP, Asked: dst}
 	c.Src, c.Dst = remote, dst
-	c.Access = rbac.Conn{Src: remote, Dst: dst}
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, Dst: local,
 		Src:     snap.WorkloadByAddr(n.Config.Network, remote.Addr()),
@@ -150,10 +148,7 @@ func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, l
 	in := &incoming{
 		pod: p, loop: l, local: local, conn: c,
 		accept: func(up int, done func(*relay.Flow, relay.Result)) *relay.Flow {
-			return relay.Start(l, relay.Pair{Down: fd, Up: up, OnClose: func(f *relay.Flow, res relay.Result) {
-				n.Recorder.SocketClosed(telemetry.Destination)
-				done(f, res)
-			}})
+			return relay.Start(l, relay.Pair{Down: fd, Up: up, OnClose: done})
 		},
 		refuse: func(int) {
 			n.Recorder.SocketClosed(telemetry.Destination)
@@ -177,8 +172,9 @@ func (in *incoming) admit(k telemetry.Key, start time.Time, to netip.AddrPort, s
 		in.deny(http.StatusServiceUnavailable, reason.WorkloadRemoved, nil, "")
 		return
 	}
-	d := n.Policies.Set().Evaluate(target(in.local), &in.conn.Access)
-	p.logDecision(in.conn, d)
+	access := in.conn.Access()
+	d := n.Policies.Set().Evaluate(target(in.local), &access)
+	p.logDecision(&access, d)
 	if err := d.Error(); err != nil {
 		in.deny(http.StatusUnauthorized, err.Reason, rejection(err), d.Policy)
 		return
@@ -211,7 +207,7 @@ func (in *incoming) connected(fd int, err error) {
 	if in.conn.Protocol == route.HBONE {
 		in.pod.node.Recorder.SocketOpened(telemetry.Destination)
 	}
-	in.pod.set.Carry(in.conn, in.accept(fd, in.done))
+	in.pod.set.Carry(in.conn, in.accept(fd, in.pod.inboundDone(in.conn)))
 }
 
 // deny ends a connection that was not let in, or could not be.
@@ -222,17 +218,19 @@ func (in *incoming) deny(status int, why reason.Reason, err error, policy string
 	in.pod.node.drop()
 }
 
-func (in *incoming) done(_ *relay.Flow, res relay.Result) {
-	if in.conn.Protocol == route.HBONE {
-		in.pod.node.Recorder.SocketClosed(telemetry.Destination)
+// inboundDone is the end of a connection that was carried. What it holds lives
+// as long as the connection, so it is little.
+func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
+	return func(_ *relay.Flow, res relay.Result) {
+		policy := ""
+		if res.Reason == reason.PolicyChanged {
+			_, policy = p.set.Aborted(c)
+		}
+		p.node.Recorder.SocketClosed(telemetry.Destination)
+		p.node.Recorder.End(&c.Conn, res, policy)
+		p.set.Remove(c)
+		p.node.drop()
 	}
-	policy := ""
-	if res.Reason == reason.PolicyChanged {
-		_, policy = in.pod.set.Aborted(in.conn)
-	}
-	in.pod.node.Recorder.End(&in.conn.Conn, res, policy)
-	in.pod.set.Remove(in.conn)
-	in.pod.node.drop()
 }
 
 // rejection words a policy's refusal as Istio's log readers expect it.
@@ -245,7 +243,7 @@ func rejection(err *reason.Error) error {
 }
 
 // logDecision tells what policies said, and what those under trial would have.
-func (p *pod) logDecision(c *conns.Conn, d rbac.Decision) {
+func (p *pod) logDecision(c *rbac.Conn, d rbac.Decision) {
 	log := p.node.log.Debug
 	if p.node.Config.AuthzInfoLogging {
 		log = p.node.log.Info
@@ -254,12 +252,12 @@ func (p *pod) logDecision(c *conns.Conn, d rbac.Decision) {
 		p.node.log.Warn("policy is named by a workload but not known; it is skipped", "policy", name, "workload", p.uid)
 	}
 	for _, dr := range d.DryRun {
-		log("policy under trial", "policy", dr.Policy, "would_deny", dr.Deny, "src", c.Access.Src, "dst", c.Access.Dst, "identity", c.Access.Identity.String())
+		log("policy under trial", "policy", dr.Policy, "would_deny", dr.Deny, "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
 	}
 	if d.WouldDeny {
-		log("allow policies under trial would have let nobody in", "src", c.Access.Src, "dst", c.Access.Dst, "identity", c.Access.Identity.String())
+		log("allow policies under trial would have let nobody in", "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
 	}
 	if !d.Allowed {
-		log("policy decision", "allowed", false, "policy", d.Policy, "src", c.Access.Src, "dst", c.Access.Dst, "identity", c.Access.Identity.String())
+		log("policy decision", "allowed", false, "policy", d.Policy, "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
 	}
 }

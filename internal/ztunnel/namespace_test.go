@@ -49,7 +49,7 @@ func TestStrictRefusesPlaintext(t *testing.T) {
 		w.apply(w.mesh("TCP", "HBONE", strict))
 		w.enrol(w.server)
 		w.serve(8080, echo)
-		w.refused(w.dial(w.at(8080)))
+		w.refused(w.at(8080))
 		w.server.log.wait(t, "connection complete", `reason="POLICY_DENIED"`, `policy="shop/p"`, "explicitly denied by: shop/p")
 	})
 }
@@ -120,7 +120,7 @@ policies:
 		w.enrol(w.client)
 		w.enrol(w.server)
 		w.serve(8080, echo)
-		w.refused(w.dial(w.at(8080)))
+		w.refused(w.at(8080))
 		w.server.log.wait(t, "connection complete", `reason="POLICY_DENIED"`, `policy="shop/p"`, `src.identity="spiffe://cluster.local/ns/shop/sa/web"`)
 		w.client.log.wait(t, "connection complete", "401", `reason="TUNNEL_REFUSED"`)
 	})

@@ -192,11 +192,11 @@ func pickAddr(addrs []netip.Addr, want4 bool) (netip.Addr, bool) {
 func (o *outgoing) connect() {
 	o.attempts++
 	r := &o.route
-	c := &conns.Conn{Protocol: r.Protocol, Dialled: o.dst}
+	c := &conns.Conn{Protocol: r.Protocol, Asked: o.dst}
 	c.Src, c.Dst, c.Target, c.Trace = o.src, r.Next, r.Target, o.trace
 	if r.Workload != nil {
-		c.Peer = r.Workload.UID
-		o.pod.node.load(c.Peer, 1)
+		c.Name = r.Workload.UID
+		o.pod.node.load(c.Name, 1)
 	}
 	o.conn = c
 	o.pod.set.Add(c)
@@ -212,11 +212,11 @@ func (o *outgoing) connect() {
 	o.direct()
 }
 
-// release takes the attempt out of the lists.
-func (o *outgoing) release() {
-	o.pod.set.Remove(o.conn)
-	if o.conn.Peer != "" {
-		o.pod.node.load(o.conn.Peer, -1)
+// release takes an attempt out of the lists.
+func (p *pod) release(c *conns.Conn) {
+	p.set.Remove(c)
+	if c.Name != "" {
+		p.node.load(c.Name, -1)
 	}
 }
 
@@ -252,7 +252,7 @@ func (o *outgoing) direct() {
 		down := o.fd
 		o.fd = -1
 		o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
-		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.done})
+		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.pod.outboundDone(o.conn)})
 		o.pod.set.Carry(o.conn, f)
 	})
 }
@@ -286,7 +286,7 @@ func (o *outgoing) tunnel() {
 			o.pod.set.Carry(o.conn, f)
 		},
 		OnFail:  o.failedAttempt,
-		OnClose: o.done,
+		OnClose: o.pod.outboundDone(o.conn),
 	})
 }
 
@@ -295,14 +295,14 @@ func (o *outgoing) tunnel() {
 func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 	why, _ := o.pod.set.Aborted(o.conn)
 	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
-		o.failed = append(o.failed, o.conn.Peer)
+		o.failed = append(o.failed, o.conn.Name)
 		last := o.route
-		o.release()
+		o.pod.release(o.conn)
 		if !o.again() {
 			// Nobody else: what was tried is what is reported.
 			o.route = last
 			o.pod.set.Add(o.conn)
-			o.pod.node.load(o.conn.Peer, 1)
+			o.pod.node.load(o.conn.Name, 1)
 			o.gaveUp(err)
 		}
 		return
@@ -350,15 +350,19 @@ func (o *outgoing) gaveUp(err *reason.Error) {
 	rec := o.pod.node.Recorder
 	rec.Begin(&o.conn.Conn, o.key(), o.start)
 	rec.End(&o.conn.Conn, relay.Result{Reason: err.Reason, Err: err}, "")
-	o.release()
+	o.pod.release(o.conn)
 	o.hangUp()
 }
 
-// done is the end of a connection that was carried.
-func (o *outgoing) done(_ *relay.Flow, res relay.Result) {
-	o.pod.node.Recorder.End(&o.conn.Conn, res, "")
-	o.release()
-	o.hangUp()
+// outboundDone is the end of a connection that was carried. What it holds
+// lives as long as the connection, so it is little.
+func (p *pod) outboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
+	return func(_ *relay.Flow, res relay.Result) {
+		p.node.Recorder.End(&c.Conn, res, "")
+		p.release(c)
+		p.node.Recorder.SocketClosed(telemetry.Source)
+		p.node.drop()
+	}
 }
 
 // baggage describes a workload to the other side.

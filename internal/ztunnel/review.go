@@ -95,7 +95,8 @@ func (p *pod) review() {
 		if !c.Inbound {
 			continue
 		}
-		if d := policies.Evaluate(target(local), &c.Access); !d.Allowed {
+		access := c.Access()
+		if d := policies.Evaluate(target(local), &access); !d.Allowed {
 			p.set.Abort(c, reason.PolicyChanged, d.Policy)
 		}
 	}

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -267,14 +269,21 @@ func (w *world) talk(c *net.TCPConn, word string) {
 	}
 }
 
-// refused wants the connection to end without an answer.
-func (w *world) refused(c *net.TCPConn) {
+// refused wants a connection to be reset without an answer.
+func (w *world) refused(to netip.AddrPort) {
 	w.t.Helper()
+	c, err := netnstest.Dial(w.client.ns, netip.Addr{}, to, nil)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return // faster than the dialler
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(netnstest.Timeout))
 	_, _ = io.WriteString(c, "hello\n")
 	b := make([]byte, 64)
-	if n, err := c.Read(b); n > 0 || err == nil {
-		w.t.Fatalf("an answer: %q, %v", b[:n], err)
-	} else if ne, ok := err.(net.Error); ok && ne.Timeout() {
-		w.t.Fatalf("neither an answer nor an end")
+	if n, err := c.Read(b); n > 0 || !errors.Is(err, syscall.ECONNRESET) {
+		w.t.Fatalf("%q, %v instead of a reset", b[:n], err)
 	}
 }

@@ -18,13 +18,12 @@ type Conn struct {
 	telemetry.Conn
 	Inbound  bool
 	Protocol route.Protocol
-	// Dialled is the address the client used; Host the service it named.
-	Dialled netip.AddrPort
-	Host    string
-	// Access is what policies see of an inbound connection.
-	Access rbac.Conn
-	// Peer is the UID of the workload at the other end of an outbound one.
-	Peer string
+	// Asked is the address the program dialled, of an outbound connection; of
+	// an inbound one, where it goes in the pod, which is what policies see.
+	Asked netip.AddrPort
+	// Name is the UID of the workload at the other end of an outbound
+	// connection; of an inbound one, the service that the client named.
+	Name string
 
 	set *Set
 	// The rest is guarded by the set's mu.
@@ -32,6 +31,11 @@ type Conn struct {
 	flow       *relay.Flow
 	aborted    reason.Reason // OK: it was not
 	policy     string        // that took the permission away
+}
+
+// Access is what policies see of an inbound connection that has begun.
+func (c *Conn) Access() rbac.Conn {
+	return rbac.Conn{Identity: c.SrcIdentity(), Src: c.Src, Dst: c.Asked}
 }
 
 // Set is the connections of one pod. The zero value is empty. It is safe for

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
@@ -165,17 +166,23 @@ type Conn struct {
 	Trace    connect.Trace
 
 	pair  *Pair
-	start time.Time
-	flow  *relay.Flow // guarded by the series' mu
+	start time.Duration // since epoch: a third of a time.Time
+	flow  *relay.Flow   // guarded by the series' mu
 	ended atomic.Bool
 	// Links of the series' list of open connections, guarded by its mu.
 	prev, next *Conn
 }
 
+// epoch is what connections measure their beginning from.
+var epoch = time.Now()
+
+// SrcIdentity is the identity that the client proved, after Begin.
+func (c *Conn) SrcIdentity() identity.Identity { return c.pair.key.SrcIdentity }
+
 // Begin counts the connection as opened; it was accepted at start. Where other
 // endpoints may be tried it is called when the outcome is known.
 func (r *Recorder) Begin(c *Conn, k Key, start time.Time) {
-	c.pair, c.start = r.pair(k), start
+	c.pair, c.start = r.pair(k), start.Sub(epoch)
 	s := c.pair.series
 	s.opened.Add(1)
 	s.mu.Lock()
@@ -243,7 +250,7 @@ func (r *Recorder) End(c *Conn, res relay.Result, policy string) {
 	if c.pair.key.Reporter == Destination {
 		e.Sent, e.Received = res.Received, res.Sent
 	}
-	e.Duration = time.Since(c.start)
+	e.Duration = time.Since(epoch) - c.start
 	e.Reason, e.Policy = res.Reason, policy
 	if e.Err = res.Err; e.Err == nil && res.Reason != reason.OK {
 		e.Err = &reason.Error{Reason: res.Reason}
