@@ -49,7 +49,7 @@ type process struct {
 	host  int
 }
 
-// zombieGrace bounds how long the old generation of a ztunnel may drain.
+// drainGrace bounds how long the old generation of a ztunnel may drain.
 const drainGrace = 35 * time.Second
 
 func (s *supervisor) startComponents(ctx context.Context) {
@@ -87,6 +87,12 @@ func (c *component) keep(ctx context.Context) {
 			c.serveCommand(ctx, nil)
 			continue
 		}
+		if !c.canBegin() {
+			t := time.NewTimer(probeEvery)
+			c.serveCommand(ctx, t.C)
+			t.Stop()
+			continue
+		}
 		if err := c.begin(ctx); err != nil {
 			c.say("%v", err)
 		} else if !c.watch(ctx) {
@@ -97,6 +103,16 @@ func (c *component) keep(ctx context.Context) {
 		c.serveCommand(ctx, t.C)
 		t.Stop()
 	}
+}
+
+// canBegin holds a ztunnel back until ambitd has written whom it may trust, as
+// Kubernetes does for a config map that is not there yet.
+func (c *component) canBegin() bool {
+	if !strings.HasPrefix(c.name, ztunnel+"/") {
+		return true
+	}
+	_, err := os.Stat(filepath.Join(c.s.d.ambitd(), rootCertFile))
+	return err == nil
 }
 
 // serveCommand waits for a command, which it runs, or for wake, or the end.
