@@ -237,7 +237,7 @@ func TestNothingPassesWhileRulesChange(t *testing.T) {
 			}
 		}()
 	}
-	for i := range 150 {
+	for i := range 60 {
 		apply(t, pod, variants[i%len(variants)])
 	}
 	stop.Store(true)
@@ -251,6 +251,7 @@ func TestNothingPassesWhileRulesChange(t *testing.T) {
 func TestQuiesceKeepsCapturedConnections(t *testing.T) {
 	inBoth(t, func(t *testing.T, f family) {
 		pod, peer := netnstest.Link(t)
+		netnstest.Settle(t, pod)
 		before := dump(t, pod)
 		inside := netnstest.Serve(t, pod, netip.AddrPortFrom(f.pod, 0))
 		outside := netnstest.Serve(t, peer, netip.AddrPortFrom(f.peer, 0))

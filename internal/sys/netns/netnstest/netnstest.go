@@ -7,6 +7,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -152,11 +153,43 @@ func address(t testing.TB, h *netlink.Handle, name string, v4, v6, gw4, gw6 neti
 	t.Helper()
 	l, err := h.LinkByName(name)
 	must(t, err)
+	// Link-local addresses would appear and change when they like.
+	const none = 1 // IN6_ADDR_GEN_MODE_NONE
+	must(t, h.LinkSetIP6AddrGenMode(l, none))
 	must(t, h.AddrAdd(l, ifaddr(v4)))
 	must(t, h.AddrAdd(l, ifaddr(v6)))
 	must(t, h.LinkSetUp(l))
 	for _, gw := range []netip.Addr{gw4, gw6} {
 		must(t, h.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: gw.AsSlice()}))
+	}
+}
+
+// Settle waits for the routes that the kernel adds to a Link's namespace by
+// itself, up to a second after the link is up. A test that compares what was
+// before with what is after needs it.
+func Settle(t testing.TB, ns *netns.NS) {
+	t.Helper()
+	with(t, ns, func(h *netlink.Handle) {
+		Eventually(t, "the link is up", func() bool {
+			routes, err := h.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+			must(t, err)
+			return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Type == unix.RTN_MULTICAST })
+		})
+	})
+}
+
+// Eventually waits for something that tells nobody when it happens.
+func Eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	timeout := time.After(Timeout)
+	for !is() {
+		select {
+		case <-look.C:
+		case <-timeout:
+			t.Fatalf("waited in vain: %s", what)
+		}
 	}
 }
 

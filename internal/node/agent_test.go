@@ -1,0 +1,292 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
+)
+
+func expect(t *testing.T, b *bubble, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, b.w.take()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+var enabled = map[string]string{"ambient.istio.io/redirection": "enabled"}
+
+func withPod(b *bubble) {
+	b.SetNamespace("default", ambient)
+	b.Set(b.pod)
+}
+
+func TestLivePodJoinsListenersFirst(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bubble) {
+		expect(t, b, "serving ztunnel")
+		b.Set(b.pod)
+		synctest.Wait()
+		expect(t, b)
+		b.label(ambient)
+		expect(t, b, "served", "rules capture", `announced "enabled"`)
+		b.heard()
+		sleep(3 * DefaultResync)
+		expect(t, b)
+	})
+}
+
+func TestLivePodWaitsForAProxyInPlaintext(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.connected = false
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		expect(t, b, "serving ztunnel", `announced "pending"`)
+		b.heard()
+		sleep(10 * time.Second)
+		expect(t, b)
+		b.w.set(func() { b.w.connected = true })
+		b.ProxiesChanged()
+		synctest.Wait()
+		expect(t, b, "served", "rules capture", `announced "enabled"`)
+	})
+}
+
+func TestLivePodLeavesRulesFirst(t *testing.T) {
+	inBubble(t, withPod, func(t *testing.T, b *bubble) {
+		b.heard()
+		b.w.take()
+		b.w.set(func() { b.w.connections = 3 })
+		b.label(map[string]string{})
+		expect(t, b, `announced ""`)
+		b.heard()
+		sleep(DefaultSettle)
+		expect(t, b, "rules quiesce")
+		sleep(2 * time.Second)
+		expect(t, b)
+		b.w.set(func() { b.w.connections = 0 })
+		sleep(drainPoll)
+		expect(t, b, "no longer served", "rules removed")
+		sleep(3 * DefaultResync)
+		expect(t, b)
+		if b.states["uid"].ns != nil {
+			t.Error("the namespace is held open")
+		}
+	})
+}
+
+func TestDrainEnds(t *testing.T) {
+	inBubble(t, withPod, func(t *testing.T, b *bubble) {
+		b.heard()
+		b.w.set(func() { b.w.connections = 1 })
+		b.label(map[string]string{})
+		b.heard()
+		b.w.take()
+		sleep(DefaultSettle + DefaultDrain + drainPoll)
+		expect(t, b, "rules quiesce", "no longer served", "rules removed")
+	})
+}
+
+func TestPodComesBackWhileLeaving(t *testing.T) {
+	inBubble(t, withPod, func(t *testing.T, b *bubble) {
+		b.heard()
+		b.w.set(func() { b.w.connections = 1 })
+		b.label(map[string]string{})
+		sleep(DefaultSettle + time.Second)
+		b.heard()
+		b.w.take()
+		b.label(ambient)
+		expect(t, b, "rules capture", `announced "enabled"`)
+		b.heard()
+		sleep(time.Minute)
+		expect(t, b)
+	})
+}
+
+// A pod that looks enrolled and is not, as after a reboot of the node: no
+// moment in plaintext, also when there is no proxy.
+func TestAnnouncedPodWithoutRulesFailsClosed(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.connected = false
+		b.pod.Annotations = enabled
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		expect(t, b, "serving ztunnel", "rules capture")
+		b.w.set(func() { b.w.connected = true })
+		b.ProxiesChanged()
+		synctest.Wait()
+		expect(t, b, "served")
+	})
+}
+
+func TestRulesThatWereTouchedAreRepaired(t *testing.T) {
+	inBubble(t, withPod, func(t *testing.T, b *bubble) {
+		b.heard()
+		b.w.take()
+		b.w.set(func() { b.w.rules = "broken" })
+		sleep(DefaultResync)
+		expect(t, b, "rules capture")
+	})
+}
+
+func TestRestartFindsWhatWasDone(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.rules = "capture"
+		b.pod.Annotations = enabled
+		withPod(b)
+		lost := b.pod
+		lost.UID, lost.Name = "lost", "lost"
+		b.Set(lost)
+	}, func(t *testing.T, b *bubble) {
+		b.w.set(func() {
+			if b.w.registered["uid"] != b.ns.ID() || !b.w.kept["lost"] {
+				t.Errorf("the first list has %v and keeps %v", b.w.registered, b.w.kept)
+			}
+		})
+		expect(t, b, "serving ztunnel", "served")
+	})
+}
+
+// The agent was away while the label was taken off.
+func TestRestartFinishesWhatAFormerAgentDidNot(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.rules = "quiesce"
+		b.w.served["uid"] = b.ns.ID()
+		b.pod.Annotations = enabled
+		b.Set(b.pod)
+	}, func(t *testing.T, b *bubble) {
+		expect(t, b, "serving ztunnel", `announced ""`)
+		b.heard()
+		sleep(DefaultSettle)
+		expect(t, b, "rules quiesce", "no longer served", "rules removed")
+	})
+}
+
+func TestPodThatEndsIsForgotten(t *testing.T) {
+	for name, end := range map[string]func(b *bubble){
+		"deleted":  func(b *bubble) { b.Delete("uid") },
+		"terminal": func(b *bubble) { b.pod.Terminal = true; b.Set(b.pod) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, withPod, func(t *testing.T, b *bubble) {
+				b.heard()
+				b.w.take()
+				end(b)
+				synctest.Wait()
+				expect(t, b, "no longer served", `announced ""`)
+			})
+		})
+	}
+}
+
+func TestForeignNamespacesAreRefused(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pod.IPs = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		sleep(time.Second)
+		expect(t, b, "serving ztunnel")
+		err := b.AddNew(context.Background(), newPod("/proc/self/ns/net", "web"))
+		if err == nil || !strings.Contains(err.Error(), "host") {
+			t.Errorf("the host's namespace: %v", err)
+		}
+		err = b.AddNew(context.Background(), newPod(fdPath(b.ns), "web", "192.0.2.7"))
+		if err == nil || !strings.Contains(err.Error(), "another pod's") {
+			t.Errorf("another pod's namespace: %v", err)
+		}
+		expect(t, b)
+	})
+}
+
+func TestHostNetworkIsNeverTouched(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.rules = "capture" // whoever it belongs to
+		b.pod.HostNetwork = true
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		sleep(2 * DefaultResync)
+		expect(t, b, "serving ztunnel")
+	})
+}
+
+func newPod(netns, name string, ips ...string) NewPod {
+	n := NewPod{Netns: netns, PodName: name, PodNamespace: "default"}
+	for _, ip := range ips {
+		n.IPs = append(n.IPs, struct{ Address Address }{Address{netip.MustParseAddr(ip)}})
+	}
+	return n
+}
+
+func TestNewPodIsClosedBeforeItStarts(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.connected = false
+		b.pod.IPs = nil
+		delete(b.w.found, "uid")
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		expect(t, b, "serving ztunnel")
+		add := func() error {
+			return b.AddNew(context.Background(), newPod(fdPath(b.ns), "web", netnstest.PodIPv4.String()))
+		}
+		if err := add(); err == nil {
+			t.Error("a pod may start without a proxy")
+		}
+		expect(t, b, "rules capture", `announced "pending"`)
+		b.w.set(func() { b.w.connected = true })
+		if err := add(); err != nil {
+			t.Error(err)
+		}
+		expect(t, b, "served", `announced "enabled"`)
+		b.heard()
+		expect(t, b)
+	})
+}
+
+func TestNewPodOutsideTheMeshStarts(t *testing.T) {
+	inBubble(t, func(b *bubble) { b.Set(b.pod) }, func(t *testing.T, b *bubble) {
+		b.w.take()
+		if err := b.AddNew(context.Background(), newPod(fdPath(b.ns), "web", netnstest.PodIPv4.String())); err != nil {
+			t.Error(err)
+		}
+		expect(t, b)
+	})
+}
+
+func TestNewPodIsWaitedFor(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bubble) {
+		b.w.take()
+		b.SetNamespace("default", ambient)
+		done := make(chan error, 1)
+		go func() {
+			done <- b.AddNew(context.Background(), newPod(fdPath(b.ns), "web", netnstest.PodIPv4.String()))
+		}()
+		time.Sleep(podPatience / 2)
+		b.pod.IPs = nil
+		b.Set(b.pod)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		expect(t, b, "rules capture", "served", `announced "enabled"`)
+		if err := b.AddNew(context.Background(), newPod(fdPath(b.ns), "unknown")); err == nil || !strings.Contains(err.Error(), "not known") {
+			t.Errorf("a pod nobody knows: %v", err)
+		}
+	})
+}
+
+func TestFailuresAreTriedAgain(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.kernelErr = errBroken
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		sleep(time.Minute)
+		expect(t, b, "serving ztunnel")
+		b.w.set(func() { b.w.kernelErr = nil })
+		sleep(lastRetry)
+		expect(t, b, "served", "rules capture", `announced "enabled"`)
+	})
+}
