@@ -308,7 +308,7 @@ func TestSplitsChangeNothing(t *testing.T) {
 // rounds: each takes one round trip, and PINGs are answered after it.
 func feed(t *testing.T, r *rig, id uint32, rounds int, rtt time.Duration, consume func(s *Stream)) {
 	t.Helper()
-	s := r.streams[id]
+	s, payload := r.streams[id], make([]byte, 64<<10)
 	for range rounds {
 		r.now = r.now.Add(rtt)
 		answers := r.output()
@@ -320,8 +320,8 @@ func feed(t *testing.T, r *rig, id uint32, rounds int, rtt time.Duration, consum
 		if err := r.flush(); err != nil {
 			t.Fatal(err)
 		}
-		for left := int(s.recvWindow); left > 0 && !s.Closed(); left -= 16 << 10 {
-			_ = r.framer.WriteData(id, false, make([]byte, min(left, 16<<10)))
+		for left := int(s.recvWindow); left > 0 && !s.Closed(); left -= 64 << 10 {
+			_ = r.framer.WriteData(id, false, payload[:min(left, 64<<10)])
 			if err := r.flush(); err != nil {
 				t.Fatal(err)
 			}
@@ -335,6 +335,7 @@ func feed(t *testing.T, r *rig, id uint32, rounds int, rtt time.Duration, consum
 func grownRig(t *testing.T, cfg Config, streams uint32) *rig {
 	cfg.Server = true
 	r := newRig(t, cfg).start()
+	r.quiet = true
 	for i := range streams {
 		r.connect(2*i + 1)
 	}

@@ -21,6 +21,7 @@ type recorder struct {
 	got     map[uint32][]byte
 	conn    *Conn
 	consume bool // OnData consumes at once
+	quiet   bool // DATA is not recorded
 
 	onHeaders  func(s *Stream, h *Header, end bool)
 	onData     func(s *Stream, p []byte, end bool)
@@ -56,8 +57,10 @@ func (r *recorder) OnHeaders(s *Stream, h *Header, end bool) {
 }
 
 func (r *recorder) OnData(s *Stream, p []byte, end bool) {
-	r.note("data %d %d%s", s.ID, len(p), ending(end))
-	r.got[s.ID] = append(r.got[s.ID], p...)
+	if !r.quiet {
+		r.note("data %d %d%s", s.ID, len(p), ending(end))
+		r.got[s.ID] = append(r.got[s.ID], p...)
+	}
 	if r.consume {
 		r.conn.Consumed(s, len(p))
 	}
