@@ -34,6 +34,14 @@ func (h *Header) Get(name string) string {
 	return ""
 }
 
+// Methods with rules of their own. Not net/http's constants: the engine does
+// not link net/http.
+const (
+	methodConnect = "CONNECT"
+	methodHead    = "HEAD"
+	methodOptions = "OPTIONS"
+)
+
 // section is which kind of header section is being read.
 type section uint8
 
@@ -202,16 +210,16 @@ func (r *reader) finishRequest(extended bool) {
 	switch {
 	case !validToken(h.Method):
 		r.malformed("request without a valid :method")
-	case r.seen&seenProtocol != 0 && (!extended || h.Method != "CONNECT"):
+	case r.seen&seenProtocol != 0 && (!extended || h.Method != methodConnect):
 		r.malformed(":protocol without extended CONNECT")
-	case h.Method == "CONNECT" && r.seen&seenProtocol == 0:
+	case h.Method == methodConnect && r.seen&seenProtocol == 0:
 		if h.Authority == "" || r.seen&(seenScheme|seenPath) != 0 {
 			r.malformed("CONNECT takes :authority and neither :scheme nor :path")
 		}
 	case h.Scheme == "" || h.Path == "":
 		r.malformed("request without :scheme or :path")
 	case h.Scheme == "http" || h.Scheme == "https":
-		if h.Path[0] != '/' && (h.Path != "*" || h.Method != "OPTIONS") {
+		if h.Path[0] != '/' && (h.Path != "*" || h.Method != methodOptions) {
 			r.malformed(":path is not absolute")
 		}
 		if h.Authority == "" && r.host == "" {
@@ -223,7 +231,7 @@ func (r *reader) finishRequest(extended bool) {
 			r.malformed("invalid :authority")
 		}
 		// RFC 9113, 8.3.1. For CONNECT the host field means nothing.
-		if r.seen&seenHost != 0 && h.Method != "CONNECT" && !strings.EqualFold(r.host, h.Authority) {
+		if r.seen&seenHost != 0 && h.Method != methodConnect && !strings.EqualFold(r.host, h.Authority) {
 			r.malformed(":authority and host differ")
 		}
 	}

@@ -182,7 +182,7 @@ func (c *Conn) openedByPeer(id uint32, rd *reader, end bool) {
 		s := c.newStream(id)
 		s.flags |= recvHead
 		s.bodyLeft = rd.bodyLength()
-		if rd.h.Method == "CONNECT" && rd.seen&seenProtocol == 0 {
+		if rd.h.Method == methodConnect && rd.seen&seenProtocol == 0 {
 			s.flags |= isConnect
 		}
 		if end {
@@ -199,7 +199,7 @@ func (c *Conn) openedByPeer(id uint32, rd *reader, end bool) {
 // bodyLength is what content-length promises, -1 for nothing. A CONNECT has no
 // content, only a tunnel.
 func (r *reader) bodyLength() int64 {
-	if r.h.Method == "CONNECT" {
+	if r.h.Method == methodConnect {
 		return -1
 	}
 	return r.length

@@ -12,30 +12,26 @@ import (
 	"sync"
 	"testing"
 
-	"golang.org/x/net/http2"
-
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
 	"github.com/ambit-mesh/ambit/internal/transport/h2/h2test"
 )
 
-// pipe is a TCP connection on loopback, both ends.
-func pipe(t *testing.T) (client, server net.Conn) {
+// listen is a listener on loopback for the length of the test.
+func listen(t *testing.T) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	client, err = net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err = l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = client.Close(); _ = server.Close() })
-	return client, server
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// h2c permits HTTP/2 without TLS and nothing else.
+func h2c() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 // echo is a server's Handler: what comes in on a stream goes out on it.
@@ -88,29 +84,37 @@ func noise(seed uint64, n int) []byte {
 	return b
 }
 
-// TestAgainstNetHTTPClient: x/net's Transport talks to our server, many
+// TestAgainstNetHTTPClient: net/http's Transport talks to our server, many
 // streams at once, bodies both ways larger than every window.
 func TestAgainstNetHTTPClient(t *testing.T) {
-	cnc, snc := pipe(t)
-	d := h2test.Start(snc, h2.Config{Server: true}, func(c *h2.Conn) h2.Handler {
-		return &echo{h2test.Responder{Conn: c}}
+	l := listen(t)
+	var server sync.WaitGroup
+	server.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			d := h2test.Start(nc, h2.Config{Server: true}, func(c *h2.Conn) h2.Handler {
+				return &echo{h2test.Responder{Conn: c}}
+			})
+			server.Go(func() { <-d.Done() })
+		}
 	})
-	defer d.Close()
-	tr := &http2.Transport{AllowHTTP: true}
-	cc, err := tr.NewClientConn(cnc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tr := &http.Transport{Protocols: h2c()}
+	defer server.Wait()
+	defer func() { _ = l.Close() }()
+	defer tr.CloseIdleConnections()
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
 			body := noise(uint64(i), 200_000*(i%7)+i)
-			req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, fmt.Sprintf("http://a/%d", i), bytes.NewReader(body))
+			req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, fmt.Sprintf("http://%s/%d", l.Addr(), i), bytes.NewReader(body))
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			resp, err := cc.RoundTrip(req)
+			resp, err := tr.RoundTrip(req)
 			if err != nil {
 				t.Errorf("stream %d: %v", i, err)
 				return
@@ -173,10 +177,9 @@ func (c *caller) OnReset(s *h2.Stream, _ h2.ErrCode) {
 	c.done.Done()
 }
 
-// TestAgainstNetHTTPServer: our client talks to x/net's Server. The server
+// TestAgainstNetHTTPServer: our client talks to net/http's Server. The server
 // answers with trailers, and CONNECT as a tunnel.
 func TestAgainstNetHTTPServer(t *testing.T) {
-	cnc, snc := pipe(t)
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("x-path", r.URL.Path+r.Host)
 		if r.Method != http.MethodConnect { // a tunnel has none
@@ -199,11 +202,16 @@ func TestAgainstNetHTTPServer(t *testing.T) {
 			w.Header().Set("x-sum", "done")
 		}
 	}
-	var server sync.WaitGroup
-	server.Go(func() {
-		(&http2.Server{}).ServeConn(snc, &http2.ServeConnOpts{Handler: http.HandlerFunc(handler)})
-	})
-	defer server.Wait()
+	l := listen(t)
+	server := &http.Server{Handler: http.HandlerFunc(handler), Protocols: h2c()}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(l) })
+	defer serving.Wait()
+	defer func() { _ = server.Close() }()
+	cnc, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
 	var cl *caller
 	d := h2test.Start(cnc, h2.Config{}, func(c *h2.Conn) h2.Handler {
 		cl = &caller{Responder: h2test.Responder{Conn: c}}

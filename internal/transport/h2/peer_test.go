@@ -2,6 +2,7 @@ package h2
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -250,8 +251,8 @@ func (r *rig) takeEvents() []string {
 // wantCode fails unless the connection ended with that code.
 func (r *rig) wantCode(err error, code ErrCode) {
 	r.t.Helper()
-	ce, ok := err.(*ConnError)
-	if !ok || ce.Code != code {
+	var ce *ConnError
+	if !errors.As(err, &ce) || ce.Code != code {
 		r.t.Fatalf("connection: %v, want %s", err, code)
 	}
 }

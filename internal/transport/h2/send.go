@@ -27,11 +27,11 @@ func (c *Conn) Open(h *Header, end bool) (*Stream, error) {
 	c.nextID += 2
 	s.flags |= sentHead
 	switch h.Method {
-	case "CONNECT":
+	case methodConnect:
 		if h.Protocol == "" {
 			s.flags |= isConnect
 		}
-	case "HEAD":
+	case methodHead:
 		s.flags |= isHead
 	}
 	c.sendHeaders(s.ID, h, end)
@@ -99,7 +99,7 @@ func (c *Conn) checkRequest(h *Header) error {
 		!validValue(h.Scheme) || !validValue(h.Protocol) {
 		return ErrMalformed
 	}
-	if h.Method == "CONNECT" && h.Protocol == "" {
+	if h.Method == methodConnect && h.Protocol == "" {
 		if h.Authority == "" || h.Scheme != "" || h.Path != "" {
 			return ErrMalformed
 		}
