@@ -71,7 +71,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.certs = certs.NewManager(certs.Config{Sign: signer, Logger: logs.Logger("certs"), TTL: cfg.SecretTTL})
+	a.certs = certs.NewManager(certs.Config{Sign: signer, Logger: logs.Logger("certs"), TTL: cfg.SecretTTL.Std()})
 	opts := mtls.Options{TLS12: cfg.TLS12}
 	if cfg.CRLPath != "" {
 		if a.crl, err = mtls.OpenCRL(cfg.CRLPath, logs.Logger("crl")); err != nil {
@@ -357,7 +357,7 @@ func (a *App) Run(ctx context.Context) error {
 	log.Info("draining", "deadline", a.cfg.DrainDeadline.String())
 	stopAdding()
 	a.ready.Task("draining")
-	d, cancel := context.WithTimeout(context.Background(), a.cfg.DrainDeadline)
+	d, cancel := context.WithTimeout(context.Background(), a.cfg.DrainDeadline.Std())
 	defer cancel()
 	a.node.Drain(d)
 	stopWorking()

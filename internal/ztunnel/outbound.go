@@ -212,8 +212,8 @@ func (o *outgoing) connect() {
 	o.direct()
 }
 
-// release takes an attempt out of the lists.
-func (p *pod) release(c *conns.Conn) {
+// leave takes an attempt out of the lists.
+func (p *pod) leave(c *conns.Conn) {
 	p.set.Remove(c)
 	if c.Name != "" {
 		p.node.load(c.Name, -1)
@@ -297,7 +297,7 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
 		last := o.route
-		o.pod.release(o.conn)
+		o.pod.leave(o.conn)
 		if !o.again() {
 			// Nobody else: what was tried is what is reported.
 			o.route = last
@@ -350,7 +350,7 @@ func (o *outgoing) gaveUp(err *reason.Error) {
 	rec := o.pod.node.Recorder
 	rec.Begin(&o.conn.Conn, o.key(), o.start)
 	rec.End(&o.conn.Conn, relay.Result{Reason: err.Reason, Err: err}, "")
-	o.pod.release(o.conn)
+	o.pod.leave(o.conn)
 	o.hangUp()
 }
 
@@ -359,7 +359,7 @@ func (o *outgoing) gaveUp(err *reason.Error) {
 func (p *pod) outboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 	return func(_ *relay.Flow, res relay.Result) {
 		p.node.Recorder.End(&c.Conn, res, "")
-		p.release(c)
+		p.leave(c)
 		p.node.Recorder.SocketClosed(telemetry.Source)
 		p.node.drop()
 	}

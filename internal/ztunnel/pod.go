@@ -84,7 +84,7 @@ func (p *pod) start() error {
 	}
 	p.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dial,
-		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease, DialTimeout: connectTimeout,
+		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
 		Windows:  hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
@@ -337,9 +337,9 @@ func (p *pod) tune(fd int) {
 	_ = sockopt.NoDelay(fd)
 	k := p.node.Config.KeepAlive
 	if k.Enabled {
-		_ = sockopt.KeepAlive(fd, k.Time, k.Interval, k.Retries)
+		_ = sockopt.KeepAlive(fd, k.Time.Std(), k.Interval.Std(), k.Retries)
 		if k.UserTimeout {
-			_ = sockopt.UserTimeout(fd, k.Time+k.Interval*time.Duration(k.Retries))
+			_ = sockopt.UserTimeout(fd, k.Time.Std()+k.Interval.Std()*time.Duration(k.Retries))
 		}
 	}
 }

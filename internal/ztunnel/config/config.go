@@ -99,13 +99,24 @@ type WorkloadInfo struct {
 	ServiceAccount string `json:"serviceAccount"`
 }
 
+// Duration is a time.Duration that dumps as people write it.
+type Duration time.Duration
+
+// Std is d for the standard library.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+func (d Duration) String() string { return d.Std().String() }
+
+// MarshalText makes JSON of it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
 // KeepAlive is how idle TCP connections are probed.
 type KeepAlive struct {
-	Enabled     bool          `json:"keepaliveEnabled"`
-	Time        time.Duration `json:"keepaliveTime"`
-	Interval    time.Duration `json:"keepaliveInterval"`
-	Retries     int           `json:"keepaliveRetries"`
-	UserTimeout bool          `json:"userTimeoutEnabled"`
+	Enabled     bool     `json:"keepaliveEnabled"`
+	Time        Duration `json:"keepaliveTime"`
+	Interval    Duration `json:"keepaliveInterval"`
+	Retries     int      `json:"keepaliveRetries"`
+	UserTimeout bool     `json:"userTimeoutEnabled"`
 }
 
 // Config is everything the environment says. Its JSON form is the config
@@ -134,8 +145,8 @@ type Config struct {
 	ConnWindow   uint32 `json:"connectionWindowSize"` // bytes
 	FrameSize    uint32 `json:"frameSize"`            // bytes
 
-	PoolMaxStreams  uint32        `json:"poolMaxStreamsPerConn"`
-	PoolIdleRelease time.Duration `json:"poolUnusedReleaseTimeout"`
+	PoolMaxStreams  uint32   `json:"poolMaxStreamsPerConn"`
+	PoolIdleRelease Duration `json:"poolUnusedReleaseTimeout"`
 
 	ZDSSocket string `json:"inpodUds"`
 	PortReuse bool   `json:"inpodPortReuse"`
@@ -147,20 +158,20 @@ type Config struct {
 	LocalXDS                  string            `json:"-"`
 	ProxyMetadata             map[string]string `json:"proxyMetadata"`
 
-	CA        Endpoint      `json:"ca"`
-	FakeCA    bool          `json:"fakeCa"`
-	SecretTTL time.Duration `json:"secretTtl"`
-	CRLPath   string        `json:"crlPath,omitempty"`
-	TLS12     bool          `json:"tls12Enabled"`
-	PQC       bool          `json:"compliancePqc"`
+	CA        Endpoint `json:"ca"`
+	FakeCA    bool     `json:"fakeCa"`
+	SecretTTL Duration `json:"secretTtl"`
+	CRLPath   string   `json:"crlPath,omitempty"`
+	TLS12     bool     `json:"tls12Enabled"`
+	PQC       bool     `json:"compliancePqc"`
 
 	// TokenFile and Token are where to find the bearer token for the control
 	// plane; both empty means to go without.
 	TokenFile string `json:"-"`
 	Token     string `json:"-"`
 
-	DrainDeadline time.Duration `json:"selfTerminationDeadline"`
-	Threads       int           `json:"numWorkerThreads"`
+	DrainDeadline Duration `json:"selfTerminationDeadline"`
+	Threads       int      `json:"numWorkerThreads"`
 
 	LocalhostAppTunnel bool `json:"localhostAppTunnel"`
 	ResponseBaggage    bool `json:"enableEnhancedBaggage"`
@@ -455,13 +466,13 @@ func ceil(f float64) int {
 // drain leaves the last seconds of the grace period for closing what remains
 // before the kill signal comes.
 func (r *reader) drain(c *Config) {
-	c.DrainDeadline = defaultDrain
+	c.DrainDeadline = Duration(defaultDrain)
 	if grace := r.uint("TERMINATION_GRACE_PERIOD_SECONDS", 0, 0, 1<<31); grace > 10 {
-		c.DrainDeadline = time.Duration(grace-5) * time.Second
+		c.DrainDeadline = Duration(grace-5) * Duration(time.Second)
 	} else if grace > 0 {
-		c.DrainDeadline = time.Duration(max(grace-1, 1)) * time.Second
+		c.DrainDeadline = Duration(max(grace-1, 1)) * Duration(time.Second)
 	}
-	c.DrainDeadline = r.duration("CONNECTION_TERMINATION_DEADLINE", c.DrainDeadline, 0)
+	c.DrainDeadline = r.duration("CONNECTION_TERMINATION_DEADLINE", c.DrainDeadline.Std(), 0)
 }
 
 func (r *reader) logging(c *Config) {

@@ -35,9 +35,9 @@ func load(t *testing.T, env Env) *Config {
 func TestDefaults(t *testing.T) {
 	c := load(t, Env{})
 	if c.Mode != Shared || c.PacketMark != 0x539 || c.ClusterID != "Kubernetes" || c.TrustDomain != "cluster.local" || !c.Proxy || !c.DNSProxy ||
-		c.XDS.URL() != "https://localhost:15012" || c.CA.URL() != "https://localhost:15012" || c.SecretTTL != 24*time.Hour ||
-		c.PoolMaxStreams != 100 || c.PoolIdleRelease != 5*time.Minute || c.StreamWindow != 4<<20 || c.ConnWindow != 16<<20 || c.FrameSize != 1<<20 ||
-		c.KeepAlive != (KeepAlive{true, 3 * time.Minute, 3 * time.Minute, 9, false}) || !c.PortReuse || c.DrainDeadline != 5*time.Second ||
+		c.XDS.URL() != "https://localhost:15012" || c.CA.URL() != "https://localhost:15012" || c.SecretTTL != Duration(24*time.Hour) ||
+		c.PoolMaxStreams != 100 || c.PoolIdleRelease != Duration(5*time.Minute) || c.StreamWindow != 4<<20 || c.ConnWindow != 16<<20 || c.FrameSize != 1<<20 ||
+		c.KeepAlive != (KeepAlive{true, Duration(3 * time.Minute), Duration(3 * time.Minute), 9, false}) || !c.PortReuse || c.DrainDeadline != Duration(5*time.Second) ||
 		c.Threads != 4 || c.ZDSSocket != "/var/run/ztunnel/ztunnel.sock" || !c.LocalhostAppTunnel || !c.ResponseBaggage || c.OrigSrc != nil ||
 		c.AdminAddr.String() != "127.0.0.1:15000" || c.StatsAddr.String() != "[::]:15020" || c.ReadyAddr.String() != "[::]:15021" {
 		t.Errorf("%+v", c)
@@ -65,12 +65,12 @@ func TestValues(t *testing.T) {
 		{Env{"AUTH_TOKEN": "/var/token"}, func(c *Config) bool { return c.TokenFile == "/var/token" && c.Token == "" }},
 		{Env{"AUTH_TOKEN": "ey.x.y"}, func(c *Config) bool { return c.TokenFile == "" && c.Token == "ey.x.y" }},
 		{Env{"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": "ns/w/sa"}, func(c *Config) bool { return *c.Workload == WorkloadInfo{"w", "ns", "sa"} && c.PacketMark == 0 }},
-		{Env{"SECRET_TTL": "1d12h"}, func(c *Config) bool { return c.SecretTTL == 36*time.Hour }},
-		{Env{"SECRET_TTL": "90"}, func(c *Config) bool { return c.SecretTTL == 90*time.Second }},
-		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "30"}, func(c *Config) bool { return c.DrainDeadline == 25*time.Second }},
-		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "10"}, func(c *Config) bool { return c.DrainDeadline == 9*time.Second }},
-		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "1"}, func(c *Config) bool { return c.DrainDeadline == time.Second }},
-		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "30", "CONNECTION_TERMINATION_DEADLINE": "7s"}, func(c *Config) bool { return c.DrainDeadline == 7*time.Second }},
+		{Env{"SECRET_TTL": "1d12h"}, func(c *Config) bool { return c.SecretTTL == Duration(36*time.Hour) }},
+		{Env{"SECRET_TTL": "90"}, func(c *Config) bool { return c.SecretTTL == Duration(90*time.Second) }},
+		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "30"}, func(c *Config) bool { return c.DrainDeadline == Duration(25*time.Second) }},
+		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "10"}, func(c *Config) bool { return c.DrainDeadline == Duration(9*time.Second) }},
+		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "1"}, func(c *Config) bool { return c.DrainDeadline == Duration(time.Second) }},
+		{Env{"TERMINATION_GRACE_PERIOD_SECONDS": "30", "CONNECTION_TERMINATION_DEADLINE": "7s"}, func(c *Config) bool { return c.DrainDeadline == Duration(7*time.Second) }},
 		{Env{"ZTUNNEL_WORKER_THREADS": "3"}, func(c *Config) bool { return c.Threads == 3 }},
 		{Env{"ZTUNNEL_WORKER_THREADS": "50%"}, func(c *Config) bool { return c.Threads == 8 }},
 		{Env{"ZTUNNEL_WORKER_THREADS": "0", "ZTUNNEL_CPU_LIMIT": "6"}, func(c *Config) bool { return c.Threads == 6 }},

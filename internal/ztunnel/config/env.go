@@ -76,21 +76,21 @@ func (r *reader) uint(key string, def, lo, hi uint64) uint64 {
 	return n
 }
 
-func (r *reader) duration(key string, def, lo time.Duration) time.Duration {
+func (r *reader) duration(key string, def, lo time.Duration) Duration {
 	v, ok := r.get(key)
 	if !ok {
-		return def
+		return Duration(def)
 	}
 	d, err := parseDuration(v)
 	if err != nil {
 		r.fail(key, v, "%v", err)
-		return def
+		return Duration(def)
 	}
 	if d < lo {
 		r.fail(key, v, "must be at least %v", lo)
-		return def
+		return Duration(def)
 	}
-	return d
+	return Duration(d)
 }
 
 // parseDuration accepts Go's notation, a leading number of days ("1d12h") and
