@@ -66,7 +66,7 @@ connections it carries. Reads a node of a lab, or a file with a config_dump.`,
 	return cmd
 }
 
-func (z *ztunnelConfig) sub(use, short string, print func(*dump) error, aliases ...string) *cobra.Command {
+func (z *ztunnelConfig) sub(use, short string, show func(*dump) error, aliases ...string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Aliases: aliases, Short: short, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -74,7 +74,7 @@ func (z *ztunnelConfig) sub(use, short string, print func(*dump) error, aliases 
 			if err != nil {
 				return err
 			}
-			return print(d)
+			return show(d)
 		},
 	}
 }

@@ -144,14 +144,14 @@ func parseText(name, text string) ([]document, error) {
 	var faults []error
 	for _, part := range splitDocuments(text) {
 		origin := fmt.Sprintf("%s:%d", name, part.line)
-		doc, err := parseDocument(part.text)
+		docs, err := parseDocument(part.text, true)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", origin, err))
 			continue
 		}
-		if doc != nil {
+		for _, doc := range docs {
 			doc.Origin = origin
-			out = append(out, *doc)
+			out = append(out, doc)
 		}
 	}
 	return out, errors.Join(faults...)
@@ -188,10 +188,12 @@ func splitDocuments(text string) []textPart {
 	return out
 }
 
-func parseDocument(text string) (*document, error) {
+// parseDocument reads one object, or those of a List where one is allowed.
+func parseDocument(text string, list bool) ([]document, error) {
 	var head struct {
 		metav1.TypeMeta   `json:",inline"`
 		metav1.ObjectMeta `json:"metadata"`
+		Items             []map[string]any `json:"items"`
 	}
 	if err := yaml.Unmarshal([]byte(text), &head); err != nil {
 		return nil, plainer(err)
@@ -200,6 +202,8 @@ func parseDocument(text string) (*document, error) {
 		return nil, nil
 	}
 	switch {
+	case head.Kind == "List" && head.APIVersion == "v1" && list:
+		return parseItems(head.Items)
 	case head.Kind == "":
 		return nil, errors.New("kind: missing")
 	case head.APIVersion == "":
@@ -210,9 +214,25 @@ func parseDocument(text string) (*document, error) {
 		return nil, fmt.Errorf("metadata.name: %q is not a name", head.Name)
 	}
 	k := newKey(head.Kind, head.Namespace, head.Name)
-	doc := &document{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Text: text}
+	doc := document{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Text: text}
 	_, err := doc.decode()
-	return doc, err
+	return []document{doc}, err
+}
+
+func parseItems(items []map[string]any) ([]document, error) {
+	var out []document
+	for i, item := range items {
+		b, err := yaml.Marshal(item)
+		if err != nil {
+			return nil, fmt.Errorf("items[%d]: %w", i, err)
+		}
+		docs, err := parseDocument(string(b), false)
+		if err != nil {
+			return nil, fmt.Errorf("items[%d]: %w", i, err)
+		}
+		out = append(out, docs...)
+	}
+	return out, nil
 }
 
 // decode returns the typed object of the kinds that the lab acts on, and nil

@@ -70,32 +70,29 @@ func serviceAddr(i int) dual {
 	return dual{netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), netip.AddrFrom16(a)}
 }
 
-// pool hands out numbers, each again only when all others had their turn: an
+// pool hands out numbers, the one that was not in use for longest first: an
 // address that was just given back is what stale caches still point to.
 type pool struct {
-	first, last, next int
-	used              map[int]bool
+	next, last int   // next: the lowest that was never in use
+	back       []int // given back, oldest first
 }
 
-func newPool(first, last int) *pool {
-	return &pool{first: first, last: last, next: first, used: map[int]bool{}}
-}
+func newPool(first, last int) *pool { return &pool{next: first, last: last} }
 
 func (p *pool) take() (int, bool) {
-	for range p.last - p.first + 1 {
-		n := p.next
-		if p.next++; p.next > p.last {
-			p.next = p.first
-		}
-		if !p.used[n] {
-			p.used[n] = true
-			return n, true
-		}
+	if p.next <= p.last {
+		p.next++
+		return p.next - 1, true
 	}
-	return 0, false
+	if len(p.back) == 0 {
+		return 0, false
+	}
+	n := p.back[0]
+	p.back = p.back[1:]
+	return n, true
 }
 
-func (p *pool) give(n int) { delete(p.used, n) }
+func (p *pool) give(n int) { p.back = append(p.back, n) }
 
 func nodeName(n int) string { return "node" + strconv.Itoa(n) }
 

@@ -31,7 +31,9 @@ func (s *supervisor) setServices(want *desired) error {
 	defer s.mu.Unlock()
 	for k, v := range s.services {
 		if want.services[k] == nil {
-			s.vips.give(v.number)
+			if v.number > 0 {
+				s.vips.give(v.number)
+			}
 			delete(s.services, k)
 			if err := file.RemoveOverlay(s.d.status(), overlayWriter, source.Key{Kind: "Service", Namespace: k.Namespace, Name: k.Name}); err != nil {
 				return err

@@ -196,7 +196,7 @@ func claim(d dirs, cfg Config) error {
 
 // removeState deletes a state directory that has a lab's record in it.
 func removeState(d dirs) error {
-	if _, err := os.Stat(d.record()); err != nil {
+	if _, err := os.Stat(d.record()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	// The record goes last: a removal that was interrupted can be repeated.

@@ -78,7 +78,6 @@ type demo struct {
 	rootless   bool
 	l          *lab.Lab
 	load       *load
-	hold       *hold
 	pids       map[string][]int // of the programs, before anything happened
 
 	passed, failed int

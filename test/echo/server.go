@@ -48,8 +48,8 @@ func server(ctx context.Context, args []string) error {
 	case <-ctx.Done():
 		return nil
 	case err := <-errc:
-		if ctx.Err() != nil {
-			return nil
+		if errors.Is(err, net.ErrClosed) {
+			err = nil // closed because ctx ended
 		}
 		return err
 	}

@@ -205,7 +205,7 @@ func (t *Tracer) flow(p packet) *flowState {
 	}
 	syn := p.proto == protoTCP && p.flags&(flagSYN|flagACK) == flagSYN
 	f := t.flows[k]
-	if f != nil && !(syn && f.Bytes > 0) {
+	if f != nil && (!syn || f.Bytes == 0) {
 		return f
 	}
 	// A SYN on a flow that has carried something: the ports are used again.
@@ -321,7 +321,7 @@ func Summary(flows []Flow) string {
 	for k := range n {
 		kinds = append(kinds, k)
 	}
-	slices.SortFunc(kinds, func(a, b Kind) int { return cmp.Compare(a, b) })
+	slices.SortFunc(kinds, cmp.Compare)
 	s := fmt.Sprintf("%d flows", len(flows))
 	for _, k := range kinds {
 		s += fmt.Sprintf(", %d %s", n[k], k)
