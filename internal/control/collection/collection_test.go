@@ -36,6 +36,7 @@ type world struct {
 	names    *Collection[string, string]
 	view     *Collection[string, string]
 	totals   *Collection[string, string]
+	both     *Collection[string, string]
 	computed int
 }
 
@@ -72,6 +73,7 @@ func newWorld() *world {
 		v, _ := Fetch(r, w.view, k)
 		return strings.Join(names, ",") + "|" + v, true
 	})
+	w.both = Merge("both", same[string], w.names, w.view)
 	return w
 }
 
@@ -124,7 +126,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		}
 		fresh.g.Settle()
 		for name, pair := range map[string][2]*Collection[string, string]{
-			"names": {w.names, fresh.names}, "view": {w.view, fresh.view}, "totals": {w.totals, fresh.totals},
+			"names": {w.names, fresh.names}, "view": {w.view, fresh.view}, "totals": {w.totals, fresh.totals}, "both": {w.both, fresh.both},
 		} {
 			if diff := gocmp.Diff(maps.Collect(pair[1].All()), maps.Collect(pair[0].All())); diff != "" {
 				t.Fatalf("%s (-fresh +incremental):\n%s", name, diff)

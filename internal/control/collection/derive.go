@@ -5,9 +5,14 @@ import "slices"
 // Reader remembers what a derivation reads for one row. It is valid during the
 // call.
 type Reader struct {
-	self ref
-	deps []dependency
+	self      ref
+	deps      []dependency
+	untracked bool
 }
+
+// Untracked returns a Reader for looking without remembering, outside of any
+// derivation.
+func Untracked() *Reader { return &Reader{untracked: true} }
 
 // ref is a row of a derivation: what has to run again.
 type ref struct{ node, row int32 }
@@ -32,10 +37,54 @@ func FlatMap[K comparable, V any, OK comparable, O any](in *Collection[K, V], na
 	return d.out
 }
 
+// Merge lays collections over each other: of a key that several have, the
+// row of the first counts.
+func Merge[K comparable, V any](name string, equal func(a, b V) bool, parts ...*Collection[K, V]) *Collection[K, V] {
+	g := parts[0].g
+	m := &merged[K, V]{parts: parts, out: newCollection[K](g, name, equal), marked: map[K]struct{}{}}
+	m.out.id = g.add(m)
+	for _, p := range parts {
+		p.children = append(p.children, func(k K) { m.marked[k] = struct{}{} })
+		for k := range p.rows {
+			m.marked[k] = struct{}{}
+		}
+	}
+	return m.out
+}
+
+type merged[K comparable, V any] struct {
+	parts  []*Collection[K, V]
+	out    *Collection[K, V]
+	marked map[K]struct{}
+}
+
+func (m *merged[K, V]) touch(int32) {}
+func (m *merged[K, V]) report()     { m.out.report() }
+
+func (m *merged[K, V]) run() {
+	for k := range m.marked {
+		m.settle(k)
+	}
+	clear(m.marked)
+}
+
+func (m *merged[K, V]) settle(k K) {
+	for _, p := range m.parts {
+		if v, ok := p.rows[k]; ok {
+			m.out.put(k, v, true)
+			return
+		}
+	}
+	var none V
+	m.out.put(k, none, false)
+}
+
 // Fetch reads a row of another collection.
 func Fetch[K comparable, V any](r *Reader, c *Collection[K, V], k K) (V, bool) {
-	r.mustPrecede(c.id, c.name)
-	r.depend(c.readers.slot(k))
+	if !r.untracked {
+		r.mustPrecede(c.id, c.name)
+		r.depend(c.readers.slot(k))
+	}
 	v, ok := c.rows[k]
 	return v, ok
 }

@@ -68,8 +68,10 @@ func (x *Index[I, K, V]) Get(i I) iter.Seq2[K, V] {
 // Lookup iterates over the rows of an index key, in no order: what a
 // derivation makes of them must not depend on it.
 func Lookup[I, K comparable, V any](r *Reader, x *Index[I, K, V], i I) iter.Seq2[K, V] {
-	r.mustPrecede(x.c.id, x.c.name)
-	r.depend(x.readers.slot(i))
+	if !r.untracked {
+		r.mustPrecede(x.c.id, x.c.name)
+		r.depend(x.readers.slot(i))
+	}
 	return x.Get(i)
 }
 

@@ -1,0 +1,400 @@
+// Package policy turns the policies users write into what node proxies
+// execute. A node proxy sees connections, not requests; the invariant is that
+// nothing is ever allowed that the policy as written would deny. So where a
+// rule looks at something that cannot be seen, an ALLOW rule never matches,
+// and a DENY rule matches whatever its other fields match.
+package policy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/emptypb"
+	apisecurity "istio.io/api/security/v1beta1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+
+	securitypb "github.com/ambit-mesh/ambit/api/security"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+)
+
+// Authorization is a translated AuthorizationPolicy. It is immutable.
+type Authorization struct {
+	// Policy is what node proxies get; nil when it is not for them.
+	Policy *securitypb.Authorization
+	// Selector is set for policies of some workloads only: those that have
+	// all of these labels, in the policy's namespace or, from the root
+	// namespace, in any.
+	Selector map[string]string
+	// Conditions tell what became of it, rule by rule where rules differ.
+	Conditions []status.Condition
+}
+
+// Translate compiles an AuthorizationPolicy. rootNamespace is the one whose
+// policies hold for the whole mesh.
+func Translate(p *securityv1.AuthorizationPolicy, rootNamespace string) *Authorization {
+	targeted := p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0
+	selector := p.Spec.Selector.GetMatchLabels()
+	if targeted && len(selector) == 0 {
+		return &Authorization{Conditions: []status.Condition{status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint,
+			"the policy has targetRefs: the waypoint of its target enforces it, node proxies do not")}}
+	}
+	out := &Authorization{Selector: selector}
+	pb := &securitypb.Authorization{
+		Name:      p.Name,
+		Namespace: p.Namespace,
+		Scope:     scope(p.Namespace, rootNamespace, selector),
+		DryRun:    p.Annotations[wellknown.AnnotationDryRun] == "true",
+	}
+	c := compiler{namespace: p.Namespace}
+	switch p.Spec.Action {
+	case apisecurity.AuthorizationPolicy_ALLOW:
+		pb.Action = securitypb.Action_ALLOW
+	case apisecurity.AuthorizationPolicy_DENY:
+		pb.Action, c.deny = securitypb.Action_DENY, true
+	case apisecurity.AuthorizationPolicy_CUSTOM:
+		// An external authorizer may refuse anything the rules match, and
+		// nobody at this layer can ask it: everything they match is refused.
+		pb.Action, c.deny = securitypb.Action_DENY, true
+	default:
+		// AUDIT never decides, so leaving it out allows nothing more.
+		return &Authorization{Conditions: []status.Condition{status.No(status.ZtunnelAccepted, status.ReasonUnsupportedValue,
+			"action %s is not supported by node proxies and has no effect there; use a waypoint (targetRefs) to audit requests", p.Spec.Action)}}
+	}
+	pb.Groups = c.rules(p.Spec.Rules)
+	out.Policy = pb
+	out.Conditions = []status.Condition{c.condition(p, targeted)}
+	return out
+}
+
+func scope(namespace, root string, selector map[string]string) securitypb.Scope {
+	switch {
+	case len(selector) > 0:
+		return securitypb.Scope_WORKLOAD_SELECTOR
+	case namespace == root:
+		return securitypb.Scope_GLOBAL
+	}
+	return securitypb.Scope_NAMESPACE
+}
+
+// compiler collects what could not be kept on the way.
+type compiler struct {
+	namespace string
+	deny      bool
+	unseen    []string // fields a node proxy cannot see
+	invalid   []string // values that mean nothing
+}
+
+func (c *compiler) condition(p *securityv1.AuthorizationPolicy, targeted bool) status.Condition {
+	var parts []string
+	reason := status.ReasonUnsupportedValue
+	if targeted {
+		parts = append(parts, "a policy has either a selector or targetRefs: targetRefs are ignored")
+		reason = status.ReasonInvalid
+	}
+	if p.Spec.Action == apisecurity.AuthorizationPolicy_CUSTOM {
+		parts = append(parts, "node proxies cannot ask an external authorizer: everything the rules match is denied; attach the policy to a waypoint with targetRefs")
+	}
+	effect := "these rules never allow"
+	if c.deny {
+		effect = "these rules deny everything that their other fields match"
+	}
+	if len(c.unseen) > 0 {
+		parts = append(parts, fmt.Sprintf("node proxies see connections and not requests, so %s (%s); attach the policy to a waypoint with targetRefs to match requests",
+			effect, strings.Join(c.unseen, ", ")))
+	}
+	if len(c.invalid) > 0 {
+		reason = status.ReasonInvalid
+		parts = append(parts, fmt.Sprintf("correct %s; until then %s", strings.Join(c.invalid, ", "), effect))
+	}
+	if len(parts) > 0 {
+		return status.No(status.ZtunnelAccepted, reason, "%s", strings.Join(parts, "; "))
+	}
+	what := "enforced by the node proxies of the workloads it selects"
+	switch {
+	case p.Annotations[wellknown.AnnotationDryRun] == "true":
+		what = "dry run: node proxies evaluate and log it, and enforce nothing"
+	case len(p.Spec.Rules) == 0 && !c.deny:
+		what = "enforced; without rules it allows nothing"
+	case len(p.Spec.Rules) == 0:
+		what = "without rules it denies nothing; add a rule ({} matches everything)"
+	}
+	return status.Yes(status.ZtunnelAccepted, status.ReasonAccepted, "%s", what)
+}
+
+// rules compiles each rule to a group. A rule that cannot match is left out:
+// no groups at all means never.
+func (c *compiler) rules(rules []*apisecurity.Rule) []*securitypb.Group {
+	groups := []*securitypb.Group{}
+	for i, r := range rules {
+		if g := c.rule(fmt.Sprintf("spec.rules[%d]", i), r); g != nil {
+			groups = append(groups, g)
+		}
+	}
+	return groups
+}
+
+func (c *compiler) rule(at string, r *apisecurity.Rule) *securitypb.Group {
+	g := &securitypb.Group{}
+	possible := true
+	var from, to []match
+	for i, f := range r.GetFrom() {
+		from = append(from, c.source(fmt.Sprintf("%s.from[%d].source", at, i), f.GetSource()))
+	}
+	for i, t := range r.GetTo() {
+		to = append(to, c.operation(fmt.Sprintf("%s.to[%d].operation", at, i), t.GetOperation()))
+	}
+	possible = clause(g, from) && possible
+	possible = clause(g, to) && possible
+	for i, w := range r.GetWhen() {
+		// Each condition is a clause of its own: all of them must hold.
+		possible = clause(g, []match{c.when(fmt.Sprintf("%s.when[%d]", at, i), w)}) && possible
+	}
+	if !possible {
+		return nil
+	}
+	if len(g.Rules) == 0 {
+		g.Rules = []*securitypb.Rules{{}} // a clause without alternatives holds
+	}
+	return g
+}
+
+// match is one alternative of a clause.
+type match struct {
+	pb *securitypb.Match
+	// never: it cannot hold. all: it holds for everything.
+	never, all bool
+}
+
+// clause adds alternatives of which one must hold; false when none can.
+// Proxies skip an alternative without fields, so one that always holds makes
+// the whole clause superfluous instead.
+func clause(g *securitypb.Group, alternatives []match) bool {
+	if len(alternatives) == 0 {
+		return true
+	}
+	rules := &securitypb.Rules{}
+	for _, a := range alternatives {
+		if a.all {
+			return true
+		}
+		if !a.never {
+			rules.Matches = append(rules.Matches, a.pb)
+		}
+	}
+	if len(rules.Matches) == 0 {
+		return false
+	}
+	g.Rules = append(g.Rules, rules)
+	return true
+}
+
+// builder makes one match, field by field, keeping to the invariant.
+type builder struct {
+	c     *compiler
+	at    string
+	m     securitypb.Match
+	any   bool // some field is set in the result
+	never bool
+}
+
+func (c *compiler) builder(at string) *builder { return &builder{c: c, at: at} }
+
+func (b *builder) done() match {
+	return match{pb: &b.m, never: b.never, all: !b.any && !b.never}
+}
+
+// lost notes a constraint that cannot be expressed: an ALLOW must not match
+// without it, a DENY must match regardless of it.
+func (b *builder) lost() {
+	if !b.c.deny {
+		b.never = true
+	}
+}
+
+// unseen notes a field that a node proxy cannot see, when it is set.
+func (b *builder) unseen(field string, values ...[]string) {
+	for _, v := range values {
+		if len(v) > 0 {
+			b.c.unseen = append(b.c.unseen, b.at+"."+field)
+			b.lost()
+			return
+		}
+	}
+}
+
+// values parses a list into dst. A bad value of a positive list could have
+// matched anything: a DENY drops the whole constraint, an ALLOW just the
+// value. With a negative list it is the other way round: an ALLOW cannot
+// match any more, and a DENY excepts only what it understood.
+func values[T any](b *builder, dst *[]T, field string, list []string, negative bool, parse func(string) (T, error)) {
+	if len(list) == 0 {
+		return
+	}
+	out := make([]T, 0, len(list))
+	bad := false
+	for _, s := range list {
+		v, err := parse(s)
+		if err != nil {
+			b.c.invalid = append(b.c.invalid, fmt.Sprintf("%s.%s: %v", b.at, field, err))
+			bad = true
+			continue
+		}
+		out = append(out, v)
+	}
+	switch {
+	case bad && negative && !b.c.deny:
+		b.never = true
+		return
+	case bad && b.c.deny && !negative:
+		return // no constraint: denies more
+	case len(out) == 0 && !negative:
+		b.never = true
+		return
+	case len(out) == 0:
+		return
+	}
+	*dst = out
+	b.any = true
+}
+
+func (c *compiler) source(at string, s *apisecurity.Source) match {
+	b := c.builder(at)
+	if s == nil {
+		return b.done()
+	}
+	m := &b.m
+	values(b, &m.Principals, "principals", s.Principals, false, parsePrincipal)
+	values(b, &m.NotPrincipals, "notPrincipals", s.NotPrincipals, true, parsePrincipal)
+	values(b, &m.Namespaces, "namespaces", s.Namespaces, false, parseString)
+	values(b, &m.NotNamespaces, "notNamespaces", s.NotNamespaces, true, parseString)
+	values(b, &m.ServiceAccounts, "serviceAccounts", s.ServiceAccounts, false, c.parseAccount)
+	values(b, &m.NotServiceAccounts, "notServiceAccounts", s.NotServiceAccounts, true, c.parseAccount)
+	values(b, &m.SourceIps, "ipBlocks", s.IpBlocks, false, parseBlock)
+	values(b, &m.NotSourceIps, "notIpBlocks", s.NotIpBlocks, true, parseBlock)
+	b.unseen("requestPrincipals", s.RequestPrincipals)
+	b.unseen("notRequestPrincipals", s.NotRequestPrincipals)
+	b.unseen("remoteIpBlocks", s.RemoteIpBlocks)
+	b.unseen("notRemoteIpBlocks", s.NotRemoteIpBlocks)
+	// Seen by the proxy, but the protocol has no field for it.
+	b.unseen("trustDomains", s.TrustDomains)
+	b.unseen("notTrustDomains", s.NotTrustDomains)
+	return b.done()
+}
+
+func (c *compiler) operation(at string, o *apisecurity.Operation) match {
+	b := c.builder(at)
+	if o == nil {
+		return b.done()
+	}
+	values(b, &b.m.DestinationPorts, "ports", o.Ports, false, parsePort)
+	values(b, &b.m.NotDestinationPorts, "notPorts", o.NotPorts, true, parsePort)
+	b.unseen("hosts", o.Hosts)
+	b.unseen("notHosts", o.NotHosts)
+	b.unseen("methods", o.Methods)
+	b.unseen("notMethods", o.NotMethods)
+	b.unseen("paths", o.Paths)
+	b.unseen("notPaths", o.NotPaths)
+	return b.done()
+}
+
+func (c *compiler) when(at string, w *apisecurity.Condition) match {
+	b := c.builder(at)
+	m := &b.m
+	switch w.GetKey() {
+	case "source.ip":
+		both(b, &m.SourceIps, &m.NotSourceIps, w, parseBlock)
+	case "source.principal":
+		both(b, &m.Principals, &m.NotPrincipals, w, parsePrincipal)
+	case "source.namespace":
+		both(b, &m.Namespaces, &m.NotNamespaces, w, parseString)
+	case "source.serviceAccount":
+		both(b, &m.ServiceAccounts, &m.NotServiceAccounts, w, c.parseAccount)
+	case "destination.ip":
+		both(b, &m.DestinationIps, &m.NotDestinationIps, w, parseBlock)
+	case "destination.port":
+		both(b, &m.DestinationPorts, &m.NotDestinationPorts, w, parsePort)
+	default:
+		b.c.unseen = append(b.c.unseen, fmt.Sprintf("%s.key %q", at, w.GetKey()))
+		b.lost()
+	}
+	return b.done()
+}
+
+func both[T any](b *builder, positive, negative *[]T, w *apisecurity.Condition, parse func(string) (T, error)) {
+	values(b, positive, "values", w.GetValues(), false, parse)
+	values(b, negative, "notValues", w.GetNotValues(), true, parse)
+}
+
+// parseString reads the four forms of a string: exact, prefix*, *suffix and *.
+func parseString(s string) (*securitypb.StringMatch, error) {
+	inner := strings.TrimSuffix(strings.TrimPrefix(s, "*"), "*")
+	switch {
+	case s == "":
+		return nil, fmt.Errorf("an empty string matches nobody")
+	case s == "*":
+		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Presence{Presence: &emptypb.Empty{}}}, nil
+	case strings.Contains(inner, "*"), len(s)-len(inner) == 2:
+		return nil, fmt.Errorf("%q: one * is allowed, at the beginning or the end", s)
+	case strings.HasPrefix(s, "*"):
+		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Suffix{Suffix: inner}}, nil
+	case strings.HasSuffix(s, "*"):
+		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Prefix{Prefix: inner}}, nil
+	}
+	return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Exact{Exact: s}}, nil
+}
+
+func parsePrincipal(s string) (*securitypb.StringMatch, error) {
+	if strings.HasPrefix(s, "spiffe://") {
+		return nil, fmt.Errorf("%q: principals are written without spiffe://", s)
+	}
+	return parseString(s)
+}
+
+func (c *compiler) parseAccount(s string) (*securitypb.ServiceAccountMatch, error) {
+	ns, name, qualified := strings.Cut(s, "/")
+	if !qualified {
+		ns, name = c.namespace, s
+	}
+	if ns == "" || name == "" || strings.ContainsAny(name, "/*") || strings.Contains(ns, "*") {
+		return nil, fmt.Errorf("%q is not <namespace>/<service account>", s)
+	}
+	return &securitypb.ServiceAccountMatch{Namespace: ns, ServiceAccount: name}, nil
+}
+
+func parsePort(s string) (uint32, error) {
+	p, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || p == 0 {
+		return 0, fmt.Errorf("%q is not a port", s)
+	}
+	return uint32(p), nil
+}
+
+func parseBlock(s string) (*securitypb.Address, error) {
+	prefix, err := netip.ParsePrefix(s)
+	if err != nil {
+		addr, aerr := netip.ParseAddr(s)
+		if aerr != nil || addr.Zone() != "" {
+			return nil, fmt.Errorf("%q is neither an address nor a CIDR block", s)
+		}
+		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {
+		prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
+	}
+	prefix = prefix.Masked()
+	return &securitypb.Address{Address: prefix.Addr().AsSlice(), Length: uint32(prefix.Bits())}, nil
+}
+
+// sortedKeys is for maps whose order must not show.
+func sortedKeys[V any](m map[uint32]V) []uint32 {
+	keys := make([]uint32, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

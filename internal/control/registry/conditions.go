@@ -1,0 +1,258 @@
+package registry
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	apisecurity "istio.io/api/security/v1beta1"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// Status says about every object what became of it, ordered by kind,
+// namespace and name. It is worked out when asked for: nobody pays for it
+// while nobody looks.
+func (r *Registry) Status() []status.Object {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := describer{r.t, &r.in, collection.Untracked()}
+	out := make([]status.Object, 0, len(r.origins))
+	for k, origin := range r.origins {
+		o := status.Object{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Conditions: s.describe(k)}
+		if file, line, ok := cutLast(origin, ":"); ok {
+			o.File = file
+			o.Line, _ = strconv.Atoi(line)
+		}
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b status.Object) int {
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return out
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+type describer struct {
+	t  *tables
+	in *inputs
+	r  *collection.Reader
+}
+
+func accepted(format string, args ...any) status.Condition {
+	return status.Yes(status.Accepted, status.ReasonAccepted, format, args...)
+}
+
+func (d describer) describe(k source.Key) []status.Condition {
+	n := Name{k.Namespace, k.Name}
+	switch k.Kind {
+	case source.KindPod:
+		if p, ok := d.in.pods.Get(n); ok {
+			return d.pod(n, p)
+		}
+	case source.KindService:
+		if s, ok := d.in.services.Get(n); ok {
+			return d.service(n, s)
+		}
+	case source.KindServiceEntry:
+		if e, ok := d.in.entries.Get(n); ok {
+			return d.entry(n, e)
+		}
+	case source.KindWorkloadEntry:
+		if e, ok := d.in.workloads.Get(n); ok {
+			return d.workloadEntry(n, e)
+		}
+	case source.KindAuthorizationPolicy:
+		if p, ok := d.in.policies.Get(n); ok {
+			return d.policy(n, p)
+		}
+	case source.KindPeerAuthentication:
+		if p, ok := d.in.peers.Get(n); ok {
+			return d.peer(n, p)
+		}
+	case source.KindGateway:
+		if g, ok := d.in.gateways.Get(n); ok {
+			return d.gateway(n, g)
+		}
+	}
+	return []status.Condition{accepted("read")}
+}
+
+func (d describer) pod(n Name, p *corev1.Pod) []status.Condition {
+	out := []status.Condition{d.inMesh(n, p)}
+	if _, c := d.t.waypointFor(d.r, n.Namespace, p.Labels, trafficWorkload); c != nil {
+		out = append(out, *c)
+	}
+	return out
+}
+
+func (d describer) inMesh(n Name, p *corev1.Pod) status.Condition {
+	mode := p.Labels[wellknown.LabelDataplaneMode]
+	if ns, ok := d.in.namespaces.Get(n.Namespace); ok && mode == "" {
+		mode = ns.Labels[wellknown.LabelDataplaneMode]
+	}
+	switch {
+	case terminal(p):
+		return status.No(status.InMesh, status.ReasonCompleted, "the pod has ended")
+	case len(podAddresses(p)) == 0:
+		return status.Maybe(status.InMesh, status.ReasonNoAddress, "the pod has no address yet (status.podIP); see the kubelet of its node")
+	case p.Labels[wellknown.LabelTunnel] == "http":
+		return status.Yes(status.InMesh, status.ReasonNativeTunnel, "the pod speaks HBONE itself (label %s)", wellknown.LabelTunnel)
+	case p.Spec.HostNetwork:
+		return status.No(status.InMesh, status.ReasonHostNetwork, "the pod uses its node's network, which is not redirected")
+	case p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled:
+		return status.Yes(status.InMesh, status.ReasonRedirected, "traffic goes through the node proxy of node %s", p.Spec.NodeName)
+	case mode == wellknown.DataplaneModeAmbient:
+		return status.No(status.InMesh, status.ReasonPending, "enrolment was asked for and has not happened; see the log of ambit-cni on node %s", p.Spec.NodeName)
+	}
+	return status.No(status.InMesh, status.ReasonNotRedirected, "not enrolled; label the namespace or the pod %s=%s", wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient)
+}
+
+func (d describer) service(n Name, s *corev1.Service) []status.Condition {
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return []status.Condition{status.No(status.Accepted, status.ReasonUnsupportedValue,
+			"node proxies do not serve ExternalName services: DNS answers for them as without the mesh; use a ServiceEntry")}
+	}
+	c := accepted("served as %s", d.t.hostname(n))
+	if skipped := len(s.Spec.Ports) - len(kubePorts(s)); skipped > 0 {
+		c.Message += fmt.Sprintf("; %d ports are not TCP and bypass the mesh", skipped)
+	}
+	return d.withWaypoint([]status.Condition{c}, n.Namespace, s.Labels, trafficService)
+}
+
+func (d describer) withWaypoint(out []status.Condition, namespace string, labels map[string]string, what traffic) []status.Condition {
+	if _, c := d.t.waypointFor(d.r, namespace, labels, what); c != nil {
+		out = append(out, *c)
+	}
+	return out
+}
+
+func (d describer) entry(n Name, e *networkingv1.ServiceEntry) []status.Condition {
+	out := []status.Condition{accepted("served as %s", strings.Join(e.Spec.Hosts, ", "))}
+	if !d.t.servedByWaypoint(d.r, n, e) {
+		for _, h := range e.Spec.Hosts {
+			if !served(h, e) {
+				out = append(out, status.Yes(status.WaypointMissing, status.ReasonNoWaypointForWildcard,
+					"host %q can only be served by a waypoint, and none is bound; set the label %s", h, wellknown.LabelUseWaypoint))
+				break
+			}
+		}
+	}
+	for _, a := range e.Spec.Addresses {
+		if _, ok := parseBlock(a); !ok {
+			out = append(out, status.No(status.Accepted, status.ReasonPartiallyInvalid, "address %q is neither an address nor a CIDR block and is left out", a))
+		}
+	}
+	return d.withWaypoint(out, n.Namespace, e.Labels, trafficService)
+}
+
+func (d describer) workloadEntry(n Name, e *networkingv1.WorkloadEntry) []status.Condition {
+	c := accepted("a workload of the mesh")
+	if d.t.endpoint(&e.Spec, n) == nil {
+		c = status.No(status.Accepted, status.ReasonUnsupportedEndpointType, "address %q can be reached by no proxy: give an IP address or a host name", e.Spec.Address)
+	}
+	return d.withWaypoint([]status.Condition{c}, n.Namespace, entryLabels(e.Labels, e.Spec.Labels), trafficWorkload)
+}
+
+func (d describer) policy(n Name, p *securityv1.AuthorizationPolicy) []status.Condition {
+	a, _ := d.t.translated.Get(n)
+	if a == nil {
+		return nil
+	}
+	out := slices.Clone(a.Conditions)
+	refs := p.Spec.TargetRefs
+	if p.Spec.TargetRef != nil {
+		refs = append(slices.Clone(refs), p.Spec.TargetRef)
+	}
+	if a.Policy != nil {
+		return out
+	}
+	for _, ref := range refs {
+		ns := cmp.Or(ref.Namespace, n.Namespace)
+		if !d.exists(ref.Kind, Name{ns, ref.Name}) {
+			out = append(out, status.No(status.WaypointAccepted, status.ReasonTargetNotFound, "there is no %s %s/%s", ref.Kind, ns, ref.Name))
+		}
+	}
+	return out
+}
+
+func (d describer) exists(kind string, n Name) (ok bool) {
+	switch kind {
+	case source.KindGateway:
+		_, ok = d.in.gateways.Get(n)
+	case source.KindService:
+		_, ok = d.in.services.Get(n)
+	case source.KindServiceEntry:
+		_, ok = d.in.entries.Get(n)
+	default:
+		return true // not a kind we can look up
+	}
+	return ok
+}
+
+func (d describer) peer(n Name, p *securityv1.PeerAuthentication) []status.Condition {
+	pa, _ := d.t.peers.Get(n)
+	if pa == nil {
+		return nil
+	}
+	root := n.Namespace == d.t.opts.RootNamespace
+	switch {
+	case pa.Selector != nil && root:
+		return []status.Condition{status.No(status.Accepted, status.ReasonUnsupportedValue,
+			"a selector has no effect in the root namespace %s: put the policy into the namespace of its workloads", n.Namespace)}
+	case pa.Selector == nil && d.superseded(pa):
+		return []status.Condition{status.No(status.Accepted, status.ReasonSuperseded,
+			"an older PeerAuthentication of namespace %s is in effect; keep one without a selector", n.Namespace)}
+	case pa.Selector == nil && len(pa.Ports) > 0:
+		return []status.Condition{status.No(status.Accepted, status.ReasonPartiallyInvalid,
+			"portLevelMtls has no effect without a selector; the mode itself is in effect")}
+	}
+	message := "in effect"
+	if p.Spec.Mtls.GetMode() == apisecurity.PeerAuthentication_MutualTLS_DISABLE {
+		message = "treated as PERMISSIVE: node proxies always use mutual TLS among themselves"
+	}
+	return []status.Condition{accepted("%s", message)}
+}
+
+func (d describer) superseded(pa *policy.PeerAuthentication) bool {
+	for _, o := range d.t.peersOf.Get(pa.Namespace) {
+		if policy.Older(o, pa) {
+			return true
+		}
+	}
+	return false
+}
+
+func (d describer) gateway(n Name, g *source.Gateway) []status.Condition {
+	w, ok := d.t.waypoints.Get(n)
+	switch {
+	case !ok:
+		return []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "class %s is none of ours (%s)", g.Spec.GatewayClassName, waypointClass)}
+	case w.address == nil:
+		return []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "no address yet (status.addresses): nothing is sent to it")}
+	}
+	return []status.Condition{accepted("a waypoint for %s traffic", w.serves)}
+}
+
+// Origin returns where an object was written, for people.
+func (r *Registry) Origin(k source.Key) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.origins[k]
+}

@@ -1,0 +1,184 @@
+package registry
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	networkingapi "istio.io/api/networking/v1"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+const entryGroup = "networking.istio.io"
+
+// entryWorkload is nil for an entry that no proxy can reach.
+func (t *tables) entryWorkload(r *collection.Reader, k Name, e *networkingv1.WorkloadEntry) *workloadpb.Workload {
+	labels := entryLabels(e.Labels, e.Spec.Labels)
+	w := t.endpoint(&e.Spec, k)
+	if w == nil {
+		return nil
+	}
+	w.Uid = t.opts.ClusterID + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
+	t.complete(r, w, k.Namespace, labels, ownPorts(e.Spec.Ports))
+	t.bindWaypoint(r, w, k.Namespace, labels)
+	return w
+}
+
+// entryLabels are those of the spec over those of the object: both select.
+func entryLabels(object, spec map[string]string) map[string]string {
+	if len(spec) == 0 {
+		return object
+	}
+	out := make(map[string]string, len(object)+len(spec))
+	for k, v := range object {
+		out[k] = v
+	}
+	for k, v := range spec {
+		out[k] = v
+	}
+	return out
+}
+
+// ownPorts are the ports an entry has for ports of its services, by their name.
+func ownPorts(ports map[string]uint32) map[string]uint32 {
+	if len(ports) == 0 {
+		return nil
+	}
+	out := make(map[string]uint32, len(ports))
+	for name, n := range ports {
+		if n <= 65535 {
+			out[ownPort+name] = n
+		}
+	}
+	return out
+}
+
+// endpoint makes the part of a workload that WorkloadEntry says; the same
+// message is an inline endpoint of a ServiceEntry.
+func (t *tables) endpoint(e *networkingapi.WorkloadEntry, k Name) *workloadpb.Workload {
+	w := &workloadpb.Workload{
+		Name:           k.Name,
+		Network:        e.Network,
+		ServiceAccount: serviceAccount(e.ServiceAccount),
+		WorkloadName:   k.Name,
+		WorkloadType:   workloadpb.WorkloadType_POD,
+	}
+	switch addr, err := netip.ParseAddr(e.Address); {
+	case err == nil && addr.Zone() == "":
+		w.Addresses = [][]byte{addr.Unmap().AsSlice()}
+	case e.Address == "", strings.HasPrefix(e.Address, "unix:"), err == nil:
+		return nil
+	default:
+		w.Hostname = e.Address
+	}
+	if e.Weight > 0 {
+		w.Capacity = wrapperspb.UInt32(e.Weight)
+	}
+	if parts := strings.SplitN(e.Locality, "/", 3); e.Locality != "" {
+		var l locality
+		l.region = parts[0]
+		if len(parts) > 1 {
+			l.zone = parts[1]
+		}
+		if len(parts) > 2 {
+			l.subzone = parts[2]
+		}
+		w.Locality = l.proto()
+	}
+	return w
+}
+
+// inlineEndpoints makes the workloads that a ServiceEntry lists itself. One
+// that is resolved by name and lists none has its hosts as endpoints.
+func (t *tables) inlineEndpoints(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
+	endpoints := e.Spec.Endpoints
+	perHost := len(endpoints) == 0 && (e.Spec.Resolution == networkingapi.ServiceEntry_DNS || e.Spec.Resolution == networkingapi.ServiceEntry_DNS_ROUND_ROBIN)
+	if e.Spec.WorkloadSelector != nil || e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
+		return
+	}
+	if perHost {
+		for _, h := range e.Spec.Hosts {
+			if served(h, e) {
+				endpoints = append(endpoints, &networkingapi.WorkloadEntry{Address: h})
+			}
+		}
+	}
+	used := map[string]int{}
+	for _, ep := range endpoints {
+		w := t.endpoint(ep, k)
+		if w == nil {
+			continue
+		}
+		section := ep.Address
+		if n := used[section]; n > 0 {
+			section += "~" + strconv.Itoa(n) // one address, several ports
+		}
+		used[ep.Address]++
+		w.Uid = t.opts.ClusterID + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
+		t.completeInline(r, w, k, e, ep, perHost)
+		emitWorkload(w, emit)
+	}
+}
+
+func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k Name, e *networkingv1.ServiceEntry, ep *networkingapi.WorkloadEntry, perHost bool) {
+	t.complete(r, w, k.Namespace, ep.Labels, nil)
+	// An inline endpoint belongs to its own entry and to nothing that happens
+	// to select its labels.
+	w.Services = nil
+	ports := ownPorts(ep.Ports)
+	for _, h := range e.Spec.Hosts {
+		if perHost && h != ep.Address {
+			continue
+		}
+		name := Name{k.Namespace, h}
+		c, ok := collection.Fetch(r, t.cores, name)
+		if !ok {
+			continue
+		}
+		addService(w, name, c, func(p servicePort) uint32 { return targetPort(ports, p) })
+	}
+	t.bindWaypoint(r, w, k.Namespace, ep.Labels)
+}
+
+// sliceEndpoints makes workloads of the endpoints that are no pods.
+func (t *tables) sliceEndpoints(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
+	if s.AddressType == discoveryv1.AddressTypeFQDN {
+		return
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if _, pod := podOf(e, k.Namespace); pod || len(e.Addresses) == 0 {
+			continue
+		}
+		// All addresses of an endpoint are interchangeable; the first is used,
+		// as by kube-proxy.
+		addr, err := netip.ParseAddr(e.Addresses[0])
+		if err != nil {
+			continue
+		}
+		w := &workloadpb.Workload{
+			Uid:          t.opts.ClusterID + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + addr.String(),
+			Name:         k.Name,
+			Addresses:    [][]byte{addr.Unmap().AsSlice()},
+			WorkloadName: k.Name,
+			WorkloadType: workloadpb.WorkloadType_POD,
+		}
+		if e.NodeName != nil {
+			w.Node = *e.NodeName
+			l, _ := collection.Fetch(r, t.localities, w.Node)
+			w.Locality = l.proto()
+		}
+		if e.Conditions.Ready != nil && !*e.Conditions.Ready {
+			w.Status = workloadpb.WorkloadStatus_UNHEALTHY
+		}
+		t.complete(r, w, k.Namespace, nil, nil)
+		t.addSliceService(r, w, s)
+		emitWorkload(w, emit)
+	}
+}

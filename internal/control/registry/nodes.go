@@ -1,0 +1,101 @@
+package registry
+
+import (
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+)
+
+// placement says where a pod runs and as whom.
+type placement struct {
+	node    string
+	account string
+	uid     string
+}
+
+func (t *tables) placement(_ *collection.Reader, _ Name, p *corev1.Pod) (placement, bool) {
+	if terminal(p) || p.Spec.NodeName == "" {
+		return placement{}, false
+	}
+	return placement{p.Spec.NodeName, serviceAccount(p.Spec.ServiceAccountName), string(p.UID)}, true
+}
+
+// Nodes knows which identities run on which node. It may be asked from any
+// goroutine.
+type Nodes struct {
+	trustDomain string
+
+	mu   sync.RWMutex
+	pods map[Name]placement
+	ids  map[string]map[Name]int // by node: pods per namespace and account
+}
+
+func newNodes(trustDomain string) *Nodes {
+	return &Nodes{trustDomain: trustDomain, pods: map[Name]placement{}, ids: map[string]map[Name]int{}}
+}
+
+func (n *Nodes) apply(changes []collection.Change[Name, placement]) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range changes {
+		if c.Had {
+			n.count(c.Key, c.Old, -1)
+			delete(n.pods, c.Key)
+		}
+		if c.Has {
+			n.count(c.Key, c.New, 1)
+			n.pods[c.Key] = c.New
+		}
+	}
+}
+
+func (n *Nodes) count(pod Name, p placement, by int) {
+	ids := n.ids[p.node]
+	if ids == nil {
+		ids = map[Name]int{}
+		n.ids[p.node] = ids
+	}
+	who := Name{pod.Namespace, p.account}
+	if ids[who] += by; ids[who] <= 0 {
+		delete(ids, who)
+	}
+	if len(ids) == 0 {
+		delete(n.ids, p.node)
+	}
+}
+
+// MayImpersonate is nil when the caller's node runs a pod that has not ended
+// as id. The node is that of the caller's credentials, else that of the pod
+// they are bound to.
+func (n *Nodes) MayImpersonate(c auth.Caller, id identity.Identity) error {
+	if id.TrustDomain != n.trustDomain {
+		return fmt.Errorf("identity %s is of trust domain %q, this mesh is %q", id, id.TrustDomain, n.trustDomain)
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	node := c.Node
+	if own, known := n.pods[Name{c.Namespace, c.PodName}]; known && c.PodName != "" {
+		switch {
+		case c.PodUID != "" && own.uid != "" && c.PodUID != own.uid:
+			return fmt.Errorf("pod %s/%s has UID %s now, the credentials are for its predecessor %s", c.Namespace, c.PodName, own.uid, c.PodUID)
+		case own.account != c.ServiceAccount:
+			return fmt.Errorf("pod %s/%s runs as %s, the credentials are for %s", c.Namespace, c.PodName, own.account, c.ServiceAccount)
+		case node == "":
+			node = own.node
+		case node != own.node:
+			return fmt.Errorf("pod %s/%s runs on node %s, the credentials are for node %s", c.Namespace, c.PodName, own.node, node)
+		}
+	}
+	if node == "" {
+		return fmt.Errorf("%s: the credentials name no node, and no pod that is known", c.Account())
+	}
+	if n.ids[node][Name{id.Namespace, id.ServiceAccount}] == 0 {
+		return fmt.Errorf("no pod on node %s runs as %s/%s", node, id.Namespace, id.ServiceAccount)
+	}
+	return nil
+}

@@ -1,0 +1,351 @@
+package registry
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	networkingapi "istio.io/api/networking/v1"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// core is what workloads need to know of a service. Its key is namespace and
+// hostname.
+type core struct {
+	selector map[string]string
+	ports    []servicePort
+}
+
+// servicePort is a TCP port of a service. The target is a number, else the
+// name of a port of the endpoint.
+type servicePort struct {
+	name       string
+	port       uint32
+	target     uint32
+	targetName string
+	protocol   workloadpb.AppProtocol
+}
+
+func sameCore(a, b *core) bool {
+	return maps.Equal(a.selector, b.selector) && slices.Equal(a.ports, b.ports)
+}
+
+func (t *tables) hostname(n Name) string {
+	return n.Name + "." + n.Namespace + ".svc." + t.opts.ClusterDomain
+}
+
+func (t *tables) serviceCore(_ *collection.Reader, k Name, s *corev1.Service, emit func(Name, *core)) {
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	emit(Name{k.Namespace, t.hostname(k)}, &core{selector: s.Spec.Selector, ports: kubePorts(s)})
+}
+
+// kubePorts leaves out what is not TCP: no proxy of the mesh carries it.
+func kubePorts(s *corev1.Service) []servicePort {
+	var out []servicePort
+	for _, p := range s.Spec.Ports {
+		if p.Protocol != corev1.ProtocolTCP && p.Protocol != "" || p.Port <= 0 || p.Port > 65535 {
+			continue
+		}
+		sp := servicePort{name: p.Name, port: uint32(p.Port), targetName: p.TargetPort.StrVal}
+		if sp.targetName == "" {
+			sp.target = uint32(p.TargetPort.IntVal)
+			if sp.target == 0 {
+				sp.target = sp.port
+			}
+		} else if n, err := strconv.ParseUint(sp.targetName, 10, 16); err == nil {
+			sp.target, sp.targetName = uint32(n), ""
+		}
+		sp.protocol = appProtocol(p.AppProtocol, p.Name)
+		out = append(out, sp)
+	}
+	return out
+}
+
+// appProtocol reads the protocol of the application from the field for it,
+// else from the port's name up to the first dash.
+func appProtocol(declared *string, name string) workloadpb.AppProtocol {
+	p := ""
+	if declared != nil {
+		p = strings.ToLower(*declared)
+	} else {
+		p, _, _ = strings.Cut(strings.ToLower(name), "-")
+	}
+	switch p {
+	case "http", "http1":
+		return workloadpb.AppProtocol_HTTP11
+	case "http2", "h2c", "kubernetes.io/h2c":
+		return workloadpb.AppProtocol_HTTP2
+	case "grpc":
+		return workloadpb.AppProtocol_GRPC
+	case "tcp":
+		return workloadpb.AppProtocol_TCP
+	case "tls", "https":
+		return workloadpb.AppProtocol_TLS
+	}
+	return workloadpb.AppProtocol_UNKNOWN
+}
+
+func portsOf(ports []servicePort) []*workloadpb.Port {
+	var out []*workloadpb.Port
+	for _, p := range ports {
+		out = append(out, &workloadpb.Port{ServicePort: p.port, TargetPort: p.target, AppProtocol: p.protocol})
+	}
+	return out
+}
+
+func (t *tables) serviceResource(r *collection.Reader, k Name, s *corev1.Service, emit func(string, *xds.Resource)) {
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	ns, _ := collection.Fetch(r, t.namespaces, k.Namespace)
+	out := &workloadpb.Service{
+		Name:          k.Name,
+		Namespace:     k.Namespace,
+		Hostname:      t.hostname(k),
+		Ports:         portsOf(kubePorts(s)),
+		LoadBalancing: serviceBalancing(s, ns.trafficDistribution),
+		IpFamilies:    kubeFamilies(s),
+		Canonical:     true,
+	}
+	ips := s.Spec.ClusterIPs
+	if len(ips) == 0 && s.Spec.ClusterIP != "" {
+		ips = []string{s.Spec.ClusterIP}
+	}
+	for _, ip := range ips {
+		if a, err := netip.ParseAddr(ip); err == nil { // not: "None"
+			out.Addresses = append(out.Addresses, t.networkAddress(netip.PrefixFrom(a, a.BitLen())))
+		}
+	}
+	out.Waypoint, _ = t.waypointFor(r, k.Namespace, s.Labels, trafficService)
+	t.emitService(out, emit)
+}
+
+func (t *tables) networkAddress(p netip.Prefix) *workloadpb.NetworkAddress {
+	a := p.Addr()
+	bits := p.Bits()
+	if a.Is4In6() && bits >= 96 {
+		a, bits = a.Unmap(), bits-96
+	}
+	out := &workloadpb.NetworkAddress{Network: t.opts.Network, Address: a.AsSlice()}
+	if bits < a.BitLen() {
+		n := uint32(bits)
+		out.Length = &n
+		out.Address = netip.PrefixFrom(a, bits).Masked().Addr().AsSlice()
+	}
+	return out
+}
+
+func (t *tables) emitService(s *workloadpb.Service, emit func(string, *xds.Resource)) {
+	name := s.Namespace + "/" + s.Hostname
+	var aliases []string
+	for _, a := range s.Addresses {
+		if a.Length == nil {
+			aliases = append(aliases, addressAlias(a.Network, a.Address))
+		}
+	}
+	emit(name, encode(name, aliases, &workloadpb.Address{Type: &workloadpb.Address_Service{Service: s}}))
+}
+
+func addressAlias(network string, addr []byte) string {
+	a, _ := netip.AddrFromSlice(addr)
+	return network + "/" + a.String()
+}
+
+func kubeFamilies(s *corev1.Service) workloadpb.IPFamilies {
+	var v4, v6 bool
+	for _, f := range s.Spec.IPFamilies {
+		v4 = v4 || f == corev1.IPv4Protocol
+		v6 = v6 || f == corev1.IPv6Protocol
+	}
+	if !v4 && !v6 {
+		return addressFamilies(s.Spec.ClusterIPs)
+	}
+	return families(v4, v6)
+}
+
+func addressFamilies(addrs []string) workloadpb.IPFamilies {
+	var v4, v6 bool
+	for _, s := range addrs {
+		host, _, _ := strings.Cut(s, "/")
+		if a, err := netip.ParseAddr(host); err == nil {
+			v4 = v4 || a.Unmap().Is4()
+			v6 = v6 || a.Is6() && !a.Is4In6()
+		}
+	}
+	return families(v4, v6)
+}
+
+func families(v4, v6 bool) workloadpb.IPFamilies {
+	switch {
+	case v4 && v6:
+		return workloadpb.IPFamilies_DUAL
+	case v4:
+		return workloadpb.IPFamilies_IPV4_ONLY
+	case v6:
+		return workloadpb.IPFamilies_IPV6_ONLY
+	}
+	return workloadpb.IPFamilies_AUTOMATIC
+}
+
+// serviceBalancing is nil when any healthy endpoint will do.
+func serviceBalancing(s *corev1.Service, nsDistribution string) *workloadpb.LoadBalancing {
+	lb := &workloadpb.LoadBalancing{}
+	declared := ""
+	if s.Spec.TrafficDistribution != nil {
+		declared = *s.Spec.TrafficDistribution
+	}
+	prefer(lb, firstKnown(declared, s.Annotations[wellknown.AnnotationTrafficDistribution], nsDistribution))
+	if p := s.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		lb.Mode = workloadpb.LoadBalancing_STRICT
+		lb.RoutingPreference = []workloadpb.LoadBalancing_Scope{workloadpb.LoadBalancing_NODE}
+	}
+	if s.Spec.PublishNotReadyAddresses {
+		lb.HealthPolicy = workloadpb.LoadBalancing_ALLOW_ALL
+	}
+	return orNil(lb)
+}
+
+func orNil(lb *workloadpb.LoadBalancing) *workloadpb.LoadBalancing {
+	if lb.Mode == workloadpb.LoadBalancing_UNSPECIFIED_MODE && lb.HealthPolicy == workloadpb.LoadBalancing_ONLY_HEALTHY {
+		return nil
+	}
+	return lb
+}
+
+func firstKnown(values ...string) string {
+	for _, v := range values {
+		switch v {
+		case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone,
+			corev1.ServiceTrafficDistributionPreferSameNode, "Any":
+			return v
+		}
+	}
+	return ""
+}
+
+// prefer sets the scopes in which client and endpoint should agree, the most
+// important first.
+func prefer(lb *workloadpb.LoadBalancing, distribution string) {
+	scopes := []workloadpb.LoadBalancing_Scope{workloadpb.LoadBalancing_NETWORK, workloadpb.LoadBalancing_REGION, workloadpb.LoadBalancing_ZONE}
+	switch distribution {
+	case corev1.ServiceTrafficDistributionPreferSameNode:
+		scopes = append(scopes, workloadpb.LoadBalancing_SUBZONE, workloadpb.LoadBalancing_NODE)
+	case corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone:
+	default:
+		return
+	}
+	lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_FAILOVER, scopes
+}
+
+// served tells whether a host of a ServiceEntry can be told to node proxies;
+// wildcards can only be served by a waypoint.
+func served(host string, e *networkingv1.ServiceEntry) bool {
+	return host != "" && !strings.Contains(host, "*") && !dynamicDNS(e)
+}
+
+func dynamicDNS(e *networkingv1.ServiceEntry) bool {
+	return e.Spec.Resolution == networkingapi.ServiceEntry_DYNAMIC_DNS
+}
+
+func (t *tables) entryCores(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(Name, *core)) {
+	c := &core{selector: e.Spec.WorkloadSelector.GetLabels(), ports: entryPorts(e)}
+	for _, h := range e.Spec.Hosts {
+		if served(h, e) || t.servedByWaypoint(r, k, e) {
+			emit(Name{k.Namespace, h}, c)
+		}
+	}
+}
+
+func (t *tables) servedByWaypoint(r *collection.Reader, k Name, e *networkingv1.ServiceEntry) bool {
+	addr, _ := t.waypointFor(r, k.Namespace, e.Labels, trafficService)
+	return addr != nil
+}
+
+func entryPorts(e *networkingv1.ServiceEntry) []servicePort {
+	var out []servicePort
+	for _, p := range e.Spec.Ports {
+		if strings.EqualFold(p.Protocol, "UDP") || p.Number == 0 || p.Number > 65535 {
+			continue
+		}
+		sp := servicePort{name: p.Name, port: p.Number, target: p.TargetPort, protocol: entryProtocol(p)}
+		if sp.target == 0 {
+			sp.target = p.Number
+		}
+		out = append(out, sp)
+	}
+	return out
+}
+
+func entryProtocol(p *networkingapi.ServicePort) workloadpb.AppProtocol {
+	if p.Protocol == "" {
+		return appProtocol(nil, p.Name)
+	}
+	return appProtocol(&p.Protocol, p.Name)
+}
+
+func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
+	ns, _ := collection.Fetch(r, t.namespaces, k.Namespace)
+	gateway, _ := t.waypointFor(r, k.Namespace, e.Labels, trafficService)
+	lb := &workloadpb.LoadBalancing{}
+	prefer(lb, firstKnown(e.Annotations[wellknown.AnnotationTrafficDistribution], ns.trafficDistribution))
+	if e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
+		lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_PASSTHROUGH, nil
+	}
+	for _, h := range e.Spec.Hosts {
+		if !served(h, e) && gateway == nil {
+			continue
+		}
+		addrs := entryAddresses(e, h)
+		out := &workloadpb.Service{
+			Name:            k.Name,
+			Namespace:       k.Namespace,
+			Hostname:        h,
+			Ports:           portsOf(entryPorts(e)),
+			SubjectAltNames: e.Spec.SubjectAltNames,
+			Waypoint:        gateway,
+			LoadBalancing:   orNil(lb),
+			IpFamilies:      addressFamilies(addrs),
+		}
+		if slices.Equal(e.Spec.ExportTo, []string{"."}) {
+			out.Visibility = workloadpb.Service_NAMESPACE
+		}
+		for _, a := range addrs {
+			if p, ok := parseBlock(a); ok {
+				out.Addresses = append(out.Addresses, t.networkAddress(p))
+			}
+		}
+		t.emitService(out, emit)
+	}
+}
+
+// entryAddresses are those written, else those allocated for the host.
+func entryAddresses(e *networkingv1.ServiceEntry, host string) []string {
+	if len(e.Spec.Addresses) > 0 {
+		return e.Spec.Addresses
+	}
+	var out []string
+	for _, a := range e.Status.Addresses {
+		if a.Host == host || a.Host == "" {
+			out = append(out, a.Value)
+		}
+	}
+	return out
+}
+
+func parseBlock(s string) (netip.Prefix, bool) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), true
+	}
+	p, err := netip.ParsePrefix(s)
+	return p, err == nil
+}

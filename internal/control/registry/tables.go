@@ -1,0 +1,276 @@
+package registry
+
+import (
+	"maps"
+	"slices"
+
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	securitypb "github.com/ambit-mesh/ambit/api/security"
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// tables are the derived collections, in the order they read each other.
+type tables struct {
+	opts Options
+
+	localities *collection.Collection[string, locality]
+	namespaces *collection.Collection[string, namespaceInfo]
+	nsLabels   *collection.Collection[string, map[string]string]
+	waypoints  *collection.Collection[Name, *waypoint]
+
+	// Services, without what only their own resource depends on.
+	cores *collection.Collection[Name, *core]
+
+	// Policies.
+	translated *collection.Collection[Name, *policy.Authorization]
+	peers      *collection.Collection[Name, *policy.PeerAuthentication]
+	peersOf    *collection.Index[string, Name, *policy.PeerAuthentication]
+
+	// What selects workloads by labels, and by one label of each selector.
+	attachments *collection.Collection[attachKey, attachment]
+	attached    *collection.Index[labelKey, attachKey, attachment]
+
+	// Endpoint slices of services without a selector.
+	manual      *collection.Collection[Name, *discoveryv1.EndpointSlice]
+	manualByPod *collection.Index[Name, Name, *discoveryv1.EndpointSlice]
+
+	// Results.
+	services        *collection.Collection[string, *xds.Resource]
+	podWorkloads    *collection.Collection[string, *xds.Resource]
+	entryWorkloads  *collection.Collection[string, *xds.Resource]
+	inlineWorkloads *collection.Collection[string, *xds.Resource]
+	sliceWorkloads  *collection.Collection[string, *xds.Resource]
+	authorizations  *collection.Collection[string, *xds.Resource]
+	converted       *collection.Collection[string, *xds.Resource]
+	placements      *collection.Collection[Name, placement]
+}
+
+func newTables(opts Options, in *inputs) *tables {
+	t := &tables{opts: opts}
+	t.facts(in)
+	t.attach(in)
+	t.results(in)
+	return t
+}
+
+// same is the equality of values that compare.
+func same[V comparable](a, b V) bool { return a == b }
+
+// never is the equality of values that are only remade when something changed.
+func never[V any](V, V) bool { return false }
+
+// facts are small tables that keep what is read of an object apart from what
+// changes in it all the time: a node's heartbeat recomputes no workload.
+func (t *tables) facts(in *inputs) {
+	t.localities = collection.Map(in.nodes.Collection, "localities", same[locality],
+		func(_ *collection.Reader, _ string, n *corev1.Node) (locality, bool) {
+			l := n.Labels
+			return locality{l[wellknown.LabelRegion], l[wellknown.LabelZone], l[wellknown.LabelSubzone]}, true
+		})
+	t.namespaces = collection.Map(in.namespaces.Collection, "namespace settings", same[namespaceInfo],
+		func(_ *collection.Reader, _ string, n *corev1.Namespace) (namespaceInfo, bool) {
+			return namespaceInfo{
+				use:                 useWaypoint(n.Labels),
+				network:             n.Labels[wellknown.LabelNetwork],
+				trafficDistribution: n.Annotations[wellknown.AnnotationTrafficDistribution],
+			}, true
+		})
+	t.nsLabels = collection.Map(in.namespaces.Collection, "namespace labels", maps.Equal[map[string]string, map[string]string],
+		func(_ *collection.Reader, _ string, n *corev1.Namespace) (map[string]string, bool) {
+			return n.Labels, true
+		})
+	t.waypoints = collection.Map(in.gateways.Collection, "waypoints", sameWaypoint,
+		func(_ *collection.Reader, k Name, g *source.Gateway) (*waypoint, bool) { return t.readWaypoint(k, g) })
+	t.translated = collection.Map(in.policies.Collection, "translated policies", never[*policy.Authorization],
+		func(_ *collection.Reader, _ Name, p *securityv1.AuthorizationPolicy) (*policy.Authorization, bool) {
+			return policy.Translate(p, t.opts.RootNamespace), true
+		})
+	t.peers = collection.Map(in.peers.Collection, "peer authentication settings", never[*policy.PeerAuthentication],
+		func(_ *collection.Reader, _ Name, p *securityv1.PeerAuthentication) (*policy.PeerAuthentication, bool) {
+			pa := policy.ReadPeerAuthentication(p)
+			return &pa, true
+		})
+	t.peersOf = collection.NewIndex(t.peers, func(_ Name, p *policy.PeerAuthentication) []string {
+		if p.Selector != nil {
+			return nil
+		}
+		return []string{p.Namespace}
+	})
+	fromServices := collection.FlatMap(in.services.Collection, "service cores", sameCore, Name.Compare, t.serviceCore)
+	fromEntries := collection.FlatMap(in.entries.Collection, "service entry cores", sameCore, Name.Compare, t.entryCores)
+	t.cores = collection.Merge("cores", sameCore, fromServices, fromEntries)
+}
+
+// attachKey names something that selects workloads.
+type attachKey struct {
+	kind attachKind
+	name Name
+}
+
+type attachKind uint8
+
+const (
+	attachService attachKind = iota // name: namespace and hostname
+	attachPolicy
+	attachPeer
+)
+
+// attachment is a selector. scope is the namespace it looks at; empty for all.
+type attachment struct {
+	scope    string
+	selector map[string]string
+}
+
+func sameAttachment(a, b attachment) bool {
+	return a.scope == b.scope && maps.Equal(a.selector, b.selector)
+}
+
+// labelKey is one label within a scope.
+type labelKey struct{ scope, key, value string }
+
+// pivot is the one label of a selector that it is found by: a workload that
+// matches has it.
+func (a attachment) pivot() labelKey {
+	k := slices.Min(slices.Collect(maps.Keys(a.selector)))
+	return labelKey{a.scope, k, a.selector[k]}
+}
+
+func matches(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if l, ok := labels[k]; !ok || l != v {
+			return false
+		}
+	}
+	return len(selector) > 0
+}
+
+func (t *tables) attach(in *inputs) {
+	services := collection.FlatMap(t.cores, "service selectors", sameAttachment, Name.Compare,
+		func(_ *collection.Reader, k Name, c *core, emit func(attachKey, attachment)) {
+			if len(c.selector) > 0 {
+				emit(attachKey{attachService, k}, attachment{k.Namespace, c.selector})
+			}
+		})
+	policies := collection.FlatMap(t.translated, "policy selectors", sameAttachment, Name.Compare,
+		func(_ *collection.Reader, k Name, p *policy.Authorization, emit func(attachKey, attachment)) {
+			if p.Policy == nil || len(p.Selector) == 0 {
+				return
+			}
+			scope := k.Namespace
+			if scope == t.opts.RootNamespace {
+				scope = ""
+			}
+			emit(attachKey{attachPolicy, k}, attachment{scope, p.Selector})
+		})
+	peers := collection.FlatMap(t.peers, "peer authentication selectors", sameAttachment, Name.Compare,
+		func(_ *collection.Reader, k Name, p *policy.PeerAuthentication, emit func(attachKey, attachment)) {
+			if p.Selector != nil && k.Namespace != t.opts.RootNamespace {
+				emit(attachKey{attachPeer, k}, attachment{k.Namespace, p.Selector})
+			}
+		})
+	t.attachments = collection.Merge("attachments", sameAttachment, services, policies, peers)
+	t.attached = collection.NewIndex(t.attachments, func(_ attachKey, a attachment) []labelKey { return []labelKey{a.pivot()} })
+
+	t.manual = collection.Map(in.slices.Collection, "manual endpoint slices", samePointer[discoveryv1.EndpointSlice],
+		func(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice) (*discoveryv1.EndpointSlice, bool) {
+			c, ok := collection.Fetch(r, t.cores, t.serviceOf(s))
+			return s, ok && len(c.selector) == 0
+		})
+	t.manualByPod = collection.NewIndex(t.manual, func(k Name, s *discoveryv1.EndpointSlice) []Name {
+		var pods []Name
+		for i := range s.Endpoints {
+			if pod, ok := podOf(&s.Endpoints[i], k.Namespace); ok && !slices.Contains(pods, pod) {
+				pods = append(pods, pod)
+			}
+		}
+		return pods
+	})
+}
+
+func (t *tables) results(in *inputs) {
+	kube := collection.FlatMap(in.services.Collection, "kubernetes services", sameResource, Name.Compare, t.serviceResource)
+	entries := collection.FlatMap(in.entries.Collection, "service entries", sameResource, Name.Compare, t.entryResources)
+	t.services = collection.Merge("services", sameResource, kube, entries)
+
+	t.podWorkloads = collection.FlatMap(in.pods.Collection, "pod workloads", sameResource, Name.Compare,
+		func(r *collection.Reader, k Name, p *corev1.Pod, emit func(string, *xds.Resource)) {
+			emitWorkload(t.podWorkload(r, k, p), emit)
+		})
+	t.entryWorkloads = collection.FlatMap(in.workloads.Collection, "entry workloads", sameResource, Name.Compare,
+		func(r *collection.Reader, k Name, e *networkingv1.WorkloadEntry, emit func(string, *xds.Resource)) {
+			emitWorkload(t.entryWorkload(r, k, e), emit)
+		})
+	t.inlineWorkloads = collection.FlatMap(in.entries.Collection, "inline workloads", sameResource, Name.Compare, t.inlineEndpoints)
+	t.sliceWorkloads = collection.FlatMap(t.manual, "slice workloads", sameResource, Name.Compare, t.sliceEndpoints)
+
+	t.authorizations = collection.FlatMap(t.translated, "authorizations", sameResource, Name.Compare,
+		func(_ *collection.Reader, _ Name, p *policy.Authorization, emit func(string, *xds.Resource)) {
+			if p.Policy != nil {
+				emitPolicy(p.Policy, emit)
+			}
+		})
+	t.converted = collection.FlatMap(t.peers, "converted peer authentications", sameResource, Name.Compare,
+		func(r *collection.Reader, k Name, p *policy.PeerAuthentication, emit func(string, *xds.Resource)) {
+			if p.Selector == nil || k.Namespace == t.opts.RootNamespace {
+				return
+			}
+			if pb, _ := policy.Convert(p, t.outerMode(r, k.Namespace)); pb != nil {
+				emitPolicy(pb, emit)
+			}
+		})
+	t.placements = collection.Map(in.pods.Collection, "placements", same[placement], t.placement)
+}
+
+func policyName(p *securitypb.Authorization) string { return p.Namespace + "/" + p.Name }
+
+func emitPolicy(p *securitypb.Authorization, emit func(string, *xds.Resource)) {
+	r := encode(policyName(p), nil, p)
+	emit(r.Name, r)
+}
+
+// emitWorkload publishes a workload under its uid, and under each of its
+// addresses that clients may ask for.
+func emitWorkload(w *workloadpb.Workload, emit func(string, *xds.Resource)) {
+	if w == nil {
+		return
+	}
+	var aliases []string
+	if w.NetworkMode != workloadpb.NetworkMode_HOST_NETWORK {
+		for _, a := range w.Addresses {
+			aliases = append(aliases, addressAlias(w.Network, a))
+		}
+	}
+	emit(w.Uid, encode(w.Uid, aliases, &workloadpb.Address{Type: &workloadpb.Address_Workload{Workload: w}}))
+}
+
+// outerMode is the PeerAuthentication mode that holds in a namespace for what
+// does not say otherwise.
+func (t *tables) outerMode(r *collection.Reader, namespace string) policy.Mode {
+	mesh := t.oldestMode(r, t.opts.RootNamespace)
+	if namespace == t.opts.RootNamespace {
+		return mesh
+	}
+	return policy.Inherit(t.oldestMode(r, namespace), mesh)
+}
+
+func (t *tables) oldestMode(r *collection.Reader, namespace string) policy.Mode {
+	var oldest *policy.PeerAuthentication
+	for _, p := range collection.Lookup(r, t.peersOf, namespace) {
+		if oldest == nil || policy.Older(p, oldest) {
+			oldest = p
+		}
+	}
+	if oldest == nil {
+		return policy.Unset
+	}
+	return oldest.Mode
+}

@@ -1,0 +1,168 @@
+package registry
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+const (
+	waypointClass = "istio-waypoint"
+	// annotationInboundBinding says how a waypoint wants connections handed
+	// over: PROXY or PROXY/<port>.
+	annotationInboundBinding = "ambient.istio.io/waypoint-inbound-binding"
+)
+
+// waypoint is a Gateway of the waypoint class.
+type waypoint struct {
+	address *workloadpb.GatewayAddress // nil until it has one
+	serves  string                     // istio.io/waypoint-for
+	from    string                     // namespaces that may use it: Same, All, Selector
+	chosen  *metav1.LabelSelector
+	binding *workloadpb.ApplicationTunnel
+}
+
+func sameWaypoint(a, b *waypoint) bool {
+	return a.serves == b.serves && a.from == b.from && a.chosen.String() == b.chosen.String() &&
+		proto.Equal(a.address, b.address) && proto.Equal(a.binding, b.binding)
+}
+
+func (t *tables) readWaypoint(k Name, g *source.Gateway) (*waypoint, bool) {
+	if g.Spec.GatewayClassName != waypointClass {
+		return nil, false
+	}
+	w := &waypoint{serves: g.Labels[wellknown.LabelWaypointFor], from: "Same"}
+	if w.serves == "" {
+		w.serves = "service"
+	}
+	for _, l := range g.Spec.Listeners {
+		if l.Port != wellknown.PortHBONE && l.Protocol != "HBONE" {
+			continue
+		}
+		if l.AllowedRoutes != nil && l.AllowedRoutes.Namespaces != nil && l.AllowedRoutes.Namespaces.From != "" {
+			w.from, w.chosen = l.AllowedRoutes.Namespaces.From, l.AllowedRoutes.Namespaces.Selector
+		}
+		break
+	}
+	w.address = t.gatewayAddress(k, g)
+	w.binding = parseBinding(g.Annotations[annotationInboundBinding])
+	return w, true
+}
+
+func (t *tables) gatewayAddress(k Name, g *source.Gateway) *workloadpb.GatewayAddress {
+	for _, a := range g.Status.Addresses {
+		out := &workloadpb.GatewayAddress{HboneMtlsPort: wellknown.PortHBONE}
+		if a.Type == "Hostname" {
+			if a.Value == "" {
+				continue
+			}
+			out.Destination = &workloadpb.GatewayAddress_Hostname{Hostname: &workloadpb.NamespacedHostname{Namespace: k.Namespace, Hostname: a.Value}}
+			return out
+		}
+		addr, err := netip.ParseAddr(a.Value)
+		if err != nil {
+			continue
+		}
+		out.Destination = &workloadpb.GatewayAddress_Address{Address: &workloadpb.NetworkAddress{Network: t.opts.Network, Address: addr.Unmap().AsSlice()}}
+		return out
+	}
+	return nil
+}
+
+func parseBinding(s string) *workloadpb.ApplicationTunnel {
+	proto, port, _ := strings.Cut(s, "/")
+	if proto != "PROXY" {
+		return nil
+	}
+	n, _ := strconv.ParseUint(port, 10, 16) // absent: the destination's own port
+	return &workloadpb.ApplicationTunnel{Protocol: workloadpb.ApplicationTunnel_PROXY, Port: uint32(n)}
+}
+
+// waypointUse is what the labels of an object ask for.
+type waypointUse struct {
+	name, namespace string
+	set             bool // asked at all, be it for none
+}
+
+func useWaypoint(labels map[string]string) waypointUse {
+	n, ok := labels[wellknown.LabelUseWaypoint]
+	return waypointUse{n, labels[wellknown.LabelUseWaypointNamespace], ok && n != ""}
+}
+
+// traffic is what a waypoint can be for.
+type traffic string
+
+const (
+	trafficService  traffic = "service"
+	trafficWorkload traffic = "workload"
+)
+
+// waypointFor resolves the waypoint of an object by its labels, else those of
+// its namespace. The condition is nil when none is asked for.
+func (t *tables) waypointFor(r *collection.Reader, namespace string, labels map[string]string, what traffic) (*workloadpb.GatewayAddress, *status.Condition) {
+	use := useWaypoint(labels)
+	own := use.set
+	if !own {
+		info, _ := collection.Fetch(r, t.namespaces, namespace)
+		use = info.use
+	}
+	if !use.set || use.name == wellknown.DataplaneModeNone {
+		return nil, nil
+	}
+	name := Name{use.namespace, use.name}
+	if name.Namespace == "" {
+		name.Namespace = namespace
+	}
+	w, ok := collection.Fetch(r, t.waypoints, name)
+	no := func(reason, format string, args ...any) (*workloadpb.GatewayAddress, *status.Condition) {
+		c := status.No(status.WaypointBound, reason, format, args...)
+		return nil, &c
+	}
+	where := name.Namespace + "/" + name.Name
+	switch {
+	case !ok:
+		return no(status.ReasonTargetNotFound, "there is no waypoint %s: traffic goes without one; create a Gateway of class %s, or remove the label %s", where, waypointClass, wellknown.LabelUseWaypoint)
+	case w.serves != string(what) && w.serves != "all":
+		if !own {
+			return nil, nil // a namespace's waypoint for the other kind of traffic
+		}
+		return no(status.ReasonUnsupportedTrafficType, "waypoint %s is for %s traffic, not for that of a %s; see its label %s", where, w.serves, what, wellknown.LabelWaypointFor)
+	case !t.mayUse(r, w, name.Namespace, namespace):
+		return no(status.ReasonAttachmentDenied, "waypoint %s does not admit namespace %s; see allowedRoutes of its listener", where, namespace)
+	case w.address == nil:
+		return no(status.ReasonWaypointIsNotReady, "waypoint %s has no address yet: traffic goes without one until its pod is ready", where)
+	}
+	c := status.Yes(status.WaypointBound, status.ReasonWaypointAccepted, "bound to waypoint %s", where)
+	return w.address, &c
+}
+
+func (t *tables) mayUse(r *collection.Reader, w *waypoint, home, user string) bool {
+	switch {
+	case home == user || w.from == "All":
+		return true
+	case w.from == "Selector":
+		sel, err := metav1.LabelSelectorAsSelector(w.chosen)
+		if err != nil {
+			return false
+		}
+		l, _ := collection.Fetch(r, t.nsLabels, user)
+		return sel.Matches(labelSet(l))
+	}
+	return false
+}
+
+// labelSet lets a selector look at labels.
+type labelSet map[string]string
+
+func (s labelSet) Has(k string) bool              { _, ok := s[k]; return ok }
+func (s labelSet) Get(k string) string            { return s[k] }
+func (s labelSet) Lookup(k string) (string, bool) { v, ok := s[k]; return v, ok }

@@ -1,0 +1,371 @@
+package registry
+
+import (
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+)
+
+type locality struct{ region, zone, subzone string }
+
+func (l locality) proto() *workloadpb.Locality {
+	if l == (locality{}) {
+		return nil
+	}
+	return &workloadpb.Locality{Region: l.region, Zone: l.zone, Subzone: l.subzone}
+}
+
+// namespaceInfo is what workloads and services take from their namespace.
+type namespaceInfo struct {
+	use                 waypointUse
+	network             string
+	trafficDistribution string
+}
+
+func terminal(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// podAddresses are the addresses a pod has, each 4 or 16 bytes.
+func podAddresses(p *corev1.Pod) [][]byte {
+	ips := make([]string, 0, 2)
+	for _, ip := range p.Status.PodIPs {
+		ips = append(ips, ip.IP)
+	}
+	if len(ips) == 0 {
+		ips = append(ips, p.Status.PodIP)
+	}
+	var out [][]byte
+	for _, s := range ips {
+		if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+			out = append(out, a.Unmap().AsSlice())
+		}
+	}
+	return out
+}
+
+func (t *tables) podUID(k Name) string {
+	return t.opts.ClusterID + "//Pod/" + k.Namespace + "/" + k.Name
+}
+
+// podWorkload is nil while a pod has no address and after it ended.
+func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workloadpb.Workload {
+	addrs := podAddresses(p)
+	if terminal(p) || len(addrs) == 0 {
+		return nil
+	}
+	name, kind := owner(p)
+	w := &workloadpb.Workload{
+		Uid:            t.podUID(k),
+		Name:           k.Name,
+		Addresses:      addrs,
+		ServiceAccount: serviceAccount(p.Spec.ServiceAccountName),
+		Node:           p.Spec.NodeName,
+		WorkloadName:   name,
+		WorkloadType:   kind,
+	}
+	if p.Spec.NodeName != "" {
+		l, _ := collection.Fetch(r, t.localities, p.Spec.NodeName)
+		w.Locality = l.proto()
+	}
+	if p.Spec.HostNetwork {
+		w.NetworkMode = workloadpb.NetworkMode_HOST_NETWORK
+	}
+	if p.DeletionTimestamp != nil || !ready(p) {
+		w.Status = workloadpb.WorkloadStatus_UNHEALTHY
+	}
+	t.complete(r, w, k.Namespace, p.Labels, namedPorts(p))
+	if p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled && !p.Spec.HostNetwork {
+		w.TunnelProtocol = workloadpb.TunnelProtocol_HBONE
+	}
+	t.addManualServices(r, w, k)
+	t.bindWaypoint(r, w, k.Namespace, p.Labels)
+	return w
+}
+
+func serviceAccount(name string) string {
+	if name == "" {
+		return "default"
+	}
+	return name
+}
+
+func ready(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// complete fills in what every kind of workload takes from its labels, its
+// namespace and what selects it. ports resolves named ports of the workload.
+func (t *tables) complete(r *collection.Reader, w *workloadpb.Workload, namespace string, labels map[string]string, ports map[string]uint32) {
+	w.Namespace = namespace
+	w.ClusterId = t.opts.ClusterID
+	if t.opts.TrustDomain != identity.DefaultTrustDomain {
+		w.TrustDomain = t.opts.TrustDomain
+	}
+	if w.Network == "" {
+		w.Network = t.network(r, namespace, labels)
+	}
+	if n := labels[wellknown.LabelWorkloadName]; n != "" {
+		w.WorkloadName = n
+	}
+	w.CanonicalName = firstOf(labels, w.WorkloadName, wellknown.LabelCanonicalName, "app.kubernetes.io/name", "app")
+	w.CanonicalRevision = firstOf(labels, "latest", wellknown.LabelCanonicalRevision, "app.kubernetes.io/version", "version")
+	if labels[wellknown.LabelTunnel] == "http" {
+		w.TunnelProtocol, w.NativeTunnel = workloadpb.TunnelProtocol_HBONE, true
+	}
+	services, policies := t.selected(r, namespace, labels)
+	w.AuthorizationPolicies = policies
+	for _, s := range services {
+		c, ok := collection.Fetch(r, t.cores, s)
+		if !ok {
+			continue
+		}
+		addService(w, s, c, func(p servicePort) uint32 { return targetPort(ports, p) })
+	}
+}
+
+// ownPort marks the ports of an entry: they replace those of a service by the
+// service port's name, whatever its target; a container's ports do not.
+const ownPort = "\x00"
+
+// targetPort is the port of a workload for a port of its service; 0 for none.
+func targetPort(ports map[string]uint32, p servicePort) uint32 {
+	if n := ports[ownPort+p.name]; n != 0 {
+		return n
+	}
+	if p.targetName == "" {
+		return p.target
+	}
+	if n := ports[p.targetName]; n != 0 {
+		return n
+	}
+	return ports[ownPort+p.targetName]
+}
+
+// addService makes w an endpoint of a service. Ports without a target on this
+// workload are left out.
+func addService(w *workloadpb.Workload, s Name, c *core, target func(servicePort) uint32) {
+	list := &workloadpb.PortList{}
+	for _, p := range c.ports {
+		if n := target(p); n != 0 {
+			list.Ports = append(list.Ports, &workloadpb.Port{ServicePort: p.port, TargetPort: n, AppProtocol: p.protocol})
+		}
+	}
+	if w.Services == nil {
+		w.Services = map[string]*workloadpb.PortList{}
+	}
+	w.Services[s.Namespace+"/"+s.Name] = list
+}
+
+func (t *tables) network(r *collection.Reader, namespace string, labels map[string]string) string {
+	if n := labels[wellknown.LabelNetwork]; n != "" {
+		return n
+	}
+	ns, _ := collection.Fetch(r, t.namespaces, namespace)
+	if ns.network != "" {
+		return ns.network
+	}
+	return t.opts.Network
+}
+
+func firstOf(labels map[string]string, otherwise string, keys ...string) string {
+	for _, k := range keys {
+		if v := labels[k]; v != "" {
+			return v
+		}
+	}
+	return otherwise
+}
+
+// selected finds what selects a workload by its labels: services, and the
+// policies it has to name.
+func (t *tables) selected(r *collection.Reader, namespace string, labels map[string]string) (services []Name, policies []string) {
+	var peer *policy.PeerAuthentication
+	for k, v := range labels {
+		for _, scope := range [...]string{namespace, ""} {
+			for a, at := range collection.Lookup(r, t.attached, labelKey{scope, k, v}) {
+				if !matches(at.selector, labels) {
+					continue
+				}
+				switch a.kind {
+				case attachService:
+					services = append(services, a.name)
+				case attachPolicy:
+					policies = append(policies, a.name.Namespace+"/"+a.name.Name)
+				case attachPeer:
+					// Selecting again when only the modes change.
+					if p, ok := collection.Fetch(r, t.peers, a.name); ok && (peer == nil || policy.Older(p, peer)) {
+						peer = p
+					}
+				}
+			}
+		}
+	}
+	if name := t.peerPolicy(r, namespace, peer); name != "" {
+		policies = append(policies, name)
+	}
+	slices.Sort(policies)
+	return services, policies
+}
+
+// peerPolicy is the policy that says what PeerAuthentications demand of a
+// workload; empty for nothing.
+func (t *tables) peerPolicy(r *collection.Reader, namespace string, own *policy.PeerAuthentication) string {
+	outer := t.outerMode(r, namespace)
+	strict := outer == policy.Strict
+	if own != nil {
+		pb, s := policy.Convert(own, outer)
+		if pb != nil {
+			return policyName(pb)
+		}
+		strict = s
+	}
+	if strict {
+		return t.opts.RootNamespace + "/" + policy.StaticStrict
+	}
+	return ""
+}
+
+// bindWaypoint sets the waypoint of a workload. A waypoint's own pods have
+// none, and say instead how they take connections.
+func (t *tables) bindWaypoint(r *collection.Reader, w *workloadpb.Workload, namespace string, labels map[string]string) {
+	if g := labels[wellknown.LabelGatewayName]; g != "" {
+		if own, ok := collection.Fetch(r, t.waypoints, Name{namespace, g}); ok {
+			w.ApplicationTunnel = own.binding
+			return
+		}
+	}
+	w.Waypoint, _ = t.waypointFor(r, namespace, labels, trafficWorkload)
+}
+
+// namedPorts are the TCP ports of a pod's containers by name. A native
+// sidecar's (an init container that stays) count too.
+func namedPorts(p *corev1.Pod) map[string]uint32 {
+	var out map[string]uint32
+	add := func(c *corev1.Container) {
+		for _, port := range c.Ports {
+			if port.Name == "" || port.Protocol != corev1.ProtocolTCP && port.Protocol != "" || port.ContainerPort <= 0 || port.ContainerPort > 65535 {
+				continue
+			}
+			if out == nil {
+				out = map[string]uint32{}
+			}
+			if _, dup := out[port.Name]; !dup {
+				out[port.Name] = uint32(port.ContainerPort)
+			}
+		}
+	}
+	for i := range p.Spec.Containers {
+		add(&p.Spec.Containers[i])
+	}
+	for i := range p.Spec.InitContainers {
+		c := &p.Spec.InitContainers[i]
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			add(c)
+		}
+	}
+	return out
+}
+
+// cronJob is the name of a Job made by a CronJob: it ends in the minute.
+var cronJob = regexp.MustCompile(`^(.+)-\d{8,10}$`)
+
+// owner is the name and type of what runs a pod, as people know it: the
+// Deployment, not its ReplicaSet.
+func owner(p *corev1.Pod) (string, workloadpb.WorkloadType) {
+	ref := metav1.GetControllerOf(p)
+	if ref == nil {
+		return p.Name, workloadpb.WorkloadType_POD
+	}
+	switch ref.Kind {
+	case "ReplicaSet":
+		if hash := p.Labels["pod-template-hash"]; hash != "" {
+			if name, ok := strings.CutSuffix(ref.Name, "-"+hash); ok {
+				return name, workloadpb.WorkloadType_DEPLOYMENT
+			}
+		}
+		return ref.Name, workloadpb.WorkloadType_DEPLOYMENT
+	case "Job":
+		if m := cronJob.FindStringSubmatch(ref.Name); m != nil {
+			return m[1], workloadpb.WorkloadType_CRONJOB
+		}
+		return ref.Name, workloadpb.WorkloadType_JOB
+	case "CronJob":
+		return ref.Name, workloadpb.WorkloadType_CRONJOB
+	case "Pod":
+		return ref.Name, workloadpb.WorkloadType_POD
+	}
+	return ref.Name, workloadpb.WorkloadType_DEPLOYMENT
+}
+
+// podOf is the pod an endpoint of a slice stands for.
+func podOf(e *discoveryv1.Endpoint, namespace string) (Name, bool) {
+	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Name == "" {
+		return Name{}, false
+	}
+	if e.TargetRef.Namespace != "" && e.TargetRef.Namespace != namespace {
+		return Name{}, false // an endpoint cannot claim a pod of another namespace
+	}
+	return Name{namespace, e.TargetRef.Name}, true
+}
+
+// addManualServices adds the services without a selector whose endpoint
+// slices name this pod.
+func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload, k Name) {
+	var found []*discoveryv1.EndpointSlice
+	for _, s := range collection.Lookup(r, t.manualByPod, k) {
+		found = append(found, s)
+	}
+	slices.SortFunc(found, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
+	for _, s := range found {
+		t.addSliceService(r, w, s)
+	}
+}
+
+func (t *tables) addSliceService(r *collection.Reader, w *workloadpb.Workload, s *discoveryv1.EndpointSlice) {
+	name := t.serviceOf(s)
+	c, ok := collection.Fetch(r, t.cores, name)
+	if !ok {
+		return
+	}
+	if _, there := w.Services[name.Namespace+"/"+name.Name]; there {
+		return
+	}
+	addService(w, name, c, func(p servicePort) uint32 { return slicePort(s, p.name) })
+}
+
+// slicePort is the port of the endpoints for a service's port, by its name.
+func slicePort(s *discoveryv1.EndpointSlice, name string) uint32 {
+	for _, p := range s.Ports {
+		own := ""
+		if p.Name != nil {
+			own = *p.Name
+		}
+		tcp := p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP
+		if own == name && tcp && p.Port != nil && *p.Port > 0 && *p.Port <= 65535 {
+			return uint32(*p.Port)
+		}
+	}
+	return 0
+}
+
+// serviceOf is the service an endpoint slice belongs to.
+func (t *tables) serviceOf(s *discoveryv1.EndpointSlice) Name {
+	return Name{s.Namespace, t.hostname(Name{s.Namespace, s.Labels[discoveryv1.LabelServiceName]})}
+}
