@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,25 +31,29 @@ import (
 	"github.com/ambit-mesh/ambit/internal/zds"
 )
 
-func main() {
-	if len(os.Args) > 1 && os.Args[1] == "version" {
+func main() { os.Exit(start(os.Args[1:])) }
+
+// start returns the exit status.
+func start(args []string) int {
+	if len(args) > 0 && args[0] == "version" {
 		fmt.Println(version.Get())
-		return
+		return 0
 	}
-	opts, err := parse(os.Args[1:], os.Stderr)
+	opts, err := parse(args, os.Stderr)
 	if errors.Is(err, flag.ErrHelp) {
-		return
+		return 0
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ambit-cni:", err)
-		os.Exit(2)
+		return 2
 	}
 	ctx, cancel := lifecycle.SignalContext(context.Background())
 	defer cancel()
 	if err := run(ctx, opts); err != nil {
 		fmt.Fprintln(os.Stderr, "ambit-cni:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 type options struct {
@@ -62,6 +67,7 @@ type options struct {
 	selectors               []node.Selector
 	agent                   node.Config // only its times and bounds
 	redirection             nft.Config
+	probeSources            []netip.Prefix
 	logLevel                string
 	logFormat               logging.Format
 }
@@ -86,6 +92,16 @@ func parse(args []string, usage io.Writer) (options, error) {
 	selectors := fs.String("enablement-selector", os.Getenv("AMBIENT_ENABLEMENT_SELECTOR"), "`YAML` list of {podSelector, namespaceSelector}; a pod is enrolled when both of one match")
 	fs.BoolVar(&o.redirection.IPv6, "ipv6", true, "capture IPv6 as well")
 	fs.BoolVar(&o.redirection.CaptureDNS, "dns-capture", false, "send the name look-ups of pods to ztunnel, unless a pod says otherwise")
+	fs.Func("probe-source", "`addresses` from which the kubelet probes pods, with commas between; not captured at the ports that a pod is probed at (default none)", func(s string) error {
+		for text := range strings.SplitSeq(s, ",") {
+			source, err := parsePrefix(strings.TrimSpace(text))
+			if err != nil {
+				return err
+			}
+			o.probeSources = append(o.probeSources, source)
+		}
+		return nil
+	})
 	fs.DurationVar(&o.agent.Resync, "resync", node.DefaultResync, "how often every pod is compared with the kernel")
 	fs.DurationVar(&o.agent.Settle, "settle", node.DefaultSettle, "how long a pod that leaves the mesh stays captured after that is announced")
 	fs.DurationVar(&o.agent.Drain, "drain", node.DefaultDrain, "how long the captured connections of a pod that leaves the mesh may last")
@@ -112,6 +128,9 @@ func parse(args []string, usage io.Writer) (options, error) {
 	if o.logFormat, err = logging.ParseFormat(*format); err != nil {
 		return o, err
 	}
+	for _, source := range o.probeSources {
+		o.redirection.Probes = append(o.redirection.Probes, nft.Probe{Source: source})
+	}
 	switch {
 	case o.node == "":
 		return o, errors.New("--node is missing: which pods are on this node?")
@@ -121,6 +140,14 @@ func parse(args []string, usage io.Writer) (options, error) {
 		return o, errors.New("--status-dir is missing: how is the mesh to know which pods are enrolled?")
 	}
 	return o, nil
+}
+
+// parsePrefix reads an address or a prefix.
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	return netip.ParsePrefix(s)
 }
 
 func run(ctx context.Context, o options) error {
@@ -197,10 +224,10 @@ func run(ctx context.Context, o options) error {
 }
 
 func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // listenUnix makes a socket in the place of one that a former process left

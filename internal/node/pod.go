@@ -33,6 +33,7 @@ type Pod struct {
 	Name, Namespace, ServiceAccount string
 	Labels, Annotations             map[string]string
 	IPs                             []netip.Addr // none before the pod has a network
+	ProbePorts                      []uint16     // where the kubelet asks for its health
 	HostNetwork                     bool
 	Terminal                        bool // succeeded or failed: it will not run again
 }
@@ -166,8 +167,16 @@ func (p Policy) Enrols(pod Pod, namespaceLabels map[string]string) (yes bool, wh
 }
 
 // Redirection is the rule set for a pod: the node's, with the pod's own wishes.
+// The node's probe sources reach the ports that the pod is probed at, and no
+// other.
 func Redirection(base nft.Config, pod Pod) nft.Config {
 	cfg := base
+	cfg.Probes = nil
+	if len(pod.ProbePorts) > 0 {
+		for _, p := range base.Probes {
+			cfg.Probes = append(cfg.Probes, nft.Probe{Source: p.Source, Ports: pod.ProbePorts})
+		}
+	}
 	cfg.BypassInbound = pod.Annotations[wellknown.AnnotationBypassInbound] == "true"
 	switch pod.Annotations[wellknown.AnnotationDNSCapture] {
 	case "true":

@@ -104,15 +104,25 @@ func TestOperatorsAreOpposites(t *testing.T) {
 func TestRedirection(t *testing.T) {
 	base := nft.Config{IPv6: true, CaptureDNS: true, Probes: []nft.Probe{{Source: netip.MustParsePrefix("10.0.0.1/32")}}}
 	for name, c := range map[string]struct {
-		annotations map[string]string
-		want        nft.Config
+		pod  Pod
+		want nft.Config
 	}{
-		"the node's": {nil, base},
-		"ingress":    {map[string]string{"ambient.istio.io/bypass-inbound-capture": "true"}, nft.Config{IPv6: true, CaptureDNS: true, BypassInbound: true, Probes: base.Probes}},
-		"no dns":     {map[string]string{"ambient.istio.io/dns-capture": "false"}, nft.Config{IPv6: true, Probes: base.Probes}},
-		"interfaces": {map[string]string{"istio.io/reroute-virtual-interfaces": "net1, net2,"}, nft.Config{IPv6: true, CaptureDNS: true, VirtualInterfaces: []string{"net1", "net2"}, Probes: base.Probes}},
+		"the node's": {Pod{}, nft.Config{IPv6: true, CaptureDNS: true}},
+		"ingress": {
+			Pod{Annotations: map[string]string{"ambient.istio.io/bypass-inbound-capture": "true"}},
+			nft.Config{IPv6: true, CaptureDNS: true, BypassInbound: true},
+		},
+		"no dns": {Pod{Annotations: map[string]string{"ambient.istio.io/dns-capture": "false"}}, nft.Config{IPv6: true}},
+		"interfaces": {
+			Pod{Annotations: map[string]string{"istio.io/reroute-virtual-interfaces": "net1, net2,"}},
+			nft.Config{IPv6: true, CaptureDNS: true, VirtualInterfaces: []string{"net1", "net2"}},
+		},
+		"probes": {
+			Pod{ProbePorts: []uint16{80, 81}},
+			nft.Config{IPv6: true, CaptureDNS: true, Probes: []nft.Probe{{Source: base.Probes[0].Source, Ports: []uint16{80, 81}}}},
+		},
 	} {
-		if diff := cmp.Diff(c.want, Redirection(base, Pod{Annotations: c.annotations}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		if diff := cmp.Diff(c.want, Redirection(base, c.pod), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}

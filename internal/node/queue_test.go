@@ -38,6 +38,7 @@ func TestQueueWorksOnAKeyOnceAtATime(t *testing.T) {
 			q.add("a") // while it is worked on: once more, and only once
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if count["a"] != 2 || count["b"] != 1 {
 			t.Errorf("worked on %v", count)
 		}
@@ -64,6 +65,7 @@ func TestQueueTriesAgainWithGrowingPauses(t *testing.T) {
 		})
 		q.add("a")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		for i := 1; i < len(at); i++ {
 			want := min(firstRetry<<(i-1), lastRetry)
 			if got := at[i].Sub(at[i-1]); got != want {
@@ -78,6 +80,7 @@ func TestQueueTriesAgainWithGrowingPauses(t *testing.T) {
 			t.Error("an event did not end the pause")
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(at) != n+1 {
 			t.Error("success was tried again")
 		}

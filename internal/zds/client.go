@@ -46,7 +46,7 @@ func (c *Client) Run(ctx context.Context) error {
 			pause = firstPause
 		}
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		c.cfg.Logger.Warn("no connection to the node agent, trying again", "socket", c.cfg.Path, "in", pause, "error", err)
 		select {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +81,18 @@ func (p *proxy) Connected(ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.note("connected %t", ok)
+}
+
+func (p *proxy) serving() map[string]netns.ID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.serves)
+}
+
+func (p *proxy) info(uid string) Info {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.infos[uid]
 }
 
 func (p *proxy) seen() []string {
@@ -210,15 +223,15 @@ func TestSnapshotThenChanges(t *testing.T) {
 	if diff := cmp.Diff(want, p.seen()); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(map[string]netns.ID{"b": ns.ID()}, p.serves); diff != "" {
+	if diff := cmp.Diff(map[string]netns.ID{"b": ns.ID()}, p.serving()); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(Info{"pod", "ns", "sa"}, p.infos["a"]); diff != "" {
+	if diff := cmp.Diff(Info{"pod", "ns", "sa"}, p.info("a")); diff != "" {
 		t.Error(diff)
 	}
 	other := newNS(t)
 	f.add("b", other)
-	if p.serves["b"] != other.ID() {
+	if p.serving()["b"] != other.ID() {
 		t.Error("the workload was not moved to its new namespace")
 	}
 }
@@ -316,7 +329,7 @@ func TestAgentComesBack(t *testing.T) {
 	g.serve()
 	p.waitFor(t, "connected true", 2)
 	want := map[string]netns.ID{"stays": ns.ID(), "unknown": ns.ID()}
-	if diff := cmp.Diff(want, p.serves); diff != "" {
+	if diff := cmp.Diff(want, p.serving()); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -385,7 +398,6 @@ func TestClientHangsUpOnBrokenPackets(t *testing.T) {
 			if n, _, err := conn.Receive(buf, time.Now().Add(patience)); err != nil || parseHello(buf[:n], 0) != nil {
 				t.Fatalf("hello: %v", err)
 			}
-			before := openFiles(t)
 			var file *os.File
 			if c.file {
 				file = ns.File()
@@ -403,7 +415,6 @@ func TestClientHangsUpOnBrokenPackets(t *testing.T) {
 			if n, _, err := conn.Receive(buf, time.Now().Add(patience)); err == nil {
 				t.Errorf("still there, with %d bytes", n)
 			}
-			_ = before
 			for _, e := range p.seen() {
 				t.Errorf("the handler was called: %s", e)
 			}

@@ -41,8 +41,8 @@ func StartProxy(t testing.TB, ns *netns.NS) *Proxy {
 		wellknown.PortInbound:  p.serveInbound,
 		wellknown.PortHBONE:    p.serveEcho,
 	} {
-		for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-			l := Listen(t, ns, netip.AddrPortFrom(any, port), Proxied(wellknown.MarkProxy))
+		for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			l := Listen(t, ns, netip.AddrPortFrom(all, port), Proxied(wellknown.MarkProxy))
 			p.listeners = append(p.listeners, l)
 			go p.accept(l, serve)
 		}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/ambit-mesh/ambit/internal/node"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+type recorder struct{ events []string }
+
+func (r *recorder) Set(p node.Pod)    { r.events = append(r.events, "set "+p.UID+" "+p.String()) }
+func (r *recorder) Delete(uid string) { r.events = append(r.events, "delete "+uid) }
+func (r *recorder) Synced()           { r.events = append(r.events, "synced") }
+func (r *recorder) SetNamespace(name string, labels map[string]string) {
+	r.events = append(r.events, fmt.Sprintf("namespace %s %v", name, labels != nil))
+}
+
+func podEvent(name, uid, nodeName string) source.Event {
+	e := source.Event{Key: source.Key{Kind: source.KindPod, Namespace: "default", Name: name}}
+	if uid != "gone" {
+		e.Object = &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(uid)},
+			Spec:       corev1.PodSpec{NodeName: nodeName},
+		}
+	}
+	return e
+}
+
+func TestOnlyPodsOfThisNode(t *testing.T) {
+	r := &recorder{}
+	p := newPods(r, "node1")
+	p.Apply([]source.Event{
+		podEvent("a", "1", "node1"), podEvent("b", "2", "node2"), podEvent("c", "", "node1"),
+		{Key: source.Key{Kind: source.KindNamespace, Name: "default"}, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}},
+		{Key: source.Key{Kind: source.KindService, Namespace: "default", Name: "s"}},
+	})
+	p.Synced()
+	p.Apply([]source.Event{podEvent("a", "3", "node1")}) // the name is another pod's now
+	p.Apply([]source.Event{podEvent("a", "gone", ""), podEvent("b", "gone", "")})
+	p.Apply([]source.Event{{Key: source.Key{Kind: source.KindNamespace, Name: "default"}}})
+	want := []string{"namespace default true", "set 1 default/a", "synced", "delete 1", "set 3 default/a", "delete 3", "namespace default false"}
+	if diff := cmp.Diff(want, r.events); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPodOf(t *testing.T) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default", UID: "1", Labels: map[string]string{"x": "y"}},
+		Spec: corev1.PodSpec{HostNetwork: true, Containers: []corev1.Container{{
+			Ports:          []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}},
+			ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("web")}}},
+			LivenessProbe:  &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9090)}}},
+			StartupProbe:   &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 8080}}},
+		}}},
+		Status: corev1.PodStatus{Phase: corev1.PodFailed, PodIP: "10.0.0.1", PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "fd00::1"}, {IP: "rubbish"}}},
+	}
+	want := node.Pod{
+		UID: "1", Name: "a", Namespace: "default", ServiceAccount: "default", Labels: map[string]string{"x": "y"},
+		HostNetwork: true, Terminal: true, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
+		ProbePorts: []uint16{8080, 9090},
+	}
+	if diff := cmp.Diff(want, podOf(pod), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnnouncementsGoByPodAndNotByName(t *testing.T) {
+	dir := t.TempDir()
+	a := newAnnotator(dir)
+	files := func() string {
+		var all []string
+		_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				text, _ := os.ReadFile(path)
+				all = append(all, string(text))
+			}
+			return err
+		})
+		return strings.Join(all, "\n")
+	}
+	first := node.Pod{UID: "1", Name: "a", Namespace: "default"}
+	second := node.Pod{UID: "2", Name: "a", Namespace: "default"}
+	for _, step := range []struct {
+		pod         node.Pod
+		value, want string
+	}{
+		{first, "pending", "pending"}, {first, "enabled", "enabled"}, {second, "enabled", "enabled"},
+		{first, "", "enabled"}, // a late good-bye of the pod that had the name before
+		{second, "", ""},
+	} {
+		if err := a.Annotate(step.pod, step.value); err != nil {
+			t.Fatal(err)
+		}
+		text := files()
+		if step.want == "" && text != "" || !strings.Contains(text, step.want) {
+			t.Errorf("after %q for %s: %q", step.value, step.pod.UID, text)
+		}
+	}
+}
+
+func TestFlags(t *testing.T) {
+	good := []string{"--node", "n", "--config-dir", "/a", "--config-dir", "/b", "--status-dir", "/s"}
+	o, err := parse(append(good, "--exclude-namespaces", "x, y", "--probe-source", "169.254.7.127,fd00::/64"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"/a", "/b"}, o.configDirs); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"x", "y"}, o.excludeNamespaces); diff != "" {
+		t.Error(diff)
+	}
+	if len(o.probeSources) != 2 || o.probeSources[0].Bits() != 32 || o.probeSources[1].Bits() != 64 {
+		t.Errorf("probe sources %v", o.probeSources)
+	}
+	for _, bad := range [][]string{
+		{"--config-dir", "/a", "--status-dir", "/s"}, {"--node", "n", "--status-dir", "/s"}, {"--node", "n", "--config-dir", "/a"},
+		append(good, "extra"), append(good, "--log-format", "xml"), append(good, "--enablement-selector", "[]"), append(good, "--probe-source", "here"),
+	} {
+		if _, err := parse(bad, io.Discard); err == nil {
+			t.Errorf("%q passes", bad)
+		}
+	}
+}
