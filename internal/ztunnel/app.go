@@ -99,6 +99,10 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	}
 	a.node = NewNode(o)
 	manager.node.Store(a.node)
+	if a.crl != nil {
+		// On a goroutine of its own: asking for certificates can wait.
+		a.crl.OnReload(func() { go a.node.revoke() })
+	}
 	a.metrics = promhttp.HandlerFor(telemetry.InOrder(reg), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
 	return a, nil
 }

@@ -158,6 +158,7 @@ func (o *outgoing) resolve() {
 	err := o.pod.node.off(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
 		defer cancel()
+		o.pod.node.Recorder.Resolved(o.source, host)
 		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		o.loop.Post(func() {
 			a, ok := pickAddr(addrs, want4)
@@ -293,6 +294,9 @@ func (o *outgoing) tunnel() {
 // failedAttempt tries another endpoint if that can help, else gives up. The
 // program has not been answered and its bytes have not been read.
 func (o *outgoing) failedAttempt(err *reason.Error, status int) {
+	if err.Reason == reason.CertificateRevoked {
+		o.pod.node.Recorder.Revoked(telemetry.Source)
+	}
 	why, _ := o.pod.set.Aborted(o.conn)
 	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)

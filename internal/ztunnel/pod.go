@@ -392,7 +392,11 @@ func (p *pod) serverTLS(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 }
 
 func (p *pod) handshakeFailed(remote, local netip.AddrPort, err error) {
-	p.node.Recorder.Failed(telemetry.Destination, remote, local, asReason(reason.TLSFailure, err))
+	e := asReason(reason.TLSFailure, err)
+	if e.Reason == reason.CertificateRevoked {
+		p.node.Recorder.Revoked(telemetry.Destination)
+	}
+	p.node.Recorder.Failed(telemetry.Destination, remote, local, e)
 }
 
 // acceptHBONE takes a tunnel in.

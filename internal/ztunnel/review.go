@@ -1,11 +1,14 @@
 package ztunnel
 
 import (
+	"context"
+	"crypto/tls"
 	"sync"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // reviewer judges open connections again when policies or their workload
@@ -100,4 +103,42 @@ func (p *pod) review() {
 			p.set.Abort(c, reason.PolicyChanged, d.Policy)
 		}
 	}
+}
+
+// revoke ends the inbound connections of peers whose certificates are on the
+// revocation lists by now.
+func (n *Node) revoke() {
+	if n.TLS.CRL == nil {
+		return
+	}
+	for _, p := range n.list() {
+		verdicts := map[*tls.ConnectionState]bool{} // of each tunnel
+		for _, c := range p.set.All() {
+			if c.Peer == nil {
+				continue
+			}
+			bad, known := verdicts[c.Peer]
+			if !known {
+				bad = p.revoked(c.Peer)
+				verdicts[c.Peer] = bad
+			}
+			if bad {
+				p.set.Abort(c, reason.CertificateRevoked, "")
+			}
+		}
+	}
+}
+
+func (p *pod) revoked(cs *tls.ConnectionState) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+	defer cancel()
+	b, err := p.node.Certs.Get(ctx, p.identity())
+	if err != nil {
+		return false // without roots nothing can be said; new tunnels are refused
+	}
+	if p.node.TLS.CRL.Recheck(cs, b) == nil {
+		return false
+	}
+	p.node.Recorder.Revoked(telemetry.Destination)
+	return true
 }

@@ -31,6 +31,7 @@ var (
 	descSent     = desc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
 	descFailed   = desc("istio_tcp_connections_failed_total", "Connections that failed, by why (unstable).")
 	descSockets  = prometheus.NewDesc("istio_tcp_sockets_open", "Application connections and tunnels accepted and still open (unstable).", []string{"reporter"}, nil)
+	descRevoked  = prometheus.NewDesc("istio_crl_policy_rejections_total", "Peers refused or ended because their certificate is revoked (unstable).", []string{"reporter"}, nil)
 )
 
 // Describe sends nothing: the series are not known beforehand.
@@ -47,7 +48,11 @@ func (r *Recorder) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range all {
 		s.collect(ch)
 	}
+	r.dns.Collect(ch)
 	for rep := range numReporters {
+		if n := r.revoked[rep].Load(); n > 0 {
+			ch <- prometheus.MustNewConstMetric(descRevoked, prometheus.CounterValue, float64(n), rep.String())
+		}
 		ch <- prometheus.MustNewConstMetric(descSockets, prometheus.GaugeValue, float64(r.sockets[rep].Load()), rep.String())
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -30,6 +32,8 @@ type Recorder struct {
 	byWl   map[*workload.Workload]map[*Pair]struct{}
 
 	sockets [numReporters]atomic.Int64
+	revoked [numReporters]atomic.Uint64
+	dns     *prometheus.CounterVec
 }
 
 // NewRecorder writes access log lines to log.
@@ -39,7 +43,23 @@ func NewRecorder(log *slog.Logger) *Recorder {
 		pairs:  map[Key]*Pair{},
 		series: map[labelValues]*series{},
 		byWl:   map[*workload.Workload]map[*Pair]struct{}{},
+		dns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "istio_on_demand_dns_total", Help: "Endpoints that were resolved for a connection (unstable).",
+		}, []string{
+			"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
+			"source_principal", "source_app", "source_version", "source_cluster", "hostname",
+		}),
 	}
+}
+
+// Revoked counts a peer whose certificate is on a revocation list.
+func (r *Recorder) Revoked(rep Reporter) { r.revoked[rep].Add(1) }
+
+// Resolved counts an endpoint's name that was resolved for a connection of w.
+// The names are those of endpoints in the directory, so they are few.
+func (r *Recorder) Resolved(w *workload.Workload, hostname string) {
+	r.dns.WithLabelValues(unknown(w.WorkloadName), unknown(w.CanonicalName), unknown(w.CanonicalRevision), unknown(w.Namespace),
+		w.Identity().String(), unknown(w.CanonicalName), unknown(w.CanonicalRevision), unknown(w.ClusterID), hostname).Inc()
 }
 
 // pair interns k.
