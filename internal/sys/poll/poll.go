@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// BufferSize is the length of Loop.Buffer and Loop.Scratch in bytes: large
+	// BufferSize is the length of Loop.Buffer in bytes: large
 	// enough that a bulk transfer is limited by the sockets and not by turns.
 	BufferSize = 512 << 10
 	// HeaderRoom is how many bytes lie in front of Loop.Buffer for protocol
@@ -107,7 +107,7 @@ type Loop struct {
 	timers          timerHeap
 	timer           *time.Timer // wakes the loop for the earliest of timers
 	timerAt         time.Time
-	buffer, scratch []byte
+	buffer          []byte
 	pipes           []Pipe
 	chunks          [len(chunkSizes)]chunkList
 	values          map[any]any
@@ -172,15 +172,6 @@ func (l *Loop) Framed() []byte {
 		l.buffer = make([]byte, HeaderRoom+BufferSize+tailRoom)
 	}
 	return l.buffer
-}
-
-// Scratch is a second shared buffer of BufferSize bytes, for handlers that
-// turn one kind of bytes into another.
-func (l *Loop) Scratch() []byte {
-	if l.scratch == nil {
-		l.scratch = make([]byte, BufferSize)
-	}
-	return l.scratch
 }
 
 // Value returns what was stored on the loop under key, after storing make()

@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/h2"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 )
 
@@ -33,15 +34,6 @@ type Key struct {
 // called on a goroutine of its own and must honour ctx. fd belongs to the pool
 // on success. Errors should be *reason.Error.
 type Dialer func(ctx context.Context, k Key) (fd int, conf *tls.Config, err error)
-
-// KeepAlive is how a tunnel finds out that its peer is gone.
-type KeepAlive struct {
-	// Interval is how long a tunnel with streams may be silent before it is
-	// sent a PING; 0 means DefaultKeepAlive, less than 0 never.
-	Interval time.Duration
-	// Timeout is how long the answer may take.
-	Timeout time.Duration
-}
 
 // Windows bounds what is in flight; zero fields take the defaults of package
 // h2.
@@ -77,16 +69,22 @@ type PoolConfig struct {
 	IdleRelease time.Duration
 	// DialTimeout bounds Dial and the TLS handshake together (10 s).
 	DialTimeout time.Duration
-	KeepAlive   KeepAlive
-	Windows     Windows
+	// AnswerTimeout bounds the wait for the answer to CONNECT (20 s: the other
+	// side needs up to 10 s to reach its program).
+	AnswerTimeout time.Duration
+	// MaxDials is how many tunnels are being made at once on one loop (64);
+	// MaxWaiting how many connections wait for them there (8,192). More fail
+	// with reason ResourceExhausted.
+	MaxDials, MaxWaiting int
+	// KeepAlive is how long a tunnel with connections may be silent before it
+	// is sent a PING (DefaultKeepAlive; less than 0 for never). One that is
+	// silent for two more is closed.
+	KeepAlive time.Duration
+	Windows   Windows
 	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
 	// (-1).
 	OnTunnel func(k Key, delta int)
 }
-
-// Pool holds the tunnels of one pod's outgoing connections. Its methods may be
-// called from any goroutine.
-type Pool struct{ cfg PoolConfig }
 
 // Open asks for one connection through a tunnel. Its callbacks run on the loop
 // that owns the tunnel, never inside Pool.Open.
@@ -107,23 +105,6 @@ type Open struct {
 	OnClose func(f *relay.Flow, r relay.Result)
 }
 
-// NewPool makes an empty pool.
-func NewPool(cfg PoolConfig) *Pool { return &Pool{cfg: cfg} }
-
-// Open opens a connection; it returns at once. The pool takes o over.
-func (p *Pool) Open(o *Open) { panic("not yet") }
-
-// CloseWorkload says that the workload with this UID is gone: its tunnels take
-// no new connections and end when their connections have.
-func (p *Pool) CloseWorkload(uid string) { panic("not yet") }
-
-// Drain has every tunnel take no new connections and end with its last one.
-// Further Opens fail with reason Draining.
-func (p *Pool) Drain() { panic("not yet") }
-
-// Close ends everything now; flows get r.
-func (p *Pool) Close(r reason.Reason) { panic("not yet") }
-
 // ServerConfig says how a Server works. Zero fields take the defaults named.
 type ServerConfig struct {
 	Loops *poll.Group
@@ -143,52 +124,56 @@ type ServerConfig struct {
 	// MaxHandshakes is how many handshakes run at once (64); four times as many
 	// wait, the rest are reset.
 	MaxHandshakes int
-	KeepAlive     KeepAlive
+	KeepAlive     time.Duration // as in PoolConfig
 	Windows       Windows
 }
 
-// Server accepts tunnels. Its methods may be called from any goroutine.
-type Server struct{ cfg ServerConfig }
+// Names of the fields beside the pseudo fields.
+const (
+	fieldBaggage     = "baggage"
+	fieldForwarded   = "forwarded"
+	fieldTraceparent = "traceparent"
+	fieldNetwork     = "x-forwarded-network"
+)
 
-// NewServer makes a server without tunnels.
-func NewServer(cfg ServerConfig) *Server { return &Server{cfg: cfg} }
-
-// Serve takes over an accepted, non-blocking socket, whose tunnel will live on
-// l. It returns at once.
-func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) { panic("not yet") }
-
-// Drain tells the client of every tunnel to open no more streams (GOAWAY);
-// tunnels end when their streams have. Tunnels whose handshake ends later are
-// drained as well.
-func (s *Server) Drain() { panic("not yet") }
-
-// Close ends everything now; flows get r.
-func (s *Server) Close(r reason.Reason) { panic("not yet") }
-
-// Request is one stream that a client opened. Its methods are called on Loop's
-// goroutine.
-type Request struct {
-	Method string
-	Header Header
-	// Peer is the state of the tunnel's TLS, shared by all its requests.
-	Peer *tls.ConnectionState
-	// PeerIdentity is the client's, from its certificate's URI; zero when it
-	// has none that can be parsed.
-	PeerIdentity  identity.Identity
-	Remote, Local netip.AddrPort
-	Loop          *poll.Loop
-	// OnGone may be set inside OnRequest: it is called when the client gave up
-	// before Accept or Refuse.
-	OnGone func(reason.Reason)
+// request renders the CONNECT request. What differs on every connection is
+// marked sensitive: it would only evict what repeats from the compression
+// table.
+func (h *Header) request() *h2.Header {
+	r := &h2.Header{Method: "CONNECT", Authority: h.Authority, Fields: make([]h2.Field, 0, 4)}
+	add := func(name, value string, differs bool) {
+		if value != "" {
+			r.Fields = append(r.Fields, h2.Field{Name: name, Value: value, Sensitive: differs})
+		}
+	}
+	add(fieldBaggage, h.Baggage, false)
+	add(fieldForwarded, h.Forwarded, true)
+	add(fieldTraceparent, h.Traceparent, true)
+	add(fieldNetwork, h.ForwardedNetwork, false)
+	return r
 }
 
-// Refuse answers with an error status and ends the stream.
-func (r *Request) Refuse(status int, h ResponseHeader) { panic("not yet") }
+func parseHeader(r *h2.Header) Header {
+	h := Header{Authority: r.Authority}
+	for i := range r.Fields {
+		switch f := &r.Fields[i]; f.Name {
+		case fieldBaggage:
+			h.Baggage = f.Value
+		case fieldForwarded:
+			h.Forwarded = f.Value
+		case fieldTraceparent:
+			h.Traceparent = f.Value
+		case fieldNetwork:
+			h.ForwardedNetwork = f.Value
+		}
+	}
+	return h
+}
 
-// Accept answers 200 and relays between the stream and up, a connected,
-// non-blocking socket which belongs to the flow from here on; prefix is sent
-// to it first. When the client has gone meanwhile, up is closed and onClose
-// called all the same. onClose is never called inline.
-func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*relay.Flow, relay.Result)) *relay.Flow {
-	panic("not yet")
+func (h *ResponseHeader) response() *h2.Header {
+	r := &h2.Header{Status: h.Status}
+	if h.Baggage != "" {
+		r.Fields = []h2.Field{{Name: fieldBaggage, Value: h.Baggage}}
+	}
+	return r
 }

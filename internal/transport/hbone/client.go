@@ -1,0 +1,232 @@
+package hbone
+
+import (
+	"crypto/tls"
+	"errors"
+	"slices"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+)
+
+// client is a tunnel that a pool made, on the loop where it lives.
+type client struct {
+	t       tunnel
+	shard   *shard // of that loop
+	ref     *ref
+	key     Key
+	streams int
+	ending  bool // takes no new streams
+	idle    *poll.Timer
+}
+
+func (c *client) start(fd int, conn *tls.Conn, w *wire) {
+	cfg := &c.shard.pool.cfg
+	c.shard.local = append(c.shard.local, c)
+	err := c.t.start(c.shard.loop, fd, conn, w, engineConfig(false, uint32(cfg.MaxStreams), cfg.Windows), c, cfg.KeepAlive)
+	if err != nil {
+		poll.CloseFD(fd)
+		c.t.err = err
+		c.ended(reason.ResourceExhausted, err)
+		return
+	}
+	c.rest()
+	if c.shard.killed {
+		c.t.fail(c.shard.refuse.Reason, nil)
+	}
+}
+
+// shutdown takes no new streams; the tunnel ends with its last one.
+func (c *client) shutdown() {
+	c.ending = true
+	if c.t.closed {
+		return
+	}
+	c.t.h2.Shutdown()
+	c.t.touch()
+	c.t.settle()
+}
+
+// rest begins the time after which an idle tunnel is released.
+func (c *client) rest() {
+	if c.streams > 0 || c.t.closed {
+		return
+	}
+	if c.idle == nil {
+		c.idle = c.shard.loop.AfterFunc(c.shard.pool.cfg.IdleRelease, c.release)
+		return
+	}
+	c.idle.Reset(c.shard.pool.cfg.IdleRelease)
+}
+
+// release asks home first: it may be assigning a stream right now.
+func (c *client) release() {
+	if c.streams > 0 || c.t.closed {
+		return
+	}
+	r := c.ref
+	r.atHome(c.shard, func() {
+		if r.active == 0 && !r.gone {
+			r.gone = true
+			r.where.loop.Post(c.shutdown)
+		}
+	})
+}
+
+// open sends a CONNECT.
+func (c *client) open(o *attempt) {
+	o.tries++
+	if c.t.closed || c.ending {
+		c.refused(o, reason.Errorf(reason.TunnelClosed, "tunnel to %s is going away", c.key.Dst))
+		return
+	}
+	req := &clientStream{client: c, open: o}
+	s := &stream{t: &c.t, fd: o.App, client: true, writable: true, hooks: req}
+	s.Init(c.shard.loop, s)
+	if err := c.shard.loop.AddTo(&s.reg, o.App, s); err != nil {
+		c.ref.release(c.shard)
+		o.OnFail(reason.Errorf(reason.ResourceExhausted, "%w", err), 0)
+		return
+	}
+	hs, err := c.t.h2.Open(o.Header.request(), false)
+	if err != nil {
+		s.reg.Remove()
+		if errors.Is(err, h2.ErrTooManyStreams) || errors.Is(err, h2.ErrGoingAway) || errors.Is(err, h2.ErrClosed) {
+			c.learn()
+			c.refused(o, reason.Errorf(reason.TunnelClosed, "tunnel to %s: %w", c.key.Dst, err))
+			return
+		}
+		c.ref.release(c.shard)
+		o.OnFail(reason.Errorf(reason.BadRequest, "%w", err), 0)
+		return
+	}
+	hs.User, s.hs = s, hs
+	c.streams++
+	c.idle.Stop()
+	req.timer = c.shard.loop.AfterFunc(c.shard.pool.cfg.AnswerTimeout, func() {
+		req.late = true
+		s.abandon(reason.ConnectTimeout)
+	})
+	c.t.touch()
+}
+
+// refused has o tried elsewhere, unless that was often enough.
+func (c *client) refused(o *attempt, err *reason.Error) {
+	if o.tries < maxAttempts {
+		c.ref.retry(c.shard, o)
+		return
+	}
+	c.ref.release(c.shard)
+	o.OnFail(err, 0)
+}
+
+// learn tells home how many streams this tunnel takes.
+func (c *client) learn() {
+	n := 0
+	if !c.t.h2.GoingAway() && !c.ending {
+		n = max(1, min(c.shard.pool.cfg.MaxStreams, c.t.h2.Available()+c.t.h2.Streams()))
+	}
+	c.ref.setLimit(c.shard, n)
+}
+
+// done is called when a stream does not count any more.
+func (c *client) done() {
+	c.streams--
+	c.rest()
+}
+
+// headers implements role: the answer to a CONNECT.
+func (c *client) headers(hs *h2.Stream, h *h2.Header, end bool) {
+	s, _ := hs.User.(*stream)
+	if s == nil || s.phase != opening || h.Trailer {
+		return
+	}
+	req := s.hooks.(*clientStream)
+	if h.Status < 200 || h.Status > 299 {
+		req.status = h.Status
+		if !hs.Closed() {
+			c.t.h2.Reset(hs, h2.Cancel)
+		}
+		s.fail(reason.TunnelRefused, nil, false)
+		return
+	}
+	o := req.open
+	req.timer.Stop()
+	s.peerEnd = end
+	s.hooks = &clientFlow{client: c, onClose: o.OnClose}
+	o.OnUp(&s.Flow, ResponseHeader{Status: h.Status, Baggage: h.Get(fieldBaggage)})
+	s.run()
+}
+
+// goingAway implements role.
+func (c *client) goingAway(uint32, h2.ErrCode) { c.shutdownSoon() }
+
+func (c *client) shutdownSoon() {
+	if c.ending {
+		return
+	}
+	c.ending = true
+	c.ref.setLimit(c.shard, 0)
+	c.shard.loop.Post(c.shutdown) // not inside the engine
+}
+
+// settings implements role.
+func (c *client) settings() { c.learn() }
+
+// ended implements role.
+func (c *client) ended(reason.Reason, error) {
+	c.ending = true
+	c.idle.Stop()
+	c.shard.local = slices.DeleteFunc(c.shard.local, func(o *client) bool { return o == c })
+	c.ref.closed(c.shard)
+}
+
+// clientStream are the hooks of a stream that waits for its answer.
+type clientStream struct {
+	client *client
+	open   *attempt
+	timer  *poll.Timer
+	status int
+	late   bool
+}
+
+func (q *clientStream) failed(_ *stream, r reason.Reason, err error, retry bool) {
+	c, o := q.client, q.open
+	q.timer.Stop()
+	c.done()
+	re := reason.Errorf(r, "%s at %s", o.Header.Authority, c.key.Dst)
+	switch {
+	case q.late:
+		re = reason.Errorf(r, "no answer from %s in %s", c.key.Dst, c.shard.pool.cfg.AnswerTimeout)
+	case q.status != 0:
+		re = reason.Errorf(r, "%s answered %d for %s", c.key.Dst, q.status, o.Header.Authority)
+	case err != nil:
+		re = reason.Errorf(r, "%s at %s: %w", o.Header.Authority, c.key.Dst, err)
+	}
+	if retry && !c.shard.killed {
+		c.refused(o, re)
+		return
+	}
+	c.ref.release(c.shard)
+	o.OnFail(re, q.status)
+}
+
+func (q *clientStream) ended(*stream, relay.Result) {}
+
+// clientFlow are the hooks of a stream that runs.
+type clientFlow struct {
+	client  *client
+	onClose func(*relay.Flow, relay.Result)
+}
+
+func (f *clientFlow) failed(*stream, reason.Reason, error, bool) {}
+
+func (f *clientFlow) ended(s *stream, r relay.Result) {
+	f.client.done()
+	f.client.ref.release(f.client.shard)
+	if f.onClose != nil {
+		f.client.shard.loop.Post(func() { f.onClose(&s.Flow, r) })
+	}
+}

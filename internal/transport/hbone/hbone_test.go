@@ -1,0 +1,62 @@
+package hbone
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+)
+
+func echo(c net.Conn) { _, _ = io.Copy(c, c); _ = c.(*net.TCPConn).CloseWrite() }
+
+func TestEcho(t *testing.T) {
+	w := newWorld(t, echo)
+	for _, size := range []int{0, 1, 1000, 8 << 10, 100_000, 10 << 20} {
+		c := w.connect()
+		want := make([]byte, size)
+		for i := range want {
+			want[i] = byte(rand.Uint32())
+		}
+		go func() { _, _ = c.Write(want); _ = c.CloseWrite() }()
+		got, err := io.ReadAll(c)
+		check(t, err)
+		if !bytes.Equal(got, want) {
+			t.Fatalf("%d bytes came back as %d others", len(want), len(got))
+		}
+		_ = c.Close()
+		for _, ch := range []<-chan relay.Result{w.closed, w.closedServer} {
+			r := get(t, ch, "flow closes")
+			if r.Reason != reason.OK || r.Sent != uint64(size) || r.Received != uint64(size) {
+				t.Errorf("%d bytes: result %+v", size, r)
+			}
+		}
+	}
+	if n := w.dials.Load(); n != 1 {
+		t.Errorf("%d dials for one key", n)
+	}
+}
+
+func TestManyStreams(t *testing.T) {
+	w := newWorld(t, echo)
+	var wg sync.WaitGroup
+	for i := range 250 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			c := w.connect()
+			defer func() { _ = c.Close() }()
+			want := bytes.Repeat([]byte{byte(i)}, 10_000+i)
+			go func() { _, _ = c.Write(want); _ = c.CloseWrite() }()
+			got, err := io.ReadAll(c)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("stream %d: %d of %d bytes, %v", i, len(got), len(want), err)
+			}
+		}()
+	}
+	wg.Wait()
+}

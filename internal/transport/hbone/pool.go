@@ -1,0 +1,409 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"hash/maphash"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
+)
+
+const (
+	defaultMaxStreams    = 100
+	defaultIdleRelease   = 5 * time.Minute
+	defaultDialTimeout   = 10 * time.Second
+	defaultAnswerTimeout = 20 * time.Second
+	defaultMaxDials      = 64
+	defaultMaxWaiting    = 8192
+	// maxAttempts is how many tunnels one Open is tried on when they die or
+	// refuse it unprocessed.
+	maxAttempts = 3
+)
+
+// Pool holds the tunnels of one pod's outgoing connections. Its methods may be
+// called from any goroutine.
+//
+// Every key has a home loop, where all of its decisions are made without
+// locks. Its first tunnel lives there; further ones, which only a busy key
+// needs, go to the next loops.
+type Pool struct {
+	cfg    PoolConfig
+	seed   maphash.Seed
+	ctx    context.Context // of dials
+	cancel context.CancelCauseFunc
+	shards []*shard
+	dials  sync.WaitGroup
+}
+
+// NewPool makes an empty pool.
+func NewPool(cfg PoolConfig) *Pool {
+	cfg.MaxStreams = or(cfg.MaxStreams, defaultMaxStreams)
+	cfg.IdleRelease = or(cfg.IdleRelease, defaultIdleRelease)
+	cfg.DialTimeout = or(cfg.DialTimeout, defaultDialTimeout)
+	cfg.AnswerTimeout = or(cfg.AnswerTimeout, defaultAnswerTimeout)
+	cfg.MaxDials = or(cfg.MaxDials, defaultMaxDials)
+	cfg.MaxWaiting = or(cfg.MaxWaiting, defaultMaxWaiting)
+	p := &Pool{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Loops.Len())}
+	p.ctx, p.cancel = context.WithCancelCause(context.Background())
+	for i := range p.shards {
+		p.shards[i] = &shard{pool: p, loop: cfg.Loops.Loop(i), entries: map[Key]*entry{}}
+	}
+	return p
+}
+
+func or[T int | uint32 | time.Duration](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// Open opens a connection; it returns at once. The pool takes o over.
+func (p *Pool) Open(o *Open) {
+	s := p.shards[maphash.Comparable(p.seed, o.Key)%uint64(len(p.shards))]
+	s.loop.Post(func() { s.open(&attempt{Open: o}) })
+}
+
+// CloseWorkload says that the workload with this UID is gone: its tunnels take
+// no new connections and end when their connections have.
+func (p *Pool) CloseWorkload(uid string) {
+	p.each(func(s *shard) {
+		for _, e := range s.entries {
+			if e.key.DstUID == uid {
+				s.retire(e, reason.Errorf(reason.NoHealthyUpstream, "workload %s left the mesh", uid))
+			}
+		}
+	})
+}
+
+// Drain has every tunnel take no new connections and end with its last one.
+// Further Opens fail with reason Draining.
+func (p *Pool) Drain() {
+	p.each(func(s *shard) {
+		s.refuse = reason.Errorf(reason.Draining, "no new connections")
+		for _, e := range s.entries {
+			s.retire(e, s.refuse)
+		}
+	})
+}
+
+// Close ends everything now; flows get r.
+func (p *Pool) Close(r reason.Reason) {
+	why := reason.Errorf(r, "the pod's tunnels were closed")
+	p.cancel(why)
+	p.each(func(s *shard) {
+		s.refuse, s.killed = why, true
+		for _, e := range s.entries {
+			s.retire(e, why)
+		}
+		for len(s.local) > 0 {
+			s.local[len(s.local)-1].t.fail(r, nil)
+		}
+	})
+}
+
+// each runs f on every shard's loop.
+func (p *Pool) each(f func(*shard)) {
+	for _, s := range p.shards {
+		s.loop.Post(func() { f(s) })
+	}
+}
+
+// shard is the part of a pool that one loop owns.
+type shard struct {
+	pool    *Pool
+	loop    *poll.Loop
+	entries map[Key]*entry // whose home this is
+	local   []*client      // tunnels that live here, whatever their home
+	dialing int
+	waiting int
+	queue   []*entry      // want to dial, but too many do
+	refuse  *reason.Error // why nothing is opened any more
+	killed  bool
+}
+
+// entry is one key, on its home loop.
+type entry struct {
+	key     Key
+	refs    []*ref
+	waiting []*attempt
+	dialing bool
+	queued  bool
+	retired bool // not in shard.entries any more
+	made    int  // tunnels so far: spreads them over loops
+}
+
+// ref is the home's view of a tunnel, which may live on another loop.
+type ref struct {
+	home   *shard
+	entry  *entry
+	where  *shard
+	client *client
+	active int // streams assigned and not ended
+	limit  int // streams it takes
+	gone   bool
+}
+
+// attempt is an Open on its way.
+type attempt struct {
+	*Open
+	tries int
+}
+
+func (s *shard) open(o *attempt) {
+	if s.refuse != nil {
+		o.OnFail(s.refuse, 0)
+		return
+	}
+	e := s.entries[o.Key]
+	if e == nil {
+		e = &entry{key: o.Key}
+		s.entries[o.Key] = e
+	}
+	if s.assign(e, o) {
+		return
+	}
+	if s.waiting >= s.pool.cfg.MaxWaiting {
+		o.OnFail(reason.Errorf(reason.ResourceExhausted, "%d connections wait for tunnels already", s.waiting), 0)
+		s.forget(e)
+		return
+	}
+	s.waiting++
+	e.waiting = append(e.waiting, o)
+	s.dial(e)
+}
+
+// assign gives o to a tunnel with room. The fullest is taken, so that others
+// can fall idle.
+func (s *shard) assign(e *entry, o *attempt) bool {
+	var best *ref
+	for _, r := range e.refs {
+		if !r.gone && r.active < r.limit && (best == nil || r.active > best.active) {
+			best = r
+		}
+	}
+	if best == nil {
+		return false
+	}
+	best.active++
+	if best.where == s {
+		best.client.open(o)
+	} else {
+		c := best.client
+		best.where.loop.Post(func() { c.open(o) })
+	}
+	return true
+}
+
+// drainWaiting assigns as many waiting attempts as there is room for, and
+// dials for the rest.
+func (s *shard) drainWaiting(e *entry) {
+	n := 0
+	for n < len(e.waiting) && s.assign(e, e.waiting[n]) {
+		n++
+	}
+	s.waiting -= n
+	e.waiting = slices.Delete(e.waiting, 0, n)
+	if len(e.waiting) == 0 {
+		e.waiting = nil
+		s.forget(e)
+		return
+	}
+	s.dial(e)
+}
+
+// forget drops an entry that holds nothing.
+func (s *shard) forget(e *entry) {
+	if !e.retired && len(e.refs) == 0 && len(e.waiting) == 0 && !e.dialing && !e.queued {
+		delete(s.entries, e.key)
+		e.retired = true
+	}
+}
+
+// dial makes one more tunnel for the key, unless one is being made.
+func (s *shard) dial(e *entry) {
+	if e.dialing || e.queued {
+		return
+	}
+	if s.dialing >= s.pool.cfg.MaxDials {
+		e.queued = true
+		s.queue = append(s.queue, e)
+		return
+	}
+	e.dialing = true
+	s.dialing++
+	home := s.loop.Index()
+	where := s.pool.shards[(home+e.made)%len(s.pool.shards)]
+	e.made++
+	s.pool.dials.Add(1)
+	go func() {
+		defer s.pool.dials.Done()
+		fd, conn, w, err := s.pool.connect(e.key)
+		if !s.loop.Post(func() { s.dialed(e, where, fd, conn, w, err) }) && err == nil {
+			poll.CloseFD(fd)
+		}
+	}()
+}
+
+// connect dials and shakes hands, on the dial's goroutine.
+func (p *Pool) connect(k Key) (int, *tls.Conn, *wire, *reason.Error) {
+	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
+	defer cancel()
+	fd, conf, err := p.cfg.Dial(ctx, k)
+	if err != nil {
+		return -1, nil, nil, asReason(err, reason.ConnectFailure, k)
+	}
+	conn, w, err := handshake(ctx, fd, func(c net.Conn) *tls.Conn { return tls.Client(c, tuned(conf)) })
+	if err != nil {
+		poll.CloseFD(fd)
+		if cause := context.Cause(p.ctx); cause != nil {
+			err = cause
+		}
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+			return -1, nil, nil, reason.Errorf(reason.ConnectTimeout, "TLS handshake with %s: %w", k.Dst, err)
+		}
+		return -1, nil, nil, asReason(mtls.Error(err), reason.TLSFailure, k)
+	}
+	return fd, conn, w, nil
+}
+
+func asReason(err error, fallback reason.Reason, k Key) *reason.Error {
+	var re *reason.Error
+	if errors.As(err, &re) {
+		return re
+	}
+	return reason.Errorf(fallback, "tunnel to %s: %w", k.Dst, err)
+}
+
+// dialed goes on at home when a dial is over.
+func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, err *reason.Error) {
+	e.dialing = false
+	s.dialing--
+	s.next()
+	if err == nil && (e.retired || s.refuse != nil) {
+		poll.CloseFD(fd)
+		return // who waited has been told
+	}
+	if err != nil {
+		s.failWaiting(e, err)
+		s.forget(e)
+		return
+	}
+	c := &client{shard: where, key: e.key}
+	r := &ref{home: s, entry: e, where: where, client: c, limit: s.pool.cfg.MaxStreams}
+	c.ref = r
+	e.refs = append(e.refs, r)
+	if s.pool.cfg.OnTunnel != nil {
+		s.pool.cfg.OnTunnel(e.key, 1)
+	}
+	if where == s {
+		c.start(fd, conn, w)
+	} else if !where.loop.Post(func() { c.start(fd, conn, w) }) {
+		poll.CloseFD(fd)
+		s.lost(r)
+		return
+	}
+	s.drainWaiting(e)
+}
+
+// next lets the next entry dial that had to wait for it.
+func (s *shard) next() {
+	for len(s.queue) > 0 && s.dialing < s.pool.cfg.MaxDials {
+		e := s.queue[0]
+		s.queue[0] = nil
+		s.queue = s.queue[1:]
+		e.queued = false
+		if len(e.waiting) > 0 && !e.retired {
+			s.dial(e)
+		} else {
+			s.forget(e)
+		}
+	}
+}
+
+func (s *shard) failWaiting(e *entry, err *reason.Error) {
+	waiting := e.waiting
+	e.waiting = nil
+	s.waiting -= len(waiting)
+	for _, o := range waiting {
+		o.OnFail(err, 0)
+	}
+}
+
+// retire takes an entry out of the pool: its tunnels end with their streams.
+func (s *shard) retire(e *entry, why *reason.Error) {
+	delete(s.entries, e.key)
+	e.retired = true
+	for _, r := range e.refs {
+		r.gone = true
+		r.where.loop.Post(r.client.shutdown)
+	}
+	s.failWaiting(e, why)
+}
+
+// The following are called by tunnels, from their own loop.
+
+// atHome runs f on the loop where the tunnel's key lives.
+func (r *ref) atHome(here *shard, f func()) {
+	if r.home == here {
+		f()
+		return
+	}
+	r.home.loop.Post(f)
+}
+
+// release says that one stream has ended.
+func (r *ref) release(here *shard) {
+	r.atHome(here, func() {
+		r.active--
+		if len(r.entry.waiting) > 0 {
+			r.home.drainWaiting(r.entry)
+		}
+	})
+}
+
+// retry says that o was not processed: another tunnel may take it.
+func (r *ref) retry(here *shard, o *attempt) {
+	// In the next turn: the tunnel that refused is still in the middle of it.
+	r.home.loop.Post(func() {
+		r.active--
+		r.home.open(o)
+	})
+}
+
+// setLimit says how many streams the peer permits; 0 when it goes away.
+func (r *ref) setLimit(here *shard, n int) {
+	r.atHome(here, func() {
+		r.limit = n
+		if n == 0 {
+			r.gone = true
+		}
+		if len(r.entry.waiting) > 0 {
+			r.home.drainWaiting(r.entry)
+		}
+	})
+}
+
+// closed says that the tunnel is gone.
+func (r *ref) closed(here *shard) { r.atHome(here, func() { r.home.lost(r) }) }
+
+func (s *shard) lost(r *ref) {
+	r.gone = true
+	e := r.entry
+	e.refs = slices.DeleteFunc(e.refs, func(o *ref) bool { return o == r })
+	if s.pool.cfg.OnTunnel != nil {
+		s.pool.cfg.OnTunnel(e.key, -1)
+	}
+	if len(e.waiting) > 0 {
+		s.drainWaiting(e)
+	}
+	s.forget(e)
+}

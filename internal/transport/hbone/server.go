@@ -1,0 +1,355 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+)
+
+const (
+	defaultServerStreams    = 1000
+	defaultHandshakeTimeout = 10 * time.Second
+	defaultMaxHandshakes    = 64
+	// queuedHandshakes is how many connections wait per running handshake: a
+	// restarted node brings all its peers back at once.
+	queuedHandshakes = 64
+)
+
+// ErrTooManyHandshakes is reported for a connection that was reset because too
+// many others are shaking hands.
+var ErrTooManyHandshakes = errors.New("too many TLS handshakes at once")
+
+// Server accepts tunnels. Its methods may be called from any goroutine.
+type Server struct {
+	cfg    ServerConfig
+	ctx    context.Context // of handshakes
+	cancel context.CancelCauseFunc
+
+	mu      sync.Mutex // guards the handshakes' bounds
+	running int
+	waiting []func()
+
+	shards []serverShard
+}
+
+// serverShard is the part of a server that one loop owns.
+type serverShard struct {
+	tunnels  []*serverTunnel
+	draining bool
+	killed   bool
+	why      reason.Reason
+}
+
+// NewServer makes a server without tunnels.
+func NewServer(cfg ServerConfig) *Server {
+	cfg.MaxStreams = or(cfg.MaxStreams, defaultServerStreams)
+	cfg.HandshakeTimeout = or(cfg.HandshakeTimeout, defaultHandshakeTimeout)
+	cfg.MaxHandshakes = or(cfg.MaxHandshakes, defaultMaxHandshakes)
+	s := &Server{cfg: cfg, shards: make([]serverShard, cfg.Loops.Len())}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	return s
+}
+
+// Serve takes over an accepted, non-blocking socket, whose tunnel will live on
+// l. It returns at once.
+func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
+	do := func() {
+		if err := s.accept(l, fd, remote, local); err != nil {
+			poll.ResetFD(fd)
+			if s.cfg.OnHandshakeError != nil {
+				s.cfg.OnHandshakeError(remote, local, err)
+			}
+		}
+		s.next()
+	}
+	s.mu.Lock()
+	switch {
+	case s.running < s.cfg.MaxHandshakes:
+		s.running++
+		go do()
+	case len(s.waiting) < queuedHandshakes*s.cfg.MaxHandshakes:
+		s.waiting = append(s.waiting, do)
+	default:
+		defer func() {
+			poll.ResetFD(fd)
+			if s.cfg.OnHandshakeError != nil {
+				s.cfg.OnHandshakeError(remote, local, ErrTooManyHandshakes)
+			}
+		}()
+	}
+	s.mu.Unlock()
+}
+
+// next starts the handshake that waits longest.
+func (s *Server) next() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 {
+		s.running--
+		return
+	}
+	do := s.waiting[0]
+	s.waiting[0] = nil
+	s.waiting = s.waiting[1:]
+	go do()
+}
+
+// accept shakes hands, on the handshake's goroutine. On error fd is still the
+// caller's.
+func (s *Server) accept(l *poll.Loop, fd int, remote, local netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.HandshakeTimeout)
+	defer cancel()
+	conf := &tls.Config{
+		MinVersion: tls.VersionTLS12, // what the real configuration says counts
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := s.cfg.TLS(hello)
+			// One level of indirection is all crypto/tls follows.
+			if err == nil && c != nil && c.GetConfigForClient != nil {
+				inner, err := c.GetConfigForClient(hello)
+				if err != nil {
+					return nil, err
+				}
+				if inner != nil {
+					c = inner
+				}
+			}
+			if err != nil || c == nil {
+				return nil, errors.Join(err, errNoConfig(c))
+			}
+			return tuned(c), nil
+		},
+	}
+	conn, w, err := handshake(ctx, fd, func(c net.Conn) *tls.Conn { return tls.Server(c, conf) })
+	if err != nil {
+		return err
+	}
+	state := conn.ConnectionState()
+	t := &serverTunnel{server: s, loop: l, remote: remote, local: local, state: &state}
+	if id, err := mtls.PeerIdentity(&state); err == nil {
+		t.identity = id
+	}
+	if !l.Post(func() { t.start(fd, conn, w) }) {
+		return poll.ErrClosed
+	}
+	return nil
+}
+
+func errNoConfig(c *tls.Config) error {
+	if c == nil {
+		return errors.New("no TLS configuration for this connection")
+	}
+	return nil
+}
+
+// Drain tells the client of every tunnel to open no more streams (GOAWAY);
+// tunnels end when their streams have. Tunnels whose handshake ends later are
+// drained as well.
+func (s *Server) Drain() {
+	s.each(func(sh *serverShard) {
+		sh.draining = true
+		for _, t := range slices.Clone(sh.tunnels) {
+			t.drain()
+		}
+	})
+}
+
+// Close ends everything now; flows get r.
+func (s *Server) Close(r reason.Reason) {
+	s.cancel(reason.Errorf(r, "the server was closed"))
+	s.each(func(sh *serverShard) {
+		sh.killed, sh.why = true, r
+		for _, t := range slices.Clone(sh.tunnels) {
+			t.t.fail(r, nil)
+		}
+	})
+}
+
+func (s *Server) each(f func(*serverShard)) {
+	for i := range s.shards {
+		s.cfg.Loops.Loop(i).Post(func() { f(&s.shards[i]) })
+	}
+}
+
+// serverTunnel is a tunnel that a client made, on its loop.
+type serverTunnel struct {
+	t             tunnel
+	server        *Server
+	loop          *poll.Loop
+	remote, local netip.AddrPort
+	state         *tls.ConnectionState
+	identity      identity.Identity
+}
+
+func (t *serverTunnel) shard() *serverShard { return &t.server.shards[t.loop.Index()] }
+
+func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
+	sh, cfg := t.shard(), &t.server.cfg
+	err := t.t.start(t.loop, fd, conn, w, engineConfig(true, cfg.MaxStreams, cfg.Windows), t, cfg.KeepAlive)
+	if err != nil {
+		poll.ResetFD(fd)
+		return
+	}
+	sh.tunnels = append(sh.tunnels, t)
+	switch {
+	case sh.killed:
+		t.t.fail(sh.why, nil)
+	case sh.draining:
+		t.drain()
+	}
+}
+
+func (t *serverTunnel) drain() {
+	if !t.t.closed {
+		t.t.h2.Shutdown()
+		t.t.touch()
+		t.t.settle()
+	}
+}
+
+// headers implements role: a request.
+func (t *serverTunnel) headers(hs *h2.Stream, h *h2.Header, end bool) {
+	if h.Trailer {
+		return
+	}
+	s := &stream{t: &t.t, hs: hs, fd: -1, peerEnd: end}
+	s.Init(t.loop, s)
+	r := &Request{
+		Method: h.Method, Header: parseHeader(h), Peer: t.state, PeerIdentity: t.identity,
+		Remote: t.remote, Local: t.local, Loop: t.loop, s: s,
+	}
+	s.hooks = r
+	hs.User = s
+	t.server.cfg.OnRequest(r)
+}
+
+// goingAway implements role: a client that goes away opens no more streams; it
+// closes the connection itself.
+func (t *serverTunnel) goingAway(uint32, h2.ErrCode) {}
+
+// settings implements role.
+func (t *serverTunnel) settings() {}
+
+// ended implements role.
+func (t *serverTunnel) ended(reason.Reason, error) {
+	sh := t.shard()
+	sh.tunnels = slices.DeleteFunc(sh.tunnels, func(o *serverTunnel) bool { return o == t })
+}
+
+// Request is one stream that a client opened. Its methods are called on Loop's
+// goroutine.
+type Request struct {
+	Method string
+	Header Header
+	// Peer is the state of the tunnel's TLS, shared by all its requests.
+	Peer *tls.ConnectionState
+	// PeerIdentity is the client's, from its certificate's URI; zero when it
+	// has none that can be parsed.
+	PeerIdentity  identity.Identity
+	Remote, Local netip.AddrPort
+	Loop          *poll.Loop
+	// OnGone may be set inside OnRequest: it is called when the client gave up
+	// before Accept or Refuse.
+	OnGone func(reason.Reason)
+
+	s *stream
+}
+
+// Gone tells that the client gave up already, or that the request was
+// answered.
+func (r *Request) Gone() bool { return r.s.phase != opening }
+
+// Refuse answers with an error status and ends the stream. h.Status is not
+// used.
+func (r *Request) Refuse(status int, h ResponseHeader) {
+	s := r.s
+	if s.phase != opening {
+		return
+	}
+	h.Status = status
+	s.phase = gone
+	s.discard()
+	if err := s.t.h2.Respond(s.hs, h.response(), true); err != nil {
+		s.t.h2.Reset(s.hs, h2.InternalError)
+	} else if !s.hs.Closed() {
+		// The answer is complete; the rest of the request is not wanted.
+		s.t.h2.Reset(s.hs, h2.NoError)
+	}
+	s.t.touch()
+}
+
+// Accept answers 200 and relays between the stream and up, a connected,
+// non-blocking socket which belongs to the flow from here on; prefix is sent
+// to it first. When the client has gone meanwhile, up is closed and onClose
+// called all the same. onClose, which may be nil, is never called inline.
+func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*relay.Flow, relay.Result)) *relay.Flow {
+	s := r.s
+	s.hooks = serverFlow(onClose)
+	if s.phase != opening {
+		poll.ResetFD(up)
+		s.hooks.ended(s, relay.Result{Reason: reason.DownstreamReset, Err: errors.New("client gave up before it was answered")})
+		return &s.Flow
+	}
+	s.fd, s.writable = up, true
+	if len(prefix) > 0 {
+		s.prepend(prefix)
+	}
+	h.Status = 200
+	err := s.t.h2.Respond(s.hs, h.response(), false)
+	if err == nil {
+		err = r.Loop.AddTo(&s.reg, up, s)
+	}
+	s.phase = running
+	s.t.touch()
+	if err != nil {
+		s.t.h2.Reset(s.hs, h2.InternalError)
+		s.end(reason.ResourceExhausted, err, poll.ResetFD)
+		return &s.Flow
+	}
+	s.run()
+	return &s.Flow
+}
+
+// prepend puts bytes of ours before what the client has sent already.
+func (s *stream) prepend(prefix []byte) {
+	var q poll.Queue
+	l := s.Loop()
+	q.Append(l, prefix)
+	for s.queue.Len() > 0 {
+		p := s.queue.Front()
+		q.Append(l, p)
+		s.queue.Discard(l, len(p))
+	}
+	s.queue, s.extra = q, len(prefix)
+}
+
+// failed implements hooks: the client gave up.
+func (r *Request) failed(_ *stream, why reason.Reason, _ error, _ bool) {
+	if r.OnGone != nil {
+		r.OnGone(why)
+	}
+}
+
+func (r *Request) ended(*stream, relay.Result) {}
+
+// serverFlow are the hooks of a stream that was accepted.
+type serverFlow func(*relay.Flow, relay.Result)
+
+func (f serverFlow) failed(*stream, reason.Reason, error, bool) {}
+
+func (f serverFlow) ended(s *stream, r relay.Result) {
+	if f != nil {
+		s.Loop().Post(func() { f(&s.Flow, r) })
+	}
+}

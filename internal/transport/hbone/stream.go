@@ -1,0 +1,449 @@
+package hbone
+
+import (
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+)
+
+const (
+	// largeData is the size from which DATA is sealed straight from the buffer
+	// it was read into. Below, one copy is cheaper than a record of its own.
+	largeData = 8 << 10
+	// appTurn is how much one application may send in one turn before others
+	// get theirs.
+	appTurn = 2 * poll.BufferSize
+)
+
+// phase is how far a stream has come.
+type phase uint8
+
+const (
+	opening phase = iota // no 200 yet: the application is not read
+	running
+	gone
+)
+
+// stream joins one HTTP/2 stream with one application socket. It is the flow
+// its owner sees.
+type stream struct {
+	relay.Flow
+	t  *tunnel
+	hs *h2.Stream
+	// hooks are what differs between client and server, and between opening
+	// and running.
+	hooks hooks
+	reg   poll.Registration // of fd
+	queue poll.Queue        // for the application, which has no room
+	fd    int               // -1 on a server before Accept
+	extra int               // bytes at the front of queue that are not the stream's (prefix)
+
+	linger *poll.Timer
+
+	phase    phase
+	client   bool // the application initiated the connection
+	readable bool
+	writable bool
+	hup      bool
+	appEnd   bool // the application's end of stream was sent on
+	peerEnd  bool // the stream's end was received
+	shut     bool // and passed to the application
+	broken   bool // the application reset the connection: nothing can be written
+	cut      bool // the stream was reset: the queue is delivered, then the application is reset
+	cutOK    bool // ... or not, because the peer only wanted to read no more
+	stalled  bool // in tunnel.stalled
+}
+
+// hooks are told how a stream goes.
+type hooks interface {
+	// failed: it ended while opening. fd is the hooks' now.
+	failed(s *stream, r reason.Reason, err error, retry bool)
+	// ended: it ended after running.
+	ended(s *stream, r relay.Result)
+}
+
+// run begins to relay with the application on s.fd, which is watched already.
+func (s *stream) run() {
+	s.phase = running
+	if s.queue.Len() > 0 || s.peerEnd {
+		s.deliver()
+	}
+	switch {
+	case s.phase != running:
+	case s.t.inEngine:
+		s.t.resumed = append(s.t.resumed, s)
+	default:
+		s.reg.Again(poll.Readable)
+	}
+}
+
+// Ready implements poll.Handler for the application's socket.
+func (s *stream) Ready(ev poll.Events) {
+	if ev&poll.Writable != 0 {
+		s.writable = true
+	}
+	if ev&(poll.Readable|poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
+		s.readable = true
+	}
+	if ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
+		s.hup = true
+	}
+	if s.phase == opening {
+		// Half-closed is fine: it wants the answer. Gone altogether is not.
+		if ev&(poll.Hangup|poll.Failed) != 0 {
+			s.abandon(s.appReset())
+		}
+		return
+	}
+	if ev&poll.Failed != 0 && s.linger == nil {
+		// What it sent before it was reset may be stuck behind a peer that does
+		// not read: not for ever.
+		s.linger = s.Loop().AfterFunc(relay.LingerBlocked, func() { s.appGone(nil) })
+	}
+	if s.queue.Len() > 0 {
+		s.deliver()
+	}
+	s.pump()
+}
+
+// appReset is the reason when the application reset the connection, peerReset
+// when the other side did.
+func (s *stream) appReset() reason.Reason {
+	if s.client {
+		return reason.DownstreamReset
+	}
+	return reason.UpstreamReset
+}
+
+func (s *stream) peerReset() reason.Reason {
+	if s.client {
+		return reason.UpstreamReset
+	}
+	return reason.DownstreamReset
+}
+
+// pump reads the application and sends on the stream, until one of them would
+// block.
+func (s *stream) pump() {
+	for budget := appTurn; budget > 0; {
+		if s.phase != running || !s.readable || s.appEnd {
+			return
+		}
+		if s.broken || s.cut {
+			s.drop()
+			return
+		}
+		if s.t.full() {
+			s.stall()
+			return
+		}
+		n, ok := s.readApp()
+		if !ok {
+			return
+		}
+		budget -= n
+	}
+	s.reg.Again(poll.Readable)
+}
+
+func (s *stream) stall() {
+	s.t.touch()
+	if !s.stalled {
+		s.stalled = true
+		s.t.stalled = append(s.t.stalled, s)
+	}
+}
+
+// readApp moves one piece. The second result is false when there is nothing
+// more to do now.
+func (s *stream) readApp() (int, bool) {
+	t := s.t
+	quota := t.h2.SendQuota(s.hs)
+	if quota <= 0 {
+		return 0, false // OnWritable continues
+	}
+	frame := t.hub.loop.Framed()[poll.HeaderRoom-h2.FrameHeaderLen:]
+	n, err := poll.Read(s.fd, frame[h2.FrameHeaderLen:h2.FrameHeaderLen+pieceSize(quota)])
+	switch {
+	case poll.IsAgain(err):
+		s.readable = false
+		return 0, false
+	case err != nil:
+		s.appGone(err)
+		return 0, false
+	case n == 0:
+		s.readable = false
+		if s.broken {
+			return 0, false // it was reset: that is no proper end
+		}
+		s.appEnd = true
+		t.h2.AppendData(s.hs, nil, true)
+		t.touch()
+		s.finishIfDone()
+		return 0, false
+	}
+	if s.client {
+		s.AddSent(n)
+	} else {
+		s.AddReceived(n)
+	}
+	if !s.send(frame, n) {
+		return n, false
+	}
+	if n < pieceSize(quota) && !s.hup {
+		s.readable = false // a short read of a stream socket: dry
+		return n, false
+	}
+	return n, true
+}
+
+// pieceSize is how much to read at once: what the quota permits, cut so that a
+// large frame with its header fills whole TLS records.
+func pieceSize(quota int) int {
+	n := min(quota, poll.BufferSize)
+	if whole := n + h2.FrameHeaderLen; whole > maxRecord {
+		n = whole/maxRecord*maxRecord - h2.FrameHeaderLen
+	}
+	return n
+}
+
+// send makes a DATA frame of the n bytes that follow the room for its header.
+func (s *stream) send(frame []byte, n int) bool {
+	t := s.t
+	if n < largeData {
+		t.h2.AppendData(s.hs, frame[h2.FrameHeaderLen:h2.FrameHeaderLen+n], false)
+		t.touch()
+		return true
+	}
+	if !t.sealOutput() || !t.h2.DataHeader(frame, s.hs, n, false) || !t.seal(frame[:h2.FrameHeaderLen+n]) {
+		return false
+	}
+	t.touch()
+	if t.waiting() >= outFlush {
+		t.flush()
+	}
+	return !t.closed
+}
+
+// data is DATA from the tunnel: straight to the application, and what it does
+// not take into the queue, which the stream's window bounds.
+func (s *stream) data(p []byte, end bool) {
+	s.peerEnd = s.peerEnd || end
+	if len(p) > 0 && s.phase != gone {
+		if s.client {
+			s.AddReceived(len(p))
+		} else {
+			s.AddSent(len(p))
+		}
+	}
+	switch {
+	case s.phase == gone || s.broken:
+		s.t.h2.Consumed(s.hs, len(p))
+	case s.phase == opening || s.queue.Len() > 0 || !s.writable:
+		s.queue.Append(s.Loop(), p)
+	default:
+		n, err := poll.Write(s.fd, p)
+		if err != nil && !poll.IsAgain(err) {
+			s.t.h2.Consumed(s.hs, len(p))
+			s.breakApp()
+			return
+		}
+		s.t.h2.Consumed(s.hs, n)
+		if n < len(p) {
+			s.writable = false
+			s.queue.Append(s.Loop(), p[n:])
+		}
+	}
+	if end {
+		s.finishIfDone()
+	}
+}
+
+// deliver gives the application what was queued.
+func (s *stream) deliver() {
+	if s.writable && s.queue.Len() > 0 {
+		n, err := s.queue.WriteTo(s.Loop(), s.fd)
+		s.consumed(n)
+		if err != nil {
+			s.writable = false
+			if !poll.IsAgain(err) {
+				s.breakApp()
+				return
+			}
+		}
+	}
+	s.finishIfDone()
+}
+
+// consumed returns credit for n bytes of the queue.
+func (s *stream) consumed(n int) {
+	own := max(n-s.extra, 0)
+	s.extra = max(s.extra-n, 0)
+	if own > 0 {
+		s.t.h2.Consumed(s.hs, own)
+		s.t.touch()
+	}
+}
+
+func (s *stream) discard() {
+	n := s.queue.Len()
+	s.queue.Discard(s.Loop(), n)
+	s.consumed(n)
+}
+
+// finishIfDone passes the end of the stream on once everything before it is
+// delivered, and ends what has ended both ways.
+func (s *stream) finishIfDone() {
+	if s.phase != running || s.queue.Len() > 0 {
+		return
+	}
+	if s.cut {
+		s.finishCut()
+		return
+	}
+	if s.peerEnd && !s.shut && !s.broken {
+		s.shut = true
+		_ = poll.ShutdownWrite(s.fd) // an error means it was reset: reading tells
+	}
+	if s.shut && s.appEnd {
+		s.end(reason.OK, nil, poll.CloseFD)
+	}
+}
+
+func (s *stream) finishCut() {
+	if s.cutOK {
+		s.end(reason.OK, nil, poll.CloseFD)
+		return
+	}
+	r, err := s.peerReset(), error(nil)
+	if s.t.h2.Err() != nil {
+		r, err = s.t.why, s.t.err
+	}
+	s.end(r, err, func(fd int) { relay.Reset(s.Loop(), fd) })
+}
+
+// breakApp notes that writing to the application failed: it has reset the
+// connection. What it sent before that may still be in the kernel, and is sent
+// on first.
+func (s *stream) breakApp() {
+	s.broken, s.hup, s.readable = true, true, true
+	s.discard()
+	if s.appEnd || s.cut {
+		s.appGone(nil)
+		return
+	}
+	s.reg.Again(poll.Readable)
+}
+
+// drop is pump for a stream that was cut or an application that is broken.
+func (s *stream) drop() {
+	if s.cut {
+		s.readable = false // nobody wants it
+		return
+	}
+	for s.phase == running {
+		if s.t.full() {
+			s.stall()
+			return
+		}
+		if s.t.h2.SendQuota(s.hs) <= 0 {
+			if s.linger == nil {
+				s.linger = s.Loop().AfterFunc(relay.LingerBlocked, func() { s.appGone(nil) })
+			}
+			return
+		}
+		if _, ok := s.readApp(); !ok {
+			break
+		}
+	}
+	if s.phase == running {
+		s.appGone(nil)
+	}
+}
+
+// appGone ends a stream whose application has reset the connection.
+func (s *stream) appGone(err error) {
+	if s.phase != running {
+		return
+	}
+	s.t.h2.Reset(s.hs, h2.ConnectError)
+	s.t.touch()
+	s.end(s.appReset(), err, poll.CloseFD)
+}
+
+// abandon ends a stream that is not wanted any more while it is opening.
+func (s *stream) abandon(r reason.Reason) {
+	if s.phase != opening {
+		return
+	}
+	s.t.h2.Reset(s.hs, h2.Cancel)
+	s.t.touch()
+	s.fail(r, nil, false)
+}
+
+// reset is the end of the stream by the peer or with the tunnel.
+func (s *stream) reset(code h2.ErrCode) {
+	switch s.phase {
+	case gone:
+		s.t.h2.Release(s.hs)
+	case opening:
+		tunnelDied := s.t.h2.Err() != nil
+		r, err := s.peerReset(), error(resetError{code})
+		if tunnelDied {
+			r, err = s.t.why, s.t.err
+		}
+		s.fail(r, err, tunnelDied || code.Retriable())
+	case running:
+		s.cut = true
+		// A server may stop reading once its answer is complete (RFC 9113, 8.1).
+		s.cutOK = code == h2.NoError && s.peerEnd && s.t.h2.Err() == nil
+		s.t.unstall(s)
+		s.finishIfDone()
+		if s.phase == running && s.linger == nil {
+			s.linger = s.Loop().AfterFunc(relay.LingerBlocked, func() { s.discard(); s.finishIfDone() })
+		}
+	}
+}
+
+type resetError struct{ code h2.ErrCode }
+
+func (e resetError) Error() string { return "peer reset the stream with " + e.code.String() }
+
+// Abort implements relay.Carrier.
+func (s *stream) Abort(r reason.Reason) {
+	switch s.phase {
+	case opening:
+		s.abandon(r)
+	case running:
+		s.t.h2.Reset(s.hs, h2.Cancel)
+		s.t.touch()
+		s.end(r, nil, poll.ResetFD)
+	}
+}
+
+// fail gives the descriptor back and ends a stream that never ran.
+func (s *stream) fail(r reason.Reason, err error, retry bool) {
+	s.phase = gone
+	s.discard()
+	s.reg.Remove()
+	s.hooks.failed(s, r, err, retry)
+	if !s.t.inEngine {
+		s.t.settle()
+	}
+}
+
+// end lets go of the application's socket by the given means.
+func (s *stream) end(r reason.Reason, err error, closeFD func(int)) {
+	s.phase = gone
+	s.discard()
+	s.t.unstall(s)
+	s.linger.Stop()
+	s.reg.Remove()
+	closeFD(s.fd)
+	sent, received := s.Bytes()
+	s.hooks.ended(s, relay.Result{Sent: sent, Received: received, Reason: r, Err: err})
+	if !s.t.inEngine {
+		s.t.settle()
+	}
+}

@@ -1,0 +1,135 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+)
+
+// maxRecord is the most plaintext one TLS record carries (RFC 8446, 5.1).
+const maxRecord = 16 << 10
+
+// dryError is what crypto/tls is told when the socket has no more bytes now.
+// Because it is Temporary, crypto/tls keeps the half of a record that it has
+// and goes on where it stopped; every other error would be final.
+type dryError struct{}
+
+func (dryError) Error() string   { return "no more bytes now" }
+func (dryError) Timeout() bool   { return true }
+func (dryError) Temporary() bool { return true }
+
+var errDry net.Error = dryError{}
+
+// wire is the net.Conn below crypto/tls. During the handshake it blocks the
+// handshake's goroutine, on a duplicate of the descriptor that the runtime
+// polls. Afterwards it never touches the socket: Read hands out what the loop
+// has read, Write gathers what the loop is going to write, all of it, so that
+// crypto/tls never sees a write that would block.
+type wire struct {
+	file *os.File // nil once the handshake is over
+	in   []byte   // read from the socket, not taken yet
+	end  bool     // nothing comes after in
+	out  []byte   // to be written to the socket
+}
+
+// handshake does what do asks for with a tls.Conn on fd, blocking, and leaves
+// the connection ready for a loop. fd stays the caller's.
+func handshake(ctx context.Context, fd int, do func(net.Conn) *tls.Conn) (*tls.Conn, *wire, error) {
+	dup, err := poll.Dup(fd)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(dup), "tunnel")
+	w := &wire{file: f}
+	defer func() { _ = f.Close(); w.file = nil }()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := f.SetDeadline(deadline); err != nil {
+			return nil, nil, err
+		}
+	}
+	// Close would wake the handshake too, but Close of a file whose number is
+	// then used again is what everybody gets wrong; a deadline in the past is
+	// enough.
+	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
+	conn := do(w)
+	err = conn.Handshake()
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return conn, w, nil
+}
+
+// tuned is conf as a tunnel needs it. No tickets: nothing must follow the
+// handshake that the loop would have to answer, and a resumed session would
+// skip verification.
+func tuned(conf *tls.Config) *tls.Config {
+	if conf.DynamicRecordSizingDisabled && conf.SessionTicketsDisabled {
+		return conf
+	}
+	conf = conf.Clone()
+	conf.DynamicRecordSizingDisabled = true
+	conf.SessionTicketsDisabled = true
+	return conf
+}
+
+// Read implements net.Conn.
+func (w *wire) Read(p []byte) (int, error) {
+	if w.file != nil {
+		return w.file.Read(p)
+	}
+	if len(w.in) == 0 {
+		if w.end {
+			return 0, io.EOF
+		}
+		return 0, errDry
+	}
+	n := copy(p, w.in)
+	w.in = w.in[n:]
+	return n, nil
+}
+
+// Write implements net.Conn.
+func (w *wire) Write(p []byte) (int, error) {
+	if w.file != nil {
+		return w.file.Write(p)
+	}
+	w.out = append(w.out, p...)
+	return len(p), nil
+}
+
+// Close implements net.Conn; the descriptor is the tunnel's.
+func (w *wire) Close() error { return nil }
+
+// LocalAddr implements net.Conn; nobody needs it.
+func (w *wire) LocalAddr() net.Addr { return noAddr{} }
+
+// RemoteAddr implements net.Conn; nobody needs it.
+func (w *wire) RemoteAddr() net.Addr { return noAddr{} }
+
+// SetDeadline implements net.Conn: on a loop nothing waits.
+func (w *wire) SetDeadline(t time.Time) error {
+	if f := w.file; f != nil {
+		return f.SetDeadline(t)
+	}
+	return nil
+}
+
+// SetReadDeadline implements net.Conn.
+func (w *wire) SetReadDeadline(t time.Time) error { return w.SetDeadline(t) }
+
+// SetWriteDeadline implements net.Conn.
+func (w *wire) SetWriteDeadline(t time.Time) error { return w.SetDeadline(t) }
+
+type noAddr struct{}
+
+func (noAddr) Network() string { return "tcp" }
+func (noAddr) String() string  { return netip.AddrPort{}.String() }
