@@ -45,10 +45,9 @@ func (c *Client) Run(ctx context.Context) error {
 			c.cfg.Handler.Connected(false)
 			pause = firstPause
 		}
-		if ctx.Err() != nil {
-			break
+		if ctx.Err() == nil {
+			c.cfg.Logger.Warn("no connection to the node agent, trying again", "socket", c.cfg.Path, "in", pause, "error", err)
 		}
-		c.cfg.Logger.Warn("no connection to the node agent, trying again", "socket", c.cfg.Path, "in", pause, "error", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

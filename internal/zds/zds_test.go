@@ -469,10 +469,11 @@ func openFiles(t *testing.T) int {
 
 func FuzzRequest(f *testing.F) {
 	for _, p := range [][]byte{encodeAdd("a", Info{"n", "ns", "sa"}), encodeDel("a"), encodeKeep("a"), encodeSnapshotSent(), {0x7a, 0}} {
-		f.Add(p, 0)
-		f.Add(p, 1)
+		f.Add(p, uint8(0))
+		f.Add(p, uint8(1))
 	}
-	f.Fuzz(func(t *testing.T, p []byte, files int) {
+	f.Fuzz(func(t *testing.T, p []byte, n uint8) {
+		files := int(n)
 		r, err := parseRequest(p, files)
 		if err != nil {
 			return
@@ -493,10 +494,11 @@ func FuzzRequest(f *testing.F) {
 }
 
 func FuzzAnswer(f *testing.F) {
-	f.Add(encodeAck(nil), 0)
-	f.Add(encodeAck(errors.New("no")), 0)
-	f.Add(encodeHello(), 1)
-	f.Fuzz(func(t *testing.T, p []byte, files int) {
+	f.Add(encodeAck(nil), uint8(0))
+	f.Add(encodeAck(errors.New("no")), uint8(0))
+	f.Add(encodeHello(), uint8(1))
+	f.Fuzz(func(t *testing.T, p []byte, n uint8) {
+		files := int(n)
 		if _, err := parseAck(p, files); err == nil && files > 0 {
 			t.Error("an acknowledgement with a file passes")
 		}
