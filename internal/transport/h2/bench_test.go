@@ -141,6 +141,47 @@ func BenchmarkReceiveBatch(b *testing.B) {
 	}
 }
 
+// TestDataPathDoesNotAllocate keeps what the benchmarks show: DATA in both
+// roles, its window updates, and PINGs cost no memory.
+func TestDataPathDoesNotAllocate(t *testing.T) {
+	p := newPair(t)
+	s, payload := p.open(), make([]byte, 8<<10)
+	frame := make([]byte, FrameHeaderLen+8<<10)
+	allocs := testing.AllocsPerRun(5000, func() {
+		p.client.AppendData(s, payload[:100], false)
+		p.client.AppendData(s, payload, false)
+		p.client.Ping([8]byte{1})
+		p.settle()
+		if p.client.DataHeader(frame, s, 8<<10, false) {
+			_ = p.server.Receive(t0, frame)
+		}
+		p.settle()
+	})
+	// The collector may empty the buffer pool, and the race detector makes it
+	// forget on purpose; an allocation a frame would be five and more.
+	if allocs >= 4 {
+		t.Errorf("%v allocations a round", allocs)
+	}
+	if p.ss.bytes < 5000*(16<<10) {
+		t.Errorf("only %d bytes arrived", p.ss.bytes)
+	}
+}
+
+// TestSizes keeps idle connections and held streams small.
+func TestSizes(t *testing.T) {
+	if n := unsafe.Sizeof(Conn{}); n > 640 {
+		t.Errorf("a Conn weighs %d bytes", n)
+	}
+	if n := unsafe.Sizeof(Stream{}); n > 96 {
+		t.Errorf("a Stream weighs %d bytes", n)
+	}
+	c := New(Config{Server: true}, &sink{})
+	c.Wrote(len(c.Output()))
+	if c.out != nil || c.dec != nil || c.enc != nil || c.rx.buf != nil {
+		t.Error("an idle connection holds buffers")
+	}
+}
+
 // BenchmarkStream is the life of a stream with HBONE's headers: CONNECT, 200,
 // END_STREAM both ways, at both ends.
 func BenchmarkStream(b *testing.B) {

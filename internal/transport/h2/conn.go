@@ -56,6 +56,7 @@ type Conn struct {
 	gotSettings bool // the peer's first frame arrived
 	acked       bool // the peer acknowledged our SETTINGS
 	peerGoAway  bool
+	peerExtends bool // the peer permits extended CONNECT
 	heard       bool // something arrived since the last KeepAlive
 	asked       bool // KeepAlive sent a PING and heard nothing since
 }

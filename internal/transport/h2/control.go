@@ -31,6 +31,8 @@ func (c *Conn) onSettings(f frameHeader, p []byte) {
 			c.peerMaxFrame = v
 		case settingMaxHeaderList:
 			c.peerHeaderList = v
+		case settingExtendedConnect:
+			c.peerExtends = v == 1
 		}
 	}
 	c.gotSettings = true

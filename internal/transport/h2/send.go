@@ -99,6 +99,9 @@ func (c *Conn) checkRequest(h *Header) error {
 		!validValue(h.Scheme) || !validValue(h.Protocol) {
 		return ErrMalformed
 	}
+	if h.Protocol != "" && (h.Method != methodConnect || !c.peerExtends) {
+		return ErrMalformed
+	}
 	if h.Method == methodConnect && h.Protocol == "" {
 		if h.Authority == "" || h.Scheme != "" || h.Path != "" {
 			return ErrMalformed
