@@ -184,7 +184,11 @@ func (c *caller) close() {
 func (c *caller) call() error {
 	if c.c == nil {
 		d := net.Dialer{Timeout: callTimeout}
-		conn, err := d.Dial("tcp", c.u.Host)
+		host := c.u.Host
+		if c.u.Port() == "" {
+			host = net.JoinHostPort(c.u.Hostname(), "80")
+		}
+		conn, err := d.Dial("tcp", host)
 		if err != nil {
 			return err
 		}
