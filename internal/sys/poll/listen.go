@@ -41,20 +41,20 @@ func Listen(g *Group, fd int, accept func(l *Loop, fd int, remote netip.AddrPort
 	ln := &Listener{
 		loop: g.Pick(nextListener.Add(1)), fd: fd, accept: accept, spare: -1, done: make(chan struct{}),
 	}
+	ln.keepSpare()
 	// Watched level-triggered: what one batch left is reported again.
 	errc := make(chan error, 1)
-	if !ln.loop.Post(func() { errc <- ln.loop.addTo(&ln.reg, fd, ln, unix.EPOLLIN) }) {
-		return nil, ErrClosed
-	}
-	select {
-	case err := <-errc:
-		if err != nil {
-			return nil, err
+	err := ErrClosed
+	if ln.loop.Post(func() { errc <- ln.loop.addTo(&ln.reg, fd, ln, unix.EPOLLIN) }) {
+		select {
+		case err = <-errc:
+		case <-ln.loop.done:
 		}
-	case <-ln.loop.done:
-		return nil, ErrClosed
 	}
-	ln.spare, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		ln.dropSpare()
+		return nil, err
+	}
 	return ln, nil
 }
 
@@ -80,11 +80,24 @@ func (ln *Listener) release() {
 	ln.paused.Stop()
 	ln.reg.Remove()
 	_ = unix.Close(ln.fd)
+	ln.dropSpare()
+	close(ln.done)
+}
+
+func (ln *Listener) keepSpare() {
+	if ln.spare < 0 {
+		// Without one it sheds nothing, and rests all the same.
+		if fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+			ln.spare = fd
+		}
+	}
+}
+
+func (ln *Listener) dropSpare() {
 	if ln.spare >= 0 {
 		_ = unix.Close(ln.spare)
 		ln.spare = -1
 	}
-	close(ln.done)
 }
 
 // Ready accepts a batch.
@@ -119,11 +132,11 @@ func (ln *Listener) shed() {
 	if ln.spare < 0 {
 		return
 	}
-	_ = unix.Close(ln.spare)
+	ln.dropSpare()
 	if fd, _, err := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); err == nil {
 		ResetFD(fd)
 	}
-	ln.spare, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	ln.keepSpare()
 }
 
 // rest stops watching for acceptPause: the socket stays readable, and the loop
@@ -134,9 +147,7 @@ func (ln *Listener) rest() {
 		if ln.closed.Load() {
 			return
 		}
-		if ln.spare < 0 {
-			ln.spare, _ = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		}
+		ln.keepSpare()
 		if err := ln.loop.addTo(&ln.reg, ln.fd, ln, unix.EPOLLIN); err != nil {
 			ln.rest() // out of kernel memory: later
 		}

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds waits that only a fault makes long.
-const patience = 20 * time.Second
+const patience = 10 * time.Second
 
 var (
 	alice = identity.Identity{TrustDomain: "cluster.local", Namespace: "a", ServiceAccount: "alice"}
@@ -289,17 +289,29 @@ func (w *world) close(before int) {
 	// Lingering resets end within a second; loops are closed after them.
 	eventually(w.tb, "descriptors are closed", func() bool {
 		now := openFiles(w.tb)
-		return now <= before+3*(w.near.Len()+w.far.Len())
+		return now <= before+2*(w.near.Len()+w.far.Len())
 	})
 	w.near.Close()
 	w.far.Close()
 	eventually(w.tb, "all descriptors are closed", func() bool { return openFiles(w.tb) <= before })
+	if w.tb.Failed() {
+		w.tb.Log("open:", descriptors(w.tb))
+	}
 }
 
-func openFiles(tb testing.TB) int {
+func openFiles(tb testing.TB) int { return len(descriptors(tb)) }
+
+// descriptors lists what the process has open.
+func descriptors(tb testing.TB) []string {
 	d, err := os.ReadDir("/proc/self/fd")
 	check(tb, err)
-	return len(d)
+	var l []string
+	for _, e := range d {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil { // not the directory's own
+			l = append(l, e.Name()+" "+to)
+		}
+	}
+	return l
 }
 
 // eventually polls for what no event announces.
