@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	securitypb "github.com/ambit-mesh/ambit/api/security"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
 type action uint8
@@ -239,6 +240,16 @@ func compilePrefix(m *securitypb.Address) (netip.Prefix, error) {
 	return netip.PrefixFrom(a, int(n)).Masked(), nil
 }
 
+// undecodable is what stands for a resource that is no policy: it denies the
+// namespace that its name begins with, else the mesh.
+func undecodable(resource string) (*Policy, error) {
+	p := &Policy{key: resource, name: resource, action: deny, broken: errors.New("policy " + resource + " fails closed: it cannot be decoded")}
+	if ns, name, ok := strings.Cut(resource, "/"); ok && ns != "" {
+		p.namespace, p.name, p.scope = ns, name, namespace
+	}
+	return p, p.broken
+}
+
 // Key returns namespace/name.
 func (p *Policy) Key() string { return p.key }
 
@@ -247,18 +258,20 @@ func (p *Policy) Broken() error { return p.broken }
 
 // Matches tells whether the policy's rules match a connection.
 func (p *Policy) Matches(c *Conn) bool {
-	v := view{c: c}
-	if !c.Identity.IsZero() {
-		v.principal = v.render()
-	}
-	return p.matches(&v)
+	var buf [principalSize]byte
+	return p.matches(&view{c, principal(buf[:0], &c.Identity)})
 }
 
 func (p *Policy) matches(v *view) bool {
 	if p.broken != nil {
 		return p.action == deny
 	}
-	return slices.ContainsFunc(p.rules, func(g group) bool { return g.holds(v) })
+	for _, g := range p.rules {
+		if g.holds(v) {
+			return true
+		}
+	}
+	return false
 }
 
 func (g group) holds(v *view) bool {
@@ -344,11 +357,20 @@ func (t text) matches(s string) bool {
 }
 
 func (m *match) accountHolds(v *view) bool {
-	id := &v.c.Identity
-	is := func(a account) bool {
-		return !id.IsZero() && a.name == id.ServiceAccount && a.namespace == id.Namespace
+	id := v.c.Identity
+	return (len(m.accounts) == 0 || anyAccount(m.accounts, id)) && !anyAccount(m.notAccounts, id)
+}
+
+func anyAccount(list []account, id identity.Identity) bool {
+	if id.IsZero() {
+		return false
 	}
-	return (len(m.accounts) == 0 || slices.ContainsFunc(m.accounts, is)) && !slices.ContainsFunc(m.notAccounts, is)
+	for _, a := range list {
+		if a.name == id.ServiceAccount && a.namespace == id.Namespace {
+			return true
+		}
+	}
+	return false
 }
 
 // principalHolds never matches a principal when there is no identity.

@@ -79,10 +79,8 @@ func (s *Set) Evaluate(t Target, c *Conn) Decision {
 	if s == nil {
 		return Decision{Allowed: true, Unknown: t.Policies}
 	}
-	e := evaluation{v: view{c: c}}
-	if !c.Identity.IsZero() {
-		e.v.principal = e.v.render()
-	}
+	var buf [principalSize]byte
+	e := evaluation{v: view{c, principal(buf[:0], &c.Identity)}}
 	var scopes [2]*scoped
 	scopes[0], _ = s.namespaces.get("")
 	if t.Namespace != "" {
@@ -161,19 +159,23 @@ func (e *evaluation) conclude() Decision {
 // view is a connection as matchers see it.
 type view struct {
 	c *Conn
-	// principal is the identity without its scheme, in buf when it fits; nil
-	// without an identity.
+	// principal is the identity without its scheme; nil without an identity.
 	principal []byte
-	// buf holds a trust domain and account of 253 characters each, a
-	// namespace of 63, and what joins them.
-	buf [584]byte
 }
 
-func (v *view) render() []byte {
-	id := &v.c.Identity
-	b := append(v.buf[:0], id.TrustDomain...)
-	b = append(b, "/ns/"...)
-	b = append(b, id.Namespace...)
-	b = append(b, "/sa/"...)
-	return append(b, id.ServiceAccount...)
+// principalSize is room for a trust domain and an account of 253 characters
+// each, a namespace of 63, and what joins them, so that rendering one does not
+// allocate.
+const principalSize = 584
+
+// principal renders an identity into buf.
+func principal(buf []byte, id *identity.Identity) []byte {
+	if id.IsZero() {
+		return nil
+	}
+	buf = append(buf, id.TrustDomain...)
+	buf = append(buf, "/ns/"...)
+	buf = append(buf, id.Namespace...)
+	buf = append(buf, "/sa/"...)
+	return append(buf, id.ServiceAccount...)
 }

@@ -11,9 +11,10 @@ import (
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 )
 
-// Update is one resource: its name and what it holds.
+// Update is one resource: its name and what it holds. A nil Policy is a
+// resource that could not be decoded: it denies the namespace of its name.
 type Update struct {
-	Name   string // of the resource
+	Name   string // of the resource, namespace/name
 	Policy *securitypb.Authorization
 }
 
@@ -52,7 +53,10 @@ func (s *Store) Apply(set []Update, removed []string) []Rejection {
 	var rejected []Rejection
 	changed := false
 	for _, u := range set {
-		p, err := Compile(u.Policy)
+		p, err := undecodable(u.Name)
+		if u.Policy != nil {
+			p, err = Compile(u.Policy)
+		}
 		if err != nil {
 			rejected = append(rejected, Rejection{u.Name, err})
 		}
