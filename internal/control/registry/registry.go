@@ -226,7 +226,7 @@ func (r *Registry) put(k source.Key, obj metav1.Object) {
 
 // set puts an object of the input's type; nil or another type deletes.
 func set[K comparable, V any](in collection.Input[K, *V], k K, obj metav1.Object) {
-	if v, ok := obj.(any).(*V); ok && v != nil {
+	if v, ok := any(obj).(*V); ok && v != nil {
 		in.Set(k, v)
 		return
 	}

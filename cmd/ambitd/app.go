@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	securityapi "istio.io/api/security/v1alpha1"
+
+	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/control/push"
+	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/ops/admin"
+	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/ops/logging"
+	"github.com/ambit-mesh/ambit/internal/ops/metrics"
+	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/source/file"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// stopTimeout is how long calls under way may take at the end; streams are
+// told at once.
+const stopTimeout = 5 * time.Second
+
+// app is the control plane, wired together.
+type app struct {
+	cfg       config
+	logs      *logging.Logging
+	log       *slog.Logger
+	metrics   *prometheus.Registry
+	ready     lifecycle.Readiness
+	synced    chan struct{}
+	files     *file.Source
+	registry  *registry.Registry
+	authority *ca.Authority
+	xds       *xds.Server
+	secure    *grpc.Server
+	plain     *grpc.Server // nil unless asked for
+
+	listeners map[string]net.Listener // grpc, plaintext, monitor, admin
+}
+
+// newApp prepares everything that can fail at the start, and listens.
+func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
+	a := &app{
+		cfg: cfg, logs: logs, log: logs.Logger("ambitd"), synced: make(chan struct{}),
+		metrics: metrics.NewRegistry("ambitd"), listeners: map[string]net.Listener{},
+	}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	for _, dir := range []string{cfg.stateDir, cfg.statusDir} {
+		if dir == "" {
+			continue
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.listen(); err != nil {
+		return nil, err
+	}
+	m := newMetrics(a.metrics)
+	cache := xds.NewCache()
+	a.xds = xds.NewServer(cache, xds.ServerOptions{Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}})
+	a.registry = registry.New(registry.Options{
+		ClusterID: cfg.clusterID, TrustDomain: cfg.trustDomain, Network: cfg.network, RootNamespace: cfg.rootNamespace,
+	}, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
+	a.files = file.New(file.Options{ConfigDirs: cfg.configDirs, StatusDir: cfg.statusDir, Logger: logs.Logger("source")})
+	m.problems(a.metrics, a.files)
+	if err := a.secured(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *app) listen() error {
+	for name, addr := range map[string]string{"grpc": a.cfg.listen, "plaintext": a.cfg.plaintextListen, "monitor": a.cfg.monitor, "admin": a.cfg.admin} {
+		if addr == "" {
+			continue
+		}
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			return fmt.Errorf("listen for %s: %w", name, err)
+		}
+		a.listeners[name] = ln
+	}
+	return nil
+}
+
+// secured makes the CA, and the servers behind authentication.
+func (a *app) secured() error {
+	cam := ca.NewMetrics(a.metrics)
+	authority, err := ca.Open(ca.Config{
+		StateDir: a.cfg.stateDir, PluginDir: a.cfg.pluginDir, TrustDomain: a.cfg.trustDomain,
+		Logger: a.logs.Logger("ca"), Metrics: cam,
+	})
+	if err != nil {
+		return err
+	}
+	a.authority = authority
+	issuer, err := auth.OpenIssuer(a.cfg.stateDir)
+	if err != nil {
+		return err
+	}
+	serving, err := authority.ServingConfig(a.cfg.serverNames)
+	if err != nil {
+		return err
+	}
+	guard := auth.Interceptors{
+		Authenticator: auth.Chain{auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}, issuer},
+		Logger:        a.logs.Logger("auth"),
+		OnFailure:     cam.AuthenticationFailed,
+	}
+	opts := append(xds.GRPCOptions(), grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
+	a.secure = grpc.NewServer(append(opts, grpc.Creds(credentials.NewTLS(serving)))...)
+	discovery.RegisterAggregatedDiscoveryServiceServer(a.secure, a.xds)
+	securityapi.RegisterIstioCertificateServiceServer(a.secure, &ca.Server{
+		Authority: authority, TrustDomain: a.cfg.trustDomain, TrustedNodeAccounts: a.cfg.trustedNodeAccounts,
+		Nodes: a.registry.Nodes, Logger: a.logs.Logger("ca"), Metrics: cam,
+	})
+	if a.listeners["plaintext"] != nil {
+		// Without TLS there are no certificates to sign: whoever listens would
+		// have the token that asks for them.
+		a.plain = grpc.NewServer(opts...)
+		discovery.RegisterAggregatedDiscoveryServiceServer(a.plain, a.xds)
+	}
+	return nil
+}
+
+// addr is where xDS and CA are served.
+func (a *app) addr() net.Addr { return a.listeners["grpc"].Addr() }
+
+// sink passes what the files say to the registry, and notes the first sync.
+type sink struct{ a *app }
+
+func (s sink) Apply(events []source.Event) { s.a.registry.Apply(events) }
+
+func (s sink) Synced() {
+	s.a.registry.Synced()
+	close(s.a.synced)
+}
+
+// run serves until ctx ends, then stops in order.
+func (a *app) run(ctx context.Context) error {
+	defer a.close()
+	done := a.ready.Task("first reading of the configuration")
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.files.Run(ctx, sink{a}) })
+	g.Go(func() error { return ignoreCanceled(a.authority.Run(ctx)) })
+	g.Go(func() error { return admin.Serve(ctx, a.listeners["monitor"], a.monitorHandler()) })
+	if ln := a.listeners["admin"]; ln != nil {
+		g.Go(func() error { return admin.Serve(ctx, ln, a.adminHandler()) })
+	}
+	g.Go(func() error {
+		select {
+		case <-a.synced:
+		case <-ctx.Done():
+			return nil
+		}
+		done()
+		a.log.Info("configuration read, serving", "addresses", a.addr().String())
+		return a.serve(ctx)
+	})
+	return g.Wait()
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func (a *app) serve(ctx context.Context) error {
+	g, serving := errgroup.WithContext(ctx)
+	for _, s := range []struct {
+		server *grpc.Server
+		ln     net.Listener
+	}{{a.secure, a.listeners["grpc"]}, {a.plain, a.listeners["plaintext"]}} {
+		if s.server == nil {
+			continue
+		}
+		g.Go(func() error { return s.server.Serve(s.ln) })
+		g.Go(func() error {
+			<-serving.Done()
+			a.stop(s.server)
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// stop ends streams with a word to connect elsewhere, lets calls finish, and
+// then does not wait any longer.
+func (a *app) stop(s *grpc.Server) {
+	a.xds.Close()
+	force := time.AfterFunc(stopTimeout, s.Stop)
+	defer force.Stop()
+	s.GracefulStop()
+}
+
+func (a *app) close() {
+	for _, ln := range a.listeners {
+		_ = ln.Close() // those that were served are closed already
+	}
+	if a.authority != nil {
+		if err := a.authority.Close(); err != nil {
+			a.log.Error("state of the CA", "error", err)
+		}
+	}
+}
+
+func (a *app) monitorHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", metrics.Handler(a.metrics))
+	mux.Handle("/readyz", &a.ready)
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	return mux
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	securitypb "github.com/ambit-mesh/ambit/api/security"
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/ops/admin"
+	"github.com/ambit-mesh/ambit/internal/source/file"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+const debugIndex = `ambitd
+/debug/syncz        connected clients and what they acknowledged
+/debug/status       what became of every object
+/debug/problems     what is wrong in the configuration
+/debug/config_dump  everything that is sent to node proxies
+/debug/ca           the certificate authority
+/debug/pprof/       profiles
+/logging            POST ?level=
+`
+
+func (a *app) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, debugIndex) })
+	mux.Handle("/debug/syncz", admin.JSON(func() any { return syncz(a.xds.Clients(), a.cfg.clusterID) }))
+	mux.Handle("/debug/status", admin.JSON(func() any { return a.registry.Status() }))
+	mux.Handle("/debug/problems", admin.JSON(func() any { return orEmpty(a.files.Problems()) }))
+	mux.Handle("/debug/config_dump", admin.JSON(func() any { return a.configDump() }))
+	mux.Handle("/debug/ca", admin.JSON(func() any { return a.authority.Status() }))
+	mux.Handle("/logging", admin.Logging(a.logs.Levels))
+	admin.Profiles(mux)
+	return mux
+}
+
+func orEmpty(p []file.Problem) []file.Problem {
+	if p == nil {
+		return []file.Problem{}
+	}
+	return p
+}
+
+// client is one entry of /debug/syncz.
+type client struct {
+	Name      string       `json:"name"`
+	Cluster   string       `json:"cluster"`
+	Types     []string     `json:"types"`
+	Peer      string       `json:"peer"`
+	Connected time.Time    `json:"connected"`
+	Detail    []clientType `json:"detail"`
+}
+
+type clientType struct {
+	Type      string `json:"type"`
+	Wildcard  bool   `json:"wildcard"`
+	Resources int    `json:"resources"`
+	Pending   int    `json:"pending"`
+	Sent      string `json:"sentNonce,omitempty"`
+	Acked     string `json:"ackedNonce,omitempty"`
+	Synced    bool   `json:"synced"`
+	Error     string `json:"error,omitempty"`
+}
+
+func syncz(clients []xds.ClientStatus, cluster string) []client {
+	out := make([]client, 0, len(clients))
+	for _, c := range clients {
+		e := client{Name: proxyName(c.Node), Cluster: cluster, Types: []string{}, Peer: c.Peer, Connected: c.Connected, Detail: []clientType{}}
+		for _, t := range c.Types {
+			e.Types = append(e.Types, shortType(t.TypeURL))
+			e.Detail = append(e.Detail, clientType{
+				Type: t.TypeURL, Wildcard: t.Wildcard, Resources: t.Resources, Pending: t.Pending,
+				Sent: t.Sent, Acked: t.Acked, Synced: t.Sent == t.Acked && t.Pending == 0, Error: t.Error,
+			})
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// proxyName is pod.namespace of a node id such as
+// ztunnel~10.0.0.1~pod.namespace~namespace.svc.cluster.local.
+func proxyName(node string) string {
+	if parts := strings.Split(node, "~"); len(parts) == 4 {
+		return parts[2]
+	}
+	return node
+}
+
+func shortType(url string) string { return url[strings.LastIndex(url, ".")+1:] }
+
+// dump is /debug/config_dump.
+type dump struct {
+	Addresses []dumped `json:"addresses"`
+	Policies  []dumped `json:"policies"`
+}
+
+type dumped struct {
+	Name    string          `json:"name"`
+	Version string          `json:"version"`
+	Aliases []string        `json:"aliases,omitempty"`
+	Body    json.RawMessage `json:"resource"`
+}
+
+func (a *app) configDump() dump {
+	addresses, policies := a.registry.Resources()
+	return dump{
+		Addresses: dumpAll(addresses, func() proto.Message { return &workloadpb.Address{} }),
+		Policies:  dumpAll(policies, func() proto.Message { return &securitypb.Authorization{} }),
+	}
+}
+
+func dumpAll(list []*xds.Resource, empty func() proto.Message) []dumped {
+	out := make([]dumped, 0, len(list))
+	for _, r := range list {
+		d := dumped{Name: r.Name, Version: r.Version, Aliases: r.Aliases}
+		m := empty()
+		if err := proto.Unmarshal(r.Body, m); err == nil {
+			d.Body, _ = protojson.Marshal(m) // null when it has no JSON form
+		}
+		out = append(out, d)
+	}
+	return out
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+)
+
+// config is the command line.
+type config struct {
+	configDirs, serverNames, trustedNodeAccounts list
+
+	statusDir, stateDir, pluginDir     string
+	listen, plaintextListen            string
+	monitor, admin                     string
+	trustDomain, clusterID, network    string
+	rootNamespace, logLevel, logFormat string
+}
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(s string) error {
+	if s == "" {
+		return errors.New("empty")
+	}
+	*l = append(*l, s)
+	return nil
+}
+
+func parseFlags(args []string, out io.Writer) (config, error) {
+	var c config
+	f := flag.NewFlagSet("ambitd", flag.ContinueOnError)
+	f.SetOutput(out)
+	f.Var(&c.configDirs, "config-dir", "directory of YAML to read and watch; may be repeated")
+	f.StringVar(&c.statusDir, "status-dir", "", "directory where status of these objects is written (by the lab and the node agents)")
+	f.StringVar(&c.stateDir, "state-dir", "", "directory for keys and roots; root-cert.pem in it is what clients trust")
+	f.StringVar(&c.pluginDir, "ca-dir", "", "directory of a plugged-in CA: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem")
+	f.StringVar(&c.listen, "listen", ":"+strconv.Itoa(wellknown.PortXDS), "address of xDS and CA, with TLS")
+	f.StringVar(&c.plaintextListen, "plaintext-listen", "", "address of xDS without TLS; none when empty")
+	f.StringVar(&c.monitor, "monitor", ":"+strconv.Itoa(wellknown.PortControlMonitor), "address of metrics and health")
+	f.StringVar(&c.admin, "admin", "127.0.0.1:"+strconv.Itoa(wellknown.PortControlDebug), "address of debugging")
+	f.StringVar(&c.trustDomain, "trust-domain", identity.DefaultTrustDomain, "trust domain of the mesh")
+	f.StringVar(&c.clusterID, "cluster-id", wellknown.DefaultCluster, "name of this cluster")
+	f.StringVar(&c.network, "network", "", "network of what does not say otherwise")
+	f.StringVar(&c.rootNamespace, "root-namespace", wellknown.SystemNamespace, "namespace whose policies hold for the whole mesh")
+	f.Var(&c.serverNames, "server-name", "name or IP address in the serving certificate, beside the usual ones; may be repeated")
+	f.Var(&c.trustedNodeAccounts, "trusted-node-account", "namespace/account of node proxies, which may ask for certificates of pods on their node; may be repeated (default istio-system/ztunnel)")
+	f.StringVar(&c.logLevel, "log-level", "info", "level, or scope=level,…")
+	f.StringVar(&c.logFormat, "log-format", "plain", "plain or json")
+	if err := f.Parse(args); err != nil {
+		return c, err
+	}
+	if f.NArg() > 0 {
+		return c, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	return c, c.complete()
+}
+
+// complete checks and fills in.
+func (c *config) complete() error {
+	if len(c.configDirs) == 0 {
+		return errors.New("--config-dir is needed: the directory with the YAML of the mesh")
+	}
+	if c.stateDir == "" {
+		return errors.New("--state-dir is needed: keys must survive a restart")
+	}
+	probe := identity.Identity{TrustDomain: c.trustDomain, Namespace: "a", ServiceAccount: "b"}
+	if err := probe.Validate(); err != nil {
+		return fmt.Errorf("--trust-domain: %w", err)
+	}
+	if len(c.trustedNodeAccounts) == 0 {
+		c.trustedNodeAccounts = list{c.rootNamespace + "/ztunnel"}
+	}
+	for _, a := range c.trustedNodeAccounts {
+		if ns, sa, ok := strings.Cut(a, "/"); !ok || ns == "" || sa == "" || strings.Contains(sa, "/") {
+			return fmt.Errorf("--trusted-node-account %q is not namespace/account", a)
+		}
+	}
+	c.serverNames = append(c.serverNames, defaultNames(c.rootNamespace)...)
+	slices.Sort(c.serverNames)
+	c.serverNames = slices.Compact(c.serverNames)
+	return nil
+}
+
+// defaultNames are those that clients of either project know the control
+// plane by.
+func defaultNames(rootNamespace string) []string {
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	for _, svc := range []string{"istiod", "ambitd"} {
+		names = append(names, svc+"."+rootNamespace+".svc", svc+"."+rootNamespace+".svc."+wellknown.DefaultDomain)
+	}
+	if h, err := os.Hostname(); err == nil && h != "" && !strings.ContainsAny(h, " /:@") {
+		names = append(names, h)
+	}
+	return names
+}

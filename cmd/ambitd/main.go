@@ -1,0 +1,58 @@
+// Command ambitd is the control plane of the mesh: it reads configuration,
+// tells node proxies about workloads, services and policies, and signs
+// certificates.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
+	"github.com/ambit-mesh/ambit/internal/ops/logging"
+	"github.com/ambit-mesh/ambit/internal/ops/version"
+)
+
+func main() {
+	err := run(os.Args[1:])
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	default:
+		fmt.Fprintln(os.Stderr, "ambitd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) > 0 && args[0] == "version" {
+		fmt.Println(version.Get())
+		return nil
+	}
+	cfg, err := parseFlags(args, os.Stderr)
+	if err != nil {
+		return err
+	}
+	logs, err := newLogging(cfg, os.Stdout)
+	if err != nil {
+		return err
+	}
+	ctx, stop := lifecycle.SignalContext(context.Background())
+	defer stop()
+	a, err := newApp(cfg, logs)
+	if err != nil {
+		return err
+	}
+	logs.Logger("ambitd").Info("starting", "version", version.Get().String(), "trust_domain", cfg.trustDomain, "cluster", cfg.clusterID, "xds", a.addr().String())
+	return a.run(ctx)
+}
+
+func newLogging(cfg config, w io.Writer) (*logging.Logging, error) {
+	format, err := logging.ParseFormat(cfg.logFormat)
+	if err != nil {
+		return nil, err
+	}
+	return logging.New(w, format, cfg.logLevel)
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source/file"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// controlMetrics are the control plane's own, with Istio's names where it has
+// one.
+type controlMetrics struct {
+	clients   prometheus.Gauge
+	pushes    *prometheus.CounterVec
+	resources *prometheus.CounterVec
+	bytes     *prometheus.CounterVec
+	rejects   *prometheus.CounterVec
+	changes   *prometheus.CounterVec
+	known     *prometheus.GaugeVec
+}
+
+func newMetrics(reg *prometheus.Registry) *controlMetrics {
+	counter := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"type"})
+	}
+	m := &controlMetrics{
+		clients:   prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilot_xds", Help: "Connected xDS clients."}),
+		pushes:    counter("pilot_xds_pushes", "Responses sent, by type."),
+		resources: counter("ambit_xds_pushed_resources_total", "Resources sent or removed, by type."),
+		bytes:     counter("ambit_xds_pushed_bytes_total", "Bytes of resources sent, by type."),
+		rejects:   counter("pilot_total_xds_rejects", "Responses that a client rejected, by type."),
+		changes:   counter("ambit_registry_changes_total", "Resources that changed, by type."),
+		known:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambit_registry_resources", Help: "Resources there are, by type."}, []string{"type"}),
+	}
+	reg.MustRegister(m.clients, m.pushes, m.resources, m.bytes, m.rejects, m.changes, m.known)
+	return m
+}
+
+func (m *controlMetrics) server() xds.ServerMetrics {
+	return xds.ServerMetrics{
+		Clients: func(d int) { m.clients.Add(float64(d)) },
+		Pushed: func(url string, resources, removed, bytes int) {
+			t := typeLabel(url)
+			m.pushes.WithLabelValues(t).Inc()
+			m.resources.WithLabelValues(t).Add(float64(resources + removed))
+			m.bytes.WithLabelValues(t).Add(float64(bytes))
+		},
+		Rejected: func(url string) { m.rejects.WithLabelValues(typeLabel(url)).Inc() },
+	}
+}
+
+// typeLabel bounds the values of the label: the type is the client's to name.
+func typeLabel(url string) string {
+	switch url {
+	case wellknown.TypeAddress, wellknown.TypeAuthorization:
+		return shortType(url)
+	}
+	return "other"
+}
+
+func (m *controlMetrics) updated(cache *xds.Cache) func(string, int, int) {
+	return func(url string, set, removed int) {
+		t := shortType(url)
+		m.changes.WithLabelValues(t).Add(float64(set + removed))
+		m.known.WithLabelValues(t).Set(float64(cache.Len(url)))
+	}
+}
+
+func (m *controlMetrics) problems(reg *prometheus.Registry, files *file.Source) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ambit_source_problems", Help: "Mistakes in the configuration files.",
+	}, func() float64 {
+		n := 0
+		for _, p := range files.Problems() {
+			if !p.Ignored {
+				n++
+			}
+		}
+		return float64(n)
+	}))
+}
