@@ -156,12 +156,18 @@ func (w *world) side(node string, ns *netns.NS, name, account string) *side {
 	return s
 }
 
-// enrol captures the pod's traffic and serves it.
-func (w *world) enrol(s *side) {
+// capture redirects the pod's traffic.
+func (w *world) capture(s *side) {
 	w.t.Helper()
 	if err := nft.Apply(s.ns, nft.Config{IPv6: true}); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// enrol captures the pod's traffic and serves it.
+func (w *world) enrol(s *side) {
+	w.t.Helper()
+	w.capture(s)
 	ns, err := s.ns.Dup()
 	if err != nil {
 		w.t.Fatal(err)
