@@ -80,7 +80,8 @@ func (s *Set) Evaluate(t Target, c *Conn) Decision {
 		return Decision{Allowed: true, Unknown: t.Policies}
 	}
 	var buf [principalSize]byte
-	e := evaluation{v: view{c, principal(buf[:0], &c.Identity)}}
+	v := view{c, principal(buf[:0], &c.Identity)}
+	var e evaluation
 	var scopes [2]*scoped
 	scopes[0], _ = s.namespaces.get("")
 	if t.Namespace != "" {
@@ -92,7 +93,7 @@ func (s *Set) Evaluate(t Target, c *Conn) Decision {
 				continue
 			}
 			for _, p := range sc.policies {
-				if e.consider(phase, p) {
+				if e.consider(phase, p, &v) {
 					return e.decision
 				}
 			}
@@ -102,7 +103,7 @@ func (s *Set) Evaluate(t Target, c *Conn) Decision {
 				if phase == deny {
 					e.decision.Unknown = append(e.decision.Unknown, name)
 				}
-			} else if e.consider(phase, p) {
+			} else if e.consider(phase, p, &v) {
 				return e.decision
 			}
 		}
@@ -112,7 +113,6 @@ func (s *Set) Evaluate(t Target, c *Conn) Decision {
 
 // evaluation is one Evaluate in progress.
 type evaluation struct {
-	v        view
 	decision Decision
 	// enforced, trial: an ALLOW of that kind exists. trialMatched: one under
 	// trial matched.
@@ -121,7 +121,7 @@ type evaluation struct {
 
 // consider looks at one policy in the phase of its action; true ends the
 // evaluation.
-func (e *evaluation) consider(phase action, p *Policy) bool {
+func (e *evaluation) consider(phase action, p *Policy, v *view) bool {
 	if p.action != phase {
 		return false
 	}
@@ -129,7 +129,7 @@ func (e *evaluation) consider(phase action, p *Policy) bool {
 		e.enforced = e.enforced || !p.dryRun
 		e.trial = e.trial || p.dryRun
 	}
-	if !p.matches(&e.v) {
+	if !p.matches(v) {
 		return false
 	}
 	switch {
