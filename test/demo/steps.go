@@ -162,15 +162,30 @@ func (d *demo) identities(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	in, err := d.logged(ctx, p1, append(want, `direction="inbound"`)...)
-	return []string{"bob's node: " + from(out, "src.addr"), "web's node: " + from(in, "src.addr")}, err
+	return []string{
+		"bob's node: " + fields(out, "direction", "src.identity", "dst.identity"),
+		"web's node: " + fields(in, "direction", "src.identity", "dst.identity"),
+	}, err
 }
 
-// from drops what of a line stands before a word.
-func from(line, word string) string {
-	if i := strings.Index(line, word); i > 0 {
-		return line[i:]
+// fields picks from an access log line what a claim is about.
+func fields(line string, names ...string) string {
+	var out []string
+	for _, n := range names {
+		_, rest, ok := strings.Cut(line, " "+n+"=")
+		if !ok {
+			continue
+		}
+		end := strings.IndexByte(rest, ' ')
+		if strings.HasPrefix(rest, `"`) {
+			end = strings.IndexByte(rest[1:], '"') + 2
+		}
+		if end > 0 && end <= len(rest) {
+			rest = rest[:end]
+		}
+		out = append(out, n+"="+rest)
 	}
-	return line
+	return strings.Join(out, " ")
 }
 
 func (d *demo) deny(ctx context.Context) ([]string, error) {
@@ -196,7 +211,7 @@ func (d *demo) deny(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return seen, err
 	}
-	seen = append(seen, "web's node: "+from(line, "direction"))
+	seen = append(seen, "web's node: "+fields(line, "direction", "src.workload", "src.identity", "error", "reason", "policy"))
 	answer, err := d.get(ctx, alice, webURL)
 	if err != nil {
 		return seen, fmt.Errorf("alice must still be served: %w", err)
@@ -235,7 +250,7 @@ func (d *demo) closeLive(ctx context.Context) ([]string, error) {
 		return seen, err
 	}
 	line, err := d.logged(ctx, p, "policy change", "direction=\"inbound\"")
-	return append(seen, "web's node: "+from(line, "direction")), errors.Join(err, d.l.Delete(ctx, "AuthorizationPolicy", "shop", "no-echo"))
+	return append(seen, "web's node: "+fields(line, "direction", "src.workload", "src.identity", "error", "reason", "policy")), errors.Join(err, d.l.Delete(ctx, "AuthorizationPolicy", "shop", "no-echo"))
 }
 
 func (d *demo) strict(ctx context.Context) ([]string, error) {
@@ -265,7 +280,7 @@ func (d *demo) strict(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return seen, err
 	}
-	seen = append(seen, "web's node: "+from(line, "direction"))
+	seen = append(seen, "web's node: "+fields(line, "direction", "src.workload", "src.identity", "error", "reason", "policy"))
 	line, err = d.load.clean(ctx, before)
 	return append(seen, line), errors.Join(err, d.l.Delete(ctx, "PeerAuthentication", "shop", "strict"))
 }
@@ -311,7 +326,8 @@ func (d *demo) telemetry(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	seen := []string{line}
+	seen := []string{fields(line, "src.addr", "src.workload", "src.namespace", "src.identity"), fields(line, "dst.addr", "dst.hbone_addr", "dst.service", "dst.workload", "dst.identity"),
+		fields(line, "direction", "bytes_sent", "bytes_recv", "duration", "reason")}
 	b, err := d.l.Get(ctx, lab.InZtunnel("node1"), "http://127.0.0.1:15020/metrics")
 	if err != nil {
 		return seen, err
@@ -349,7 +365,15 @@ func (d *demo) memory(ctx context.Context) ([]string, error) {
 		if c.RSS == 0 {
 			err = errors.Join(err, fmt.Errorf("%s is not running", c.Name))
 		}
-		seen = append(seen, fmt.Sprintf("%-16s %6.1f MiB resident, restarts %d", c.Name, float64(c.RSS)/(1<<20), c.Restarts))
+		seen = append(seen, fmt.Sprintf("%-16s %6.1f MiB resident", c.Name, float64(c.RSS)/(1<<20)))
+		if c.Restarts > 0 {
+			err = errors.Join(err, fmt.Errorf("%s has ended %d times by itself", c.Name, c.Restarts))
+		}
+	}
+	if err != nil {
+		for _, e := range st.Events {
+			seen = append(seen, e.Object+": "+e.Message)
+		}
 	}
 	return seen, err
 }
