@@ -155,6 +155,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	if err := nft.SelfTest(o.redirection.IPv6); err != nil {
+		return fmt.Errorf("this node cannot redirect the traffic of pods, and none is enrolled: %w", err)
+	}
 	var resolver node.Resolver = node.Dir(o.netnsDir)
 	if o.netnsDir == "" {
 		if resolver, err = node.NewProc(o.procDir); err != nil {
