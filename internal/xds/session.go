@@ -112,7 +112,10 @@ func (s *session) request(req *discovery.DeltaDiscoveryRequest) (rejected string
 	if slices.Contains(req.GetNode().GetClientFeatures(), featurePartial) {
 		s.chunk = chunkBytes
 	}
-	t := s.cache.table(req.GetTypeUrl())
+	t := s.cache.types[req.GetTypeUrl()]
+	if t == nil {
+		t = &table{} // nothing yet; clients do not add types to the cache
+	}
 	w := s.types[req.GetTypeUrl()]
 	if w == nil {
 		if len(s.types) >= maxTypes {
