@@ -233,10 +233,20 @@ func (s *supervisor) end(ch *child, grace time.Duration) {
 	defer t.Stop()
 	select {
 	case <-ch.done:
+		return
 	case <-t.C:
-		s.kids.signal(ch, unix.SIGKILL)
-		<-ch.done
+	case <-s.ending:
+		// With the lab's end, nobody gets more than stopGrace.
+		if t.Reset(min(grace, stopGrace)); grace > 0 {
+			select {
+			case <-ch.done:
+				return
+			case <-t.C:
+			}
+		}
 	}
+	s.kids.signal(ch, unix.SIGKILL)
+	<-ch.done
 }
 
 func (s *supervisor) initSpec(p *pod, c *container, argv []string) initSpec {

@@ -52,6 +52,7 @@ kind: Service
 metadata: {name: web, namespace: shop}
 spec:
   selector: {app: web}
+  ipFamilyPolicy: PreferDualStack
   ports: [{name: http, port: 80, targetPort: http}]
 ---
 apiVersion: apps/v1

@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -90,7 +89,7 @@ func newKey(kind, namespace, name string) key {
 	return k
 }
 
-// parsePaths reads files, and directories with all *.yaml and *.yml below them.
+// parsePaths reads files, and all *.yaml and *.yml of directories.
 func parsePaths(paths []string) ([]document, error) {
 	var out []document
 	for _, p := range paths {
@@ -122,19 +121,20 @@ func parsePaths(paths []string) ([]document, error) {
 	return out, nil
 }
 
+// yamlFiles lists the manifests in a directory, but not in those below it: as
+// with kubectl, each directory is asked for.
 func yamlFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir) // sorted
+	if err != nil {
+		return nil, err
+	}
 	var out []string
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); !e.IsDir() && (ext == ".yaml" || ext == ".yml") {
+			out = append(out, filepath.Join(dir, e.Name()))
 		}
-		if ext := filepath.Ext(path); !e.IsDir() && (ext == ".yaml" || ext == ".yml") {
-			out = append(out, path)
-		}
-		return nil
-	})
-	sort.Strings(out)
-	return out, err
+	}
+	return out, nil
 }
 
 // parseText splits YAML into documents and checks what the lab itself acts on.

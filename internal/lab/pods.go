@@ -171,22 +171,11 @@ func (s *supervisor) live(ctx context.Context, p *pod) {
 	defer close(p.done)
 	defer s.bury(p)
 	defer p.cancel()
-	stop := make(chan struct{})
-	defer close(stop)
 	go func() { // the lab's end is every pod's
-		for {
-			s.mu.Lock()
-			changed, stopping := s.changed, s.stopping
-			s.mu.Unlock()
-			if stopping {
-				p.cancel()
-				return
-			}
-			select {
-			case <-changed:
-			case <-stop:
-				return
-			}
+		select {
+		case <-s.ending:
+			p.cancel()
+		case <-ctx.Done():
 		}
 	}()
 	if err := s.sandbox(p); err != nil {

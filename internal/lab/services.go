@@ -97,12 +97,12 @@ func wishedIPs(spec corev1.ServiceSpec) []string {
 	return nil
 }
 
-// families picks the addresses a service asks for. Unlike Kubernetes, the
-// default is both: a lab is there to try things.
+// families picks the addresses a service asks for; as on Kubernetes, one of
+// IPv4 when it asks for nothing.
 func families(spec corev1.ServiceSpec, a dual, v6 bool) []netip.Addr {
 	all := a.addrs(v6)
 	if len(spec.IPFamilies) == 0 {
-		if spec.IPFamilyPolicy != nil && *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack {
+		if spec.IPFamilyPolicy == nil || *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack {
 			return all[:1]
 		}
 		return all

@@ -51,6 +51,7 @@ type supervisor struct {
 	changed  chan struct{}    // guarded by mu; closed at the next change
 	stopping bool             // guarded by mu
 
+	ending  chan struct{}  // closed when the lab is told to end
 	running sync.WaitGroup // pods and components
 }
 
@@ -95,7 +96,7 @@ func newSupervisor(d dirs) (*supervisor, *net.UnixListener, error) {
 		cfg: r.Config, d: d, kids: newChildren(), v6: hasIPv6(),
 		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		objects: map[key]document{}, pods: map[key]*pod{}, services: map[key]*service{},
-		vips: newPool(firstVIP, lastVIP), changed: make(chan struct{}),
+		vips: newPool(firstVIP, lastVIP), changed: make(chan struct{}), ending: make(chan struct{}),
 	}
 	if err := s.mounts(); err != nil {
 		return nil, nil, err
@@ -183,6 +184,7 @@ func (s *supervisor) run(l *net.UnixListener) {
 	_ = l.Close()
 	s.mu.Lock()
 	s.stopping = true
+	close(s.ending)
 	s.mu.Unlock()
 	cancel()
 	s.await(stopGrace + time.Second)

@@ -134,7 +134,7 @@ func (d *demo) run(ctx context.Context, s step) {
 	}
 	fmt.Printf("\n%s %s (%.1f s)\n", mark, s.claim, time.Since(began).Seconds())
 	for _, line := range seen {
-		fmt.Println("    " + cut(line, 220))
+		fmt.Println("    " + cut(line, 330))
 	}
 	if err != nil {
 		for _, line := range strings.Split(err.Error(), "\n") {

@@ -193,7 +193,6 @@ func (d *demo) deny(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := d.mark(inNode1)
 	if err := d.l.Apply(ctx, denyBob); err != nil {
 		return nil, err
 	}
@@ -207,7 +206,12 @@ func (d *demo) deny(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	seen := []string{"bob: " + last(refused.Error())}
-	line, err := d.logged(ctx, p, "shop/no-bob", "sa/bob")
+	// Once more: the first refusal may have met a connection that was open.
+	p := d.mark(inNode1)
+	if answer, err := d.get(ctx, bob, webURL); err == nil {
+		return seen, fmt.Errorf("bob is served again: %s", answer)
+	}
+	line, err := d.logged(ctx, p, "POLICY_DENIED", "shop/no-bob", "sa/bob")
 	if err != nil {
 		return seen, err
 	}

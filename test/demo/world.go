@@ -42,6 +42,7 @@ kind: Service
 metadata: {name: web, namespace: shop}
 spec:
   selector: {app: web}
+  ipFamilyPolicy: PreferDualStack
   ports:
   - {name: http, port: 80, targetPort: 8080}
   - {name: tcp-echo, port: 9000}
