@@ -22,13 +22,13 @@ func oracleMatches(p *securitypb.Authorization, c *Conn) bool {
 	for _, g := range p.GetGroups() {
 		ok := true
 		for _, r := range g.GetRules() {
-			any := len(r.GetMatches()) == 0
+			holds := len(r.GetMatches()) == 0
 			for _, m := range r.GetMatches() {
 				if proto.Size(m) > 0 && oracleMatch(m, c) {
-					any = true
+					holds = true
 				}
 			}
-			ok = ok && any
+			ok = ok && holds
 		}
 		if ok {
 			return true

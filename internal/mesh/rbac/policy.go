@@ -308,16 +308,16 @@ func (m *match) holds(v *view) bool {
 		m.namespaceHolds(v) && m.accountHolds(v) && m.principalHolds(v)
 }
 
-func portsHold(any, none []uint16, p uint16) bool {
-	return (len(any) == 0 || slices.Contains(any, p)) && !slices.Contains(none, p)
+func portsHold(some, none []uint16, p uint16) bool {
+	return (len(some) == 0 || slices.Contains(some, p)) && !slices.Contains(none, p)
 }
 
-func addrHolds(any, none []netip.Prefix, a netip.Addr) bool {
-	if len(any) == 0 && len(none) == 0 {
+func addrHolds(some, none []netip.Prefix, a netip.Addr) bool {
+	if len(some) == 0 && len(none) == 0 {
 		return true
 	}
 	a = a.Unmap().WithZone("")
-	return (len(any) == 0 || within(any, a)) && !within(none, a)
+	return (len(some) == 0 || within(some, a)) && !within(none, a)
 }
 
 func within(list []netip.Prefix, a netip.Addr) bool {
