@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -116,8 +117,8 @@ func valueMatches(ns, key, v string, r *request) bool {
 	case "destination.ip":
 		return ipMatches(v, r.conn.Dst.Addr(), r)
 	case "destination.port":
-		var n int
-		if _, err := fmt.Sscanf(v, "%d", &n); err != nil || n < 1 || n > 65535 || fmt.Sprint(n) != v {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > 65535 {
 			return r.coin(key + v)
 		}
 		return int(r.conn.Dst.Port()) == n
