@@ -77,7 +77,7 @@ type Registration struct {
 }
 
 // Loop serves descriptors, timers and posted functions in turns, all on the
-// goroutine that called Run. Except for Post, Close and Index, methods may only be called
+// goroutine that called Run. Except for Post, Close, Done, Turns and Index, methods may only be called
 // on that goroutine: from handlers, timers and posted functions.
 type Loop struct {
 	index int
@@ -101,6 +101,7 @@ type Loop struct {
 	waitErr error
 	waitFn  func(uintptr) bool
 
+	turns           atomic.Uint64
 	again, againRun []*Registration
 	turnEnd         []func()
 	now             time.Time
@@ -158,6 +159,10 @@ func (l *Loop) Index() int { return l.index }
 // Now is the time at which the turn began: cheap, and the same for everything
 // in one turn.
 func (l *Loop) Now() time.Time { return l.now }
+
+// Turns is how many turns the loop has taken: one that does nothing takes none.
+// Any goroutine may ask.
+func (l *Loop) Turns() uint64 { return l.turns.Load() }
 
 // Buffer is BufferSize bytes shared by everything on the loop, with HeaderRoom
 // bytes in front of it (see Framed). It holds nothing from one handler's call
@@ -307,6 +312,7 @@ func (l *Loop) collectNow() {
 // turn serves everything that is ready once. It returns false when the loop
 // was closed.
 func (l *Loop) turn() bool {
+	l.turns.Add(1)
 	for i := range l.ready {
 		ev := &l.events[i]
 		slot, gen := ev.Fd, ev.Pad

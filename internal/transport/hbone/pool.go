@@ -138,6 +138,7 @@ type entry struct {
 	queued  bool
 	retired bool // not in shard.entries any more
 	made    int  // tunnels so far: spreads them over loops
+	limit   int  // streams that the last tunnel's peer permits
 }
 
 // ref is the home's view of a tunnel, which may live on another loop.
@@ -164,7 +165,7 @@ func (s *shard) open(o *attempt) {
 	}
 	e := s.entries[o.Key]
 	if e == nil {
-		e = &entry{key: o.Key}
+		e = &entry{key: o.Key, limit: s.pool.cfg.MaxStreams}
 		s.entries[o.Key] = e
 	}
 	if s.assign(e, o) {
@@ -298,7 +299,7 @@ func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, 
 		return
 	}
 	c := &client{shard: where, key: e.key}
-	r := &ref{home: s, entry: e, where: where, client: c, limit: s.pool.cfg.MaxStreams}
+	r := &ref{home: s, entry: e, where: where, client: c, limit: e.limit}
 	c.ref = r
 	e.refs = append(e.refs, r)
 	if s.pool.cfg.OnTunnel != nil {
@@ -385,6 +386,8 @@ func (r *ref) setLimit(here *shard, n int) {
 		r.limit = n
 		if n == 0 {
 			r.gone = true
+		} else {
+			r.entry.limit = n // the next peer at this address will say the same
 		}
 		if len(r.entry.waiting) > 0 {
 			r.home.drainWaiting(r.entry)

@@ -389,7 +389,10 @@ func (s *stream) reset(code h2.ErrCode) {
 		s.t.h2.Release(s.hs)
 	case opening:
 		tunnelDied := s.t.h2.Err() != nil
-		r, err := s.peerReset(), error(resetError{code})
+		r, err := reason.DownstreamReset, error(resetError{code})
+		if s.client {
+			r = reason.TunnelRefused
+		}
 		if tunnelDied {
 			r, err = s.t.why, s.t.err
 		}

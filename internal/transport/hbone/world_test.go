@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"io"
 	"math/big"
 	"net"
 	"net/netip"
@@ -174,11 +175,11 @@ func newWorld(tb testing.TB, app func(net.Conn), opts ...option) *world {
 	check(tb, err)
 	w.apps.Add(1)
 	go w.serveApps()
-	w.tunnelAddr = w.listen(w.far, func(l *poll.Loop, fd int, remote netip.AddrPort) {
+	w.tunnelAddr = w.listen(w.far, func(l *poll.Loop, fd int, remote, local netip.AddrPort) {
 		_ = sockopt.NoDelay(fd)
-		w.server.Serve(l, fd, remote, w.tunnelAddr)
+		w.server.Serve(l, fd, remote, local)
 	})
-	entry := w.listen(w.near, func(_ *poll.Loop, fd int, _ netip.AddrPort) {
+	entry := w.listen(w.near, func(_ *poll.Loop, fd int, _, _ netip.AddrPort) {
 		_ = sockopt.NoDelay(fd)
 		w.open(fd)
 	})
@@ -187,12 +188,12 @@ func newWorld(tb testing.TB, app func(net.Conn), opts ...option) *world {
 	return w
 }
 
-func (w *world) listen(g *poll.Group, accept func(*poll.Loop, int, netip.AddrPort)) netip.AddrPort {
+func (w *world) listen(g *poll.Group, accept func(l *poll.Loop, fd int, remote, local netip.AddrPort)) netip.AddrPort {
 	fd, err := sockopt.Listen(netip.MustParseAddrPort("127.0.0.1:0"), sockopt.ListenOptions{})
 	check(w.tb, err)
 	addr, err := sockopt.LocalAddr(fd)
 	check(w.tb, err)
-	ln, err := poll.Listen(g, fd, accept)
+	ln, err := poll.Listen(g, fd, func(l *poll.Loop, fd int, remote netip.AddrPort) { accept(l, fd, remote, addr) })
 	check(w.tb, err)
 	w.listeners = append(w.listeners, ln)
 	return addr
@@ -333,6 +334,16 @@ func (w *world) connect() *net.TCPConn {
 	c, err := net.DialTCP("tcp", nil, w.entry.(*net.TCPAddr))
 	check(w.tb, err)
 	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// connectDoomed is connect for a connection that may be reset before the
+// dialling program sees it made.
+func (w *world) connectDoomed() io.Closer {
+	c, err := net.DialTCP("tcp", nil, w.entry.(*net.TCPAddr))
+	if err != nil {
+		return io.NopCloser(nil)
+	}
 	return c
 }
 
