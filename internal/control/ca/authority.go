@@ -134,10 +134,10 @@ func (a *Authority) load() error {
 	}
 	now := time.Now()
 	a.loadPlugin(now)
-	if a.state.Current == nil && a.pluginReason != "" && a.pluginReason != errNoPlugin.Error() {
-		return fmt.Errorf("plugged-in CA in %s: %s", a.conf.PluginDir, a.pluginReason)
-	}
-	if a.state.Current == nil || a.current() != nil && a.current().selfSigned() && !now.Before(a.current().notAfter) && a.state.Next == nil {
+	if a.needsRoot(now) {
+		if a.pluginReason != "" && a.pluginReason != errNoPlugin.Error() {
+			return fmt.Errorf("plugged-in CA in %s: %s", a.conf.PluginDir, a.pluginReason)
+		}
 		if err := a.proposeSelfSigned(now); err != nil {
 			return err
 		}
@@ -149,7 +149,15 @@ func (a *Authority) load() error {
 	return a.commit()
 }
 
-func (s *signer) selfSigned() bool { return len(s.chain) == 0 && s.root == s.cert }
+// needsRoot tells whether nobody signs, nor will: at the very beginning, or
+// after the self-signed root has expired while nothing ran.
+func (a *Authority) needsRoot(now time.Time) bool {
+	if a.state.Next != nil {
+		return false
+	}
+	g := a.state.Current
+	return g == nil || g.Key != "" && !now.Before(a.signers[g.SignerID].notAfter)
+}
 
 func (a *Authority) current() *signer {
 	if a.state.Current == nil {
@@ -192,7 +200,7 @@ func (a *Authority) Tick() {
 	}
 	now := time.Now()
 	a.loadPlugin(now)
-	if s := a.current(); s.selfSigned() && a.state.Current.Key != "" && a.state.stage() == Steady {
+	if s := a.current(); a.state.Current.Key != "" && a.state.stage() == Steady {
 		life := s.cert.NotAfter.Sub(s.cert.NotBefore)
 		if now.After(s.cert.NotAfter.Add(-life / renewRoot)) {
 			a.conf.Logger.Info("the root nears its end, introducing its successor", "expires", s.cert.NotAfter)
