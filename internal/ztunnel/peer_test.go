@@ -21,7 +21,8 @@ import (
 )
 
 // The peers in this file speak HBONE through golang.org/x/net/http2: what the
-// proxy does is judged by somebody else's implementation.
+// proxy does is judged by somebody else's implementation. Its functions that
+// take a connection are deprecated only in favour of newer ones of net/http.
 
 func account(name string) identity.Identity {
 	return identity.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: name}
@@ -40,7 +41,7 @@ func (w *world) bundle(m *certs.Manager, id identity.Identity) *mtls.Bundle {
 
 // tunnel dials the server pod's HBONE port from the client pod, which is not
 // captured, as somebody.
-func (w *world) tunnel(b *mtls.Bundle) (*http2.ClientConn, error) {
+func (w *world) tunnel(b *mtls.Bundle) (*http2.ClientConn, error) { //nolint:staticcheck // see above
 	w.t.Helper()
 	raw, err := netnstest.Dial(w.client.ns, netip.Addr{}, w.at(15008), nil)
 	if err != nil {
@@ -57,11 +58,11 @@ func (w *world) tunnel(b *mtls.Bundle) (*http2.ClientConn, error) {
 	}
 	// In TLS 1.3 a server that rejects the client's certificate says so with
 	// its first bytes, which an HTTP/2 client reads.
-	return (&http2.Transport{}).NewClientConn(c)
+	return (&http2.Transport{}).NewClientConn(c) //nolint:staticcheck // see above
 }
 
 // request sends a request with an authority and returns its status.
-func (w *world) request(cc *http2.ClientConn, method, authority string, h http.Header) (*http.Response, io.WriteCloser, error) {
+func (w *world) request(cc *http2.ClientConn, method, authority string, h http.Header) (*http.Response, io.WriteCloser, error) { //nolint:staticcheck // see above
 	w.t.Helper()
 	pr, pw := io.Pipe()
 	ctx, cancel := context.WithTimeout(context.Background(), netnstest.Timeout)
@@ -103,9 +104,8 @@ func (w *world) waypoint(at netip.AddrPort, id identity.Identity) *waypoint {
 				if c.Handshake() != nil {
 					return // the other side's log tells
 				}
-				(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-					wp.serve(w, rw, r)
-				})})
+				h := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { wp.serve(w, rw, r) })
+				(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: h}) //nolint:staticcheck // see above
 			})
 		}
 	})

@@ -240,7 +240,7 @@ func Load(env Env, host Host) (*Config, error) {
 		PortReuse: r.boolean("INPOD_PORT_REUSE", true),
 
 		XDSOnDemand:               r.boolean("XDS_ON_DEMAND", false),
-		PreferredServiceNamespace: r.str("PREFERED_SERVICE_NAMESPACE", ""),
+		PreferredServiceNamespace: r.str("PREFERED_SERVICE_NAMESPACE", ""), //nolint:misspell // the variable's name
 		LocalXDSPath:              r.str("LOCAL_XDS_PATH", ""),
 		LocalXDS:                  r.str("LOCAL_XDS", ""),
 		ProxyMetadata:             pc.ProxyMetadata,

@@ -76,9 +76,10 @@ func ParseTarget(s string) (Target, error) {
 	if i < 0 {
 		return Target{}, fmt.Errorf("%w: authority %q has no port", ErrMalformed, s)
 	}
-	host, port, err := s[:i], uint16(0), error(nil)
-	if port, err = parsePort(s[i+1:]); err != nil {
-		return Target{}, fmt.Errorf("%w: authority %q: %v", ErrMalformed, s, err)
+	host := s[:i]
+	port, ok := parsePort(s[i+1:])
+	if !ok {
+		return Target{}, fmt.Errorf("%w: authority %q has no valid port", ErrMalformed, s)
 	}
 	if strings.HasPrefix(host, "[") {
 		a, err := netip.ParseAddr(strings.TrimSuffix(host[1:], "]"))
@@ -96,16 +97,13 @@ func ParseTarget(s string) (Target, error) {
 	return Target{Host: strings.ToLower(host), Port: port}, nil
 }
 
-// parsePort refuses what strconv would let pass: signs and leading zeros.
-func parsePort(s string) (uint16, error) {
-	if len(s) == 0 || len(s) > 5 || s[0] == '0' {
-		return 0, fmt.Errorf("bad port %q", s)
+// parsePort refuses 0, leading zeros and signs.
+func parsePort(s string) (uint16, bool) {
+	if s == "" || s[0] == '0' {
+		return 0, false
 	}
 	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || s[0] == '+' {
-		return 0, fmt.Errorf("bad port %q", s)
-	}
-	return uint16(n), nil
+	return uint16(n), err == nil
 }
 
 // validHost accepts DNS names with underscores, which services are allowed,

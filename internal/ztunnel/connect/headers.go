@@ -146,7 +146,7 @@ func ParseForwarded(s string) (src netip.AddrPort, host string, err error) {
 func hostOnly(v string) string {
 	h, port, ok := strings.Cut(v, ":")
 	if ok {
-		if _, err := parsePort(port); err != nil {
+		if _, ok := parsePort(port); !ok {
 			return ""
 		}
 	}

@@ -107,7 +107,7 @@ func (s *Set) Carry(c *Conn, f *relay.Flow) {
 	c.flow = f
 	why := c.aborted
 	s.mu.Unlock()
-	c.Conn.Carry(f)
+	c.Count(f)
 	if why != reason.OK {
 		f.Abort(why)
 	}

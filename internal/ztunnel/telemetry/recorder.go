@@ -218,8 +218,8 @@ func (r *Recorder) Begin(c *Conn, k Key, start time.Time) {
 	}
 }
 
-// Carry gives the flow whose bytes are the connection's.
-func (c *Conn) Carry(f *relay.Flow) {
+// Count has the bytes of a flow counted as the connection's.
+func (c *Conn) Count(f *relay.Flow) {
 	s := c.pair.series
 	s.mu.Lock()
 	c.flow = f
