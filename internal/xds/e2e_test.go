@@ -156,6 +156,7 @@ func TestOneChangeOfMany(t *testing.T) {
 	m.await(t, "the change", func() bool { return m.held["cluster//Pod/ns/77"] == "v2" })
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	t.Logf("one change of %d workloads: %d bytes", n, m.bytes)
 	if m.updated != 1 || m.bytes >= 2048 {
 		t.Errorf("one change came as %d resources of %d bytes", m.updated, m.bytes)
 	}
