@@ -56,7 +56,7 @@ spec:
 
 // plane is a control plane under test.
 type plane struct {
-	t              *testing.T
+	t              testing.TB
 	app            *app
 	config, status string
 	state          string
@@ -65,7 +65,7 @@ type plane struct {
 	stopped        chan error
 }
 
-func start(t *testing.T, files map[string]string) *plane {
+func start(t testing.TB, files map[string]string) *plane {
 	t.Helper()
 	dir := t.TempDir()
 	p := &plane{t: t, config: dir + "/config", status: dir + "/status", state: dir + "/state", stopped: make(chan error, 1)}
@@ -166,7 +166,7 @@ func (p *plane) get(url string) string {
 
 // proxy is an xDS client as a ztunnel has one.
 type proxy struct {
-	t      *testing.T
+	t      testing.TB
 	deltas chan xds.Delta // of addresses
 	rules  chan xds.Delta // of policies
 }

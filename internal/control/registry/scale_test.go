@@ -109,18 +109,15 @@ func BenchmarkPodChange(b *testing.B) {
 			r.Apply(syntheticMesh(pods))
 			runtime.GC()
 			runtime.ReadMemStats(&after)
-			edits := make([][]source.Event, 64)
+			var edits [2][]source.Event
 			for i := range edits {
-				edits[i] = []source.Event{event(synthetic(i%pods, fmt.Sprintf("v%d", i)))}
+				edits[i] = []source.Event{event(synthetic(pods/2, fmt.Sprintf("v%d", 2+i)))}
 			}
 			b.ReportAllocs()
-			i := 0
+			turn := 0
 			for b.Loop() {
-				if i%len(edits) == 0 && i > 0 {
-					edits[i%len(edits)] = []source.Event{event(synthetic(0, fmt.Sprintf("w%d", i)))}
-				}
-				r.Apply(edits[i%len(edits)])
-				i++
+				r.Apply(edits[turn%2])
+				turn++
 			}
 			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/1e6, "heap-MB")
 			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(pods), "B/pod")
