@@ -1,0 +1,125 @@
+package rig
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// ConfigDump is the part of a node proxy's /config_dump that tests look at.
+type ConfigDump struct {
+	Workloads []struct {
+		UID                   string   `json:"uid"`
+		Name                  string   `json:"name"`
+		Namespace             string   `json:"namespace"`
+		Protocol              string   `json:"protocol"`
+		Status                string   `json:"status"`
+		WorkloadIPs           []string `json:"workloadIps"`
+		AuthorizationPolicies []string `json:"authorizationPolicies"`
+	} `json:"workloads"`
+	Services []struct {
+		Name      string          `json:"name"`
+		Namespace string          `json:"namespace"`
+		Endpoints json.RawMessage `json:"endpoints"`
+	} `json:"services"`
+	Policies []struct {
+		Name      string `json:"name"`
+		Namespace string `json:"namespace"`
+		Action    string `json:"action"`
+	} `json:"policies"`
+	WorkloadState map[string]struct {
+		State       string `json:"state"`
+		Connections struct {
+			Inbound  []json.RawMessage `json:"inbound"`
+			Outbound []json.RawMessage `json:"outbound"`
+		} `json:"connections"`
+		Info struct {
+			Name      string `json:"name"`
+			Namespace string `json:"namespace"`
+		} `json:"info"`
+	} `json:"workloadState"`
+}
+
+// Dump asks a node's proxy what it knows.
+func (w *World) Dump(node string) (*ConfigDump, error) {
+	b, err := w.Admin(w.ctx, "ztunnel/"+node, "/config_dump")
+	if err != nil {
+		return nil, err
+	}
+	d := new(ConfigDump)
+	return d, json.Unmarshal(b, d)
+}
+
+// Settled waits until the mesh does what the objects say: every pod that is to
+// be captured is served on its node, every proxy knows it as HBONE, and no
+// other pod is either.
+func (w *World) Settled() {
+	w.t.Helper()
+	w.Eventually("the mesh has settled", w.settled)
+}
+
+func (w *World) settled() error {
+	s, err := w.Status(w.ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range s.Nodes {
+		d, err := w.Dump(n.Name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", n.Name, err)
+		}
+		for _, p := range s.Pods {
+			if len(p.IPs) == 0 || p.Phase != "Running" {
+				continue
+			}
+			if got, want := d.protocol(p.Namespace, p.Name), map[bool]string{true: "HBONE", false: "TCP"}[p.Captured]; got != want {
+				return fmt.Errorf("to %s, pod %s/%s is %q, and not %s", n.Name, p.Namespace, p.Name, got, want)
+			}
+			if p.Node == n.Name && d.serves(p.Namespace, p.Name) != p.Captured {
+				return fmt.Errorf("%s serves pod %s/%s: %v, which should be %v", n.Name, p.Namespace, p.Name, !p.Captured, p.Captured)
+			}
+		}
+	}
+	return nil
+}
+
+func (d *ConfigDump) protocol(namespace, name string) string {
+	for _, w := range d.Workloads {
+		if w.Namespace == namespace && w.Name == name {
+			return w.Protocol
+		}
+	}
+	return ""
+}
+
+func (d *ConfigDump) serves(namespace, name string) bool {
+	for _, s := range d.WorkloadState {
+		if s.Info.Namespace == namespace && s.Info.Name == name {
+			return strings.EqualFold(s.State, "Up")
+		}
+	}
+	return false
+}
+
+// HasPolicy tells whether the proxy enforces a policy.
+func (d *ConfigDump) HasPolicy(namespace, name string) bool {
+	for _, p := range d.Policies {
+		if p.Namespace == namespace && p.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// AccessLines returns the access log lines of a node's proxy that contain all
+// of the given parts.
+func (w *World) AccessLines(node string, parts ...string) []string {
+	var out []string
+	for line := range strings.Lines(w.Log("ztunnel/" + node)) {
+		if strings.Contains(line, "\taccess\t") && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+			out = append(out, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return out
+}
