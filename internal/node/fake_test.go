@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
 	"testing"
@@ -36,6 +37,8 @@ type world struct {
 	registered map[string]netns.ID
 	kept       map[string]bool
 	refuse     bool
+	listed     map[string]netns.ID // what was registered when a proxy could first connect
+	listedKept map[string]bool
 
 	announced map[string]string // by pod name
 }
@@ -170,7 +173,7 @@ func (w *world) Served(uid string) bool {
 }
 
 func (w *world) Serve(ctx context.Context) error {
-	w.set(func() { w.note("serving ztunnel") })
+	w.set(func() { w.listed, w.listedKept = maps.Clone(w.registered), maps.Clone(w.kept) })
 	<-ctx.Done()
 	return nil
 }

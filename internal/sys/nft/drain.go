@@ -2,13 +2,16 @@ package nft
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
+
+var proxyPorts = []uint16{numbers.PortOutbound, numbers.PortInbound, numbers.PortHBONE, numbers.PortDNS, numbers.PortSOCKS5}
 
 // Connections counts the established connections to the proxy's ports in the
 // namespace: what Remove would end.
@@ -22,7 +25,7 @@ func Connections(ns *netns.NS) (int, error) {
 				return fmt.Errorf("listing TCP sockets: %w", err)
 			}
 			for _, s := range sockets {
-				if s.State == established && wellknown.IsProxyPort(s.ID.SourcePort) {
+				if s.State == established && slices.Contains(proxyPorts, s.ID.SourcePort) {
 					count++
 				}
 			}

@@ -13,7 +13,7 @@ package nft
 import (
 	"net/netip"
 
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
 
 // TableName is the table that holds every rule of the mesh in a namespace.
@@ -96,12 +96,12 @@ func Rules(cfg Config) Ruleset {
 	set.Chains = append(set.Chains,
 		Chain{Name: "mangle-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityMangle, Rules: []Rule{{
 			Match: []Match{fromProxy},
-			Do:    SetConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask},
+			Do:    SetConnMark{Value: numbers.MarkReturn, Mask: numbers.MarkMask},
 			Note:  "connections that the proxy makes to the pod",
 		}}},
 		// A route chain looks the route up again when the mark has changed.
 		Chain{Name: "mangle-output", Type: "route", Hook: "output", Priority: priorityMangle, Rules: []Rule{{
-			Match: []Match{ConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}},
+			Match: []Match{ConnMark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}},
 			Do:    RestoreMark{}, Note: "their replies go back to the proxy, whatever their address",
 		}}},
 		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityNAT, Rules: inboundRules(cfg)},
@@ -116,8 +116,8 @@ func Rules(cfg Config) Ruleset {
 }
 
 var (
-	fromProxy    = Mark{Value: wellknown.MarkProxy, Mask: wellknown.MarkMask}
-	notFromProxy = Mark{Value: wellknown.MarkProxy, Mask: wellknown.MarkMask, Not: true}
+	fromProxy    = Mark{Value: numbers.MarkProxy, Mask: numbers.MarkMask}
+	notFromProxy = Mark{Value: numbers.MarkProxy, Mask: numbers.MarkMask, Not: true}
 )
 
 // newTCP matches the first packet of a connection and no other. A connection
@@ -134,7 +134,7 @@ func inboundRules(cfg Config) []Rule {
 	for _, name := range cfg.VirtualInterfaces {
 		rules = append(rules,
 			Rule{Match: append([]Match{InInterface(name)}, newTCP()...), Count: true,
-				Do: Redirect{wellknown.PortOutbound}, Note: "outbound of a machine inside the pod"},
+				Do: Redirect{numbers.PortOutbound}, Note: "outbound of a machine inside the pod"},
 			Rule{Match: []Match{InInterface(name), Proto(protoTCP)}, Do: Accept{}, Note: "never inbound"})
 	}
 	if cfg.BypassInbound {
@@ -154,8 +154,8 @@ func inboundRules(cfg Config) []Rule {
 		}
 	}
 	return append(rules, Rule{
-		Match: append(newTCP(), DestPort{Port: wellknown.PortHBONE, Not: true}, notFromProxy),
-		Count: true, Do: Redirect{wellknown.PortInbound}, Note: "plaintext to the pod",
+		Match: append(newTCP(), DestPort{Port: numbers.PortHBONE, Not: true}, notFromProxy),
+		Count: true, Do: Redirect{numbers.PortInbound}, Note: "plaintext to the pod",
 	})
 }
 
@@ -165,17 +165,17 @@ func outboundRules(cfg Config) []Rule {
 	}
 	rules := []Rule{
 		{Match: []Match{OutInterface("lo")}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
-		{Match: []Match{Proto(protoTCP), Mark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
+		{Match: []Match{Proto(protoTCP), Mark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
 	}
 	if cfg.CaptureDNS {
 		rules = append(rules,
 			Rule{Match: []Match{Proto(protoUDP), notFromProxy, DestPort{Port: 53}}, Count: true,
-				Do: Redirect{wellknown.PortDNS}, Note: "look-ups"},
+				Do: Redirect{numbers.PortDNS}, Note: "look-ups"},
 			Rule{Match: append(newTCP(), notFromProxy, DestPort{Port: 53}), Count: true,
-				Do: Redirect{wellknown.PortDNS}, Note: "look-ups over TCP"})
+				Do: Redirect{numbers.PortDNS}, Note: "look-ups over TCP"})
 	}
 	return append(rules, Rule{
 		Match: append(newTCP(), notFromProxy), Count: true,
-		Do: Redirect{wellknown.PortOutbound}, Note: "outbound of the pod",
+		Do: Redirect{numbers.PortOutbound}, Note: "outbound of the pod",
 	})
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
 
@@ -126,7 +126,7 @@ func captured(ns *netns.NS, to netip.AddrPort) error {
 	var l net.Listener
 	err := ns.Do(func() (err error) {
 		var lc net.ListenConfig
-		l, err = lc.Listen(context.Background(), network, netip.AddrPortFrom(all, wellknown.PortOutbound).String())
+		l, err = lc.Listen(context.Background(), network, netip.AddrPortFrom(all, numbers.PortOutbound).String())
 		return err
 	})
 	if err != nil {
