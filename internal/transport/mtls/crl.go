@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,29 +101,36 @@ func (c *CRL) OnReload(fn func()) {
 
 // Reload reads the file if it changed and tells whether it did.
 func (c *CRL) Reload() (changed bool, err error) {
+	changed, listeners, err := c.reload()
+	if changed {
+		for _, fn := range listeners {
+			fn()
+		}
+	}
+	return changed, err
+}
+
+func (c *CRL) reload() (changed bool, listeners []func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	info, err := os.Stat(c.path)
 	if err != nil {
-		return false, fmt.Errorf("revocation lists: %w", err)
+		return false, nil, fmt.Errorf("revocation lists: %w", err)
 	}
 	if c.stamp.same(info) {
-		return false, nil
+		return false, nil, nil
 	}
 	text, err := readBounded(c.path, maxCRLFile)
 	if err != nil {
-		return false, fmt.Errorf("revocation lists: %w", err)
+		return false, nil, fmt.Errorf("revocation lists: %w", err)
 	}
 	set, err := parseCRLs(text)
 	if err != nil {
-		return false, fmt.Errorf("revocation lists in %s: %w", c.path, err)
+		return false, nil, fmt.Errorf("revocation lists in %s: %w", c.path, err)
 	}
 	c.lists.Store(set)
 	c.stamp = fileStamp{size: info.Size(), mtime: info.ModTime(), info: info}
-	for _, fn := range c.listeners {
-		fn()
-	}
-	return true, nil
+	return true, slices.Clone(c.listeners), nil
 }
 
 // Recheck asks again about the peer of an established connection, whose
