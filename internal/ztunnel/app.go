@@ -254,8 +254,9 @@ func applyPolicies(store *rbac.Store, d xds.Delta) []xds.Rejection {
 	for _, r := range d.Updated {
 		p := &securitypb.Authorization{}
 		if err := proto.Unmarshal(r.Body, p); err != nil {
-			out = append(out, xds.Rejection{Name: r.Name, Err: err})
-			continue
+			// What cannot be read may be a DENY: given none, the store rejects the
+			// update and refuses everything in its namespace until it can be read.
+			p = nil
 		}
 		ups = append(ups, rbac.Update{Name: r.Name, Policy: p})
 	}
