@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -81,7 +82,7 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	a.registry = registry.New(registry.Options{
 		ClusterID: cfg.clusterID, TrustDomain: cfg.trustDomain, Network: cfg.network, RootNamespace: cfg.rootNamespace,
 	}, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
-	a.files = file.New(file.Options{ConfigDirs: cfg.configDirs, StatusDir: cfg.statusDir, Logger: logs.Logger("source")})
+	a.files = file.New(file.Options{ConfigDirs: cfg.configDirs, StatusDir: cfg.statusDir, KeepDir: filepath.Join(cfg.stateDir, "last-good"), Logger: logs.Logger("source")})
 	m.problems(a.metrics, a.files)
 	if err := a.secured(); err != nil {
 		return nil, err

@@ -99,14 +99,14 @@ func operationMatches(o *apisecurity.Operation, r *request) bool {
 }
 
 func attribute(ns, key string, values, notValues []string, r *request) bool {
-	any := func(list []string) bool {
+	hits := func(list []string) bool {
 		hit := false
 		for _, v := range list {
 			hit = valueMatches(ns, key, v, r) || hit
 		}
 		return hit
 	}
-	return (len(values) == 0 || any(values)) && !any(notValues)
+	return (len(values) == 0 || hits(values)) && !hits(notValues)
 }
 
 func valueMatches(ns, key, v string, r *request) bool {

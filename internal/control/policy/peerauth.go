@@ -25,6 +25,7 @@ const convertedPrefix = "converted_peer_authentication_"
 // Mode is what connections a workload takes.
 type Mode uint8
 
+// The modes.
 const (
 	Unset      Mode = iota // as the wider policy says
 	Permissive             // with identity and without; also for DISABLE: proxies always use mutual TLS among themselves

@@ -74,11 +74,9 @@ func kubePorts(s *corev1.Service) []servicePort {
 // appProtocol reads the protocol of the application from the field for it,
 // else from the port's name up to the first dash.
 func appProtocol(declared *string, name string) workloadpb.AppProtocol {
-	p := ""
+	p, _, _ := strings.Cut(strings.ToLower(name), "-")
 	if declared != nil {
 		p = strings.ToLower(*declared)
-	} else {
-		p, _, _ = strings.Cut(strings.ToLower(name), "-")
 	}
 	switch p {
 	case "http", "http1":

@@ -29,7 +29,10 @@ type Options struct {
 	ConfigDirs []string
 	// StatusDir holds what WriteOverlay writes; empty for none.
 	StatusDir string
-	Logger    *slog.Logger
+	// KeepDir is where the last good state of files with policies outlives
+	// the process; empty for not at all. It must be nobody else's.
+	KeepDir string
+	Logger  *slog.Logger
 
 	// Rescan is how often everything is compared again with the disk, in case
 	// a notification was lost. Default 10 s.

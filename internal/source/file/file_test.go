@@ -324,6 +324,59 @@ func TestAnUnreadableDirectoryKeepsItsObjects(t *testing.T) {
 	}
 }
 
+func TestAPolicyOutlivesARestartWithABrokenFile(t *testing.T) {
+	dir, keep := t.TempDir(), t.TempDir()+"/keep"
+	const policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {action: DENY, rules: [{}]}\n"
+	boot := func() ([]source.Event, []Problem) {
+		return Load(Options{ConfigDirs: []string{dir}, KeepDir: keep})
+	}
+	kept := func() int {
+		list, err := os.ReadDir(keep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	write(t, dir+"/p.yaml", policy)
+	write(t, dir+"/n.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")
+	boot()
+	if kept() != 1 {
+		t.Errorf("%d files kept, want that of the policy", kept())
+	}
+	for name, broken := range map[string]string{"a field": strings.Replace(policy, "rules", "rulez", 1), "the syntax": "{{{"} {
+		write(t, dir+"/p.yaml", broken)
+		events, problems := boot()
+		if len(events) != 2 || len(problems) != 1 {
+			t.Errorf("%s: events %v, problems %v", name, keys(events), problems)
+		}
+	}
+	if err := os.Remove(dir + "/p.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	if events, _ := boot(); len(events) != 1 || kept() != 0 {
+		t.Errorf("the file is gone: events %v, %d kept", keys(events), kept())
+	}
+}
+
+func TestABrokenOverlayLeavesTheObjectAsWritten(t *testing.T) {
+	config, status := t.TempDir(), t.TempDir()
+	write(t, config+"/p.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c}]}\n")
+	for name, overlay := range map[string]string{
+		"syntax":     "{{{",
+		"wrong type": "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {podIP: [1]}\n",
+		"not a map":  "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: 7\nspec: x\n",
+	} {
+		write(t, status+"/w/pod.default.a.yaml", overlay)
+		events, problems := Load(Options{ConfigDirs: []string{config}, StatusDir: status})
+		if len(events) != 1 || events[0].Object.(*corev1.Pod).Status.PodIP != "" {
+			t.Errorf("%s: events %v", name, keys(events))
+		}
+		if (len(problems) == 1) != (name != "not a map") {
+			t.Errorf("%s: problems %v", name, problems)
+		}
+	}
+}
+
 func TestBounds(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/big.yaml", "# "+strings.Repeat("x", 200)+"\n")

@@ -1,6 +1,9 @@
 package file
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -72,6 +75,9 @@ func (r *reader) scan() (dirs []string) {
 			delete(r.state.unread, path)
 		}
 	}
+	if len(kept) == 0 {
+		r.prune()
+	}
 	return dirs
 }
 
@@ -87,19 +93,19 @@ func underAny(dirs []string, path string) bool {
 // walk reads the files below a root that changed.
 func (r *reader) walk(root string, found map[string]struct{}) (dirs, unlisted []string) {
 	// WalkDir does not follow a root that is a symbolic link.
-	real, err := filepath.EvalSymlinks(root)
+	target, err := filepath.EvalSymlinks(root)
 	if err != nil {
 		r.state.cannotRead(root, "cannot read the directory: "+reasonOf(err))
 		return nil, []string{root}
 	}
-	_ = filepath.WalkDir(real, func(path string, e fs.DirEntry, err error) error {
-		shown := root + strings.TrimPrefix(path, real)
+	_ = filepath.WalkDir(target, func(path string, e fs.DirEntry, err error) error {
+		shown := root + strings.TrimPrefix(path, target)
 		if err != nil {
 			r.state.cannotRead(shown, "cannot read the directory: "+reasonOf(err))
 			unlisted = append(unlisted, shown)
 			return fs.SkipDir
 		}
-		if path != real && strings.HasPrefix(e.Name(), ".") {
+		if path != target && strings.HasPrefix(e.Name(), ".") {
 			if e.IsDir() {
 				return fs.SkipDir
 			}
@@ -165,7 +171,73 @@ func (r *reader) refresh(path string, always bool) {
 		return
 	}
 	r.stamps[path] = now
-	r.state.put(path, r.isOverlay(path), data)
+	r.take(path, data)
+}
+
+// take gives the content of a file to the state. Of a file that is broken when
+// it is first seen, the last good state comes from the process before: a
+// restart must not drop a policy because of a typo.
+func (r *reader) take(path string, data []byte) {
+	overlay := r.isOverlay(path)
+	if overlay || r.opts.KeepDir == "" {
+		r.state.put(path, overlay, data)
+		return
+	}
+	_, known := r.state.files[path]
+	r.state.put(path, false, data)
+	if r.state.good(path) {
+		r.keep(path, data)
+		return
+	}
+	if known {
+		return
+	}
+	if saved, err := readBounded(r.kept(path), r.opts.MaxFileBytes); err == nil {
+		r.state.put(path, false, saved)
+		r.state.put(path, false, data)
+	}
+}
+
+// kept is where the last good content of a file is.
+func (r *reader) kept(path string) string {
+	sum := sha256.Sum256([]byte(path))
+	return filepath.Join(r.opts.KeepDir, hex.EncodeToString(sum[:16]))
+}
+
+// keep saves the content of a file with policies, and only those: what else is
+// missing after a restart allows nothing.
+func (r *reader) keep(path string, data []byte) {
+	name := r.kept(path)
+	if !r.state.restricts(path) {
+		_ = os.Remove(name) // mostly there is none
+		return
+	}
+	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, data) {
+		return
+	}
+	if err := errors.Join(os.MkdirAll(r.opts.KeepDir, 0o700), replace(name, data)); err != nil {
+		r.opts.Logger.Warn("the last good state of a file could not be kept: a restart would lose it if the file breaks", "file", path, "error", err)
+	}
+}
+
+// prune removes what was kept of files that are gone.
+func (r *reader) prune() {
+	if r.opts.KeepDir == "" {
+		return
+	}
+	entries, err := os.ReadDir(r.opts.KeepDir)
+	if err != nil {
+		return // nothing was kept
+	}
+	here := make(map[string]struct{}, len(r.stamps))
+	for path := range r.stamps {
+		here[filepath.Base(r.kept(path))] = struct{}{}
+	}
+	for _, e := range entries {
+		if _, ok := here[e.Name()]; !ok {
+			_ = os.Remove(filepath.Join(r.opts.KeepDir, e.Name()))
+		}
+	}
 }
 
 func (r *reader) forget(path string) {

@@ -145,6 +145,23 @@ func (s *state) drop(path string, overlay bool) {
 	}
 }
 
+// good tells whether nothing is wrong with a file.
+func (s *state) good(path string) bool {
+	f := s.files[path]
+	return f != nil && len(f.problems) == 0
+}
+
+// restricts tells whether a file holds objects without which more would be
+// allowed.
+func (s *state) restricts(path string) bool {
+	for k := range s.files[path].docs {
+		if k.Kind == source.KindAuthorizationPolicy || k.Kind == source.KindPeerAuthentication {
+			return true
+		}
+	}
+	return false
+}
+
 // cannotRead notes that a path exists and cannot be read; its state stays.
 func (s *state) cannotRead(path, msg string) {
 	s.unread[path] = Problem{File: path, Message: msg}
