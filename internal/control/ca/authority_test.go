@@ -210,7 +210,8 @@ func newPlugin(t *testing.T, more ...*x509.Certificate) *plugin {
 		Subject: pkix.Name{CommonName: "operator root"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(5, 0, 0),
 	}, nil, &p.rkey.PublicKey)
-	p.roots = append(more, root)
+	p.roots = append(p.roots, more...)
+	p.roots = append(p.roots, root)
 	return p
 }
 

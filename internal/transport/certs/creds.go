@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// SystemRoots, as a root file, stands for the roots of the operating system.
+// SystemRoots as a root file stands for the roots of the operating system.
 const SystemRoots = "SYSTEM"
 
 // TransportCredentials verify a control plane's server against the roots in

@@ -334,7 +334,7 @@ func TestTLS12(t *testing.T) {
 
 func TestServerConfigIsShared(t *testing.T) {
 	b := newRoot(t, "root").workload(id("s"))
-	if (mtls.Options{}).ServerConfig(b) != (mtls.Options{}).ServerConfig(b) {
+	if first, second := (mtls.Options{}).ServerConfig(b), (mtls.Options{}).ServerConfig(b); first != second {
 		t.Error("made anew")
 	}
 	if (mtls.Options{}).ServerConfig(b) == (mtls.Options{TLS12: true}).ServerConfig(b) {
