@@ -113,7 +113,11 @@ func (p *plane) write(name, text string) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	// Whole or not at all, as any editor of a live configuration should.
+	if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -224,9 +228,14 @@ func TestFromFilesToAProxy(t *testing.T) {
 		t.Fatalf("first delta: %+v", first)
 	}
 	const uid = "Kubernetes//Pod/shop/web"
-	w := workload(t, first.Updated[0])
-	if first.Updated[0].Name != uid || w.ServiceAccount != "web" || w.TunnelProtocol != workloadpb.TunnelProtocol_NONE {
-		t.Errorf("workload %v", w)
+	var w *workloadpb.Workload
+	for _, r := range first.Updated {
+		if r.Name == uid {
+			w = workload(t, r)
+		}
+	}
+	if w.GetServiceAccount() != "web" || w.GetTunnelProtocol() != workloadpb.TunnelProtocol_NONE {
+		t.Fatalf("workload %v", w)
 	}
 	if ports := w.Services["shop/web.shop.svc.cluster.local"]; len(ports.GetPorts()) != 1 || ports.Ports[0].TargetPort != 8080 {
 		t.Errorf("ports %v", ports)

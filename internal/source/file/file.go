@@ -128,14 +128,16 @@ func (s *Source) Run(ctx context.Context, sink source.Sink) error {
 
 // deliver tells the sink what changed and the log what went wrong.
 func (s *Source) deliver(sink source.Sink) {
-	if events := s.reader.state.flush(); len(events) > 0 {
-		sink.Apply(events)
-	}
+	events := s.reader.state.flush()
 	now := s.reader.state.problems()
 	s.mu.Lock()
 	before := s.problems
 	s.problems = now
 	s.mu.Unlock()
+	// Problems first: who sees an effect of a file can see what is wrong with it.
+	if len(events) > 0 {
+		sink.Apply(events)
+	}
 	known := make(map[Problem]struct{}, len(before))
 	for _, p := range before {
 		known[p] = struct{}{}
