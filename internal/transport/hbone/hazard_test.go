@@ -38,7 +38,7 @@ func TestBulkBothWaysDoesNotDeadlock(t *testing.T) {
 			defer wg.Done()
 			c := w.connect()
 			defer func() { _ = c.Close() }()
-			const size = 16 << 20
+			const size = 8 << 20
 			go func() {
 				_, _ = io.CopyN(struct{ io.Writer }{c}, zeros{}, size)
 				_ = c.CloseWrite()
@@ -288,10 +288,10 @@ func TestClientGoneWhilePending(t *testing.T) {
 	goneWith := make(chan reason.Reason, 1)
 	w := newWorld(t, echo)
 	pending := make(chan *Request, 1)
-	w.onRequest = func(r *Request) {
+	w.handle(func(r *Request) {
 		r.OnGone = func(why reason.Reason) { goneWith <- why }
 		pending <- r
-	}
+	})
 	c := w.connect()
 	r := get(t, pending, "request")
 	_ = c.SetLinger(0)
@@ -316,12 +316,12 @@ func TestClientGoneWhilePending(t *testing.T) {
 
 func TestPrefixComesFirst(t *testing.T) {
 	w := newWorld(t, echo)
-	w.onRequest = func(r *Request) {
+	w.handle(func(r *Request) {
 		fd := dialApp(t, w, r)
 		if fd >= 0 {
 			r.Accept(fd, []byte("PROXY "), ResponseHeader{}, nil)
 		}
-	}
+	})
 	c := w.connect()
 	go func() { _, _ = c.Write([]byte("hello")); _ = c.CloseWrite() }()
 	if got, err := io.ReadAll(c); err != nil || string(got) != "PROXY hello" {

@@ -218,13 +218,13 @@ func TestPoolClose(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	w := newWorld(t, echo)
-	w.onRequest = func(r *Request) {
+	w.handle(func(r *Request) {
 		if r.Method != "CONNECT" || r.Header.Authority != "10.0.0.1:80" || r.Header.Baggage != "k8s.namespace.name=a" ||
 			r.Header.Forwarded != "for=x" || r.PeerIdentity != alice || r.Peer == nil {
 			t.Errorf("request %+v", r)
 		}
 		r.Refuse(401, ResponseHeader{})
-	}
+	})
 	c := w.connectDoomed()
 	if f := get(t, w.failures, "open fails"); f.err.Reason != reason.TunnelRefused || f.status != 401 {
 		t.Errorf("failed with %v, %d", f.err, f.status)
@@ -322,14 +322,14 @@ func TestRetryWhenTunnelDies(t *testing.T) {
 	w := newWorld(t, echo)
 	answer := w.onRequest
 	first := true
-	w.onRequest = func(r *Request) {
+	w.handle(func(r *Request) {
 		if first {
 			first = false
 			r.Loop.Post(func() { r.s.t.fail(reason.Internal, nil) })
 			return
 		}
 		answer(r)
-	}
+	})
 	c := w.connect()
 	roundTrip(t, c, "hello")
 	_ = c.Close()
