@@ -207,7 +207,9 @@ func (c *component) ended(p *process) {
 	held := c.held
 	if own {
 		c.current, c.ready, c.since = nil, false, time.Now()
-		c.restarts++
+		if !held {
+			c.restarts++ // by itself, or by a signal from elsewhere
+		}
 	}
 	c.s.notify()
 	c.s.mu.Unlock()

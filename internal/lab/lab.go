@@ -131,7 +131,7 @@ type ComponentStatus struct {
 	Path     string    `json:"path"`
 	State    string    `json:"state"` // running, waiting, stopped
 	Ready    bool      `json:"ready"`
-	Restarts int       `json:"restarts"`
+	Restarts int       `json:"restarts"` // after ends that nobody asked the lab for
 	Since    time.Time `json:"since"`
 	RSS      int64     `json:"rss"` // bytes of resident memory
 	Message  string    `json:"message,omitempty"`

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -11,8 +12,12 @@ import (
 	"time"
 )
 
-// binaries are the programs of the mesh, built once for all tests.
+// binaries are the programs of the mesh, built once for all tests, or those in
+// $AMBIT_BIN.
 var binaries = sync.OnceValues(func() (string, error) {
+	if given := os.Getenv("AMBIT_BIN"); given != "" {
+		return given, nil
+	}
 	dir := filepath.Join(filepath.Dir(echoPath), "bin")
 	out, err := exec.Command("go", "build", "-o", dir+"/",
 		"github.com/ambit-mesh/ambit/cmd/ambitd", "github.com/ambit-mesh/ambit/cmd/ztunnel", "github.com/ambit-mesh/ambit/cmd/ambit-cni").CombinedOutput()
