@@ -1,7 +1,10 @@
 package lab
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -211,5 +214,76 @@ func TestDeployment(t *testing.T) {
 	}
 	if len(names) != 3 || len(d.services) != 1 {
 		t.Errorf("pods: %v", names)
+	}
+}
+
+// TestLogBounded: a program that prints without end fills two files, no more.
+func TestLogBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.log")
+	l, err := openLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	chunk := bytes.Repeat([]byte("x"), maxLog/4)
+	for i := range 20 {
+		if n, err := l.Write(chunk); n != len(chunk) || err != nil {
+			t.Fatal(i, n, err)
+		}
+	}
+	if _, err := l.Write([]byte("the end")); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{path, path + ".1"} {
+		if st, err := os.Stat(p); err != nil || st.Size() > maxLog {
+			t.Errorf("%s: %v, %v", p, st, err)
+		}
+	}
+	if got := tail(path, 7); got != "the end" {
+		t.Errorf("tail: %q", got)
+	}
+}
+
+func TestLabels(t *testing.T) {
+	docs, err := parseText("f", "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, labels: {x: '1', k: '2'}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := "true" // must stay a text
+	d, err := docs[0].relabel(map[string]*string{"x": nil, "z": &v})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := d.decode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := o.(*corev1.Namespace).Labels; len(got) != 2 || got["k"] != "2" || got["z"] != "true" {
+		t.Errorf("labels: %v", got)
+	}
+}
+
+func TestState(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "precious"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := claim(dirs{dir}, Config{Name: "x"}); err == nil || !strings.Contains(err.Error(), "neither empty") {
+		t.Errorf("claimed a directory of somebody else: %v", err)
+	}
+	if err := Down(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "precious")); err != nil {
+		t.Error(err)
+	}
+	// The number of a process that ended may be another's now.
+	r := record{PID: os.Getpid(), Start: startTime(os.Getpid()) + 1}
+	if r.alive() {
+		t.Error("another process was taken for the lab")
+	}
+	r.Start--
+	if !r.alive() {
+		t.Error("a living process was taken for dead")
 	}
 }

@@ -83,6 +83,19 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// TestMiddle: of a flow whose beginning was not seen, only text is proof.
+func TestMiddle(t *testing.T) {
+	for payload, want := range map[string]Kind{
+		strings.Repeat("\x91\xfe\x03\xcc", 8): Opaque, "the answer is forty-two": Plaintext, record: TLS,
+	} {
+		tr := NewTracer("")
+		tr.Frame(frame("10.0.0.1:40000", "10.0.0.2:15012", flagACK, payload))
+		if f := tr.Report().Flows[0]; f.Kind != want || f.Server.Port() != 15012 {
+			t.Errorf("%q: %+v", payload, f)
+		}
+	}
+}
+
 // TestPortsAgain: a new connection between the same ports is a flow of its own.
 func TestPortsAgain(t *testing.T) {
 	tr := NewTracer("")
