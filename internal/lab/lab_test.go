@@ -299,6 +299,7 @@ func asNobody(t *testing.T) {
 	// Copies where nobody may read them: the originals are in root's caches.
 	dir := filepath.Dir(echoPath)
 	self := filepath.Join(dir, "lab.test")
+	_ = os.Remove(self) // of an earlier run
 	b, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
@@ -306,8 +307,8 @@ func asNobody(t *testing.T) {
 	if err := os.WriteFile(self, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	tmp := filepath.Join(dir, "nobody")
-	if err := os.Mkdir(tmp, 0o700); err != nil {
+	tmp, err := os.MkdirTemp(dir, "nobody-")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chown(tmp, nobody, nobody); err != nil {
