@@ -191,6 +191,61 @@ func waitSent(t *testing.T, c net.Conn) {
 	})
 }
 
+// What came before a reset is delivered also to a program that reads it later:
+// a reset throws away what its socket has not sent yet.
+func TestResetDoesNotOvertake(t *testing.T) {
+	const size = 1 << 20
+	w := newWorld(t, func(c net.Conn) {
+		_, _ = io.CopyN(struct{ io.Writer }{c}, zeros{}, size)
+		waitSent(t, c)
+		_ = c.(*net.TCPConn).SetLinger(0)
+	})
+	c := w.connect()
+	check(t, c.SetReadBuffer(32<<10))
+	get(t, w.flows, "flow is up")
+	time.Sleep(100 * time.Millisecond) // until nothing more can move
+	n, err := io.Copy(io.Discard, struct{ io.Reader }{c})
+	if !errors.Is(err, syscall.ECONNRESET) || n != size {
+		t.Errorf("%d of %d bytes, then %v", n, size, err)
+	}
+	_ = c.Close()
+}
+
+// The loop finds at once that writing to a program fails, and that it had
+// answered before.
+func TestAnswerBehindFailedWriteArrives(t *testing.T) {
+	answer := bytes.Repeat([]byte("no "), 10_000)
+	for range 10 {
+		hung, answered := make(chan struct{}), make(chan struct{})
+		w := newWorld(t, func(c net.Conn) {
+			_, _ = io.ReadFull(c, make([]byte, 1))
+			<-hung
+			_, _ = c.Write(answer)
+			waitSent(t, c)
+			_ = c.Close() // with bytes unread: a reset
+			close(answered)
+		})
+		c := w.connect()
+		_, err := c.Write(make([]byte, 100))
+		check(t, err)
+		get(t, w.flows, "flow is up")
+		eventually(t, "program has something to leave unread", func() bool { return w.requests.Load() > 0 && w.sentToApp(100) })
+		release := make(chan struct{})
+		w.far.Loop(0).Post(func() { <-release })
+		_, err = c.Write(make([]byte, 1000)) // the far loop meets this first
+		check(t, err)
+		waitSent(t, c)
+		time.Sleep(5 * time.Millisecond) // through the near loop
+		close(hung)
+		<-answered
+		close(release)
+		if got, _ := io.ReadAll(c); !bytes.Equal(got, answer) {
+			t.Fatalf("%d of %d bytes of the answer", len(got), len(answer))
+		}
+		_ = c.Close()
+	}
+}
+
 // An answer that was sent before a program closed with unread bytes (which is a
 // reset) is not lost.
 func TestAnswerBeforeResetArrives(t *testing.T) {

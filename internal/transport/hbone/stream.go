@@ -385,8 +385,6 @@ func (s *stream) abandon(r reason.Reason) {
 // reset is the end of the stream by the peer or with the tunnel.
 func (s *stream) reset(code h2.ErrCode) {
 	switch s.phase {
-	case gone:
-		s.t.h2.Release(s.hs)
 	case opening:
 		tunnelDied := s.t.h2.Err() != nil
 		r, err := reason.DownstreamReset, error(resetError{code})

@@ -114,6 +114,7 @@ type world struct {
 	closedServer   chan relay.Result
 	flows          chan *relay.Flow
 	requests       atomic.Int64
+	lastServer     atomic.Pointer[relay.Flow]
 	onRequest      func(*Request)
 	key            func() Key
 	clientConf     func() *tls.Config
@@ -277,12 +278,23 @@ func (w *world) connectApp(r *Request) {
 			r.Refuse(503, ResponseHeader{})
 			return
 		}
-		r.Accept(fd, nil, ResponseHeader{Baggage: "k8s.namespace.name=b"}, func(_ *relay.Flow, res relay.Result) {
+		f := r.Accept(fd, nil, ResponseHeader{Baggage: "k8s.namespace.name=b"}, func(_ *relay.Flow, res relay.Result) {
 			if !w.quiet {
 				w.closedServer <- res
 			}
 		})
+		w.lastServer.Store(f)
 	})
+}
+
+// sentToApp tells whether the last connection brought the program n bytes.
+func (w *world) sentToApp(n uint64) bool {
+	f := w.lastServer.Load()
+	if f == nil {
+		return false
+	}
+	sent, _ := f.Bytes()
+	return sent >= n
 }
 
 func (w *world) close(before int) {

@@ -191,6 +191,29 @@ func TestResets(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
+	t.Run("read later", func(t *testing.T) {
+		p := newProxy(t, func(c *net.TCPConn) {
+			_, _ = c.Write(make([]byte, 1<<20))
+			_, _ = c.Read(make([]byte, 1)) // until the proxy has it all
+			_ = c.SetLinger(0)
+		})
+		c := p.connect()
+		check(t, c.SetReadBuffer(32<<10))
+		f := get(t, p.flows, "flow is up")
+		_, _ = c.Write([]byte("x"))
+		for { // until nothing moves any more
+			_, before := f.Bytes()
+			time.Sleep(50 * time.Millisecond)
+			if _, after := f.Bytes(); after == before {
+				break
+			}
+		}
+		if n, err := io.Copy(io.Discard, struct{ io.Reader }{c}); n != 1<<20 || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		_ = c.Close()
+		get(t, p.results, "flow ends")
+	})
 	t.Run("downstream", func(t *testing.T) {
 		ended := make(chan error, 1)
 		p := newProxy(t, func(c *net.TCPConn) {

@@ -7,12 +7,12 @@ import (
 )
 
 const (
-	// lingerStep and lingerMax bound how long a socket that is going to be
-	// reset is kept for its peer to receive what was written before. Peers are
-	// programs on this node or one network away; one that has not taken the
-	// bytes by then is not going to.
+	// lingerStep is how often a socket that is going to be reset is looked at,
+	// lingerIdle how long its peer may take nothing: it is a program on this
+	// node or one network away, and if it took nothing for so long it does not
+	// read any more.
 	lingerStep = 5 * time.Millisecond
-	lingerMax  = time.Second
+	lingerIdle = time.Second
 
 	// LingerBlocked is how long a flow whose one side was reset waits for the
 	// other side to take what came before the reset.
@@ -20,21 +20,26 @@ const (
 )
 
 // Reset closes a TCP socket with a reset as soon as its peer has acknowledged
-// everything written to it, or after a second: a reset throws away what is
+// everything written to it, or stopped doing so: a reset throws away what is
 // still in the send buffer, and what came before a reset must not be lost by
 // passing it on. The socket belongs to Reset and is watched by no loop. It is
 // called on the loop's goroutine.
 func Reset(l *poll.Loop, fd int) {
-	if poll.Unsent(fd) == 0 {
+	unsent := poll.Unsent(fd)
+	if unsent == 0 {
 		poll.ResetFD(fd)
 		return
 	}
 	// Whatever ends this process or loop meanwhile closes it as a reset.
 	poll.SetReset(fd)
-	left := int(lingerMax / lingerStep)
+	began, moved := l.Now(), l.Now()
 	var t *poll.Timer
 	t = l.AfterFunc(lingerStep, func() {
-		if left--; left <= 0 || poll.Unsent(fd) == 0 {
+		now := poll.Unsent(fd)
+		if now != unsent {
+			unsent, moved = now, l.Now()
+		}
+		if now == 0 || l.Now().Sub(moved) > lingerIdle || l.Now().Sub(began) > LingerBlocked {
 			poll.CloseFD(fd)
 			return
 		}
