@@ -192,8 +192,9 @@ func echo(o options) (Result, error) {
 	return pingPong(o, false)
 }
 
-// rate is echo at a fixed rate. A request that could not start in time is
-// measured from when it should have started.
+// rate is echo at a fixed rate. A request that could not start in time, because
+// the one before it was not answered, is measured from when it should have
+// started.
 func rate(o options) (Result, error) {
 	return pingPong(o, true)
 }
@@ -216,8 +217,15 @@ func pingPong(o options, paced bool) (Result, error) {
 		for {
 			began := time.Now()
 			if paced {
-				began = start.Add(time.Duration(next.Add(1)-1) * time.Second / time.Duration(o.rate))
-				time.Sleep(time.Until(began))
+				due := start.Add(time.Duration(next.Add(1)-1) * time.Second / time.Duration(o.rate))
+				if wait := due.Sub(began); wait > 0 {
+					// In time: that the timer is late (up to a millisecond) is
+					// nobody's latency but this program's.
+					time.Sleep(wait)
+					began = time.Now()
+				} else {
+					began = due
+				}
 			}
 			if !began.Before(stop) {
 				break

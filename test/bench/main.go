@@ -1,0 +1,336 @@
+// Command bench measures what a mesh costs, on this machine, in one run:
+// traffic between two pods on two nodes of a lab, with no mesh, through two
+// plain proxies that splice, through Ambit, and through another node proxy
+// given by path. Their rounds are interleaved, so that what else happens on
+// the machine happens to all of them; read the ratios.
+//
+//	bench [-bin DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-o text|json]
+//	bench -scale [-workloads N] [-services N]
+//
+// It ends with "N passed, N failed": a measured cell passes when there were no
+// errors in it; no time is ever judged. It leaves nothing behind, also when it
+// is interrupted.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+)
+
+// limit is for a whole run of the short form, with room for a slow machine.
+const limit = 15 * time.Minute
+
+type options struct {
+	bin, peer  string
+	rounds     int
+	duration   time.Duration
+	held       int
+	only       string
+	output     string
+	scale      bool
+	workloads  int
+	services   int
+	components map[string]string // program by name
+}
+
+func main() {
+	lab.Main()
+	if len(os.Args) > 1 && os.Args[1] == relayCommand {
+		os.Exit(relayMain(os.Args[2:]))
+	}
+	var o options
+	flag.StringVar(&o.bin, "bin", "", "directory with the programs (default: build them)")
+	flag.StringVar(&o.peer, "peer", os.Getenv("PEER_ZTUNNEL"), "another node proxy to compare with (also $PEER_ZTUNNEL)")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the table has their medians")
+	flag.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "how long one cell is measured")
+	flag.IntVar(&o.held, "held", 2000, "connections held to measure their memory")
+	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,peer (default all)")
+	flag.StringVar(&o.output, "o", "text", "text or json")
+	flag.BoolVar(&o.scale, "scale", false, "instead: one change in a large mesh, and what the mesh costs in memory")
+	flag.IntVar(&o.workloads, "workloads", 10_000, "with -scale: pods")
+	flag.IntVar(&o.services, "services", 2_000, "with -scale: services")
+	flag.Parse()
+	os.Exit(run(o))
+}
+
+func run(o options) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the benchmark took more than %s", limit))
+	defer cancel()
+	dir, err := os.MkdirTemp("", "ambit-bench-")
+	if err != nil {
+		return complain(err)
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a directory for temporary files
+	if err := o.programs(ctx, dir); err != nil {
+		return complain(err)
+	}
+	var r *report
+	if o.scale {
+		r, err = scale(ctx, o, dir)
+	} else {
+		r, err = compare(ctx, o, dir)
+	}
+	if r != nil {
+		if err := r.print(os.Stdout, o.output); err != nil {
+			return complain(err)
+		}
+	}
+	interrupted := errors.Is(context.Cause(ctx), context.Canceled)
+	if err != nil {
+		complain(err)
+		if r == nil {
+			return 1
+		}
+		r.failed++
+	}
+	if o.output != "json" {
+		fmt.Printf("\n%d passed, %d failed\n", r.passed, r.failed)
+	}
+	switch {
+	case interrupted:
+		return 130
+	case r.failed > 0 || r.passed == 0:
+		return 1
+	}
+	return 0
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	return 1
+}
+
+// programs finds what is measured and what measures; what is not in -bin is
+// built.
+func (o *options) programs(ctx context.Context, dir string) error {
+	switch {
+	case o.output != "text" && o.output != "json":
+		return fmt.Errorf("-o %q: want text or json", o.output)
+	case o.rounds < 1 || o.held < 1 || o.duration < 100*time.Millisecond:
+		return errors.New("-rounds and -held must be at least 1, -duration at least 100ms")
+	}
+	want := []string{"ambitd", "ztunnel", "ambit-cni", "load"}
+	src := map[string]string{"load": "./test/load"}
+	o.components = map[string]string{}
+	var build []string
+	for _, name := range want {
+		path := filepath.Join(o.bin, name)
+		if st, err := os.Stat(path); o.bin != "" && err == nil && !st.IsDir() {
+			abs, err := filepath.Abs(path)
+			if err != nil {
+				return err
+			}
+			o.components[name] = abs
+			continue
+		}
+		o.components[name] = filepath.Join(dir, name)
+		if src[name] == "" {
+			src[name] = "./cmd/" + name
+		}
+		build = append(build, src[name])
+	}
+	if o.peer != "" {
+		abs, err := filepath.Abs(o.peer)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(abs); err != nil {
+			return fmt.Errorf("the peer: %w", err)
+		}
+		o.peer = abs
+	}
+	if len(build) == 0 {
+		return nil
+	}
+	progress("building %s", strings.Join(build, " "))
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-o", dir + "/"}, build...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// binDir is one directory with the programs that a lab starts.
+func (o *options) binDir(dir string) (string, error) {
+	bin := filepath.Join(dir, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", err
+	}
+	for _, name := range []string{"ambitd", "ztunnel", "ambit-cni"} {
+		if err := os.Symlink(o.components[name], filepath.Join(bin, name)); err != nil {
+			return "", err
+		}
+	}
+	return bin, nil
+}
+
+// progress says on standard error what is going on.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "… "+format+"\n", args...) }
+
+// compare is the comparison of contenders.
+func compare(ctx context.Context, o options, dir string) (*report, error) {
+	bin, err := o.binDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	w, err := build(ctx, o, dir, bin)
+	defer w.close()
+	if err != nil {
+		return nil, err
+	}
+	r := newReport(o, w.contenders)
+	for round := range o.rounds {
+		for _, c := range cells(o) {
+			if round >= c.rounds {
+				continue
+			}
+			// The order changes, so that nobody always runs after the same.
+			for i := range w.contenders {
+				who := w.contenders[(i+round)%len(w.contenders)]
+				if c.needsProxies && who.proxies == nil {
+					continue
+				}
+				v, err := c.measure(ctx, who)
+				if ctx.Err() != nil {
+					return r, context.Cause(ctx)
+				}
+				r.add(c, who, v, err)
+			}
+		}
+		progress("round %d of %d", round+1, o.rounds)
+	}
+	return r, nil
+}
+
+// cell is one kind of measurement, which fills one or more rows of the table.
+type cell struct {
+	name         string
+	rounds       int
+	needsProxies bool
+	measure      func(ctx context.Context, c *contender) (map[string]float64, error)
+}
+
+// Rows of the table.
+const (
+	rowTP1, rowTP16         = "throughput, 1 stream", "throughput, 16 streams"
+	rowCPU1, rowCPU16       = "CPU per GB, 1 stream", "CPU per GB, 16 streams"
+	rowEcho1                = "echo 1 KiB, 1 connection"
+	rowEcho16, rowEcho64    = "echo 1 KiB, 16 connections", "echo 1 KiB, 64 connections"
+	rowP50, rowP99          = "latency at 1,000/s, p50", "latency at 1,000/s, p99"
+	rowConnect1, rowConnect = "new connections, 1 at a time", "new connections, 16 at a time"
+	rowHeld                 = "memory per held connection"
+)
+
+// rows is the order of the table, with units and whether more is better.
+var rows = []row{
+	{rowTP1, "Gbit/s", true}, {rowTP16, "Gbit/s", true},
+	{rowCPU1, "CPU-s", false}, {rowCPU16, "CPU-s", false},
+	{rowEcho1, "1/s", true}, {rowEcho16, "1/s", true}, {rowEcho64, "1/s", true},
+	{rowP50, "µs", false}, {rowP99, "µs", false},
+	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true},
+	{rowHeld, "KiB", false},
+}
+
+// heldRounds is how often memory is measured: proxies are replaced for it,
+// which takes a while.
+const heldRounds = 3
+
+func cells(o options) []cell {
+	d := o.duration.String()
+	throughput := func(name, conns, tp, cpu string) cell {
+		return cell{name: name, rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			before, err := c.usage(ctx)
+			if err != nil {
+				return nil, err
+			}
+			res, err := c.load(ctx, "throughput", "-conns", conns, "-duration", d)
+			if err != nil {
+				return nil, err
+			}
+			v := map[string]float64{tp: res.Gbits}
+			if c.proxies != nil {
+				after, err := c.usage(ctx)
+				if err != nil {
+					return nil, err
+				}
+				v[cpu] = (after.cpu - before.cpu).Seconds() / (float64(res.Bytes) / 1e9)
+			}
+			return v, nil
+		}}
+	}
+	simple := func(name string, pick func(loadResult) map[string]float64, args ...string) cell {
+		return cell{name: name, rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			res, err := c.load(ctx, append(args, "-duration", d)...)
+			if err != nil {
+				return nil, err
+			}
+			return pick(res), nil
+		}}
+	}
+	perSecond := func(row string) func(loadResult) map[string]float64 {
+		return func(r loadResult) map[string]float64 { return map[string]float64{row: r.PerSecond} }
+	}
+	return []cell{
+		{name: "held connections", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			kib, err := c.held(ctx, o.held)
+			return map[string]float64{rowHeld: kib}, err
+		}},
+		throughput("throughput of 1 stream", "1", rowTP1, rowCPU1),
+		throughput("throughput of 16 streams", "16", rowTP16, rowCPU16),
+		simple("echo on 1", perSecond(rowEcho1), "echo", "-conns", "1"),
+		simple("echo on 16", perSecond(rowEcho16), "echo", "-conns", "16"),
+		simple("echo on 64", perSecond(rowEcho64), "echo", "-conns", "64"),
+		simple("latency", func(r loadResult) map[string]float64 {
+			return map[string]float64{rowP50: r.P50Micros, rowP99: r.P99Micros}
+		}, "rate", "-conns", "4", "-rate", "1000"),
+		simple("connections, 1 at a time", perSecond(rowConnect1), "connect", "-conns", "1"),
+		simple("connections, 16 at a time", perSecond(rowConnect), "connect", "-conns", "16"),
+	}
+}
+
+// loadResult is what test/load prints.
+type loadResult struct {
+	Seconds   float64 `json:"seconds"`
+	Bytes     uint64  `json:"bytes"`
+	Gbits     float64 `json:"gbits"`
+	PerSecond float64 `json:"per_second"`
+	P50Micros float64 `json:"p50_us"`
+	P99Micros float64 `json:"p99_us"`
+	Errors    uint64  `json:"errors"`
+	LastError string  `json:"last_error"`
+	Held      int     `json:"held"`
+}
+
+func parseLoad(line string) (loadResult, error) {
+	var r loadResult
+	if err := json.Unmarshal([]byte(line), &r); err != nil {
+		return r, fmt.Errorf("load printed %q: %w", line, err)
+	}
+	if r.Errors > 0 {
+		return r, fmt.Errorf("%d connections failed, the last with: %s", r.Errors, r.LastError)
+	}
+	return r, nil
+}
+
+func wanted(only, name string) bool {
+	return only == "" || slices.Contains(strings.Split(only, ","), name)
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,493 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+)
+
+// worldYAML is what the traffic runs between: a pair of pods in the mesh and
+// one outside of it, each across two nodes. LOAD is test/load.
+const worldYAML = `
+apiVersion: v1
+kind: Namespace
+metadata: {name: bench, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: plain}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: server, namespace: bench}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: client, namespace: bench}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: bench}
+spec:
+  nodeName: node1
+  serviceAccountName: server
+  containers: [{name: load, command: [LOAD, server, -listen, ":9000"], readinessProbe: {tcpSocket: {port: 9000}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: bench}
+spec:
+  nodeName: node2
+  serviceAccountName: client
+  containers: [{name: shell}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: plain}
+spec:
+  nodeName: node1
+  containers: [{name: load, command: [LOAD, server, -listen, ":9000"], readinessProbe: {tcpSocket: {port: 9000}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: plain}
+spec:
+  nodeName: node2
+  containers: [{name: shell}]
+`
+
+// Ports of the plain proxies.
+const (
+	spliceNear = "127.0.0.1:7001" // beside the client
+	spliceFar  = "7002"           // beside the server
+	serverPort = "9000"
+)
+
+// world is the labs of a run and who is measured in them.
+type world struct {
+	labs       []*lab.Lab
+	contenders []*contender
+	closers    []func()
+}
+
+// contender is one way from a client to a server.
+type contender struct {
+	name, title string
+	lab         *lab.Lab
+	client      lab.Where
+	addr        string
+	loadBin     string
+	// proxies tells the process numbers, as the lab counts them, of what is
+	// between; nil when nothing is.
+	proxies func(ctx context.Context) ([]int, error)
+	// fresh replaces the proxies by new ones.
+	fresh func(ctx context.Context) error
+}
+
+func (w *world) close() {
+	for _, f := range w.closers {
+		f()
+	}
+	for _, l := range w.labs {
+		if err := l.Close(); err != nil {
+			complain(err)
+		}
+	}
+}
+
+// build starts one lab with Ambit, where the pods outside of the mesh are as
+// well, and one with the peer. The world is to be closed also after an error.
+func build(ctx context.Context, o options, dir, bin string) (*world, error) {
+	w := new(world)
+	ours, err := w.start(ctx, o, filepath.Join(dir, "ambit"), bin, "")
+	if err != nil {
+		return w, err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return w, err
+	}
+	bare, err := podAddr(ctx, ours, "plain", "server")
+	if err != nil {
+		return w, err
+	}
+	if wanted(o.only, "none") {
+		w.add(&contender{name: "none", title: "no mesh", lab: ours, client: lab.InPod("plain", "client"), addr: bare + ":" + serverPort}, o)
+	}
+	if wanted(o.only, "splice") {
+		s := &splicers{lab: ours, exe: exe, server: bare}
+		w.closers = append(w.closers, s.stop)
+		if err := s.fresh(ctx); err != nil {
+			return w, err
+		}
+		w.add(&contender{
+			name: "splice", title: "plain proxies", lab: ours, client: lab.InPod("plain", "client"),
+			addr: spliceNear, proxies: s.pids, fresh: s.fresh,
+		}, o)
+	}
+	if wanted(o.only, "ambit") {
+		if err := w.mesh(ctx, o, "ambit", "Ambit", ours); err != nil {
+			return w, err
+		}
+	}
+	if o.peer == "" || !wanted(o.only, "peer") {
+		return w, nil
+	}
+	theirs, err := w.start(ctx, o, filepath.Join(dir, "peer"), bin, o.peer)
+	if err != nil {
+		return w, err
+	}
+	return w, w.mesh(ctx, o, "peer", "peer", theirs)
+}
+
+func (w *world) start(ctx context.Context, o options, state, bin, peer string) (*lab.Lab, error) {
+	cfg := lab.Config{
+		Name: "bench-" + filepath.Base(state), StateDir: state, Nodes: 2, Mesh: true, BinDir: bin,
+		YAML: strings.ReplaceAll(worldYAML, "LOAD", o.components["load"]), Logger: quiet(),
+	}
+	if peer != "" {
+		cfg.PeerZtunnel = map[string]string{"node1": peer, "node2": peer}
+	}
+	progress("starting the lab %s", cfg.Name)
+	l, err := lab.Start(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("lab %s: %w", cfg.Name, err)
+	}
+	w.labs = append(w.labs, l)
+	return l, nil
+}
+
+func (w *world) add(c *contender, o options) {
+	c.loadBin = o.components["load"]
+	w.contenders = append(w.contenders, c)
+}
+
+// mesh adds the pair of pods inside a lab's mesh, once traffic between them is
+// carried by both proxies.
+func (w *world) mesh(ctx context.Context, o options, name, title string, l *lab.Lab) error {
+	ip, err := podAddr(ctx, l, "bench", "server")
+	if err != nil {
+		return err
+	}
+	c := &contender{name: name, title: title, lab: l, client: lab.InPod("bench", "client"), addr: ip + ":" + serverPort}
+	c.proxies = func(ctx context.Context) ([]int, error) {
+		st, err := l.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var pids []int
+		for _, n := range proxies {
+			p, _ := st.Component(n)
+			if p.PID == 0 {
+				return nil, fmt.Errorf("%s is not running: %s", n, p.Message)
+			}
+			pids = append(pids, p.PID)
+		}
+		return pids, nil
+	}
+	c.fresh = func(ctx context.Context) error {
+		for _, n := range proxies {
+			if err := l.Restart(ctx, n, lab.RestartKill); err != nil {
+				return err
+			}
+		}
+		if _, err := l.WaitReady(ctx); err != nil {
+			return err
+		}
+		return c.inMesh(ctx)
+	}
+	w.add(c, o)
+	return c.inMesh(ctx)
+}
+
+var proxies = []string{"ztunnel/node1", "ztunnel/node2"}
+
+// inMesh waits until connections work and both proxies have carried one.
+func (c *contender) inMesh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("waited 30 s"))
+	defer cancel()
+	for {
+		_, err := c.load(ctx, "echo", "-duration", "50ms")
+		if err == nil {
+			err = c.carried(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: traffic does not go through both proxies: %w (%w)", c.name, err, context.Cause(ctx))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// carried asks both proxies whether they have opened connections under mutual
+// TLS: a table of plaintext numbers would look very good.
+func (c *contender) carried(ctx context.Context) error {
+	for _, n := range proxies {
+		b, err := c.lab.Get(ctx, lab.InZtunnel(strings.TrimPrefix(n, "ztunnel/")), "http://127.0.0.1:15020/stats/prometheus")
+		if err != nil {
+			return err
+		}
+		found := false
+		for line := range strings.Lines(string(b)) {
+			found = found || strings.HasPrefix(line, "istio_tcp_connections_opened_total{") && strings.Contains(line, `connection_security_policy="mutual_tls"`)
+		}
+		if !found {
+			return fmt.Errorf("%s has not carried a connection with mutual TLS", n)
+		}
+	}
+	return nil
+}
+
+func podAddr(ctx context.Context, l *lab.Lab, namespace, name string) (string, error) {
+	st, err := l.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	p, ok := st.Pod(namespace, name)
+	if !ok || len(p.IPs) == 0 {
+		return "", fmt.Errorf("no address of pod %s/%s", namespace, name)
+	}
+	return p.IPs[0], nil
+}
+
+// load runs the load client.
+func (c *contender) load(ctx context.Context, args ...string) (loadResult, error) {
+	out, err := c.lab.Run(ctx, c.client, append(append([]string{c.loadBin}, args...), c.addr)...)
+	if err != nil {
+		return loadResult{}, err
+	}
+	return parseLoad(out)
+}
+
+// usage is what processes have used.
+type usage struct {
+	cpu time.Duration
+	rss int64 // bytes
+}
+
+// clockTick is the unit of times in /proc/PID/stat; USER_HZ is 100 on every
+// Linux that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// usage adds up the contender's proxies.
+func (c *contender) usage(ctx context.Context) (usage, error) {
+	var u usage
+	if c.proxies == nil {
+		return u, nil
+	}
+	pids, err := c.proxies(ctx)
+	if err != nil {
+		return u, err
+	}
+	for _, pid := range pids {
+		dir := "/proc/" + strconv.Itoa(pid)
+		out, err := c.lab.Run(ctx, lab.LAN, "cat", dir+"/stat", dir+"/smaps_rollup")
+		if err != nil {
+			return u, err
+		}
+		one, err := parseUsage(out)
+		if err != nil {
+			return u, fmt.Errorf("process %d: %w", pid, err)
+		}
+		u.cpu += one.cpu
+		u.rss += one.rss
+	}
+	return u, nil
+}
+
+// parseUsage reads /proc/PID/stat followed by /proc/PID/smaps_rollup.
+func parseUsage(text string) (usage, error) {
+	var u usage
+	// The second field is a name in parentheses, in which there may be others.
+	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	const utime, stime = 11, 12 // fields 14 and 15 of the line, after ")"
+	if len(f) <= stime {
+		return u, errors.New("no times in /proc/PID/stat")
+	}
+	for _, s := range []string{f[utime], f[stime]} {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return u, err
+		}
+		u.cpu += time.Duration(n) * clockTick
+	}
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, "Rss:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				return u, err
+			}
+			u.rss = kib << 10
+			return u, nil
+		}
+	}
+	return u, errors.New("no Rss in /proc/PID/smaps_rollup")
+}
+
+// held measures how much new proxies grow by n connections, in KiB per
+// connection. They have worked a little before, so that what they need once
+// does not count.
+func (c *contender) held(ctx context.Context, n int) (float64, error) {
+	if err := c.fresh(ctx); err != nil {
+		return 0, err
+	}
+	for _, mode := range []string{"echo", "connect", "throughput"} {
+		if _, err := c.load(ctx, mode, "-conns", "4", "-duration", "300ms"); err != nil {
+			return 0, err
+		}
+	}
+	before, err := c.settled(ctx)
+	if err != nil {
+		return 0, err
+	}
+	h, err := c.hold(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	after, err := c.settled(ctx)
+	if end := h.end(); err == nil {
+		err = end
+	}
+	return float64(after-before) / 1024 / float64(n), err
+}
+
+// settled is the proxies' memory in bytes once it stands still, or after a
+// while.
+func (c *contender) settled(ctx context.Context) (int64, error) {
+	const step, still, most = 250 * time.Millisecond, 4, 20
+	last, same := int64(-1), 0
+	for range most {
+		u, err := c.usage(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if u.rss == last {
+			if same++; same == still {
+				break
+			}
+		} else {
+			last, same = u.rss, 0
+		}
+		select {
+		case <-time.After(step):
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	}
+	return last, nil
+}
+
+// holder is a client that keeps connections.
+type holder struct {
+	cmd   *lab.Command
+	stdin *os.File
+}
+
+func (c *contender) hold(ctx context.Context, n int) (*holder, error) {
+	outR, outW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer outR.Close() //nolint:errcheck // read as far as needed
+	inR, inW, err := os.Pipe()
+	if err != nil {
+		_ = outW.Close()
+		return nil, err
+	}
+	cmd, err := c.lab.Exec(ctx, c.client, lab.ExecOptions{Stdin: inR, Stdout: outW, Stderr: os.Stderr},
+		c.loadBin, "hold", "-conns", strconv.Itoa(n), c.addr)
+	_, _ = outW.Close(), inR.Close()
+	if err != nil {
+		_ = inW.Close()
+		return nil, err
+	}
+	h := &holder{cmd: cmd, stdin: inW}
+	line, err := bufio.NewReader(outR).ReadString('\n')
+	if err == nil {
+		_, err = parseLoad(line)
+	}
+	if err != nil {
+		_ = h.end()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *holder) end() error {
+	_ = h.stdin.Close()
+	code, err := h.cmd.Wait()
+	if err == nil && code != 0 {
+		err = fmt.Errorf("load hold: exit code %d", code)
+	}
+	return err
+}
+
+// splicers are the two plain proxies.
+type splicers struct {
+	lab         *lab.Lab
+	exe, server string
+	running     []*splicer
+}
+
+type splicer struct {
+	cmd *lab.Command
+	pid int
+}
+
+func (s *splicers) pids(context.Context) ([]int, error) {
+	var pids []int
+	for _, r := range s.running {
+		pids = append(pids, r.pid)
+	}
+	return pids, nil
+}
+
+// fresh starts both, after ending those that run.
+func (s *splicers) fresh(ctx context.Context) error {
+	s.stop()
+	if err := s.start(ctx, lab.InPod("plain", "server"), ":"+spliceFar, "127.0.0.1:"+serverPort); err != nil {
+		return err
+	}
+	return s.start(ctx, lab.InPod("plain", "client"), spliceNear, s.server+":"+spliceFar)
+}
+
+func (s *splicers) start(ctx context.Context, in lab.Where, listen, to string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close() //nolint:errcheck // one line is all it says
+	cmd, err := s.lab.Exec(ctx, in, lab.ExecOptions{Stdout: w, Stderr: os.Stderr}, s.exe, relayCommand, listen, to)
+	_ = w.Close()
+	if err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(r).ReadString('\n')
+	pid, perr := strconv.Atoi(strings.TrimSpace(line))
+	if err = errors.Join(err, perr); err != nil {
+		_ = cmd.Signal(lab.SIGKILL)
+		_, _ = cmd.Wait()
+		return fmt.Errorf("plain proxy: %w", err)
+	}
+	s.running = append(s.running, &splicer{cmd: cmd, pid: pid})
+	return nil
+}
+
+func (s *splicers) stop() {
+	for _, r := range s.running {
+		_ = r.cmd.Signal(lab.SIGKILL) // it may have ended with the lab
+		_, _ = r.cmd.Wait()
+	}
+	s.running = nil
+}
