@@ -109,6 +109,7 @@ func (a *app) secured() error {
 	cam := ca.NewMetrics(a.metrics)
 	authority, err := ca.Open(ca.Config{
 		StateDir: a.cfg.stateDir, PluginDir: a.cfg.pluginDir, TrustDomain: a.cfg.trustDomain,
+		DefaultTTL: a.cfg.certTTL, MaxTTL: a.cfg.maxCertTTL, Margin: a.cfg.rotationMargin,
 		Logger: a.logs.Logger("ca"), Metrics: cam,
 	})
 	if err != nil {

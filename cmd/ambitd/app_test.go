@@ -19,6 +19,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
@@ -359,6 +360,47 @@ func TestCertificatesOnlyForPodsOfTheNode(t *testing.T) {
 	}
 }
 
+func TestRotation(t *testing.T) {
+	p := start(t, map[string]string{"mesh.yaml": manifests})
+	ask := func(method, query string, want int) (s ca.Status) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, p.admin+"/ca/rotate"+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if resp.StatusCode != want {
+			t.Fatalf("%s %s: %s", method, query, resp.Status)
+		}
+		if want == http.StatusOK {
+			if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s
+	}
+	ask(http.MethodGet, "", http.StatusMethodNotAllowed)
+	first := ask(http.MethodPost, "", http.StatusOK)
+	if first.Stage != ca.NewRootDistributed || first.Roots != 2 || first.NextSigner == "" || first.Until.IsZero() {
+		t.Errorf("after the start: %+v", first)
+	}
+	ask(http.MethodPost, "", http.StatusConflict)
+	if s := ask(http.MethodPost, "?hurry", http.StatusOK); s.Stage != ca.SigningByNew || s.Signer != first.NextSigner {
+		t.Errorf("hurried: %+v", s)
+	}
+	var now ca.Status
+	if err := json.Unmarshal([]byte(p.get(p.admin+"/debug/ca")), &now); err != nil || now.Stage != ca.SigningByNew || now.Roots != 2 {
+		t.Errorf("%v %+v", err, now)
+	}
+	if s := ask(http.MethodPost, "?hurry", http.StatusOK); s.Stage != ca.Steady || s.Roots != 1 {
+		t.Errorf("hurried again: %+v", s)
+	}
+}
+
 func TestFlags(t *testing.T) {
 	for args, want := range map[string]string{
 		"":                               "--config-dir is needed",
@@ -366,6 +408,9 @@ func TestFlags(t *testing.T) {
 		"--config-dir x --state-dir y z": `unexpected argument "z"`,
 		"--config-dir x --state-dir y --trust-domain A/B":       "trust domain",
 		"--config-dir x --state-dir y --trusted-node-account z": "not namespace/account",
+		"--config-dir x --state-dir y --cert-ttl 5s":            "must be at least 10s",
+		"--config-dir x --state-dir y --max-cert-ttl 1h":        "--max-cert-ttl 1h0m0s",
+		"--config-dir x --state-dir y --rotation-margin 0s":     "--rotation-margin",
 	} {
 		if _, err := parseFlags(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)

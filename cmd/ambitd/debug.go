@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -23,6 +25,7 @@ const debugIndex = `ambitd
 /debug/problems     what is wrong in the configuration
 /debug/config_dump  everything that is sent to node proxies
 /debug/ca           the certificate authority
+/ca/rotate          POST: change the root in stages; ?hurry ends the present stage
 /debug/pprof/       profiles
 /logging            POST ?level=
 `
@@ -35,9 +38,28 @@ func (a *app) adminHandler() http.Handler {
 	mux.Handle("/debug/problems", admin.JSON(func() any { return orEmpty(a.files.Problems()) }))
 	mux.Handle("/debug/config_dump", admin.JSON(func() any { return a.configDump() }))
 	mux.Handle("/debug/ca", admin.JSON(func() any { return a.authority.Status() }))
+	mux.HandleFunc("POST /ca/rotate", a.rotate)
 	mux.Handle("/logging", admin.Logging(a.logs.Levels))
 	admin.Profiles(mux)
 	return mux
+}
+
+// rotate starts a change of the root, or hurries it, and answers with the
+// authority's status: 409 when that is not possible now.
+func (a *app) rotate(w http.ResponseWriter, r *http.Request) {
+	do := a.authority.StartRotation
+	if r.URL.Query().Has("hurry") {
+		do = a.authority.Hurry
+	}
+	switch err := do(); {
+	case errors.Is(err, ca.ErrNoRotation):
+		http.Error(w, err.Error(), http.StatusConflict)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(a.authority.Status()) // the rotation does not depend on who asked
+	}
 }
 
 func orEmpty(p []file.Problem) []file.Problem {

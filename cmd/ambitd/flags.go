@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -23,6 +25,8 @@ type config struct {
 	monitor, admin                     string
 	trustDomain, clusterID, network    string
 	rootNamespace, logLevel, logFormat string
+
+	certTTL, maxCertTTL, rotationMargin time.Duration
 }
 
 // list is a flag that may be given several times.
@@ -56,6 +60,9 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.rootNamespace, "root-namespace", wellknown.SystemNamespace, "namespace whose policies hold for the whole mesh")
 	f.Var(&c.serverNames, "server-name", "name or IP address in the serving certificate, beside the usual ones; may be repeated")
 	f.Var(&c.trustedNodeAccounts, "trusted-node-account", "namespace/account of node proxies, which may ask for certificates of pods on their node; may be repeated (default istio-system/ztunnel)")
+	f.DurationVar(&c.certTTL, "cert-ttl", ca.DefaultTTL, "life of certificates whose owners ask for none in particular")
+	f.DurationVar(&c.maxCertTTL, "max-cert-ttl", ca.MaxTTL, "longest life of a certificate; a change of the root takes about twice the longest that was given")
+	f.DurationVar(&c.rotationMargin, "rotation-margin", ca.DefaultMargin, "time added to each stage of a change of the root, for clocks that differ and for the way of root-cert.pem to its readers")
 	f.StringVar(&c.logLevel, "log-level", "info", "level, or scope=level,…")
 	f.StringVar(&c.logFormat, "log-format", "plain", "plain or json")
 	if err := f.Parse(args); err != nil {
@@ -78,6 +85,12 @@ func (c *config) complete() error {
 	probe := identity.Identity{TrustDomain: c.trustDomain, Namespace: "a", ServiceAccount: "b"}
 	if err := probe.Validate(); err != nil {
 		return fmt.Errorf("--trust-domain: %w", err)
+	}
+	if c.certTTL < ca.MinTTL || c.maxCertTTL < c.certTTL {
+		return fmt.Errorf("--cert-ttl %s and --max-cert-ttl %s: the first must be at least %s, the second no less", c.certTTL, c.maxCertTTL, ca.MinTTL)
+	}
+	if c.rotationMargin <= 0 {
+		return fmt.Errorf("--rotation-margin %s: no two clocks are the same", c.rotationMargin)
 	}
 	if len(c.trustedNodeAccounts) == 0 {
 		c.trustedNodeAccounts = list{c.rootNamespace + "/ztunnel"}

@@ -67,7 +67,7 @@ Begin on this machine, without a cluster:
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.tokenCommand(), a.ztunnelConfigCommand(), a.proxyStatusCommand(), a.versionCommand())
+	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.caCommand(), a.tokenCommand(), a.ztunnelConfigCommand(), a.proxyStatusCommand(), a.versionCommand())
 	return cmd
 }
 

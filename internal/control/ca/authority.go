@@ -30,11 +30,11 @@ const (
 	// RootTTL is the life of a self-signed root.
 	RootTTL = 10 * 365 * 24 * time.Hour
 
-	// defaultMargin covers clock skew and the way of a trust bundle to its
+	// DefaultMargin covers clock skew and the way of a trust bundle to its
 	// readers (a ConfigMap takes up to a minute or two).
-	defaultMargin = 10 * time.Minute
-	// minLife is the shortest certificate worth signing.
-	minLife = 10 * time.Second
+	DefaultMargin = 10 * time.Minute
+	// MinTTL is the shortest certificate worth signing.
+	MinTTL = 10 * time.Second
 	// pollInterval is how often plug-in files and due stages are looked at.
 	pollInterval = 5 * time.Second
 	// renewRoot is the part of a root's life, at its end, in which its
@@ -109,7 +109,7 @@ func (c *Config) setDefaults() {
 	set(&c.MaxTTL, MaxTTL)
 	set(&c.DefaultTTL, min(DefaultTTL, c.MaxTTL))
 	set(&c.RootTTL, RootTTL)
-	set(&c.Margin, defaultMargin)
+	set(&c.Margin, DefaultMargin)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -325,30 +325,45 @@ func (a *Authority) Roots() *x509.CertPool {
 	return pool
 }
 
-// StartRotation introduces a new self-signed root. Its error says why not: a
-// rotation is under way, or the CA is plugged in and rotates by its files.
+// ErrNoRotation matches the errors of a rotation that cannot be started now.
+var ErrNoRotation = errors.New("no rotation was started")
+
+// StartRotation introduces a new self-signed root. An error that matches
+// ErrNoRotation says why not: a rotation is under way, or the CA is plugged in
+// and rotates by its files.
 func (a *Authority) StartRotation() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state.Current.Key == "" {
-		return errors.New("the CA is plugged in: put new files into its directory to rotate")
-	}
-	if s := a.state.stage(); s != Steady {
-		return fmt.Errorf("a rotation is under way (%s until %s)", s, a.state.until().UTC().Format(time.RFC3339))
-	}
-	if err := a.proposeSelfSigned(time.Now()); err != nil {
+	if err := a.introduce(time.Now()); err != nil {
 		return err
 	}
 	return a.commit()
 }
 
+func (a *Authority) introduce(now time.Time) error {
+	if a.state.Current.Key == "" {
+		return fmt.Errorf("%w: the CA is plugged in; put new files into its directory to rotate", ErrNoRotation)
+	}
+	if s := a.state.stage(); s != Steady {
+		return fmt.Errorf("%w: one is under way (%s until %s)", ErrNoRotation, s, a.state.until().UTC().Format(time.RFC3339))
+	}
+	return a.proposeSelfSigned(now)
+}
+
 // Hurry ends the wait of the present stage, for an emergency such as a stolen
 // key: peers that have not renewed their certificates since will be refused
-// until they do.
+// until they do. Without a rotation under way it starts one and lets the new
+// root sign at once; the old one is trusted until the next Hurry, or until
+// nothing needs it. Errors are those of StartRotation.
 func (a *Authority) Hurry() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
+	if a.state.stage() == Steady {
+		if err := a.introduce(now); err != nil {
+			return err
+		}
+	}
 	a.conf.Logger.Warn("root rotation hurried on request", "stage", a.state.stage(), "until", a.state.until())
 	a.state, a.saved = a.state.hurry(now), false
 	a.advance(now)
@@ -362,8 +377,11 @@ type Status struct {
 	Until         time.Time `json:"until,omitzero"`
 	Signer        string    `json:"signer"`
 	SignerExpires time.Time `json:"signerExpires"`
-	PluggedIn     bool      `json:"pluggedIn"`
-	Roots         int       `json:"roots"`
+	// NextSigner will sign when the stage new-root-distributed ends.
+	NextSigner string `json:"nextSigner,omitempty"`
+	PluggedIn  bool   `json:"pluggedIn"`
+	// Roots counts those that the mesh is told to trust.
+	Roots int `json:"roots"`
 	// PluginProblem is why the files in the plug-in directory are not in use.
 	PluginProblem string `json:"pluginProblem,omitempty"`
 }
@@ -376,6 +394,11 @@ func (a *Authority) Status() Status {
 	st := Status{
 		Stage: a.state.stage(), Until: a.state.until(), Signer: s.cert.Subject.String(),
 		SignerExpires: s.notAfter, PluggedIn: a.state.Current.Key == "", Roots: len(a.state.Roots),
+	}
+	if a.state.Next != nil {
+		if next := a.signers[a.state.Next.SignerID]; next != nil {
+			st.NextSigner = next.cert.Subject.String()
+		}
 	}
 	if a.conf.PluginDir != "" {
 		st.PluginProblem = a.pluginReason
@@ -424,7 +447,7 @@ func (a *Authority) lease(now time.Time, ttl time.Duration) (s *signer, bundle [
 	case ttl == 0:
 		ttl = a.conf.DefaultTTL
 	}
-	ttl = max(min(ttl, a.conf.MaxTTL), minLife)
+	ttl = max(min(ttl, a.conf.MaxTTL), MinTTL)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s = a.current()
@@ -432,7 +455,7 @@ func (a *Authority) lease(now time.Time, ttl time.Duration) (s *signer, bundle [
 	if notAfter.After(s.notAfter) {
 		notAfter = s.notAfter
 	}
-	if notAfter.Sub(now) < minLife {
+	if notAfter.Sub(now) < MinTTL {
 		return nil, nil, notAfter, fmt.Errorf("the CA %q expires at %s: it cannot sign any more; replace it", s.cert.Subject, s.notAfter.UTC().Format(time.RFC3339))
 	}
 	if notAfter.After(a.state.IssuedUntil) {

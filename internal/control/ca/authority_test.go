@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	mathrand "math/rand/v2"
@@ -18,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,10 +41,18 @@ func open(t testing.TB, conf ca.Config) *ca.Authority {
 }
 
 // current signs by whatever authority runs now, as a client that reconnects.
-type current struct{ a *ca.Authority }
+type current struct{ p atomic.Pointer[ca.Authority] }
+
+func now(a *ca.Authority) *current {
+	c := &current{}
+	c.p.Store(a)
+	return c
+}
+
+func (c *current) a() *ca.Authority { return c.p.Load() }
 
 func (c *current) Sign(_ context.Context, id identity.Identity, csr []byte, ttl time.Duration) ([]string, error) {
-	return c.a.Sign(id, csr, ttl)
+	return c.a().Sign(id, csr, ttl)
 }
 
 // mesh is some workloads on nodes with certificates of different lives.
@@ -79,13 +89,13 @@ func everybody(t *testing.T, ms []*certs.Manager, ids []identity.Identity) {
 func TestRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		cur := &current{open(t, ca.Config{StateDir: dir})}
+		cur := now(open(t, ca.Config{StateDir: dir}))
 		ms, ids := mesh(t, cur, time.Hour, 24*time.Hour, 60*time.Hour)
 		for _, m := range ms {
 			defer m.Close()
 		}
 		serving := func() *tls.Certificate {
-			conf, err := cur.a.ServingConfig([]string{"istiod"})
+			conf, err := cur.a().ServingConfig([]string{"istiod"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -96,39 +106,39 @@ func TestRotation(t *testing.T) {
 			return c
 		}
 		time.Sleep(30 * time.Hour)
-		before, changed := cur.a.Bundle()
-		if err := cur.a.StartRotation(); err != nil {
+		before, changed := cur.a().Bundle()
+		if err := cur.a().StartRotation(); err != nil {
 			t.Fatal(err)
 		}
 		<-changed
-		if err := cur.a.StartRotation(); err == nil {
+		if err := cur.a().StartRotation(); err == nil {
 			t.Error("two rotations at once")
 		}
 		seen := map[ca.Stage]int{}
 		for range 200 {
 			time.Sleep(time.Hour)
-			cur.a.Tick()
+			cur.a().Tick()
 			synctest.Wait()
 			everybody(t, ms, ids)
-			seen[cur.a.Status().Stage]++
+			seen[cur.a().Status().Stage]++
 			old := x509.NewCertPool()
 			old.AppendCertsFromPEM(before)
-			if _, err := serving().Leaf.Verify(x509.VerifyOptions{Roots: old}); err != nil && cur.a.Status().Stage == ca.NewRootDistributed {
+			if _, err := serving().Leaf.Verify(x509.VerifyOptions{Roots: old}); err != nil && cur.a().Status().Stage == ca.NewRootDistributed {
 				t.Errorf("clients of the control plane lose it too early: %v", err)
 			}
-			if err := cur.a.Close(); err != nil {
+			if err := cur.a().Close(); err != nil {
 				t.Fatal(err)
 			}
-			cur.a = open(t, ca.Config{StateDir: dir})
+			cur.p.Store(open(t, ca.Config{StateDir: dir}))
 		}
-		after, _ := cur.a.Bundle()
+		after, _ := cur.a().Bundle()
 		if seen[ca.NewRootDistributed] < 20 || seen[ca.SigningByNew] < 20 || seen[ca.Steady] < 1 || strings.Contains(string(after), string(before)) {
 			t.Errorf("stages %v", seen)
 		}
 		if file, err := os.ReadFile(filepath.Join(dir, "root-cert.pem")); err != nil || string(file) != string(after) {
 			t.Errorf("root-cert.pem: %v", err)
 		}
-		_ = cur.a.Close()
+		_ = cur.a().Close()
 	})
 }
 
@@ -136,7 +146,7 @@ func TestRotation(t *testing.T) {
 func TestOldRoot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := open(t, ca.Config{StateDir: t.TempDir(), RootTTL: 100 * 24 * time.Hour})
-		cur := &current{a}
+		cur := now(a)
 		ms, ids := mesh(t, cur, 24*time.Hour)
 		defer ms[0].Close()
 		first := a.Status().Signer
@@ -189,9 +199,17 @@ func TestHurry(t *testing.T) {
 	if err := a.StartRotation(); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []ca.Stage{ca.SigningByNew, ca.Steady} {
+	if err := a.StartRotation(); !errors.Is(err, ca.ErrNoRotation) {
+		t.Errorf("a second rotation: %v", err)
+	}
+	// Without a rotation, hurrying begins one that does not wait.
+	for _, want := range []ca.Stage{ca.SigningByNew, ca.Steady, ca.SigningByNew, ca.Steady} {
+		before := a.Status()
 		if err := a.Hurry(); err != nil || a.Status().Stage != want {
 			t.Errorf("%v %+v", err, a.Status())
+		}
+		if changed := a.Status().Signer != before.Signer; changed != (want == ca.SigningByNew) {
+			t.Errorf("in %s %q signs, before it was %q", want, a.Status().Signer, before.Signer)
 		}
 	}
 }
@@ -403,7 +421,7 @@ func TestPluginBroken(t *testing.T) {
 func TestPluginReplacesRoot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		cur := &current{open(t, ca.Config{StateDir: t.TempDir(), PluginDir: dir})}
+		cur := now(open(t, ca.Config{StateDir: t.TempDir(), PluginDir: dir}))
 		ms, ids := mesh(t, cur, time.Hour, 24*time.Hour)
 		for _, m := range ms {
 			defer m.Close()
@@ -413,15 +431,15 @@ func TestPluginReplacesRoot(t *testing.T) {
 			newPlugin(t).write(dir, nil)
 			for range 60 {
 				time.Sleep(time.Hour)
-				cur.a.Tick()
+				cur.a().Tick()
 				synctest.Wait()
 				everybody(t, ms, ids)
 			}
-			if st := cur.a.Status(); st.Stage != ca.Steady || !st.PluggedIn || st.Roots != 1 {
+			if st := cur.a().Status(); st.Stage != ca.Steady || !st.PluggedIn || st.Roots != 1 {
 				t.Errorf("round %d: %+v", round, st)
 			}
 		}
-		_ = cur.a.Close()
+		_ = cur.a().Close()
 	})
 }
 

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+)
+
+// caStatus is /debug/ca.
+type caStatus struct {
+	Stage         string    `json:"stage"`
+	Until         time.Time `json:"until"`
+	Signer        string    `json:"signer"`
+	SignerExpires time.Time `json:"signerExpires"`
+	NextSigner    string    `json:"nextSigner"`
+	PluggedIn     bool      `json:"pluggedIn"`
+	Roots         int       `json:"roots"`
+	PluginProblem string    `json:"pluginProblem"`
+}
+
+const caSteady = "steady"
+
+// caStages says what a stage is, what it waits for, and what comes next.
+var caStages = map[string]struct{ what, next string }{
+	caSteady: {
+		"One root signs. Nothing is under way.",
+		"`ambit ca rotate` introduces a new root.",
+	},
+	"new-root-distributed": {
+		"1 of 2: the old root signs, and the mesh learns to trust the new one beside it.\nIt lasts until every certificate has been renewed whose owner knows the old root only.",
+		"the new root signs",
+	},
+	"signing-by-new": {
+		"2 of 2: the new root signs, and the old one is still trusted.\nIt lasts until every certificate that the old root signed has been renewed or has expired.",
+		"the old root is not trusted any more, and the rotation is over",
+	},
+}
+
+func (a *app) caCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ca",
+		Short: "Show the certificate authority of the mesh, and change its root",
+		Long: `The authority of the mesh lives in ambitd. Its root changes in two stages, each of
+which waits for certificates to be renewed, so that at no time one half of the
+mesh refuses the other. Traffic goes on throughout; nothing is restarted.`,
+	}
+	cmd.AddCommand(a.caStatusCommand(), a.caRotateCommand())
+	return cmd
+}
+
+func (a *app) caStatusCommand() *cobra.Command {
+	c := &adminClient{app: a}
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show who signs, and where a change of the root stands",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b, err := c.get(cmd.Context(), "/debug/ca")
+			if err != nil {
+				return err
+			}
+			return a.printCA(b, output, time.Now())
+		},
+	}
+	c.flags(cmd)
+	outputFlag(cmd, &output, formatTable)
+	return cmd
+}
+
+func (a *app) caRotateCommand() *cobra.Command {
+	c := &adminClient{app: a}
+	var output string
+	var hurry bool
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Introduce a new root, in stages; with --hurry, end the present stage now",
+		Long: `Introduces a new root. The change goes on by itself, also over restarts of ambitd;
+ambit ca status says where it stands and when the next stage comes.
+
+--hurry is for an emergency, such as a stolen key: it does not wait. Proxies that
+have not renewed their certificates are refused by others until they do. Without a
+rotation under way it makes a new root that signs at once; given again, it ends
+the trust in the old root.
+
+A CA that is plugged in rotates by its files: put the new ones into its directory.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path := "/ca/rotate"
+			if hurry {
+				path += "?hurry"
+			}
+			b, err := c.post(cmd.Context(), path)
+			if err != nil {
+				return err
+			}
+			return a.printCA(b, output, time.Now())
+		},
+	}
+	c.flags(cmd)
+	outputFlag(cmd, &output, formatTable)
+	cmd.Flags().BoolVar(&hurry, "hurry", false, "end the wait of the present stage; may break handshakes")
+	return cmd
+}
+
+func (a *app) printCA(b []byte, output string, now time.Time) error {
+	if output != formatTable {
+		return a.encode(output, json.RawMessage(b))
+	}
+	var s caStatus
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("ambitd's answer: %w", err)
+	}
+	kind := "self-signed"
+	if s.PluggedIn {
+		kind = "plugged in"
+	}
+	rows := [][]string{
+		{"Signer:", s.Signer + " (" + kind + ")"},
+		{"Expires:", when(s.SignerExpires, now)},
+		{"Trusted roots:", strconv.Itoa(s.Roots)},
+		{"Stage:", s.Stage},
+	}
+	if s.NextSigner != "" {
+		rows = append(rows, []string{"Next signer:", s.NextSigner})
+	}
+	if s.PluginProblem != "" {
+		rows = append(rows, []string{"Plug-in:", s.PluginProblem})
+	}
+	if err := a.table(narrow, rows[0], rows[1:]); err != nil {
+		return err
+	}
+	text, known := caStages[s.Stage]
+	switch {
+	case !known:
+		return nil
+	case s.Stage == caSteady && s.PluggedIn:
+		return a.printf("\n%s\nTo rotate, put new files into the CA's directory.\n", text.what)
+	case s.Stage == caSteady:
+		return a.printf("\n%s\n%s\n", text.what, text.next)
+	case !now.Before(s.Until):
+		return a.printf("\n%s\nNext, in a moment: %s.\n", text.what, text.next)
+	}
+	return a.printf("\n%s\nNext, at %s: %s.\n", text.what, when(s.Until, now), text.next)
+}
+
+// when is a time for people: absolute, and how far away.
+func when(t, now time.Time) string {
+	d := t.Sub(now)
+	s := t.UTC().Format(time.RFC3339)
+	switch {
+	case d < 0:
+		return s + " (over)"
+	case d < time.Minute:
+		return fmt.Sprintf("%s (in %s)", s, d.Round(time.Second))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%s (in %s)", s, strings.TrimSuffix(d.Round(time.Minute).String(), "0s"))
+	}
+	return fmt.Sprintf("%s (in %d days)", s, int(d.Hours()/24))
+}
+
+// post sends an order to ambitd's admin port and returns its answer.
+func (c *adminClient) post(ctx context.Context, path string) ([]byte, error) {
+	client, address := &http.Client{Timeout: 30 * time.Second}, c.address
+	if address == "" {
+		l, err := c.attach()
+		if err != nil {
+			return nil, fmt.Errorf("%w (or say with --address where ambitd's admin port is)", err)
+		}
+		client, address = l.HTTP(lab.LAN), net.JoinHostPort("127.0.0.1", strconv.Itoa(wellknown.PortControlDebug))
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("asking ambitd: %w", err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read to the end
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxRead))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		// What ambitd says is for people.
+		err = fmt.Errorf("ambitd: %s", strings.TrimSpace(string(b)))
+	}
+	return b, err
+}
