@@ -12,7 +12,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go
 
 # Pure and transport packages: small enough that the race detector is always on.
-RACE  := ./internal/mesh/... ./internal/transport/... ./internal/xds/... ./internal/zds/... ./internal/sys/poll/... ./internal/ops/... ./internal/control/...
+RACE  := ./internal/mesh/... ./internal/transport/... ./internal/xds/... ./internal/zds/... ./internal/sys/poll/... ./internal/ops/... ./internal/control/collection/... ./internal/control/policy/... ./internal/control/auth/...
 FUZZTIME ?= 10s
 
 .PHONY: all build demo test conformance interop bench chaos lint fuzz generate clean help
@@ -24,17 +24,27 @@ help: ## this list
 
 build: ## the five programs and the test programs, static, into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/echo
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/echo ./test/load
 
 demo: build ## the main job, end to end, on this machine
 	@$(GO) run ./test/demo -bin $(BIN)
 
 test: build ## unit, virtual time and network namespaces (root)
 	@$(GO) run ./test/run -race -timeout 10m $(RACE) -- \
-		-timeout 20m $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control)(/|$$)|/test/(h2spec|interop|bench|chaos)(/|$$)')
+		-timeout 20m $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|bench)(/|$$)')
 
 conformance: ## h2spec against the HTTP/2 engine
 	@$(GO) run ./test/run -count=1 ./test/h2spec/...
+
+interop: ## another ztunnel as a node of this mesh: make interop PEER_ZTUNNEL=/path
+	@PEER_ZTUNNEL='$(PEER_ZTUNNEL)' $(GO) run ./test/run -count=1 -timeout 20m ./test/interop/... -- \
+		-tags interop -count=1 -run TestAnotherZtunnel -timeout 10m ./internal/node
+
+chaos: build ## kill -9 of every part under load, and worse
+	@$(GO) run ./test/run -count=1 -timeout 20m ./test/chaos/...
+
+bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL=/path if given
+	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'
 
 lint: ## gofmt, go vet, golangci-lint, govulncheck
 	@GO=$(GO) GOLANGCI=$(GOLANGCI) GOVULNCHECK=$(GOVULNCHECK) sh test/lint.sh
