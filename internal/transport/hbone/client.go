@@ -20,6 +20,7 @@ type client struct {
 	streams int
 	ending  bool // takes no new streams
 	idle    *poll.Timer
+	probe   *poll.Timer
 }
 
 func (c *client) start(fd int, conn *tls.Conn, w *wire) {
@@ -105,12 +106,31 @@ func (c *client) open(o *attempt) {
 	hs.User, s.hs = s, hs
 	c.streams++
 	c.idle.Stop()
+	c.check()
 	req.timer = c.shard.loop.AfterFunc(c.shard.pool.cfg.AnswerTimeout, func() {
 		req.late = true
 		s.abandon(reason.ConnectTimeout)
 	})
 	c.t.touch()
 }
+
+// check asks a tunnel that was silent for a while for a sign of life.
+func (c *client) check() {
+	limit := c.shard.pool.cfg.ProbeTimeout
+	asked := c.shard.loop.Now()
+	if c.probe != nil || asked.Sub(c.t.heard) < limit {
+		return
+	}
+	c.t.h2.Ping([8]byte{})
+	c.probe = c.shard.loop.AfterFunc(limit, func() {
+		c.probe = nil
+		if !c.t.heard.After(asked) {
+			c.t.fail(reason.TunnelClosed, errSilent)
+		}
+	})
+}
+
+var errSilent = errors.New("peer does not answer")
 
 // refused has o tried elsewhere, unless that was often enough.
 func (c *client) refused(o *attempt, err *reason.Error) {
@@ -179,6 +199,7 @@ func (c *client) settings() { c.learn() }
 func (c *client) ended(reason.Reason, error) {
 	c.ending = true
 	c.idle.Stop()
+	c.probe.Stop()
 	c.shard.local = slices.DeleteFunc(c.shard.local, func(o *client) bool { return o == c })
 	c.ref.closed(c.shard)
 }

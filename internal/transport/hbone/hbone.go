@@ -72,6 +72,11 @@ type PoolConfig struct {
 	// AnswerTimeout bounds the wait for the answer to CONNECT (20 s: the other
 	// side needs up to 10 s to reach its program).
 	AnswerTimeout time.Duration
+	// ProbeTimeout is how long a tunnel that was silent may take to give a sign
+	// of life when it gets a new connection (3 s); one that does not is closed,
+	// and the connection tried on another. A peer that lost its power is found
+	// out so, before the program's patience ends.
+	ProbeTimeout time.Duration
 	// MaxDials is how many tunnels are being made at once on one loop (64);
 	// MaxWaiting how many connections wait for them there (8,192). More fail
 	// with reason ResourceExhausted.

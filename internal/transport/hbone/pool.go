@@ -20,6 +20,7 @@ const (
 	defaultIdleRelease   = 5 * time.Minute
 	defaultDialTimeout   = 10 * time.Second
 	defaultAnswerTimeout = 20 * time.Second
+	defaultProbeTimeout  = 3 * time.Second
 	defaultMaxDials      = 64
 	defaultMaxWaiting    = 8192
 	// maxAttempts is how many tunnels one Open is tried on when they die or
@@ -48,6 +49,7 @@ func NewPool(cfg PoolConfig) *Pool {
 	cfg.IdleRelease = or(cfg.IdleRelease, defaultIdleRelease)
 	cfg.DialTimeout = or(cfg.DialTimeout, defaultDialTimeout)
 	cfg.AnswerTimeout = or(cfg.AnswerTimeout, defaultAnswerTimeout)
+	cfg.ProbeTimeout = or(cfg.ProbeTimeout, defaultProbeTimeout)
 	cfg.MaxDials = or(cfg.MaxDials, defaultMaxDials)
 	cfg.MaxWaiting = or(cfg.MaxWaiting, defaultMaxWaiting)
 	p := &Pool{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Loops.Len())}

@@ -288,6 +288,32 @@ func TestKeepAlive(t *testing.T) {
 	close(hang)
 }
 
+// A peer that died while its tunnel was idle costs a connection the time of a
+// probe, and not the connection.
+func TestDeadIdleTunnel(t *testing.T) {
+	w := newWorld(t, echo, func(w *world, p *PoolConfig, s *ServerConfig) {
+		w.far.Close()
+		w.far = group(t, 2)
+		s.Loops = w.far
+		p.KeepAlive = -1
+		p.ProbeTimeout = 50 * time.Millisecond
+	})
+	w.server.spread.Add(1) // not on the loop that accepts: the next peer answers
+	c := w.connect()
+	roundTrip(t, c, "hello")
+	_ = c.Close()
+	get(t, w.closed, "flow closes")
+	get(t, w.closedServer, "flow closes")
+	time.Sleep(100 * time.Millisecond) // silent for longer than a probe takes
+	dead := w.lastServer.Load().Loop()
+	hang := make(chan struct{})
+	defer close(hang)
+	dead.Post(func() { <-hang })
+	c = w.connect()
+	roundTrip(t, c, "still works")
+	_ = c.Close()
+}
+
 // A client that does not shake hands is not waited for.
 func TestHandshakeTimeout(t *testing.T) {
 	w := newWorld(t, echo, func(_ *world, _ *PoolConfig, s *ServerConfig) { s.HandshakeTimeout = 30 * time.Millisecond })

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -36,6 +37,7 @@ type Server struct {
 	cfg    ServerConfig
 	ctx    context.Context // of handshakes
 	cancel context.CancelCauseFunc
+	spread atomic.Uint64
 
 	mu      sync.Mutex // guards the handshakes' bounds
 	running int
@@ -62,9 +64,11 @@ func NewServer(cfg ServerConfig) *Server {
 	return s
 }
 
-// Serve takes over an accepted, non-blocking socket, whose tunnel will live on
-// l. It returns at once.
+// Serve takes over a non-blocking socket that was accepted on l. It returns at
+// once. Tunnels are spread over all loops of the group, because one listener
+// accepts on one loop, and everything of a tunnel happens on its own.
 func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
+	l = s.cfg.Loops.Pick(uint64(l.Index()) + s.spread.Add(1) - 1)
 	do := func() {
 		if err := s.accept(l, fd, remote, local); err != nil {
 			poll.ResetFD(fd)

@@ -59,6 +59,8 @@ type tunnel struct {
 	closed   bool
 	inEngine bool // inside h2.Receive: streams must not be pumped
 
+	heard time.Time // when bytes last arrived
+
 	stalled []*stream // would read, but too much ciphertext waits
 	resumed []*stream // got credit while inEngine
 
@@ -72,6 +74,7 @@ type tunnel struct {
 func (t *tunnel) start(l *poll.Loop, fd int, conn *tls.Conn, w *wire, cfg h2.Config, r role, keep time.Duration) error {
 	t.hub, t.fd, t.tls, t.wire, t.role = hubOf(l), fd, conn, w, r
 	t.writable, t.readable, t.why = true, true, reason.TunnelClosed
+	t.heard = l.Now()
 	t.h2 = h2.New(cfg, t)
 	if err := l.AddTo(&t.reg, fd, t); err != nil {
 		t.closed = true
@@ -100,7 +103,7 @@ func engineConfig(server bool, streams uint32, w Windows) h2.Config {
 // alive asks for a sign of life. A tunnel without streams is left in peace.
 func (t *tunnel) alive(every time.Duration) {
 	if t.h2.Streams() > 0 && !t.h2.KeepAlive() {
-		t.fail(reason.TunnelClosed, errors.New("peer does not answer"))
+		t.fail(reason.TunnelClosed, errSilent)
 		return
 	}
 	t.touch()
@@ -149,6 +152,7 @@ func (t *tunnel) receive() {
 				t.readable = false // a short read of a stream socket: dry
 			}
 			t.wire.in, t.wire.end = t.hub.cipher[:n], n == 0
+			t.heard = t.hub.loop.Now()
 		}
 		budget -= n
 		t.decrypt()
