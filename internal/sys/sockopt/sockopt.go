@@ -90,7 +90,10 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 }
 
 func setInt(fd, level, opt, v int, name string) error {
-	return os.NewSyscallError("setsockopt "+name, unix.SetsockoptInt(fd, level, opt, v))
+	if err := unix.SetsockoptInt(fd, level, opt, v); err != nil { // the name is put together only then
+		return os.NewSyscallError("setsockopt "+name, err)
+	}
+	return nil
 }
 
 // Mark sets the firewall mark of what the socket sends (CAP_NET_ADMIN).
