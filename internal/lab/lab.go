@@ -31,6 +31,9 @@ type Config struct {
 	StateDir string
 	// Nodes is how many nodes there are, named node1, node2, …; default 1.
 	Nodes int
+	// PodAddresses is how many addresses a node has for pods; default 245. With
+	// few of them the address of a deleted pod is given away again at once.
+	PodAddresses int
 	// Manifests are files and directories of Kubernetes YAML to begin with.
 	Manifests []string
 	// YAML is more of the same, as text.

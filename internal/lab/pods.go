@@ -121,7 +121,7 @@ func (s *supervisor) newPod(k key, spec *corev1.Pod, inMesh bool) error {
 	n := s.schedule(spec.Spec.NodeName)
 	host, ok := n.hosts.take()
 	if !ok {
-		return fmt.Errorf("%s: %s has no free address (%d pods)", k, n.name, lastHost-firstHost+1)
+		return fmt.Errorf("%s: %s has no free address (%d pods)", k, n.name, s.lastHost()-firstHost+1)
 	}
 	n.links++
 	ctx, cancel := context.WithCancel(context.Background())

@@ -148,7 +148,7 @@ func (s *supervisor) network() error {
 		}
 		s.nodes = append(s.nodes, &node{
 			n: n, name: name, space: sp,
-			hosts: newPool(firstHost, lastHost), proxies: newPool(firstProxy, lastProxy),
+			hosts: newPool(firstHost, s.lastHost()), proxies: newPool(firstProxy, lastProxy),
 		})
 	}
 	for _, a := range s.nodes {
@@ -160,6 +160,14 @@ func (s *supervisor) network() error {
 		}
 	}
 	return err
+}
+
+// lastHost is the last number that a pod of a node gets.
+func (s *supervisor) lastHost() int {
+	if n := s.cfg.PodAddresses; n > 0 {
+		return min(firstHost+n-1, lastHost)
+	}
+	return lastHost
 }
 
 // run serves until the lab is told to end.
