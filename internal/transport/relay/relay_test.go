@@ -192,9 +192,11 @@ func TestResets(t *testing.T) {
 		}
 	})
 	t.Run("read later", func(t *testing.T) {
+		const size = 300 << 10 // what two sockets can hold
 		p := newProxy(t, func(c *net.TCPConn) {
-			_, _ = c.Write(make([]byte, 1<<20))
-			_, _ = c.Read(make([]byte, 1)) // until the proxy has it all
+			_, _ = c.Write(make([]byte, size))
+			_, _ = c.Read(make([]byte, 1))
+			waitSent(c) // the proxy's kernel has it all: our reset loses nothing
 			_ = c.SetLinger(0)
 		})
 		c := p.connect()
@@ -208,7 +210,7 @@ func TestResets(t *testing.T) {
 				break
 			}
 		}
-		if n, err := io.Copy(io.Discard, struct{ io.Reader }{c}); n != 1<<20 || !errors.Is(err, syscall.ECONNRESET) {
+		if n, err := io.Copy(io.Discard, struct{ io.Reader }{c}); n != size || !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%d bytes, %v", n, err)
 		}
 		_ = c.Close()
@@ -252,6 +254,19 @@ func TestResets(t *testing.T) {
 		}
 		_ = c.Close()
 	})
+}
+
+// waitSent waits, for a bounded time, until the other end's kernel has what was
+// written.
+func waitSent(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	left := 1
+	for deadline := time.Now().Add(patience); left > 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		_ = raw.Control(func(fd uintptr) { left = poll.Unsent(int(fd)) })
+	}
 }
 
 // Half-closed and silent: the loop sleeps.
