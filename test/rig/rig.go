@@ -22,7 +22,7 @@ import (
 
 // patience is how long something that must happen may take: far longer than
 // it does, because these machines are shared.
-const patience = 30 * time.Second
+const patience = 20 * time.Second
 
 var (
 	binDir string
@@ -73,6 +73,15 @@ type World struct {
 	*lab.Lab
 	t   testing.TB
 	ctx context.Context
+}
+
+// T is the test that the world belongs to.
+func (w *World) T() testing.TB { return w.t }
+
+// For is the same world for a subtest: what fails is the subtest's, and what
+// is opened ends with it.
+func (w *World) For(t testing.TB) *World {
+	return &World{Lab: w.Lab, t: t, ctx: t.Context()}
 }
 
 // Start runs a mesh of cfg for the length of the test. Name, StateDir and

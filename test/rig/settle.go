@@ -14,6 +14,7 @@ type ConfigDump struct {
 		Name                  string   `json:"name"`
 		Namespace             string   `json:"namespace"`
 		Protocol              string   `json:"protocol"`
+		NativeTunnel          bool     `json:"nativeTunnel"`
 		Status                string   `json:"status"`
 		WorkloadIPs           []string `json:"workloadIps"`
 		AuthorizationPolicies []string `json:"authorizationPolicies"`
@@ -53,7 +54,7 @@ func (w *World) Dump(node string) (*ConfigDump, error) {
 
 // Settled waits until the mesh does what the objects say: every pod that is to
 // be captured is served on its node, every proxy knows it as HBONE, and no
-// other pod is either.
+// other pod is either; every proxy knows which pods are ready, and all services.
 func (w *World) Settled() {
 	w.t.Helper()
 	w.Eventually("the mesh has settled", w.settled)
@@ -76,17 +77,48 @@ func (w *World) settled() error {
 			if got, want := d.protocol(p.Namespace, p.Name), map[bool]string{true: "HBONE", false: "TCP"}[p.Captured]; got != want {
 				return fmt.Errorf("to %s, pod %s/%s is %q, and not %s", n.Name, p.Namespace, p.Name, got, want)
 			}
+			if got, want := d.healthy(p.Namespace, p.Name), p.Ready; got != want {
+				return fmt.Errorf("to %s, pod %s/%s is ready: %v, and not %v", n.Name, p.Namespace, p.Name, got, want)
+			}
 			if p.Node == n.Name && d.serves(p.Namespace, p.Name) != p.Captured {
 				return fmt.Errorf("%s serves pod %s/%s: %v, which should be %v", n.Name, p.Namespace, p.Name, !p.Captured, p.Captured)
+			}
+		}
+		for _, v := range s.Services {
+			if !d.knows(v.Namespace, v.Name) {
+				return fmt.Errorf("%s does not know service %s/%s", n.Name, v.Namespace, v.Name)
 			}
 		}
 	}
 	return nil
 }
 
+func (d *ConfigDump) knows(namespace, service string) bool {
+	for _, s := range d.Services {
+		if s.Namespace == namespace && s.Name == service {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *ConfigDump) healthy(namespace, name string) bool {
+	for _, w := range d.Workloads {
+		if w.Namespace == namespace && w.Name == name {
+			return strings.EqualFold(w.Status, "Healthy")
+		}
+	}
+	return false
+}
+
+// protocol is how a pod is reached: HBONE when the mesh does it, not when the
+// pod speaks it itself.
 func (d *ConfigDump) protocol(namespace, name string) string {
 	for _, w := range d.Workloads {
 		if w.Namespace == namespace && w.Name == name {
+			if w.NativeTunnel {
+				return "TCP"
+			}
 			return w.Protocol
 		}
 	}

@@ -1,0 +1,191 @@
+package rig
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+)
+
+// Load is test/echo's load client at work in a pod.
+type Load struct {
+	w      *World
+	cmd    *lab.Command
+	out    *os.File
+	lines  *bufio.Scanner
+	report LoadReport
+}
+
+// LoadReport is what the load client says of all requests.
+type LoadReport struct {
+	Final            bool
+	Sent, OK, Failed int
+	Errors           map[string]int
+}
+
+// StartLoad begins to make requests at a constant rate and returns when the
+// first second is over.
+func (w *World) StartLoad(from lab.Where, to netip.AddrPort, rate int) *Load {
+	w.t.Helper()
+	r, out, err := os.Pipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cmd, err := w.Exec(w.ctx, from, lab.ExecOptions{Stdout: out, Stderr: os.Stderr},
+		Bin("echo"), "load", "-url", "http://"+to.String()+"/", "-rate", strconv.Itoa(rate), "-duration", "0")
+	_ = out.Close()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	l := &Load{w: w, cmd: cmd, out: r, lines: bufio.NewScanner(r)}
+	w.t.Cleanup(func() { _ = r.Close() })
+	l.Seconds(1)
+	return l
+}
+
+// Seconds waits until the client has reported n more seconds.
+func (l *Load) Seconds(n int) {
+	l.w.t.Helper()
+	for range n {
+		l.next()
+	}
+}
+
+func (l *Load) next() {
+	l.w.t.Helper()
+	if !l.lines.Scan() {
+		l.w.t.Fatalf("the load client has ended: %v", l.lines.Err())
+	}
+	l.report = LoadReport{}
+	if err := json.Unmarshal(l.lines.Bytes(), &l.report); err != nil {
+		l.w.t.Fatalf("%v: %s", err, l.lines.Text())
+	}
+}
+
+// Stop ends the load and returns the sum of it.
+func (l *Load) Stop() LoadReport {
+	l.w.t.Helper()
+	if err := l.cmd.Signal(lab.SIGTERM); err != nil {
+		l.w.t.Fatal(err)
+	}
+	for !l.report.Final {
+		l.next()
+	}
+	if _, err := l.cmd.Wait(); err != nil {
+		l.w.t.Error(err)
+	}
+	return l.report
+}
+
+// Clean ends the load, of which nothing may have failed.
+func (l *Load) Clean() LoadReport {
+	l.w.t.Helper()
+	r := l.Stop()
+	if r.Failed > 0 || r.OK == 0 {
+		l.w.t.Errorf("of %d requests, %d were answered and %d failed: %v", r.Sent, r.OK, r.Failed, r.Errors)
+	}
+	return r
+}
+
+// Conn is a connection to an echo server.
+type Conn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+// Hold connects from a pod to an echo server and makes sure that it answers.
+// The connection ends with the test.
+func (w *World) Hold(from lab.Where, to netip.AddrPort) (*Conn, error) {
+	c, err := w.Dial(w.ctx, from, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	w.t.Cleanup(func() { _ = c.Close() })
+	h := &Conn{Conn: c, r: bufio.NewReader(c)}
+	return h, h.Ping()
+}
+
+// MustHold is Hold that must work.
+func (w *World) MustHold(from lab.Where, to netip.AddrPort) *Conn {
+	w.t.Helper()
+	h, err := w.Hold(from, to)
+	if err != nil {
+		w.t.Fatalf("echo from %s to %s: %v", from, to, err)
+	}
+	return h
+}
+
+// Ping sends a line and wants it back.
+func (c *Conn) Ping() error {
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, "ping\n"); err != nil {
+		return err
+	}
+	s, err := c.r.ReadString('\n')
+	if err == nil && s != "ping\n" {
+		err = fmt.Errorf("got %q", s)
+	}
+	return err
+}
+
+// AwaitEnd waits until the connection ends, and returns how: io.EOF, or the
+// error of a reset. It is nil when the connection does not end.
+func (c *Conn) AwaitEnd() error {
+	_ = c.SetDeadline(time.Now().Add(patience))
+	for {
+		if _, err := c.r.ReadByte(); errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// Sample is one series of a component's metrics.
+type Sample struct {
+	Name   string
+	Labels map[string]string
+	Value  float64
+}
+
+var (
+	series = regexp.MustCompile(`^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([^ ]+)`)
+	label  = regexp.MustCompile(`([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"`)
+)
+
+// Metrics are the series of a node's proxy with a name.
+func (w *World) Metrics(node, name string) []Sample {
+	w.t.Helper()
+	b, err := w.Lab.Get(context.WithoutCancel(w.ctx), lab.InZtunnel(node), "http://127.0.0.1:15020/metrics")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []Sample
+	for line := range strings.Lines(string(b)) {
+		m := series.FindStringSubmatch(line)
+		if m == nil || m[1] != name {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(m[3]), 64)
+		if err != nil {
+			w.t.Fatalf("%s: %v", line, err)
+		}
+		s := Sample{Name: m[1], Labels: map[string]string{}, Value: v}
+		for _, l := range label.FindAllStringSubmatch(m[2], -1) {
+			s.Labels[l[1]] = l[2]
+		}
+		out = append(out, s)
+	}
+	return out
+}
