@@ -19,6 +19,7 @@ type client struct {
 	key     Key
 	streams int
 	ending  bool // takes no new streams
+	leaving bool // ends as soon as it has no streams
 	idle    *poll.Timer
 	probe   *poll.Timer
 }
@@ -55,11 +56,21 @@ func (c *client) rest() {
 	if c.streams > 0 || c.t.closed {
 		return
 	}
+	after := c.shard.pool.cfg.IdleRelease
+	if c.leaving {
+		after = min(after, leaveAfter)
+	}
 	if c.idle == nil {
-		c.idle = c.shard.loop.AfterFunc(c.shard.pool.cfg.IdleRelease, c.release)
+		c.idle = c.shard.loop.AfterFunc(after, c.release)
 		return
 	}
-	c.idle.Reset(c.shard.pool.cfg.IdleRelease)
+	c.idle.Reset(after)
+}
+
+// leave has the tunnel end as soon as it carries nothing.
+func (c *client) leave() {
+	c.leaving = true
+	c.rest()
 }
 
 // release asks home first: it may be assigning a stream right now.

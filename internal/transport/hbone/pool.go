@@ -85,6 +85,24 @@ func (p *Pool) CloseWorkload(uid string) {
 	})
 }
 
+// ReleaseWorkload says that the workload with this UID is about to be spoken
+// to without tunnels: those to it end as soon as they carry nothing, instead
+// of after IdleRelease. Connections under way are not disturbed, and those
+// that still come are carried.
+func (p *Pool) ReleaseWorkload(uid string) {
+	p.each(func(s *shard) {
+		for _, e := range s.entries {
+			if e.key.DstUID != uid {
+				continue
+			}
+			e.leaving = true
+			for _, r := range e.refs {
+				r.where.loop.Post(r.client.leave)
+			}
+		}
+	})
+}
+
 // Drain has every tunnel take no new connections and end with its last one.
 // Further Opens fail with reason Draining.
 func (p *Pool) Drain() {
@@ -139,6 +157,7 @@ type entry struct {
 	dialing bool
 	queued  bool
 	retired bool // not in shard.entries any more
+	leaving bool // tunnels are not kept without connections
 	made    int  // tunnels so far: spreads them over loops
 	limit   int  // streams that the last tunnel's peer permits
 }
@@ -300,7 +319,7 @@ func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, 
 		s.forget(e)
 		return
 	}
-	c := &client{shard: where, key: e.key}
+	c := &client{shard: where, key: e.key, leaving: e.leaving}
 	r := &ref{home: s, entry: e, where: where, client: c, limit: e.limit}
 	c.ref = r
 	e.refs = append(e.refs, r)

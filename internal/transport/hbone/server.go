@@ -26,6 +26,10 @@ const (
 	// queuedHandshakes is how many connections wait per running handshake: a
 	// restarted node brings all its peers back at once.
 	queuedHandshakes = 64
+
+	// leaveAfter is how long a tunnel lives without streams at an end that is
+	// leaving: a client that has just made one must get to use it.
+	leaveAfter = 200 * time.Millisecond
 )
 
 // ErrTooManyHandshakes is reported for a connection that was reset because too
@@ -50,6 +54,7 @@ type Server struct {
 type serverShard struct {
 	tunnels  []*serverTunnel
 	draining bool
+	leaving  bool
 	killed   bool
 	why      reason.Reason
 }
@@ -169,6 +174,21 @@ func (s *Server) Drain() {
 	})
 }
 
+// Leave says whether clients are about to do without tunnels. While they are,
+// every tunnel is asked to end with its streams (GOAWAY), those that are there
+// at once and new ones after a moment. Connections that still come are carried,
+// on tunnels made for them.
+func (s *Server) Leave(yes bool) {
+	s.each(func(sh *serverShard) {
+		if sh.leaving = yes; !yes {
+			return
+		}
+		for _, t := range slices.Clone(sh.tunnels) {
+			t.drain()
+		}
+	})
+}
+
 // Close ends everything now; flows get r.
 func (s *Server) Close(r reason.Reason) {
 	s.cancel(reason.Errorf(r, "the server was closed"))
@@ -211,6 +231,8 @@ func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
 		t.t.fail(sh.why, nil)
 	case sh.draining:
 		t.drain()
+	case sh.leaving:
+		t.loop.AfterFunc(leaveAfter, t.drain)
 	}
 }
 
