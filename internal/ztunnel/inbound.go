@@ -66,7 +66,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 		p.early(r, status, err)
 		return
 	}
-	c := &conns.Conn{Inbound: true, Protocol: route.HBONE, Asked: plan.Upstream, Name: host, Peer: r.Peer}
+	c := &conns.Conn{Inbound: true, Protocol: route.HBONE, Asked: plan.Upstream, Name: host}
 	c.Src, c.Dst, c.Target = r.Remote, r.Local, plan.Target
 	c.Trace, _ = connect.ParseTrace(r.Header.Traceparent)
 	k := telemetry.Key{

@@ -342,8 +342,15 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 			w = c.OldWorkload
 			n.workloadGone(w.UID)
 		}
+		had, has := tunnelled(c.OldWorkload), tunnelled(c.NewWorkload)
+		if had && !has && c.NewWorkload != nil {
+			n.workloadLeaves(w.UID)
+		}
 		n.mu.Lock()
 		p := n.byName[podName{w.Namespace, w.Name}]
+		if p != nil && p.srv != nil && had != has {
+			p.srv.Leave(!has)
+		}
 		n.mu.Unlock()
 		if p != nil {
 			n.review.pod(p)
@@ -351,17 +358,33 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 	}
 }
 
+// tunnelled tells whether a workload is reached through tunnels.
+func tunnelled(w *workload.Workload) bool { return w != nil && w.Protocol == workload.HBONE }
+
 // workloadGone closes the tunnels to a workload that left the mesh.
 func (n *Node) workloadGone(uid string) {
+	for _, p := range n.poolsTo(uid) {
+		p.CloseWorkload(uid)
+	}
+}
+
+// workloadLeaves lets go of the idle tunnels to a workload that is spoken to
+// in plaintext from now on: its node agent waits for them before it takes the
+// redirection away.
+func (n *Node) workloadLeaves(uid string) {
+	for _, p := range n.poolsTo(uid) {
+		p.ReleaseWorkload(uid)
+	}
+}
+
+func (n *Node) poolsTo(uid string) []*hbone.Pool {
 	n.tunMu.Lock()
+	defer n.tunMu.Unlock()
 	pools := make([]*hbone.Pool, 0, len(n.tunnels[uid]))
 	for p := range n.tunnels[uid] {
 		pools = append(pools, p)
 	}
-	n.tunMu.Unlock()
-	for _, p := range pools {
-		p.CloseWorkload(uid)
-	}
+	return pools
 }
 
 // tunnel follows which pools have tunnels to which workload.
@@ -382,9 +405,15 @@ func (n *Node) tunnel(p *hbone.Pool, uid string, delta int) {
 		delete(n.tunnels, uid)
 	}
 	n.tunMu.Unlock()
+	if delta <= 0 {
+		return
+	}
 	// It may have left while the tunnel was being made.
-	if delta > 0 && n.Directory.Snapshot().WorkloadByUID(uid) == nil {
+	switch w := n.Directory.Snapshot().WorkloadByUID(uid); {
+	case w == nil:
 		p.CloseWorkload(uid)
+	case !tunnelled(w):
+		p.ReleaseWorkload(uid)
 	}
 }
 

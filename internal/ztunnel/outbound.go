@@ -300,7 +300,7 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 	why, _ := o.pod.set.Aborted(o.conn)
 	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
-		last := o.route
+		last, key := o.route, o.key()
 		o.pod.leave(o.conn)
 		if !o.again() {
 			// Nobody else: what was tried is what is reported.
@@ -308,7 +308,11 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 			o.pod.set.Add(o.conn)
 			o.pod.node.load(o.conn.Name, 1)
 			o.gaveUp(err)
+			return
 		}
+		o.pod.node.Recorder.Attempted(key, err)
+		o.pod.node.log.Debug("endpoint failed, the connection takes another one", "src", o.src, "dst", o.dst,
+			"endpoint", o.conn.Name, "at", last.Next, "instead", o.route.Workload.UID, "reason", err.Reason, "error", err)
 		return
 	}
 	o.gaveUp(err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -295,7 +296,7 @@ func TestRetryToAnotherEndpoint(t *testing.T) {
 	dead := netip.MustParseAddr("10.9.0.4")
 	netnstest.AddAddr(t, w.server.ns, "peer0", dead)
 	w.apply(w.mesh("HBONE", "TCP", `
-- {uid: dead, name: dead, namespace: shop, serviceAccount: cart, workloadIps: [10.9.0.4], protocol: HBONE, services: {shop/cart.shop.svc.cluster.local: {80: 8080}}, capacity: 1000}
+- {uid: dead, name: dead, workloadName: dead, namespace: shop, serviceAccount: cart, workloadIps: [10.9.0.4], protocol: HBONE, services: {shop/cart.shop.svc.cluster.local: {80: 8080}}, capacity: 1000}
 `+cartService))
 	w.enrol(w.client)
 	w.serve(8080, echo)
@@ -304,6 +305,62 @@ func TestRetryToAnotherEndpoint(t *testing.T) {
 		w.talk(c, "found")
 		_ = c.Close()
 	}
+	// Who asks why some connections are slow is told.
+	w.client.log.wait(t, "debug", "the connection takes another one", "endpoint=\"dead\"", "instead=\"server\"", "CONNECT_FAILURE")
+	for _, want := range []struct {
+		metric, endpoint string
+		flag             string
+		some             bool
+	}{
+		{"istio_tcp_connections_failed_total", "dead", "CONNECT", true},
+		{"istio_tcp_connections_failed_total", "server", "", false},
+		{"istio_tcp_connections_opened_total", "server", "", true},
+		{"istio_tcp_connections_opened_total", "dead", "", false},
+		{"istio_tcp_connections_closed_total", "dead", "", false},
+	} {
+		if n := w.client.counted(t, want.metric, want.endpoint, want.flag); n > 0 != want.some {
+			t.Errorf("%s of %s: %v", want.metric, want.endpoint, n)
+		}
+	}
+}
+
+// counted sums a metric of the connections to a workload; flag is of the
+// response_flags, "" for all.
+func (s *side) counted(t *testing.T, metric, workload, flag string) float64 {
+	t.Helper()
+	want := map[string]string{"destination_workload": workload}
+	if flag != "" {
+		want["response_flags"] = flag
+	}
+	return s.sum(t, metric, want)
+}
+
+// sum adds up the series of a counter that have some labels.
+func (s *side) sum(t *testing.T, metric string, want map[string]string) (n float64) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(s.node.Recorder)
+	fams, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range fams {
+		if f.GetName() != metric {
+			continue
+		}
+		for _, m := range f.Metric {
+			found := 0
+			for _, l := range m.Label {
+				if v, ok := want[l.GetName()]; ok && v == l.GetValue() {
+					found++
+				}
+			}
+			if found == len(want) {
+				n += m.Counter.GetValue()
+			}
+		}
+	}
+	return n
 }
 
 func TestDrain(t *testing.T) {

@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"sync"
+	"time"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/transport/hbone"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
@@ -105,40 +109,54 @@ func (p *pod) review() {
 	}
 }
 
-// revoke ends the inbound connections of peers whose certificates are on the
-// revocation lists by now.
+// revoke ends the tunnels of peers whose certificates are on the revocation
+// lists by now, in both directions. Handshakes that were judged by the lists
+// before and are under way now are caught by another look when they are over.
 func (n *Node) revoke() {
-	if n.TLS.CRL == nil {
+	n.recheck()
+	time.AfterFunc(connectTimeout, n.recheck)
+}
+
+func (n *Node) recheck() {
+	crl := n.TLS.CRL
+	if crl == nil {
 		return
 	}
+	roots := map[identity.Identity]*mtls.Bundle{} // nil: there is no certificate
 	for _, p := range n.list() {
-		verdicts := map[*tls.ConnectionState]bool{} // of each tunnel
-		for _, c := range p.set.All() {
-			if c.Peer == nil {
-				continue
-			}
-			bad, known := verdicts[c.Peer]
-			if !known {
-				bad = p.revoked(c.Peer)
-				verdicts[c.Peer] = bad
-			}
-			if bad {
-				p.set.Abort(c, reason.CertificateRevoked, "")
-			}
+		n.mu.Lock()
+		srv, pool := p.srv, p.pool
+		n.mu.Unlock()
+		if srv == nil {
+			continue // not served yet
 		}
+		srv.Recheck(func(peer *tls.ConnectionState) *reason.Error {
+			return n.revoked(roots, telemetry.Destination, p.identity(), peer)
+		})
+		pool.Recheck(func(k hbone.Key, peer *tls.ConnectionState) *reason.Error {
+			return n.revoked(roots, telemetry.Source, k.SrcIdentity, peer)
+		})
 	}
 }
 
-func (p *pod) revoked(cs *tls.ConnectionState) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
-	defer cancel()
-	b, err := p.node.Certs.Get(ctx, p.identity())
-	if err != nil {
-		return false // without roots nothing can be said; new tunnels are refused
+// revoked judges the peer of a tunnel of id.
+func (n *Node) revoked(roots map[identity.Identity]*mtls.Bundle, rep telemetry.Reporter, id identity.Identity, peer *tls.ConnectionState) *reason.Error {
+	b, known := roots[id]
+	if !known {
+		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		b, _ = n.Certs.Get(ctx, id) // nil: see below
+		cancel()
+		roots[id] = b
 	}
-	if p.node.TLS.CRL.Recheck(cs, b) == nil {
-		return false
+	if b == nil || len(peer.PeerCertificates) == 0 {
+		// Nothing can be said of this one; a new tunnel would be refused.
+		n.Recorder.Untracked(rep)
+		return nil
 	}
-	p.node.Recorder.Revoked(telemetry.Destination)
-	return true
+	err := n.TLS.CRL.Recheck(peer, b)
+	if err == nil {
+		return nil
+	}
+	n.Recorder.Revoked(rep)
+	return asReason(reason.CertificateRevoked, err)
 }

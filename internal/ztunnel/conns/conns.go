@@ -3,7 +3,6 @@
 package conns
 
 import (
-	"crypto/tls"
 	"net/netip"
 	"sync"
 
@@ -25,9 +24,6 @@ type Conn struct {
 	// Name is the UID of the workload at the other end of an outbound
 	// connection; of an inbound one, the service that the client named.
 	Name string
-	// Peer is the TLS state of the tunnel of an inbound connection, shared by
-	// all of the tunnel; nil without one.
-	Peer *tls.ConnectionState
 
 	set *Set
 	// The rest is guarded by the set's mu.

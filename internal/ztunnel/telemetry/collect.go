@@ -25,13 +25,14 @@ func desc(name, help string) *prometheus.Desc {
 }
 
 var (
-	descOpened   = desc("istio_tcp_connections_opened_total", "Connections that were opened.")
-	descClosed   = desc("istio_tcp_connections_closed_total", "Connections that ended.")
-	descReceived = desc("istio_tcp_received_bytes_total", "Bytes from clients to servers.")
-	descSent     = desc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
-	descFailed   = desc("istio_tcp_connections_failed_total", "Connections that failed, by why (unstable).")
-	descSockets  = prometheus.NewDesc("istio_tcp_sockets_open", "Application connections and tunnels accepted and still open (unstable).", []string{"reporter"}, nil)
-	descRevoked  = prometheus.NewDesc("istio_crl_policy_rejections_total", "Peers refused or ended because their certificate is revoked (unstable).", []string{"reporter"}, nil)
+	descOpened    = desc("istio_tcp_connections_opened_total", "Connections that were opened.")
+	descClosed    = desc("istio_tcp_connections_closed_total", "Connections that ended.")
+	descReceived  = desc("istio_tcp_received_bytes_total", "Bytes from clients to servers.")
+	descSent      = desc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
+	descFailed    = desc("istio_tcp_connections_failed_total", "Connections that failed, by why (unstable).")
+	descSockets   = prometheus.NewDesc("istio_tcp_sockets_open", "Application connections and tunnels accepted and still open (unstable).", []string{"reporter"}, nil)
+	descRevoked   = prometheus.NewDesc("istio_crl_policy_rejections_total", "Peers refused or ended because their certificate is revoked (unstable).", []string{"reporter"}, nil)
+	descUntracked = prometheus.NewDesc("istio_crl_untracked_connections_total", "Tunnels that could not be looked up in revocation lists that changed (unstable).", []string{"reporter"}, nil)
 )
 
 // Describe sends nothing: the series are not known beforehand.
@@ -52,6 +53,9 @@ func (r *Recorder) Collect(ch chan<- prometheus.Metric) {
 	for rep := range numReporters {
 		if n := r.revoked[rep].Load(); n > 0 {
 			ch <- prometheus.MustNewConstMetric(descRevoked, prometheus.CounterValue, float64(n), rep.String())
+		}
+		if n := r.untracked[rep].Load(); n > 0 {
+			ch <- prometheus.MustNewConstMetric(descUntracked, prometheus.CounterValue, float64(n), rep.String())
 		}
 		ch <- prometheus.MustNewConstMetric(descSockets, prometheus.GaugeValue, float64(r.sockets[rep].Load()), rep.String())
 	}

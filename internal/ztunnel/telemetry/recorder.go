@@ -31,9 +31,10 @@ type Recorder struct {
 	series map[labelValues]*series
 	byWl   map[*workload.Workload]map[*Pair]struct{}
 
-	sockets [numReporters]atomic.Int64
-	revoked [numReporters]atomic.Uint64
-	dns     *prometheus.CounterVec
+	sockets   [numReporters]atomic.Int64
+	revoked   [numReporters]atomic.Uint64
+	untracked [numReporters]atomic.Uint64
+	dns       *prometheus.CounterVec
 }
 
 // NewRecorder writes access log lines to log.
@@ -54,6 +55,10 @@ func NewRecorder(log *slog.Logger) *Recorder {
 
 // Revoked counts a peer whose certificate is on a revocation list.
 func (r *Recorder) Revoked(rep Reporter) { r.revoked[rep].Add(1) }
+
+// Untracked counts a tunnel that could not be looked up in revocation lists
+// that changed, because its certificates or the roots were not to be had.
+func (r *Recorder) Untracked(rep Reporter) { r.untracked[rep].Add(1) }
 
 // Resolved counts an endpoint's name that was resolved for a connection of w.
 // The names are those of endpoints in the directory, so they are few.
@@ -166,6 +171,16 @@ func (r *Recorder) SocketOpened(rep Reporter) { r.sockets[rep].Add(1) }
 
 // SocketClosed is the end of one SocketOpened.
 func (r *Recorder) SocketClosed(rep Reporter) { r.sockets[rep].Add(-1) }
+
+// Attempted counts an endpoint that failed a connection which another one then
+// got: as failed, under the endpoint that is at fault, and not as a connection
+// that was opened.
+func (r *Recorder) Attempted(k Key, err *reason.Error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// With the lock held the series cannot be dropped meanwhile.
+	r.pairLocked(k).series.failed[flagIndex(err.Reason.Flag())].Add(1)
+}
 
 // Failed logs a connection that ended before anything about it was known but
 // its addresses.
