@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
@@ -56,8 +57,14 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	logs, err := logging.New(os.Stdout, format, cfg.LogLevel)
-	if err != nil {
+	// Event loops write access log lines: whoever reads them slowly must not
+	// stop the traffic.
+	var logs *logging.Logging
+	out := logging.NewAsync(os.Stdout, func(n uint64) {
+		logs.Logger("log").Warn("records were dropped: whoever reads this log is too slow", "records", n)
+	})
+	defer out.Close(logGrace)
+	if logs, err = logging.New(out, format, cfg.LogLevel); err != nil {
 		return err
 	}
 	tune(cfg)
@@ -85,6 +92,9 @@ func tune(cfg *config.Config) {
 		debug.SetGCPercent(gcPercent)
 	}
 }
+
+// logGrace bounds the wait for the log's reader at the end.
+const logGrace = time.Second
 
 // gcPercent trades collector time, which is small here, for memory.
 const gcPercent = 50

@@ -125,7 +125,7 @@ func (f Format) appendAttr(b []byte, prefix string, a slog.Attr) []byte {
 func appendPlainValue(b []byte, v slog.Value) []byte {
 	switch v.Kind() {
 	case slog.KindString:
-		return strconv.AppendQuote(b, v.String())
+		return appendQuoted(b, v.String())
 	case slog.KindInt64:
 		return strconv.AppendInt(b, v.Int64(), 10)
 	case slog.KindUint64:
@@ -141,15 +141,28 @@ func appendPlainValue(b []byte, v slog.Value) []byte {
 	}
 	switch x := v.Any().(type) {
 	case error:
-		return strconv.AppendQuote(b, x.Error())
+		return appendQuoted(b, x.Error())
 	case encoding.TextMarshaler:
 		if t, err := x.MarshalText(); err == nil {
 			return appendBare(b, string(t))
 		}
 	case fmt.Stringer:
-		return strconv.AppendQuote(b, x.String())
+		return appendQuoted(b, x.String())
 	}
-	return strconv.AppendQuote(b, fmt.Sprint(v.Any()))
+	return appendQuoted(b, fmt.Sprint(v.Any()))
+}
+
+// appendQuoted is strconv.AppendQuote, quickly for what nearly every value is:
+// printable ASCII that needs no escape.
+func appendQuoted(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return strconv.AppendQuote(b, s)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"')
 }
 
 func appendJSONValue(b []byte, v slog.Value) []byte {
@@ -185,6 +198,13 @@ func appendJSON(b []byte, s string) []byte {
 // appendBare keeps a value from breaking the line: control characters, which
 // may come from a peer, are escaped.
 func appendBare(b []byte, s string) []byte {
+	plain := true
+	for i := range len(s) {
+		plain = plain && s[i] >= ' ' && s[i] < 0x7f
+	}
+	if plain {
+		return append(b, s...)
+	}
 	for _, r := range s {
 		if r < ' ' || r == 0x7f || r == utf8.RuneError {
 			b = strconv.AppendQuoteRune(b, r)
