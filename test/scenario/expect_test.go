@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -137,4 +138,32 @@ func contains(text string, parts ...string) error {
 		}
 	}
 	return fmt.Errorf("no line has all of %q", parts)
+}
+
+// certificates are the accounts of the shop of whom a node's proxy has a
+// certificate, sorted.
+func certificates(w *rig.World, node string) []string {
+	w.T().Helper()
+	b, err := w.Admin(w.T().Context(), "ztunnel/"+node, "/config_dump")
+	if err != nil {
+		w.T().Fatal(err)
+	}
+	var d struct {
+		Certificates []struct {
+			Identity  string
+			State     string
+			CertChain []struct{ SerialNumber string }
+		}
+	}
+	if err := json.Unmarshal(b, &d); err != nil {
+		w.T().Fatal(err)
+	}
+	var out []string
+	for _, c := range d.Certificates {
+		if c.State == "Available" && len(c.CertChain) > 0 {
+			out = append(out, strings.TrimPrefix(c.Identity, "spiffe://cluster.local/ns/shop/sa/"))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
