@@ -113,7 +113,6 @@ func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 			return
 		}
 	}
-	p.tune(fd)
 	p.node.carry()
 	p.node.Recorder.SocketOpened(telemetry.Destination)
 	early := func(err *reason.Error) {

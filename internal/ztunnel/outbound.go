@@ -48,7 +48,6 @@ func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 			return
 		}
 	}
-	p.tune(fd)
 	p.node.carry()
 	p.node.Recorder.SocketOpened(telemetry.Source)
 	o := &outgoing{pod: p, loop: l, fd: fd, src: remote, dst: dst, start: now, trace: connect.NewTrace()}

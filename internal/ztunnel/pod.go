@@ -144,6 +144,7 @@ func (p *pod) listen(v6 bool) (fds []int, err error) {
 			if err != nil {
 				return err
 			}
+			p.tune(fd) // accepted sockets inherit it, which saves calls for each
 			fds = append(fds, fd)
 		}
 		return nil
@@ -406,7 +407,6 @@ func (p *pod) acceptHBONE(l *poll.Loop, fd int, remote netip.AddrPort) {
 		poll.ResetFD(fd)
 		return
 	}
-	p.tune(fd)
 	p.srv.Serve(l, fd, remote, local)
 }
 
