@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -78,7 +79,7 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	}
 	m := newMetrics(a.metrics)
 	cache := xds.NewCache()
-	a.xds = xds.NewServer(cache, xds.ServerOptions{Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}})
+	a.xds = xds.NewServer(cache, xds.ServerOptions{Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}, Groups: groups})
 	a.registry = registry.New(registry.Options{
 		ClusterID: cfg.clusterID, TrustDomain: cfg.trustDomain, Network: cfg.network, RootNamespace: cfg.rootNamespace,
 	}, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
@@ -88,6 +89,15 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// groups are what a node proxy gets that follows single addresses: the
+// workloads that it serves itself.
+func groups(n *core.Node) []string {
+	if node := n.GetMetadata().GetFields()["NODE_NAME"].GetStringValue(); node != "" {
+		return []string{registry.NodeGroup(node)}
+	}
+	return nil
 }
 
 func (a *app) listen() error {

@@ -20,7 +20,8 @@ type Cache struct {
 type table struct {
 	synced    bool
 	resources map[string]Resource
-	aliases   map[string][]string // to the names of resources
+	aliases   map[string][]string            // to the names of resources
+	parts     map[string]map[string]struct{} // resources by what they are With
 	// names is every name, shared by the clients that start with all of
 	// them; nil after a change of the set.
 	names []string
@@ -34,7 +35,8 @@ func NewCache() *Cache {
 func (c *Cache) table(typeURL string) *table {
 	t := c.types[typeURL]
 	if t == nil {
-		t = &table{resources: make(map[string]Resource), aliases: make(map[string][]string)}
+		t = &table{resources: make(map[string]Resource), aliases: make(map[string][]string),
+			parts: make(map[string]map[string]struct{})}
 		c.types[typeURL] = t
 	}
 	return t
@@ -53,16 +55,16 @@ func (c *Cache) Update(typeURL string, set []Resource, removed []string) {
 			r.Version = VersionOf(r.Body)
 		}
 		old, had := t.resources[r.Name]
-		if had && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) {
+		if had && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) && slices.Equal(old.With, r.With) {
 			continue
 		}
 		t.store(r, old, had)
-		changes = append(changes, change{r.Name, old.Aliases, r.Aliases})
+		changes = append(changes, change{r.Name, r.Aliases, r.With})
 	}
 	for _, name := range removed {
 		if old, had := t.resources[name]; had {
 			t.discard(old)
-			changes = append(changes, change{name, old.Aliases, nil})
+			changes = append(changes, change{name: name})
 		}
 	}
 	if len(changes) == 0 {
@@ -73,10 +75,11 @@ func (c *Cache) Update(typeURL string, set []Resource, removed []string) {
 	}
 }
 
-// change names a resource that changed, and what else it was and is called.
+// change names a resource that changed, what else it is called, and what it is
+// a part of.
 type change struct {
-	name       string
-	old, fresh []string
+	name          string
+	aliases, with []string
 }
 
 func (t *table) store(r, old Resource, had bool) {
@@ -87,6 +90,14 @@ func (t *table) store(r, old Resource, had bool) {
 	}
 	for _, a := range r.Aliases {
 		t.aliases[a] = append(t.aliases[a], r.Name)
+	}
+	for _, g := range r.With {
+		set := t.parts[g]
+		if set == nil {
+			set = make(map[string]struct{})
+			t.parts[g] = set
+		}
+		set[r.Name] = struct{}{}
 	}
 	t.resources[r.Name] = r
 }
@@ -104,6 +115,11 @@ func (t *table) unalias(r Resource) {
 			delete(t.aliases, a)
 		} else {
 			t.aliases[a] = rest
+		}
+	}
+	for _, g := range r.With {
+		if delete(t.parts[g], r.Name); len(t.parts[g]) == 0 {
+			delete(t.parts, g)
 		}
 	}
 }

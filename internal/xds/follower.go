@@ -138,7 +138,7 @@ func (w *followed) open(resp *discovery.DeltaDiscoveryResponse) (Delta, []Reject
 		case body.GetTypeUrl() != w.TypeURL:
 			rejected = append(rejected, Rejection{r.GetName(), fmt.Errorf("body is a %s", body.GetTypeUrl())})
 		default:
-			d.Updated = append(d.Updated, Resource{r.GetName(), r.GetVersion(), body.GetValue(), r.GetAliases()})
+			d.Updated = append(d.Updated, Resource{Name: r.GetName(), Version: r.GetVersion(), Body: body.GetValue(), Aliases: r.GetAliases()})
 		}
 	}
 	return d, rejected

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,6 +33,9 @@ type ServerOptions struct {
 	// First are types that go to a client before others when both changed:
 	// policies before the workloads that name them.
 	First []string
+	// Groups tells which groups of resources (see Resource.With) a client that
+	// follows single names follows besides, by its node; may be nil.
+	Groups func(*core.Node) []string
 }
 
 // ClientStatus describes a connected client.
@@ -125,6 +129,7 @@ func (s *Server) Close() {
 // DeltaAggregatedResources serves one client until it leaves.
 func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	c := &client{session: newSession(s.cache, s.opts.First), connected: time.Now()}
+	c.groups = s.opts.Groups
 	if p, ok := peer.FromContext(stream.Context()); ok && p.Addr != nil {
 		c.peer = p.Addr.String()
 	}

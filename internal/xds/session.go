@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 )
@@ -30,7 +31,12 @@ type session struct {
 	chunk int      // bytes; 0 is unbounded
 	wake  chan struct{}
 
+	// groups tells what the node of a client follows without asking; may be
+	// nil.
+	groups func(*core.Node) []string
+
 	mu     sync.Mutex // taken after the cache's
+	node   *core.Node // of the first request
 	types  map[string]*watch
 	nonces uint64
 }
@@ -78,10 +84,14 @@ func (s *session) changed(typeURL string, changes []change) {
 	}
 	woken := false
 	for _, c := range changes {
-		if w.interested(c) {
-			w.pending[c.name] = struct{}{}
-			woken = true
+		if !w.interested(c) {
+			continue
 		}
+		if _, held := w.held[c.name]; !held && !w.wildcard {
+			w.oweNews(s.cache.types[typeURL], c.name, nil)
+		}
+		w.pending[c.name] = struct{}{}
+		woken = true
 	}
 	if woken {
 		s.signal()
@@ -92,14 +102,14 @@ func (w *watch) interested(c change) bool {
 	if w.wildcard {
 		return true
 	}
-	if _, ok := w.held[c.name]; ok {
+	if has(w.held, c.name) || has(w.names, c.name) {
 		return true
 	}
-	if _, ok := w.names[c.name]; ok {
-		return true
-	}
-	return slices.ContainsFunc(c.fresh, func(a string) bool { _, ok := w.names[a]; return ok })
+	return slices.ContainsFunc(c.aliases, func(a string) bool { return has(w.names, a) }) ||
+		slices.ContainsFunc(c.with, func(g string) bool { return has(w.names, g) || has(w.held, g) || has(w.pending, g) })
 }
+
+func has(set map[string]struct{}, name string) bool { _, ok := set[name]; return ok }
 
 // request takes a message of the client in. The error ends the stream.
 // Rejected is the detail of a NACK, empty for everything else.
@@ -109,6 +119,9 @@ func (s *session) request(req *discovery.DeltaDiscoveryRequest) (rejected string
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.signal()
+	if n := req.GetNode(); n != nil && s.node == nil {
+		s.node = n
+	}
 	if slices.Contains(req.GetNode().GetClientFeatures(), featurePartial) {
 		s.chunk = chunkBytes
 	}
@@ -123,7 +136,7 @@ func (s *session) request(req *discovery.DeltaDiscoveryRequest) (rejected string
 		}
 		w = s.start(t, req)
 	} else {
-		w.subscribe(t, req.GetResourceNamesSubscribe())
+		w.subscribe(t, req.GetResourceNamesSubscribe(), nil)
 	}
 	w.unsubscribe(t, req.GetResourceNamesUnsubscribe())
 	if n := len(w.names); n > maxNames {
@@ -172,13 +185,29 @@ func (s *session) start(t *table, req *discovery.DeltaDiscoveryRequest) *watch {
 		if !ok || r.Version != version {
 			w.pending[name] = struct{}{}
 		}
+		w.oweNews(t, name, known)
+	}
+	if s.groups != nil && s.node != nil {
+		for _, g := range s.groups(s.node) {
+			w.names[g] = struct{}{}
+			w.oweNews(t, g, known)
+		}
 	}
 	rest := slices.DeleteFunc(slices.Clone(subscribe), func(n string) bool {
 		_, have := known[n]
 		return have || n == Wildcard
 	})
-	w.subscribe(t, rest)
+	w.subscribe(t, rest, known)
 	return w
+}
+
+// oweNews owes the parts of something, less those that are known already.
+func (w *watch) oweNews(t *table, of string, known map[string]string) {
+	for name := range t.parts[of] {
+		if version, ok := known[name]; !ok || version != t.resources[name].Version {
+			w.pending[name] = struct{}{}
+		}
+	}
 }
 
 // catchUp owes a wildcard client whatever differs from what it knows.
@@ -203,8 +232,9 @@ func (w *watch) catchUp(t *table, known map[string]string) {
 	}
 }
 
-// subscribe adds names. A name asked for again is answered again.
-func (w *watch) subscribe(t *table, names []string) {
+// subscribe adds names. A name asked for again is answered again, while parts
+// of what it means that are known already are not.
+func (w *watch) subscribe(t *table, names []string, known map[string]string) {
 	for _, name := range names {
 		if name == Wildcard {
 			if !w.wildcard {
@@ -217,6 +247,7 @@ func (w *watch) subscribe(t *table, names []string) {
 		resolved := t.resolve(name)
 		for _, r := range resolved {
 			w.pending[r] = struct{}{}
+			w.oweNews(t, r, known)
 		}
 		if len(resolved) == 0 {
 			w.pending[name] = struct{}{}
@@ -245,12 +276,14 @@ func (w *watch) unsubscribe(t *table, names []string) {
 	}
 }
 
-// wanted tells whether a resource is asked for by its name or an alias.
+// wanted tells whether a resource is asked for: by its name or an alias, or
+// because something that it is a part of is.
 func (w *watch) wanted(t *table, name string) bool {
-	if _, ok := w.names[name]; ok {
-		return true
-	}
-	return slices.ContainsFunc(t.resources[name].Aliases, func(a string) bool { _, ok := w.names[a]; return ok })
+	return w.named(t, name) || slices.ContainsFunc(t.resources[name].With, func(g string) bool { return w.named(t, g) })
+}
+
+func (w *watch) named(t *table, name string) bool {
+	return has(w.names, name) || slices.ContainsFunc(t.resources[name].Aliases, func(a string) bool { return has(w.names, a) })
 }
 
 // next returns a response that is due, or nil.

@@ -16,6 +16,10 @@ type Resource struct {
 	// Aliases are further names a client may subscribe to. Several resources
 	// may have one alias: a subscriber gets all of them.
 	Aliases []string
+	// With names resources that this one is a part of, such as the services of
+	// a pod, and groups (see ServerOptions.Groups): who follows one of them
+	// gets this one too. It is not sent.
+	With []string
 }
 
 // VersionOf derives a version from a body: equal bodies, equal versions, also

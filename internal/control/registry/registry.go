@@ -262,5 +262,5 @@ func encode(name string, aliases []string, m proto.Message) *xds.Resource {
 }
 
 func sameResource(a, b *xds.Resource) bool {
-	return a.Name == b.Name && bytes.Equal(a.Body, b.Body) && slices.Equal(a.Aliases, b.Aliases)
+	return a.Name == b.Name && bytes.Equal(a.Body, b.Body) && slices.Equal(a.Aliases, b.Aliases) && slices.Equal(a.With, b.With)
 }

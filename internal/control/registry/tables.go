@@ -237,6 +237,10 @@ func emitPolicy(p *securitypb.Authorization, emit func(string, *xds.Resource)) {
 	emit(r.Name, r)
 }
 
+// NodeGroup is the group of the workloads on a node, for clients that do not
+// follow everything. No resource has such a name.
+func NodeGroup(node string) string { return "//node/" + node }
+
 // emitWorkload publishes a workload under its uid, and under each of its
 // addresses that clients may ask for.
 func emitWorkload(w *workloadpb.Workload, emit func(string, *xds.Resource)) {
@@ -249,7 +253,14 @@ func emitWorkload(w *workloadpb.Workload, emit func(string, *xds.Resource)) {
 			aliases = append(aliases, addressAlias(w.Network, a))
 		}
 	}
-	emit(w.Uid, encode(w.Uid, aliases, &workloadpb.Address{Type: &workloadpb.Address_Workload{Workload: w}}))
+	r := encode(w.Uid, aliases, &workloadpb.Address{Type: &workloadpb.Address_Workload{Workload: w}})
+	// A proxy that asks for a service needs its endpoints, and for what is on
+	// its own node it does not ask.
+	r.With = slices.Sorted(maps.Keys(w.Services))
+	if w.Node != "" {
+		r.With = append(r.With, NodeGroup(w.Node))
+	}
+	emit(w.Uid, r)
 }
 
 // outerMode is the PeerAuthentication mode that holds in a namespace for what
