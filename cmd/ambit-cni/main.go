@@ -35,7 +35,7 @@ func main() { os.Exit(start(os.Args[1:])) }
 
 // start returns the exit status.
 func start(args []string) int {
-	if len(args) > 0 && args[0] == "version" {
+	if len(args) > 0 && strings.TrimLeft(args[0], "-") == "version" {
 		fmt.Println(version.Get())
 		return 0
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
@@ -27,7 +28,7 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) > 0 && args[0] == "version" {
+	if len(args) > 0 && strings.TrimLeft(args[0], "-") == "version" {
 		fmt.Println(version.Get())
 		return nil
 	}

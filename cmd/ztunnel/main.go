@@ -33,7 +33,7 @@ func main() {
 		cmd = os.Args[1]
 	}
 	switch cmd {
-	case "version":
+	case "version", "--version", "-version":
 		fmt.Println(version.Get())
 	case "help", "--help", "-h":
 		fmt.Print(usage)

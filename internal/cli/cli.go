@@ -64,10 +64,13 @@ Begin on this machine, without a cluster:
 
   ambit lab up -f examples/shop --nodes 2 --detach
   ambit lab status`,
+		Version:       version.Get().String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.caCommand(), a.tokenCommand(), a.ztunnelConfigCommand(), a.proxyStatusCommand(), a.versionCommand())
+	teach(cmd)
 	return cmd
 }
 

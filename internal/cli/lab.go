@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -132,6 +133,9 @@ func (a *app) labDown() *cobra.Command {
 		Short: "End a lab and remove all of it, also after a crash",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if _, err := os.Stat(a.dir()); errors.Is(err, fs.ErrNotExist) {
+				return a.printf("There is no lab in %s: nothing to end.\n", a.dir())
+			}
 			if err := lab.Down(a.dir()); err != nil {
 				return err
 			}
@@ -148,6 +152,9 @@ func (a *app) labApply() *cobra.Command {
 		Example: "  ambit lab apply -f examples/shop/policies\n  ambit status",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(files) == 0 {
+				return errors.New("say what to apply: -f FILE or -f DIR")
+			}
 			l, err := a.attach()
 			if err != nil {
 				return err
@@ -157,7 +164,6 @@ func (a *app) labApply() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "file or directory of Kubernetes YAML (may be given several times)")
-	_ = cmd.MarkFlagRequired("filename")
 	return cmd
 }
 
@@ -371,16 +377,24 @@ func place(st *lab.Status, name, namespace string) (lab.Where, error) {
 	if len(matches) == 1 && namespace == "default" {
 		return lab.InPod(matches[0].Namespace, name), nil
 	}
-	return "", fmt.Errorf("no pod %q in namespace %q: `ambit lab status` lists them", name, namespace)
+	err := fmt.Errorf("no pod %q in namespace %q: `ambit lab status` lists them", name, namespace)
+	if len(matches) > 0 {
+		err = fmt.Errorf("%w; say with -n which namespace: there is one in %s", err, matches[0].Namespace)
+	}
+	return "", err
 }
 
 func (a *app) labExec() *cobra.Command {
 	var namespace string
 	var stdin, tty bool
 	cmd := &cobra.Command{
-		Use:   "exec POD|NODE|lan -- COMMAND",
+		Use:   "exec POD|NODE|ztunnel/NODE|lan -- COMMAND",
 		Short: "Run a program in a pod, on a node, or between the nodes",
+		Long: `Runs a program of this machine in the namespaces of a pod, in the network namespace
+of a node (where ambit-cni runs), of a node's ztunnel, or in the one between the
+nodes (lan, where ambitd runs). Signals are passed on; the exit code is the program's.`,
 		Example: `  ambit lab exec client -n shop -- curl -s http://web
+  ambit lab exec ztunnel/node1 -- curl -s localhost:15020/metrics
   ambit lab exec -it client -n shop -- bash
   ambit lab exec node1 -- ip route`,
 		Args: cobra.MinimumNArgs(2),
@@ -392,6 +406,7 @@ func (a *app) labExec() *cobra.Command {
 	cmd.Flags().BoolVarP(&stdin, "stdin", "i", false, "pass standard input on")
 	cmd.Flags().BoolVarP(&tty, "tty", "t", false, "give it a terminal")
 	cmd.ValidArgsFunction = a.completePods
+	a.completeFlag(cmd, "namespace", namespaces)
 	return cmd
 }
 
@@ -412,6 +427,7 @@ func (a *app) labShell() *cobra.Command {
 	}
 	namespaceFlag(cmd, &namespace)
 	cmd.ValidArgsFunction = a.completePods
+	a.completeFlag(cmd, "namespace", namespaces)
 	return cmd
 }
 
@@ -431,7 +447,67 @@ func (a *app) completePods(cmd *cobra.Command, args []string, _ string) ([]strin
 	for _, n := range st.Nodes {
 		out = append(out, n.Name)
 	}
-	return out, cobra.ShellCompDirectiveNoFileComp
+	return append(out, "lan"), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeComponents lists components, and pods as well when they have logs.
+func (a *app) completeComponents(pods bool) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		var out []string
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		st, err := a.status(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		for _, c := range st.Components {
+			out = append(out, c.Name)
+		}
+		for _, p := range st.Pods {
+			if pods {
+				out = append(out, p.Namespace+"/"+p.Name)
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeFlag completes a flag with what a lab has.
+func (a *app) completeFlag(cmd *cobra.Command, flag string, of func(*lab.Status) []string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		st, err := a.status(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return of(st), cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+func nodeNames(st *lab.Status) []string {
+	var out []string
+	for _, n := range st.Nodes {
+		out = append(out, n.Name)
+	}
+	return out
+}
+
+func namespaces(st *lab.Status) []string {
+	var out []string
+	for _, p := range st.Pods {
+		out = append(out, p.Namespace)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// status asks the lab about itself.
+func (a *app) status(ctx context.Context) (*lab.Status, error) {
+	l, err := a.attach()
+	if err != nil {
+		return nil, err
+	}
+	return l.Status(ctx)
 }
 
 func (a *app) exec(ctx context.Context, target, namespace string, stdin, tty bool, argv []string) error {
@@ -503,7 +579,7 @@ func (a *app) labLogs() *cobra.Command {
 			}
 			path := l.LogPath(args[0])
 			if _, ok := st.Component(args[0]); !ok && args[0] != "lab" {
-				w, err := place(st, args[0], namespace)
+				w, err := podOf(st, args[0], namespace)
 				if err != nil {
 					return err
 				}
@@ -519,8 +595,24 @@ func (a *app) labLogs() *cobra.Command {
 	namespaceFlag(cmd, &namespace)
 	cmd.Flags().StringVarP(&container, "container", "c", "", "container (default: the only one)")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until ^C")
-	cmd.ValidArgsFunction = a.completePods
+	cmd.ValidArgsFunction = a.completeComponents(true)
+	a.completeFlag(cmd, "namespace", namespaces)
 	return cmd
+}
+
+// podOf is place for a pod that exists; the error names the components, which
+// have logs as well.
+func podOf(st *lab.Status, name, namespace string) (lab.Where, error) {
+	w, err := place(st, name, namespace)
+	ns, pod, ok := strings.Cut(strings.TrimPrefix(string(w), "pod/"), "/")
+	if _, found := st.Pod(ns, pod); err == nil && ok && found {
+		return w, nil
+	}
+	names := []string{"lab"}
+	for _, c := range st.Components {
+		names = append(names, c.Name)
+	}
+	return "", fmt.Errorf("no pod and no component %q: the components are %s; `ambit lab status` lists the pods", name, strings.Join(names, ", "))
 }
 
 // podLog finds the log of a pod's container.
@@ -579,6 +671,8 @@ old one told to end; it keeps its connections while they last.`,
 			name := args[0]
 			if node != "" {
 				name += "/" + node
+			} else if name == "ztunnel" || name == "ambit-cni" {
+				return fmt.Errorf("%s runs on every node: say which with --node (or %s/NODE)", name, name)
 			}
 			mode := lab.RestartGraceful
 			if kill {
@@ -593,6 +687,8 @@ old one told to end; it keeps its connections while they last.`,
 	}
 	cmd.Flags().StringVar(&node, "node", "", "node, for ztunnel and ambit-cni")
 	cmd.Flags().BoolVar(&kill, "kill", false, "SIGKILL first, instead of a hand-over")
+	cmd.ValidArgsFunction = a.completeComponents(false)
+	a.completeFlag(cmd, "node", nodeNames)
 	return cmd
 }
 

@@ -13,6 +13,7 @@ type clientStatus struct {
 	Name    string   `json:"name"`
 	Cluster string   `json:"cluster"`
 	Version string   `json:"version"`
+	Peer    string   `json:"peer"`
 	Types   []string `json:"types"`
 }
 
@@ -38,7 +39,11 @@ func (a *app) proxyStatusCommand() *cobra.Command {
 			}
 			var rows [][]string
 			for _, s := range list {
-				rows = append(rows, []string{s.Name, orNone(s.Cluster), "ambitd", orNone(s.Version), fmt.Sprintf("%d (%s)", len(s.Types), strings.Join(s.Types, ","))})
+				name := s.Name
+				if name == "" || name == "." { // it was started without POD_NAME
+					name = s.Peer
+				}
+				rows = append(rows, []string{name, orNone(s.Cluster), "ambitd", orNone(s.Version), fmt.Sprintf("%d (%s)", len(s.Types), strings.Join(s.Types, ","))})
 			}
 			return a.table(wide, []string{"NAME", "CLUSTER", "ISTIOD", "VERSION", "SUBSCRIBED TYPES"}, rows)
 		},

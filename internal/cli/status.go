@@ -58,6 +58,7 @@ func (a *app) statusCommand() *cobra.Command {
 	c.flags(cmd)
 	outputFlag(cmd, &output, formatTable)
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of a namespace")
+	a.completeFlag(cmd, "namespace", namespaces)
 	return cmd
 }
 

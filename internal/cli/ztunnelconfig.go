@@ -62,6 +62,7 @@ connections it carries. Reads a node of a lab, or a file with a config_dump.`,
 	f.StringVarP(&z.file, "file", "f", "", "read a config_dump from a file instead (- is standard input)")
 	f.StringVarP(&z.output, "output", "o", formatShort, "output format: short (a table), json or yaml")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatShort, formatJSON, formatYAML}, cobra.ShellCompDirectiveNoFileComp))
+	z.completeFlag(cmd, "node", nodeNames)
 	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.all())
 	return cmd
 }
@@ -114,6 +115,9 @@ func (z *ztunnelConfig) fetch(ctx context.Context) ([]byte, error) {
 	node := z.node
 	if node == "" {
 		node = st.Nodes[0].Name
+	}
+	if nodes := nodeNames(st); !slices.Contains(nodes, node) {
+		return nil, fmt.Errorf("no node %q in this lab: there are %s", node, strings.Join(nodes, ", "))
 	}
 	return l.Admin(ctx, "ztunnel/"+node, "/config_dump")
 }
@@ -329,7 +333,11 @@ func (c *adminClient) flags(cmd *cobra.Command) {
 
 func (c *adminClient) get(ctx context.Context, path string) ([]byte, error) {
 	if c.address != "" {
-		return httpGet(ctx, "http://"+c.address+path)
+		b, err := httpGet(ctx, "http://"+c.address+path)
+		if err != nil {
+			return nil, fmt.Errorf("%w (--address is that of ambitd's --admin, %s unless it was given another)", err, "127.0.0.1:8080")
+		}
+		return b, nil
 	}
 	l, err := c.attach()
 	if err != nil {

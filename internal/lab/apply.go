@@ -59,7 +59,7 @@ func plan(objects map[key]document, nodes []string) (*desired, error) {
 	for k, p := range d.pods {
 		d.captured[k] = captured(p, namespaces[k.Namespace])
 		if p.Spec.NodeName != "" && !contains(nodes, p.Spec.NodeName) {
-			faults = append(faults, fmt.Errorf("%s: spec.nodeName: no node %q in this lab of %d nodes (node1, node2, …)", k, p.Spec.NodeName, len(nodes)))
+			faults = append(faults, fmt.Errorf("%s: spec.nodeName: no node %q in this lab; --nodes %d made %s to %s", k, p.Spec.NodeName, len(nodes), nodes[0], nodes[len(nodes)-1]))
 		}
 	}
 	for _, n := range nodes {

@@ -175,6 +175,9 @@ func (l *Lab) Apply(ctx context.Context, yaml string) error {
 // line for each object.
 func (l *Lab) ApplyPaths(ctx context.Context, paths ...string) ([]string, error) {
 	docs, err := parsePaths(paths)
+	if err == nil {
+		err = checkPaths(paths)
+	}
 	if err != nil {
 		return nil, err
 	}

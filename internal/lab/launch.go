@@ -79,6 +79,15 @@ func (cfg *Config) complete() error {
 	return cfg.findBinaries()
 }
 
+func (cfg *Config) hasNode(name string) bool {
+	for n := 1; n <= cfg.Nodes; n++ {
+		if nodeName(n) == name {
+			return true
+		}
+	}
+	return false
+}
+
 func (cfg *Config) findBinaries() error {
 	if cfg.BinDir == "" {
 		self, err := os.Executable()
@@ -97,6 +106,9 @@ func (cfg *Config) findBinaries() error {
 		}
 	}
 	for node, path := range cfg.PeerZtunnel {
+		if !cfg.hasNode(node) {
+			return fmt.Errorf("ztunnel for %s: this lab's nodes are %s to %s", node, nodeName(1), nodeName(cfg.Nodes))
+		}
 		abs, err := filepath.Abs(path)
 		if err != nil {
 			return err
@@ -114,6 +126,9 @@ func start(ctx context.Context, cfg Config) (*Lab, error) {
 		return nil, err
 	}
 	docs, err := parsePaths(cfg.Manifests)
+	if err == nil {
+		err = checkPaths(cfg.Manifests)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -323,6 +323,9 @@ func Summary(flows []Flow) string {
 	}
 	slices.SortFunc(kinds, cmp.Compare)
 	s := fmt.Sprintf("%d flows", len(flows))
+	if len(flows) == 1 {
+		s = "1 flow"
+	}
 	for _, k := range kinds {
 		s += fmt.Sprintf(", %d %s", n[k], k)
 	}
