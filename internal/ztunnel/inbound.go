@@ -41,8 +41,32 @@ func (p *pod) request(r *hbone.Request) {
 			p.early(r, http.StatusServiceUnavailable, err)
 			return
 		}
-		p.serve(r, w, start)
+		client := netip.Addr{}
+		if net := r.Header.ForwardedNetwork; net == "" || net == p.node.Config.Network {
+			client = r.Remote.Addr()
+		}
+		target, _ := connect.ParseTarget(r.Header.Authority) // judged later
+		p.meet(r.Loop, w, client, r.Local.Addr(), target.Addr.Addr(), func() { p.serve(r, w, start) })
 	})
+}
+
+// meet has what an inbound connection involves made known, when addresses come
+// on demand: who calls, and for which service, which is telemetry, and what a
+// tunnel to at asks for when that is somebody else, for whom the pod may answer
+// as a gateway. The connection does not depend on an answer.
+func (p *pod) meet(l *poll.Loop, local *workload.Workload, client, at, target netip.Addr, then func()) {
+	n := p.node
+	n.learn(l, func(s *workload.Snapshot) []string {
+		names := route.UnknownInbound(s, n.Config.Network, local, client)
+		if !target.IsValid() || target == at || local.ApplicationTunnel.Present {
+			return names
+		}
+		strange := route.Unknown(s, n.Config.Network, target, local.Namespace)
+		if len(strange) > 0 && n.strange.Add(int64(len(strange))) > maxStrange {
+			return names
+		}
+		return append(names, strange...)
+	}, func(*reason.Error) { then() })
 }
 
 // early refuses a request about which nothing was decided.
@@ -130,7 +154,7 @@ func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 			early(err)
 			return
 		}
-		p.servePlaintext(l, fd, remote, dst, local, start)
+		p.meet(l, local, remote.Addr(), dst.Addr(), netip.Addr{}, func() { p.servePlaintext(l, fd, remote, dst, local, start) })
 	})
 }
 

@@ -14,6 +14,12 @@ const (
 	// maxWaiting bounds the connections of the node that wait off the loops;
 	// each costs a goroutine of about 4 KiB.
 	maxWaiting = 1024
+	// maxLearnt bounds the names that one connection makes the proxy ask for: an
+	// address, its waypoints, and what is known of those, with room.
+	maxLearnt = 32
+	// maxStrange bounds the addresses that peers can have the proxy ask for by
+	// naming them in tunnels: what is asked for is followed for good.
+	maxStrange = 4096
 	// retryStart is after how long a pod that could not be served is tried
 	// again by the proxy itself; it doubles up to retryMax.
 	retryStart = time.Second

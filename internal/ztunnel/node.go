@@ -60,6 +60,7 @@ type Node struct {
 	log     *slog.Logger
 	waiting chan struct{} // one token for each connection off the loops
 	active  atomic.Int64  // connections that are carried
+	strange atomic.Int64  // addresses asked for because peers named them
 	idle    chan struct{} // gets a token when active falls to 0
 	review  *reviewer
 	stop    []func()

@@ -66,40 +66,19 @@ func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 }
 
 // demand asks the control plane about an address that is not known, when
-// addresses come on demand.
+// addresses come on demand. Without an answer nobody can say that plaintext is
+// right.
 func (o *outgoing) demand() {
 	n := o.pod.node
-	if n.Demand == nil {
-		o.dispatch()
-		return
-	}
-	at := n.Directory.Snapshot().Find(n.Config.Network, o.dst.Addr(), o.source.Namespace)
-	name := n.Config.Network + "/" + o.dst.Addr().String()
-	var gw workload.GatewayAddress
-	switch {
-	case at.Service != nil:
-		gw, name = at.Service.Waypoint, ""
-	case at.Workload != nil:
-		gw, name = at.Workload.Waypoint, ""
-	}
-	if gw.ByHostname() && n.Directory.Snapshot().FindHostname(gw.Hostname) == (workload.Destination{}) {
-		name = gw.Hostname.String()
-	}
-	if name == "" {
-		o.dispatch()
-		return
-	}
-	err := n.off(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
-		defer cancel()
-		if err := n.Demand(ctx, name); err != nil {
-			n.log.Debug("on-demand lookup", "name", name, "error", err)
+	n.learn(o.loop, func(s *workload.Snapshot) []string {
+		return route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace)
+	}, func(err *reason.Error) {
+		if err != nil {
+			o.refuse(err)
+			return
 		}
-		o.loop.Post(o.dispatch)
+		o.dispatch()
 	})
-	if err != nil {
-		o.refuse(err)
-	}
 }
 
 // refuse ends a connection about which nothing was decided.

@@ -27,6 +27,7 @@ const (
 
 	// Finding the destination.
 	UnknownSource       // the local pod is not in the directory yet
+	UnknownDestination  // the control plane has not said who that is
 	NoHealthyUpstream   // the service has no endpoint to choose
 	UnsupportedProtocol // the endpoint speaks a tunnel we do not
 	UnknownGateway      // another network, and no gateway to it
@@ -73,6 +74,7 @@ var table = [...]Info{
 	CertificateRevoked:     {"CERTIFICATE_REVOKED", "CERT_REVOKED", "peer certificate is revoked", "renew the peer's certificate"},
 
 	UnknownSource:       {"UNKNOWN_SOURCE", "CONNECT", "local workload is not known yet", "check that the control plane is reachable from this node"},
+	UnknownDestination:  {"UNKNOWN_DESTINATION", "CONNECT", "destination is not known yet", "check that the control plane is reachable from this node"},
 	NoHealthyUpstream:   {"NO_HEALTHY_UPSTREAM", "CONNECT", "no healthy upstream", "check that the service selects ready pods and serves this port"},
 	UnsupportedProtocol: {"UNSUPPORTED_PROTOCOL", "CONNECT", "destination uses an unsupported tunnel protocol", "enrol the destination in ambient mode"},
 	UnknownGateway:      {"UNKNOWN_GATEWAY", "CONNECT", "no gateway to the destination's network", "deploy an east-west gateway there"},

@@ -1,0 +1,58 @@
+package route
+
+import (
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+)
+
+// Unknown lists what Outbound needs to know of and the directory does not
+// have, as names for the control plane: an address as network/ip, a service or
+// workload as namespace/hostname. It is for directories that are filled on
+// demand. What was asked for may need more: ask again until nothing is new.
+func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace string) []string {
+	at := s.Find(network, dst, namespace)
+	var names []string
+	switch {
+	case at.Service != nil:
+		names = unknownGateway(names, s, at.Service.Waypoint)
+		for _, w := range at.Service.WeightedWaypoints {
+			names = unknownGateway(names, s, w.Destination)
+		}
+	case at.Workload != nil:
+		names = unknownGateway(names, s, at.Workload.Waypoint)
+	default:
+		names = append(names, addressName(network, dst))
+	}
+	return names
+}
+
+// UnknownInbound does so for a connection into local: its services and the
+// client, which are wanted for telemetry. An invalid client is not asked for.
+func UnknownInbound(s *workload.Snapshot, network string, local *workload.Workload, client netip.Addr) []string {
+	var names []string
+	for i := range local.Services {
+		if k := local.Services[i].Service; s.ServiceByName(k.Namespace, k.Hostname) == nil {
+			names = append(names, k.String())
+		}
+	}
+	if client.IsValid() && s.WorkloadByAddr(network, client) == nil {
+		names = append(names, addressName(network, client))
+	}
+	return names
+}
+
+func unknownGateway(names []string, s *workload.Snapshot, gw workload.GatewayAddress) []string {
+	switch {
+	case gw.IsZero():
+	case gw.ByHostname():
+		if s.FindHostname(gw.Hostname) == (workload.Destination{}) {
+			names = append(names, gw.Hostname.String())
+		}
+	case s.Find(gw.Address.Network, gw.Address.Addr, "") == (workload.Destination{}):
+		names = append(names, addressName(gw.Address.Network, gw.Address.Addr))
+	}
+	return names
+}
+
+func addressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }

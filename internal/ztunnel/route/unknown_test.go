@@ -1,0 +1,59 @@
+package route
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+const partial = `
+workloads:
+- {uid: w, name: w, namespace: shop, serviceAccount: w, workloadIps: [10.0.0.5], services: {shop/v.shop.svc: {80: 80}, shop/lost.shop.svc: {80: 80}}, waypoint: {destination: {namespace: shop, hostname: wp.shop.svc}, hboneMtlsPort: 15008}}
+services:
+- {name: v, namespace: shop, hostname: v.shop.svc, vips: [/10.96.0.3], ports: {80: 80}, waypoint: {destination: {namespace: shop, hostname: wp.shop.svc}, hboneMtlsPort: 15008}}
+- {name: known, namespace: shop, hostname: known.shop.svc, vips: [/10.96.0.4], ports: {80: 80}, waypoint: {destination: {namespace: shop, hostname: v.shop.svc}, hboneMtlsPort: 15008}}
+- {name: plain, namespace: shop, hostname: plain.shop.svc, vips: [/10.96.0.5], ports: {80: 80}}
+`
+
+func TestUnknown(t *testing.T) {
+	s := snapshot(t, partial)
+	for _, tc := range []struct {
+		dst  string
+		want []string
+	}{
+		{"10.96.0.5", nil},
+		{"10.96.0.4", nil},
+		{"10.96.0.3", []string{"shop/wp.shop.svc"}},
+		{"10.0.0.5", []string{"shop/wp.shop.svc"}},
+		{"10.0.0.9", []string{"/10.0.0.9"}},
+		{"fd00::9", []string{"/fd00::9"}},
+	} {
+		if got := Unknown(s, "", netip.MustParseAddr(tc.dst), "shop"); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q, want %q", tc.dst, got, tc.want)
+		}
+	}
+	if got := Unknown(s, "other", netip.MustParseAddr("10.96.0.5"), "shop"); !slices.Equal(got, []string{"other/10.96.0.5"}) {
+		t.Errorf("in another network: %q", got)
+	}
+}
+
+func TestUnknownInbound(t *testing.T) {
+	s := snapshot(t, partial)
+	local := s.WorkloadByUID("w")
+	lost := "shop/lost.shop.svc"
+	for _, tc := range []struct {
+		client netip.Addr
+		want   []string
+	}{
+		{netip.Addr{}, []string{lost}},
+		{netip.MustParseAddr("10.0.0.5"), []string{lost}},
+		{netip.MustParseAddr("10.0.0.7"), []string{lost, "/10.0.0.7"}},
+	} {
+		got := UnknownInbound(s, "", local, tc.client)
+		slices.Sort(got)
+		slices.Sort(tc.want)
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q, want %q", tc.client, got, tc.want)
+		}
+	}
+}
