@@ -25,7 +25,7 @@ metadata: {name: web, namespace: shop}
 spec:
   selector: {app: web}
   ipFamilyPolicy: PreferDualStack
-  ports: [{name: http, port: 80, targetPort: 8080}, {name: echo, port: 9000}, {name: first, port: 9100}]
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: echo, port: 9000}, {name: first, port: 9100}, {name: odd, port: 9321}]
 ---
 apiVersion: v1
 kind: Pod

@@ -75,8 +75,13 @@ const oddPort = 9321
 // pair is a connection between a pod and web, both ends of it.
 func pair(w *rig.World, from lab.Where, v6 bool) (client, server *net.TCPConn) {
 	w.T().Helper()
+	return pairTo(w, from, netip.AddrPortFrom(w.Pod("shop", "web", v6), oddPort))
+}
+
+func pairTo(w *rig.World, from lab.Where, to netip.AddrPort) (client, server *net.TCPConn) {
+	w.T().Helper()
 	accepted := one(w, oddPort)
-	c := w.MustDial(from, netip.AddrPortFrom(w.Pod("shop", "web", v6), oddPort)).(*net.TCPConn)
+	c := w.MustDial(from, to).(*net.TCPConn)
 	select {
 	case s := <-accepted:
 		for _, x := range []*net.TCPConn{c, s} {
