@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -79,6 +80,26 @@ func TestAgent(t *testing.T) {
 			}
 			unreadable(w, seen.Stop(), "far", "web")
 		}
+	})
+
+	t.Run("pod deleted while it is down", func(t *testing.T) {
+		w := world.For(t)
+		w.MustApply(latePod("brief"))
+		stop(w, agent2)
+		w.MustDelete("Pod", "shop", "brief")
+		resume(w, agent2)
+		w.Eventually("the proxy lets go of it", func() error {
+			d, err := w.Dump("node2")
+			if err != nil {
+				return err
+			}
+			for uid, s := range d.WorkloadState {
+				if s.Info.Name == "brief" {
+					return fmt.Errorf("%s is %s", uid, s.State)
+				}
+			}
+			return nil
+		})
 	})
 
 	t.Run("label taken away while it is down", func(t *testing.T) {

@@ -119,6 +119,70 @@ func TestAmbitd(t *testing.T) {
 		load.unharmed()
 	})
 
+	t.Run("refuses to sign", func(t *testing.T) {
+		w := world.For(t)
+		load := startTraffic(w)
+		refusing := filepath.Join(t.TempDir(), "ambitd")
+		script := "#!/bin/sh\nexec " + rig.Bin("ambitd") + " \"$@\" --trusted-node-account istio-system/nobody\n"
+		if err := os.WriteFile(refusing, []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Replace(t.Context(), lab.Ambitd, refusing, lab.RestartKill); err != nil {
+			t.Fatal(err)
+		}
+		connected(w)
+		seen := capture(w)
+		if err := w.Apply(t.Context(), latePod("third")); err != nil {
+			t.Fatal(err)
+		}
+		third := runs(w, "third")
+		w.Settled()
+		load.alive("the CA refuses")
+		if err := tell(w, third, http(w, false)); err == nil {
+			t.Error("a pod without a certificate is served")
+		}
+		w.Eventually("the access log says why", func() error {
+			if len(w.AccessLines("node2", `src.workload="third"`, "CERTIFICATE_UNAVAILABLE")) == 0 {
+				return fmt.Errorf("no line")
+			}
+			return nil
+		})
+		if err := w.Replace(t.Context(), lab.Ambitd, rig.Bin("ambitd"), lab.RestartKill); err != nil {
+			t.Fatal(err)
+		}
+		becomesServed(w, third, http(w, false))
+		unreadable(w, seen.Stop(), "third", "web")
+		load.unharmed()
+	})
+
+	t.Run("a proxy starts without it", func(t *testing.T) {
+		w := world.For(t)
+		seen := capture(w)
+		stop(w, lab.Ambitd)
+		before := pid(w, server2)
+		if err := w.Kill(t.Context(), server2, lab.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		w.Eventually("the next one runs", func() error {
+			if now := pid(w, server2); now == before || now == 0 {
+				return fmt.Errorf("pid %d", now)
+			}
+			return nil
+		})
+		w.Always("its pods get nowhere", func() error {
+			if err := tell(w, far, http(w, false)); err == nil {
+				return fmt.Errorf("far is served by a proxy that knows nothing")
+			}
+			return nil
+		})
+		resume(w, lab.Ambitd)
+		w.Settled()
+		becomesServed(w, far, http(w, false))
+		becomesServed(w, far, http(w, true))
+		unreadable(w, seen.Stop(), "far", "web")
+		w.StartLoad(far, http(w, false), rate).Clean()
+	})
+
 	t.Run("broken configuration", func(t *testing.T) { brokenFile(t, world.For(t)) })
 }
 
