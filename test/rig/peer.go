@@ -113,7 +113,7 @@ func (w *World) Listen(in lab.Where, address string) net.Listener {
 // Tunnel is the client's side of an HBONE connection.
 type Tunnel struct {
 	conn net.Conn
-	h2   *http2.ClientConn
+	h2   *http2.ClientConn //nolint:staticcheck // deprecated only in favour of newer functions of net/http
 }
 
 // Tunnel opens one from a pod, as whoever the bundle says; a bundle without a
@@ -140,7 +140,7 @@ func (w *World) Tunnel(from lab.Where, to netip.AddrPort, as *mtls.Bundle, expec
 	if peer, err := mtls.PeerIdentity(&cs); err != nil || peer.String() != expect {
 		w.t.Errorf("%s is %s, and not %s: %v", to, peer, expect, err)
 	}
-	h, err := (&http2.Transport{}).NewClientConn(tc)
+	h, err := (&http2.Transport{}).NewClientConn(tc) //nolint:staticcheck // as Tunnel.h2
 	if err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -258,7 +258,7 @@ func (p *Waypoint) serve(c *tls.Conn) {
 	if err != nil {
 		return
 	}
-	(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Context: p.w.ctx, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Context: p.w.ctx, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { //nolint:staticcheck // as Tunnel.h2
 		remote, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 		p.mu.Lock()
 		p.seen = append(p.seen, Seen{r.Method, r.Host, peer, netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()), r.Header})

@@ -380,7 +380,7 @@ func (d *Directory) intern(w *Workload) {
 	} else {
 		d.nodes[w.Node] = &nodeName{w.Node, 1}
 	}
-	w.Traits.setHash()
+	w.setHash()
 	for _, t := range d.traits[w.hash] {
 		if t.same(w.Traits) {
 			t.refs++

@@ -107,16 +107,16 @@ func (ln *Listener) Ready(Events) {
 			return
 		}
 		fd, sa, err := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch {
-		case err == nil:
+		switch err { //nolint:errorlint // a system call's own
+		case nil:
 			ln.accept(ln.loop, fd, addrPort(sa))
-		case err == unix.EINTR, err == unix.ECONNABORTED, err == unix.EPROTO:
+		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO:
 			// Gone before it was accepted: the next one.
-		case err == unix.EMFILE, err == unix.ENFILE:
+		case unix.EMFILE, unix.ENFILE:
 			ln.shed()
 			ln.rest()
 			return
-		case err == unix.ENOBUFS, err == unix.ENOMEM:
+		case unix.ENOBUFS, unix.ENOMEM:
 			ln.rest()
 			return
 		default: // nothing more, or an error of the network that accept passes on

@@ -179,17 +179,17 @@ func (l *Loop) Framed() []byte {
 	return l.buffer
 }
 
-// Value returns what was stored on the loop under key, after storing make()
+// Value returns what was stored on the loop under key, after storing fresh()
 // if there was nothing: per-loop state of other packages, such as buffer
 // pools. Keys are compared like map keys.
-func (l *Loop) Value(key any, make func() any) any {
+func (l *Loop) Value(key any, fresh func() any) any {
 	if v, ok := l.values[key]; ok {
 		return v
 	}
 	if l.values == nil {
 		l.values = map[any]any{}
 	}
-	v := make()
+	v := fresh()
 	l.values[key] = v
 	return v
 }
@@ -297,7 +297,7 @@ func (l *Loop) collect(uintptr) bool {
 func (l *Loop) collectNow() {
 	for {
 		n, err := epollPoll(l.epfd, l.events[:])
-		if err == unix.EINTR {
+		if err == unix.EINTR { //nolint:errorlint // a system call's own
 			continue
 		}
 		if err != nil {
