@@ -130,9 +130,9 @@ func stopWhen(t *testing.T, state string, cond func() bool) {
 }
 
 func ambitd(ctx context.Context, t *testing.T, state string) *exec.Cmd {
-	const any = "127.0.0.1:0"
+	const wherever = "127.0.0.1:0"
 	return exec.CommandContext(ctx, rig.Bin("ambitd"), "--config-dir", t.TempDir(), "--state-dir", state,
-		"--listen", any, "--monitor", any, "--admin", any)
+		"--listen", wherever, "--monitor", wherever, "--admin", wherever)
 }
 
 // TestAddressReuse: the address of a pod that was deleted goes to another pod
