@@ -10,14 +10,16 @@ import (
 )
 
 // TestLeavingIsNotHeldUp: what keeps a pod in the mesh after it was told to
-// leave are connections in use, and not the tunnels that were left over. The
-// time for draining is far longer than the test waits.
+// leave are connections in use, and not the tunnels that were left over; and
+// nobody's request fails over it. The time for draining is far longer than the
+// test waits.
 func TestLeavingIsNotHeldUp(t *testing.T) {
 	w := rig.Start(t, lab.Config{YAML: shop, Args: map[string][]string{"ambit-cni": {"--drain", "10m"}}})
 	to := netip.AddrPortFrom(w.Service("shop", "web", false), 80)
 	for _, from := range []lab.Where{near, far} {
 		w.MustGet(from, to)
 	}
+	load := w.StartLoad(far, to, 300)
 	off := map[string]*string{"istio.io/dataplane-mode": nil}
 	if err := w.Label(t.Context(), "namespace", "", "shop", off); err != nil {
 		t.Fatal(err)
@@ -36,6 +38,7 @@ func TestLeavingIsNotHeldUp(t *testing.T) {
 	})
 	w.Settled()
 	w.MustGet(far, to)
+	load.Clean()
 	if n := len(w.AccessLines("node1", `dst.hbone_addr`)); n == 0 {
 		t.Error("nothing went through a tunnel before")
 	}
