@@ -278,40 +278,34 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 	why, _ := o.pod.set.Aborted(o.conn)
 	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
-		last, key := o.route, o.key()
-		o.pod.leave(o.conn)
-		if !o.again() {
+		next, ok := o.elsewhere()
+		if !ok {
 			// Nobody else: what was tried is what is reported.
-			o.route = last
-			o.pod.set.Add(o.conn)
-			o.pod.node.load(o.conn.Name, 1)
 			o.gaveUp(err)
 			return
 		}
-		o.pod.node.Recorder.Attempted(key, err)
+		o.pod.leave(o.conn)
+		o.pod.node.Recorder.Attempted(o.key(), err)
 		o.pod.node.log.Debug("endpoint failed, the connection takes another one", "src", o.src, "dst", o.dst,
-			"endpoint", o.conn.Name, "at", last.Next, "instead", o.route.Workload.UID, "reason", err.Reason, "error", err)
+			"endpoint", o.conn.Name, "at", o.route.Next, "instead", next.Workload.UID, "reason", err.Reason, "error", err)
+		o.route = next
+		// The pool may have called from the tunnel's loop; the attempt needs one,
+		// and it need not be the first. What follows happens there.
+		o.loop.Post(o.connect)
 		return
 	}
 	o.gaveUp(err)
 }
 
-// again sets off to another endpoint, if there is one.
-func (o *outgoing) again() bool {
+// elsewhere finds another endpoint, if there is one.
+func (o *outgoing) elsewhere() (route.Route, bool) {
 	n := o.pod.node
 	r, err := route.Outbound(route.Out{
 		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network,
 		Source: o.source, Src: o.src, Dst: o.dst,
 		Excluded: o.excluded, Load: n.loadOf, Rand: random,
 	})
-	if err != nil || r.Workload == nil || r.Hostname != "" || o.excluded(r.Workload.UID) {
-		return false
-	}
-	o.route = r
-	// The pool may have called from the tunnel's loop; the attempt needs one,
-	// and it need not be the first.
-	o.loop.Post(o.connect)
-	return true
+	return r, err == nil && r.Workload != nil && r.Hostname == "" && !o.excluded(r.Workload.UID)
 }
 
 // retryable tells whether another endpoint may succeed where one failed.
