@@ -120,21 +120,26 @@ func TestRevocation(t *testing.T) {
 		{"outbound", "node2", "web", "node1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // it waits for files to be read, mostly
 			authority := newPlugged(t)
-			world := rig.Start(t, lab.Config{YAML: shop, Args: map[string][]string{"ambitd": {"--ca-dir", authority.dir}},
+			w := rig.Start(t, lab.Config{YAML: shop, Args: map[string][]string{"ambitd": {"--ca-dir", authority.dir}},
 				Env: map[string][]string{"ztunnel/" + c.checks: {"CRL_PATH=" + authority.list}}})
+			held := map[bool]*rig.Conn{}
+			for _, v6 := range []bool{false, true} {
+				held[v6] = w.MustHold(far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 9000))
+			}
+			authority.revoke(t, serial(w, c.at, c.victim))
 			rig.Families(t, func(t *testing.T, v6 bool) {
-				w := world.For(t)
-				to := netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080)
-				held := w.MustHold(far, netip.AddrPortFrom(to.Addr(), 9000))
-				authority.revoke(t, serial(w, c.at, c.victim))
-				if held.AwaitEnd() == nil {
+				w := w.For(t)
+				if held[v6].AwaitEnd() == nil {
 					t.Error("a connection of a revoked certificate is still there")
 				}
-				becomesRefused(w, far, to)
-				logs(w, c.checks, `reason="CERTIFICATE_REVOKED"`)
-				authority.revoke(t, big.NewInt(4711)) // somebody else
-				becomesAnswered(w, far, to)
+				becomesRefused(w, far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080))
+				logs(w, c.checks, "dst.addr="+netip.AddrPortFrom(w.Pod("shop", "web", v6), 15008).String(), `reason="CERTIFICATE_REVOKED"`)
+			})
+			authority.revoke(t, big.NewInt(4711)) // somebody else
+			rig.Families(t, func(t *testing.T, v6 bool) {
+				becomesAnswered(w.For(t), far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080))
 			})
 		})
 	}

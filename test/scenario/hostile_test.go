@@ -74,7 +74,7 @@ spec: {mtls: {mode: STRICT}}
 					t.Errorf("CONNECT to port %d: status %d, %v", port, status, err)
 				}
 			}
-			logs(w, "node1", `src.addr=`, `reason="RECURSIVE_CALL"`)
+			logs(w, "node1", "dst.addr="+netip.AddrPortFrom(web, 15008).String(), `reason="RECURSIVE_CALL"`)
 			// The same tunnel carries what is allowed.
 			s, status, err := tun.Open(http.MethodConnect, netip.AddrPortFrom(web, 9000).String(), nil)
 			if err != nil || s == nil {
@@ -135,7 +135,7 @@ func TestTunnelRequests(t *testing.T) {
 					_ = s.CloseWrite()
 				}
 			}
-			logs(w, "node1", `reason="ADDRESS_MISMATCH"`)
+			logs(w, "node1", "dst.addr="+at.String(), `reason="ADDRESS_MISMATCH"`)
 		})
 		t.Run("policy", func(t *testing.T) {
 			w := world.For(t)
@@ -159,7 +159,7 @@ func TestTunnelRequests(t *testing.T) {
 					t.Fatalf("a peer of another trust domain was answered with %d", status)
 				}
 			}
-			logs(w, "node1", `reason="TRUST_DOMAIN_MISMATCH"`)
+			logs(w, "node1", "dst.addr="+at.String(), `reason="TRUST_DOMAIN_MISMATCH"`)
 		})
 		t.Run("no certificate", func(t *testing.T) {
 			w := world.For(t)
