@@ -57,7 +57,7 @@ func main() {
 	flag.StringVar(&o.peer, "peer", os.Getenv("PEER_ZTUNNEL"), "another node proxy to compare with (also $PEER_ZTUNNEL)")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the table has their medians")
 	flag.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "how long one cell is measured")
-	flag.IntVar(&o.held, "held", 2000, "connections held to measure their memory")
+	flag.IntVar(&o.held, "held", 4000, "connections held to measure their memory")
 	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,peer (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.BoolVar(&o.scale, "scale", false, "instead: one change in a large mesh, and what the mesh costs in memory")

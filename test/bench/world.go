@@ -336,9 +336,10 @@ func parseUsage(text string) (usage, error) {
 }
 
 // held measures how much new proxies grow by n connections, in KiB per
-// connection. They have worked a little before, so that what they need once
-// does not count.
-func (c *contender) held(ctx context.Context, n int) (float64, error) {
+// connection. They work a little before and hold a quarter as many, so that
+// what they need once does not count: buffers, tunnels' tables, and heap that
+// the first traffic has left behind.
+func (c *contender) held(ctx context.Context, n int) (kib float64, err error) {
 	if err := c.fresh(ctx); err != nil {
 		return 0, err
 	}
@@ -347,19 +348,18 @@ func (c *contender) held(ctx context.Context, n int) (float64, error) {
 			return 0, err
 		}
 	}
-	before, err := c.settled(ctx)
-	if err != nil {
-		return 0, err
+	var at [2]int64
+	for i, conns := range []int{max(1, n/4), n} {
+		h, herr := c.hold(ctx, conns)
+		if herr != nil {
+			return 0, herr
+		}
+		defer func() { err = errors.Join(err, h.end()) }()
+		if at[i], err = c.settled(ctx); err != nil {
+			return 0, err
+		}
 	}
-	h, err := c.hold(ctx, n)
-	if err != nil {
-		return 0, err
-	}
-	after, err := c.settled(ctx)
-	if end := h.end(); err == nil {
-		err = end
-	}
-	return float64(after-before) / 1024 / float64(n), err
+	return float64(at[1]-at[0]) / 1024 / float64(n), nil
 }
 
 // settled is the proxies' memory in bytes once it stands still, or after a

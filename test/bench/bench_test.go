@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseUsage(t *testing.T) {
+	const stat = "42 (a) b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 7 8 20 0 1 0 1 2 3\n"
+	const rollup = "555-7ff ---p 00000000 00:00 0 [rollup]\nRss:                2048 kB\nPss:                1 kB\n"
+	for _, c := range []struct {
+		text string
+		want usage
+		bad  bool
+	}{
+		{text: stat + rollup, want: usage{cpu: 3 * time.Second, rss: 2 << 20}},
+		{text: stat, bad: true},
+		{text: "42 (x) S 1\n" + rollup, bad: true},
+		{text: "", bad: true},
+	} {
+		got, err := parseUsage(c.text)
+		if (err != nil) != c.bad || (!c.bad && got != c.want) {
+			t.Errorf("%q: %+v, %v", c.text, got, err)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		in   []float64
+		want float64
+		ok   bool
+	}{{nil, 0, false}, {[]float64{3}, 3, true}, {[]float64{9, 1, 5}, 5, true}, {[]float64{4, 1, 3, 2}, 2.5, true}} {
+		if got, ok := median(c.in); got != c.want || ok != c.ok {
+			t.Errorf("%v: %v %v", c.in, got, ok)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	who := []*contender{{name: "none", title: "no mesh"}, {name: "ambit", title: "Ambit"}, {name: "peer", title: "peer"}}
+	r := newReport(options{rounds: 3, duration: time.Second}, who)
+	c := cell{name: "echo"}
+	for _, v := range []float64{30, 10, 20} {
+		r.add(c, who[0], map[string]float64{rowEcho1: 4 * v}, nil)
+		r.add(c, who[1], map[string]float64{rowEcho1: 2 * v}, nil)
+		r.add(c, who[2], map[string]float64{rowEcho1: v}, nil)
+	}
+	r.add(c, who[2], map[string]float64{rowEcho1: 1e9}, errors.New("reset"))
+	if r.passed != 9 || r.failed != 1 {
+		t.Errorf("%d passed, %d failed", r.passed, r.failed)
+	}
+	var text bytes.Buffer
+	if err := r.print(&text, "text"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"failed: peer, echo: reset", "Ambit : no mesh", "Ambit : peer"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
+	}
+	var out bytes.Buffer
+	if err := r.print(&out, "json"); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Rows           []jsonRow
+		Passed, Failed int
+	}
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range got.Rows {
+		if row.Name != rowEcho1 {
+			continue
+		}
+		if row.Medians["ambit"] != 40 || row.Ratios["ambit:none"] != 0.5 || row.Ratios["ambit:peer"] != 2 {
+			t.Errorf("%+v", row)
+		}
+	}
+}
+
+func TestParseLoad(t *testing.T) {
+	if r, err := parseLoad(`{"mode":"echo","per_second":5,"errors":0}`); err != nil || r.PerSecond != 5 {
+		t.Error(r, err)
+	}
+	for _, bad := range []string{"", "nonsense", `{"errors":2,"last_error":"reset"}`} {
+		if _, err := parseLoad(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
