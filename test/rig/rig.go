@@ -38,11 +38,13 @@ func Main(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	go running.endOnSignal()
 	binDir = os.Getenv("AMBIT_BIN")
 	if binDir == "" {
 		dir, err := os.MkdirTemp("", "ambit-bin-")
 		if err == nil {
 			defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+			running.leaves(dir)
 			binDir, err = dir, build(dir)
 		}
 		if err != nil {
@@ -90,7 +92,9 @@ func (w *World) For(t testing.TB) *World {
 func Start(t testing.TB, cfg lab.Config) *World {
 	t.Helper()
 	cfg.Name = fmt.Sprintf("test-%d-%d", os.Getpid(), labs.Add(1))
-	cfg.StateDir = filepath.Join(t.TempDir(), "lab")
+	dir := t.TempDir()
+	running.leaves(filepath.Dir(dir)) // the test's own, with all its temporary directories in it
+	cfg.StateDir = filepath.Join(dir, "lab")
 	cfg.BinDir = binDir
 	cfg.Mesh = true
 	cfg.YAML = expand(cfg.YAML)
@@ -102,10 +106,12 @@ func Start(t testing.TB, cfg lab.Config) *World {
 		t.Fatalf("starting the lab: %v", err)
 	}
 	w := &World{Lab: l, t: t, ctx: t.Context()}
+	running.begins(l)
 	t.Cleanup(func() {
 		if t.Failed() {
 			w.dump()
 		}
+		running.ends(l)
 		if err := l.Close(); err != nil {
 			t.Errorf("ending the lab: %v", err)
 		}
