@@ -324,6 +324,36 @@ func TestAnUnreadableDirectoryKeepsItsObjects(t *testing.T) {
 	}
 }
 
+// An editor that truncates before it writes must not lift a policy.
+func TestAnEmptyFileKeepsItsObjects(t *testing.T) {
+	dir := t.TempDir()
+	const namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n"
+	write(t, dir+"/a.yaml", namespace)
+	write(t, dir+"/empty.yaml", "\n")
+	r := newReader(Options{ConfigDirs: []string{dir}}.withDefaults())
+	r.scan()
+	if e, p := r.state.flush(), r.state.problems(); len(e) != 1 || len(p) != 0 {
+		t.Fatalf("%v, %v", keys(e), p)
+	}
+	write(t, dir+"/a.yaml", " \n")
+	r.scan()
+	if e, p := r.state.flush(), r.state.problems(); len(e) != 0 || len(p) != 1 || !strings.Contains(p[0].Message, "empty") {
+		t.Errorf("empty: %v, %v", keys(e), p)
+	}
+	write(t, dir+"/a.yaml", namespace+"---\n"+strings.Replace(namespace, "a}", "b}", 1))
+	r.scan()
+	if e, p := r.state.flush(), r.state.problems(); len(e) != 1 || len(p) != 0 {
+		t.Errorf("written: %v, %v", keys(e), p)
+	}
+	if err := os.Remove(dir + "/a.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	r.scan()
+	if e := r.state.flush(); len(e) != 2 {
+		t.Errorf("removed: %v", keys(e))
+	}
+}
+
 func TestAPolicyOutlivesARestartWithABrokenFile(t *testing.T) {
 	dir, keep := t.TempDir(), t.TempDir()+"/keep"
 	const policy = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {action: DENY, rules: [{}]}\n"

@@ -171,6 +171,10 @@ func (r *reader) refresh(path string, always bool) {
 		return
 	}
 	r.stamps[path] = now
+	if len(bytes.TrimSpace(data)) == 0 && r.state.holds(path, r.isOverlay(path)) {
+		r.state.cannotRead(path, "the file is empty: its objects stay as they were, because it may be in the middle of being written; remove the file to remove them")
+		return
+	}
 	r.take(path, data)
 }
 

@@ -145,6 +145,12 @@ func (s *state) drop(path string, overlay bool) {
 	}
 }
 
+// holds tells whether objects come from a file.
+func (s *state) holds(path string, overlay bool) bool {
+	files, _ := s.side(overlay)
+	return files[path] != nil && len(files[path].docs) > 0
+}
+
 // good tells whether nothing is wrong with a file.
 func (s *state) good(path string) bool {
 	f := s.files[path]
