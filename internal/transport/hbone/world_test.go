@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds waits that only a fault makes long.
-const patience = 15 * time.Second
+const patience = 60 * time.Second
 
 var (
 	alice = identity.Identity{TrustDomain: "cluster.local", Namespace: "a", ServiceAccount: "alice"}
