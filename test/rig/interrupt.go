@@ -1,10 +1,12 @@
 package rig
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
@@ -51,7 +53,19 @@ func (i *inventory) endOnSignal() {
 		_ = l.Close()
 	}
 	for _, d := range i.dirs {
-		_ = os.RemoveAll(d)
+		remove(d)
 	}
 	os.Exit(130)
+}
+
+// remove removes a directory in which a test that is still running may be
+// making files.
+func remove(dir string) {
+	for range 50 {
+		_ = os.RemoveAll(dir)
+		time.Sleep(10 * time.Millisecond)
+		if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+			return
+		}
+	}
 }
