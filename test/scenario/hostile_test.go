@@ -204,7 +204,7 @@ func TestImpostor(t *testing.T) {
 				if s := wp.Seen(); len(s) > 0 {
 					t.Errorf("the impostor got %v", s)
 				}
-				logs(w, "node2", `dst.hbone_addr="`+to.String(), `reason="`+c.why)
+				logs(w, "node2", `dst.hbone_addr=`+to.String(), `reason="`+c.why)
 			})
 		})
 	}

@@ -45,7 +45,7 @@ func TestOnDemand(t *testing.T) {
 		// Both ends know who the other one is, and which service was meant.
 		for node, direction := range map[string]string{"node2": "outbound", "node1": "inbound"} {
 			logs(w, node, `direction="`+direction+`"`, `src.workload="far"`, `dst.workload="web"`,
-				`src.identity="spiffe://cluster.local/ns/shop/sa/far"`, `dst.service="web.shop.svc.cluster.local"`, "dst.hbone_addr=\""+pod.String())
+				`src.identity="spiffe://cluster.local/ns/shop/sa/far"`, `dst.service="web.shop.svc.cluster.local"`, "dst.hbone_addr="+pod.String())
 		}
 		// Not in the mesh, and not unknown either.
 		logs(w, "node1", `direction="inbound"`, "src.addr="+map[bool]string{true: "["}[v6]+w.Pod("street", "stranger", v6).String(), `src.workload="stranger"`)

@@ -199,7 +199,7 @@ func TestLivePolicy(t *testing.T) {
 			if err := bad.AwaitEnd(); err == nil {
 				t.Error("it did not end")
 			}
-			logs(w, "node1", `src.workload="far"`, `dst.hbone_addr="`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/no-far"`)
+			logs(w, "node1", `src.workload="far"`, `dst.hbone_addr=`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/no-far"`)
 			if err := good.Ping(); err != nil {
 				t.Errorf("a connection that is still allowed: %v", err)
 			}
@@ -219,7 +219,7 @@ func TestLivePolicy(t *testing.T) {
 			if err := bad.AwaitEnd(); err == nil {
 				t.Error("it did not end")
 			}
-			logs(w, "node1", `src.workload="far"`, `dst.hbone_addr="`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/guarded"`)
+			logs(w, "node1", `src.workload="far"`, `dst.hbone_addr=`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/guarded"`)
 			if err := good.Ping(); err != nil {
 				t.Errorf("a connection that is still allowed: %v", err)
 			}

@@ -105,7 +105,7 @@ func TestWaypoint(t *testing.T) {
 						t.Errorf("forwarded is %q", f)
 					}
 				}
-				logs(w, "node1", `direction="inbound"`, `src.identity="`+waypointID, `dst.hbone_addr="`+pod.String())
+				logs(w, "node1", `direction="inbound"`, `src.identity="`+waypointID, `dst.hbone_addr=`+pod.String())
 				if c.traffic == "workload" && !c.hostname {
 					return // to the service leads to the pod, and to its waypoint is upstream's choice
 				}
@@ -139,7 +139,7 @@ func TestWaypointImpostor(t *testing.T) {
 		if s := wp.Seen(); len(s) > 0 {
 			t.Errorf("the impostor got %v", s)
 		}
-		logs(w, "node2", `dst.hbone_addr="`+vip.String(), `reason="PEER_IDENTITY_MISMATCH"`)
+		logs(w, "node2", `dst.hbone_addr=`+vip.String(), `reason="PEER_IDENTITY_MISMATCH"`)
 		if err := w.Label(t.Context(), "service", "shop", "web", map[string]*string{"istio.io/use-waypoint": nil}); err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +191,7 @@ func TestSandwich(t *testing.T) {
 				if err := sandwichSaw(<-got, w.Pod("shop", "far", v6), to); err != nil {
 					t.Error(err)
 				}
-				logs(w, "node1", `direction="inbound"`, `dst.workload="waypoint"`, `src.identity="`+farID, `dst.hbone_addr="`+to.String())
+				logs(w, "node1", `direction="inbound"`, `dst.workload="waypoint"`, `src.identity="`+farID, `dst.hbone_addr=`+to.String())
 			})
 		})
 	}

@@ -71,7 +71,9 @@ func (e *Entry) attrs(a []slog.Attr, ended bool) []slog.Attr {
 	if e.Dst.Addr.IsValid() {
 		a = append(a, slog.Any("dst.addr", e.Dst.Addr))
 	}
-	a = str(a, "dst.hbone_addr", e.HBONEAddr)
+	if e.HBONEAddr != "" {
+		a = append(a, slog.Any("dst.hbone_addr", bare(e.HBONEAddr)))
+	}
 	a = str(a, "dst.service", e.Service)
 	rest := e.Dst
 	rest.Addr = netip.AddrPort{}
@@ -97,6 +99,11 @@ func (e *Entry) outcome(a []slog.Attr) []slog.Attr {
 	a = str(a, "policy", e.Policy)
 	return str(a, "hint", e.Reason.Info().Next)
 }
+
+// bare is a string that plain text shows without quotes, like an address.
+type bare string
+
+func (b bare) MarshalText() ([]byte, error) { return []byte(b), nil }
 
 type partyKeys struct{ addr, workload, namespace, identity, cluster string }
 

@@ -34,7 +34,7 @@ func TestLines(t *testing.T) {
 		return rest
 	}
 	const parties = `src.addr=10.0.0.1:4000 src.workload="client" src.namespace="shop" src.identity="spiffe://cluster.local/ns/shop/sa/client" src.cluster="Kubernetes" ` +
-		`dst.addr=10.0.1.2:15008 dst.hbone_addr="10.0.1.2:80" dst.service="server.shop.svc.cluster.local" dst.workload="server" dst.namespace="shop" direction="outbound"`
+		`dst.addr=10.0.1.2:15008 dst.hbone_addr=10.0.1.2:80 dst.service="server.shop.svc.cluster.local" dst.workload="server" dst.namespace="shop" direction="outbound"`
 
 	Opened(log, entry())
 	if got, want := line(), "debug\taccess\tconnection opened\t"+parties; got != want {

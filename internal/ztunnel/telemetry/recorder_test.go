@@ -78,7 +78,7 @@ func TestSeries(t *testing.T) {
 	if strings.Contains(got, "failed_total{") {
 		t.Error("a good connection counts as failed")
 	}
-	if line := out.String(); !strings.Contains(line, `bytes_sent=7 bytes_recv=9`) || !strings.Contains(line, `dst.hbone_addr="10.0.0.2:80"`) ||
+	if line := out.String(); !strings.Contains(line, `bytes_sent=7 bytes_recv=9`) || !strings.Contains(line, `dst.hbone_addr=10.0.0.2:80`) ||
 		!strings.Contains(line, `src.workload="web-abc"`) || !strings.Contains(line, `dst.identity="spiffe://cluster.local/ns/shop/sa/cart"`) {
 		t.Error(line)
 	}
