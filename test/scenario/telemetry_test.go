@@ -95,9 +95,7 @@ func logsOne(w *rig.World, node string, src netip.AddrPort, pattern string, trac
 	if src.IsValid() {
 		part = append(part, "src.addr="+src.String()+" ")
 	}
-	for _, id := range trace {
-		part = append(part, id)
-	}
+	part = append(part, trace...)
 	found := ""
 	w.Eventually("the access log of "+node, func() error {
 		lines := w.AccessLines(node, part...)
