@@ -29,28 +29,39 @@ var layers = map[string][]string{
 	"internal/transport": {"internal/mesh", "internal/sys"},
 	"internal/zds":       {"api", "internal/mesh", "internal/sys"},
 	"internal/xds":       {"internal/mesh", "internal/sys", "internal/transport"},
-	"internal/source":    {"internal/mesh"},
+	"internal/source":    {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
 	"internal/ztunnel":   {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds"},
 	"internal/control":   {"api", "internal/mesh", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
 	"internal/node":      {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
 	"internal/archtest":  {"internal/mesh"},
-	"internal/lab":       nil,
-	"internal/cli":       nil,
-	"cmd":                nil,
-	"test":               nil,
+	// The Kubernetes API is one service that several wings use: a client, and
+	// a package per duty that implements what control or node asks for.
+	"internal/kube":          {"internal/mesh", "internal/ops", "internal/source", "internal/control", "internal/node", "internal/sys"},
+	"internal/kube/client":   {},
+	"internal/kube/kubetest": {"internal/kube/client"},
+	"internal/analysis":      {"internal/mesh", "internal/source", "internal/control"},
+	"internal/install":       nil,
+	"charts":                 {},
+	"build":                  nil,
+	"internal/lab":           nil,
+	"internal/cli":           nil,
+	"cmd":                    nil,
+	"test":                   nil,
 }
 
 // only names the few packages that may import what is dangerous or heavy.
 var only = map[string][]string{
-	"golang.org/x/sys/unix":               {"internal/sys", "internal/lab", "internal/zds", "test"},
-	"github.com/google/nftables":          {"internal/sys/nft", "internal/lab"},
-	"github.com/vishvananda/netlink":      {"internal/sys", "internal/lab", "test"},
-	"github.com/spf13/cobra":              {"internal/cli", "cmd/ambit", "cmd/ambitd", "cmd/ambit-cni"},
-	"k8s.io":                              {"internal/source", "internal/control", "internal/lab", "internal/cli", "cmd/ambit-cni", "cmd/ambitd", "test"},
-	"istio.io/client-go":                  {"internal/source", "internal/control", "internal/lab", "internal/cli"},
-	"github.com/prometheus/client_golang": {"internal/ops", "internal/ztunnel", "internal/control", "internal/node", "cmd"},
-	"google.golang.org/grpc":              {"internal/xds", "internal/transport/certs", "internal/control", "cmd/ambitd", "test"},
-	"k8s.io/client-go":                    {"internal/source/kube"},
+	"golang.org/x/sys/unix":                  {"internal/sys", "internal/lab", "internal/zds", "test"},
+	"github.com/google/nftables":             {"internal/sys/nft", "internal/lab"},
+	"github.com/vishvananda/netlink":         {"internal/sys", "internal/lab", "test"},
+	"github.com/spf13/cobra":                 {"internal/cli", "cmd/ambit", "cmd/ambitd", "cmd/ambit-cni"},
+	"k8s.io":                                 {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/install", "internal/lab", "internal/cli", "cmd/ambit-cni", "cmd/ambitd", "test"},
+	"istio.io/client-go":                     {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/lab", "internal/cli"},
+	"github.com/prometheus/client_golang":    {"internal/ops", "internal/ztunnel", "internal/control", "internal/node", "internal/source/kube", "internal/kube", "cmd"},
+	"google.golang.org/grpc":                 {"internal/xds", "internal/kube", "internal/transport/certs", "internal/control", "cmd/ambitd", "test"},
+	"k8s.io/client-go":                       {"internal/source/kube", "internal/kube", "internal/install", "internal/cli", "test"},
+	"helm.sh/helm":                           {"internal/install"},
+	"github.com/google/go-containerregistry": {"build", "test/cluster"},
 }
 
 // mustNotLink names what a program's binary is free of, as path prefixes.
