@@ -320,9 +320,9 @@ func (a *app) printStatus(st *lab.Status) error {
 	}
 	rows = nil
 	for _, p := range st.Pods {
-		rows = append(rows, []string{p.Namespace, p.Name, p.Phase, yesNo(p.Ready), fmt.Sprint(p.Restarts), p.Node, strings.Join(p.IPs, ","), yesNo(p.Captured), p.Message})
+		rows = append(rows, []string{p.Namespace, p.Name, p.Phase, yesNo(p.Ready), fmt.Sprint(p.Restarts), mebibytes(p.RSS), p.Node, strings.Join(p.IPs, ","), yesNo(p.Captured), p.Message})
 	}
-	err = errors.Join(err, a.printf("\n"), a.table(3, []string{"NAMESPACE", "POD", "PHASE", "READY", "RESTARTS", "NODE", "ADDRESSES", "MESH", "MESSAGE"}, rows))
+	err = errors.Join(err, a.printf("\n"), a.table(3, []string{"NAMESPACE", "POD", "PHASE", "READY", "RESTARTS", "MEMORY", "NODE", "ADDRESSES", "MESH", "MESSAGE"}, rows))
 	rows = nil
 	for _, s := range st.Services {
 		rows = append(rows, []string{s.Namespace, s.Name, orNone(strings.Join(s.IPs, ",")), fmt.Sprint(s.Endpoints)})

@@ -88,6 +88,7 @@ type Status struct {
 	Name         string            `json:"name"`
 	StateDir     string            `json:"stateDir"`
 	PID          int               `json:"pid"` // of the supervisor, as its owner sees it
+	RSS          int64             `json:"rss"` // of the supervisor: bytes of resident memory
 	Mesh         bool              `json:"mesh"`
 	Unprivileged bool              `json:"unprivileged"`
 	Nodes        []NodeStatus      `json:"nodes"`
@@ -115,6 +116,7 @@ type PodStatus struct {
 	Ready     bool     `json:"ready"`
 	Restarts  int      `json:"restarts"`
 	PIDs      []int    `json:"pids"`     // of the containers, as the lab counts them
+	RSS       int64    `json:"rss"`      // bytes of resident memory of these processes
 	Captured  bool     `json:"captured"` // labels ask for the mesh
 	Message   string   `json:"message,omitempty"`
 }

@@ -305,6 +305,7 @@ func (s *supervisor) podStatus(p *pod) PodStatus {
 		st.Restarts += c.restarts
 		if c.child != nil {
 			st.PIDs = append(st.PIDs, c.child.pid)
+			st.RSS += residentMemory(c.child.pid)
 		}
 	}
 	return st

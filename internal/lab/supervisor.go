@@ -248,7 +248,7 @@ func (s *supervisor) snapshot() (*Status, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &Status{
-		Name: s.cfg.Name, Mesh: s.cfg.Mesh, Unprivileged: s.cfg.UserNamespace,
+		Name: s.cfg.Name, RSS: residentMemory(os.Getpid()), Mesh: s.cfg.Mesh, Unprivileged: s.cfg.UserNamespace,
 		Events: append([]Event{}, s.events...),
 	}
 	for _, n := range s.nodes {

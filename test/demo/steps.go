@@ -374,6 +374,16 @@ func (d *demo) memory(ctx context.Context) ([]string, error) {
 			err = errors.Join(err, fmt.Errorf("%s has ended %d times by itself", c.Name, c.Restarts))
 		}
 	}
+	for _, p := range st.Pods {
+		seen = append(seen, fmt.Sprintf("%-16s %6.1f MiB resident, the pod's own program", p.Namespace+"/"+p.Name, float64(p.RSS)/(1<<20)))
+		if p.RSS == 0 {
+			err = errors.Join(err, fmt.Errorf("pod %s/%s is not running", p.Namespace, p.Name))
+		}
+	}
+	if st.RSS == 0 {
+		err = errors.Join(err, errors.New("the lab does not tell its own memory"))
+	}
+	seen = append(seen, fmt.Sprintf("%-16s %6.1f MiB resident, what holds nodes and pods together", "the lab itself", float64(st.RSS)/(1<<20)))
 	if err != nil {
 		for _, e := range st.Events {
 			seen = append(seen, e.Object+": "+e.Message)
