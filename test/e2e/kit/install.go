@@ -1,0 +1,42 @@
+package kit
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+)
+
+// installTime bounds the installation of the mesh on a slow machine.
+const installTime = 5 * time.Minute
+
+// settings are the values that say where images come from.
+func settings() []string {
+	set := []string{"--set", "profile=ambient"}
+	if hub := os.Getenv("AMBIT_HUB"); hub != "" {
+		set = append(set, "--set", "global.hub="+hub)
+		TestImage = hub + "/ambit-test:" + os.Getenv("AMBIT_TAG")
+	}
+	if tag := os.Getenv("AMBIT_TAG"); tag != "" {
+		set = append(set, "--set", "global.tag="+tag)
+	}
+	return set
+}
+
+// Install installs the mesh by the command line, as a user does, and waits
+// until it is ready. more are further arguments.
+func (c *Cluster) Install(ctx context.Context, more ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, installTime)
+	defer cancel()
+	out, err := c.Ambit(ctx, append(append([]string{"install", "-y"}, settings()...), more...)...)
+	fmt.Print(out)
+	return err
+}
+
+// Uninstall takes everything away again.
+func (c *Cluster) Uninstall(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, installTime)
+	defer cancel()
+	_, err := c.Ambit(ctx, "uninstall", "--purge", "-y")
+	return err
+}
