@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"math"
 	"net/netip"
 	"slices"
@@ -156,7 +157,7 @@ func newAnnotator(dir string) *annotator {
 }
 
 // Annotate is a node.Annotator's.
-func (a *annotator) Annotate(pod node.Pod, value string) error {
+func (a *annotator) Annotate(_ context.Context, pod node.Pod, value string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := source.Key{Kind: source.KindPod, Namespace: pod.Namespace, Name: pod.Name}

@@ -102,7 +102,7 @@ func TestAnnouncementsGoByPodAndNotByName(t *testing.T) {
 		{first, "", "enabled"}, // a late good-bye of the pod that had the name before
 		{second, "", ""},
 	} {
-		if err := a.Annotate(step.pod, step.value); err != nil {
+		if err := a.Annotate(t.Context(), step.pod, step.value); err != nil {
 			t.Fatal(err)
 		}
 		text := files()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,8 +38,9 @@ type Proxies interface {
 // Annotator announces the state of a pod's redirection to the mesh.
 type Annotator interface {
 	// Annotate sets the redirection annotation of a pod, or removes it when the
-	// value is empty.
-	Annotate(pod Pod, value string) error
+	// value is empty. A pod that is gone, or whose name is another pod's by now,
+	// needs nothing.
+	Annotate(ctx context.Context, pod Pod, value string) error
 }
 
 // Kernel is what the agent does inside a pod's namespace.
@@ -53,11 +56,20 @@ type Kernel interface {
 type Config struct {
 	Policy      Policy
 	Redirection nft.Config // for every pod, before its own wishes
-	Proxies     Proxies
-	Resolver    Resolver
-	Annotator   Annotator
-	Kernel      Kernel // nil: the real one
-	Logger      *slog.Logger
+	// ProbeSources are asked for whenever the rules of a pod are computed: the
+	// addresses of the node that its pods are probed from. It may be nil.
+	ProbeSources func() []netip.Prefix
+	// Host is the host's network namespace, which is never touched; nil when
+	// the agent runs in it. It stays the caller's, and has to stay open.
+	Host *netns.NS
+	// NamespacesListed says that every namespace is told of by SetNamespace. A
+	// new pod then waits until its own is known.
+	NamespacesListed bool
+	Proxies          Proxies
+	Resolver         Resolver
+	Annotator        Annotator
+	Kernel           Kernel // nil: the real one
+	Logger           *slog.Logger
 
 	// Resync is how often every pod is compared with the kernel.
 	Resync time.Duration
@@ -72,6 +84,9 @@ type Config struct {
 	// Observe is told the result of every piece of work, for metrics. It may
 	// be nil.
 	Observe func(event string, err error)
+	// Tell says to the owners of a pod what they should know. It must not block,
+	// and may be nil.
+	Tell func(pod Pod, n Notice)
 }
 
 // Defaults of Config. Settle is several times what a change takes to reach
@@ -91,7 +106,7 @@ const drainPoll = 100 * time.Millisecond
 // Delete and SetNamespace; it works from Run on.
 type Agent struct {
 	cfg   Config
-	host  netns.ID
+	hosts []netns.ID // of the host and of the agent itself: never a pod's
 	queue *queue
 	// synced is closed when the pods and namespaces that exist are all known.
 	synced     chan struct{}
@@ -103,17 +118,19 @@ type Agent struct {
 	pods       map[string]Pod               // by UID
 	namespaces map[string]map[string]string // labels by name
 	states     map[string]*state            // by UID
-	changed    chan struct{}                // closed and replaced with every change of pods
+	changed    chan struct{}                // closed and replaced with every change of pods and namespaces
+	held       string                       // why nothing is enrolled yet
 }
 
 // state is what the agent did with a pod. Its lock is held while the pod is
 // worked on.
 type state struct {
 	mu        sync.Mutex
-	ns        *netns.NS // proven to be the pod's; nil when not known
-	told      bool      // this process has announced something
-	annotated string    // what it was
-	name      string    // of the pod when it was announced
+	ns        *netns.NS   // proven to be the pod's; nil when not known
+	told      bool        // this process has announced something
+	annotated string      // what it was
+	applied   *nft.Config // the rules that this process found or wrote last
+	name      string      // of the pod when it was announced
 	namespace string
 	enrolled  bool      // rules and proxy were in place at the last look
 	clean     bool      // nothing of ours is in the namespace
@@ -129,11 +146,21 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	defer func() { _ = own.Close() }()
+	hosts := []netns.ID{own.ID()}
+	if cfg.Host != nil {
+		hosts = append(hosts, cfg.Host.ID())
+	}
 	if cfg.Kernel == nil {
 		cfg.Kernel = kernel{}
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, error) {}
+	}
+	if cfg.Tell == nil {
+		cfg.Tell = func(Pod, Notice) {}
+	}
+	if cfg.ProbeSources == nil {
+		cfg.ProbeSources = func() []netip.Prefix { return nil }
 	}
 	if cfg.Resync <= 0 {
 		cfg.Resync = DefaultResync
@@ -142,7 +169,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg.Workers = DefaultWorkers
 	}
 	return &Agent{
-		cfg: cfg, host: own.ID(), queue: newQueue(),
+		cfg: cfg, hosts: hosts, queue: newQueue(), held: "the node agent is starting",
 		synced: make(chan struct{}), recovered: make(chan struct{}), changed: make(chan struct{}),
 		pods: map[string]Pod{}, namespaces: map[string]map[string]string{}, states: map[string]*state{},
 	}, nil
@@ -152,10 +179,15 @@ func New(cfg Config) (*Agent, error) {
 func (a *Agent) Set(pod Pod) {
 	a.mu.Lock()
 	a.pods[pod.UID] = pod
-	close(a.changed)
-	a.changed = make(chan struct{})
+	a.news()
 	a.mu.Unlock()
 	a.queue.add(pod.UID)
+}
+
+// news needs a.mu.
+func (a *Agent) news() {
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
 // Delete tells that a pod is gone.
@@ -185,6 +217,7 @@ func (a *Agent) SetNamespace(name string, labels map[string]string) {
 			flipped = append(flipped, uid)
 		}
 	}
+	a.news()
 	a.mu.Unlock()
 	for _, uid := range flipped {
 		a.queue.add(uid)
@@ -197,8 +230,31 @@ func (a *Agent) Synced() { a.syncedOnce.Do(func() { close(a.synced) }) }
 // Recovered is closed when the agent has found what it did before its start.
 func (a *Agent) Recovered() <-chan struct{} { return a.recovered }
 
+// Hold says why nothing is enrolled before Run has begun: it is the answer to
+// new pods that belong into the mesh.
+func (a *Agent) Hold(why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held = why
+}
+
 // ProxiesChanged tells that a proxy has come or gone.
 func (a *Agent) ProxiesChanged() { a.all() }
+
+// ProbeSourcesChanged tells that the rules of all pods may differ.
+func (a *Agent) ProbeSourcesChanged() { a.all() }
+
+// redirection is the rule set for a pod as the node is now.
+func (a *Agent) redirection(pod Pod) nft.Config {
+	base := a.cfg.Redirection
+	if len(pod.ProbePorts) > 0 {
+		base.Probes = slices.Clone(base.Probes)
+		for _, source := range a.cfg.ProbeSources() {
+			base.Probes = append(base.Probes, nft.Probe{Source: source})
+		}
+	}
+	return Redirection(base, pod)
+}
 
 // all makes every pod due.
 func (a *Agent) all() {

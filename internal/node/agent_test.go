@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
+	"github.com/ambit-mesh/ambit/internal/sys/nft"
 )
 
 func expect(t *testing.T, b *bubble, want ...string) {
@@ -234,14 +236,16 @@ func TestNewPodIsClosedBeforeItStarts(t *testing.T) {
 		add := func() error {
 			return b.AddNew(context.Background(), newPod(fdPath(b.ns), "web", netnstest.PodIPv4.String()))
 		}
-		if err := add(); err == nil {
-			t.Error("a pod may start without a proxy")
+		if err := add(); err == nil || !strings.Contains(err.Error(), "ztunnel pod of this node") {
+			t.Errorf("a pod that starts without a proxy: %v", err)
 		}
+		synctest.Wait()
 		expect(t, b, "rules capture", `announced "pending"`)
 		b.w.set(func() { b.w.connected = true })
 		if err := add(); err != nil {
 			t.Error(err)
 		}
+		synctest.Wait()
 		expect(t, b, "served", `announced "enabled"`)
 		b.heard()
 		expect(t, b)
@@ -293,5 +297,154 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 		b.w.set(func() { b.w.kernelErr = nil })
 		sleep(lastRetry)
 		expect(t, b, "served", "rules capture", `announced "enabled"`)
+	})
+}
+
+// Nobody may be told for as long as the API server is gone: that is no reason
+// to keep a pod from starting that is captured and served.
+func TestNewPodDoesNotWaitForItsAnnouncement(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.mute = true
+		b.pod.IPs = nil
+		delete(b.w.found, "uid")
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		if err := b.AddNew(context.Background(), newPod(fdPath(b.ns), "web", netnstest.PodIPv4.String())); err != nil {
+			t.Error(err)
+		}
+		expect(t, b, "rules capture", "served")
+		b.w.set(func() { b.w.mute = false })
+		sleep(lastRetry)
+		expect(t, b, `announced "enabled"`)
+	})
+}
+
+// A StatefulSet's new pod has the name of the old one, of which the agent may
+// still believe that it is there.
+func TestNewPodIsNotTakenForItsPredecessor(t *testing.T) {
+	inBubble(t, func(b *bubble) { b.Set(b.pod) }, func(t *testing.T, b *bubble) {
+		add := func(uid string) error {
+			n := newPod(fdPath(b.ns), "web", netnstest.PodIPv4.String())
+			n.PodUID = uid
+			return b.AddNew(context.Background(), n)
+		}
+		if err := add("uid"); err != nil {
+			t.Errorf("the pod itself: %v", err)
+		}
+		if err := add("successor"); err == nil || !strings.Contains(err.Error(), "not known") {
+			t.Errorf("its successor: %v", err)
+		}
+		static := b.pod
+		static.UID, static.Name = "mirror", "static"
+		static.Annotations = map[string]string{annotationStaticUID: "f00d"}
+		b.Set(static)
+		n := newPod(fdPath(b.ns), "static", netnstest.PodIPv4.String())
+		n.PodUID = "f00d"
+		if err := b.AddNew(context.Background(), n); err != nil {
+			t.Errorf("a static pod: %v", err)
+		}
+	})
+}
+
+func TestNewPodWaitsForItsNamespace(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.cfg.NamespacesListed = true
+		b.pod.IPs = nil
+		b.Set(b.pod)
+	}, func(t *testing.T, b *bubble) {
+		add := func() error {
+			return b.AddNew(context.Background(), newPod(fdPath(b.ns), "web", netnstest.PodIPv4.String()))
+		}
+		if err := add(); err == nil || !strings.Contains(err.Error(), "namespace default is not known") {
+			t.Errorf("without news of the namespace: %v", err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- add() }()
+		synctest.Wait()
+		b.SetNamespace("default", ambient)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if events := b.w.take(); !slices.Contains(events, "served") {
+			t.Errorf("the pod starts with %q", events)
+		}
+	})
+}
+
+// A node on which nothing can be enrolled is no reason to keep the others from
+// starting.
+func TestBeforeRunOnlyPodsOfTheMeshAreHeld(t *testing.T) {
+	ns, _ := netnstest.Link(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a, err := New(Config{Policy: Policy{Selectors: DefaultSelectors()}, Proxies: w, Resolver: w, Annotator: w, Kernel: w, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Hold("this node does not redirect")
+		a.SetNamespace("default", map[string]string{})
+		a.Set(Pod{UID: "1", Name: "in", Namespace: "default", Labels: ambient})
+		a.Set(Pod{UID: "2", Name: "out", Namespace: "default"})
+		add := func(name string) error { return a.AddNew(context.Background(), newPod(fdPath(ns), name)) }
+		if err := add("out"); err == nil || !strings.Contains(err.Error(), "not heard") {
+			t.Errorf("before everything is known: %v", err)
+		}
+		a.Synced()
+		if err := add("out"); err != nil {
+			t.Errorf("a pod outside of the mesh: %v", err)
+		}
+		began := time.Now()
+		if err := add("in"); err == nil || err.Error() != "this node does not redirect" {
+			t.Errorf("a pod of the mesh: %v", err)
+		}
+		if took := time.Since(began); took >= 5*time.Second {
+			t.Errorf("the answer comes after %s, when no plugin waits any more", took)
+		}
+	})
+}
+
+func TestOwnersAreTold(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.w.connected = false
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		sleep(time.Minute) // once, however often it is tried
+		b.w.set(func() { b.w.connected = true })
+		b.ProxiesChanged()
+		synctest.Wait()
+		b.w.mu.Lock()
+		defer b.w.mu.Unlock()
+		want := []Notice{
+			{Warning: true, Reason: ReasonWaiting, Message: "cannot enrol the pod, and goes on trying: " +
+				"no ztunnel is connected to the node agent: see whether the ztunnel pod of this node runs and is ready"},
+			{Reason: ReasonEnrolled, Message: "the pod is in the mesh now: its traffic is captured and served"},
+		}
+		if diff := cmp.Diff(want, b.w.told); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// The addresses that a node probes from are its own, and change.
+func TestProbeSourcesFollowTheNode(t *testing.T) {
+	sources := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+	inBubble(t, func(b *bubble) {
+		b.cfg.ProbeSources = func() []netip.Prefix { return sources }
+		b.pod.ProbePorts = []uint16{8080}
+		withPod(b)
+	}, func(t *testing.T, b *bubble) {
+		b.w.mu.Lock()
+		got := b.w.applied.Probes
+		b.w.mu.Unlock()
+		want := []nft.Probe{{Source: sources[0], Ports: []uint16{8080}}}
+		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			t.Error(diff)
+		}
+		noPorts := b.pod
+		noPorts.ProbePorts = nil
+		if got := b.redirection(noPorts).Probes; len(got) > 0 {
+			t.Errorf("a pod without probes is open to %v", got)
+		}
 	})
 }

@@ -41,6 +41,9 @@ type world struct {
 	listedKept map[string]bool
 
 	announced map[string]string // by pod name
+	mute      bool              // nobody can be told
+	told      []Notice
+	applied   nft.Config
 }
 
 func newWorld() *world {
@@ -84,7 +87,7 @@ func (w *world) Apply(_ *netns.NS, cfg nft.Config) error {
 	if w.kernelErr != nil {
 		return w.kernelErr
 	}
-	w.rules = "capture"
+	w.rules, w.applied = "capture", cfg
 	if cfg.Quiesce {
 		w.rules = "quiesce"
 	}
@@ -178,12 +181,21 @@ func (w *world) Serve(ctx context.Context) error {
 	return nil
 }
 
-func (w *world) Annotate(pod Pod, value string) error {
+func (w *world) Annotate(_ context.Context, pod Pod, value string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.mute {
+		return errBroken
+	}
 	w.announced[pod.Name] = value
 	w.note("announced %q", value)
 	return nil
+}
+
+func (w *world) tell(_ Pod, n Notice) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = append(w.told, n)
 }
 
 // bubble runs an agent over a fake world, on a clock of its own. The pod's
@@ -204,7 +216,7 @@ func inBubble(t *testing.T, setup func(b *bubble), test func(t *testing.T, b *bu
 		a, err := New(Config{
 			Policy:  Policy{Selectors: DefaultSelectors(), ExcludeNamespaces: []string{"kube-system"}},
 			Proxies: w, Resolver: w, Annotator: w, Kernel: w, Logger: slog.New(slog.DiscardHandler),
-			Settle: DefaultSettle, Drain: DefaultDrain, Redirection: nft.Config{IPv6: true},
+			Tell: w.tell, Settle: DefaultSettle, Drain: DefaultDrain, Redirection: nft.Config{IPv6: true},
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -106,7 +106,7 @@ type announcements struct {
 	news  chan struct{}
 }
 
-func (a *announcements) Annotate(pod Pod, value string) error {
+func (a *announcements) Annotate(_ context.Context, pod Pod, value string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.value[pod.UID] = value

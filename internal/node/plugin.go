@@ -22,6 +22,9 @@ const (
 	// podPatience is how long a pod that is being started may be unknown: the
 	// runtime can be faster than the news of the pod.
 	podPatience = 2 * time.Second
+	// answerWithin is less than plugins wait, so that it is the agent's words
+	// that the owner of the pod reads.
+	answerWithin = 4500 * time.Millisecond
 )
 
 // NewPod is a pod that the container runtime has made a network for, and not
@@ -30,8 +33,24 @@ type NewPod struct {
 	Netns        string // path
 	PodName      string
 	PodNamespace string
-	IPs          []struct{ Address Address }
+	// PodUID is what the runtime calls the pod. Plugins other than the mesh's
+	// own do not send it.
+	PodUID string
+	IPs    []struct{ Address Address }
 }
+
+// is tells whether a pod is the one that is being started. By the name alone it
+// could be another that had the name before. The UID that the runtime has of a
+// static pod is in an annotation of the pod that stands for it.
+func (n NewPod) is(p Pod) bool {
+	if p.Name != n.PodName || p.Namespace != n.PodNamespace || p.Terminal {
+		return false
+	}
+	return n.PodUID == "" || n.PodUID == p.UID || n.PodUID == p.Annotations[annotationStaticUID]
+}
+
+// annotationStaticUID is the kubelet's.
+const annotationStaticUID = "kubernetes.io/config.hash"
 
 // Address is an interface's address. In JSON it is Go's net.IPNet, as Istio's
 // plugin sends it, or the text that CNI itself uses.
@@ -95,24 +114,33 @@ func (a *Agent) AddNew(ctx context.Context, n NewPod) error {
 	if n.Netns == "" || n.PodName == "" || n.PodNamespace == "" {
 		return errors.New("the request names no pod or no network namespace")
 	}
-	select {
-	case <-a.recovered:
-	case <-ctx.Done():
-		return errors.New("the node agent has not read its configuration yet")
-	}
-	pod, err := a.await(ctx, n.PodNamespace, n.PodName)
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	pod, err := a.await(ctx, n)
 	if err != nil {
 		return err
 	}
+	// A node where nothing can be enrolled still starts what is not to be.
 	if wanted, _ := a.wants(pod); !wanted {
 		return nil
 	}
+	select {
+	case <-a.recovered:
+	case <-ctx.Done():
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return errors.New(a.held)
+	}
+	return a.enrolNew(ctx, pod, n)
+}
+
+func (a *Agent) enrolNew(ctx context.Context, pod Pod, n NewPod) error {
 	st := a.state(pod.UID)
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	ns, err := netns.Open(n.Netns)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; the directory of network namespaces (/var/run/netns) has to be mounted into the node agent with HostToContainer propagation", err)
 	}
 	ips := pod.IPs
 	for _, ip := range n.IPs {
@@ -122,33 +150,52 @@ func (a *Agent) AddNew(ctx context.Context, n NewPod) error {
 		_ = ns.Close()
 		return err
 	}
-	if st.ns != nil {
+	if st.ns == nil || st.ns.ID() != ns.ID() {
 		st.drop()
+		st.ns = ns
+	} else {
+		_ = ns.Close()
 	}
-	st.ns = ns
 	err = a.enrol(ctx, st, pod, true)
 	a.report(ctx, st, pod, eventEnrol, err)
-	return err
+	a.queue.add(pod.UID)
+	return explain(err)
 }
 
-// await waits for a pod to become known.
-func (a *Agent) await(ctx context.Context, namespace, name string) (Pod, error) {
+// await waits for a pod, and for its namespace, to become known.
+func (a *Agent) await(ctx context.Context, n NewPod) (Pod, error) {
+	select {
+	case <-a.synced:
+	case <-ctx.Done():
+		return Pod{}, errors.New("the node agent has not heard of the pods and namespaces of this node yet: can it reach the API server?")
+	}
 	ctx, cancel := context.WithTimeout(ctx, podPatience)
 	defer cancel()
 	for {
-		a.mu.Lock()
-		changed := a.changed
-		for _, p := range a.pods {
-			if p.Name == name && p.Namespace == namespace && !p.Terminal {
-				a.mu.Unlock()
-				return p, nil
-			}
+		pod, missing, changed := a.look(n)
+		if missing == "" {
+			return pod, nil
 		}
-		a.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return Pod{}, fmt.Errorf("pod %s/%s is not known on this node", namespace, name)
+			return Pod{}, fmt.Errorf("%s is not known on this node: the news of it has not reached the node agent; if this goes on, see whether the agent can reach the API server", missing)
 		}
 	}
+}
+
+// look says what of a new pod is not known, and when to look again.
+func (a *Agent) look(n NewPod) (pod Pod, missing string, changed <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.pods {
+		if !n.is(p) {
+			continue
+		}
+		if _, known := a.namespaces[p.Namespace]; !known && a.cfg.NamespacesListed {
+			return Pod{}, "namespace " + p.Namespace, a.changed
+		}
+		return p, "", nil
+	}
+	return Pod{}, fmt.Sprintf("pod %s/%s", n.PodNamespace, n.PodName), a.changed
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -58,16 +59,23 @@ func (a *Agent) work(ctx context.Context, uid string) (again time.Duration, err 
 func (a *Agent) report(ctx context.Context, st *state, pod Pod, event string, err error) {
 	a.cfg.Observe(event, err)
 	switch {
-	case err == nil:
+	case err == nil && st.failing:
 		st.failing = false
-	case ctx.Err() == nil && !st.failing:
+		if pod.Name != "" && st.enrolled {
+			a.cfg.Tell(pod, Notice{Reason: ReasonEnrolled, Message: "the pod is in the mesh now: its traffic is captured and served"})
+		}
+	case err != nil && ctx.Err() == nil && !st.failing:
 		st.failing = true
 		a.cfg.Logger.Warn("cannot "+event+" a pod, trying again", "pod", pod.String(), "uid", pod.UID, "error", err)
+		if pod.Name != "" {
+			a.cfg.Tell(pod, failure(event, err))
+		}
 	}
 }
 
 // enrol makes sure that a pod is captured and served. With closed, the pod has
-// not started yet, and its rules come first.
+// not started yet: its rules come first, and announcing it is left to the queue,
+// so that the start of a pod does not depend on who is told.
 func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) error {
 	if st.ns == nil && len(pod.IPs) == 0 {
 		return nil // it has no network yet; another event comes with its address
@@ -76,20 +84,31 @@ func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) erro
 	if err != nil {
 		return err
 	}
-	cfg := Redirection(a.cfg.Redirection, pod)
+	cfg := a.redirection(pod)
 	differs, err := a.cfg.Kernel.Check(ns, cfg)
 	if err != nil {
 		return err
+	}
+	apply := func() error {
+		if err := a.cfg.Kernel.Apply(ns, cfg); err != nil {
+			return err
+		}
+		st.applied = &cfg
+		return nil
 	}
 	// To the mesh the pod is enrolled, as after a reboot of the node, or in the
 	// middle of leaving: never a moment in plaintext while the proxy is waited
 	// for.
 	believed := st.enrolled || st.announced(pod)
 	if len(differs) > 0 && (believed || closed) {
-		if believed && st.leaving.IsZero() {
+		switch {
+		case !believed || !st.leaving.IsZero():
+		case st.applied != nil && !reflect.DeepEqual(*st.applied, cfg):
+			a.cfg.Logger.Info("other rules are wanted for a pod", "pod", pod.String(), "differs", differs)
+		default:
 			a.cfg.Logger.Warn("an enrolled pod was not captured as it should be; its rules are written anew", "pod", pod.String(), "differs", differs)
 		}
-		if err := a.cfg.Kernel.Apply(ns, cfg); err != nil {
+		if err := apply(); err != nil {
 			return err
 		}
 		differs = nil
@@ -97,22 +116,26 @@ func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) erro
 	asking, cancel := context.WithTimeout(ctx, proxyPatience)
 	defer cancel()
 	if err := a.cfg.Proxies.Add(asking, workload(pod, ns)); err != nil {
-		if !believed {
-			err = errors.Join(err, a.annotate(st, pod, wellknown.RedirectionPending))
+		if !believed && !closed {
+			err = errors.Join(err, a.annotate(ctx, st, pod, wellknown.RedirectionPending))
 		}
 		return err
 	}
 	if len(differs) > 0 {
-		if err := a.cfg.Kernel.Apply(ns, cfg); err != nil {
+		if err := apply(); err != nil {
 			return err
 		}
 	}
+	st.applied = &cfg
 	if !st.enrolled {
 		a.cfg.Logger.Info("pod is in the mesh", "pod", pod.String(), "uid", pod.UID)
 	}
 	st.enrolled, st.clean = true, false
 	st.leaving, st.quiesced = time.Time{}, time.Time{}
-	return a.annotate(st, pod, wellknown.RedirectionEnabled)
+	if closed {
+		return nil
+	}
+	return a.annotate(ctx, st, pod, wellknown.RedirectionEnabled)
 }
 
 // unenrol takes a live pod out of the mesh, one step at each call.
@@ -135,7 +158,7 @@ func (a *Agent) unenrol(ctx context.Context, st *state, pod Pod, why string) (ag
 		return 0, a.restore(ctx, st, pod, ns)
 	}
 	if st.leaving.IsZero() {
-		if err := a.annotate(st, pod, ""); err != nil {
+		if err := a.annotate(ctx, st, pod, ""); err != nil {
 			return 0, err
 		}
 		st.leaving = time.Now()
@@ -145,7 +168,7 @@ func (a *Agent) unenrol(ctx context.Context, st *state, pod Pod, why string) (ag
 		return wait, nil
 	}
 	if st.quiesced.IsZero() {
-		cfg := Redirection(a.cfg.Redirection, pod)
+		cfg := a.redirection(pod)
 		cfg.Quiesce = true
 		if err := a.cfg.Kernel.Apply(ns, cfg); err != nil {
 			return 0, err
@@ -172,7 +195,7 @@ func (a *Agent) restore(ctx context.Context, st *state, pod Pod, ns *netns.NS) e
 	if err := a.cfg.Kernel.Remove(ns); err != nil {
 		return err
 	}
-	if err := a.annotate(st, pod, ""); err != nil {
+	if err := a.annotate(ctx, st, pod, ""); err != nil {
 		return err
 	}
 	if st.enrolled || !st.leaving.IsZero() {
@@ -193,12 +216,12 @@ func (a *Agent) forget(ctx context.Context, st *state, pod Pod, exists bool) err
 	st.enrolled, st.clean = false, true
 	st.leaving, st.quiesced = time.Time{}, time.Time{}
 	if exists {
-		return a.annotate(st, pod, "")
+		return a.annotate(ctx, st, pod, "")
 	}
 	if st.annotated != "" {
 		// The announcement outlives the pod only in the overlay of file mode.
 		pod.Name, pod.Namespace = st.name, st.namespace
-		if err := a.cfg.Annotator.Annotate(pod, ""); err != nil {
+		if err := a.cfg.Annotator.Annotate(ctx, pod, ""); err != nil {
 			return err
 		}
 	}
@@ -216,11 +239,11 @@ func (a *Agent) stopServing(ctx context.Context, uid string) error {
 
 // annotate announces value, unless that is what was announced and is to be
 // seen on the pod.
-func (a *Agent) annotate(st *state, pod Pod, value string) error {
+func (a *Agent) annotate(ctx context.Context, st *state, pod Pod, value string) error {
 	if pod.Annotations[wellknown.AnnotationRedirection] == value && (!st.told || st.annotated == value) {
 		return nil
 	}
-	if err := a.cfg.Annotator.Annotate(pod, value); err != nil {
+	if err := a.cfg.Annotator.Annotate(ctx, pod, value); err != nil {
 		return fmt.Errorf("announcing the redirection of %s: %w", pod, err)
 	}
 	st.told, st.annotated, st.name, st.namespace = true, value, pod.Name, pod.Namespace
@@ -253,7 +276,7 @@ func (a *Agent) namespace(st *state, pod Pod) (*netns.NS, error) {
 // prove makes sure that a namespace is the one of the pod with these addresses:
 // a path or a process may belong to something else by now.
 func (a *Agent) prove(ns *netns.NS, ips []netip.Addr) error {
-	if ns.ID() == a.host {
+	if slices.Contains(a.hosts, ns.ID()) {
 		return errHost
 	}
 	if len(ips) == 0 {
@@ -283,6 +306,6 @@ func (st *state) announced(pod Pod) bool {
 func (st *state) drop() {
 	if st.ns != nil {
 		_ = st.ns.Close()
-		st.ns = nil
+		st.ns, st.applied = nil, nil
 	}
 }

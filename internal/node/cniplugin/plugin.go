@@ -68,11 +68,13 @@ type result struct {
 	} `json:"ips"`
 }
 
-// event is what the agent is told. Its form is that of Istio's plugin.
+// event is what the agent is told. Its form is that of Istio's plugin, with the
+// pod's UID beside.
 type event struct {
 	Netns        string
 	PodName      string
 	PodNamespace string
+	PodUID       string `json:",omitempty"`
 	IPs          []eventIP
 }
 
@@ -141,7 +143,7 @@ func run(getenv func(string) string, stdin io.Reader, cfg *config) ([]byte, erro
 
 func add(getenv func(string) string, cfg *config) error {
 	args := podArgs(getenv("CNI_ARGS"))
-	e := event{Netns: getenv("CNI_NETNS"), PodName: args["K8S_POD_NAME"], PodNamespace: args["K8S_POD_NAMESPACE"]}
+	e := event{Netns: getenv("CNI_NETNS"), PodName: args["K8S_POD_NAME"], PodNamespace: args["K8S_POD_NAMESPACE"], PodUID: args["K8S_POD_UID"]}
 	if e.PodName == "" || e.PodNamespace == "" {
 		return nil // not a pod of Kubernetes: never part of the mesh
 	}
@@ -167,8 +169,12 @@ func add(getenv func(string) string, cfg *config) error {
 	return tell(filepath.Join(dir, socketName), e)
 }
 
+// systemNamespace is what a node needs to run at all. What of it is to be in the
+// mesh is enrolled after it has started.
+const systemNamespace = "kube-system"
+
 func exempt(cfg *config, namespace, name string) bool {
-	if slices.Contains(cfg.ExcludeNamespaces, namespace) {
+	if namespace == systemNamespace || slices.Contains(cfg.ExcludeNamespaces, namespace) {
 		return true
 	}
 	return cfg.PodNamespace == namespace && slices.ContainsFunc(own, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
@@ -196,7 +202,7 @@ func tell(socket string, e event) error {
 	conn, err := net.DialTimeout("unix", socket, patience)
 	if err != nil {
 		return &failure{Code: codeTryAgain,
-			Msg:     fmt.Sprintf("pod %s is not started: the mesh's node agent (ambit-cni) does not run on this node, or not yet", pod),
+			Msg:     fmt.Sprintf("pod %s is not started: the mesh's node agent (ambit-cni) does not run on this node, or not yet; see whether the ambit-cni pod of this node is ready", pod),
 			Details: err.Error()}
 	}
 	defer func() { _ = conn.Close() }()
@@ -204,7 +210,7 @@ func tell(socket string, e event) error {
 	status, text, err := post(conn, body)
 	if err != nil {
 		return &failure{Code: codeTryAgain,
-			Msg:     fmt.Sprintf("pod %s is not started: the mesh's node agent (ambit-cni) did not answer", pod),
+			Msg:     fmt.Sprintf("pod %s is not started: the mesh's node agent (ambit-cni) did not answer in time; see the log of the ambit-cni pod of this node", pod),
 			Details: err.Error()}
 	}
 	if status != 200 {

@@ -17,7 +17,7 @@ import (
 func env(command, namespace, name string) func(string) string {
 	m := map[string]string{
 		"CNI_COMMAND": command, "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
-		"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=" + namespace + ";K8S_POD_NAME=" + name,
+		"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=" + namespace + ";K8S_POD_NAME=" + name + ";K8S_POD_UID=u-1",
 	}
 	return func(k string) string { return m[k] }
 }
@@ -26,7 +26,7 @@ const prev = `{"cniVersion":"1.0.0","ips":[{"interface":2,"address":"10.1.2.3/24
 
 func conf(dir string) string {
 	return `{"cniVersion":"1.0.0","name":"k8s","type":"ambit-cni-plugin","cni_agent_run_dir":"` + dir +
-		`","pod_namespace":"istio-system","exclude_namespaces":["kube-system"],"prevResult":` + prev + `}`
+		`","pod_namespace":"istio-system","exclude_namespaces":["infra"],"prevResult":` + prev + `}`
 }
 
 // agent answers as told and records the bodies.
@@ -64,7 +64,7 @@ func TestAddTellsTheAgentAndPassesTheResultOn(t *testing.T) {
 	if out.String() != prev {
 		t.Errorf("result %s", out.String())
 	}
-	want := []string{`{"Netns":"/run/netns/x","PodName":"web","PodNamespace":"default","IPs":[` +
+	want := []string{`{"Netns":"/run/netns/x","PodName":"web","PodNamespace":"default","PodUID":"u-1","IPs":[` +
 		`{"Interface":2,"Address":{"IP":"10.1.2.3","Mask":"////AA=="},"Gateway":"10.1.2.1"},` +
 		`{"Interface":null,"Address":{"IP":"fd00::3","Mask":"//////////8AAAAAAAAAAA=="},"Gateway":""}]}`}
 	if diff := cmp.Diff(want, *bodies); diff != "" {
@@ -94,7 +94,7 @@ func TestSomePodsAreNeverHeldUp(t *testing.T) {
 	nowhere := t.TempDir()
 	for _, c := range []struct{ namespace, name string }{
 		{"istio-system", "ambit-cni-x7"}, {"istio-system", "istio-cni-node-x7"}, {"istio-system", "ztunnel-x7"},
-		{"istio-system", "ambitd-0"}, {"kube-system", "coredns-1"}, {"", ""},
+		{"istio-system", "ambitd-0"}, {"kube-system", "coredns-1"}, {"infra", "dns-1"}, {"", ""},
 	} {
 		var out bytes.Buffer
 		if code := Run(env("ADD", c.namespace, c.name), strings.NewReader(conf(nowhere)), &out); code != 0 || out.String() != prev {
