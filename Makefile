@@ -31,7 +31,7 @@ demo: build ## the main job, end to end, on this machine
 
 test: build ## unit, virtual time and network namespaces (root)
 	@$(GO) run ./test/run -race -timeout 10m $(RACE) -- \
-		-timeout 20m $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/interop(/|$$)')
+		-timeout 20m $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
 
 conformance: ## h2spec against the HTTP/2 engine
 	@$(GO) run ./test/run -count=1 ./test/h2spec/...
