@@ -10,10 +10,31 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 )
+
+// PluginSource is where the files of a plugged-in CA come from. Calls are
+// bounded in time.
+type PluginSource interface {
+	// Files returns texts by name; none when there is no such CA. Unless
+	// fresh, it may be what was read last and not known to have changed.
+	Files(fresh bool) (map[string][]byte, error)
+	// Changed has a value after the files may have changed; nil when nobody
+	// knows.
+	Changed() <-chan struct{}
+	// String says where they are, for people.
+	String() string
+}
+
+// pluginDir is a directory of plug-in files.
+type pluginDir string
+
+func (d pluginDir) Files(bool) (map[string][]byte, error) { return readPluginDir(string(d)) }
+func (pluginDir) Changed() <-chan struct{}                { return nil }
+func (d pluginDir) String() string                        { return string(d) }
 
 // pluginFiles are the texts of a plugged-in CA.
 type pluginFiles struct {
@@ -21,50 +42,68 @@ type pluginFiles struct {
 	sum                    [sha256.Size]byte
 }
 
-// errNoPlugin says that the directory holds no CA.
+// errNoPlugin says that there is no plugged-in CA.
 var errNoPlugin = errors.New("no CA files")
 
 // maxPluginFile bounds each file, in bytes; a Secret is at most 1 MiB.
 const maxPluginFile = 1 << 20
 
-// readPlugin reads the files under the names of Istio's cacerts secret, or
-// else under those of a Kubernetes TLS secret.
-func readPlugin(dir string) (pluginFiles, error) {
-	for _, names := range [...][4]string{
-		{"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"},
-		{"tls.crt", "tls.key", "", "ca.crt"},
-	} {
-		p, err := readPluginAs(dir, names)
-		if !errors.Is(err, errNoPlugin) {
-			return p, err
+// pluginNames are the files of Istio's cacerts secret, or else those of a
+// Kubernetes TLS secret: certificate, key, chain, roots.
+var pluginNames = [...][4]string{
+	{"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"},
+	{"tls.crt", "tls.key", "", "ca.crt"},
+}
+
+// readPluginDir reads what there is of the files of a plugged-in CA.
+func readPluginDir(dir string) (map[string][]byte, error) {
+	files := make(map[string][]byte, 4)
+	for _, name := range slices.Concat(pluginNames[0][:], pluginNames[1][:]) {
+		if name == "" {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		info, err := os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, err
+		case info.Size() > maxPluginFile:
+			return nil, fmt.Errorf("%s is longer than %d bytes", name, maxPluginFile)
+		}
+		if files[name], err = os.ReadFile(path); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+}
+
+// choosePlugin takes the texts of one CA from files by name. Without the
+// certificate there is none.
+func choosePlugin(files map[string][]byte) (pluginFiles, error) {
+	for _, names := range pluginNames {
+		if _, ok := files[names[0]]; ok {
+			return pluginAs(files, names)
 		}
 	}
 	return pluginFiles{}, errNoPlugin
 }
 
-func readPluginAs(dir string, names [4]string) (pluginFiles, error) {
+func pluginAs(files map[string][]byte, names [4]string) (pluginFiles, error) {
 	var p pluginFiles
 	h := sha256.New()
 	for i, to := range []*[]byte{&p.cert, &p.key, &p.chain, &p.root} {
-		if names[i] == "" {
-			continue
-		}
-		info, err := os.Stat(filepath.Join(dir, names[i]))
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && i == 0:
-			return p, errNoPlugin
-		case errors.Is(err, fs.ErrNotExist) && i == 2:
+		text, ok := files[names[i]]
+		if !ok && i == 2 {
 			continue // a CA right below its root needs no chain
-		case err != nil:
-			return p, err
-		case info.Size() > maxPluginFile:
-			return p, fmt.Errorf("%s is longer than %d bytes", names[i], maxPluginFile)
 		}
-		if *to, err = os.ReadFile(filepath.Join(dir, names[i])); err != nil {
-			return p, err
+		if !ok {
+			return p, fmt.Errorf("there is no %s", names[i])
 		}
-		_, _ = fmt.Fprintf(h, "%d:%d:", i, len(*to))
-		_, _ = h.Write(*to)
+		*to = text
+		_, _ = fmt.Fprintf(h, "%d:%d:", i, len(text))
+		_, _ = h.Write(text)
 	}
 	h.Sum(p.sum[:0])
 	return p, nil

@@ -61,9 +61,7 @@ func (s *serving) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	s.a.mu.Lock()
-	current := s.a.current()
-	s.a.mu.Unlock()
+	current := s.a.view.Load().signer
 	if s.cert != nil && s.signer == current && now.Before(s.renewAt) {
 		return s.cert, nil
 	}

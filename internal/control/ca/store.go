@@ -21,16 +21,56 @@ const (
 // stateVersion is what this program writes and reads.
 const stateVersion = 1
 
-// store keeps the authority's state in a directory. One file holds all of it,
-// so that a crash can never separate a key from its certificate.
-type store struct {
+// Record is what a Store keeps of an authority.
+type Record struct {
+	// State is the authority's own, and opaque to the store. Nil when there is
+	// none yet.
+	State []byte
+	// Cert and Key are PEM of the self-signed root that signs; empty while the
+	// CA is plugged in. A record that has these and no State is another
+	// program's root, which the authority adopts.
+	Cert, Key []byte
+	// Roots is PEM of all roots to trust.
+	Roots []byte
+}
+
+// ErrConflict matches the error of a Save that came too late: somebody else
+// has saved since the version it was made from.
+var ErrConflict = errors.New("the CA's state was changed by somebody else")
+
+// Store keeps the state of an authority where a restart finds it. A store of
+// several replicas makes one sequence of their saves, by versions. Calls are
+// bounded in time; the authority makes one at a time.
+type Store interface {
+	// Load returns the record and its version; the zero Record when there is
+	// none.
+	Load() (rec Record, version string, err error)
+	// Save replaces the record of that version, whole or not at all, and
+	// returns the version of the new one. The error matches ErrConflict when
+	// the version is not the present one.
+	Save(rec Record, version string) (newVersion string, err error)
+	// Publish is called often with the trust bundle that is in force, for
+	// stores that keep a copy of it for others.
+	Publish(roots []byte) error
+	// Changed has a value after somebody else may have saved; nil for a store
+	// that nobody else uses.
+	Changed() <-chan struct{}
+	Close() error
+	// String says where the record is, for people.
+	String() string
+}
+
+// directory keeps the record in a directory that one process uses at a time.
+// One file holds all of it, so that a crash can never separate a key from its
+// certificate.
+type directory struct {
 	dir  string
 	lock *os.File
 }
 
-// openStore locks the directory for this process: two authorities on one
+// openDirectory locks the directory for this process: two authorities on one
 // state would undo each other's rotations.
-func openStore(dir string) (*store, error) {
+func openDirectory(dir string) (*directory, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // others read root-cert.pem in it; keys are 0600
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
@@ -42,47 +82,35 @@ func openStore(dir string) (*store, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("state directory %s is in use by another process (%w): give each ambitd one of its own", dir, err)
 	}
-	return &store{dir: dir, lock: lock}, nil
+	return &directory{dir: dir, lock: lock}, nil
 }
 
-func (s *store) close() error { return s.lock.Close() }
+func (s *directory) String() string { return filepath.Join(s.dir, stateFile) }
 
-// load returns the zero state when there is none.
-func (s *store) load() (state, error) {
-	path := filepath.Join(s.dir, stateFile)
-	text, err := os.ReadFile(path)
+func (s *directory) Close() error { return s.lock.Close() }
+
+func (s *directory) Changed() <-chan struct{} { return nil }
+
+func (s *directory) Load() (rec Record, version string, err error) {
+	rec.State, err = os.ReadFile(filepath.Join(s.dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return state{Version: stateVersion}, nil
+		return Record{}, "", nil
 	}
 	if err != nil {
-		return state{}, fmt.Errorf("CA state: %w", err)
+		return Record{}, "", fmt.Errorf("CA state: %w", err)
 	}
-	var st state
-	if err := json.Unmarshal(text, &st); err != nil {
-		return state{}, fmt.Errorf("CA state %s cannot be understood: %w; restore it from a copy, or remove it to begin with a new root", path, err)
-	}
-	if st.Version != stateVersion {
-		return state{}, fmt.Errorf("CA state %s has version %d, this program knows %d", path, st.Version, stateVersion)
-	}
-	if st.Current == nil {
-		return state{}, fmt.Errorf("CA state %s names no signer; restore it from a copy, or remove it to begin with a new root", path)
-	}
-	return st, nil
+	return rec, "", nil
 }
 
-func (s *store) save(st state) error {
-	text, err := json.MarshalIndent(st, "", "  ")
-	if err != nil {
-		return err
+func (s *directory) Save(rec Record, _ string) (version string, err error) {
+	if err := writeAtomic(s.dir, stateFile, rec.State, 0o600); err != nil {
+		return "", fmt.Errorf("CA state: %w", err)
 	}
-	if err := writeAtomic(s.dir, stateFile, append(text, '\n'), 0o600); err != nil {
-		return fmt.Errorf("CA state: %w", err)
-	}
-	return nil
+	return "", nil
 }
 
-// saveBundle writes the trust bundle for clients of the control plane.
-func (s *store) saveBundle(text []byte) error {
+// Publish writes the trust bundle for clients of the control plane.
+func (s *directory) Publish(text []byte) error {
 	if old, err := os.ReadFile(filepath.Join(s.dir, rootFile)); err == nil && bytes.Equal(old, text) {
 		return nil
 	}
@@ -90,6 +118,33 @@ func (s *store) saveBundle(text []byte) error {
 		return fmt.Errorf("trust bundle: %w", err)
 	}
 	return nil
+}
+
+// decodeState reads what encodeState made; where is for the error.
+func decodeState(text []byte, where string) (state, error) {
+	var st state
+	if err := json.Unmarshal(text, &st); err != nil {
+		return state{}, fmt.Errorf("CA state %s cannot be understood: %w; restore it from a copy, or remove it to begin with a new root", where, err)
+	}
+	if st.Version != stateVersion {
+		return state{}, fmt.Errorf("CA state %s has version %d, this program knows %d", where, st.Version, stateVersion)
+	}
+	if st.Current == nil {
+		return state{}, fmt.Errorf("CA state %s names no signer; restore it from a copy, or remove it to begin with a new root", where)
+	}
+	return st, nil
+}
+
+func (s state) record() (Record, error) {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return Record{}, err
+	}
+	rec := Record{State: append(text, '\n'), Roots: s.bundle()}
+	if s.Current.Key != "" {
+		rec.Cert, rec.Key = []byte(s.Current.Cert), []byte(s.Current.Key)
+	}
+	return rec, nil
 }
 
 // writeAtomic replaces dir/name: after a crash at any point the file holds
