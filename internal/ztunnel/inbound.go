@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
@@ -42,12 +43,17 @@ func (p *pod) request(r *hbone.Request) {
 			return
 		}
 		client := netip.Addr{}
-		if net := r.Header.ForwardedNetwork; net == "" || net == p.node.Config.Network {
+		if !p.node.foreign(&r.Header) {
 			client = r.Remote.Addr()
 		}
 		target, _ := connect.ParseTarget(r.Header.Authority) // judged later
 		p.meet(r.Loop, w, client, r.Local.Addr(), target.Addr.Addr(), func() { p.serve(r, w, start) })
 	})
+}
+
+// foreign tells whether a request says that it comes from another network.
+func (n *Node) foreign(h *hbone.Header) bool {
+	return h.Crosses && !strings.EqualFold(h.ForwardedNetwork, n.Config.Network)
 }
 
 // meet has what an inbound connection involves made known, when addresses come
@@ -99,7 +105,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 	}
 	// Another network's addresses say nothing here: then the source is what
 	// it says of itself.
-	if net := r.Header.ForwardedNetwork; net == "" || net == n.Config.Network {
+	if !n.foreign(&r.Header) {
 		k.Src = snap.WorkloadByAddr(n.Config.Network, r.Remote.Addr())
 	}
 	if k.Src == nil && n.Config.ResponseBaggage {

@@ -5,6 +5,9 @@ import "time"
 const (
 	// connectTimeout bounds one attempt to reach the next hop; upstream's.
 	connectTimeout = 10 * time.Second
+	// innerRelease is how long the tunnel of one connection may be without it:
+	// it is opened at once, and nobody comes after it.
+	innerRelease = time.Millisecond
 	// knownTimeout is how long a connection waits for what the control plane
 	// may be about to say: the pod's own workload, or an address on demand.
 	knownTimeout = 5 * time.Second

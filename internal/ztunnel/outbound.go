@@ -184,11 +184,14 @@ func (o *outgoing) connect() {
 		o.gaveUp(&reason.Error{Reason: reason.WorkloadRemoved})
 		return
 	}
-	if r.Protocol == route.HBONE {
+	switch r.Protocol {
+	case route.HBONE:
 		o.tunnel()
-		return
+	case route.DoubleHBONE:
+		o.doubleTunnel()
+	default:
+		o.direct()
 	}
-	o.direct()
 }
 
 // leave takes an attempt out of the lists.
@@ -201,7 +204,7 @@ func (p *pod) leave(c *conns.Conn) {
 
 func (o *outgoing) key() telemetry.Key {
 	k := telemetry.Key{
-		Reporter: telemetry.Source, MTLS: o.route.Protocol == route.HBONE,
+		Reporter: telemetry.Source, MTLS: o.route.Protocol != route.TCP,
 		Src: o.source, Dst: o.route.Workload, Service: telemetry.RefTo(o.route.Service),
 	}
 	if k.MTLS {
@@ -238,11 +241,17 @@ func (o *outgoing) direct() {
 
 // tunnel goes through HBONE.
 func (o *outgoing) tunnel() {
+	o.pod.pool.Open(&hbone.Open{
+		Key: o.tunnelKey(), Header: o.header(), App: o.fd,
+		OnUp:    func(f *relay.Flow, _ hbone.ResponseHeader) { o.up(f, o.key()) },
+		OnFail:  o.failedAttempt,
+		OnClose: o.pod.outboundDone(o.conn),
+	})
+}
+
+// tunnelKey is that of the tunnel to the next hop.
+func (o *outgoing) tunnelKey() hbone.Key {
 	r := &o.route
-	host := ""
-	if r.Service != nil {
-		host = r.Service.Hostname
-	}
 	k := hbone.Key{
 		SrcIdentity: o.source.Identity(), SrcIP: o.src.Addr(),
 		Dst: r.Next, DstIdentities: joinIdentities(r.Identities),
@@ -250,21 +259,56 @@ func (o *outgoing) tunnel() {
 	if r.Workload != nil {
 		k.DstUID = r.Workload.UID
 	}
-	o.pod.pool.Open(&hbone.Open{
-		Key: k,
-		Header: hbone.Header{
-			Authority:   r.Target.String(),
-			Baggage:     baggage(o.source).String(),
-			Forwarded:   connect.Forwarded(o.src, host),
-			Traceparent: o.trace.String(),
+	return k
+}
+
+func (o *outgoing) header() hbone.Header {
+	host := ""
+	if o.route.Service != nil {
+		host = o.route.Service.Hostname
+	}
+	return hbone.Header{
+		Authority:   o.route.Target.String(),
+		Baggage:     baggage(o.source).String(),
+		Forwarded:   connect.Forwarded(o.src, host),
+		Traceparent: o.trace.String(),
+	}
+}
+
+// up begins what the other side has accepted.
+func (o *outgoing) up(f *relay.Flow, k telemetry.Key) {
+	o.fd = -1
+	o.pod.node.Recorder.Begin(&o.conn.Conn, k, o.start)
+	o.pod.set.Carry(o.conn, f)
+}
+
+// doubleTunnel goes to the gateway of another network, and in that tunnel to
+// whoever the gateway chooses. The tunnel to the gateway is shared; the inner
+// one is not, because its end is chosen anew for each.
+func (o *outgoing) doubleTunnel() {
+	outer := o.tunnelKey()
+	via := &hbone.Via{Key: outer, Header: o.header()}
+	k := hbone.Key{
+		SrcIdentity: outer.SrcIdentity, SrcIP: outer.SrcIP, Dst: outer.Dst,
+		DstIdentities: joinIdentities(o.route.Inner), Via: via,
+	}
+	h := via.Header
+	h.ForwardedNetwork, h.Crosses = o.pod.node.Config.Network, true
+	o.pod.inner.Open(&hbone.Open{
+		Key: k, Header: h, App: o.fd,
+		OnUp: func(f *relay.Flow, resp hbone.ResponseHeader) {
+			// Only the end itself can say who it is: the gateway chose it.
+			key := o.key()
+			key.Dst, key.DstIdentity = nil, resp.Peer
+			key.Baggage, _ = connect.ParseBaggage(resp.Baggage)
+			o.up(f, key)
 		},
-		App: o.fd,
-		OnUp: func(f *relay.Flow, _ hbone.ResponseHeader) {
-			o.fd = -1
-			o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
-			o.pod.set.Carry(o.conn, f)
+		OnFail: func(err *reason.Error, status int) {
+			if via.Reached() {
+				err = &reason.Error{Reason: err.Reason, Detail: "behind the gateway " + outer.Dst.String(), Err: err.Err}
+			}
+			o.failedAttempt(err, max(status, via.Status()))
 		},
-		OnFail:  o.failedAttempt,
 		OnClose: o.pod.outboundDone(o.conn),
 	})
 }

@@ -36,7 +36,9 @@ type pod struct {
 	ns   *netns.NS // nil: the process's own
 	set  conns.Set
 	pool *hbone.Pool
-	srv  *hbone.Server
+	// inner has the tunnels inside of the pool's, each for one connection.
+	inner *hbone.Pool
+	srv   *hbone.Server
 	// self is the proxy's own pod: it can be reached through tunnels, and
 	// nothing of it is captured.
 	self bool
@@ -87,6 +89,12 @@ func (p *pod) start() error {
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
 		Windows:  hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
+	})
+	p.inner = hbone.NewPool(hbone.PoolConfig{
+		Loops: p.node.Loops, Dial: p.dialInner, MaxStreams: 1, IdleRelease: innerRelease,
+		// So that what keeps the outer tunnel from being made is heard of.
+		DialTimeout: 2 * connectTimeout,
+		Windows:     hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
 		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
@@ -216,6 +224,7 @@ func (p *pod) close(why reason.Reason) {
 	p.shut()
 	if p.srv != nil {
 		p.srv.Close(why)
+		p.inner.Close(why)
 		p.pool.Close(why)
 	}
 	for _, c := range p.set.All() {
@@ -348,13 +357,9 @@ func (p *pod) tune(fd int) {
 // dial makes the socket and TLS configuration of a tunnel. It runs off the
 // loops.
 func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
-	bundle, err := p.node.Certs.Get(ctx, k.SrcIdentity)
+	conf, err := p.clientTLS(ctx, k)
 	if err != nil {
-		return -1, nil, asReason(reason.CertificateUnavailable, err)
-	}
-	expect, err := splitIdentities(k.DstIdentities)
-	if err != nil {
-		return -1, nil, asReason(reason.Internal, err)
+		return -1, nil, err
 	}
 	fd, err := p.socket(k.Dst.Addr(), netip.Addr{})
 	if err != nil {
@@ -371,7 +376,29 @@ func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
 		sockopt.Close(fd)
 		return -1, nil, err
 	}
-	return fd, p.node.TLS.Client(bundle, expect), nil
+	return fd, conf, nil
+}
+
+// dialInner does so for a tunnel inside another one.
+func (p *pod) dialInner(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
+	conf, err := p.clientTLS(ctx, k)
+	if err != nil {
+		return -1, nil, err
+	}
+	fd, err := p.pool.Dial(ctx, k.Via)
+	return fd, conf, err
+}
+
+func (p *pod) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error) {
+	bundle, err := p.node.Certs.Get(ctx, k.SrcIdentity)
+	if err != nil {
+		return nil, asReason(reason.CertificateUnavailable, err)
+	}
+	expect, err := splitIdentities(k.DstIdentities)
+	if err != nil {
+		return nil, asReason(reason.Internal, err)
+	}
+	return p.node.TLS.Client(bundle, expect), nil
 }
 
 // serverTLS is asked at every handshake, off the loops.

@@ -125,7 +125,7 @@ func (n *Node) recheck() {
 	roots := map[identity.Identity]*mtls.Bundle{} // nil: there is no certificate
 	for _, p := range n.list() {
 		n.mu.Lock()
-		srv, pool := p.srv, p.pool
+		srv, pools := p.srv, [...]*hbone.Pool{p.pool, p.inner}
 		n.mu.Unlock()
 		if srv == nil {
 			continue // not served yet
@@ -133,9 +133,11 @@ func (n *Node) recheck() {
 		srv.Recheck(func(peer *tls.ConnectionState) *reason.Error {
 			return n.revoked(roots, telemetry.Destination, p.identity(), peer)
 		})
-		pool.Recheck(func(k hbone.Key, peer *tls.ConnectionState) *reason.Error {
-			return n.revoked(roots, telemetry.Source, k.SrcIdentity, peer)
-		})
+		for _, pool := range pools {
+			pool.Recheck(func(k hbone.Key, peer *tls.ConnectionState) *reason.Error {
+				return n.revoked(roots, telemetry.Source, k.SrcIdentity, peer)
+			})
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 )
 
@@ -187,7 +188,12 @@ func (c *client) headers(hs *h2.Stream, h *h2.Header, end bool) {
 	req.timer.Stop()
 	s.peerEnd = end
 	s.hooks = &clientFlow{client: c, onClose: o.OnClose}
-	o.OnUp(&s.Flow, ResponseHeader{Status: h.Status, Baggage: h.Get(fieldBaggage)})
+	resp := ResponseHeader{Status: h.Status, Baggage: h.Get(fieldBaggage)}
+	if c.key.Via != nil {
+		state := c.t.tls.ConnectionState()
+		resp.Peer, _ = mtls.PeerIdentity(&state) // it was verified in the handshake
+	}
+	o.OnUp(&s.Flow, resp)
 	s.run()
 }
 

@@ -27,6 +27,9 @@ type Key struct {
 	// DstIdentities is canonical: sorted, joined by commas.
 	DstIdentities string
 	DstUID        string
+	// Via is what the tunnel runs inside of; nil for one on the network. It
+	// makes the key, and so the tunnel, one connection's own.
+	Via *Via
 }
 
 // Dialer makes a tunnel's socket: in the pod's network namespace, marked,
@@ -45,17 +48,24 @@ type Windows struct {
 
 // Header is what a CONNECT request says besides its method.
 type Header struct {
-	Authority        string // ip:port, or host:port
-	Baggage          string
-	Forwarded        string
-	Traceparent      string
-	ForwardedNetwork string // x-forwarded-network
+	Authority   string // ip:port, or host:port
+	Baggage     string
+	Forwarded   string
+	Traceparent string
+	// ForwardedNetwork is x-forwarded-network: where the connection comes from
+	// when it crosses networks. The name may be empty; Crosses tells that there
+	// is one.
+	ForwardedNetwork string
+	Crosses          bool
 }
 
 // ResponseHeader is what its answer says.
 type ResponseHeader struct {
 	Status  int
 	Baggage string
+	// Peer is who answered at the end of a tunnel inside another one; zero
+	// otherwise, because the key says who it can be.
+	Peer identity.Identity
 }
 
 // PoolConfig says how a Pool works. Zero fields take the defaults named.
@@ -147,7 +157,7 @@ const (
 func (h *Header) request() *h2.Header {
 	r := &h2.Header{Method: "CONNECT", Authority: h.Authority, Fields: make([]h2.Field, 0, 4)}
 	add := func(name, value string, differs bool) {
-		if value != "" {
+		if value != "" || name == fieldNetwork && h.Crosses {
 			r.Fields = append(r.Fields, h2.Field{Name: name, Value: value, Sensitive: differs})
 		}
 	}
@@ -169,7 +179,7 @@ func parseHeader(r *h2.Header) Header {
 		case fieldTraceparent:
 			h.Traceparent = f.Value
 		case fieldNetwork:
-			h.ForwardedNetwork = f.Value
+			h.ForwardedNetwork, h.Crosses = f.Value, true
 		}
 	}
 	return h

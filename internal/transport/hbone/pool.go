@@ -270,6 +270,7 @@ func (s *shard) dial(e *entry) {
 		fd, conn, w, err := s.pool.connect(e.key)
 		if !s.loop.Post(func() { s.dialed(e, where, fd, conn, w, err) }) && err == nil {
 			poll.CloseFD(fd)
+			e.key.Via.end()
 		}
 	}()
 }
@@ -285,6 +286,7 @@ func (p *Pool) connect(k Key) (int, *tls.Conn, *wire, *reason.Error) {
 	conn, w, err := handshake(ctx, fd, func(c net.Conn) *tls.Conn { return tls.Client(c, tuned(conf)) })
 	if err != nil {
 		poll.CloseFD(fd)
+		k.Via.end()
 		if cause := context.Cause(p.ctx); cause != nil {
 			err = cause
 		}
@@ -312,6 +314,7 @@ func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, 
 	s.next()
 	if err == nil && (e.retired || s.refuse != nil) {
 		poll.CloseFD(fd)
+		e.key.Via.end()
 		return // who waited has been told
 	}
 	if err != nil {
@@ -423,6 +426,7 @@ func (s *shard) lost(r *ref) {
 	r.gone = true
 	e := r.entry
 	e.refs = slices.DeleteFunc(e.refs, func(o *ref) bool { return o == r })
+	e.key.Via.end()
 	if s.pool.cfg.OnTunnel != nil {
 		s.pool.cfg.OnTunnel(e.key, -1)
 	}

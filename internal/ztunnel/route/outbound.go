@@ -5,6 +5,7 @@ package route
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -22,11 +23,17 @@ const (
 	TCP Protocol = iota
 	// HBONE is a mutual TLS tunnel.
 	HBONE
+	// DoubleHBONE is one tunnel inside another: the outer one ends at the
+	// gateway of another network, the inner one behind it.
+	DoubleHBONE
 )
 
 func (p Protocol) String() string {
-	if p == HBONE {
+	switch p {
+	case HBONE:
 		return "HBONE"
+	case DoubleHBONE:
+		return "DOUBLEHBONE"
 	}
 	return "TCP"
 }
@@ -82,13 +89,15 @@ type Route struct {
 	Hostname string
 	// Target is the authority of the tunnel; zero for TCP.
 	Target connect.Target
-	// Workload is the next hop: a waypoint, or the destination; nil when it
-	// is not known.
+	// Workload is the next hop: a waypoint, a network's gateway, or the
+	// destination; nil when it is not known.
 	Workload *workload.Workload
 	// Service is what the program called, when that was a service.
 	Service *workload.Service
 	// Identities are those the next hop may have.
 	Identities []identity.Identity
+	// Inner are those the end of the inner tunnel may have; DoubleHBONE only.
+	Inner []identity.Identity
 	// Balanced tells that the next hop was one of several: another decision
 	// with the failed workload excluded may find a better one.
 	Balanced bool
@@ -124,17 +133,24 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 	if !gw.IsZero() && !o.fromGateway(gw) {
 		return o.toWaypoint(gw, svc, ServiceWaypoint)
 	}
-	up, err := o.Snapshot.Pick(workload.Query{
-		Service: svc, Client: o.Source, Dialled: o.Dst.Addr(), Port: o.Dst.Port(),
-		Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
-	})
+	up, err := o.pick(svc)
 	if err != nil {
 		return Route{}, err
 	}
 	if up.Direct {
 		return Route{Via: Passthrough, Next: o.Dst, Service: svc}, nil
 	}
+	if up.Workload.Network != o.Source.Network {
+		return o.toNetwork(up, svc)
+	}
 	return o.toEndpoint(up, svc, true)
+}
+
+func (o *Out) pick(svc *workload.Service) (workload.Upstream, *reason.Error) {
+	return o.Snapshot.Pick(workload.Query{
+		Service: svc, Client: o.Source, Dialled: o.Dst.Addr(), Port: o.Dst.Port(),
+		Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
+	})
 }
 
 func (o *Out) toWorkload(w *workload.Workload) (Route, *reason.Error) {
@@ -147,8 +163,8 @@ func (o *Out) toWorkload(w *workload.Workload) (Route, *reason.Error) {
 // toEndpoint is the last step: the chosen workload itself.
 func (o *Out) toEndpoint(up workload.Upstream, svc *workload.Service, balanced bool) (Route, *reason.Error) {
 	w := up.Workload
-	if err := o.sameNetwork(w); err != nil {
-		return Route{}, err
+	if w.Network != o.Source.Network {
+		return Route{}, reason.Errorf(reason.UnknownGateway, "workload %s is in network %q: only services can be called across networks", w.UID, w.Network)
 	}
 	r := Route{Workload: w, Service: svc, Balanced: balanced}
 	if w.Protocol == workload.HBONE {
@@ -178,21 +194,25 @@ func (r Route) at(a netip.Addr, port uint16) Route {
 // Resolved completes a route whose Hostname stands for a.
 func (r Route) Resolved(a netip.Addr) Route {
 	port := r.Next.Port()
-	if r.Protocol == HBONE {
+	r.Hostname = ""
+	switch r.Protocol {
+	case DoubleHBONE:
+		r.Next = netip.AddrPortFrom(a, port)
+		return r
+	case HBONE:
 		port = r.Target.Addr.Port()
 	}
-	r.Hostname = ""
 	return r.at(a, port)
 }
 
 // toWaypoint tunnels to a waypoint, which is told the address that was dialled.
 func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, via Via) (Route, *reason.Error) {
-	up, err := o.gateway(gw)
+	up, err := o.gateway(gw, true)
 	if err != nil {
 		return Route{}, err
 	}
-	if err := o.sameNetwork(up.Workload); err != nil {
-		return Route{}, err
+	if up.Workload.Network != o.Source.Network {
+		return o.throughGateway(up, svc, via)
 	}
 	r := Route{
 		Protocol: HBONE, Via: via,
@@ -208,8 +228,8 @@ func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, via 
 	return r, nil
 }
 
-// gateway chooses an endpoint of a waypoint.
-func (o *Out) gateway(gw workload.GatewayAddress) (workload.Upstream, *reason.Error) {
+// gateway chooses an endpoint of a waypoint, or of a network's gateway.
+func (o *Out) gateway(gw workload.GatewayAddress, waypoint bool) (workload.Upstream, *reason.Error) {
 	at := o.lookupGateway(gw)
 	dialled := o.Dst.Addr()
 	if !gw.ByHostname() {
@@ -218,7 +238,7 @@ func (o *Out) gateway(gw workload.GatewayAddress) (workload.Upstream, *reason.Er
 	switch {
 	case at.Service != nil:
 		return o.Snapshot.Pick(workload.Query{
-			Service: at.Service, Client: o.Source, Dialled: dialled, Port: gw.HBONEPort, Waypoint: true,
+			Service: at.Service, Client: o.Source, Dialled: dialled, Port: gw.HBONEPort, Waypoint: waypoint,
 			Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
 		})
 	case at.Workload != nil:
@@ -227,6 +247,9 @@ func (o *Out) gateway(gw workload.GatewayAddress) (workload.Upstream, *reason.Er
 	name := gw.Hostname.String()
 	if !gw.ByHostname() {
 		name = gw.Address.String()
+	}
+	if !waypoint {
+		return workload.Upstream{}, reason.Errorf(reason.UnknownGateway, "nothing is known of the network's gateway %s", name)
 	}
 	return workload.Upstream{}, reason.Errorf(reason.NoHealthyUpstream, "unknown waypoint %s", name)
 }
@@ -271,27 +294,20 @@ func IsGateway(s *workload.Snapshot, gw workload.GatewayAddress, id identity.Ide
 	return false
 }
 
-// sameNetwork refuses what would have to cross a network boundary.
-func (o *Out) sameNetwork(w *workload.Workload) *reason.Error {
-	if w.Network == o.Source.Network {
-		return nil
-	}
-	if w.NetworkGateway.IsZero() {
-		return reason.Errorf(reason.UnknownGateway, "workload %s is in network %q", w.UID, w.Network)
-	}
-	return reason.Errorf(reason.UnknownGateway, "workload %s is in network %q: tunnels through its gateway are not supported yet", w.UID, w.Network)
-}
-
 // expected lists the identities that a next hop may prove: its own, and those
 // that its service vouches for.
 func expected(w *workload.Workload, svc *workload.Service) []identity.Identity {
-	ids := []identity.Identity{w.Identity()}
+	return vouched([]identity.Identity{w.Identity()}, svc)
+}
+
+// vouched adds the identities that a service, which may be nil, vouches for.
+func vouched(ids []identity.Identity, svc *workload.Service) []identity.Identity {
 	if svc == nil {
 		return ids
 	}
 	for _, san := range svc.SANs {
 		// What is not a workload identity cannot be proven by a peer.
-		if id, err := identity.Parse(san); err == nil && id != ids[0] {
+		if id, err := identity.Parse(san); err == nil && !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}

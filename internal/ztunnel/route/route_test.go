@@ -8,6 +8,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/localxds"
 )
 
@@ -25,6 +26,20 @@ workloads:
 - {uid: w3, name: w3, namespace: shop, serviceAccount: w, workloadIps: [10.0.0.7], protocol: HBONE,
    waypoint: {destination: {namespace: shop, hostname: nobody.shop}, hboneMtlsPort: 15008}}
 - {uid: far, name: far, namespace: shop, serviceAccount: far, network: remote, workloadIps: [10.9.0.1], protocol: HBONE, services: {shop/far.shop.svc.cluster.local: {80: 80}}}
+- {uid: gw, name: gw, namespace: infra, serviceAccount: gw, network: west, workloadIps: [10.9.0.8, "fd00:9::8"], protocol: HBONE, services: {infra/gw.infra.svc: {15009: 15008}}}
+- {uid: west, name: west, namespace: shop, network: west, protocol: HBONE, services: {shop/west.shop.svc: {80: 80}, shop/both.shop.svc: {80: 80}},
+   networkGateway: {destination: west/10.9.0.8, hboneMtlsPort: 15008}}
+- {uid: named-gw, name: named-gw, namespace: shop, network: west, protocol: HBONE, services: {shop/named.shop.svc: {80: 80}},
+   networkGateway: {destination: {namespace: infra, hostname: gw.infra.svc}, hboneMtlsPort: 15009}}
+- {uid: lost-gw, name: lost-gw, namespace: shop, network: east, protocol: HBONE, services: {shop/lost.shop.svc: {80: 80}, shop/both.shop.svc: {80: 80}},
+   networkGateway: {destination: east/10.8.0.8, hboneMtlsPort: 15008}}
+- {uid: mute, name: mute, namespace: shop, network: west, protocol: HBONE, services: {shop/mute.shop.svc: {80: 80}},
+   networkGateway: {destination: west/10.9.0.8, hboneMtlsPort: 15008}}
+- {uid: elb, name: elb, namespace: infra, serviceAccount: gw, network: cloud, hostname: gw.example.com, protocol: HBONE, services: {infra/elb.infra.svc: {15008: 15008}}}
+- {uid: cloud, name: cloud, namespace: shop, network: cloud, protocol: HBONE, services: {shop/cloud.shop.svc: {80: 80}},
+   networkGateway: {destination: {namespace: infra, hostname: elb.infra.svc}, hboneMtlsPort: 15008}}
+- {uid: westwp, name: westwp, namespace: shop, network: west, protocol: HBONE, services: {shop/westwp.shop.svc: {15008: 15008}},
+   networkGateway: {destination: west/10.9.0.8, hboneMtlsPort: 15008}}
 - {uid: named, name: named, namespace: shop, serviceAccount: n, hostname: db.example.com, protocol: TCP, services: {shop/db.example.com: {5432: 5432}}}
 services:
 - {name: s, namespace: shop, hostname: s.shop.svc.cluster.local, vips: [/10.96.0.1, "/fd96::1"], ports: {80: 0}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/alias", "not-an-identity"]}
@@ -35,6 +50,16 @@ services:
 - {name: none, namespace: shop, hostname: none.shop.svc.cluster.local, vips: [/10.96.0.4], ports: {80: 80}}
 - {name: pass, namespace: shop, hostname: pass.example.com, vips: [/10.96.0.5], ports: {80: 80}, loadBalancer: {mode: PASSTHROUGH}}
 - {name: far, namespace: shop, hostname: far.shop.svc.cluster.local, vips: [/10.96.0.6], ports: {80: 80}}
+- {name: west, namespace: shop, hostname: west.shop.svc, vips: [/10.96.0.20, "/fd96::20"], ports: {80: 80}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/west"]}
+- {name: both, namespace: shop, hostname: both.shop.svc, vips: [/10.96.0.21], ports: {80: 80}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/both"]}
+- {name: named, namespace: shop, hostname: named.shop.svc, vips: [/10.96.0.22, "/fd96::22"], ports: {80: 80}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/west"]}
+- {name: lost, namespace: shop, hostname: lost.shop.svc, vips: [/10.96.0.23], ports: {80: 80}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/west"]}
+- {name: mute, namespace: shop, hostname: mute.shop.svc, vips: [/10.96.0.24], ports: {80: 80}, subjectAltNames: ["west.example.com"]}
+- {name: cloud, namespace: shop, hostname: cloud.shop.svc, vips: [/10.96.0.25], ports: {80: 80}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/west"]}
+- {name: guarded, namespace: shop, hostname: guarded.shop.svc, vips: [/10.96.0.26], ports: {81: 81}, waypoint: {destination: {namespace: shop, hostname: westwp.shop.svc}, hboneMtlsPort: 15008}}
+- {name: westwp, namespace: shop, hostname: westwp.shop.svc, vips: [/10.96.0.27], ports: {15008: 15008}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/westwp"]}
+- {name: gw, namespace: infra, hostname: gw.infra.svc, vips: [/10.96.0.28], ports: {15009: 15008}, subjectAltNames: ["spiffe://cluster.local/ns/infra/sa/alias"]}
+- {name: elb, namespace: infra, hostname: elb.infra.svc, vips: [/10.96.0.29], ports: {15008: 15008}}
 - {name: db, namespace: shop, hostname: db.example.com, vips: [/10.96.0.7], ports: {5432: 5432}}
 `
 
@@ -65,7 +90,11 @@ func (r Route) show() string {
 	for i, id := range r.Identities {
 		ids[i] = id.ServiceAccount
 	}
-	return fmt.Sprintf("%s %s next=%s target=%s wl=%s svc=%s ids=%s host=%s", r.Protocol, r.Via, r.Next, r.Target, uid, svc, strings.Join(ids, "+"), r.Hostname)
+	who := strings.Join(ids, "+")
+	for _, id := range r.Inner {
+		who += " inner=" + id.ServiceAccount
+	}
+	return fmt.Sprintf("%s %s next=%s target=%s wl=%s svc=%s ids=%s host=%s", r.Protocol, r.Via, r.Next, r.Target, uid, svc, who, r.Hostname)
 }
 
 func TestOutbound(t *testing.T) {
@@ -93,6 +122,15 @@ func TestOutbound(t *testing.T) {
 		{"recursion", "c", "127.0.0.1:15001", "", reason.RecursiveCall},
 		{"recursion, IPv6", "c", "[::1]:15008", "", reason.RecursiveCall},
 		{"unknown source", "", "10.0.0.2:80", "", reason.UnknownSource},
+		{"other network", "c", "10.96.0.20:80", "DOUBLEHBONE direct next=10.9.0.8:15008 target=west.shop.svc:80 wl=gw svc=west ids=gw inner=west host=", 0},
+		{"other network, IPv6 and a gateway named by its address", "c", "[fd96::20]:80", "DOUBLEHBONE direct next=10.9.0.8:15008 target=west.shop.svc:80 wl=gw svc=west ids=gw inner=west host=", 0},
+		{"other network, gateway named by its host name", "c", "10.96.0.22:80", "DOUBLEHBONE direct next=10.9.0.8:15008 target=named.shop.svc:80 wl=gw svc=named ids=gw+alias inner=west host=", 0},
+		{"other network, IPv6", "c", "[fd96::22]:80", "DOUBLEHBONE direct next=[fd00:9::8]:15008 target=named.shop.svc:80 wl=gw svc=named ids=gw+alias inner=west host=", 0},
+		{"other network, gateway that must be resolved", "c", "10.96.0.25:80", "DOUBLEHBONE direct next=invalid AddrPort target=cloud.shop.svc:80 wl=elb svc=cloud ids=gw inner=west host=gw.example.com", 0},
+		{"two other networks, one without a known gateway", "c", "10.96.0.21:80", "DOUBLEHBONE direct next=10.9.0.8:15008 target=both.shop.svc:80 wl=gw svc=both ids=gw inner=both host=", 0},
+		{"waypoint in another network", "c", "10.96.0.26:81", "DOUBLEHBONE service waypoint next=10.9.0.8:15008 target=guarded.shop.svc:81 wl=gw svc=guarded ids=gw inner=westwp host=", 0},
+		{"gateway that nobody knows", "c", "10.96.0.23:80", "", reason.UnknownGateway},
+		{"identities that nobody names", "c", "10.96.0.24:80", "", reason.NoHealthyUpstream},
 		{"other network without gateway", "c", "10.96.0.6:80", "", reason.UnknownGateway},
 		{"endpoint by name", "c", "10.96.0.7:5432", "TCP direct next=invalid AddrPort target= wl=named svc=db ids= host=db.example.com", 0},
 	} {
@@ -138,6 +176,15 @@ func TestExcluded(t *testing.T) {
 			t.Fatalf("%v %v", r.show(), err)
 		}
 	}
+	o.Dst = netip.MustParseAddrPort("10.96.0.21:80")
+	for range 20 {
+		o.Excluded = func(uid string) bool { return uid == "gw" }
+		if r, err := Outbound(o); err != nil && err.Reason == reason.UnknownGateway {
+			continue // the only gateway failed already, and the error says what is left
+		} else if err == nil {
+			t.Fatalf("%v", r.show())
+		}
+	}
 	o.Excluded = func(string) bool { return true }
 	if r, err := Outbound(o); err == nil {
 		t.Fatal(r.show())
@@ -147,6 +194,9 @@ func TestExcluded(t *testing.T) {
 func TestResolved(t *testing.T) {
 	a := netip.MustParseAddr("192.0.2.7")
 	if r := (Route{Hostname: "h"}).at(netip.Addr{}, 5432).Resolved(a); r.Next.String() != "192.0.2.7:5432" || r.Hostname != "" {
+		t.Error(r.show())
+	}
+	if r := (Route{Protocol: DoubleHBONE, Hostname: "h", Next: netip.AddrPortFrom(netip.Addr{}, 15009), Target: connect.Target{Host: "svc", Port: 80}}).Resolved(a); r.Next.String() != "192.0.2.7:15009" || r.Target.String() != "svc:80" || r.Hostname != "" {
 		t.Error(r.show())
 	}
 	if r := (Route{Protocol: HBONE, Hostname: "h"}).at(netip.Addr{}, 80).Resolved(a); r.Next.String() != "192.0.2.7:15008" || r.Target.String() != "192.0.2.7:80" {

@@ -2,6 +2,7 @@ package route
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
@@ -15,9 +16,10 @@ func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace str
 	var names []string
 	switch {
 	case at.Service != nil:
-		names = unknownGateway(names, s, at.Service.Waypoint)
+		names = unknownNetworks(names, s, network, at.Service)
+		names = unknownWaypoint(names, s, network, at.Service.Waypoint)
 		for _, w := range at.Service.WeightedWaypoints {
-			names = unknownGateway(names, s, w.Destination)
+			names = unknownWaypoint(names, s, network, w.Destination)
 		}
 	case at.Workload != nil:
 		names = unknownGateway(names, s, at.Workload.Waypoint)
@@ -38,6 +40,31 @@ func UnknownInbound(s *workload.Snapshot, network string, local *workload.Worklo
 	}
 	if client.IsValid() && s.WorkloadByAddr(network, client) == nil {
 		names = append(names, addressName(network, client))
+	}
+	return names
+}
+
+// unknownWaypoint is unknownGateway and, once the waypoint is known, what leads
+// to it.
+func unknownWaypoint(names []string, s *workload.Snapshot, network string, gw workload.GatewayAddress) []string {
+	if gw.ByHostname() {
+		if svc := s.FindHostname(gw.Hostname).Service; svc != nil {
+			names = unknownNetworks(names, s, network, svc)
+		}
+	}
+	return unknownGateway(names, s, gw)
+}
+
+// unknownNetworks adds the gateways to the endpoints in other networks.
+func unknownNetworks(names []string, s *workload.Snapshot, network string, svc *workload.Service) []string {
+	for w := range s.Endpoints(svc) {
+		if w.Network == network || w.NetworkGateway.IsZero() {
+			continue
+		}
+		n := len(names)
+		if names = unknownGateway(names, s, w.NetworkGateway); len(names) > n && slices.Contains(names[:n], names[n]) {
+			names = names[:n]
+		}
 	}
 	return names
 }

@@ -9,7 +9,12 @@ import (
 const partial = `
 workloads:
 - {uid: w, name: w, namespace: shop, serviceAccount: w, workloadIps: [10.0.0.5], services: {shop/v.shop.svc: {80: 80}, shop/lost.shop.svc: {80: 80}}, waypoint: {destination: {namespace: shop, hostname: wp.shop.svc}, hboneMtlsPort: 15008}}
+- {uid: west, name: west, namespace: shop, network: west, services: {shop/west.shop.svc: {80: 80}, shop/behind.shop.svc: {80: 80}}, networkGateway: {destination: {namespace: infra, hostname: gw.infra.svc}, hboneMtlsPort: 15008}}
+- {uid: west2, name: west2, namespace: shop, network: west, services: {shop/west.shop.svc: {80: 80}}, networkGateway: {destination: {namespace: infra, hostname: gw.infra.svc}, hboneMtlsPort: 15008}}
 services:
+- {name: west, namespace: shop, hostname: west.shop.svc, vips: [/10.96.0.6], ports: {80: 80}}
+- {name: behind, namespace: shop, hostname: behind.shop.svc, vips: [/10.96.0.8], ports: {80: 80}}
+- {name: led, namespace: shop, hostname: led.shop.svc, vips: [/10.96.0.7], ports: {80: 80}, waypoint: {destination: {namespace: shop, hostname: behind.shop.svc}, hboneMtlsPort: 15008}}
 - {name: v, namespace: shop, hostname: v.shop.svc, vips: [/10.96.0.3], ports: {80: 80}, waypoint: {destination: {namespace: shop, hostname: wp.shop.svc}, hboneMtlsPort: 15008}}
 - {name: known, namespace: shop, hostname: known.shop.svc, vips: [/10.96.0.4], ports: {80: 80}, waypoint: {destination: {namespace: shop, hostname: v.shop.svc}, hboneMtlsPort: 15008}}
 - {name: plain, namespace: shop, hostname: plain.shop.svc, vips: [/10.96.0.5], ports: {80: 80}}
@@ -23,6 +28,8 @@ func TestUnknown(t *testing.T) {
 	}{
 		{"10.96.0.5", nil},
 		{"10.96.0.4", nil},
+		{"10.96.0.6", []string{"infra/gw.infra.svc"}},
+		{"10.96.0.7", []string{"infra/gw.infra.svc"}},
 		{"10.96.0.3", []string{"shop/wp.shop.svc"}},
 		{"10.0.0.5", []string{"shop/wp.shop.svc"}},
 		{"10.0.0.9", []string{"/10.0.0.9"}},

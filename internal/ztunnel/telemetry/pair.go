@@ -60,7 +60,10 @@ type Key struct {
 	Service  ServiceRef
 	// SrcIdentity is the identity proven by the source; zero without MTLS.
 	SrcIdentity identity.Identity
-	// Baggage is what the source says of itself; used only without Src.
+	// DstIdentity is the one proven by the destination; used only without Dst.
+	DstIdentity identity.Identity
+	// Baggage is what the other side says of itself; used only when it is not
+	// in the directory.
 	Baggage connect.Baggage
 }
 
@@ -148,13 +151,25 @@ func (k *Key) labels() labelValues {
 	v.mtls = k.MTLS
 	p := &v.party
 	p[lReporter] = k.Reporter.String()
-	if b := &k.Baggage; k.Src == nil && *b != (connect.Baggage{}) {
+	switch b := &k.Baggage; {
+	case *b == connect.Baggage{}:
+	case k.Reporter == Destination && k.Src == nil:
 		v.located = true
 		p[lSrcWorkload], p[lSrcApp] = b.Workload, b.Workload
 		p[lSrcCanonicalService] = b.Service
 		p[lSrcCanonicalRevision], p[lSrcVersion] = b.Version, b.Version
 		p[lSrcNamespace], p[lSrcCluster] = b.Namespace, b.Cluster
 		v.locality[0], v.locality[1] = b.Region, b.Zone
+	case k.Reporter == Source && k.Dst == nil:
+		v.located = true
+		p[lDstWorkload], p[lDstApp] = b.Workload, b.Workload
+		p[lDstCanonicalService] = b.Service
+		p[lDstCanonicalRevision], p[lDstVersion] = b.Version, b.Version
+		p[lDstNamespace], p[lDstCluster] = b.Namespace, b.Cluster
+		v.locality[2], v.locality[3] = b.Region, b.Zone
+	}
+	if k.Dst == nil && !k.DstIdentity.IsZero() {
+		p[lDstPrincipal] = k.DstIdentity.String()
 	}
 	if w := k.Src; w != nil {
 		v.located = true

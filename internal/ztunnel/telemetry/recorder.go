@@ -303,11 +303,14 @@ func (c *Conn) entry() *accesslog.Entry {
 	switch {
 	case k.Src != nil:
 		e.Src.Workload, e.Src.Namespace, e.Src.Cluster = k.Src.Name, k.Src.Namespace, k.Src.ClusterID
-	default:
-		e.Src.Workload, e.Src.Namespace, e.Src.Cluster = k.Baggage.Service, k.Baggage.Namespace, k.Baggage.Cluster
+	case k.Reporter == Destination:
+		e.Src.Workload, e.Src.Namespace, e.Src.Cluster = k.Baggage.Workload, k.Baggage.Namespace, k.Baggage.Cluster
 	}
-	if k.Dst != nil {
+	switch {
+	case k.Dst != nil:
 		e.Dst.Workload, e.Dst.Namespace, e.Dst.Cluster = k.Dst.Name, k.Dst.Namespace, k.Dst.ClusterID
+	case k.Reporter == Source:
+		e.Dst.Workload, e.Dst.Namespace, e.Dst.Cluster = k.Baggage.Workload, k.Baggage.Namespace, k.Baggage.Cluster
 	}
 	if k.MTLS {
 		// Rendered once, for the labels.
@@ -315,7 +318,7 @@ func (c *Conn) entry() *accesslog.Entry {
 		if !k.SrcIdentity.IsZero() {
 			e.Src.Identity = p[lSrcPrincipal]
 		}
-		if k.Dst != nil {
+		if k.Dst != nil || !k.DstIdentity.IsZero() {
 			e.Dst.Identity = p[lDstPrincipal]
 		}
 	}
