@@ -1,0 +1,41 @@
+{{- /* The values, with those below "pilot" on top of their fellows. */ -}}
+{{- define "ambitd.values" -}}
+{{- $v := deepCopy .Values -}}
+{{- toYaml (mergeOverwrite $v (deepCopy ($v.pilot | default dict))) -}}
+{{- end -}}
+
+{{- define "ambitd.revision" -}}
+{{- .revision | default "default" -}}
+{{- end -}}
+
+{{- /* What names of a revision end in. */ -}}
+{{- define "ambitd.suffix" -}}
+{{- if and .revision (ne .revision "default") }}-{{ .revision }}{{ end -}}
+{{- end -}}
+
+{{- define "ambitd.labels" -}}
+{{- $v := include "ambitd.values" . | fromYaml -}}
+app.kubernetes.io/name: ambitd
+app.kubernetes.io/component: control-plane
+app.kubernetes.io/part-of: ambit
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+istio.io/rev: {{ include "ambitd.revision" $v }}
+{{- end -}}
+
+{{- define "ambitd.selector" -}}
+app: istiod
+istio.io/rev: {{ include "ambitd.revision" . }}
+{{- end -}}
+
+{{- define "ambitd.image" -}}
+{{- $v := include "ambitd.values" . | fromYaml -}}
+{{- if contains "/" $v.image }}{{ $v.image }}
+{{- else }}{{ $v.hub | default $v.global.hub }}/{{ $v.image }}:{{ $v.tag | default $v.global.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end -}}
+
+{{- /* The default of upstream's scope:level list; its scopes are not ours. */ -}}
+{{- define "ambitd.logLevel" -}}
+{{- $given := regexFind "default:[a-z]+" (.global.logging.level | default "") | trimPrefix "default:" -}}
+{{- .logLevel | default $given | default "info" -}}
+{{- end -}}

@@ -1,0 +1,160 @@
+// Command crds copies the custom resource definitions that the mesh reads out
+// of the Go modules that define them, into the chart that installs them:
+// `make generate` runs it.
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+func main() {
+	out := flag.String("out", "", "`directory` to write to")
+	flag.Parse()
+	if *out == "" {
+		fmt.Fprintln(os.Stderr, "crds: -out is missing: where are the files to go?")
+		os.Exit(2)
+	}
+	if err := run(*out); err != nil {
+		fmt.Fprintln(os.Stderr, "crds:", err)
+		os.Exit(1)
+	}
+}
+
+func run(out string) error {
+	files, err := collect()
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(out); err != nil {
+		return err
+	}
+	for name, text := range files {
+		path := filepath.Join(out, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect returns the definitions by the path below the output directory.
+func collect() (map[string][]byte, error) {
+	istio, err := moduleDir("istio.io/api")
+	if err != nil {
+		return nil, err
+	}
+	gateway, err := moduleDir("sigs.k8s.io/gateway-api")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]byte{}
+	raw, err := os.ReadFile(filepath.Join(istio, "kubernetes", "customresourcedefinitions.gen.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	if err := add(all, "istio", raw, nil); err != nil {
+		return nil, err
+	}
+	paths, err := filepath.Glob(filepath.Join(gateway, "config", "crd", "standard", "*.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range paths {
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			return nil, err
+		}
+		if err := add(all, "gateway-api", raw, gatewayMetadata); err != nil {
+			return nil, fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no definitions in %s and %s", istio, gateway)
+	}
+	return all, nil
+}
+
+// metadata is what the chart adds to a definition.
+type metadata struct{ labels, annotations map[string]string }
+
+// gatewayMetadata marks the definitions as the mesh's own, by which the chart
+// knows that it may replace them, and has Helm leave them where users'
+// objects depend on them.
+var gatewayMetadata = &metadata{
+	labels:      map[string]string{"app.kubernetes.io/part-of": "ambit"},
+	annotations: map[string]string{"helm.sh/resource-policy": "keep"},
+}
+
+// add splits a file into documents and keeps those that are definitions.
+func add(all map[string][]byte, dir string, raw []byte, extra *metadata) error {
+	for doc := range bytes.SplitSeq(raw, []byte("\n---\n")) {
+		var head struct {
+			Kind     string `json:"kind"`
+			Metadata struct {
+				Name string `json:"name"`
+			} `json:"metadata"`
+		}
+		if err := yaml.Unmarshal(doc, &head); err != nil {
+			return err
+		}
+		if head.Kind != "CustomResourceDefinition" {
+			continue
+		}
+		text, err := encode(doc, extra)
+		if err != nil {
+			return fmt.Errorf("%s: %w", head.Metadata.Name, err)
+		}
+		all[filepath.Join(dir, head.Metadata.Name+".yaml")] = text
+	}
+	return nil
+}
+
+// encode writes a definition anew, so that it does not change with the style
+// of its module's generator.
+func encode(doc []byte, extra *metadata) ([]byte, error) {
+	var crd map[string]any
+	if err := yaml.Unmarshal(doc, &crd); err != nil {
+		return nil, err
+	}
+	delete(crd, "status")
+	if extra != nil {
+		meta := crd["metadata"].(map[string]any)
+		merge(meta, "labels", extra.labels)
+		merge(meta, "annotations", extra.annotations)
+	}
+	return yaml.Marshal(crd)
+}
+
+func merge(meta map[string]any, field string, more map[string]string) {
+	m, _ := meta[field].(map[string]any)
+	if m == nil {
+		m = map[string]any{}
+		meta[field] = m
+	}
+	for k, v := range more {
+		m[k] = v
+	}
+}
+
+func moduleDir(path string) (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", path).Output()
+	if err != nil {
+		return "", fmt.Errorf("go list -m %s: %w", path, err)
+	}
+	dir := strings.TrimSpace(string(out))
+	if dir == "" {
+		return "", fmt.Errorf("module %s is not downloaded: go mod download", path)
+	}
+	return dir, nil
+}
