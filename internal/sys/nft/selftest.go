@@ -20,85 +20,121 @@ import (
 // selfTestPatience bounds each step; what works takes microseconds.
 const selfTestPatience = 2 * time.Second
 
-// SelfTest proves in a throw-away namespace that this kernel redirects: a
-// connection arrives at the proxy's port and says where it wanted to go, is
-// reset when nobody listens there, and nothing remains afterwards. An error
-// says what this node is not able to do.
+// SelfTest proves in a throw-away pair of namespaces that this kernel redirects,
+// in both families: a connection out of the one, and a connection into it from
+// the other, arrive at the proxy's ports and say where they wanted to go, are
+// reset when nobody listens there, and nothing remains afterwards. An error says
+// what this node is not able to do.
 func SelfTest(ipv6 bool) error {
-	ns, err := netns.New()
+	pod, err := netns.New()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = ns.Close() }()
-	hasIPv6, err := dressUp(ns)
+	defer func() { _ = pod.Close() }()
+	peer, err := netns.New()
 	if err != nil {
-		return fmt.Errorf("preparing a network namespace: %w", err)
+		return err
+	}
+	defer func() { _ = peer.Close() }()
+	hasIPv6, err := dressUp(pod, peer)
+	if err != nil {
+		return fmt.Errorf("preparing a pair of network namespaces: %w", err)
 	}
 	cfg := Config{IPv6: ipv6}
-	if err := Apply(ns, cfg); err != nil {
+	if err := Apply(pod, cfg); err != nil {
 		return err
 	}
-	differs, err := Check(ns, cfg)
+	differs, err := Check(pod, cfg)
 	if err != nil {
 		return err
 	}
 	if len(differs) > 0 {
 		return fmt.Errorf("the kernel took the rules and holds others: %q", differs)
 	}
-	// Addresses for documentation: nobody has them, and nothing leaves the
-	// namespace.
-	targets := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:80")}
-	if ipv6 && hasIPv6 {
-		targets = append(targets, netip.MustParseAddrPort("[2001:db8::1]:80"))
-	}
-	for _, to := range targets {
-		if err := captured(ns, to); err != nil {
-			return fmt.Errorf("a connection to %s was not redirected: %w", to, err)
+	for _, f := range testFamilies {
+		if f.v6 && !(ipv6 && hasIPv6) {
+			continue
+		}
+		if err := captured(pod, pod, f.outside, numbers.PortOutbound); err != nil {
+			return fmt.Errorf("a connection from the pod to %s was not redirected: %w", f.outside, err)
+		}
+		if err := captured(pod, peer, f.inside, numbers.PortInbound); err != nil {
+			return fmt.Errorf("a connection to the pod at %s was not redirected: %w", f.inside, err)
 		}
 	}
-	if err := Remove(ns); err != nil {
+	if err := Remove(pod); err != nil {
 		return err
 	}
-	left, err := Present(ns)
+	left, err := Present(pod)
 	if err == nil && left {
 		err = errors.New("removing the rules left them in place")
 	}
 	return err
 }
 
-// dressUp gives a namespace a way out, by IPv6 too if this node has it: where
-// it has not, pods have none that could be missed.
-func dressUp(ns *netns.NS) (hasIPv6 bool, err error) {
-	err = ns.Do(func() error {
+// testFamilies are addresses for documentation: nobody has them, and nothing
+// leaves the pair of namespaces.
+var testFamilies = []struct {
+	v6              bool
+	pod, peer       string // of the two ends
+	inside, outside netip.AddrPort
+}{
+	{false, "192.0.2.2/24", "192.0.2.1/24", netip.MustParseAddrPort("192.0.2.2:80"), netip.MustParseAddrPort("192.0.2.9:80")},
+	{true, "2001:db8::2/64", "2001:db8::1/64", netip.MustParseAddrPort("[2001:db8::2]:80"), netip.MustParseAddrPort("[2001:db8::9]:80")},
+}
+
+// dressUp joins a pod and its peer, by IPv6 too if this node has it: where it
+// has not, pods have none that could be missed.
+func dressUp(pod, peer *netns.NS) (hasIPv6 bool, err error) {
+	err = withLinks(pod, func(h *netlink.Handle) error {
+		return h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(peer.File().Fd())})
+	})
+	hasIPv6 = true
+	for _, end := range []*netns.NS{pod, peer} {
+		if err != nil {
+			return false, err
+		}
+		err = withLinks(end, func(h *netlink.Handle) error {
+			for _, name := range []string{"lo", "eth0"} {
+				link, err := h.LinkByName(name)
+				if err != nil {
+					return err
+				}
+				if err := h.LinkSetUp(link); err != nil {
+					return err
+				}
+			}
+			link, err := h.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			for _, f := range testFamilies {
+				own := f.pod
+				if end == peer {
+					own = f.peer
+				}
+				switch err := address(h, link, own); {
+				case err != nil && !f.v6:
+					return err
+				case err != nil:
+					hasIPv6 = false
+				}
+			}
+			return nil
+		})
+	}
+	return hasIPv6, err
+}
+
+func withLinks(ns *netns.NS, fn func(h *netlink.Handle) error) error {
+	return ns.Do(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		lo, err := h.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		if err := h.LinkSetUp(lo); err != nil {
-			return err
-		}
-		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out"}, PeerName: "peer"}); err != nil {
-			return err
-		}
-		out, err := h.LinkByName("out")
-		if err != nil {
-			return err
-		}
-		if err := h.LinkSetUp(out); err != nil {
-			return err
-		}
-		if err := address(h, out, "192.0.2.2/24"); err != nil {
-			return err
-		}
-		hasIPv6 = address(h, out, "2001:db8::2/64") == nil
-		return nil
+		return fn(h)
 	})
-	return hasIPv6, err
 }
 
 func address(h *netlink.Handle, link netlink.Link, text string) error {
@@ -110,23 +146,25 @@ func address(h *netlink.Handle, link netlink.Link, text string) error {
 	return h.AddrAdd(link, addr)
 }
 
-func captured(ns *netns.NS, to netip.AddrPort) error {
+// captured tells whether a connection from a namespace arrives at a port of the
+// pod that it did not want to go to.
+func captured(pod, from *netns.NS, to netip.AddrPort, port uint16) error {
 	network, all := "tcp4", netip.IPv4Unspecified()
 	if to.Addr().Is6() {
 		network, all = "tcp6", netip.IPv6Unspecified()
 	}
 	dial := func() (net.Conn, error) {
 		var c net.Conn
-		err := ns.Do(func() (err error) {
+		err := from.Do(func() (err error) {
 			c, err = net.DialTimeout(network, to.String(), selfTestPatience)
 			return err
 		})
 		return c, err
 	}
 	var l net.Listener
-	err := ns.Do(func() (err error) {
+	err := pod.Do(func() (err error) {
 		var lc net.ListenConfig
-		l, err = lc.Listen(context.Background(), network, netip.AddrPortFrom(all, numbers.PortOutbound).String())
+		l, err = lc.Listen(context.Background(), network, netip.AddrPortFrom(all, port).String())
 		return err
 	})
 	if err != nil {
