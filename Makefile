@@ -15,16 +15,31 @@ PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go
 RACE  := ./internal/mesh/... ./internal/transport/... ./internal/xds/... ./internal/zds/... ./internal/sys/poll/... ./internal/ops/... ./internal/control/collection/... ./internal/control/policy/... ./internal/control/auth/...
 FUZZTIME ?= 10s
 
-.PHONY: all build demo test conformance interop bench chaos lint fuzz generate clean help
+CLUSTER := $(GO) run ./test/cluster
+
+.PHONY: all build images cluster cluster-down e2e demo test conformance interop bench chaos lint fuzz generate clean help
 
 all: build
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the five programs and the test programs, static, into bin/
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/echo ./test/load
+
+images: build ## container images of the programs, as archives, into bin/images/
+	@$(GO) run ./build/images -bin $(BIN) -o $(BIN)/images -version '$(VERSION)'
+
+cluster: ## a Kubernetes cluster of three nodes on this machine (root); builds Kubernetes the first time
+	@$(CLUSTER) build
+	@$(CLUSTER) up
+
+cluster-down: ## takes the cluster down
+	@$(CLUSTER) down
+
+e2e: ## against the cluster that is up, with its own images
+	@$(GO) run ./test/run -count=1 -timeout 40m ./test/e2e/...
 
 demo: build ## the main job, end to end, on this machine
 	@$(GO) run ./test/demo -bin $(BIN)
