@@ -1,0 +1,118 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
+
+	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// api is how a kind is read, in all namespaces.
+type api struct {
+	list  func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch func(context.Context, metav1.ListOptions) (watch.Interface, error)
+	// builtin kinds are always there.
+	builtin bool
+}
+
+// custom tells whether the kind can be missing; it can as long as it was not
+// found.
+func (a *api) custom() bool { return a == nil || !a.builtin }
+
+// opener finds out how kinds are read.
+type opener struct {
+	client   *client.Client
+	metadata metadata.Interface
+	node     string
+}
+
+// lister is what every client of a kind has.
+type lister[L runtime.Object] interface {
+	List(context.Context, metav1.ListOptions) (L, error)
+	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
+}
+
+func apiOf[L runtime.Object](c lister[L], builtin bool) *api {
+	return &api{
+		list:    func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return c.List(ctx, o) },
+		watch:   c.Watch,
+		builtin: builtin,
+	}
+}
+
+func (o opener) open(ctx context.Context, kind source.Kind) (*api, error) {
+	switch kind.Name {
+	case source.KindPod:
+		return o.pods(), nil
+	case source.KindService:
+		return apiOf(o.client.Kube.CoreV1().Services(""), true), nil
+	case source.KindEndpointSlice:
+		return apiOf(o.client.Kube.DiscoveryV1().EndpointSlices(""), true), nil
+	case source.KindNamespace, source.KindNode, source.KindServiceAccount:
+		// Of these, metadata is all that is read.
+		plural := strings.ToLower(kind.Name) + "s"
+		return apiOf(o.metadata.Resource(corev1.SchemeGroupVersion.WithResource(plural)), true), nil
+	}
+	gvr, err := o.served(ctx, kind)
+	if err != nil {
+		return nil, err
+	}
+	return apiOf(o.client.Dynamic.Resource(gvr), false), nil
+}
+
+// pods are those of the node, if one was named.
+func (o opener) pods() *api {
+	a := apiOf(o.client.Kube.CoreV1().Pods(""), true)
+	if o.node == "" {
+		return a
+	}
+	selector := fields.OneTermEqualSelector("spec.nodeName", o.node).String()
+	list, watches := a.list, a.watch
+	a.list = func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
+		opts.FieldSelector = selector
+		return list(ctx, opts)
+	}
+	a.watch = func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
+		opts.FieldSelector = selector
+		return watches(ctx, opts)
+	}
+	return a
+}
+
+// served finds the version of a custom kind that the cluster serves and we
+// know, and its name in paths.
+func (o opener) served(ctx context.Context, kind source.Kind) (schema.GroupVersionResource, error) {
+	for _, version := range kind.Versions {
+		gv := schema.GroupVersion{Group: kind.Group, Version: version}
+		data, err := o.client.Kube.Discovery().RESTClient().Get().AbsPath("/apis", gv.Group, gv.Version).
+			SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return schema.GroupVersionResource{}, err
+		}
+		var list metav1.APIResourceList
+		if err := json.Unmarshal(data, &list); err != nil {
+			return schema.GroupVersionResource{}, fmt.Errorf("discovery of %s: %w", gv, err)
+		}
+		for _, r := range list.APIResources {
+			if r.Kind == kind.Name && !strings.Contains(r.Name, "/") {
+				return gv.WithResource(r.Name), nil
+			}
+		}
+	}
+	return schema.GroupVersionResource{}, errAbsent
+}

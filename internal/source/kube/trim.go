@@ -1,0 +1,236 @@
+package kube
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// interner makes equal strings one: labels and names of nodes, accounts and
+// namespaces repeat from object to object.
+type interner map[string]string
+
+// maxInterned bounds the table; strings that are seen after it was emptied
+// are shared anew.
+const maxInterned = 10_000
+
+func (in interner) get(s string) string {
+	if t, ok := in[s]; ok {
+		return t
+	}
+	if len(in) >= maxInterned {
+		clear(in)
+	}
+	in[s] = s
+	return s
+}
+
+func (in interner) all(m map[string]string) map[string]string {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(m))
+	for k, v := range m {
+		out[in.get(k)] = in.get(v)
+	}
+	return out
+}
+
+// Trim returns what the source keeps of a built-in object: what programs of
+// the mesh read of it. Others it returns as they are.
+func Trim(obj metav1.Object) metav1.Object {
+	in := interner{}
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return in.pod(o)
+	case *corev1.Service:
+		return in.service(o)
+	case *discoveryv1.EndpointSlice:
+		return in.endpointSlice(o)
+	case *corev1.Namespace:
+		return in.namespace(&o.ObjectMeta)
+	case *corev1.Node:
+		return in.node(&o.ObjectMeta)
+	case *corev1.ServiceAccount:
+		return in.account(&o.ObjectMeta)
+	}
+	return obj
+}
+
+// annotationConfigHash is by what the node agent knows static pods.
+const annotationConfigHash = "kubernetes.io/config.hash"
+
+// ours tells whether an annotation is one that the mesh may read.
+func ours(annotation string) bool {
+	domain, _, _ := strings.Cut(annotation, "/")
+	return domain == "istio.io" || strings.HasSuffix(domain, ".istio.io") || annotation == annotationConfigHash
+}
+
+// meta is what is read of the metadata of built-in kinds.
+func (in interner) meta(m *metav1.ObjectMeta) metav1.ObjectMeta {
+	out := metav1.ObjectMeta{
+		Name: m.Name, Namespace: in.get(m.Namespace), UID: m.UID, ResourceVersion: m.ResourceVersion,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, Labels: in.all(m.Labels),
+	}
+	for k, v := range m.Annotations {
+		if ours(k) {
+			if out.Annotations == nil {
+				out.Annotations = map[string]string{}
+			}
+			out.Annotations[in.get(k)] = in.get(v)
+		}
+	}
+	if c := metav1.GetControllerOfNoCopy(m); c != nil {
+		out.OwnerReferences = []metav1.OwnerReference{{
+			APIVersion: in.get(c.APIVersion), Kind: in.get(c.Kind), Name: in.get(c.Name), Controller: c.Controller,
+		}}
+	}
+	return out
+}
+
+func (in interner) namespace(m *metav1.ObjectMeta) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: in.meta(m)}
+}
+
+func (in interner) node(m *metav1.ObjectMeta) *corev1.Node {
+	out := &corev1.Node{ObjectMeta: in.meta(m)}
+	out.Annotations = nil
+	return out
+}
+
+func (in interner) account(m *metav1.ObjectMeta) *corev1.ServiceAccount {
+	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: m.Name, Namespace: in.get(m.Namespace), UID: m.UID, ResourceVersion: m.ResourceVersion}}
+}
+
+func (in interner) pod(p *corev1.Pod) *corev1.Pod {
+	out := &corev1.Pod{ObjectMeta: in.meta(&p.ObjectMeta)}
+	out.Spec = corev1.PodSpec{
+		NodeName: in.get(p.Spec.NodeName), ServiceAccountName: in.get(p.Spec.ServiceAccountName), HostNetwork: p.Spec.HostNetwork,
+		Containers: in.containers(p.Spec.Containers), InitContainers: in.containers(p.Spec.InitContainers),
+	}
+	out.Status = corev1.PodStatus{Phase: corev1.PodPhase(in.get(string(p.Status.Phase))), PodIP: p.Status.PodIP}
+	for _, ip := range p.Status.PodIPs {
+		if ip.IP == p.Status.PodIP {
+			ip.IP = p.Status.PodIP // one string
+		}
+		out.Status.PodIPs = append(out.Status.PodIPs, ip)
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			out.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionStatus(in.get(string(c.Status)))}}
+		}
+	}
+	return out
+}
+
+// containers are those with named ports or probes, cut down to these.
+func (in interner) containers(list []corev1.Container) []corev1.Container {
+	var out []corev1.Container
+	for i := range list {
+		c := &list[i]
+		t := corev1.Container{RestartPolicy: c.RestartPolicy, ReadinessProbe: probe(c.ReadinessProbe), LivenessProbe: probe(c.LivenessProbe), StartupProbe: probe(c.StartupProbe)}
+		for _, p := range c.Ports {
+			if p.Name != "" {
+				t.Ports = append(t.Ports, corev1.ContainerPort{Name: in.get(p.Name), ContainerPort: p.ContainerPort, Protocol: corev1.Protocol(in.get(string(p.Protocol)))})
+			}
+		}
+		if len(t.Ports) > 0 || t.ReadinessProbe != nil || t.LivenessProbe != nil || t.StartupProbe != nil {
+			t.Name = in.get(c.Name)
+			out = append(out, t)
+		}
+	}
+	return slices.Clip(out)
+}
+
+// probe is where a probe connects to; nil when it does not.
+func probe(p *corev1.Probe) *corev1.Probe {
+	var out corev1.Probe
+	switch {
+	case p == nil:
+		return nil
+	case p.HTTPGet != nil:
+		out.HTTPGet = &corev1.HTTPGetAction{Port: p.HTTPGet.Port}
+	case p.TCPSocket != nil:
+		out.TCPSocket = &corev1.TCPSocketAction{Port: p.TCPSocket.Port}
+	case p.GRPC != nil:
+		out.GRPC = &corev1.GRPCAction{Port: p.GRPC.Port}
+	default:
+		return nil
+	}
+	return &out
+}
+
+func (in interner) service(s *corev1.Service) *corev1.Service {
+	out := &corev1.Service{ObjectMeta: in.meta(&s.ObjectMeta)}
+	out.Spec = corev1.ServiceSpec{
+		Type: s.Spec.Type, ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, IPFamilies: s.Spec.IPFamilies,
+		Selector: in.all(s.Spec.Selector), Ports: s.Spec.Ports, ExternalName: s.Spec.ExternalName,
+		TrafficDistribution: s.Spec.TrafficDistribution, InternalTrafficPolicy: s.Spec.InternalTrafficPolicy,
+		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses,
+	}
+	out.Status.Conditions = s.Status.Conditions
+	return out
+}
+
+func (in interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	out := &discoveryv1.EndpointSlice{ObjectMeta: in.meta(&s.ObjectMeta), AddressType: s.AddressType, Ports: s.Ports}
+	out.Endpoints = make([]discoveryv1.Endpoint, 0, len(s.Endpoints))
+	for i := range s.Endpoints {
+		out.Endpoints = append(out.Endpoints, in.endpoint(&s.Endpoints[i], s.Namespace))
+	}
+	return out
+}
+
+// endpoint of a pod is its name: the rest is known from the pod itself.
+func (in interner) endpoint(e *discoveryv1.Endpoint, namespace string) discoveryv1.Endpoint {
+	var out discoveryv1.Endpoint
+	if r := e.TargetRef; r != nil {
+		out.TargetRef = &corev1.ObjectReference{Kind: in.get(r.Kind), Namespace: in.get(r.Namespace), Name: r.Name}
+		if r.Kind == "Pod" && r.Name != "" && (r.Namespace == "" || r.Namespace == namespace) {
+			return out
+		}
+	}
+	out.Addresses, out.NodeName = e.Addresses, e.NodeName
+	out.Conditions.Ready = e.Conditions.Ready
+	return out
+}
+
+// same tells whether nothing that we keep has changed.
+func same(a, b metav1.Object) bool {
+	if a.GetResourceVersion() == b.GetResourceVersion() && a.GetResourceVersion() != "" {
+		return true
+	}
+	if reflect.TypeOf(a) != reflect.TypeOf(b) {
+		return false
+	}
+	switch b := b.(type) {
+	case *corev1.Pod:
+		return sameBut(*a.(*corev1.Pod), *b)
+	case *corev1.Service:
+		return sameBut(*a.(*corev1.Service), *b)
+	case *discoveryv1.EndpointSlice:
+		return sameBut(*a.(*discoveryv1.EndpointSlice), *b)
+	case *corev1.Namespace:
+		return sameBut(*a.(*corev1.Namespace), *b)
+	case *corev1.Node:
+		return sameBut(*a.(*corev1.Node), *b)
+	case *corev1.ServiceAccount:
+		return sameBut(*a.(*corev1.ServiceAccount), *b)
+	}
+	return false // protobuf messages cannot be compared this way
+}
+
+// sameBut compares objects but for their resourceVersion.
+func sameBut[T any, P interface {
+	*T
+	metav1.Object
+}](a, b T) bool {
+	P(&a).SetResourceVersion("")
+	P(&b).SetResourceVersion("")
+	return equality.Semantic.DeepEqual(a, b)
+}
