@@ -31,6 +31,31 @@ type Authorization struct {
 	Selector map[string]string
 	// Conditions tell what became of it, rule by rule where rules differ.
 	Conditions []status.Condition
+	// Effects tell for each rule of the policy what became of it, and Notes
+	// why. Without a Policy there are none.
+	Effects []Effect
+	Notes   []Note
+}
+
+// Effect is how what is enforced of a rule compares with what is written.
+type Effect uint8
+
+// The effects, which keep to the invariant.
+const (
+	Exact      Effect = iota
+	Narrowed          // an ALLOW rule that matches less
+	Never             // an ALLOW rule that never matches
+	Widened           // a DENY rule that matches more
+	Everything        // a DENY rule that matches every connection
+)
+
+// Note is one thing that could not be kept.
+type Note struct {
+	Rule  int    // index
+	Field string // path from spec on
+	// Problem is what is wrong with a value; empty when the field is about
+	// something that a node proxy cannot see.
+	Problem string
 }
 
 // Translate compiles an AuthorizationPolicy. rootNamespace is the one whose
@@ -65,7 +90,7 @@ func Translate(p *securityv1.AuthorizationPolicy, rootNamespace string) *Authori
 			"action %s is not supported by node proxies and has no effect there; use a waypoint (targetRefs) to audit requests", p.Spec.Action)}}
 	}
 	pb.Groups = c.rules(p.Spec.Rules)
-	out.Policy = pb
+	out.Policy, out.Effects, out.Notes = pb, c.effects, c.notes
 	out.Conditions = []status.Condition{c.condition(p, targeted)}
 	return out
 }
@@ -84,8 +109,26 @@ func scope(namespace, root string, selector map[string]string) securitypb.Scope 
 type compiler struct {
 	namespace string
 	deny      bool
-	unseen    []string // fields a node proxy cannot see
-	invalid   []string // values that mean nothing
+	current   int // rule
+	notes     []Note
+	effects   []Effect
+}
+
+func (c *compiler) note(field, problem string) {
+	c.notes = append(c.notes, Note{c.current, field, problem})
+}
+
+// lost lists the notes for people: fields a node proxy cannot see, and values
+// that mean nothing.
+func (c *compiler) lost() (unseen, invalid []string) {
+	for _, n := range c.notes {
+		if n.Problem == "" {
+			unseen = append(unseen, n.Field)
+		} else {
+			invalid = append(invalid, n.Field+": "+n.Problem)
+		}
+	}
+	return unseen, invalid
 }
 
 func (c *compiler) condition(p *securityv1.AuthorizationPolicy, targeted bool) status.Condition {
@@ -102,13 +145,14 @@ func (c *compiler) condition(p *securityv1.AuthorizationPolicy, targeted bool) s
 	if c.deny {
 		effect = "these rules deny everything that their other fields match"
 	}
-	if len(c.unseen) > 0 {
+	unseen, invalid := c.lost()
+	if len(unseen) > 0 {
 		parts = append(parts, fmt.Sprintf("node proxies see connections and not requests, so %s (%s); attach the policy to a waypoint with targetRefs to match requests",
-			effect, strings.Join(c.unseen, ", ")))
+			effect, strings.Join(unseen, ", ")))
 	}
-	if len(c.invalid) > 0 {
+	if len(invalid) > 0 {
 		reason = status.ReasonInvalid
-		parts = append(parts, fmt.Sprintf("correct %s; until then %s", strings.Join(c.invalid, ", "), effect))
+		parts = append(parts, fmt.Sprintf("correct %s; until then %s", strings.Join(invalid, ", "), effect))
 	}
 	if len(parts) > 0 {
 		return status.No(status.ZtunnelAccepted, reason, "%s", strings.Join(parts, "; "))
@@ -130,11 +174,29 @@ func (c *compiler) condition(p *securityv1.AuthorizationPolicy, targeted bool) s
 func (c *compiler) rules(rules []*apisecurity.Rule) []*securitypb.Group {
 	groups := []*securitypb.Group{}
 	for i, r := range rules {
-		if g := c.rule(fmt.Sprintf("spec.rules[%d]", i), r); g != nil {
+		c.current = i
+		before := len(c.notes)
+		g := c.rule(fmt.Sprintf("spec.rules[%d]", i), r)
+		if g != nil {
 			groups = append(groups, g)
 		}
+		c.effects = append(c.effects, c.effect(g, len(c.notes) > before))
 	}
 	return groups
+}
+
+func (c *compiler) effect(g *securitypb.Group, lossy bool) Effect {
+	switch {
+	case !lossy:
+		return Exact
+	case g == nil:
+		return Never
+	case !c.deny:
+		return Narrowed
+	case len(g.Rules) == 1 && len(g.Rules[0].Matches) == 0:
+		return Everything
+	}
+	return Widened
 }
 
 func (c *compiler) rule(at string, r *apisecurity.Rule) *securitypb.Group {
@@ -219,7 +281,7 @@ func (b *builder) lost() {
 func (b *builder) unseen(field string, values ...[]string) {
 	for _, v := range values {
 		if len(v) > 0 {
-			b.c.unseen = append(b.c.unseen, b.at+"."+field)
+			b.c.note(b.at+"."+field, "")
 			b.lost()
 			return
 		}
@@ -239,7 +301,7 @@ func values[T any](b *builder, dst *[]T, field string, list []string, negative b
 	for _, s := range list {
 		v, err := parse(s)
 		if err != nil {
-			b.c.invalid = append(b.c.invalid, fmt.Sprintf("%s.%s: %v", b.at, field, err))
+			b.c.note(b.at+"."+field, err.Error())
 			bad = true
 			continue
 		}
@@ -318,7 +380,7 @@ func (c *compiler) when(at string, w *apisecurity.Condition) match {
 	case "destination.port":
 		both(b, &m.DestinationPorts, &m.NotDestinationPorts, w, parsePort)
 	default:
-		b.c.unseen = append(b.c.unseen, fmt.Sprintf("%s.key %q", at, w.GetKey()))
+		b.c.note(fmt.Sprintf("%s.key %q", at, w.GetKey()), "")
 		b.lost()
 	}
 	return b.done()

@@ -32,13 +32,7 @@ type decodeError struct {
 // decode makes the typed object, strictly: every field must exist and have
 // its type. All mistakes are returned, at most maxErrors.
 func decode(kind source.Kind, key source.Key, data []byte) (metav1.Object, []decodeError) {
-	obj := kind.New()
-	var errs []decodeError
-	if spec, status := protoParts(obj); spec != nil {
-		errs = decodeProto(obj, spec, status, data)
-	} else {
-		errs = decodeJSON(obj, data, 0)
-	}
+	obj, errs := decodeObject(kind, data)
 	if len(errs) > 0 {
 		return nil, errs
 	}
@@ -47,6 +41,17 @@ func decode(kind source.Kind, key source.Key, data []byte) (metav1.Object, []dec
 	setDefaults(obj)
 	return obj, nil
 }
+
+// decodeObject returns what could be read beside the mistakes.
+func decodeObject(kind source.Kind, data []byte) (metav1.Object, []decodeError) {
+	obj := kind.New()
+	if spec, status := protoParts(obj); spec != nil {
+		return obj, decodeProto(obj, spec, status, data)
+	}
+	return obj, decodeJSON(obj, data, 0)
+}
+
+const noSuchField = "there is no such field"
 
 // maxErrors of one object are reported: enough to mend it, too few to flood.
 const maxErrors = 10
@@ -69,7 +74,7 @@ func decodeJSON(into any, data []byte, base int) []decodeError {
 		}
 		e := decodeError{offset: -1, msg: s.Error()}
 		if m := quoted.FindStringSubmatch(s.Error()); m != nil {
-			e.field, e.msg = m[1], "there is no such field"
+			e.field, e.msg = m[1], noSuchField
 		}
 		errs = append(errs, e)
 	}
@@ -137,7 +142,7 @@ func decodeProto(obj metav1.Object, spec, status proto.Message, data []byte) []d
 			// invalidate the object.
 			errs = append(errs, inside(f, unmarshalProto(raw, status, true))...)
 		default:
-			errs = append(errs, decodeError{offset: -1, field: f, msg: "there is no such field"})
+			errs = append(errs, decodeError{offset: -1, field: f, msg: noSuchField})
 		}
 	}
 	return errs[:min(len(errs), maxErrors)]
@@ -183,7 +188,7 @@ func unmarshalProto(raw []byte, into proto.Message, lenient bool) []decodeError 
 		column, _ := strconv.Atoi(m[1])
 		e.offset, e.msg = column-1, m[2]
 		if strings.HasPrefix(e.msg, "unknown field ") {
-			e.msg = "there is no such field"
+			e.msg = noSuchField
 		}
 	}
 	return []decodeError{e}
