@@ -238,18 +238,20 @@ func (b *builder) tool(t tool) error {
 // describe is what of a tool decides the result, beside its module.
 func (t tool) describe() any { return []any{t.packages, t.to, t.tags, t.cgo, t.links} }
 
-// complete tells whether all that the tool makes is there.
-func (b *builder) complete(t tool) bool {
-	all := slices.Clone(t.links)
-	switch {
-	case t.to == "" || strings.HasSuffix(t.to, "/"):
-		for _, p := range t.packages {
-			all = append(all, t.to+filepath.Base(p))
-		}
-	default:
-		all = append(all, t.to)
+// makes lists what a tool makes, by path below the directory of programs.
+func (t tool) makes() []string {
+	if t.to != "" && !strings.HasSuffix(t.to, "/") {
+		return append([]string{t.to}, t.links...)
 	}
-	return !slices.ContainsFunc(all, func(p string) bool {
+	var all []string
+	for _, p := range t.packages {
+		all = append(all, t.to+filepath.Base(p))
+	}
+	return all
+}
+
+func (b *builder) complete(t tool) bool {
+	return !slices.ContainsFunc(t.makes(), func(p string) bool {
 		_, err := os.Stat(filepath.Join(b.bin, p))
 		return err != nil
 	})
