@@ -1,0 +1,84 @@
+package kube
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+	"unsafe"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// realPod is a pod as a Deployment and the kubelet make it.
+func realPod(i int) *corev1.Pod {
+	yes := true
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: fmt.Sprintf("web-7d4b9c6f5d-%05d", i), GenerateName: "web-7d4b9c6f5d-", Namespace: fmt.Sprintf("team-%02d", i%50),
+			UID: types.UID(fmt.Sprintf("8f6d2c1a-0000-4000-8000-%012d", i)), ResourceVersion: fmt.Sprint(1000 + i),
+			Labels:          map[string]string{"app": "web", "pod-template-hash": "7d4b9c6f5d", "app.kubernetes.io/name": "web", "app.kubernetes.io/version": "1.2.3"},
+			Annotations:     map[string]string{"ambient.istio.io/redirection": "enabled", "prometheus.io/scrape": "true", "example.org/long": "a long text that nobody reads here, of some eighty characters in length or so"},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-7d4b9c6f5d", UID: "u", Controller: &yes, BlockOwnerDeletion: &yes}},
+			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: &metav1.FieldsV1{Raw: make([]byte, 3000)}}},
+		},
+		Spec: corev1.PodSpec{
+			NodeName: fmt.Sprintf("node-%03d", i%200), ServiceAccountName: "web",
+			Containers: []corev1.Container{{
+				Name: "web", Image: "registry.example.org/web:1.2.3", Env: make([]corev1.EnvVar, 10),
+				Ports:          []corev1.ContainerPort{{Name: "http", ContainerPort: 8080, Protocol: corev1.ProtocolTCP}},
+				ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/ready", Port: intstr.FromString("http")}}},
+			}},
+		},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, PodIP: fmt.Sprintf("10.1.%d.%d", i/250, i%250), HostIP: "10.0.0.1",
+			Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+		},
+	}
+	p.Status.PodIPs = []corev1.PodIP{{IP: p.Status.PodIP}}
+	return p
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// TestMemoryOfPods holds the source to what it may keep: the objects are the
+// sink's, and beside them it has little more than a pointer.
+func TestMemoryOfPods(t *testing.T) {
+	const pods = 20_000
+	r := reader{kind: source.Kinds()[source.KindPod], strings: interner{}}
+	objects := make([]metav1.Object, pods) // as a sink keeps them
+	items := make([]item, pods)
+	before := heap()
+	for i := range pods {
+		it, err := r.item(realPod(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		items[i], objects[i] = it, it.obj
+	}
+	kept := heap()
+	s := newState([]string{source.KindPod}, nil)
+	s.apply(op{kind: source.KindPod, what: replaceAll, items: items})
+	if got := len(s.flush()); got != pods {
+		t.Fatalf("%d events", got)
+	}
+	items = nil
+	own := heap()
+	perPod, beside := (kept-before)/pods, (int64(own)-int64(kept))/pods+int64(unsafe.Sizeof(item{}))
+	t.Logf("a pod is %d bytes, shared with the sink; the source's own are %d", perPod, beside)
+	if perPod > 4200 || beside > 200 {
+		t.Errorf("more than 4200 and 200 bytes a pod")
+	}
+	runtime.KeepAlive(objects)
+	runtime.KeepAlive(s)
+}
