@@ -57,7 +57,8 @@ func server(ctx context.Context, args []string) error {
 
 func serveHTTP(l net.Listener, name string) error {
 	s := &http.Server{
-		ReadHeaderTimeout: 10 * time.Second,
+		// A machine that stands still must not look like a server that hangs up.
+		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)
 			_, _ = fmt.Fprintf(w, "%s answers %s %s %s\n", name, host, r.Method, r.URL.RequestURI())

@@ -208,7 +208,7 @@ func (s *Stream) Exchange(line string) error {
 type Seen struct {
 	Method, Authority string
 	Peer              identity.Identity
-	Remote            netip.AddrPort
+	Remote, Local     netip.AddrPort
 	Header            http.Header
 }
 
@@ -220,9 +220,13 @@ type Waypoint struct {
 	as *mtls.Bundle
 	// next is where an authority leads: a pod's tunnel, and what to ask it for.
 	next func(authority string) (hbone netip.AddrPort, target, expect string)
+	// pass is where bytes go as they are, of a gateway.
+	pass func(authority string) netip.AddrPort
 
-	mu   sync.Mutex
-	seen []Seen // guarded by mu
+	mu    sync.Mutex
+	seen  []Seen // guarded by mu
+	open  map[net.Conn]struct{}
+	quiet func() // closes the listener
 }
 
 // Waypoint starts one for the length of the test. Without next it accepts
@@ -230,8 +234,26 @@ type Waypoint struct {
 func (w *World) Waypoint(in lab.Where, as *mtls.Bundle, next func(authority string) (hbone netip.AddrPort, target, expect string)) *Waypoint {
 	w.t.Helper()
 	p := &Waypoint{w: w, in: in, as: as, next: next}
-	l := w.Listen(in, ":15008")
-	conf := mtls.Server(func() (*mtls.Bundle, error) { return as, nil })
+	p.listen()
+	return p
+}
+
+// Gateway starts the gateway of a network for the length of the test: it ends
+// the outer one of two tunnels, and passes what is in it on to where its
+// authority leads, as it is.
+func (w *World) Gateway(in lab.Where, as *mtls.Bundle, pass func(authority string) netip.AddrPort) *Waypoint {
+	w.t.Helper()
+	p := &Waypoint{w: w, in: in, as: as, pass: pass}
+	p.listen()
+	return p
+}
+
+func (p *Waypoint) listen() {
+	p.w.t.Helper()
+	p.open = map[net.Conn]struct{}{}
+	l := p.w.Listen(p.in, ":15008")
+	p.quiet = func() { _ = l.Close() }
+	conf := mtls.Server(func() (*mtls.Bundle, error) { return p.as, nil })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -241,11 +263,32 @@ func (w *World) Waypoint(in lab.Where, as *mtls.Bundle, next func(authority stri
 			go p.serve(tls.Server(c, conf))
 		}
 	}()
-	return p
+}
+
+// Close ends it and its tunnels, as if its pod had gone.
+func (p *Waypoint) Close() {
+	p.quiet()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.open {
+		_ = c.Close()
+	}
+}
+
+func (p *Waypoint) track(c net.Conn, open bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if open {
+		p.open[c] = struct{}{}
+	} else {
+		delete(p.open, c)
+	}
 }
 
 func (p *Waypoint) serve(c *tls.Conn) {
 	defer c.Close() //nolint:errcheck // it was served
+	p.track(c.NetConn(), true)
+	defer p.track(c.NetConn(), false)
 	// Clients keep their tunnels; they must not outlive the waypoint.
 	defer context.AfterFunc(p.w.ctx, func() { _ = c.Close() })()
 	ctx, cancel := context.WithTimeout(p.w.ctx, patience)
@@ -259,15 +302,23 @@ func (p *Waypoint) serve(c *tls.Conn) {
 		return
 	}
 	(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Context: p.w.ctx, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { //nolint:staticcheck // as Tunnel.h2
-		remote, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 		p.mu.Lock()
-		p.seen = append(p.seen, Seen{r.Method, r.Host, peer, netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()), r.Header})
+		p.seen = append(p.seen, Seen{r.Method, r.Host, peer, unmapped(c.RemoteAddr()), unmapped(c.LocalAddr()), r.Header})
 		p.mu.Unlock()
 		p.carry(rw, r)
 	})})
 }
 
+func unmapped(a net.Addr) netip.AddrPort {
+	ap, _ := netip.ParseAddrPort(a.String())
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
 func (p *Waypoint) carry(rw http.ResponseWriter, r *http.Request) {
+	if p.pass != nil {
+		p.passOn(rw, r)
+		return
+	}
 	if p.next == nil {
 		rw.WriteHeader(http.StatusOK)
 		_ = http.NewResponseController(rw).Flush()
@@ -293,6 +344,23 @@ func (p *Waypoint) carry(rw http.ResponseWriter, r *http.Request) {
 		_ = s.CloseWrite()
 	}()
 	copyFlushed(rw, s)
+}
+
+// passOn carries a connection as it is.
+func (p *Waypoint) passOn(rw http.ResponseWriter, r *http.Request) {
+	up, err := p.w.Dial(r.Context(), p.in, "tcp", p.pass(r.Host).String())
+	if err != nil {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	defer up.Close() //nolint:errcheck // it was carried
+	rw.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(rw).Flush()
+	go func() {
+		_, _ = io.Copy(up, r.Body)
+		_ = up.(*net.TCPConn).CloseWrite()
+	}()
+	copyFlushed(rw, up)
 }
 
 func copyFlushed(rw http.ResponseWriter, from io.Reader) {

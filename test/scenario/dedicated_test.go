@@ -17,7 +17,7 @@ import (
 // it to the mesh as a client and as a server.
 func TestDedicated(t *testing.T) {
 	world := rig.Start(t, lab.Config{YAML: shop + server("shop", "hermit", "node2", ownTunnelOf("hermit")) + server("street", "kiosk", "node1", "")})
-	hermit := lab.InPod("shop", "hermit")
+
 	log := runDedicated(world, hermit, "shop", "hermit", "node2")
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
@@ -43,8 +43,8 @@ func TestDedicated(t *testing.T) {
 }
 
 // runDedicated starts a ztunnel in a pod, which captures the pod, and returns
-// its log.
-func runDedicated(w *rig.World, in lab.Where, namespace, name, node string) string {
+// its log. env is set besides.
+func runDedicated(w *rig.World, in lab.Where, namespace, name, node string, env ...string) string {
 	t := w.T()
 	t.Helper()
 	dir := t.TempDir()
@@ -66,11 +66,11 @@ func runDedicated(w *rig.World, in lab.Where, namespace, name, node string) stri
 	defer out.Close() //nolint:errcheck // the child has it
 	root := filepath.Join(state, "root-cert.pem")
 	const address = "https://10.88.0.1:15012"
-	_, err = w.Exec(t.Context(), in, lab.ExecOptions{Stdout: out, Stderr: out, Env: []string{
+	_, err = w.Exec(t.Context(), in, lab.ExecOptions{Stdout: out, Stderr: out, Env: append([]string{
 		"PROXY_MODE=dedicated", fmt.Sprintf("PROXY_WORKLOAD_INFO=%s/%s/%s", namespace, name, name), "PACKET_MARK=1337", "NODE_NAME=" + node,
 		"XDS_ADDRESS=" + address, "CA_ADDRESS=" + address, "XDS_ROOT_CA=" + root, "CA_ROOT_CA=" + root, "AUTH_TOKEN=" + token,
 		"CLUSTER_ID=Kubernetes", "POD_NAME=" + name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.IPs[0],
-	}}, rig.Bin("ztunnel"), "proxy", "ztunnel")
+	}, env...)}, rig.Bin("ztunnel"), "proxy", "ztunnel")
 	if err != nil {
 		t.Fatal(err)
 	}

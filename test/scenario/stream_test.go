@@ -29,8 +29,16 @@ func TestStreams(t *testing.T) {
 				t.Run("server first", func(t *testing.T) { serverEndsFirst(world.For(t), from, v6) })
 			})
 			t.Run("reset from "+name, func(t *testing.T) {
-				t.Run("client", func(t *testing.T) { resets(world.For(t), from, v6, true) })
-				t.Run("server", func(t *testing.T) { resets(world.For(t), from, v6, false) })
+				t.Run("client", func(t *testing.T) {
+					w := world.For(t)
+					c, s := pair(w, from, v6)
+					resets(w, c, s)
+				})
+				t.Run("server", func(t *testing.T) {
+					w := world.For(t)
+					c, s := pair(w, from, v6)
+					resets(w, s, c)
+				})
 			})
 		}
 		t.Run("large", func(t *testing.T) {
@@ -131,14 +139,10 @@ func endsFirst(w *rig.World, a, b *net.TCPConn) {
 	}
 }
 
-// resets has one end reset the connection; the other must notice, and not take
-// it for an end that was meant.
-func resets(w *rig.World, from lab.Where, v6, client bool) {
+// resets has a reset the connection; b must notice, and not take it for an end
+// that was meant.
+func resets(w *rig.World, a, b *net.TCPConn) {
 	t := w.T()
-	a, b := pair(w, from, v6)
-	if !client {
-		a, b = b, a
-	}
 	if _, err := io.WriteString(a, "x"); err != nil {
 		t.Fatal(err)
 	}
