@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/version"
 	"sigs.k8s.io/yaml"
 )
 
@@ -128,12 +130,56 @@ func encode(doc []byte, extra *metadata) ([]byte, error) {
 		return nil, err
 	}
 	delete(crd, "status")
+	if err := shorten(crd); err != nil {
+		return nil, err
+	}
 	if extra != nil {
 		meta := crd["metadata"].(map[string]any)
 		merge(meta, "labels", extra.labels)
 		merge(meta, "annotations", extra.annotations)
 	}
 	return yaml.Marshal(crd)
+}
+
+// shorten takes the descriptions of fields out of all versions but the best:
+// Helm keeps a release with its chart in one Secret, and they would fill it.
+func shorten(crd map[string]any) error {
+	spec, _ := crd["spec"].(map[string]any)
+	versions, _ := spec["versions"].([]any)
+	best := ""
+	for _, v := range versions {
+		name, ok := v.(map[string]any)["name"].(string)
+		if !ok {
+			return errors.New("a version without a name")
+		}
+		if best == "" || version.CompareKubeAwareVersionStrings(name, best) > 0 {
+			best = name
+		}
+	}
+	for _, v := range versions {
+		if m := v.(map[string]any); m["name"] != best {
+			undescribe(m["schema"])
+		}
+	}
+	return nil
+}
+
+// undescribe removes descriptions from a schema. A field that is called
+// description is a schema itself, not a text.
+func undescribe(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		if _, text := v["description"].(string); text {
+			delete(v, "description")
+		}
+		for _, below := range v {
+			undescribe(below)
+		}
+	case []any:
+		for _, below := range v {
+			undescribe(below)
+		}
+	}
 }
 
 func merge(meta map[string]any, field string, more map[string]string) {

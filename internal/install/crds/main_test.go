@@ -64,3 +64,20 @@ func TestKindsOfBothModules(t *testing.T) {
 		}
 	}
 }
+
+func TestUndescribe(t *testing.T) {
+	schema := map[string]any{
+		"description": "about the whole",
+		"properties": map[string]any{
+			"description": map[string]any{"type": "string", "description": "about a field of this name"},
+		},
+	}
+	undescribe(schema)
+	field, ok := schema["properties"].(map[string]any)["description"].(map[string]any)
+	if !ok || field["type"] != "string" {
+		t.Error("a field that is called description is gone")
+	}
+	if _, ok := field["description"]; ok || schema["description"] != nil {
+		t.Errorf("descriptions are left: %v", schema)
+	}
+}

@@ -1,0 +1,351 @@
+package install
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"encoding/json"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	chartcommon "helm.sh/helm/v4/pkg/chart/common"
+	chartutil "helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/lint"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/engine"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/golden")
+
+func specFile(t *testing.T, name string) *Spec {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("testdata", "values", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Parse([][]byte{raw}, nil)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return s
+}
+
+// kindsMatter tells whether a set of values says something about kinds. They
+// are megabytes: the others are rendered without.
+func kindsMatter(name string) bool { return name == "default.yaml" || name == "minimal.yaml" }
+
+func withoutBase(s *Spec) *Spec {
+	off := false
+	if s.Components == nil {
+		s.Components = map[string]ComponentSpec{}
+	}
+	s.Components["base"] = ComponentSpec{Enabled: &off}
+	return s
+}
+
+func valueFiles(t *testing.T) []string {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/values/*.yaml")
+	if err != nil || len(paths) == 0 {
+		t.Fatal("no value files", err)
+	}
+	var names []string
+	for _, p := range paths {
+		names = append(names, filepath.Base(p))
+	}
+	return names
+}
+
+// Each set of values gives the objects of its golden file; of kinds, only the
+// names are written down.
+func TestGolden(t *testing.T) {
+	for _, name := range valueFiles(t) {
+		t.Run(name, func(t *testing.T) {
+			spec := specFile(t, name)
+			if !kindsMatter(name) {
+				withoutBase(spec)
+			}
+			parts, err := Render(spec, RenderOptions{Version: "v1.2.3"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range parts {
+				for _, obj := range p.Objects {
+					if obj.GetKind() == "CustomResourceDefinition" {
+						obj.Object = map[string]any{"apiVersion": obj.GetAPIVersion(), "kind": obj.GetKind(), "metadata": map[string]any{"name": obj.GetName()}}
+					}
+				}
+			}
+			var got bytes.Buffer
+			if err := Manifest(&got, parts); err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join("testdata", "golden", name)
+			if *update {
+				if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatalf("%v; go test ./internal/install -update writes it", err)
+			}
+			if diff := cmp.Diff(string(want), got.String()); diff != "" {
+				t.Errorf("differs from %s (- want, + got); go test ./internal/install -update rewrites it\n%s", file, diff)
+			}
+		})
+	}
+}
+
+// Values that only upstream's charts know change nothing but the environment
+// variable that was asked for.
+func TestUpstreamValuesChangeNothing(t *testing.T) {
+	render := func(name string) string {
+		parts, err := Render(withoutBase(specFile(t, name)), RenderOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := Manifest(&b, parts); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	env := "        - name: PILOT_ENABLE_AMBIENT\n          value: \"true\"\n"
+	got := render("upstream.yaml")
+	if !strings.Contains(got, env) {
+		t.Error("the variable in pilot.env is missing")
+	}
+	if diff := cmp.Diff(render("default.yaml"), strings.Replace(got, env, "", 1)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// helmTemplate renders a chart directory as `helm template` does, from disk.
+func helmTemplate(t *testing.T, c Component, values map[string]any, namespace string) []*unstructured.Unstructured {
+	t.Helper()
+	ch, err := loader.Load(filepath.Join("..", "..", "charts", string(c)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vals, err := chartutil.ToRenderValues(ch, values, chartcommon.ReleaseOptions{Name: release[c], Namespace: namespace, Revision: 1, IsInstall: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts, err := engine.Render(ch, vals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*unstructured.Unstructured
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		if strings.HasSuffix(name, "NOTES.txt") {
+			continue
+		}
+		objects, err := decode([]byte(texts[name]))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		all = append(all, objects...)
+	}
+	slices.SortStableFunc(all, compareObjects)
+	return all
+}
+
+// What `helm install` of the directories would apply is what `ambit install`
+// applies, but for the label that says who did.
+func TestSameAsHelm(t *testing.T) {
+	for _, name := range valueFiles(t) {
+		s := specFile(t, name)
+		if !kindsMatter(name) {
+			withoutBase(s)
+		}
+		parts, err := Render(s, RenderOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range parts {
+			want := helmTemplate(t, p.Component, s.chartValues(p.Component), s.Namespace)
+			for _, obj := range p.Objects {
+				l := obj.GetLabels()
+				if l[labelManagedBy] != managedByUs {
+					t.Errorf("%s: %s is not labelled as ours: it could not be removed", name, title(obj))
+				}
+				delete(l, labelManagedBy)
+				obj.SetLabels(l)
+			}
+			if len(want) != len(p.Objects) {
+				t.Fatalf("%s: %s: helm has %d objects, we have %d", name, p.Component, len(want), len(p.Objects))
+			}
+			for i := range want {
+				if diff := cmp.Diff(want[i].Object, p.Objects[i].Object); diff != "" {
+					t.Errorf("%s: %s (- helm, + ambit)\n%s", name, title(want[i]), diff)
+				}
+			}
+		}
+	}
+}
+
+// The charts are installed with nothing but their own defaults, each alone.
+func TestChartsAlone(t *testing.T) {
+	for _, c := range slices.Concat(phases...) {
+		if objects := helmTemplate(t, c, nil, "istio-system"); len(objects) == 0 {
+			t.Errorf("%s: no objects", c)
+		}
+	}
+}
+
+func TestLint(t *testing.T) {
+	for _, c := range slices.Concat(phases...) {
+		result := lint.RunAll(filepath.Join("..", "..", "charts", string(c)), nil, "istio-system")
+		for _, m := range result.Messages {
+			if strings.Contains(m.Error(), "icon is recommended") {
+				continue
+			}
+			t.Errorf("%s: %s", c, m.Error())
+		}
+	}
+}
+
+// Helm keeps a release with its chart in one Secret, which may have a mebibyte.
+func TestReleaseFitsIntoASecret(t *testing.T) {
+	ch, err := loader.Load("../../charts/base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var manifest bytes.Buffer
+	if err := Manifest(&manifest, []Part{{Base, helmTemplate(t, Base, nil, "istio-system")}}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(map[string]any{"chart": ch, "manifest": manifest.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	z, _ := gzip.NewWriterLevel(&packed, gzip.BestCompression) // as Helm's storage does
+	if _, err := z.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const limit = 1 << 20
+	size := base64.StdEncoding.EncodedLen(packed.Len())
+	t.Logf("release: %d KiB", size>>10)
+	if size > limit*9/10 {
+		t.Errorf("a release of base takes %d KiB of the 1024 that a Secret has: leave something out", size>>10)
+	}
+}
+
+// Selectors of workloads can never be changed: they must not depend on what
+// an upgrade changes.
+func TestSelectorsDoNotChange(t *testing.T) {
+	selectors := func(version string, settings ...string) map[string]any {
+		s, err := Parse(nil, settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts, err := Render(withoutBase(s), RenderOptions{Version: version})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]any{}
+		for _, p := range parts {
+			for _, obj := range p.Objects {
+				if obj.GetKind() == "Deployment" || obj.GetKind() == "DaemonSet" {
+					sel, _, _ := unstructured.NestedMap(obj.Object, "spec", "selector", "matchLabels")
+					labels, _, _ := unstructured.NestedStringMap(obj.Object, "spec", "template", "metadata", "labels")
+					for k, v := range sel {
+						if labels[k] != v {
+							t.Errorf("%s: its pods are not labelled %s=%v", title(obj), k, v)
+						}
+					}
+					found[title(obj)] = sel
+				}
+			}
+		}
+		return found
+	}
+	before := selectors("v1.0.0")
+	after := selectors("v1.1.0", "hub=example.org/x", "values.ztunnel.podLabels.a=b", "values.cni.podLabels.a=b", "values.pilot.podLabels.a=b")
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Error(diff)
+	}
+	if len(before) != 3 {
+		t.Errorf("%d workloads, want 3", len(before))
+	}
+}
+
+// Who may do what is held down: no wildcard verbs, no Secrets by other names
+// than ours, and the control plane runs without rights on its node.
+func TestRights(t *testing.T) {
+	parts, err := Render(withoutBase(specFile(t, "revision.yaml")), RenderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range parts {
+		for _, obj := range p.Objects {
+			rules, _, _ := unstructured.NestedSlice(obj.Object, "rules")
+			if strings.HasSuffix(obj.GetKind(), "Role") {
+				for _, r := range rules {
+					rightsOf(t, title(obj), r.(map[string]any))
+				}
+			}
+			if strings.HasSuffix(obj.GetKind(), "Binding") && p.Component == Ztunnel {
+				t.Errorf("%s: the node proxy needs nothing of the API", title(obj))
+			}
+			if obj.GetKind() == "Deployment" || obj.GetKind() == "DaemonSet" {
+				containerRights(t, obj)
+			}
+		}
+	}
+}
+
+func rightsOf(t *testing.T, who string, rule map[string]any) {
+	t.Helper()
+	has := func(field string, any ...string) bool {
+		list, _, _ := unstructured.NestedStringSlice(rule, field)
+		return slices.ContainsFunc(list, func(s string) bool { return slices.Contains(any, s) })
+	}
+	_, limited := rule["resourceNames"]
+	switch {
+	case has("verbs", "*"):
+		t.Errorf("%s: %v: every verb", who, rule)
+	case has("apiGroups", "*"):
+		t.Errorf("%s: %v: every group", who, rule)
+	case has("resources", "secrets") && !limited && (has("verbs", "get", "list", "watch", "update", "patch", "delete")):
+		t.Errorf("%s: %v: Secrets of any name", who, rule)
+	case has("resources", "*") && has("verbs", "create", "update", "patch", "delete", "deletecollection"):
+		t.Errorf("%s: %v: writes anything of a group", who, rule)
+	case has("verbs", "escalate", "bind", "impersonate"):
+		t.Errorf("%s: %v: becomes somebody else", who, rule)
+	}
+}
+
+func containerRights(t *testing.T, obj *unstructured.Unstructured) {
+	t.Helper()
+	containers, _, _ := unstructured.NestedSlice(obj.Object, "spec", "template", "spec", "containers")
+	for _, c := range containers {
+		sec, _ := c.(map[string]any)["securityContext"].(map[string]any)
+		drop, _, _ := unstructured.NestedStringSlice(sec, "capabilities", "drop")
+		add, _, _ := unstructured.NestedStringSlice(sec, "capabilities", "add")
+		if !slices.Equal(drop, []string{"ALL"}) || sec["readOnlyRootFilesystem"] != true || sec["privileged"] == true {
+			t.Errorf("%s: %v", title(obj), sec)
+		}
+		want := map[string][]string{
+			"Deployment istio-system/ambitd-canary": nil,
+			"DaemonSet istio-system/ambit-cni":      {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "DAC_OVERRIDE"},
+			"DaemonSet istio-system/ztunnel":        {"NET_ADMIN", "SYS_ADMIN", "NET_RAW"},
+		}
+		if !slices.Equal(add, want[title(obj)]) {
+			t.Errorf("%s: capabilities %v, want %v", title(obj), add, want[title(obj)])
+		}
+	}
+}
