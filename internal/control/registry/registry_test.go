@@ -64,7 +64,9 @@ func load(t testing.TB, yaml string) (*Registry, *recorder) {
 	t.Helper()
 	rec := newRecorder()
 	r := New(Options{Network: "n1"}, rec)
-	r.Apply(events(t, yaml))
+	list := events(t, yaml)
+	r.Apply(list)
+	sameFromTrimmed(t, list, r, rec)
 	return r, rec
 }
 
