@@ -14,6 +14,7 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -27,6 +28,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
+	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
@@ -72,7 +74,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 		return nil, err
 	}
 	a.certs = certs.NewManager(certs.Config{Sign: signer, Logger: logs.Logger("certs"), TTL: cfg.SecretTTL.Std()})
-	opts := mtls.Options{TLS12: cfg.TLS12}
+	opts := mtls.Options{TLS12: cfg.TLS12, PQC: cfg.PQC}
 	if cfg.CRLPath != "" {
 		if a.crl, err = mtls.OpenCRL(cfg.CRLPath, logs.Logger("crl")); err != nil {
 			return nil, err
@@ -129,8 +131,26 @@ func (a *App) signer() (certs.Signer, error) {
 	return certs.NewCAClient(certs.CAConfig{
 		Address: a.cfg.CA.URL(), RootCAFile: root, TokenFile: token, ClusterID: a.cfg.ClusterID,
 		Headers: a.cfg.CA.HeaderMap(), AltHostname: a.cfg.CA.AltHostname,
-		OwnIdentity: a.cfg.Mode == config.Dedicated,
+		OwnIdentity: a.cfg.Mode == config.Dedicated, DialOptions: dialOptions(a.cfg),
 	})
+}
+
+// dialOptions marks the proxy's own connections where it lives in the network
+// that it captures, or they would come back to it.
+func dialOptions(c *config.Config) []grpc.DialOption {
+	if c.Mode != config.Dedicated || c.PacketMark == 0 {
+		return nil
+	}
+	d := net.Dialer{Control: func(_, _ string, conn syscall.RawConn) error {
+		var err error
+		if cerr := conn.Control(func(fd uintptr) { err = sockopt.Mark(int(fd), c.PacketMark) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	return []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		return d.DialContext(ctx, "tcp", addr)
+	})}
 }
 
 // rootsFile turns what a variable says into the file that clients read; ""
@@ -205,7 +225,7 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 	a.xds, err = xds.NewClient(xds.ClientConfig{
 		Address: a.cfg.XDS.URL(), RootCAFile: root, TokenFile: token, AltHostname: a.cfg.XDS.AltHostname,
 		ClusterID: a.cfg.ClusterID, Headers: a.cfg.XDS.HeaderMap(), Node: xdsNode(a.cfg),
-		Logger: a.logs.Logger("xds"), Metrics: m,
+		Logger: a.logs.Logger("xds"), Metrics: m, DialOptions: dialOptions(a.cfg),
 		Types: []xds.TypeConfig{
 			{TypeURL: wellknown.TypeAddress, OnDemand: a.cfg.XDSOnDemand, Apply: func(d xds.Delta) []xds.Rejection { return applyAddresses(dir, d) }},
 			{TypeURL: wellknown.TypeAuthorization, Apply: func(d xds.Delta) []xds.Rejection { return applyPolicies(policies, d) }},
@@ -281,6 +301,7 @@ func xdsNode(c *config.Config) *core.Node {
 	meta := map[string]any{
 		"NAME": self.Name, "NAMESPACE": self.Namespace, "INSTANCE_IPS": ip, "NODE_NAME": c.NodeName,
 		"CLUSTER_ID": c.ClusterID, "SERVICE_ACCOUNT": self.ServiceAccount,
+		"ISTIO_VERSION": version.Get().Version,
 	}
 	for k, v := range c.ProxyMetadata {
 		meta[k] = v

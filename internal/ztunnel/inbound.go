@@ -233,9 +233,6 @@ func (in *incoming) connected(fd int, err error) {
 		in.deny(http.StatusServiceUnavailable, e.Reason, e, "")
 		return
 	}
-	if in.conn.Protocol == route.HBONE {
-		in.pod.node.Recorder.SocketOpened(telemetry.Destination)
-	}
 	in.pod.set.Carry(in.conn, in.accept(fd, in.pod.inboundDone(in.conn)))
 }
 
@@ -255,7 +252,9 @@ func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		if res.Reason == reason.PolicyChanged {
 			_, policy = p.set.Aborted(c)
 		}
-		p.node.Recorder.SocketClosed(telemetry.Destination)
+		if c.Protocol == route.TCP {
+			p.node.Recorder.SocketClosed(telemetry.Destination)
+		}
 		p.node.Recorder.End(&c.Conn, res, policy)
 		p.set.Remove(c)
 		p.node.drop()

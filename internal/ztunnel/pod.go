@@ -84,22 +84,24 @@ func (p *pod) start() error {
 	if err != nil {
 		return err
 	}
+	windows := hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow, Frame: cfg.FrameSize}
 	p.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dial,
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
-		Windows:  hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
+		Windows:  windows,
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
 	p.inner = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dialInner, MaxStreams: 1, IdleRelease: innerRelease,
 		// So that what keeps the outer tunnel from being made is heard of.
 		DialTimeout: 2 * connectTimeout,
-		Windows:     hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
+		Windows:     windows,
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
 		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
 		OnHandshakeError: p.handshakeFailed,
-		Windows:          hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow},
+		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
+		Windows:          windows,
 	})
 	p.identify()
 	for i, port := range p.ports() {

@@ -64,6 +64,12 @@ func runDedicated(w *rig.World, in lab.Where, namespace, name, node string, env 
 		t.Fatal(err)
 	}
 	defer out.Close() //nolint:errcheck // the child has it
+	// The pod is captured before: the mark lets the proxy's own connections to
+	// the control plane out.
+	ns := w.Netns(in)
+	if err := nft.Apply(ns, nft.Config{IPv6: true}); err != nil {
+		t.Fatal(err)
+	}
 	root := filepath.Join(state, "root-cert.pem")
 	const address = "https://10.88.0.1:15012"
 	_, err = w.Exec(t.Context(), in, lab.ExecOptions{Stdout: out, Stderr: out, Env: append([]string{
@@ -79,8 +85,6 @@ func runDedicated(w *rig.World, in lab.Where, namespace, name, node string, env 
 			t.Logf("---- ztunnel of %s\n%s", name, b)
 		}
 	})
-	// Its own connections to the control plane carry no mark, and are not to be
-	// captured: they are made before. An installation would tell them by user.
 	w.Eventually("the ztunnel of "+name+" has its certificate", func() error {
 		b, err := w.Lab.Get(t.Context(), in, "http://127.0.0.1:15000/config_dump")
 		if err == nil {
@@ -88,10 +92,6 @@ func runDedicated(w *rig.World, in lab.Where, namespace, name, node string, env 
 		}
 		return err
 	})
-	ns := w.Netns(in)
-	if err := nft.Apply(ns, nft.Config{IPv6: true}); err != nil {
-		t.Fatal(err)
-	}
 	return log
 }
 

@@ -76,7 +76,7 @@ func Logging(levels *logging.Levels) http.Handler {
 			levels.Reset()
 		}
 		if spec := q.Get("level"); spec != "" {
-			if err := levels.Set(spec); err != nil {
+			if err := levels.Change(spec); err != nil {
 				http.Error(w, err.Error(), http.StatusBadRequest)
 				return
 			}

@@ -13,11 +13,12 @@ import (
 )
 
 func TestLogging(t *testing.T) {
-	levels, err := logging.NewLevels("info")
+	logs, err := logging.New(io.Discard, logging.Plain, "info")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := Logging(levels)
+	logs.Logger("access")
+	h := Logging(logs.Levels)
 	for _, tc := range []struct {
 		method, target string
 		code           int
@@ -26,6 +27,9 @@ func TestLogging(t *testing.T) {
 		{"POST", "/logging", 200, "info\n"},
 		{"POST", "/logging?level=access=debug", 200, "info,access=debug\n"},
 		{"POST", "/logging?level=chatty", 400, "none of off"},
+		{"POST", "/logging?level=acess=warn", 400, "no log scope \"acess\"; the scopes are access"},
+		{"POST", "/logging?level=warn,acess=debug", 400, "no log scope"},
+		{"POST", "/logging", 200, "is info,access=debug\n"},
 		{"POST", "/logging?reset", 200, "is info\n"},
 		{"GET", "/logging", 405, "use POST"},
 	} {

@@ -3,6 +3,8 @@ package logging
 import (
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -116,6 +118,29 @@ func (l *Levels) Set(spec string) error {
 		l.own[s] = lv
 	}
 	l.publish()
+	return nil
+}
+
+// Change is Set for an operator at run time: a scope that no part of the
+// program has logged under is refused, because its level would change nothing.
+func (l *Levels) Change(spec string) error {
+	if err := l.known(spec); err != nil {
+		return err
+	}
+	return l.Set(spec)
+}
+
+func (l *Levels) known(spec string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for part := range strings.SplitSeq(spec, ",") {
+		scope, _, scoped := strings.Cut(strings.TrimSpace(part), "=")
+		if !scoped || scope == "" || l.scopes[scope] != nil {
+			continue
+		}
+		names := slices.Sorted(maps.Keys(l.scopes))
+		return fmt.Errorf("there is no log scope %.64q; the scopes are %s", scope, strings.Join(names, ", "))
+	}
 	return nil
 }
 

@@ -417,7 +417,8 @@ func TestServerFirst(t *testing.T) {
 	_ = c.Close()
 }
 
-// KeyUpdate and whatever else TLS does on its own goes through.
+// A peer that can do no better than TLS 1.2 is carried when both sides permit
+// it.
 func TestTLSVersions(t *testing.T) {
 	w := newWorld(t, echo, func(w *world, _ *PoolConfig, s *ServerConfig) {
 		client, server := w.clientConf, s.TLS

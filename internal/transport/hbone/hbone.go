@@ -44,6 +44,7 @@ type Windows struct {
 	Stream    uint32 // initial bytes per stream
 	MaxStream uint32 // bytes to which a busy stream's window grows
 	Conn      uint32 // bytes per tunnel
+	Frame     uint32 // bytes of the largest frame accepted
 }
 
 // Header is what a CONNECT request says besides its method.
@@ -141,6 +142,9 @@ type ServerConfig struct {
 	MaxHandshakes int
 	KeepAlive     time.Duration // as in PoolConfig
 	Windows       Windows
+	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
+	// (-1).
+	OnTunnel func(delta int)
 }
 
 // Names of the fields beside the pseudo fields.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/transport/h2"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 )
 
@@ -64,4 +65,26 @@ func TestManyStreams(t *testing.T) {
 		}()
 	}
 	wg.Wait()
+}
+
+// What an operator says is the largest frame is what peers are told.
+func TestFrameSize(t *testing.T) {
+	for _, frame := range []uint32{0, 32 << 10} {
+		w := newWorld(t, echo, func(_ *world, _ *PoolConfig, s *ServerConfig) { s.Windows.Frame = frame })
+		c := w.connect()
+		if !pingPong(c, make([]byte, 64)) {
+			t.Fatal("no echo")
+		}
+		quota := make(chan int)
+		s := w.pool.shards[0]
+		s.loop.Post(func() {
+			n := 0
+			s.local[0].t.h2.Each(func(hs *h2.Stream) bool { n = s.local[0].t.h2.SendQuota(hs); return false })
+			quota <- n
+		})
+		if n := <-quota; frame > 0 && n != int(frame) || frame == 0 && n <= 32<<10 {
+			t.Errorf("with frames of %d, %d bytes may be sent at once", frame, n)
+		}
+		_ = c.Close()
+	}
 }

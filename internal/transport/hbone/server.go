@@ -226,6 +226,9 @@ func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
 		return
 	}
 	sh.tunnels = append(sh.tunnels, t)
+	if cfg.OnTunnel != nil {
+		cfg.OnTunnel(1)
+	}
 	switch {
 	case sh.killed:
 		t.t.fail(sh.why, nil)
@@ -271,6 +274,9 @@ func (t *serverTunnel) settings() {}
 func (t *serverTunnel) ended(reason.Reason, error) {
 	sh := t.shard()
 	sh.tunnels = slices.DeleteFunc(sh.tunnels, func(o *serverTunnel) bool { return o == t })
+	if f := t.server.cfg.OnTunnel; f != nil {
+		f(-1)
+	}
 }
 
 // Request is one stream that a client opened. Its methods are called on Loop's

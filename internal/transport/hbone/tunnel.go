@@ -24,7 +24,7 @@ const (
 	// it is asked for a sign of life; after two more it is closed.
 	DefaultKeepAlive = 15 * time.Second
 
-	// maxFrame is the largest DATA frame accepted: what a sender reads at once
+	// maxFrame is the largest DATA frame accepted by default: what a sender reads at once
 	// should fit one frame. It costs no memory, frames are delivered in parts.
 	maxFrame = 1 << 20
 )
@@ -95,7 +95,7 @@ func (t *tunnel) start(l *poll.Loop, fd int, conn *tls.Conn, w *wire, cfg h2.Con
 
 func engineConfig(server bool, streams uint32, w Windows) h2.Config {
 	return h2.Config{
-		Server: server, MaxStreams: streams, MaxFrame: maxFrame,
+		Server: server, MaxStreams: streams, MaxFrame: or(w.Frame, maxFrame),
 		StreamWindow: w.Stream, MaxStreamWindow: w.MaxStream, ConnWindow: w.Conn,
 	}
 }

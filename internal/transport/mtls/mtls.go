@@ -21,6 +21,9 @@ type Options struct {
 	// TLS12 admits TLS 1.2 with forward-secret AES-GCM suites, for peers that
 	// cannot do better.
 	TLS12 bool
+	// PQC admits only key exchange that withstands a quantum computer, which is
+	// X25519MLKEM768 in TLS 1.3. It is not for peers that TLS12 is for.
+	PQC bool
 	// CRL, when set, is asked about every peer.
 	CRL *CRL
 }
@@ -115,7 +118,10 @@ func (o Options) base(b *Bundle) *tls.Config {
 		// CurvePreferences stays at the library's default, which puts the
 		// hybrid X25519MLKEM768 first.
 	}
-	if o.TLS12 {
+	switch {
+	case o.PQC:
+		c.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768}
+	case o.TLS12:
 		c.MinVersion = tls.VersionTLS12
 		c.CipherSuites = tls12Suites
 	}

@@ -332,6 +332,35 @@ func TestTLS12(t *testing.T) {
 	}
 }
 
+func TestPQC(t *testing.T) {
+	root := newRoot(t, "root")
+	server, client := root.workload(id("server")), root.workload(id("client"))
+	expect := []identity.Identity{id("server")}
+	classic := mtls.Client(client, expect)
+	classic.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256}
+	classicServer := mtls.Options{}.ServerConfig(server).Clone()
+	classicServer.CurvePreferences = classic.CurvePreferences
+	for name, o := range map[string]mtls.Options{"alone": {PQC: true}, "beside TLS 1.2": {PQC: true, TLS12: true}} {
+		t.Run(name, func(t *testing.T) {
+			srv, cli, srvErr, cliErr := handshake(t, o.Server(fixed(server)), o.Client(client, expect))
+			if srvErr != nil || cliErr != nil || srv.CurveID != tls.X25519MLKEM768 || cli.CurveID != tls.X25519MLKEM768 {
+				t.Errorf("%v %v, %v %v", srvErr, cliErr, srv.CurveID, cli.CurveID)
+			}
+			if _, _, err, _ := handshake(t, o.Server(fixed(server)), classic.Clone()); err == nil {
+				t.Error("a client without the hybrid key exchange is served")
+			}
+			if _, _, _, err := handshake(t, classicServer, o.Client(client, expect)); err == nil {
+				t.Error("a server without the hybrid key exchange is spoken to")
+			}
+			old := mtls.Options{TLS12: true}.Client(client, expect)
+			old.MaxVersion = tls.VersionTLS12
+			if _, _, err, _ := handshake(t, o.Server(fixed(server)), old); err == nil {
+				t.Error("TLS 1.2, which has no such key exchange, is served")
+			}
+		})
+	}
+}
+
 func TestServerConfigIsShared(t *testing.T) {
 	b := newRoot(t, "root").workload(id("s"))
 	if first, second := (mtls.Options{}).ServerConfig(b), (mtls.Options{}).ServerConfig(b); first != second {

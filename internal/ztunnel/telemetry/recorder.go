@@ -166,11 +166,16 @@ func (r *Recorder) WorkloadChanged(old, now *workload.Workload) {
 	}
 }
 
-// SocketOpened counts an accepted socket, until SocketClosed.
-func (r *Recorder) SocketOpened(rep Reporter) { r.sockets[rep].Add(1) }
+// SocketOpened counts an accepted socket, until SocketClosed: a program's that
+// was captured, a client's without a tunnel, or a tunnel's, however many
+// connections that carries.
+func (r *Recorder) SocketOpened(rep Reporter) { r.Sockets(rep, 1) }
 
 // SocketClosed is the end of one SocketOpened.
-func (r *Recorder) SocketClosed(rep Reporter) { r.sockets[rep].Add(-1) }
+func (r *Recorder) SocketClosed(rep Reporter) { r.Sockets(rep, -1) }
+
+// Sockets counts sockets that were opened, or closed.
+func (r *Recorder) Sockets(rep Reporter, delta int) { r.sockets[rep].Add(int64(delta)) }
 
 // Attempted counts an endpoint that failed a connection which another one then
 // got: as failed, under the endpoint that is at fault, and not as a connection
