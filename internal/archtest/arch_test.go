@@ -36,7 +36,7 @@ var layers = map[string][]string{
 	"internal/archtest":  {"internal/mesh"},
 	// The Kubernetes API is one service that several wings use: a client, and
 	// a package per duty that implements what control or node asks for.
-	"internal/kube":          {"internal/mesh", "internal/ops", "internal/source", "internal/control", "internal/node", "internal/sys"},
+	"internal/kube":          {"internal/kube/client", "internal/kube/kubetest", "internal/mesh", "internal/ops", "internal/source", "internal/control", "internal/node", "internal/sys"},
 	"internal/kube/client":   {},
 	"internal/kube/kubetest": {"internal/kube/client"},
 	"internal/analysis":      {"internal/mesh", "internal/source", "internal/control"},
