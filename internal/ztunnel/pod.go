@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -74,8 +75,9 @@ func (p *pod) do(fn func() error) error {
 func (p *pod) start() error {
 	cfg := p.node.Config
 	fds, err := p.listen(cfg.IPv6)
-	if err != nil && cfg.IPv6 {
-		// A namespace without IPv6 cannot bind the IPv6 wildcard.
+	if err != nil && cfg.IPv6 && !errors.Is(err, syscall.EADDRINUSE) {
+		// A namespace without IPv6 cannot bind the IPv6 wildcard. A port that is
+		// taken is another matter: half a proxy would be worse than none yet.
 		var err4 error
 		if fds, err4 = p.listen(false); err4 == nil {
 			err = nil
