@@ -67,10 +67,11 @@ lint: ## gofmt, go vet, golangci-lint, govulncheck
 fuzz: ## every fuzz target for FUZZTIME each
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) sh test/fuzz.sh
 
-generate: ## protobuf code; needs protoc (Debian: protobuf-compiler)
+generate: ## protobuf code, and the kinds in charts/base; needs protoc (Debian: protobuf-compiler)
 	GOBIN=$(CURDIR)/$(BIN) $(GO) install $(PROTOC_GEN)
 	PATH=$(CURDIR)/$(BIN):$$PATH protoc -I api --go_out=api --go_opt=paths=source_relative \
 		workload/workload.proto security/authorization.proto zds/zds.proto
+	$(GO) generate ./charts
 
 clean: ## removes bin/
 	rm -rf $(BIN)

@@ -170,7 +170,7 @@ func (i *Installer) phase(ctx context.Context, c cluster, parts []Part, phase []
 			for n, obj := range p.Objects {
 				i.say(string(component), Working, fmt.Sprintf("applying %d of %d: %s", n+1, len(p.Objects), title(obj)))
 				if _, err := c.apply(ctx, obj, false); err != nil {
-					i.say(string(component), Failed, err.Error())
+					i.say(string(component), Failed, firstLine(err.Error()))
 					return err
 				}
 			}
@@ -183,7 +183,7 @@ func (i *Installer) phase(ctx context.Context, c cluster, parts []Part, phase []
 	for _, p := range applied {
 		name := string(p.Component)
 		if err := c.await(waiting, p.Objects, func(text string) { i.say(name, Working, text) }); err != nil {
-			i.say(name, Failed, err.Error())
+			i.say(name, Failed, firstLine(err.Error())) // the rest is in the error
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 			continue
 		}

@@ -191,7 +191,7 @@ func (u *Uninstaller) Remove(ctx context.Context, r *Removal) error {
 			err = u.gone(ctx, c, name, objects)
 		}
 		if err != nil {
-			u.say(name, Failed, err.Error())
+			u.say(name, Failed, firstLine(err.Error()))
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
@@ -200,7 +200,7 @@ func (u *Uninstaller) Remove(ctx context.Context, r *Removal) error {
 	if len(r.purge) > 0 && len(errs) == 0 {
 		u.say("purge", Working, fmt.Sprintf("removing %d objects", len(r.purge)))
 		if err := c.removeAll(ctx, r.purge); err != nil {
-			u.say("purge", Failed, err.Error())
+			u.say("purge", Failed, firstLine(err.Error()))
 			return err
 		}
 		u.say("purge", Done, "kinds, keys and roots removed")
