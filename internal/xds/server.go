@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -41,6 +42,7 @@ type ServerOptions struct {
 // ClientStatus describes a connected client.
 type ClientStatus struct {
 	Node      string // id the client gave
+	Version   string // of its program, as it says; empty when it does not
 	Peer      string // its address
 	Connected time.Time
 	Types     []TypeStatus
@@ -76,6 +78,7 @@ type client struct {
 	connected time.Time
 	mu        sync.Mutex
 	node      string
+	version   string
 }
 
 // NewServer returns a Server; register it with
@@ -108,7 +111,7 @@ func (s *Server) Clients() []ClientStatus {
 	s.mu.Unlock()
 	out := make([]ClientStatus, len(list))
 	for i, c := range list {
-		out[i] = ClientStatus{Node: c.nodeID(), Peer: c.peer, Connected: c.connected, Types: c.status()}
+		out[i] = ClientStatus{Node: c.nodeID(), Version: c.programVersion(), Peer: c.peer, Connected: c.connected, Types: c.status()}
 	}
 	slices.SortFunc(out, func(a, b ClientStatus) int {
 		return strings.Compare(a.Node+" "+a.Peer, b.Node+" "+b.Peer)
@@ -184,7 +187,7 @@ func (s *Server) receive(c *client, stream discovery.AggregatedDiscoveryService_
 		if err != nil {
 			return err
 		}
-		if c.named(req.GetNode().GetId()) {
+		if c.named(req.GetNode()) {
 			s.opts.Logger.Info("xds client joined", "node", c.nodeID(), "peer", c.peer)
 		}
 		rejected, err := c.request(req)
@@ -235,13 +238,23 @@ func (c *client) nodeID() string {
 	return c.node
 }
 
-// named keeps the first node id; true when this was it.
-func (c *client) named(id string) bool {
+func (c *client) programVersion() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.node != "" || id == "" {
+	return c.version
+}
+
+// versionKey is where a proxy tells its version in its node's metadata.
+const versionKey = "ISTIO_VERSION"
+
+// named keeps the first node that has an id; true when this was it.
+func (c *client) named(n *core.Node) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.node != "" || n.GetId() == "" {
 		return false
 	}
-	c.node = id
+	c.node = n.GetId()
+	c.version = cmp.Or(n.GetMetadata().GetFields()[versionKey].GetStringValue(), n.GetUserAgentVersion())
 	return true
 }

@@ -375,7 +375,7 @@ func TestKubernetesTokens(t *testing.T) {
 			"authentication.kubernetes.io/node-name": {"n1"},
 		},
 	}
-	got, err := KubernetesTokens{reviewer{r: good}}.Authenticate(t.Context(), Credentials{Token: "x"})
+	got, err := KubernetesTokens{Reviewer: reviewer{r: good}}.Authenticate(t.Context(), Credentials{Token: "x"})
 	want := ztunnel
 	want.Method = "token review"
 	if err != nil || got != want {
@@ -391,11 +391,11 @@ func TestKubernetesTokens(t *testing.T) {
 	} {
 		r := good
 		change(&r)
-		if c, err := (KubernetesTokens{reviewer{r: r}}).Authenticate(t.Context(), Credentials{Token: "x"}); err == nil {
+		if c, err := (KubernetesTokens{Reviewer: reviewer{r: r}}).Authenticate(t.Context(), Credentials{Token: "x"}); err == nil {
 			t.Errorf("%s: %+v", name, c)
 		}
 	}
-	if _, err := (KubernetesTokens{reviewer{err: errors.New("away")}}).Authenticate(t.Context(), Credentials{Token: "x"}); err == nil {
+	if _, err := (KubernetesTokens{Reviewer: reviewer{err: errors.New("away")}}).Authenticate(t.Context(), Credentials{Token: "x"}); err == nil {
 		t.Error("API server away")
 	}
 	if _, err := (KubernetesTokens{}).Authenticate(t.Context(), Credentials{}); !errors.Is(err, ErrNotMine) {

@@ -1,10 +1,12 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -64,6 +66,8 @@ type TokenReviewer interface {
 // KubernetesTokens authenticates service account tokens of Kubernetes.
 type KubernetesTokens struct {
 	Reviewer TokenReviewer
+	// Audience is whom tokens must be meant for; default wellknown.TokenAudience.
+	Audience string
 }
 
 // Authenticate implements Authenticator.
@@ -74,25 +78,22 @@ func (a KubernetesTokens) Authenticate(ctx context.Context, cr Credentials) (Cal
 	if len(cr.Token) > maxToken {
 		return Caller{}, fmt.Errorf("token: longer than %d bytes", maxToken)
 	}
-	r, err := a.Reviewer.Review(ctx, cr.Token, []string{wellknown.TokenAudience})
+	audience := cmp.Or(a.Audience, wellknown.TokenAudience)
+	r, err := a.Reviewer.Review(ctx, cr.Token, []string{audience})
 	if err != nil {
 		return Caller{}, fmt.Errorf("token review: %w", err)
 	}
-	return r.caller()
+	return r.caller(audience)
 }
 
-func (r Review) caller() (Caller, error) {
+func (r Review) caller(audience string) (Caller, error) {
 	if !r.Authenticated {
 		return Caller{}, fmt.Errorf("token review: not authenticated: %s", r.Error)
 	}
 	// An API server that knows no audiences answers none; such a token was
 	// meant for somebody else.
-	ours := false
-	for _, a := range r.Audiences {
-		ours = ours || a == wellknown.TokenAudience
-	}
-	if !ours {
-		return Caller{}, fmt.Errorf("token review: the token is for %q, not for %s", r.Audiences, wellknown.TokenAudience)
+	if !slices.Contains(r.Audiences, audience) {
+		return Caller{}, fmt.Errorf("token review: the token is for %q, not for %s", r.Audiences, audience)
 	}
 	account, ok := strings.CutPrefix(r.Username, subjectPrefix)
 	ns, name, ok2 := strings.Cut(account, ":")

@@ -104,7 +104,7 @@ func (d describer) pod(n Name, p *corev1.Pod) []status.Condition {
 
 func (d describer) inMesh(n Name, p *corev1.Pod) status.Condition {
 	mode := p.Labels[wellknown.LabelDataplaneMode]
-	if ns, ok := d.in.namespaces.Get(n.Namespace); ok && mode == "" {
+	if ns, ok := collection.Fetch(d.r, d.in.namespaces.Collection, n.Namespace); ok && mode == "" {
 		mode = ns.Labels[wellknown.LabelDataplaneMode]
 	}
 	switch {
@@ -171,7 +171,7 @@ func (d describer) workloadEntry(n Name, e *networkingv1.WorkloadEntry) []status
 }
 
 func (d describer) policy(n Name, p *securityv1.AuthorizationPolicy) []status.Condition {
-	a, _ := d.t.translated.Get(n)
+	a, _ := collection.Fetch(d.r, d.t.translated, n)
 	if a == nil {
 		return nil
 	}
@@ -195,11 +195,11 @@ func (d describer) policy(n Name, p *securityv1.AuthorizationPolicy) []status.Co
 func (d describer) exists(kind string, n Name) (ok bool) {
 	switch kind {
 	case source.KindGateway:
-		_, ok = d.in.gateways.Get(n)
+		_, ok = collection.Fetch(d.r, d.in.gateways.Collection, n)
 	case source.KindService:
-		_, ok = d.in.services.Get(n)
+		_, ok = collection.Fetch(d.r, d.in.services.Collection, n)
 	case source.KindServiceEntry:
-		_, ok = d.in.entries.Get(n)
+		_, ok = collection.Fetch(d.r, d.in.entries.Collection, n)
 	default:
 		return true // not a kind we can look up
 	}
@@ -207,7 +207,7 @@ func (d describer) exists(kind string, n Name) (ok bool) {
 }
 
 func (d describer) peer(n Name, p *securityv1.PeerAuthentication) []status.Condition {
-	pa, _ := d.t.peers.Get(n)
+	pa, _ := collection.Fetch(d.r, d.t.peers, n)
 	if pa == nil {
 		return nil
 	}
@@ -231,7 +231,7 @@ func (d describer) peer(n Name, p *securityv1.PeerAuthentication) []status.Condi
 }
 
 func (d describer) superseded(pa *policy.PeerAuthentication) bool {
-	for _, o := range d.t.peersOf.Get(pa.Namespace) {
+	for _, o := range collection.Lookup(d.r, d.t.peersOf, pa.Namespace) {
 		if policy.Older(o, pa) {
 			return true
 		}

@@ -29,14 +29,15 @@ func (t *tables) placement(_ *collection.Reader, _ Name, p *corev1.Pod) (placeme
 // goroutine.
 type Nodes struct {
 	trustDomain string
+	bound       bool // callers must be bound to a pod that is known
 
 	mu   sync.RWMutex
 	pods map[Name]placement
 	ids  map[string]map[Name]int // by node: pods per namespace and account
 }
 
-func newNodes(trustDomain string) *Nodes {
-	return &Nodes{trustDomain: trustDomain, pods: map[Name]placement{}, ids: map[string]map[Name]int{}}
+func newNodes(trustDomain string, bound bool) *Nodes {
+	return &Nodes{trustDomain: trustDomain, bound: bound, pods: map[Name]placement{}, ids: map[string]map[Name]int{}}
 }
 
 func (n *Nodes) apply(changes []collection.Change[Name, placement]) {
@@ -79,7 +80,19 @@ func (n *Nodes) MayImpersonate(c auth.Caller, id identity.Identity) error {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	node := c.Node
-	if own, known := n.pods[Name{c.Namespace, c.PodName}]; known && c.PodName != "" {
+	own, known := n.pods[Name{c.Namespace, c.PodName}]
+	known = known && c.PodName != ""
+	if n.bound {
+		switch {
+		case c.PodName == "" || c.PodUID == "":
+			return fmt.Errorf("%s: the credentials are not bound to a pod; use a projected service account token", c.Account())
+		case !known:
+			return fmt.Errorf("there is no running pod %s/%s, to which the credentials are bound", c.Namespace, c.PodName)
+		case own.uid == "":
+			return fmt.Errorf("the UID of pod %s/%s is not known, so that it cannot be told from its predecessor", c.Namespace, c.PodName)
+		}
+	}
+	if known {
 		switch {
 		case c.PodUID != "" && own.uid != "" && c.PodUID != own.uid:
 			return fmt.Errorf("pod %s/%s has UID %s now, the credentials are for its predecessor %s", c.Namespace, c.PodName, own.uid, c.PodUID)

@@ -35,6 +35,11 @@ type Options struct {
 	TrustDomain   string // default cluster.local
 	Network       string // of everything that does not say otherwise
 	RootNamespace string // whose policies hold everywhere; default istio-system
+	// WriteBack keeps Verdicts, for a writer.
+	WriteBack bool
+	// BoundCallers makes Nodes accept only callers whose credentials are bound
+	// to a pod that is known. Credentials of Kubernetes are.
+	BoundCallers bool
 }
 
 func (o Options) withDefaults() Options {
@@ -77,6 +82,8 @@ type Registry struct {
 	opts  Options
 	out   Publisher
 	Nodes *Nodes
+	// Verdicts is nil without Options.WriteBack.
+	Verdicts *Verdicts
 
 	mu      sync.Mutex
 	graph   *collection.Graph
@@ -129,7 +136,7 @@ func New(opts Options, out Publisher) *Registry {
 		graph:   collection.NewGraph(),
 		origins: map[source.Key]string{},
 	}
-	r.Nodes = newNodes(r.opts.TrustDomain)
+	r.Nodes = newNodes(r.opts.TrustDomain, r.opts.BoundCallers)
 	r.in = newInputs(r.graph)
 	r.t = newTables(r.opts, &r.in)
 	for _, c := range []*collection.Collection[string, *xds.Resource]{r.t.services, r.t.podWorkloads, r.t.entryWorkloads, r.t.inlineWorkloads, r.t.sliceWorkloads} {
@@ -143,6 +150,9 @@ func New(opts Options, out Publisher) *Registry {
 		})
 	}
 	r.t.placements.OnChange(r.Nodes.apply)
+	if r.opts.WriteBack {
+		r.deriveVerdicts()
+	}
 	strict := policy.StrictPolicy(r.opts.RootNamespace)
 	out.Publish(Update{Policies: []*xds.Resource{encode(policyName(strict), nil, strict)}})
 	return r

@@ -24,6 +24,7 @@ const (
 	PortXDSPlain       = 15010 // plaintext, only on request
 	PortXDS            = 15012 // TLS: xDS and CA
 	PortControlMonitor = 15014
+	PortControlWebhook = 15017
 	PortControlDebug   = 8080
 )
 
