@@ -1,0 +1,223 @@
+// Package castore keeps the state of the certificate authority in a Secret,
+// and reads a plugged-in CA from one. Replicas share the Secret: every save
+// says which version it replaces, and the API server refuses the second of two.
+//
+// The Secret is Istio's istio-ca-secret. Beside our own state it holds the
+// signing root under Istio's names, so that its tools find it; one that Istio
+// left behind is adopted.
+package castore
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/ambit-mesh/ambit/internal/control/ca"
+)
+
+// Names of the Secrets.
+const (
+	StateSecret  = "istio-ca-secret"
+	PluginSecret = "cacerts"
+)
+
+// Keys of StateSecret.
+const (
+	stateKey = "ca-state.json"
+	certKey  = "ca-cert.pem"
+	keyKey   = "ca-key.pem"
+	rootsKey = "root-cert.pem"
+)
+
+// secretType is that of Istio's own.
+const secretType = "istio.io/ca-root"
+
+// callTimeout bounds one call of the API. Whoever needs a longer certificate
+// than was recorded waits for it.
+const callTimeout = 5 * time.Second
+
+// secret is one Secret that is watched.
+type secret struct {
+	kube            kubernetes.Interface
+	namespace, name string
+	changed         chan struct{}
+	// seen is the version that was read or written here last.
+	seen  atomic.Pointer[string]
+	dirty atomic.Bool // changed since it was read
+}
+
+func newSecret(kube kubernetes.Interface, namespace, name string) secret {
+	return secret{kube: kube, namespace: namespace, name: name, changed: make(chan struct{}, 1)}
+}
+
+// String names the Secret.
+func (s *secret) String() string { return "Secret " + s.namespace + "/" + s.name }
+
+// Changed has a value after the Secret was changed by somebody else.
+func (s *secret) Changed() <-chan struct{} { return s.changed }
+
+// get returns nil when there is no such Secret.
+func (s *secret) get() (*corev1.Secret, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	obj, err := s.kube.CoreV1().Secrets(s.namespace).Get(ctx, s.name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		s.saw("")
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", s, err)
+	}
+	s.saw(obj.ResourceVersion)
+	return obj, nil
+}
+
+func (s *secret) saw(version string) { s.seen.Store(&version) }
+
+// Run watches until ctx ends.
+func (s *secret) Run(ctx context.Context) error {
+	factory := informers.NewSharedInformerFactoryWithOptions(s.kube, 0,
+		informers.WithNamespace(s.namespace),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.name).String()
+		}))
+	informer := factory.Core().V1().Secrets().Informer()
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { s.notify(o, false) },
+		UpdateFunc: func(_, o any) { s.notify(o, false) },
+		DeleteFunc: func(o any) { s.notify(o, true) },
+	})
+	if err != nil {
+		return err
+	}
+	informer.RunWithContext(ctx)
+	return nil
+}
+
+func (s *secret) notify(obj any, deleted bool) {
+	o, ok := obj.(*corev1.Secret)
+	if ok && o.Name != s.name {
+		return
+	}
+	if seen := s.seen.Load(); ok && !deleted && seen != nil && *seen == o.ResourceVersion {
+		return
+	}
+	s.dirty.Store(true)
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Store is a ca.Store.
+type Store struct {
+	secret
+	last *corev1.Secret // as read or written last; the authority makes one call at a time
+}
+
+// New returns the store in StateSecret of a namespace.
+func New(kube kubernetes.Interface, namespace string) *Store {
+	return &Store{secret: newSecret(kube, namespace, StateSecret)}
+}
+
+// Load implements ca.Store.
+func (s *Store) Load() (rec ca.Record, version string, err error) {
+	if s.last, err = s.get(); err != nil || s.last == nil {
+		return ca.Record{}, "", err
+	}
+	d := s.last.Data
+	return ca.Record{State: d[stateKey], Cert: d[certKey], Key: d[keyKey], Roots: d[rootsKey]}, s.last.ResourceVersion, nil
+}
+
+// Save implements ca.Store.
+func (s *Store) Save(rec ca.Record, version string) (newVersion string, err error) {
+	next, err := s.next(rec, version)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	api := s.kube.CoreV1().Secrets(s.namespace)
+	if version == "" {
+		next, err = api.Create(ctx, next, metav1.CreateOptions{})
+	} else {
+		next, err = api.Update(ctx, next, metav1.UpdateOptions{})
+	}
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && version != "":
+		return "", fmt.Errorf("%w: %w", ca.ErrConflict, err)
+	case err != nil:
+		return "", fmt.Errorf("%s: %w", s, err)
+	}
+	s.last = next
+	s.saw(next.ResourceVersion)
+	return next.ResourceVersion, nil
+}
+
+// next is the Secret with the record; what others put beside it stays.
+func (s *Store) next(rec ca.Record, version string) (*corev1.Secret, error) {
+	next := &corev1.Secret{Type: secretType}
+	if version != "" {
+		if s.last == nil || s.last.ResourceVersion != version {
+			return nil, fmt.Errorf("%w: version %s was not read here", ca.ErrConflict, version)
+		}
+		next = s.last.DeepCopy()
+	}
+	next.Namespace, next.Name = s.namespace, s.name
+	data := map[string][]byte{}
+	maps.Copy(data, next.Data)
+	for k, v := range map[string][]byte{stateKey: rec.State, certKey: rec.Cert, keyKey: rec.Key, rootsKey: rec.Roots} {
+		if len(v) == 0 {
+			delete(data, k)
+		} else {
+			data[k] = v
+		}
+	}
+	next.Data = data
+	return next, nil
+}
+
+// Publish implements ca.Store: the roots are part of what is saved.
+func (*Store) Publish([]byte) error { return nil }
+
+// Close implements ca.Store.
+func (*Store) Close() error { return nil }
+
+// Plugin is a ca.PluginSource. It is asked by one goroutine at a time.
+type Plugin struct {
+	secret
+	read  bool
+	files map[string][]byte
+}
+
+// NewPlugin returns the plugged-in CA of PluginSecret of a namespace.
+func NewPlugin(kube kubernetes.Interface, namespace string) *Plugin {
+	return &Plugin{secret: newSecret(kube, namespace, PluginSecret)}
+}
+
+// Files implements ca.PluginSource.
+func (p *Plugin) Files(fresh bool) (map[string][]byte, error) {
+	if p.read && !fresh && !p.dirty.Swap(false) {
+		return p.files, nil
+	}
+	obj, err := p.get()
+	if err != nil {
+		p.dirty.Store(true)
+		return nil, err
+	}
+	p.read, p.files = true, nil
+	if obj != nil {
+		p.files = obj.Data
+	}
+	return p.files, nil
+}

@@ -1,0 +1,215 @@
+// Package statuswriter writes what the control plane has to say about an
+// object into the object's status. Only what differs is written, at a bounded
+// rate: a change costs one read and one write per object whose conditions
+// changed, and the start costs one listing per kind.
+package statuswriter
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+const (
+	// settle is how long changes are collected: an object that is edited
+	// twice, or whose waypoint starts, is written once.
+	settle = 200 * time.Millisecond
+	// workers write at a time.
+	workers = 4
+	// writesPerSecond bounds the load on the API server; a burst of edits by a
+	// user is let through at once.
+	writesPerSecond = 20
+	burst           = 50
+	// pageSize of the listings at the start.
+	pageSize = 500
+	// listRetry is the wait after a listing that failed.
+	listRetry = 5 * time.Second
+)
+
+// Verdicts tell what to write; *registry.Verdicts do.
+type Verdicts interface {
+	Changed() <-chan struct{}
+	Take() []source.Key
+	Of(source.Key) (registry.Verdict, bool)
+}
+
+// Options of Run.
+type Options struct {
+	Dynamic  dynamic.Interface
+	Verdicts Verdicts
+	Logger   *slog.Logger
+}
+
+type writer struct {
+	Options
+	queue workqueue.TypedRateLimitingInterface[source.Key]
+	pace  *rate.Limiter
+}
+
+// Run writes until ctx ends. One replica should.
+func Run(ctx context.Context, o Options) error {
+	w := &writer{
+		Options: o,
+		pace:    rate.NewLimiter(writesPerSecond, burst),
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[source.Key](100*time.Millisecond, time.Minute)),
+	}
+	defer context.AfterFunc(ctx, w.queue.ShutDown)()
+	w.Verdicts.Take() // the listings see to everything there is now
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() { w.work(ctx) })
+	}
+	wg.Go(func() { w.follow(ctx) })
+	for kind := range plurals {
+		wg.Go(func() { w.review(ctx, kind) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// follow queues what changes.
+func (w *writer) follow(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.Verdicts.Changed():
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(settle):
+		}
+		for _, k := range w.Verdicts.Take() {
+			w.queue.Add(k)
+		}
+	}
+}
+
+func resource(kind string) schema.GroupVersionResource {
+	k := source.Kinds()[kind]
+	return schema.GroupVersionResource{Group: k.Group, Version: k.Versions[0], Resource: plurals[kind]}
+}
+
+// review queues the objects of a kind whose status is not what it should be.
+func (w *writer) review(ctx context.Context, kind string) {
+	for failed := false; ; failed = true {
+		err := w.list(ctx, kind)
+		if err == nil || apierrors.IsNotFound(err) || ctx.Err() != nil {
+			return // a kind that is not installed is seen when it has objects
+		}
+		if !failed {
+			w.Logger.Warn("cannot list objects to compare their status; trying again", "kind", kind, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(listRetry):
+		}
+	}
+}
+
+func (w *writer) list(ctx context.Context, kind string) error {
+	opts := metav1.ListOptions{Limit: pageSize}
+	for {
+		page, err := w.Dynamic.Resource(resource(kind)).List(ctx, opts)
+		if err != nil {
+			return err
+		}
+		for i := range page.Items {
+			o := &page.Items[i]
+			k := source.Key{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}
+			if _, changed := w.next(k, o); changed {
+				w.queue.Add(k)
+			}
+		}
+		if opts.Continue = page.GetContinue(); opts.Continue == "" {
+			return nil
+		}
+	}
+}
+
+// next is what the conditions of an object should be.
+func (w *writer) next(k source.Key, o *unstructured.Unstructured) (conditions []any, changed bool) {
+	v, ok := w.Verdicts.Of(k)
+	if !ok || v.Generation > o.GetGeneration() {
+		// Nothing to say, or about a later version than this page has: its
+		// own change is queued.
+		return nil, false
+	}
+	have, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+	return merge(k.Kind, have, v.Conditions, v.Generation, time.Now())
+}
+
+func (w *writer) work(ctx context.Context) {
+	for {
+		k, shutdown := w.queue.Get()
+		if shutdown {
+			return
+		}
+		err := w.write(ctx, k)
+		switch {
+		case err == nil || ctx.Err() != nil:
+			w.queue.Forget(k)
+		default:
+			if n := w.queue.NumRequeues(k); n == 3 || !apierrors.IsConflict(err) && n == 0 {
+				w.Logger.Warn("cannot write the status of an object; trying again", "object", k.String(), "error", err)
+			}
+			w.queue.AddRateLimited(k)
+		}
+		w.queue.Done(k)
+	}
+}
+
+// write brings the status of one object up to date. The resource version goes
+// along: what somebody else writes meanwhile is not undone.
+func (w *writer) write(ctx context.Context, k source.Key) error {
+	if err := w.pace.Wait(ctx); err != nil {
+		return err
+	}
+	api := w.Dynamic.Resource(resource(k.Kind)).Namespace(k.Namespace)
+	o, err := api.Get(ctx, k.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	conditions, changed := w.next(k, o)
+	if !changed {
+		return nil
+	}
+	if conditions == nil {
+		conditions = []any{}
+	}
+	body, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": o.GetResourceVersion()},
+		"status":   map[string]any{"conditions": conditions},
+	})
+	if err != nil {
+		return err
+	}
+	if _, err = api.Patch(ctx, k.Name, types.MergePatchType, body, metav1.PatchOptions{}, "status"); apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("patch: %w", err)
+	}
+	return nil
+}
