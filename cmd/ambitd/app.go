@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -29,7 +27,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
 	"github.com/ambit-mesh/ambit/internal/source"
-	"github.com/ambit-mesh/ambit/internal/source/file"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -45,14 +42,33 @@ type app struct {
 	metrics   *prometheus.Registry
 	ready     lifecycle.Readiness
 	synced    chan struct{}
-	files     *file.Source
+	ground    ground
 	registry  *registry.Registry
 	authority *ca.Authority
 	xds       *xds.Server
 	secure    *grpc.Server
 	plain     *grpc.Server // nil unless asked for
 
-	listeners map[string]net.Listener // grpc, plaintext, monitor, admin
+	listeners map[string]net.Listener // grpc, plaintext, monitor, admin, webhook
+}
+
+// ground is what a control plane stands on: a directory of files, or the
+// Kubernetes API.
+type ground struct {
+	source interface {
+		Run(context.Context, source.Sink) error
+	}
+	// problems are what is wrong in the configuration, as JSON shows it, and
+	// how many count.
+	problems func() (list any, count int)
+	// mesh completes the options of the registry.
+	mesh func(*registry.Options)
+	// state completes the configuration of the CA.
+	state func(*ca.Config)
+	// callers vouches for who calls, beside client certificates.
+	callers func() (auth.Authenticator, error)
+	// tasks run beside the servers until the program ends.
+	tasks func() []func(context.Context) error
 }
 
 // newApp prepares everything that can fail at the start, and listens.
@@ -66,25 +82,25 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 			a.close()
 		}
 	}()
-	for _, dir := range []string{cfg.stateDir, cfg.statusDir} {
-		if dir == "" {
-			continue
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
+	find := a.onFiles
+	if cfg.kube.enabled {
+		find = a.onKubernetes
+	}
+	if a.ground, err = find(); err != nil {
+		return nil, err
 	}
 	if err := a.listen(); err != nil {
 		return nil, err
 	}
 	m := newMetrics(a.metrics)
+	m.problems(a.metrics, a.ground.problems)
 	cache := xds.NewCache()
 	a.xds = xds.NewServer(cache, xds.ServerOptions{Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}, Groups: groups})
-	a.registry = registry.New(registry.Options{
-		ClusterID: cfg.clusterID, TrustDomain: cfg.trustDomain, Network: cfg.network, RootNamespace: cfg.rootNamespace,
-	}, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
-	a.files = file.New(file.Options{ConfigDirs: cfg.configDirs, StatusDir: cfg.statusDir, KeepDir: filepath.Join(cfg.stateDir, "last-good"), Logger: logs.Logger("source")})
-	m.problems(a.metrics, a.files)
+	opts := registry.Options{
+		ClusterID: cfg.clusterID, TrustDomain: a.cfg.trustDomain, Network: cfg.network, RootNamespace: a.cfg.rootNamespace,
+	}
+	a.ground.mesh(&opts)
+	a.registry = registry.New(opts, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
 	if err := a.secured(); err != nil {
 		return nil, err
 	}
@@ -101,7 +117,11 @@ func groups(n *core.Node) []string {
 }
 
 func (a *app) listen() error {
-	for name, addr := range map[string]string{"grpc": a.cfg.listen, "plaintext": a.cfg.plaintextListen, "monitor": a.cfg.monitor, "admin": a.cfg.admin} {
+	addresses := map[string]string{"grpc": a.cfg.listen, "plaintext": a.cfg.plaintextListen, "monitor": a.cfg.monitor, "admin": a.cfg.admin}
+	if a.cfg.kube.enabled {
+		addresses["webhook"] = a.cfg.kube.webhookListen
+	}
+	for name, addr := range addresses {
 		if addr == "" {
 			continue
 		}
@@ -117,16 +137,18 @@ func (a *app) listen() error {
 // secured makes the CA, and the servers behind authentication.
 func (a *app) secured() error {
 	cam := ca.NewMetrics(a.metrics)
-	authority, err := ca.Open(ca.Config{
-		StateDir: a.cfg.stateDir, PluginDir: a.cfg.pluginDir, TrustDomain: a.cfg.trustDomain,
+	conf := ca.Config{
+		PluginDir: a.cfg.pluginDir, TrustDomain: a.cfg.trustDomain,
 		DefaultTTL: a.cfg.certTTL, MaxTTL: a.cfg.maxCertTTL, Margin: a.cfg.rotationMargin,
 		Logger: a.logs.Logger("ca"), Metrics: cam,
-	})
+	}
+	a.ground.state(&conf)
+	authority, err := ca.Open(conf)
 	if err != nil {
 		return err
 	}
 	a.authority = authority
-	issuer, err := auth.OpenIssuer(a.cfg.stateDir)
+	callers, err := a.ground.callers()
 	if err != nil {
 		return err
 	}
@@ -135,7 +157,7 @@ func (a *app) secured() error {
 		return err
 	}
 	guard := auth.Interceptors{
-		Authenticator: auth.Chain{auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}, issuer},
+		Authenticator: auth.Chain{auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}, callers},
 		Logger:        a.logs.Logger("auth"),
 		OnFailure:     cam.AuthenticationFailed,
 	}
@@ -158,7 +180,7 @@ func (a *app) secured() error {
 // addr is where xDS and CA are served.
 func (a *app) addr() net.Addr { return a.listeners["grpc"].Addr() }
 
-// sink passes what the files say to the registry, and notes the first sync.
+// sink passes what the source says to the registry, and notes the first sync.
 type sink struct{ a *app }
 
 func (s sink) Apply(events []source.Event) { s.a.registry.Apply(events) }
@@ -173,9 +195,12 @@ func (a *app) run(ctx context.Context) error {
 	defer a.close()
 	done := a.ready.Task("first reading of the configuration")
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.files.Run(ctx, sink{a}) })
+	g.Go(func() error { return ignoreCanceled(a.ground.source.Run(ctx, sink{a})) })
 	g.Go(func() error { return ignoreCanceled(a.authority.Run(ctx)) })
 	g.Go(func() error { return admin.Serve(ctx, a.listeners["monitor"], a.monitorHandler()) })
+	for _, task := range a.ground.tasks() {
+		g.Go(func() error { return ignoreCanceled(task(ctx)) })
+	}
 	if ln := a.listeners["admin"]; ln != nil {
 		g.Go(func() error { return admin.Serve(ctx, ln, a.adminHandler()) })
 	}

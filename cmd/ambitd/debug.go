@@ -15,7 +15,6 @@ import (
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
-	"github.com/ambit-mesh/ambit/internal/source/file"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -35,7 +34,7 @@ func (a *app) adminHandler() http.Handler {
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, debugIndex) })
 	mux.Handle("/debug/syncz", admin.JSON(func() any { return syncz(a.xds.Clients(), a.cfg.clusterID) }))
 	mux.Handle("/debug/status", admin.JSON(func() any { return a.registry.Status() }))
-	mux.Handle("/debug/problems", admin.JSON(func() any { return orEmpty(a.files.Problems()) }))
+	mux.Handle("/debug/problems", admin.JSON(func() any { list, _ := a.ground.problems(); return list }))
 	mux.Handle("/debug/config_dump", admin.JSON(func() any { return a.configDump() }))
 	mux.Handle("/debug/ca", admin.JSON(func() any { return a.authority.Status() }))
 	mux.HandleFunc("POST /ca/rotate", a.rotate)
@@ -62,17 +61,19 @@ func (a *app) rotate(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func orEmpty(p []file.Problem) []file.Problem {
-	if p == nil {
-		return []file.Problem{}
+// orEmpty makes an empty list of none, which JSON would show as null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
 	}
-	return p
+	return list
 }
 
-// client is one entry of /debug/syncz.
-type client struct {
+// follower is one entry of /debug/syncz.
+type follower struct {
 	Name      string       `json:"name"`
 	Cluster   string       `json:"cluster"`
+	Version   string       `json:"version,omitempty"`
 	Types     []string     `json:"types"`
 	Peer      string       `json:"peer"`
 	Connected time.Time    `json:"connected"`
@@ -90,10 +91,10 @@ type clientType struct {
 	Error     string `json:"error,omitempty"`
 }
 
-func syncz(clients []xds.ClientStatus, cluster string) []client {
-	out := make([]client, 0, len(clients))
+func syncz(clients []xds.ClientStatus, cluster string) []follower {
+	out := make([]follower, 0, len(clients))
 	for _, c := range clients {
-		e := client{Name: proxyName(c.Node), Cluster: cluster, Types: []string{}, Peer: c.Peer, Connected: c.Connected, Detail: []clientType{}}
+		e := follower{Name: proxyName(c.Node), Cluster: cluster, Version: c.Version, Types: []string{}, Peer: c.Peer, Connected: c.Connected, Detail: []clientType{}}
 		for _, t := range c.Types {
 			e.Types = append(e.Types, shortType(t.TypeURL))
 			e.Detail = append(e.Detail, clientType{

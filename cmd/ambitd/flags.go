@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -27,6 +28,17 @@ type config struct {
 	rootNamespace, logLevel, logFormat string
 
 	certTTL, maxCertTTL, rotationMargin time.Duration
+
+	kube kubeConfig
+	set  map[string]bool // flags that were given
+}
+
+// kubeConfig is the part of the command line that is for Kubernetes.
+type kubeConfig struct {
+	enabled                   bool
+	kubeconfig, namespace     string
+	meshConfig, webhookListen string
+	audience, taint, revision string
 }
 
 // list is a flag that may be given several times.
@@ -55,19 +67,29 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.monitor, "monitor", ":"+strconv.Itoa(wellknown.PortControlMonitor), "address of metrics and health")
 	f.StringVar(&c.admin, "admin", "127.0.0.1:"+strconv.Itoa(wellknown.PortControlDebug), "address of debugging")
 	f.StringVar(&c.trustDomain, "trust-domain", identity.DefaultTrustDomain, "trust domain of the mesh")
-	f.StringVar(&c.clusterID, "cluster-id", wellknown.DefaultCluster, "name of this cluster")
+	f.StringVar(&c.clusterID, "cluster-id", cmp.Or(os.Getenv("CLUSTER_ID"), wellknown.DefaultCluster), "name of this cluster")
 	f.StringVar(&c.network, "network", "", "network of what does not say otherwise")
 	f.StringVar(&c.rootNamespace, "root-namespace", wellknown.SystemNamespace, "namespace whose policies hold for the whole mesh")
 	f.Var(&c.serverNames, "server-name", "name or IP address in the serving certificate, beside the usual ones; may be repeated")
-	f.Var(&c.trustedNodeAccounts, "trusted-node-account", "namespace/account of node proxies, which may ask for certificates of pods on their node; may be repeated (default istio-system/ztunnel)")
+	f.Var(&c.trustedNodeAccounts, "trusted-node-account", "namespace/account of node proxies, which may ask for certificates of pods on their node; may be repeated (default ztunnel in the root namespace, or in --namespace)")
 	f.DurationVar(&c.certTTL, "cert-ttl", ca.DefaultTTL, "life of certificates whose owners ask for none in particular")
 	f.DurationVar(&c.maxCertTTL, "max-cert-ttl", ca.MaxTTL, "longest life of a certificate; a change of the root takes about twice the longest that was given")
 	f.DurationVar(&c.rotationMargin, "rotation-margin", ca.DefaultMargin, "time added to each stage of a change of the root, for clocks that differ and for the way of root-cert.pem to its readers")
 	f.StringVar(&c.logLevel, "log-level", "info", "level, or scope=level,…")
 	f.StringVar(&c.logFormat, "log-format", "plain", "plain or json")
+	f.BoolVar(&c.kube.enabled, "kubernetes", false, "read the Kubernetes API instead of --config-dir, and keep state there")
+	f.StringVar(&c.kube.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster; default: the one this pod runs in, else kubectl's")
+	f.StringVar(&c.kube.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), wellknown.SystemNamespace), "namespace of this program: its Secrets, leases and Services")
+	f.StringVar(&c.kube.meshConfig, "mesh-config", "", "file with Istio's MeshConfig, of which trustDomain, rootNamespace and discoverySelectors count")
+	f.StringVar(&c.kube.webhookListen, "webhook-listen", ":"+strconv.Itoa(wellknown.PortControlWebhook), "address of the validating webhook, with TLS; none when empty")
+	f.StringVar(&c.kube.audience, "token-audience", wellknown.TokenAudience, "audience that service account tokens must be issued for")
+	f.StringVar(&c.kube.taint, "untaint", "", "key of the taint to remove from nodes whose agent and proxy are ready; none when empty")
+	f.StringVar(&c.kube.revision, "revision", "", "revision of this control plane; default: none")
 	if err := f.Parse(args); err != nil {
 		return c, err
 	}
+	c.set = map[string]bool{}
+	f.Visit(func(given *flag.Flag) { c.set[given.Name] = true })
 	if f.NArg() > 0 {
 		return c, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
@@ -76,11 +98,8 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 
 // complete checks and fills in.
 func (c *config) complete() error {
-	if len(c.configDirs) == 0 {
-		return errors.New("--config-dir is needed: the directory with the YAML of the mesh")
-	}
-	if c.stateDir == "" {
-		return errors.New("--state-dir is needed: keys must survive a restart")
+	if err := c.place(); err != nil {
+		return err
 	}
 	probe := identity.Identity{TrustDomain: c.trustDomain, Namespace: "a", ServiceAccount: "b"}
 	if err := probe.Validate(); err != nil {
@@ -93,25 +112,57 @@ func (c *config) complete() error {
 		return fmt.Errorf("--rotation-margin %s: no two clocks are the same", c.rotationMargin)
 	}
 	if len(c.trustedNodeAccounts) == 0 {
-		c.trustedNodeAccounts = list{c.rootNamespace + "/ztunnel"}
+		c.trustedNodeAccounts = list{c.home() + "/ztunnel"}
 	}
 	for _, a := range c.trustedNodeAccounts {
 		if ns, sa, ok := strings.Cut(a, "/"); !ok || ns == "" || sa == "" || strings.Contains(sa, "/") {
 			return fmt.Errorf("--trusted-node-account %q is not namespace/account", a)
 		}
 	}
-	c.serverNames = append(c.serverNames, defaultNames(c.rootNamespace)...)
+	c.serverNames = append(c.serverNames, defaultNames(c.home(), c.kube.revision)...)
 	slices.Sort(c.serverNames)
 	c.serverNames = slices.Compact(c.serverNames)
 	return nil
 }
 
+// place checks where configuration and state are.
+func (c *config) place() error {
+	switch {
+	case c.kube.enabled && (len(c.configDirs) > 0 || c.statusDir != "" || c.stateDir != ""):
+		return errors.New("--kubernetes excludes --config-dir, --status-dir and --state-dir: configuration and state are in the cluster")
+	case c.kube.enabled:
+		return nil
+	case len(c.configDirs) == 0:
+		return errors.New("--config-dir is needed: the directory with the YAML of the mesh; or --kubernetes")
+	case c.stateDir == "":
+		return errors.New("--state-dir is needed: keys must survive a restart")
+	}
+	for _, name := range []string{"kubeconfig", "mesh-config", "webhook-listen", "untaint", "token-audience"} {
+		if c.set[name] {
+			return fmt.Errorf("--%s needs --kubernetes", name)
+		}
+	}
+	return nil
+}
+
+// home is the namespace that the mesh's own programs are in.
+func (c *config) home() string {
+	if c.kube.enabled {
+		return c.kube.namespace
+	}
+	return c.rootNamespace
+}
+
 // defaultNames are those that clients of either project know the control
 // plane by.
-func defaultNames(rootNamespace string) []string {
+func defaultNames(namespace, revision string) []string {
 	names := []string{"localhost", "127.0.0.1", "::1"}
-	for _, svc := range []string{"istiod", "ambitd"} {
-		names = append(names, svc+"."+rootNamespace+".svc", svc+"."+rootNamespace+".svc."+wellknown.DefaultDomain)
+	services := []string{"istiod", "ambitd"}
+	if revision != "" && revision != "default" {
+		services = append(services, "istiod-"+revision, "ambitd-"+revision)
+	}
+	for _, svc := range services {
+		names = append(names, svc+"."+namespace+".svc", svc+"."+namespace+".svc."+wellknown.DefaultDomain)
 	}
 	if h, err := os.Hostname(); err == nil && h != "" && !strings.ContainsAny(h, " /:@") {
 		names = append(names, h)

@@ -4,7 +4,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
-	"github.com/ambit-mesh/ambit/internal/source/file"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -67,16 +66,11 @@ func (m *controlMetrics) updated(cache *xds.Cache) func(string, int, int) {
 	}
 }
 
-func (m *controlMetrics) problems(reg *prometheus.Registry, files *file.Source) {
+func (m *controlMetrics) problems(reg *prometheus.Registry, problems func() (any, int)) {
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "ambit_source_problems", Help: "Mistakes in the configuration files.",
+		Name: "ambit_source_problems", Help: "Mistakes in the configuration.",
 	}, func() float64 {
-		n := 0
-		for _, p := range files.Problems() {
-			if !p.Ignored {
-				n++
-			}
-		}
+		_, n := problems()
 		return float64(n)
 	}))
 }

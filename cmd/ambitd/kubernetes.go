@@ -1,0 +1,238 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/klog/v2"
+
+	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/kube/castore"
+	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/kube/election"
+	"github.com/ambit-mesh/ambit/internal/kube/statuswriter"
+	"github.com/ambit-mesh/ambit/internal/kube/tokenreview"
+	"github.com/ambit-mesh/ambit/internal/kube/trust"
+	"github.com/ambit-mesh/ambit/internal/kube/untaint"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/ops/version"
+	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/source/kube"
+)
+
+// Leases: what only one replica does.
+const (
+	leaseCA      = "ambit-ca-leader"
+	leaseTrust   = "ambit-trust-leader"
+	leaseStatus  = "ambit-status-leader"
+	leaseUntaint = "ambit-untaint-leader"
+)
+
+// cluster is the control plane's side of the Kubernetes API.
+type cluster struct {
+	*app
+	client *client.Client
+	source *kube.Source
+	store  *castore.Store
+	plugin *castore.Plugin // nil with --ca-dir
+	mesh   *meshFile       // nil without --mesh-config
+	scope  *scope
+}
+
+// onKubernetes is a control plane on the Kubernetes API, which any number of
+// replicas share.
+func (a *app) onKubernetes() (_ ground, err error) {
+	klog.SetSlogLogger(a.logs.Logger("kubernetes"))
+	c := &cluster{app: a, scope: newScope()}
+	if a.cfg.kube.meshConfig != "" {
+		if c.mesh, err = openMeshFile(a.cfg.kube.meshConfig, a.logs.Logger("mesh")); err != nil {
+			return ground{}, err
+		}
+		if err := c.adopt(); err != nil {
+			return ground{}, err
+		}
+	}
+	c.scope.always = []string{a.cfg.kube.namespace, a.cfg.rootNamespace}
+	c.client, err = client.New(client.Options{Kubeconfig: a.cfg.kube.kubeconfig, UserAgent: "ambitd/" + version.Get().Version})
+	if err != nil {
+		return ground{}, err
+	}
+	c.source, err = kube.New(kube.Options{
+		Client: c.client, Kinds: slices.Sorted(maps.Keys(source.Kinds())), DiscoverySelectors: c.scope.selectors(),
+		Logger: a.logs.Logger("source"), Registerer: a.metrics,
+	})
+	if err != nil {
+		return ground{}, err
+	}
+	c.store = castore.New(c.client.Kube, a.cfg.kube.namespace)
+	if a.cfg.pluginDir == "" {
+		c.plugin = castore.NewPlugin(c.client.Kube, a.cfg.kube.namespace)
+	}
+	return ground{
+		source: c.source,
+		problems: func() (any, int) {
+			list := c.source.Problems()
+			return orEmpty(list), len(list)
+		},
+		mesh: func(o *registry.Options) { o.WriteBack, o.BoundCallers = true, true },
+		state: func(conf *ca.Config) {
+			conf.Store = c.store
+			if c.plugin != nil {
+				conf.Plugin = c.plugin
+			}
+		},
+		callers: func() (auth.Authenticator, error) {
+			return auth.KubernetesTokens{Reviewer: tokenreview.New(c.client.Kube), Audience: a.cfg.kube.audience}, nil
+		},
+		tasks: c.tasks,
+	}, nil
+}
+
+// adopt takes from the mesh configuration what no flag says.
+func (c *cluster) adopt() error {
+	m := c.mesh.config()
+	if m.TrustDomain != "" && !c.cfg.set["trust-domain"] {
+		c.cfg.trustDomain = m.TrustDomain
+	}
+	if m.RootNamespace != "" && !c.cfg.set["root-namespace"] {
+		c.cfg.rootNamespace = m.RootNamespace
+	}
+	c.scope.set(m.DiscoverySelectors)
+	probe := identity.Identity{TrustDomain: c.cfg.trustDomain, Namespace: "a", ServiceAccount: "b"}
+	if err := probe.Validate(); err != nil {
+		return fmt.Errorf("trustDomain of --mesh-config: %w", err)
+	}
+	return nil
+}
+
+func (c *cluster) tasks() []func(context.Context) error {
+	tasks := []func(context.Context) error{
+		c.store.Run,
+		c.elected(leaseCA, func(ctx context.Context) error { c.authority.Lead(ctx); return nil }),
+		c.elected(leaseTrust, func(ctx context.Context) error {
+			return trust.Run(ctx, trust.Options{
+				Client: c.client, Bundle: c.authority.Bundle, Selected: c.scope.selects, Reselect: c.scope.changed,
+				Logger: c.logs.Logger("trust"),
+			})
+		}),
+		c.elected(leaseStatus, c.writeStatus),
+	}
+	if c.plugin != nil {
+		tasks = append(tasks, c.plugin.Run)
+	}
+	if c.mesh != nil {
+		tasks = append(tasks, c.followMesh)
+	}
+	if c.cfg.kube.taint != "" {
+		tasks = append(tasks, c.elected(leaseUntaint, func(ctx context.Context) error {
+			return untaint.Run(ctx, untaint.Options{Client: c.client, Taint: c.cfg.kube.taint, Namespace: c.cfg.kube.namespace, Logger: c.logs.Logger("untaint")})
+		}))
+	}
+	return tasks
+}
+
+// elected is a task that one replica does at a time. Its failure is not the
+// end of the program: another replica, or another attempt, may do better.
+func (c *cluster) elected(lease string, work func(context.Context) error) func(context.Context) error {
+	log := c.logs.Logger("election")
+	return func(ctx context.Context) error {
+		return election.Run(ctx, election.Options{
+			Kube: c.client.Kube, Namespace: c.cfg.kube.namespace, Lease: lease, Identity: replica(), Logger: log,
+		}, func(ctx context.Context) {
+			if err := ignoreCanceled(work(ctx)); err != nil {
+				log.Error("what the leader does has failed", "lease", lease, "error", err)
+			}
+		})
+	}
+}
+
+// replica is the name of this replica among the others.
+func replica() string {
+	host, _ := os.Hostname()
+	return cmp.Or(os.Getenv("POD_NAME"), fmt.Sprintf("%s-%d", host, os.Getpid()))
+}
+
+// writeStatus begins when everything is known: half of the configuration would
+// give wrong answers.
+func (c *cluster) writeStatus(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.synced:
+	}
+	return statuswriter.Run(ctx, statuswriter.Options{Dynamic: c.client.Dynamic, Verdicts: c.registry.Verdicts, Logger: c.logs.Logger("status")})
+}
+
+// followMesh takes over what may change in the mesh configuration at run time.
+func (c *cluster) followMesh(ctx context.Context) error {
+	return c.mesh.watch(ctx, func() {
+		m := c.mesh.config()
+		for what, changed := range map[string]bool{
+			"trustDomain":   m.TrustDomain != "" && m.TrustDomain != c.cfg.trustDomain,
+			"rootNamespace": m.RootNamespace != "" && m.RootNamespace != c.cfg.rootNamespace,
+		} {
+			if changed {
+				c.logs.Logger("mesh").Warn("a change of the mesh configuration takes effect when this program is restarted", "field", what)
+			}
+		}
+		c.scope.set(m.DiscoverySelectors)
+		if err := c.source.SetDiscoverySelectors(c.scope.selectors()); err != nil {
+			c.logs.Logger("mesh").Error("discovery selectors", "error", err)
+		}
+	})
+}
+
+// scope is which namespaces the mesh looks at.
+type scope struct {
+	always  []string      // namespaces of the mesh itself
+	changed chan struct{} // has a value after a change
+
+	mu     sync.Mutex
+	chosen []metav1.LabelSelector // none: all
+}
+
+func newScope() *scope { return &scope{changed: make(chan struct{}, 1)} }
+
+func (s *scope) set(selectors []metav1.LabelSelector) {
+	s.mu.Lock()
+	s.chosen = selectors
+	s.mu.Unlock()
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// selectors include the mesh's own namespaces, without whose pods no node
+// proxy could be told from an impostor.
+func (s *scope) selectors() []metav1.LabelSelector {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.chosen) == 0 {
+		return nil
+	}
+	return append(slices.Clone(s.chosen), metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{
+		Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpIn, Values: s.always,
+	}}})
+}
+
+func (s *scope) selects(ns *corev1.Namespace) bool {
+	selectors := s.selectors()
+	for i := range selectors {
+		sel, err := metav1.LabelSelectorAsSelector(&selectors[i])
+		if err == nil && sel.Matches(labels.Set(ns.Labels)) {
+			return true
+		}
+	}
+	return len(selectors) == 0
+}
