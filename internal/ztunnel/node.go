@@ -25,6 +25,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/resolve"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
@@ -63,6 +64,7 @@ type Node struct {
 	strange atomic.Int64  // addresses asked for because peers named them
 	idle    chan struct{} // gets a token when active falls to 0
 	review  *reviewer
+	names   *resolve.Resolver
 	stop    []func()
 
 	mu       sync.Mutex // guards what follows
@@ -91,6 +93,7 @@ func NewNode(o Options) *Node {
 	n := &Node{
 		Options: o, log: o.Logger,
 		waiting: make(chan struct{}, maxWaiting),
+		names:   resolve.New(),
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
 		byName:  map[podName]*pod{},

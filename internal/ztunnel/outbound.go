@@ -2,7 +2,6 @@ package ztunnel
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/netip"
 	"time"
@@ -132,24 +131,35 @@ func (o *outgoing) dispatch() {
 
 // resolve finds an address for a workload that only has a name.
 func (o *outgoing) resolve() {
-	host, want4 := o.route.Hostname, o.dst.Addr().Is4()
-	err := o.pod.node.off(func() {
+	n, host := o.pod.node, o.route.Hostname
+	n.Recorder.Resolved(o.source, host)
+	if addrs, err, ok := n.names.Cached(host); ok {
+		o.resolved(addrs, err)
+		return
+	}
+	err := n.off(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
 		defer cancel()
-		o.pod.node.Recorder.Resolved(o.source, host)
-		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		o.loop.Post(func() {
-			a, ok := pickAddr(addrs, want4)
-			if err != nil || !ok {
-				o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: %v", host, err))
-				return
-			}
-			o.route = o.route.Resolved(a)
-			o.connect()
-		})
+		addrs, err := n.names.Lookup(ctx, host)
+		o.loop.Post(func() { o.resolved(addrs, err) })
 	})
 	if err != nil {
 		o.refuse(err)
+	}
+}
+
+func (o *outgoing) resolved(addrs []netip.Addr, err error) {
+	host, want4 := o.route.Hostname, o.dst.Addr().Is4()
+	a, ok := pickAddr(addrs, want4)
+	switch {
+	case err != nil:
+		o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: %w", host, err))
+	case !ok:
+		family := map[bool]string{true: "IPv4", false: "IPv6"}[want4]
+		o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: it has no %s address, and the program dialled one", host, family))
+	default:
+		o.route = o.route.Resolved(a)
+		o.connect()
 	}
 }
 
