@@ -227,6 +227,9 @@ func (a *Agent) SetNamespace(name string, labels map[string]string) {
 // Synced tells that everything that exists has been told once.
 func (a *Agent) Synced() { a.syncedOnce.Do(func() { close(a.synced) }) }
 
+// Listed is closed when everything that exists has been told once.
+func (a *Agent) Listed() <-chan struct{} { return a.synced }
+
 // Recovered is closed when the agent has found what it did before its start.
 func (a *Agent) Recovered() <-chan struct{} { return a.recovered }
 
