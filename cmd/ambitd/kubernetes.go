@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/kube/tokenreview"
 	"github.com/ambit-mesh/ambit/internal/kube/trust"
 	"github.com/ambit-mesh/ambit/internal/kube/untaint"
+	"github.com/ambit-mesh/ambit/internal/kube/webhook"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -133,6 +135,9 @@ func (c *cluster) tasks() []func(context.Context) error {
 	if c.mesh != nil {
 		tasks = append(tasks, c.followMesh)
 	}
+	if ln := c.listeners["webhook"]; ln != nil {
+		tasks = append(tasks, func(ctx context.Context) error { return c.serveWebhook(ctx, ln) })
+	}
 	if c.cfg.kube.taint != "" {
 		tasks = append(tasks, c.elected(leaseUntaint, func(ctx context.Context) error {
 			return untaint.Run(ctx, untaint.Options{Client: c.client, Taint: c.cfg.kube.taint, Namespace: c.cfg.kube.namespace, Logger: c.logs.Logger("untaint")})
@@ -171,6 +176,18 @@ func (c *cluster) writeStatus(ctx context.Context) error {
 	case <-c.synced:
 	}
 	return statuswriter.Run(ctx, statuswriter.Options{Dynamic: c.client.Dynamic, Verdicts: c.registry.Verdicts, Logger: c.logs.Logger("status")})
+}
+
+func (c *cluster) serveWebhook(ctx context.Context, ln net.Listener) error {
+	service := "istiod"
+	if r := c.cfg.kube.revision; r != "" && r != "default" {
+		service += "-" + r
+	}
+	return webhook.Run(ctx, webhook.Options{
+		Client: c.client, Namespace: c.cfg.kube.namespace, ServiceName: service, Revision: c.cfg.kube.revision,
+		RootNamespace: c.cfg.rootNamespace, Listen: ln, Certificate: c.authority.ServingConfig, CABundle: c.authority.Bundle,
+		Logger: c.logs.Logger("webhook"), Registerer: c.metrics,
+	})
 }
 
 // followMesh takes over what may change in the mesh configuration at run time.
