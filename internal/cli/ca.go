@@ -1,20 +1,13 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ambit-mesh/ambit/internal/lab"
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // caStatus is /debug/ca.
@@ -168,31 +161,4 @@ func when(t, now time.Time) string {
 		return fmt.Sprintf("%s (in %s)", s, strings.TrimSuffix(d.Round(time.Minute).String(), "0s"))
 	}
 	return fmt.Sprintf("%s (in %d days)", s, int(d.Hours()/24))
-}
-
-// post sends an order to ambitd's admin port and returns its answer.
-func (c *adminClient) post(ctx context.Context, path string) ([]byte, error) {
-	client, address := &http.Client{Timeout: 30 * time.Second}, c.address
-	if address == "" {
-		l, err := c.attach()
-		if err != nil {
-			return nil, fmt.Errorf("%w (or say with --address where ambitd's admin port is)", err)
-		}
-		client, address = l.HTTP(lab.LAN), net.JoinHostPort("127.0.0.1", strconv.Itoa(wellknown.PortControlDebug))
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("asking ambitd: %w", err)
-	}
-	defer resp.Body.Close() //nolint:errcheck // read to the end
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxRead))
-	if err == nil && resp.StatusCode != http.StatusOK {
-		// What ambitd says is for people.
-		err = fmt.Errorf("ambitd: %s", strings.TrimSpace(string(b)))
-	}
-	return b, err
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -25,6 +26,8 @@ type app struct {
 	out, err io.Writer
 
 	labName, stateDir string
+
+	plugin bool // called as kubectl-ambit
 }
 
 // codeError ends the program with a code, saying nothing: what failed has
@@ -33,14 +36,25 @@ type codeError int
 
 func (c codeError) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
+// Main runs one command line, args[0] being the name of the program, and
+// returns the exit code. As kubectl-ambit it is a plugin of kubectl.
+func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	a := &app{in: in, out: out, err: errOut}
+	a.plugin = strings.TrimSuffix(filepath.Base(args[0]), ".exe") == "kubectl-ambit"
+	return a.run(ctx, args[1:])
+}
+
 // Run runs one command line and returns the exit code.
 func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut}
+	return (&app{in: in, out: out, err: errOut}).run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	cmd := a.root()
 	cmd.SetArgs(args)
-	cmd.SetIn(in)
-	cmd.SetOut(out)
-	cmd.SetErr(errOut)
+	cmd.SetIn(a.in)
+	cmd.SetOut(a.out)
+	cmd.SetErr(a.err)
 	err := cmd.ExecuteContext(ctx)
 	var code codeError
 	switch {
@@ -49,7 +63,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	case errors.As(err, &code):
 		return int(code)
 	}
-	_, _ = fmt.Fprintln(errOut, "error:", err)
+	_, _ = fmt.Fprintln(a.err, "error:", err)
 	return 1
 }
 
@@ -63,32 +77,25 @@ speaks mutual TLS under its own identity. No restart, no change to the programs.
 Begin on this machine, without a cluster:
 
   ambit lab up -f examples/shop --nodes 2 --detach
-  ambit lab status`,
+  ambit lab status
+
+Or in a cluster:
+
+  ambit install
+  kubectl label namespace shop istio.io/dataplane-mode=ambient
+  ambit describe pod web -n shop`,
 		Version:       version.Get().String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	cmd.SetVersionTemplate("{{.Version}}\n")
-	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.caCommand(), a.tokenCommand(), a.ztunnelConfigCommand(), a.proxyStatusCommand(), a.versionCommand())
-	teach(cmd)
-	return cmd
-}
-
-func (a *app) versionCommand() *cobra.Command {
-	var output string
-	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version of this program",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			v := version.Get()
-			if output != "" && output != formatTable {
-				return a.encode(output, v)
-			}
-			return a.printf("%s\n", v)
-		},
+	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.caCommand(), a.tokenCommand(), a.createCommand(), a.ztunnelConfigCommand(),
+		a.proxyStatusCommand(), a.describeCommand(), a.experimentalCommand(), a.bugReportCommand(), a.versionCommand())
+	cmd.AddCommand(a.installCommands()...)
+	if a.plugin {
+		cmd.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl ambit"}
 	}
-	outputFlag(cmd, &output, "")
+	teach(cmd)
 	return cmd
 }
 

@@ -13,6 +13,9 @@ import (
 func TestMain(m *testing.M) {
 	lab.Main()
 	testscript.Main(m, map[string]func(){
+		"kubectl-ambit": func() {
+			os.Exit(Main(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))
+		},
 		"ambit": func() {
 			os.Exit(Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},

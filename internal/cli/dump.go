@@ -27,6 +27,12 @@ type workloadDump struct {
 	Namespace   string        `json:"namespace"`
 	Hostname    string        `json:"hostname"`
 	Node        string        `json:"node"`
+
+	TrustDomain    string   `json:"trustDomain"` // elided when it is cluster.local
+	ServiceAccount string   `json:"serviceAccount"`
+	Status         string   `json:"status"`
+	Policies       []string `json:"authorizationPolicies"` // namespace/name
+	Services       []string `json:"services"`              // namespace/hostname
 }
 
 type waypointDump struct {
@@ -51,6 +57,54 @@ type policyDump struct {
 	Namespace string `json:"namespace"`
 	Scope     string `json:"scope"`
 	Action    string `json:"action"`
+	DryRun    bool   `json:"dryRun"`
+	// Rules: one of them must match; of each, every clause; of a clause, one
+	// of its matches.
+	Rules [][][]matchDump `json:"rules"`
+}
+
+type matchDump struct {
+	Namespaces          []textDump    `json:"namespaces"`
+	NotNamespaces       []textDump    `json:"notNamespaces"`
+	ServiceAccounts     []accountDump `json:"serviceAccounts"`
+	NotServiceAccounts  []accountDump `json:"notServiceAccounts"`
+	Principals          []textDump    `json:"principals"`
+	NotPrincipals       []textDump    `json:"notPrincipals"`
+	SourceIPs           []string      `json:"sourceIps"`
+	NotSourceIPs        []string      `json:"notSourceIps"`
+	DestinationIPs      []string      `json:"destinationIps"`
+	NotDestinationIPs   []string      `json:"notDestinationIps"`
+	DestinationPorts    []uint16      `json:"destinationPorts"`
+	NotDestinationPorts []uint16      `json:"notDestinationPorts"`
+}
+
+type textDump struct {
+	Exact, Prefix, Suffix string
+	Presence              *struct{} // any value at all
+}
+
+// UnmarshalJSON reads {"Exact": "x"} and the like; Presence has any value.
+func (t *textDump) UnmarshalJSON(b []byte) error {
+	m := map[string]json.RawMessage{}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return err
+	}
+	for name, into := range map[string]*string{"Exact": &t.Exact, "Prefix": &t.Prefix, "Suffix": &t.Suffix} {
+		if raw, ok := m[name]; ok {
+			if err := json.Unmarshal(raw, into); err != nil {
+				return err
+			}
+		}
+	}
+	if _, ok := m["Presence"]; ok {
+		t.Presence = &struct{}{}
+	}
+	return nil
+}
+
+type accountDump struct {
+	Namespace      string `json:"namespace"`
+	ServiceAccount string `json:"serviceAccount"`
 }
 
 type certificateDump struct {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,17 +12,19 @@ import (
 
 // object is one of /debug/status.
 type object struct {
-	Kind       string `json:"kind"`
-	Namespace  string `json:"namespace"`
-	Name       string `json:"name"`
-	File       string `json:"file"`
-	Line       int    `json:"line"`
-	Conditions []struct {
-		Type    string `json:"type"`
-		Status  string `json:"status"`
-		Reason  string `json:"reason"`
-		Message string `json:"message"`
-	} `json:"conditions"`
+	Kind       string      `json:"kind"`
+	Namespace  string      `json:"namespace"`
+	Name       string      `json:"name"`
+	File       string      `json:"file,omitempty"`
+	Line       int         `json:"line,omitempty"`
+	Conditions []condition `json:"conditions"`
+}
+
+type condition struct {
+	Type    string `json:"type"`
+	Status  string `json:"status"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
 }
 
 // problem is one of /debug/problems.
@@ -35,39 +38,58 @@ type problem struct {
 
 func (a *app) statusCommand() *cobra.Command {
 	c := &adminClient{app: a}
-	var output, namespace string
+	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what became of every object: accepted, where it is enforced, or why not",
+		Long: `Shows what became of the objects that the mesh reads: accepted, where they are
+enforced, or why not and what to do. In a cluster that is what ambitd wrote into
+their status.conditions, of all namespaces unless -n names one.`,
 		Example: `  ambit status
   ambit status -n shop -o yaml
   ambit status --address localhost:8080`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rawStatus, err := c.get(cmd.Context(), "/debug/status")
+			objects, problems, err := c.status(cmd.Context())
 			if err != nil {
 				return err
 			}
-			rawProblems, err := c.get(cmd.Context(), "/debug/problems")
-			if err != nil {
-				return err
-			}
-			return a.printObjects(rawStatus, rawProblems, namespace, output)
+			return a.printObjects(objects, problems, c.namespace, output)
 		},
 	}
 	c.flags(cmd)
+	cmd.Flag("namespace").Usage = "only objects of a namespace"
 	outputFlag(cmd, &output, formatTable)
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only objects of a namespace")
-	a.completeFlag(cmd, "namespace", namespaces)
 	return cmd
 }
 
-func (a *app) printObjects(rawStatus, rawProblems []byte, namespace, output string) error {
+// status asks the cluster's API, or ambitd.
+func (c *adminClient) status(ctx context.Context) ([]object, []problem, error) {
+	if c.cluster() {
+		cl, err := c.client()
+		if err != nil {
+			return nil, nil, err
+		}
+		objects, err := liveStatus(ctx, cl, c.namespace)
+		return objects, []problem{}, err
+	}
+	rawStatus, err := c.get(ctx, "/debug/status")
+	if err != nil {
+		return nil, nil, err
+	}
+	rawProblems, err := c.get(ctx, "/debug/problems")
+	if err != nil {
+		return nil, nil, err
+	}
 	var objects []object
 	var problems []problem
 	if err := errors.Join(json.Unmarshal(rawStatus, &objects), json.Unmarshal(rawProblems, &problems)); err != nil {
-		return fmt.Errorf("ambitd's answer: %w", err)
+		return nil, nil, fmt.Errorf("ambitd's answer: %w", err)
 	}
+	return objects, problems, nil
+}
+
+func (a *app) printObjects(objects []object, problems []problem, namespace, output string) error {
 	kept := objects[:0]
 	for _, o := range objects {
 		if namespace == "" || o.Namespace == namespace {

@@ -1,12 +1,12 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -14,14 +14,17 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // ztunnelConfig is `ambit ztunnel-config`: where the dump comes from, which
 // part of it counts, and how it is printed.
 type ztunnelConfig struct {
 	*app
+	kube
 	node, file, output string
+	port               int
+	withHeaders        bool
 
 	namespace, ofNode, address, direction string
 	raw                                   bool
@@ -51,27 +54,37 @@ func (a *app) ztunnelConfigCommand() *cobra.Command {
 		Short:   "Show what a node's proxy knows and does",
 		Long: `Shows what the proxy of a node (ztunnel) knows and does: the workloads and
 services it can reach, the policies it enforces, the certificates it holds, the
-connections it carries. Reads a node of a lab, or a file with a config_dump.`,
+connections it carries.
+
+In a cluster it asks the ztunnel that is named, as POD or POD.NAMESPACE, or that
+of --node, or else the first. In a lab it asks that of --node. With -f it reads a
+config_dump from a file.`,
 		Example: `  ambit ztunnel-config workload
-  ambit ztunnel-config connections --node node2
+  ambit ztunnel-config workload ztunnel-x7k2p --workload-namespace shop
+  ambit ztunnel-config connections --node node2 -o json
+  ambit ztunnel-config log --node node2 --level info,access=debug
   curl -s localhost:15000/config_dump | ambit ztunnel-config certificate -f -`,
 	}
 	a.labFlags(cmd, "lab")
 	f := cmd.PersistentFlags()
-	f.StringVar(&z.node, "node", "", "node whose proxy to ask (default: the lab's first)")
+	z.addFlags(f)
+	z.completeFlags(cmd)
+	f.StringVar(&z.node, "node", "", "node whose proxy to ask (default: the first)")
 	f.StringVarP(&z.file, "file", "f", "", "read a config_dump from a file instead (- is standard input)")
 	f.StringVarP(&z.output, "output", "o", formatShort, "output format: short (a table), json or yaml")
+	f.IntVar(&z.port, "proxy-admin-port", wellknown.PortAdmin, "port of ztunnel's admin endpoint, in a cluster")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatShort, formatJSON, formatYAML}, cobra.ShellCompDirectiveNoFileComp))
-	z.completeFlag(cmd, "node", nodeNames)
-	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.all())
+	_ = cmd.RegisterFlagCompletionFunc("node", z.completeNodes)
+	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.all(), z.log())
 	return cmd
 }
 
 func (z *ztunnelConfig) sub(use, short string, show func(*dump) error, aliases ...string) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Aliases: aliases, Short: short, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := z.read(cmd.Context())
+		Use: use + " [ZTUNNEL]", Aliases: aliases, Short: short, Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: z.completeKube(z.ztunnels),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := z.read(cmd, strings.Join(args, ""))
 			if err != nil {
 				return err
 			}
@@ -80,8 +93,8 @@ func (z *ztunnelConfig) sub(use, short string, show func(*dump) error, aliases .
 	}
 }
 
-// read gets the dump.
-func (z *ztunnelConfig) read(ctx context.Context) (*dump, error) {
+// read gets the dump of the proxy that is named, if one is.
+func (z *ztunnelConfig) read(cmd *cobra.Command, name string) (*dump, error) {
 	switch z.output {
 	case formatShort, formatTable, formatJSON, formatYAML:
 	default:
@@ -91,7 +104,7 @@ func (z *ztunnelConfig) read(ctx context.Context) (*dump, error) {
 	var err error
 	switch z.file {
 	case "":
-		b, err = z.fetch(ctx)
+		b, err = z.ask(cmd, name, http.MethodGet, "/config_dump")
 	case "-":
 		b, err = readAll(z.in)
 	default:
@@ -101,25 +114,6 @@ func (z *ztunnelConfig) read(ctx context.Context) (*dump, error) {
 		return nil, err
 	}
 	return parseDump(b)
-}
-
-func (z *ztunnelConfig) fetch(ctx context.Context) ([]byte, error) {
-	l, err := z.attach()
-	if err != nil {
-		return nil, err
-	}
-	st, err := l.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	node := z.node
-	if node == "" {
-		node = st.Nodes[0].Name
-	}
-	if nodes := nodeNames(st); !slices.Contains(nodes, node) {
-		return nil, fmt.Errorf("no node %q in this lab: there are %s", node, strings.Join(nodes, ", "))
-	}
-	return l.Admin(ctx, "ztunnel/"+node, "/config_dump")
 }
 
 func (z *ztunnelConfig) table() bool { return z.output == formatShort || z.output == formatTable }
@@ -309,43 +303,29 @@ func (z *ztunnelConfig) printConnections(d *dump) error {
 }
 
 func (z *ztunnelConfig) all() *cobra.Command {
-	return z.sub("all", "All of it", func(d *dump) error {
+	sections := []struct {
+		title string
+		print func(*dump) error
+	}{
+		{"Workloads", z.printWorkloads}, {"Services", z.printServices}, {"Policies", z.printPolicies},
+		{"Certificates", z.printCertificates}, {"Connections", z.printConnections},
+	}
+	cmd := z.sub("all", "All of it", func(d *dump) error {
 		if !z.table() {
 			return z.encode(z.output, d)
 		}
-		return errors.Join(
-			z.printWorkloads(d), z.printf("\n"), z.printServices(d), z.printf("\n"), z.printPolicies(d),
-			z.printf("\n"), z.printCertificates(d), z.printf("\n"), z.printConnections(d),
-		)
-	})
-}
-
-// adminClient reads ambitd's admin port: of a lab, or at an address.
-type adminClient struct {
-	*app
-	address string
-}
-
-func (c *adminClient) flags(cmd *cobra.Command) {
-	c.labFlags(cmd, "lab")
-	cmd.Flags().StringVar(&c.address, "address", "", "admin address of ambitd, as HOST:PORT, instead of a lab")
-}
-
-func (c *adminClient) get(ctx context.Context, path string) ([]byte, error) {
-	if c.address != "" {
-		b, err := httpGet(ctx, "http://"+c.address+path)
-		if err != nil {
-			return nil, fmt.Errorf("%w (--address is that of ambitd's --admin, %s unless it was given another)", err, "127.0.0.1:8080")
+		var err error
+		for i, s := range sections {
+			if i > 0 {
+				err = errors.Join(err, z.printf("\n"))
+			}
+			if z.withHeaders {
+				err = errors.Join(err, z.printf("%s:\n", s.title))
+			}
+			err = errors.Join(err, s.print(d))
 		}
-		return b, nil
-	}
-	l, err := c.attach()
-	if err != nil {
-		return nil, fmt.Errorf("%w (or say with --address where ambitd's admin port is)", err)
-	}
-	b, err := l.Admin(ctx, lab.Ambitd, path)
-	if err != nil {
-		return nil, fmt.Errorf("asking ambitd: %w", err)
-	}
-	return b, nil
+		return err
+	})
+	cmd.Flags().BoolVar(&z.withHeaders, "with-headers", false, "a title above every table")
+	return cmd
 }

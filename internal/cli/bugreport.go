@@ -1,0 +1,311 @@
+package cli
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/ops/version"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// bugReport is `ambit bug-report`.
+type bugReport struct {
+	*app
+	kube
+	output       string
+	since        time.Duration
+	maxMebibytes int64
+	dryRun       bool
+}
+
+// Bounds of one entry of the archive.
+const (
+	maxLog   = 8 << 20  // bytes
+	maxEntry = 32 << 20 // bytes
+	tailLog  = 50_000   // lines
+)
+
+func (a *app) bugReportCommand() *cobra.Command {
+	b := &bugReport{app: a}
+	cmd := &cobra.Command{
+		Use:   "bug-report",
+		Short: "Collect into an archive what somebody needs to find a fault",
+		Long: `Collects into one archive (tar.gz) what somebody needs who looks for a fault: versions,
+the logs of ambitd, ambit-cni and ztunnel, what each says of itself, the mesh's
+objects with their status, nodes, namespaces and events.
+
+Secrets are never read. Tokens, private keys and the values of variables that look
+like secrets are taken out of everything else; ConfigMaps are not included. Names,
+addresses, policies and public certificates of the cluster are in it: look through
+it before you give it away. --dry-run shows what it would hold.`,
+		Example: `  ambit bug-report
+  ambit bug-report --dry-run
+  ambit bug-report --since 30m --output /tmp/mesh.tar.gz`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return b.run(cmd.Context()) },
+	}
+	f := cmd.Flags()
+	b.addFlags(f)
+	b.completeFlags(cmd)
+	f.Lookup("namespace").Usage = "only objects and events of a namespace, beside the mesh's own (default: all)"
+	f.StringVar(&b.output, "output", "", "file to write (default: ambit-bug-report-TIME.tar.gz)")
+	f.DurationVar(&b.since, "since", 24*time.Hour, "how far back logs go")
+	f.Int64Var(&b.maxMebibytes, "max-size", 200, "bound for the whole archive before compression, in MiB; what is beyond is left out and named")
+	f.BoolVar(&b.dryRun, "dry-run", false, "only list what would be collected")
+	return cmd
+}
+
+// entry is one file of the archive.
+type entry struct {
+	path string
+	get  func(context.Context) ([]byte, error)
+}
+
+func (b *bugReport) run(ctx context.Context) error {
+	c, err := b.client()
+	if err != nil {
+		return err
+	}
+	entries, err := b.entries(ctx, c)
+	if err != nil {
+		return err
+	}
+	if b.dryRun {
+		for _, e := range entries {
+			if err := b.printf("%s\n", e.path); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if b.output == "" {
+		b.output = "ambit-bug-report-" + time.Now().UTC().Format("20060102-150405") + ".tar.gz"
+	}
+	f, err := os.OpenFile(b.output, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("%w (another file is named with --output)", err)
+	}
+	missing, err := archive(ctx, f, entries, b.maxMebibytes<<20, func(i int, e entry) {
+		_, _ = fmt.Fprintf(b.err, "[%d/%d] %s\n", i+1, len(entries), e.path)
+	})
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(b.output))
+	}
+	st, err := os.Stat(b.output)
+	if err != nil {
+		return err
+	}
+	err = b.printf("%s: %d files, %s. Look through it before you give it away: `tar tzf %s` lists it.\n", b.output, len(entries)-missing, mebibytes(st.Size()), b.output)
+	if missing > 0 {
+		err = errors.Join(err, b.printf("%d could not be collected; errors.txt in it says why.\n", missing))
+	}
+	return err
+}
+
+// archive writes entries, without secrets and up to a bound, and last what is
+// missing and why. It returns how many are.
+func archive(ctx context.Context, to io.Writer, entries []entry, bound int64, progress func(int, entry)) (missing int, err error) {
+	z := gzip.NewWriter(to)
+	t := tar.NewWriter(z)
+	var problems bytes.Buffer
+	var total int64
+	add := func(name string, text []byte) error {
+		h := &tar.Header{Name: path.Join("ambit-bug-report", name), Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()}
+		if err := t.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err := t.Write(text)
+		return err
+	}
+	for i, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return missing, err
+		}
+		progress(i, e)
+		text, err := e.get(ctx)
+		text = redact(text)
+		switch {
+		case err != nil:
+		case len(text) > maxEntry:
+			err = fmt.Errorf("left out: %d bytes are more than %d", len(text), maxEntry)
+		case total+int64(len(text)) > bound:
+			err = fmt.Errorf("left out: the archive would be larger than %d MiB (--max-size)", bound>>20)
+		}
+		if err != nil {
+			missing++
+			_, _ = fmt.Fprintf(&problems, "%s: %v\n", e.path, err)
+			continue
+		}
+		total += int64(len(text))
+		if err := add(e.path, text); err != nil {
+			return missing, err
+		}
+	}
+	if problems.Len() > 0 {
+		err = add("errors.txt", redact(problems.Bytes()))
+	}
+	return missing, errors.Join(err, t.Close(), z.Close())
+}
+
+// entries lists what there is to collect, without collecting it.
+func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, error) {
+	out := []entry{
+		{"version.yaml", func(ctx context.Context) ([]byte, error) {
+			v := versions{Client: version.Get()}
+			err := b.remoteVersions(ctx, &b.kube, &v)
+			y, _ := yaml.Marshal(v)
+			return y, err
+		}},
+		{"kubernetes-version.txt", func(context.Context) ([]byte, error) {
+			v, err := c.Kube.Discovery().ServerVersion()
+			if err != nil {
+				return nil, err
+			}
+			return []byte(v.String() + "\n"), nil
+		}},
+	}
+	for _, p := range []part{partAmbitd, partAgent, partZtunnel} {
+		pods, err := b.podsOf(ctx, c, p)
+		if err != nil {
+			return nil, err
+		}
+		for i := range pods {
+			out = append(out, b.ofPod(c, p, &pods[i])...)
+		}
+	}
+	return append(out, b.objects(c)...), nil
+}
+
+// endpointsOf are the debug endpoints of a part of the mesh, by port.
+func endpointsOf(p part) map[string]int {
+	switch p.name {
+	case partAmbitd.name:
+		return map[string]int{"/debug/syncz": p.admin, "/debug/status": p.admin, "/debug/problems": p.admin, "/debug/config_dump": p.admin, "/debug/ca": p.admin, "/metrics": p.monitor()}
+	case partAgent.name:
+		return map[string]int{"/debug/pods": p.admin, "/metrics": p.monitor()}
+	}
+	return map[string]int{"/config_dump": p.admin, "/metrics": p.monitor()}
+}
+
+func (b *bugReport) ofPod(c *client.Client, p part, pod *corev1.Pod) []entry {
+	dir := path.Join(p.name, pod.Name)
+	out := []entry{}
+	for _, container := range pod.Spec.Containers {
+		out = append(out, entry{path.Join(dir, container.Name+".log"), b.log(c, pod, container.Name, false)})
+		for _, s := range pod.Status.ContainerStatuses {
+			if s.Name == container.Name && s.RestartCount > 0 {
+				out = append(out, entry{path.Join(dir, container.Name+".previous.log"), b.log(c, pod, container.Name, true)})
+			}
+		}
+	}
+	if pod.Status.Phase != corev1.PodRunning {
+		return out
+	}
+	endpoints := endpointsOf(p)
+	for _, url := range slices.Sorted(maps.Keys(endpoints)) {
+		name := strings.ReplaceAll(strings.Trim(url, "/"), "/", "_")
+		out = append(out, entry{path.Join(dir, name), func(ctx context.Context) ([]byte, error) {
+			return askPod(ctx, c, pod, endpoints[url], http.MethodGet, url)
+		}})
+	}
+	return out
+}
+
+func (b *bugReport) log(c *client.Client, pod *corev1.Pod, container string, previous bool) func(context.Context) ([]byte, error) {
+	seconds, lines, bytes := int64(b.since.Seconds()), int64(tailLog), int64(maxLog)
+	opts := &corev1.PodLogOptions{Container: container, Previous: previous, SinceSeconds: &seconds, TailLines: &lines, LimitBytes: &bytes, Timestamps: true}
+	return func(ctx context.Context) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		r, err := c.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, opts).Stream(ctx)
+		if err != nil {
+			return nil, explain(err)
+		}
+		defer r.Close() //nolint:errcheck // read to the end
+		return io.ReadAll(io.LimitReader(r, maxLog))
+	}
+}
+
+// collected are the kinds whose objects go into the archive. Secrets are not
+// among them, and must never be.
+var collected = []struct {
+	gvr        schema.GroupVersionResource
+	systemOnly bool // only of the mesh's own namespace
+}{
+	{schema.GroupVersionResource{Version: "v1", Resource: "nodes"}, false},
+	{schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}, false},
+	{schema.GroupVersionResource{Version: "v1", Resource: "events"}, false},
+	{schema.GroupVersionResource{Version: "v1", Resource: "services"}, false},
+	{schema.GroupVersionResource{Version: "v1", Resource: "pods"}, true},
+	{schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}, true},
+	{schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "daemonsets"}, true},
+	{schema.GroupVersionResource{Group: "coordination.k8s.io", Version: "v1", Resource: "leases"}, true},
+	{schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}, false},
+	{schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"}, false},
+}
+
+var clusterScoped = map[string]bool{"nodes": true, "namespaces": true, "validatingwebhookconfigurations": true}
+
+func (b *bugReport) objects(c *client.Client) []entry {
+	var out []entry
+	for _, k := range collected {
+		ns := b.namespace
+		switch {
+		case clusterScoped[k.gvr.Resource]:
+			ns = ""
+		case k.systemOnly:
+			ns = b.istioNamespace
+		}
+		out = append(out, entry{path.Join("objects", k.gvr.Resource+".yaml"), func(ctx context.Context) ([]byte, error) {
+			return listYAML(func(f func(*unstructured.Unstructured)) error { return eachOf(ctx, c, k.gvr, ns, f) })
+		}})
+	}
+	for _, d := range described {
+		if d.kind == source.KindService {
+			continue
+		}
+		out = append(out, entry{path.Join("objects", plural(d.kind)+".yaml"), func(ctx context.Context) ([]byte, error) {
+			return listYAML(func(f func(*unstructured.Unstructured)) error { return eachObject(ctx, c, d.kind, b.namespace, f) })
+		}})
+	}
+	return out
+}
+
+// listYAML writes objects one after the other, up to the bound of an entry.
+func listYAML(each func(func(*unstructured.Unstructured)) error) ([]byte, error) {
+	var out bytes.Buffer
+	left := 0
+	err := each(func(u *unstructured.Unstructured) {
+		redactObject(u)
+		y, err := yaml.Marshal(u.Object)
+		if err != nil || out.Len()+len(y) > maxEntry-(1<<10) {
+			left++
+			return
+		}
+		out.WriteString("---\n")
+		out.Write(y)
+	})
+	if left > 0 {
+		_, _ = fmt.Fprintf(&out, "# %d more objects are left out\n", left)
+	}
+	return out.Bytes(), err
+}

@@ -1,0 +1,515 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/node"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// podFacts is what is known of a pod, from everybody who knows something.
+type podFacts struct {
+	Pod             *corev1.Pod
+	Namespace       *corev1.Namespace
+	Node            *corev1.Node // nil if it cannot be read
+	RootNamespace   string
+	Policies        []securityv1.AuthorizationPolicy // of the namespace and the root namespace
+	Services        []corev1.Service                 // of the namespace
+	NetworkPolicies []networkv1.NetworkPolicy        // of the namespace
+	Gateways        []source.Gateway                 // of all namespaces
+	Agent           agentFacts
+	Proxy           proxyFacts
+}
+
+// agentStatus is one of the agent's /debug/pods.
+type agentStatus struct {
+	Pod      string `json:"pod"`
+	UID      string `json:"uid"`
+	Enrolled bool   `json:"enrolled"`
+	Served   bool   `json:"served"`
+	State    string `json:"state"`
+}
+
+// agentFacts is what the agent of the pod's node says.
+type agentFacts struct {
+	Pod    string       // of the agent
+	Err    error        // why it was not asked or did not answer
+	Status *agentStatus // nil if it does not know the pod
+}
+
+// proxyFacts is what a ztunnel says.
+type proxyFacts struct {
+	Pod  string
+	Err  error
+	Dump *dump // nil with Err
+}
+
+// podReport is what the mesh does with a pod.
+type podReport struct {
+	Name           string   `json:"name"`
+	Namespace      string   `json:"namespace"`
+	Node           string   `json:"node,omitempty"`
+	Addresses      []string `json:"addresses"`
+	ServiceAccount string   `json:"serviceAccount"`
+
+	// Enrolled is yes, no, pending, or unproven when those who should know
+	// could not be asked or contradict each other.
+	Enrolled string `json:"enrolled"`
+	// Evidence is who says what about that.
+	Evidence []evidence `json:"evidence"`
+
+	Identity    string             `json:"identity,omitempty"`
+	Certificate string             `json:"certificate,omitempty"`
+	Waypoint    string             `json:"waypoint,omitempty"`
+	Services    []podServiceReport `json:"services"`
+	Policies    []policyRow        `json:"policies"`
+	// Inbound is absent when no proxy could be asked.
+	Inbound *admission `json:"inbound,omitempty"`
+	ToDo    []advice   `json:"toDo"`
+}
+
+type evidence struct {
+	Who  string `json:"who"`
+	Says string `json:"says"`
+}
+
+type podServiceReport struct {
+	Name  string   `json:"name"`
+	VIPs  []string `json:"vips"`
+	Ports []string `json:"ports"`
+}
+
+// Values of podReport.Enrolled.
+const (
+	enrolledYes      = "yes"
+	enrolledNo       = "no"
+	enrolledPending  = "pending"
+	enrolledUnproven = "unproven"
+)
+
+// redirectionCondition is the node condition that tells whether the node could
+// prove that it captures traffic.
+const redirectionCondition = "AmbitRedirectionReady"
+
+// describePod says what facts come to.
+func describePod(f podFacts) *podReport {
+	p := f.Pod
+	r := &podReport{
+		Name: p.Name, Namespace: p.Namespace, Node: p.Spec.NodeName, Addresses: []string{},
+		ServiceAccount: cmp.Or(p.Spec.ServiceAccountName, "default"),
+		Services:       podServices(f), Policies: []policyRow{}, ToDo: []advice{},
+	}
+	for _, ip := range p.Status.PodIPs {
+		r.Addresses = append(r.Addresses, ip.IP)
+	}
+	w := f.Proxy.workload(p)
+	r.enrolment(f, w)
+	if r.Enrolled != enrolledNo {
+		r.identity(f, w)
+		r.networkPolicies(f)
+	}
+	r.waypoint(f)
+	r.policies(f, w)
+	return r
+}
+
+// workload is the pod in the proxy's directory, nil if it is not there.
+func (f proxyFacts) workload(p *corev1.Pod) *workloadDump {
+	if f.Dump == nil {
+		return nil
+	}
+	for i := range f.Dump.Workloads {
+		if w := &f.Dump.Workloads[i].V; w.Name == p.Name && w.Namespace == p.Namespace && strings.Contains(w.UID, "/Pod/") {
+			return w
+		}
+	}
+	return nil
+}
+
+// state is what the proxy says about serving the pod, nil if it does not.
+func (f proxyFacts) state(p *corev1.Pod) *podState {
+	if f.Dump == nil {
+		return nil
+	}
+	if s, ok := f.Dump.WorkloadState[string(p.UID)]; ok {
+		return &s.V
+	}
+	return nil
+}
+
+// enrolment brings together what labels ask for, what was announced, and what
+// agent and proxy say; when they differ, it says what to do.
+func (r *podReport) enrolment(f podFacts, w *workloadDump) {
+	p := f.Pod
+	wanted, why := wants(f)
+	announced := p.Annotations[wellknown.AnnotationRedirection]
+	state := f.Proxy.state(p)
+	r.says("labels", "%s", why)
+	r.says("annotation", "%s: %s", wellknown.AnnotationRedirection, cmp.Or(announced, "not set"))
+	r.says("agent", "%s", f.Agent.text())
+	r.says("ztunnel", "%s", f.Proxy.text(state, w))
+
+	enrolled := announced == wellknown.RedirectionEnabled
+	proven := f.Agent.Status != nil && f.Agent.Status.Enrolled && f.Agent.Status.Served && state != nil && state.State == "Up"
+	switch {
+	case enrolled && proven:
+		r.Enrolled = enrolledYes
+	case enrolled:
+		r.Enrolled = enrolledUnproven
+	case wanted:
+		r.Enrolled = enrolledPending
+	default:
+		r.Enrolled = enrolledNo
+	}
+	r.ToDo = append(r.ToDo, enrolmentAdvice(f, r.Enrolled, why, state, w)...)
+}
+
+func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workloadDump) []advice {
+	p := f.Pod
+	logs := fmt.Sprintf("kubectl logs -n %s %s", f.RootNamespace, cmp.Or(f.Agent.Pod, "-l "+partAgent.selector))
+	var out []advice
+	add := func(what, next string) { out = append(out, advice{what, next}) }
+	if f.Node != nil && enrolled != enrolledNo {
+		for _, c := range f.Node.Status.Conditions {
+			if c.Type == redirectionCondition && c.Status != corev1.ConditionTrue {
+				add(fmt.Sprintf("node %s cannot capture traffic: %s", p.Spec.NodeName, cmp.Or(c.Message, c.Reason)), "ambit check")
+			}
+		}
+	}
+	switch {
+	case enrolled == enrolledNo:
+		if _, label := p.Labels[wellknown.LabelDataplaneMode]; !p.Spec.HostNetwork && !label && p.Annotations[wellknown.AnnotationSidecarStatus] == "" && !terminal(p) {
+			add("the pod is not in the mesh: "+why, fmt.Sprintf("kubectl label namespace %s %s=%s", p.Namespace, wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient))
+		}
+	case f.Agent.Err != nil:
+		add("the agent of its node does not answer: "+f.Agent.Err.Error(), fmt.Sprintf("kubectl get pods -n %s -l %s -o wide", f.RootNamespace, partAgent.selector))
+	case f.Agent.Status == nil:
+		add("the agent of its node does not know the pod", logs)
+	case !f.Agent.Status.Enrolled && enrolled == enrolledPending:
+		add("enrolment was asked for and has not happened: "+f.Agent.Status.State, logs)
+	case !f.Agent.Status.Enrolled:
+		add("the pod is announced as enrolled, but its agent has no rules in it", logs)
+	case !f.Agent.Status.Served:
+		add("no ztunnel serves the pod: its connections are refused", fmt.Sprintf("kubectl get pods -n %s -l %s -o wide", f.RootNamespace, partZtunnel.selector))
+	}
+	switch {
+	case enrolled == enrolledNo:
+	case f.Proxy.Err != nil:
+		add("ztunnel could not be asked: "+f.Proxy.Err.Error(), fmt.Sprintf("kubectl get pods -n %s -l %s -o wide", f.RootNamespace, partZtunnel.selector))
+	case state == nil || state.State != "Up":
+		add("ztunnel does not listen in the pod yet", fmt.Sprintf("kubectl logs -n %s %s", f.RootNamespace, f.Proxy.Pod))
+	case w == nil:
+		add("the control plane has not told ztunnel about the pod: its connections are refused (UNKNOWN_SOURCE)", "ambit proxy-status")
+	case w.Protocol != "HBONE":
+		add("others do not send tunnels to the pod yet", "ambit proxy-status")
+	}
+	return out
+}
+
+func terminal(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// wants tells what the labels ask for, in words.
+func wants(f podFacts) (bool, string) {
+	p := f.Pod
+	yes, why := node.Policy{Selectors: node.DefaultSelectors()}.Enrols(node.Pod{
+		Name: p.Name, Namespace: p.Namespace, Labels: p.Labels, Annotations: p.Annotations,
+		HostNetwork: p.Spec.HostNetwork, Terminal: terminal(p),
+	}, f.Namespace.Labels)
+	own, ofNamespace := p.Labels[wellknown.LabelDataplaneMode], f.Namespace.Labels[wellknown.LabelDataplaneMode]
+	switch {
+	case yes && own != "":
+		return yes, fmt.Sprintf("pod has %s=%s", wellknown.LabelDataplaneMode, own)
+	case yes:
+		return yes, fmt.Sprintf("namespace %s has %s=%s", p.Namespace, wellknown.LabelDataplaneMode, ofNamespace)
+	case own != "":
+		return yes, fmt.Sprintf("pod has %s=%s", wellknown.LabelDataplaneMode, own)
+	case why == "no selector matches":
+		return yes, fmt.Sprintf("neither the pod nor namespace %s has %s=%s", p.Namespace, wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient)
+	}
+	return yes, why
+}
+
+func (r *podReport) says(who, format string, args ...any) {
+	r.Evidence = append(r.Evidence, evidence{who, fmt.Sprintf(format, args...)})
+}
+
+func (f agentFacts) text() string {
+	switch {
+	case f.Err != nil:
+		return "not asked: " + f.Err.Error()
+	case f.Status == nil:
+		return f.Pod + " does not know the pod"
+	case f.Status.Enrolled && f.Status.Served:
+		return f.Pod + ": " + f.Status.State + ", rules are in the kernel, served by ztunnel"
+	case f.Status.Enrolled:
+		return f.Pod + ": " + f.Status.State + ", rules are in the kernel, NOT served by a ztunnel"
+	}
+	return f.Pod + ": " + f.Status.State
+}
+
+func (f proxyFacts) text(state *podState, w *workloadDump) string {
+	if f.Err != nil {
+		return "not asked: " + f.Err.Error()
+	}
+	var parts []string
+	if state == nil {
+		parts = append(parts, "does not listen in the pod")
+	} else {
+		parts = append(parts, fmt.Sprintf("%s in the pod, %d inbound and %d outbound connections", state.State, len(state.Connections.Inbound), len(state.Connections.Outbound)))
+	}
+	if w == nil {
+		parts = append(parts, "the pod is not in its directory")
+	} else {
+		parts = append(parts, fmt.Sprintf("reaches it by %s, %s", w.Protocol, cmp.Or(w.Status, "Healthy")))
+	}
+	return f.Pod + ": " + strings.Join(parts, "; ")
+}
+
+// identity is the name others see, and what proves it.
+func (r *podReport) identity(f podFacts, w *workloadDump) {
+	domain := wellknown.DefaultDomain
+	if w != nil {
+		domain = cmp.Or(w.TrustDomain, domain)
+	}
+	r.Identity = fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", domain, r.Namespace, r.ServiceAccount)
+	if f.Proxy.Dump == nil {
+		return
+	}
+	r.Certificate = "none: ztunnel has not asked for one"
+	for _, c := range f.Proxy.Dump.Certificates {
+		if c.V.Identity != r.Identity {
+			continue
+		}
+		r.Certificate = c.V.State
+		if len(c.V.CertChain) > 0 {
+			r.Certificate += ", until " + c.V.CertChain[0].ExpirationTime
+		}
+		if strings.HasPrefix(c.V.State, "Unavailable") {
+			r.ToDo = append(r.ToDo, advice{"no certificate, so no connection to or from the pod through the mesh: " + c.V.State, "ambit proxy-status; kubectl logs -n " + f.RootNamespace + " -l " + partAmbitd.selector})
+		}
+	}
+}
+
+func podServices(f podFacts) []podServiceReport {
+	out := []podServiceReport{}
+	for _, s := range f.Services {
+		if len(s.Spec.Selector) == 0 || !labels.SelectorFromSet(s.Spec.Selector).Matches(labels.Set(f.Pod.Labels)) {
+			continue
+		}
+		out = append(out, podServiceReport{Name: s.Name, VIPs: slices.Clone(s.Spec.ClusterIPs), Ports: servicePorts(&s)})
+	}
+	return out
+}
+
+// servicePorts is PORT→TARGET/PROTOCOL of each port.
+func servicePorts(s *corev1.Service) []string {
+	out := []string{}
+	for _, p := range s.Spec.Ports {
+		target := p.TargetPort.String()
+		if target == "0" || target == "" {
+			target = fmt.Sprint(p.Port)
+		}
+		text := fmt.Sprintf("%d→%s/%s", p.Port, target, cmp.Or(string(p.Protocol), "TCP"))
+		if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP {
+			text += " (bypasses the mesh)"
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// networkPolicies finds those that keep tunnels away: a pod that somebody
+// guards must let port 15008 in.
+func (r *podReport) networkPolicies(f podFacts) {
+	var guards []string
+	for _, np := range f.NetworkPolicies {
+		sel, err := metav1.LabelSelectorAsSelector(&np.Spec.PodSelector)
+		ingress := len(np.Spec.PolicyTypes) == 0 || slices.Contains(np.Spec.PolicyTypes, networkv1.PolicyTypeIngress)
+		if err != nil || !ingress || !sel.Matches(labels.Set(f.Pod.Labels)) {
+			continue
+		}
+		if slices.ContainsFunc(np.Spec.Ingress, letsTunnelsIn) {
+			return
+		}
+		guards = append(guards, np.Name)
+	}
+	if len(guards) > 0 {
+		r.ToDo = append(r.ToDo, advice{
+			fmt.Sprintf("NetworkPolicy %s lets nobody in on port %d, through which the mesh reaches the pod: connections time out", strings.Join(guards, ", "), wellknown.PortHBONE),
+			fmt.Sprintf("add an ingress rule for TCP port %d; who may use it is then for an AuthorizationPolicy", wellknown.PortHBONE),
+		})
+	}
+}
+
+func letsTunnelsIn(rule networkv1.NetworkPolicyIngressRule) bool {
+	return len(rule.Ports) == 0 || slices.ContainsFunc(rule.Ports, func(p networkv1.NetworkPolicyPort) bool {
+		switch {
+		case p.Protocol != nil && *p.Protocol != corev1.ProtocolTCP:
+			return false
+		case p.Port == nil:
+			return true
+		case p.EndPort != nil:
+			return p.Port.IntVal <= wellknown.PortHBONE && wellknown.PortHBONE <= *p.EndPort
+		}
+		return p.Port.IntVal == wellknown.PortHBONE
+	})
+}
+
+func (r *podReport) waypoint(f podFacts) {
+	ref, ok := waypointOf("pod "+f.Pod.Name, f.Pod.Namespace, f.Pod.Labels, f.Namespace.Labels)
+	if !ok {
+		return
+	}
+	r.Waypoint = ref.Namespace + "/" + ref.Name + " (label on " + ref.From + ")"
+	r.ToDo = append(r.ToDo, waypointAdvice(ref, f.Gateways)...)
+}
+
+// waypointAdvice says what is wrong with the waypoint that labels name.
+func waypointAdvice(ref waypointRef, gateways []source.Gateway) []advice {
+	i := slices.IndexFunc(gateways, func(g source.Gateway) bool { return g.Name == ref.Name && g.Namespace == ref.Namespace })
+	switch {
+	case i < 0:
+		return []advice{{fmt.Sprintf("%s names waypoint %s/%s, which does not exist", ref.From, ref.Namespace, ref.Name), "create that Gateway, or remove the label " + wellknown.LabelUseWaypoint}}
+	case len(gateways[i].Status.Addresses) == 0:
+		return []advice{{fmt.Sprintf("waypoint %s/%s has no address yet: nothing is sent to it", ref.Namespace, ref.Name), fmt.Sprintf("kubectl describe gateway %s -n %s", ref.Name, ref.Namespace)}}
+	}
+	return nil
+}
+
+// policies lists what the proxy enforces, and what was written and it does not.
+func (r *podReport) policies(f podFacts, w *workloadDump) {
+	var enforced []policyDump
+	if w != nil {
+		for _, p := range f.Proxy.Dump.Policies {
+			if applies(p.V, w) {
+				enforced = append(enforced, p.V)
+			}
+		}
+		in := admit(enforced)
+		if r.Enrolled != enrolledNo {
+			r.Inbound = &in
+		}
+	}
+	written := map[string]bool{}
+	for i := range f.Policies {
+		p := &f.Policies[i]
+		if !concerns(p, f.Pod.Namespace, f.RootNamespace, f.Pod.Labels) {
+			continue
+		}
+		written[p.Namespace+"/"+p.Name] = true
+		r.Policies = append(r.Policies, r.policy(p, f, enforced))
+	}
+	for _, p := range enforced {
+		if !written[p.Namespace+"/"+p.Name] {
+			r.Policies = append(r.Policies, policyRow{derivedKind(p), policyName(p), p.Action, f.Proxy.Pod, rulesText(p)})
+		}
+	}
+}
+
+// derivedKind is what a policy was made from that is no AuthorizationPolicy.
+func derivedKind(p policyDump) string {
+	if p.Name == strictPolicy || strings.HasPrefix(p.Name, convertedPrefix) {
+		return source.KindPeerAuthentication
+	}
+	return source.KindAuthorizationPolicy
+}
+
+func rulesText(p policyDump) string {
+	var out []string
+	for _, rule := range p.Rules {
+		out = append(out, ruleText(rule))
+	}
+	s := cmp.Or(strings.Join(out, "; "), "nobody")
+	if p.DryRun {
+		s += " (dry run: decides nothing)"
+	}
+	return s
+}
+
+// concerns tells whether an AuthorizationPolicy is about a pod itself, rather
+// than about the waypoint or service it targets.
+func concerns(p *securityv1.AuthorizationPolicy, namespace, root string, podLabels map[string]string) bool {
+	if p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0 || p.Namespace != namespace && p.Namespace != root {
+		return false
+	}
+	return labels.SelectorFromSet(p.Spec.Selector.GetMatchLabels()).Matches(labels.Set(podLabels))
+}
+
+// policy says where an AuthorizationPolicy is enforced for the pod.
+func (r *podReport) policy(p *securityv1.AuthorizationPolicy, f podFacts, enforced []policyDump) policyRow {
+	name := p.Namespace + "/" + p.Name
+	row := policyRow{source.KindAuthorizationPolicy, name, actionText(p.Spec.Action.String()), nowhere, ""}
+	for _, e := range enforced {
+		if e.Namespace == p.Namespace && e.Name == p.Name {
+			row.EnforcedBy, row.Says = f.Proxy.Pod, rulesText(e)
+		}
+	}
+	for _, c := range p.Status.GetConditions() {
+		if c.Status == "False" || row.EnforcedBy == nowhere {
+			row.Says = strings.TrimPrefix(row.Says+"; "+c.Message, "; ")
+		}
+	}
+	switch {
+	case row.EnforcedBy != nowhere:
+	case r.Enrolled == enrolledNo:
+		row.Says = "the pod is not in the mesh, so nothing enforces it"
+		r.ToDo = append(r.ToDo, advice{"policy " + name + " is not enforced for this pod", "enrol the pod"})
+	case f.Proxy.Dump != nil && row.Says == "":
+		row.Says = "ztunnel does not have it (yet): `ambit status -n " + p.Namespace + "` says why"
+	}
+	return row
+}
+
+func actionText(s string) string {
+	if s == "" {
+		return s
+	}
+	return s[:1] + strings.ToLower(s[1:])
+}
+
+func (r *podReport) text() string {
+	w := &writer{}
+	w.field("Pod", "%s (namespace %s)", r.Name, r.Namespace)
+	w.field("Node", "%s", orNone(r.Node))
+	w.field("Addresses", "%s", orNone(strings.Join(r.Addresses, ", ")))
+	w.field("In the mesh", "%s", r.Enrolled)
+	for _, e := range r.Evidence {
+		w.item("%-12s %s", e.Who, e.Says)
+	}
+	if r.Identity != "" {
+		w.field("Identity", "%s", r.Identity)
+		w.field("Certificate", "%s", cmp.Or(r.Certificate, "unknown"))
+	}
+	w.field("Waypoint", "%s", cmp.Or(r.Waypoint, "none"))
+	w.title("Services")
+	for _, s := range r.Services {
+		w.item("%s (%s): %s", s.Name, strings.Join(s.VIPs, ", "), strings.Join(s.Ports, ", "))
+	}
+	if len(r.Services) == 0 {
+		w.item("none selects the pod")
+	}
+	w.policies(r.Policies)
+	if r.Inbound != nil {
+		w.title("Connections to the pod")
+		for _, s := range r.Inbound.Refused {
+			w.item("refused:  %s", s)
+		}
+		for _, s := range r.Inbound.Accepted {
+			w.item("accepted: %s", s)
+		}
+	}
+	w.advice(r.ToDo)
+	return w.String()
+}
