@@ -391,3 +391,37 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 	t.Fatalf("%s: not in time", what)
 }
+
+// Kinds of the Gateway API that somebody else installed are not touched; ours
+// are upgraded.
+func TestGatewayAPIOfOthers(t *testing.T) {
+	const name = "gateways.gateway.networking.k8s.io"
+	for _, c := range []struct {
+		who    string
+		labels map[string]any
+		want   bool
+	}{{"nobody", nil, true}, {"others", map[string]any{}, false}, {"us", map[string]any{labelPartOf: partOf}, true}} {
+		t.Run(c.who, func(t *testing.T) {
+			s := kubetest.Start(t)
+			if c.labels != nil {
+				s.Add(&unstructured.Unstructured{Object: map[string]any{
+					"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+					"metadata": map[string]any{"name": name, "labels": c.labels},
+					"spec": map[string]any{
+						"group": "gateway.networking.k8s.io", "scope": "Namespaced",
+						"names":    map[string]any{"kind": "Gateway", "plural": "gateways"},
+						"versions": []any{map[string]any{"name": "v1", "served": true, "storage": true}},
+					},
+				}})
+			}
+			objects, err := renderChart(Base, map[string]any{"base": map[string]any{"enableCRDTemplates": false}}, "istio-system", RenderOptions{Config: s.Client().Config})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetName() == name })
+			if got != c.want || len(objects) < 5 {
+				t.Errorf("applied: %v, want %v (of %d kinds)", got, c.want, len(objects))
+			}
+		})
+	}
+}
