@@ -19,7 +19,7 @@ const usage = `usage:
       HTTP requests at a constant rate; a line of JSON every second, and one at the end
   echo hold -addr HOST:PORT [-every 100ms] [-text TEXT]
       one TCP connection to an echo server, used until it ends; a line of JSON for what happens
-  echo get -url URL [-n 1]
+  echo get -url URL [-n 1] [-insecure]
       requests, each on a connection of its own; prints the answers
 `
 

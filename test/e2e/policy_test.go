@@ -1,0 +1,193 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/ambit-mesh/ambit/test/e2e/kit"
+)
+
+var policies = schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}
+
+// condition waits for a condition of an object and returns its reason and
+// message.
+func condition(t *testing.T, n *kit.Namespace, gvr schema.GroupVersionResource, name, typ, status string) (reason, message string) {
+	t.Helper()
+	kit.Eventually(t, fmt.Sprintf("%s %s says %s=%s", gvr.Resource, name, typ, status), func(ctx context.Context) error {
+		u, err := mesh.Dynamic.Resource(gvr).Namespace(n.Name).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		for _, c := range list {
+			m, _ := c.(map[string]any)
+			if m["type"] == typ && m["status"] == status {
+				reason, _ = m["reason"].(string)
+				message, _ = m["message"].(string)
+				return nil
+			}
+		}
+		return fmt.Errorf("its conditions are %v", list)
+	})
+	return reason, message
+}
+
+// The L4 policies of a user are enforced by identity, namespace, port and
+// address, and say so in their status.
+func TestPolicies(t *testing.T) {
+	far, near := twoNodes(t)
+	n := mesh.Namespace(t, "policy", kit.Ambient())
+	other := mesh.Namespace(t, "other", kit.Ambient())
+	plain := mesh.Namespace(t, "plain", nil)
+	server := n.Pod("server", kit.OnNode(near))
+	n.Service("server")
+	n.Pod("alice", kit.OnNode(far))
+	n.Pod("bob", kit.OnNode(near))
+	other.Pod("carol", kit.OnNode(far))
+	plain.Pod("stranger", kit.OnNode(far))
+	url := n.URL("server")
+	everybody := func() {
+		t.Helper()
+		n.MustGet("alice", url)
+		n.MustGet("bob", url)
+		other.MustGet("carol", url)
+		plain.MustGet("stranger", url)
+	}
+	remove := func(name string) {
+		t.Helper()
+		if err := mesh.Dynamic.Resource(policies).Namespace(n.Name).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	everybody()
+
+	since := time.Now()
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny-bob}
+spec:
+  selector: {matchLabels: {app: server}}
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/$NS/sa/bob]}}]}]
+`)
+	n.MustRefuse("bob", url)
+	n.MustGet("alice", url)
+	n.Logged(server, since, "explicitly denied by: "+n.Name+"/deny-bob", "/sa/bob")
+	condition(t, n, policies, "deny-bob", "ZtunnelAccepted", "True")
+	remove("deny-bob")
+	everybody()
+
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-here}
+spec:
+  action: ALLOW
+  rules:
+  - from: [{source: {namespaces: [$NS]}}]
+    to: [{operation: {ports: ["8080"]}}]
+`)
+	other.MustRefuse("carol", url)
+	plain.MustRefuse("stranger", url)
+	n.MustGet("alice", url)
+	remove("only-here")
+	everybody()
+
+	// What ztunnel cannot judge is never allowed, and the status says why.
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-get}
+spec:
+  selector: {matchLabels: {app: server}}
+  action: ALLOW
+  rules: [{to: [{operation: {methods: [GET]}}]}]
+`)
+	n.MustRefuse("alice", url)
+	if _, message := condition(t, n, policies, "only-get", "ZtunnelAccepted", "False"); !strings.Contains(message, "methods") {
+		t.Errorf("the status does not name what is not enforced: %s", message)
+	}
+	remove("only-get")
+	everybody()
+}
+
+// What no version of the mesh could mean is refused when it is written.
+func TestAdmissionRefuses(t *testing.T) {
+	n := mesh.Namespace(t, "admission", nil)
+	for name, text := range map[string]string{
+		"a port that is none": `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: bad}
+spec: {rules: [{to: [{operation: {ports: ["http"]}}]}]}`,
+		"an address block that is none": `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: bad}
+spec: {rules: [{from: [{source: {ipBlocks: ["10.0.0.0/99"]}}]}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			kit.Eventually(t, "it is refused", func(ctx context.Context) error {
+				err := mesh.Apply(ctx, n.Name, text)
+				if err == nil {
+					return fmt.Errorf("it was accepted")
+				}
+				if !strings.Contains(err.Error(), "denied the request") {
+					return err
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// Probes of every kind reach a pod that accepts nothing but mutual TLS, and
+// nobody else does without it.
+func TestStrictWithProbes(t *testing.T) {
+	far, near := twoNodes(t)
+	n := mesh.Namespace(t, "strict", kit.Ambient())
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec: {mtls: {mode: STRICT}}
+`)
+	plain := mesh.Namespace(t, "plain", nil)
+	plain.Pod("stranger", kit.OnNode(far))
+	n.Pod("alice", kit.OnNode(far))
+	probes := map[string]corev1.ProbeHandler{
+		"http": {HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080), Path: "/"}},
+		"tcp":  {TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9000)}},
+		"exec": {Exec: &corev1.ExecAction{Command: []string{"/echo", "get", "-url", "http://127.0.0.1:8080/"}}},
+	}
+	for name, probe := range probes {
+		n.Create(name, kit.OnNode(near), func(p *corev1.Pod) {
+			p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, ProbeHandler: probe}
+			p.Spec.Containers[0].LivenessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 3, ProbeHandler: probe}
+		})
+		n.Service(name)
+	}
+	for name := range probes {
+		n.Ready(name)
+		n.Redirected(name, true)
+		n.MustGet("alice", n.URL(name))
+		plain.MustRefuse("stranger", n.URL(name))
+	}
+	time.Sleep(5 * time.Second) // several rounds of liveness probes
+	for name := range probes {
+		pod := n.Ready(name)
+		if r := pod.Status.ContainerStatuses[0].RestartCount; r > 0 {
+			t.Errorf("pod %s was restarted %d times by its own probe", name, r)
+		}
+	}
+}
