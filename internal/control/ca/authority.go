@@ -411,7 +411,11 @@ func (a *Authority) loadPlugin(now time.Time, fresh bool) {
 	if err != nil {
 		if a.pluginReason != err.Error() {
 			a.pluginReason = err.Error()
-			a.conf.Logger.Warn("no plugged-in CA to load; the signer in use stays", "from", a.conf.pluginName(), "reason", err)
+			level := slog.LevelWarn
+			if errors.Is(err, errNoPlugin) && a.plugged == nil {
+				level = slog.LevelInfo // nobody has plugged one in
+			}
+			a.conf.Logger.Log(context.Background(), level, "no plugged-in CA to load; the signer in use stays", "from", a.conf.pluginName(), "reason", err)
 		}
 		return
 	}
@@ -674,7 +678,7 @@ func (a *Authority) Status() Status {
 			st.NextSigner = next.cert.Subject.String()
 		}
 	}
-	if a.conf.Plugin != nil {
+	if a.conf.Plugin != nil && (st.PluggedIn || a.pluginReason != errNoPlugin.Error()) {
 		st.PluginProblem = a.pluginReason
 	}
 	return st
