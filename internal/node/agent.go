@@ -354,7 +354,7 @@ func (a *Agent) recover() {
 			a.cfg.Proxies.Keep(uid)
 		}
 		st.mu.Unlock()
-		if err != nil && !errors.Is(err, ErrNoNamespace) && !errors.Is(err, errNoAddress) {
+		if err != nil && !errors.Is(err, ErrNoNamespace) && !errors.Is(err, errNoAddress) && !errors.Is(err, errHost) {
 			a.cfg.Logger.Error("cannot look at what was done to a pod before", "pod", pod.String(), "error", err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
 )
@@ -445,6 +446,27 @@ func TestProbeSourcesFollowTheNode(t *testing.T) {
 		noPorts.ProbePorts = nil
 		if got := b.redirection(noPorts).Probes; len(got) > 0 {
 			t.Errorf("a pod without probes is open to %v", got)
+		}
+	})
+}
+
+// The agent is a pod of its node, too.
+func TestAgentsOwnPodIsLeftAlone(t *testing.T) {
+	own, err := netns.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = own.Close() }()
+	inBubble(t, func(b *bubble) {
+		b.w.found["own"] = own
+		b.Set(Pod{UID: "own", Name: "ambit-cni-x", Namespace: "istio-system", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	}, func(t *testing.T, b *bubble) {
+		sleep(time.Minute)
+		expect(t, b)
+		b.w.mu.Lock()
+		defer b.w.mu.Unlock()
+		if len(b.w.told) > 0 {
+			t.Errorf("its owners are told %+v", b.w.told)
 		}
 	})
 }

@@ -147,6 +147,10 @@ func (a *Agent) unenrol(ctx context.Context, st *state, pod Pod, why string) (ag
 	if errors.Is(err, ErrNoNamespace) || len(pod.IPs) == 0 && st.ns == nil {
 		return 0, a.forget(ctx, st, pod, true)
 	}
+	if errors.Is(err, errHost) { // the agent's own pod: nothing was ever done there
+		st.clean = true
+		return 0, nil
+	}
 	if err != nil {
 		return 0, err
 	}
