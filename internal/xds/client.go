@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -69,6 +70,8 @@ type ClientConfig struct {
 	Metrics ClientMetrics
 	// DialOptions are added to those the Client makes (tests).
 	DialOptions []grpc.DialOption
+	// Dial, if set, connects to the server's address.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // Client keeps the types of its configuration up to date.

@@ -74,6 +74,9 @@ func (d *dialer) connect(ctx context.Context) (stream, func(), error) {
 		// An HTTP proxy for the internet is not the way to the control plane.
 		grpc.WithNoProxy(),
 	}, d.cfg.DialOptions...)
+	if d.cfg.Dial != nil {
+		opts = append(opts, grpc.WithContextDialer(d.cfg.Dial))
+	}
 	conn, err := grpc.NewClient(d.target, opts...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("xds: %w", err)

@@ -14,7 +14,6 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -131,13 +130,13 @@ func (a *App) signer() (certs.Signer, error) {
 	return certs.NewCAClient(certs.CAConfig{
 		Address: a.cfg.CA.URL(), RootCAFile: root, TokenFile: token, ClusterID: a.cfg.ClusterID,
 		Headers: a.cfg.CA.HeaderMap(), AltHostname: a.cfg.CA.AltHostname,
-		OwnIdentity: a.cfg.Mode == config.Dedicated, DialOptions: dialOptions(a.cfg),
+		OwnIdentity: a.cfg.Mode == config.Dedicated, Dial: dialer(a.cfg),
 	})
 }
 
-// dialOptions marks the proxy's own connections where it lives in the network
-// that it captures, or they would come back to it.
-func dialOptions(c *config.Config) []grpc.DialOption {
+// dialer marks the proxy's own connections where it lives in the network that
+// it captures, or they would come back to it; nil where it does not.
+func dialer(c *config.Config) func(context.Context, string) (net.Conn, error) {
 	if c.Mode != config.Dedicated || c.PacketMark == 0 {
 		return nil
 	}
@@ -148,9 +147,7 @@ func dialOptions(c *config.Config) []grpc.DialOption {
 		}
 		return err
 	}}
-	return []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-		return d.DialContext(ctx, "tcp", addr)
-	})}
+	return func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
 }
 
 // rootsFile turns what a variable says into the file that clients read; ""
@@ -225,7 +222,7 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 	a.xds, err = xds.NewClient(xds.ClientConfig{
 		Address: a.cfg.XDS.URL(), RootCAFile: root, TokenFile: token, AltHostname: a.cfg.XDS.AltHostname,
 		ClusterID: a.cfg.ClusterID, Headers: a.cfg.XDS.HeaderMap(), Node: xdsNode(a.cfg),
-		Logger: a.logs.Logger("xds"), Metrics: m, DialOptions: dialOptions(a.cfg),
+		Logger: a.logs.Logger("xds"), Metrics: m, Dial: dialer(a.cfg),
 		Types: []xds.TypeConfig{
 			{TypeURL: wellknown.TypeAddress, OnDemand: a.cfg.XDSOnDemand, Apply: func(d xds.Delta) []xds.Rejection { return applyAddresses(dir, d) }},
 			{TypeURL: wellknown.TypeAuthorization, Apply: func(d xds.Delta) []xds.Rejection { return applyPolicies(policies, d) }},

@@ -37,8 +37,8 @@ type CAConfig struct {
 	// OwnIdentity says that certificates are for the caller itself, not for
 	// the workloads of a node: nothing is impersonated.
 	OwnIdentity bool
-	// DialOptions are added to those of the connection.
-	DialOptions []grpc.DialOption
+	// Dial, if set, connects to the CA's address.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // impersonatedKey is the metadata field that names the workload.
@@ -57,7 +57,7 @@ func NewCAClient(conf CAConfig) (*CAClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CA address: %w", err)
 	}
-	opts := append([]grpc.DialOption{
+	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithPerRPCCredentials(CallCredentials{
 			TokenFile: conf.TokenFile, ClusterID: conf.ClusterID, Headers: conf.Headers,
@@ -72,7 +72,10 @@ func NewCAClient(conf CAConfig) (*CAClient, error) {
 		// A CA whose node has vanished is noticed; servers take more frequent
 		// pings for an attack.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Minute, Timeout: 20 * time.Second}),
-	}, conf.DialOptions...)
+	}
+	if conf.Dial != nil {
+		opts = append(opts, grpc.WithContextDialer(conf.Dial))
+	}
 	conn, err := grpc.NewClient(target, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("CA client: %w", err)
