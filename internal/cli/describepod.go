@@ -188,7 +188,7 @@ func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workl
 	}
 	switch {
 	case enrolled == enrolledNo:
-		if _, label := p.Labels[wellknown.LabelDataplaneMode]; !p.Spec.HostNetwork && !label && p.Annotations[wellknown.AnnotationSidecarStatus] == "" && !terminal(p) {
+		if canJoin(f) {
 			add("the pod is not in the mesh: "+why, fmt.Sprintf("kubectl label namespace %s %s=%s", p.Namespace, wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient))
 		}
 	case f.Agent.Err != nil:
@@ -214,6 +214,14 @@ func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workl
 		add("others do not send tunnels to the pod yet", "ambit proxy-status")
 	}
 	return out
+}
+
+// canJoin tells whether a label on its namespace would bring the pod into the
+// mesh. kube-system is left alone by the agent unless it is told otherwise.
+func canJoin(f podFacts) bool {
+	_, label := f.Pod.Labels[wellknown.LabelDataplaneMode]
+	return !label && !f.Pod.Spec.HostNetwork && !terminal(f.Pod) && f.Pod.Annotations[wellknown.AnnotationSidecarStatus] == "" &&
+		f.Pod.Namespace != metav1.NamespaceSystem && f.Pod.Namespace != f.RootNamespace
 }
 
 func terminal(p *corev1.Pod) bool {
