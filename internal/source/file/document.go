@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,6 +40,7 @@ type parsed struct {
 	failures []failure
 	ignored  []Problem
 	steps    int // see encoder
+	also     []source.Kind
 }
 
 func (p *parsed) fail(file string, line int, field, format string, args ...any) {
@@ -47,8 +49,8 @@ func (p *parsed) fail(file string, line int, field, format string, args ...any) 
 
 // parse splits a file into documents and reads each on its own, so that a bad
 // one does not take its neighbours along.
-func parse(file string, data []byte) *parsed {
-	p := &parsed{steps: len(data) + maxExpanded}
+func parse(file string, data []byte, also ...source.Kind) *parsed {
+	p := &parsed{steps: len(data) + maxExpanded, also: also}
 	for _, part := range split(data) {
 		p.part(file, part)
 	}
@@ -156,7 +158,7 @@ func (p *parsed) object(file string, n *yaml.Node, inherit header) {
 		p.fail(file, n.Line, "kind", "the object has no kind")
 		return
 	}
-	kind, ok := lookup(h)
+	kind, ok := p.lookup(h)
 	if !ok {
 		p.ignored = append(p.ignored, Problem{File: file, Line: n.Line, Ignored: true,
 			Message: fmt.Sprintf("%s %s is not a kind the mesh reads; ignored", h.apiVersion, h.kind)})
@@ -187,20 +189,17 @@ func (p *parsed) list(file string, items *yaml.Node, h header) {
 	}
 }
 
-func lookup(h header) (source.Kind, bool) {
-	kind, ok := source.Kinds()[h.kind]
-	if !ok {
-		return source.Kind{}, false
-	}
+func (p *parsed) lookup(h header) (source.Kind, bool) {
 	group, version, found := strings.Cut(h.apiVersion, "/")
 	if !found {
 		group, version = "", h.apiVersion
 	}
-	if group != kind.Group {
-		return source.Kind{}, false
+	if kind, ok := source.Kinds()[h.kind]; ok && kind.Group == group && slices.Contains(kind.Versions, version) {
+		return kind, true
 	}
-	for _, v := range kind.Versions {
-		if v == version {
+	for _, kind := range p.also {
+		name, _, _ := strings.Cut(kind.Name, ".")
+		if name == h.kind && kind.Group == group && slices.Contains(kind.Versions, version) {
 			return kind, true
 		}
 	}

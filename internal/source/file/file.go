@@ -33,6 +33,9 @@ type Options struct {
 	// the process; empty for not at all. It must be nobody else's.
 	KeepDir string
 	Logger  *slog.Logger
+	// Also are kinds to read beside source.Kinds, for analysis. Where a name
+	// is taken, it is followed by a dot and the group.
+	Also []source.Kind
 
 	// Rescan is how often everything is compared again with the disk, in case
 	// a notification was lost. Default 10 s.

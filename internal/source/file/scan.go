@@ -28,7 +28,9 @@ type reader struct {
 }
 
 func newReader(opts Options) *reader {
-	return &reader{opts: opts, state: newState(), stamps: map[string]stamp{}}
+	r := &reader{opts: opts, state: newState(), stamps: map[string]stamp{}}
+	r.state.also = opts.Also
+	return r
 }
 
 // roots lists the directories to read, the status directory last.

@@ -24,6 +24,7 @@ type state struct {
 	broken   map[source.Key]Problem
 	dirty    map[source.Key]struct{}
 	seed     maphash.Seed
+	also     []source.Kind // see Options
 }
 
 // fileState is the last good state of a file and what is wrong with it now.
@@ -75,7 +76,7 @@ func (s *state) put(path string, overlay bool, data []byte) {
 	files, _ := s.side(overlay)
 	old := files[path]
 	next := &fileState{docs: map[source.Key]document{}}
-	p := parse(path, data)
+	p := parse(path, data, s.also...)
 	next.ignored = p.ignored
 	for i := range p.docs {
 		d := p.docs[i]

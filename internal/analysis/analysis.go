@@ -1,0 +1,155 @@
+// Package analysis finds what is wrong, or not what it seems, in a set of
+// objects: files that are not applied yet, or all that a cluster has. It says
+// what admission says about single objects, what the control plane says about
+// them together, and what neither looks at, such as network policies. It is
+// pure: the same objects give the same findings.
+package analysis
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	networkingk8s "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/internal/control/admission"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/source/file"
+)
+
+// Severity says how much a finding matters.
+type Severity string
+
+// The severities.
+const (
+	Error   Severity = "Error"   // something does not work, or is not protected
+	Warning Severity = "Warning" // something is other than it reads
+	Info    Severity = "Info"    // worth knowing
+)
+
+// AtLeast tells whether s is as grave as o.
+func (s Severity) AtLeast(o Severity) bool { return s.rank() >= o.rank() }
+
+func (s Severity) rank() int {
+	switch s {
+	case Error:
+		return 2
+	case Warning:
+		return 1
+	}
+	return 0
+}
+
+// Finding is one thing to say about one object.
+type Finding struct {
+	Code     string     `json:"code"`
+	Istio    string     `json:"istioCode,omitempty"` // of the same finding of istioctl
+	Severity Severity   `json:"severity"`
+	Object   source.Key `json:"object"`
+	File     string     `json:"file,omitempty"`
+	Line     int        `json:"line,omitempty"`
+	Field    string     `json:"field,omitempty"`
+	Message  string     `json:"message"`
+	Next     string     `json:"next,omitempty"`
+}
+
+// Options describe the mesh; zero values mean the defaults.
+type Options struct {
+	RootNamespace     string   // default istio-system
+	TrustDomain       string   // default cluster.local
+	ClusterDomain     string   // default cluster.local
+	ExcludeNamespaces []string // never enrolled; default kube-system
+	// Partial tells that there are other objects beside these (files that are
+	// to be applied to a cluster): what is missing is not held against them
+	// unless there are others of its kind.
+	Partial bool
+}
+
+func (o Options) withDefaults() Options {
+	o.RootNamespace = cmp.Or(o.RootNamespace, wellknown.SystemNamespace)
+	o.TrustDomain = cmp.Or(o.TrustDomain, identity.DefaultTrustDomain)
+	o.ClusterDomain = cmp.Or(o.ClusterDomain, wellknown.DefaultDomain)
+	if o.ExcludeNamespaces == nil {
+		o.ExcludeNamespaces = []string{"kube-system"}
+	}
+	return o
+}
+
+// Names of the kinds that are read beside source.Kinds.
+const (
+	KindNetworkPolicy = "NetworkPolicy"
+)
+
+// Unread is an object of a kind that the mesh knows and does not read.
+type Unread struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   map[string]any `json:"spec,omitempty"`
+	Status map[string]any `json:"status,omitempty"`
+}
+
+// Kinds are the kinds to give to Analyze beside source.Kinds, ordered by
+// name: NetworkPolicy, and what has no effect in the mesh. A kind whose name is
+// one of source.Kinds, too, has its group behind a dot; that is the Kind in
+// the Key of its events.
+func Kinds() []source.Kind {
+	all := []source.Kind{{Name: KindNetworkPolicy, Group: networkingk8s.GroupName, Versions: []string{"v1"}, Namespaced: true,
+		New: func() metav1.Object { return &networkingk8s.NetworkPolicy{} }}}
+	for _, gk := range admission.UnreadKinds() {
+		name := gk.Kind
+		if _, taken := source.Kinds()[name]; taken {
+			name = gk.String()
+		}
+		all = append(all, source.Kind{Name: name, Group: gk.Group, Versions: []string{"v1", "v1beta1", "v1alpha3", "v1alpha1"}, Namespaced: true,
+			New: func() metav1.Object { return &Unread{} }})
+	}
+	slices.SortFunc(all, func(a, b source.Kind) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// Problem turns what file.Load could not read into a finding; ok is false for
+// a file's objects that are nobody's business.
+func Problem(p file.Problem) (f Finding, ok bool) {
+	if p.Ignored {
+		return Finding{}, false
+	}
+	f = codeMalformed.finding(source.Key{}, p.Field, p.Message, "correct it; until then the object is not what you meant, or not there")
+	f.File, f.Line = p.File, p.Line
+	return f, true
+}
+
+// Analyze returns what there is to say about objects, the gravest first, then
+// by object. Events without an object are passed over.
+func Analyze(events []source.Event, opts Options) []Finding {
+	m := newMesh(events, opts.withDefaults())
+	for _, analyzer := range []func(*mesh){
+		(*mesh).judged, (*mesh).verdicts, (*mesh).enrolment, (*mesh).ports,
+		(*mesh).selectors, (*mesh).names, (*mesh).targets, (*mesh).hosts, (*mesh).strict, (*mesh).networkPolicies,
+	} {
+		analyzer(m)
+	}
+	slices.SortStableFunc(m.findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(b.Severity.rank(), a.Severity.rank()), a.Object.Compare(b.Object),
+			strings.Compare(a.Code, b.Code), strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
+	})
+	return slices.CompactFunc(m.findings, func(a, b Finding) bool { return a == b })
+}
+
+// report adds a finding about an object.
+func (m *mesh) report(c code, key source.Key, field, message, next string) {
+	f := c.finding(key, field, message, next)
+	if origin := m.origins[key]; origin != "" {
+		f.File = origin
+		if i := strings.LastIndexByte(origin, ':'); i >= 0 {
+			if n, err := strconv.Atoi(origin[i+1:]); err == nil {
+				f.File, f.Line = origin[:i], n
+			}
+		}
+	}
+	m.findings = append(m.findings, f)
+}

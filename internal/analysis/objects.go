@@ -1,0 +1,259 @@
+package analysis
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/ambit-mesh/ambit/internal/control/admission"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+var codeOf = map[admission.Class]code{
+	admission.Malformed:   codeMalformed,
+	admission.Invalid:     codeInvalid,
+	admission.Unread:      codeUnread,
+	admission.Ignored:     codeIgnored,
+	admission.Narrowed:    codeNarrowed,
+	admission.Widened:     codeWidened,
+	admission.DeniesAll:   codeDeniesAll,
+	admission.Elsewhere:   codeElsewhere,
+	admission.Ineffectual: codeIneffectual,
+}
+
+// judged says what admission says about each object.
+func (m *mesh) judged() {
+	reviewer := admission.Reviewer{RootNamespace: m.opts.RootNamespace}
+	groups := map[string]schema.GroupKind{}
+	for _, k := range Kinds() {
+		name, _, _ := strings.Cut(k.Name, ".")
+		groups[k.Name] = schema.GroupKind{Group: k.Group, Kind: name}
+	}
+	for _, e := range m.events {
+		findings := reviewer.Check(e.Object)
+		if _, unread := e.Object.(*Unread); unread {
+			findings = admission.CheckKind(groups[e.Key.Kind])
+		}
+		for _, f := range findings {
+			m.report(codeOf[f.Class], e.Key, f.Field, f.Message, f.Next)
+		}
+	}
+}
+
+// verdicts says what the control plane would report in the status of objects,
+// where admission has not said it.
+func (m *mesh) verdicts() {
+	for _, e := range m.events {
+		pod, isPod := e.Object.(*corev1.Pod)
+		for _, c := range m.conditions[e.Key] {
+			if isPod && c.Type == status.InMesh && !m.wanted(pod) {
+				continue // said by enrolment
+			}
+			if code, report := m.verdict(c); report {
+				key := e.Key
+				if c.Type == status.WaypointBound && e.Object.GetLabels()[wellknown.LabelUseWaypoint] == "" {
+					// Asked for by the namespace: said once, about it.
+					key = source.Key{Kind: source.KindNamespace, Name: e.Key.Namespace}
+				}
+				message, next, _ := strings.Cut(c.Message, "; ")
+				m.report(code, key, "", message, next)
+			}
+		}
+	}
+}
+
+func (m *mesh) verdict(c status.Condition) (code, bool) {
+	switch c.Type {
+	case status.ZtunnelAccepted, status.WaypointMissing:
+		return code{}, false // said by admission, rule by rule
+	case status.InMesh:
+		// In files nobody has been enrolled yet.
+		return codeNotRedirected, c.Reason == status.ReasonPending && c.Status == status.False && !m.opts.Partial
+	}
+	if c.Status != status.False {
+		return code{}, false
+	}
+	switch c.Reason {
+	case status.ReasonSuperseded:
+		return codeSuperseded, true
+	case status.ReasonTargetNotFound:
+		if c.Type == status.WaypointBound {
+			return codeNoWaypoint, !m.opts.Partial || m.has(source.KindGateway)
+		}
+		return codeNoTarget, false // said by targets, which knows what may be missing
+	case status.ReasonWaypointIsNotReady:
+		return codeWaypointNotReady, !m.opts.Partial
+	case status.ReasonAttachmentDenied, status.ReasonUnsupportedTrafficType:
+		return codeWaypointRefuses, true
+	case status.ReasonUnsupportedValue, status.ReasonPartiallyInvalid, status.ReasonInvalid:
+		// Admission names the field. ExternalName services are Kubernetes' own.
+		return code{}, false
+	}
+	return codeCondition, true
+}
+
+func (m *mesh) has(kind string) bool {
+	return slices.ContainsFunc(m.events, func(e source.Event) bool { return e.Key.Kind == kind })
+}
+
+// enrolment says which pods are not enrolled although their labels, or those
+// of their namespace, read as if.
+func (m *mesh) enrolment() {
+	for _, e := range m.events {
+		if e.Key.Kind != source.KindNamespace && e.Key.Kind != source.KindPod {
+			continue
+		}
+		v, set := e.Object.GetLabels()[wellknown.LabelDataplaneMode]
+		field := "metadata.labels[" + wellknown.LabelDataplaneMode + "]"
+		if set && v != wellknown.DataplaneModeAmbient && v != wellknown.DataplaneModeNone {
+			m.report(codeUnknownMode, e.Key, field, fmt.Sprintf("%q is no mode: nothing is enrolled by it", v), "write ambient or none")
+		}
+		if e.Key.Kind == source.KindNamespace && v == wellknown.DataplaneModeAmbient && m.excluded(e.Key.Name) {
+			m.report(codeExcluded, e.Key, field, "the namespace is excluded from the mesh: none of its pods is enrolled", "remove the label, or change excludeNamespaces of the chart cni")
+		}
+	}
+	for _, p := range m.pods {
+		if m.mode(p) != wellknown.DataplaneModeAmbient || m.excluded(p.Namespace) {
+			continue
+		}
+		key := keyOf(source.KindPod, p)
+		switch {
+		case p.Spec.HostNetwork:
+			m.report(codeHostNetwork, key, "spec.hostNetwork", "the pod uses its node's network and is not enrolled: it has no identity, and policies that ask for one refuse it", "label it "+wellknown.LabelDataplaneMode+"=none to say so, or give it a network of its own")
+		case hasSidecar(p):
+			m.report(codeSidecar, key, "", "the pod has a sidecar and is not enrolled", "turn injection off for it and restart it")
+		}
+	}
+}
+
+// ports says which services end on ports that a node proxy holds in a pod.
+func (m *mesh) ports() {
+	for _, s := range m.services {
+		for i, p := range s.Spec.Ports {
+			if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP {
+				continue
+			}
+			for _, pod := range m.pods {
+				if !m.wanted(pod) || pod.Namespace != s.Namespace || !selects(s.Spec.Selector, pod.Labels) {
+					continue
+				}
+				port := p.TargetPort.IntVal
+				if p.TargetPort.StrVal != "" {
+					port = containerPort(pod, p.TargetPort.StrVal)
+				}
+				if port == 0 {
+					port = p.Port
+				}
+				if port > 0 && port <= 65535 && wellknown.IsProxyPort(uint16(port)) {
+					m.report(codeReservedPort, keyOf(source.KindService, s), fmt.Sprintf("spec.ports[%d].targetPort", i),
+						fmt.Sprintf("port %d of enrolled pods (%s among them) belongs to the node proxy: connections to it are refused", port, pod.Name), "let the program listen on another port")
+					break
+				}
+			}
+		}
+	}
+}
+
+func containerPort(p *corev1.Pod, name string) int32 {
+	for i := range p.Spec.Containers {
+		for _, port := range p.Spec.Containers[i].Ports {
+			if port.Name == name {
+				return port.ContainerPort
+			}
+		}
+	}
+	return 0
+}
+
+// selects tells whether a selector chooses labels; the empty one none.
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return len(selector) > 0
+}
+
+// selectors says what selects nothing, and so holds nowhere.
+func (m *mesh) selectors() {
+	if m.opts.Partial && len(m.pods)+len(m.machines) == 0 {
+		return
+	}
+	report := func(kind string, o interface {
+		GetNamespace() string
+		GetName() string
+	}, field string, selector map[string]string) {
+		if len(selector) > 0 && !m.selectsAny(o.GetNamespace(), selector) {
+			m.report(codeSelectsNothing, keyOf(kind, o), field, "no pod and no WorkloadEntry has the labels "+show(selector)+": the object holds nowhere", "compare the labels with kubectl get pods --show-labels")
+		}
+	}
+	for _, p := range m.policies {
+		report(source.KindAuthorizationPolicy, p, "spec.selector", p.Spec.Selector.GetMatchLabels())
+	}
+	for _, p := range m.peers {
+		report(source.KindPeerAuthentication, p, "spec.selector", p.Spec.Selector.GetMatchLabels())
+	}
+	for _, e := range m.entries {
+		report(source.KindServiceEntry, e, "spec.workloadSelector", e.Spec.WorkloadSelector.GetLabels())
+	}
+}
+
+// selectsAny looks in a namespace; from the root namespace, everywhere.
+func (m *mesh) selectsAny(namespace string, selector map[string]string) bool {
+	within := func(ns string) bool { return ns == namespace || namespace == m.opts.RootNamespace }
+	for _, p := range m.pods {
+		if within(p.Namespace) && selects(selector, p.Labels) {
+			return true
+		}
+	}
+	for _, e := range m.machines {
+		labels := map[string]string{}
+		for _, set := range []map[string]string{e.Labels, e.Spec.Labels} {
+			for k, v := range set {
+				labels[k] = v
+			}
+		}
+		if within(e.Namespace) && selects(selector, labels) {
+			return true
+		}
+	}
+	return false
+}
+
+func show(labels map[string]string) string {
+	list := make([]string, 0, len(labels))
+	for k, v := range labels {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return strings.Join(list, ",")
+}
+
+// hosts says which names several objects claim.
+func (m *mesh) hosts() {
+	owner := map[string]source.Key{}
+	for _, s := range m.services {
+		owner[s.Name+"."+s.Namespace+".svc."+m.opts.ClusterDomain] = keyOf(source.KindService, s)
+	}
+	for _, e := range m.entries {
+		for i, h := range e.Spec.Hosts {
+			h = strings.ToLower(strings.TrimSuffix(h, "."))
+			key := keyOf(source.KindServiceEntry, e)
+			first, taken := owner[h]
+			if !taken {
+				owner[h] = key
+				continue
+			}
+			if first != key {
+				m.report(codeDuplicateHost, key, fmt.Sprintf("spec.hosts[%d]", i),
+					fmt.Sprintf("%s is a host of %s, too: clients see one or the other, by their namespace", h, first), "keep one of them, or limit each to its namespace with exportTo: [\".\"]")
+			}
+		}
+	}
+}
