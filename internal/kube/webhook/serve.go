@@ -117,7 +117,7 @@ func (h *handler) answer(q *admissionv1.AdmissionRequest) *admissionv1.Admission
 	h.log.Info("configuration refused", "kind", gvk.Kind, "namespace", q.Namespace, "name", q.Name,
 		"user", q.UserInfo.Username, "dry_run", q.DryRun != nil && *q.DryRun, "message", verdict.Message)
 	out.Result = &metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid,
+		Status: metav1.StatusFailure, Code: http.StatusBadRequest, Reason: metav1.StatusReasonBadRequest,
 		Message: verdict.Message,
 	}
 	return out

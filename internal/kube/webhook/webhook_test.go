@@ -109,7 +109,7 @@ func TestReviews(t *testing.T) {
 			if got.UID != "u1" || got.Allowed != tt.allowed || len(got.Warnings) != tt.warnings {
 				t.Errorf("%+v", got)
 			}
-			if !got.Allowed && (got.Result == nil || got.Result.Message == "" || got.Result.Code != 422) {
+			if !got.Allowed && (got.Result == nil || got.Result.Message == "" || got.Result.Code != 400) {
 				t.Errorf("%+v", got.Result)
 			}
 		})
