@@ -38,8 +38,8 @@ cluster: ## a Kubernetes cluster of three nodes on this machine (root); builds K
 cluster-down: ## takes the cluster down
 	@$(CLUSTER) down
 
-e2e: ## against the cluster that is up, with its own images
-	@$(GO) run ./test/run -count=1 -timeout 40m ./test/e2e/...
+e2e: images ## on the cluster of KUBECONFIG, or else the one of make cluster
+	@AMBIT_BIN='$(abspath $(BIN))' $(GO) run ./test/run -count=1 -timeout 40m ./test/e2e/...
 
 demo: build ## the main job, end to end, on this machine
 	@$(GO) run ./test/demo -bin $(BIN)

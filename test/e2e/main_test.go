@@ -29,7 +29,9 @@ func run(ctx context.Context, m *testing.M) int {
 	c, err := kit.Connect()
 	if err == nil {
 		mesh = c
-		err = c.Install(ctx)
+		if err = c.LoadImages(ctx); err == nil {
+			err = c.Install(ctx)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

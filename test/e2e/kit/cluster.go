@@ -31,6 +31,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/test/cluster/local"
 )
 
 // SystemNamespace is where the tests install the mesh.
@@ -42,16 +43,25 @@ type Cluster struct {
 	// Kubeconfig is the file's path, for programs that are started.
 	Kubeconfig string
 	// Bin holds the project's programs.
-	Bin    string
+	Bin string
+	// Own is the project's own cluster, if this is one: only there can tests
+	// take a machine away.
+	Own    *local.Cluster
 	mapper *restmapper.DeferredDiscoveryRESTMapper
 }
 
-// Connect finds the cluster of KUBECONFIG, and the programs of AMBIT_BIN (by
-// default bin/ at the root of the repository).
+// Connect finds the cluster of KUBECONFIG, or else the project's own, and the
+// programs of AMBIT_BIN (by default bin/ at the root of the repository).
 func Connect() (*Cluster, error) {
 	path := os.Getenv("KUBECONFIG")
-	if path == "" {
-		return nil, errors.New("KUBECONFIG is not set: which cluster? `make cluster` brings one up and says where its file is")
+	own, oerr := local.Find()
+	switch {
+	case path == "" && oerr != nil:
+		return nil, fmt.Errorf("which cluster? Set KUBECONFIG, or bring the project's own up with make cluster: %w", oerr)
+	case path == "":
+		path = own.Kubeconfig()
+	case oerr != nil || own.Kubeconfig() != path:
+		own = nil
 	}
 	c, err := client.New(client.Options{Kubeconfig: path, UserAgent: "ambit-e2e", QPS: 200, Burst: 400})
 	if err != nil {
@@ -69,7 +79,7 @@ func Connect() (*Cluster, error) {
 		return nil, fmt.Errorf("the programs of the mesh are not in %s: run make build, or set AMBIT_BIN: %w", bin, err)
 	}
 	return &Cluster{
-		Client: c, Kubeconfig: path, Bin: bin,
+		Client: c, Kubeconfig: path, Bin: bin, Own: own,
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.Kube.Discovery())),
 	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -21,6 +22,19 @@ func settings() []string {
 		set = append(set, "--set", "global.tag="+tag)
 	}
 	return set
+}
+
+// LoadImages brings the archives that `make images` made to the nodes of the
+// project's own cluster. Elsewhere a registry has to have them.
+func (c *Cluster) LoadImages(ctx context.Context) error {
+	if c.Own == nil {
+		return nil
+	}
+	archives, err := filepath.Glob(filepath.Join(c.Bin, "images", "*.tar"))
+	if err != nil || len(archives) == 0 {
+		return fmt.Errorf("no images in %s: run make images (%v)", filepath.Join(c.Bin, "images"), err)
+	}
+	return c.Own.Load(ctx, archives)
 }
 
 // Install installs the mesh by the command line, as a user does, and waits
