@@ -305,6 +305,23 @@ func remove(t *testing.T, u *Uninstaller) {
 	}
 }
 
+func TestUninstallNamesPodsInTheMesh(t *testing.T) {
+	s, _ := start(t)
+	if err := installer(t, s, "revision=canary").Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	in := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "shop", Annotations: map[string]string{"ambient.istio.io/redirection": "enabled"}}}
+	s.Add(in)
+	s.Add(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "out", Namespace: "shop"}})
+	ended := in.DeepCopy()
+	ended.Name, ended.Status.Phase = "job", corev1.PodSucceeded
+	s.Add(ended)
+	r, err := (&Uninstaller{Client: s.Client(), Namespace: "istio-system"}).Look(t.Context())
+	if err != nil || !slices.Equal(r.Enrolled, []string{"shop/web"}) {
+		t.Errorf("%v, %v", r.Enrolled, err)
+	}
+}
+
 // The agent's pods end before the proxy's DaemonSet goes.
 func TestUninstallWaitsForTheAgent(t *testing.T) {
 	s, _ := start(t)

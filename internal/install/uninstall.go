@@ -9,11 +9,13 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // Uninstaller takes a mesh out of a cluster.
@@ -33,6 +35,9 @@ type Uninstaller struct {
 // Removal is what an uninstallation would remove, in its order.
 type Removal struct {
 	Objects []string `json:"objects"`
+	// Enrolled are pods that are in the mesh: without agent and proxy they are
+	// not reachable, nor do they reach anybody, until they are restarted.
+	Enrolled []string `json:"enrolled,omitempty"`
 	// Kept says what is left, and why.
 	Kept []string `json:"kept,omitempty"`
 
@@ -50,9 +55,8 @@ func (u *Uninstaller) say(step string, state State, text string) {
 }
 
 // stage is when an object goes. The webhook first, because nobody will answer
-// it; then the agent, which takes pods out of the mesh while the proxy still
-// carries their connections and the API still lets it in; then the proxy, then
-// the control plane, then what these needed.
+// it; then the agent, which cleans up its nodes while the API still lets it in;
+// then the proxy, then the control plane, then what these needed.
 func stage(obj *unstructured.Unstructured) int {
 	switch {
 	case obj.GetKind() == "ValidatingWebhookConfiguration":
@@ -81,6 +85,11 @@ func (u *Uninstaller) Look(ctx context.Context) (*Removal, error) {
 		n := stage(obj)
 		r.stages[n] = append(r.stages[n], obj)
 	}
+	if len(r.stages[1])+len(r.stages[2]) > 0 {
+		if r.Enrolled, err = enrolled(ctx, u.Client); err != nil {
+			return nil, err
+		}
+	}
 	for _, s := range r.stages {
 		for _, obj := range s {
 			r.Objects = append(r.Objects, title(obj))
@@ -101,6 +110,27 @@ func (u *Uninstaller) Look(ctx context.Context) (*Removal, error) {
 		r.Objects = append(r.Objects, title(obj))
 	}
 	return r, nil
+}
+
+// enrolled lists the pods that are captured.
+func enrolled(ctx context.Context, c *client.Client) ([]string, error) {
+	var found []string
+	for opts := (metav1.ListOptions{Limit: 500}); ; {
+		list, err := c.Kube.CoreV1().Pods("").List(ctx, opts)
+		if err != nil {
+			return nil, fmt.Errorf("look for pods in the mesh: %w", err)
+		}
+		for i := range list.Items {
+			p := &list.Items[i]
+			running := p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed
+			if running && p.Annotations[wellknown.AnnotationRedirection] != "" {
+				found = append(found, p.Namespace+"/"+p.Name)
+			}
+		}
+		if opts.Continue = list.Continue; opts.Continue == "" {
+			return found, nil
+		}
+	}
 }
 
 // lookForMore finds what only a purge removes.
