@@ -33,51 +33,8 @@ const rate = 150
 // secret is what a capture looks for between the nodes.
 const secret = "nobody-may-read-this"
 
-// town is a namespace in the mesh, with a server on node1 and clients on both
-// nodes, and one outside of it.
-const town = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: street}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
-  selector: {app: web}
-  ipFamilyPolicy: PreferDualStack
-  ports: [{name: http, port: 80, targetPort: 8080}, {name: echo, port: 9000}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web, namespace: shop, labels: {app: web}}
-spec:
-  nodeName: node1
-  serviceAccountName: web
-  containers:
-  - name: web
-    command: [ECHO, server]
-    readinessProbe: {tcpSocket: {port: 8080}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: near, namespace: shop}
-spec: {nodeName: node1, serviceAccountName: near, containers: [{name: shell}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: far, namespace: shop}
-spec: {nodeName: node2, serviceAccountName: far, containers: [{name: shell}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: stranger, namespace: street}
-spec: {nodeName: node2, containers: [{name: shell}]}
-`
+// town is where faults happen.
+const town = rig.Shop
 
 const (
 	server1 = "ztunnel/node1" // where web is
@@ -85,11 +42,7 @@ const (
 	agent2  = "ambit-cni/node2"
 )
 
-var (
-	near     = lab.InPod("shop", "near")
-	far      = lab.InPod("shop", "far")
-	stranger = lab.InPod("street", "stranger")
-)
+var near, far, stranger = rig.Near, rig.Far, rig.Stranger
 
 // latePod is a client on node2 that comes later, with an identity of its own.
 func latePod(name string) string {
