@@ -7,6 +7,7 @@ package analysis
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,12 +50,31 @@ type Finding struct {
 	Code     string     `json:"code"`
 	Istio    string     `json:"istioCode,omitempty"` // of the same finding of istioctl
 	Severity Severity   `json:"severity"`
-	Object   source.Key `json:"object"`
+	Object   source.Key `json:"-"` // see MarshalJSON
 	File     string     `json:"file,omitempty"`
 	Line     int        `json:"line,omitempty"`
 	Field    string     `json:"field,omitempty"`
 	Message  string     `json:"message"`
 	Next     string     `json:"next,omitempty"`
+}
+
+// MarshalJSON writes the object with the names that manifests have.
+func (f Finding) MarshalJSON() ([]byte, error) {
+	type object struct {
+		Kind      string `json:"kind"`
+		Namespace string `json:"namespace,omitempty"`
+		Name      string `json:"name"`
+	}
+	type plain Finding // without this method
+	out := struct {
+		plain
+		Object *object `json:"object,omitempty"`
+	}{plain: plain(f)}
+	if f.Object != (source.Key{}) {
+		o := object(f.Object)
+		out.Object = &o
+	}
+	return json.Marshal(out)
 }
 
 // Options describe the mesh; zero values mean the defaults.

@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -196,6 +197,13 @@ func TestProblems(t *testing.T) {
 	f, ok := Problem(file.Problem{File: "a.yaml", Line: 3, Field: "spec.x", Message: "there is no such field"})
 	if !ok || f.Code != "AMB0001" || f.File != "a.yaml" || f.Line != 3 || f.Severity != Error {
 		t.Error(f, ok)
+	}
+	if b, err := json.Marshal(f); err != nil || strings.Contains(string(b), `"object":`) || !strings.Contains(string(b), `"istioCode":"IST0106"`) {
+		t.Errorf("%s %v", b, err)
+	}
+	f.Object = source.Key{Kind: "K", Name: "n"}
+	if b, err := json.Marshal(f); err != nil || !strings.Contains(string(b), `"object":{"kind":"K","name":"n"}`) {
+		t.Errorf("%s %v", b, err)
 	}
 	if _, ok := Problem(file.Problem{Ignored: true}); ok {
 		t.Error("an ignored kind is no finding")
