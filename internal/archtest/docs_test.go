@@ -22,6 +22,19 @@ func TestReasonsAreDocumented(t *testing.T) {
 	}
 }
 
+// TestReasonsHaveANextStep: the page for those in trouble leaves none out.
+func TestReasonsHaveANextStep(t *testing.T) {
+	b, err := os.ReadFile("../../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range reason.All() {
+		if r != reason.OK && !strings.Contains(string(b), "`"+r.String()+"`") {
+			t.Errorf("docs/troubleshooting.md does not say what to do about %s", r)
+		}
+	}
+}
+
 // TestModulesAreJustified: every direct dependency has its line.
 func TestModulesAreJustified(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/dependencies.md")
