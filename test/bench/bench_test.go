@@ -9,26 +9,6 @@ import (
 	"time"
 )
 
-func TestParseUsage(t *testing.T) {
-	const stat = "42 (a) b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 7 8 20 0 1 0 1 2 3\n"
-	const rollup = "555-7ff ---p 00000000 00:00 0 [rollup]\nRss:                2048 kB\nPss:                1 kB\n"
-	for _, c := range []struct {
-		text string
-		want usage
-		bad  bool
-	}{
-		{text: stat + rollup, want: usage{cpu: 3 * time.Second, rss: 2 << 20}},
-		{text: stat, bad: true},
-		{text: "42 (x) S 1\n" + rollup, bad: true},
-		{text: "", bad: true},
-	} {
-		got, err := parseUsage(c.text)
-		if (err != nil) != c.bad || (!c.bad && got != c.want) {
-			t.Errorf("%q: %+v, %v", c.text, got, err)
-		}
-	}
-}
-
 func TestMedian(t *testing.T) {
 	for _, c := range []struct {
 		in   []float64

@@ -270,7 +270,7 @@ func cells(o options) []cell {
 				if err != nil {
 					return nil, err
 				}
-				v[cpu] = (after.cpu - before.cpu).Seconds() / (float64(res.Bytes) / 1e9)
+				v[cpu] = (after.CPU - before.CPU).Seconds() / (float64(res.Bytes) / 1e9)
 			}
 			return v, nil
 		}}

@@ -5,19 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/test/measure"
 )
 
 const (
@@ -61,7 +57,8 @@ type scaled struct {
 	o        options
 	dir      string
 	r        *report
-	running  []*exec.Cmd
+	running  []*measure.Process
+	proxy    *measure.Process
 	statsURL string
 	dump     string // the proxy's whole directory
 }
@@ -72,55 +69,36 @@ func (s *scaled) fact(name string, v float64, format string, args ...any) {
 }
 
 // run starts a program whose output is kept for a failure.
-func (s *scaled) run(name string, env []string, args ...string) error {
-	log, err := os.Create(filepath.Join(s.dir, name+".log"))
-	if err != nil {
-		return err
+func (s *scaled) run(name string, env []string, args ...string) (*measure.Process, error) {
+	p, err := measure.Start(s.dir, name, s.o.components[name], env, args...)
+	if err == nil {
+		s.running = append(s.running, p)
 	}
-	defer log.Close() //nolint:errcheck // the program has its own descriptor
-	cmd := exec.Command(s.o.components[name], args...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
-	// The kernel ends it with us, however we end.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	s.running = append(s.running, cmd)
-	return nil
+	return p, err
 }
 
 func (s *scaled) stop() {
-	for _, cmd := range s.running {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()
+	for _, p := range s.running {
+		p.Kill()
 	}
-}
-
-// words are the last of a program's output.
-func (s *scaled) words(name string) string {
-	b, err := os.ReadFile(filepath.Join(s.dir, name+".log"))
-	if err != nil {
-		return err.Error()
-	}
-	return string(b[max(0, len(b)-600):])
 }
 
 func (s *scaled) start(ctx context.Context) error {
 	if err := s.generate(); err != nil {
 		return err
 	}
-	addrs, err := freeAddrs(6)
+	addrs, err := measure.FreeAddrs(6)
 	if err != nil {
 		return err
 	}
 	state := filepath.Join(s.dir, "state")
 	began := time.Now()
-	if err := s.run("ambitd", nil, "--config-dir", filepath.Join(s.dir, "config"), "--status-dir", filepath.Join(s.dir, "status"),
-		"--state-dir", state, "--listen", addrs[0], "--monitor", addrs[1], "--admin", addrs[2], "--server-name", "127.0.0.1"); err != nil {
+	ambitd, err := s.run("ambitd", nil, "--config-dir", filepath.Join(s.dir, "config"), "--status-dir", filepath.Join(s.dir, "status"),
+		"--state-dir", state, "--listen", addrs[0], "--monitor", addrs[1], "--admin", addrs[2], "--server-name", "127.0.0.1")
+	if err != nil {
 		return err
 	}
-	if err := s.until(ctx, "ambitd", func() error { _, err := get(ctx, "http://"+addrs[1]+"/readyz"); return err }); err != nil {
+	if err := ambitd.Until(ctx, scaleWait, func() error { _, err := measure.Get(ctx, "http://"+addrs[1]+"/readyz"); return err }); err != nil {
 		return err
 	}
 	s.fact("ambitd_ready_seconds", time.Since(began).Seconds(), "ambitd: ready %.1f s after its start, from files", time.Since(began).Seconds())
@@ -131,7 +109,7 @@ func (s *scaled) start(ctx context.Context) error {
 	s.statsURL = "http://" + addrs[4] + "/stats/prometheus"
 	began = time.Now()
 	root := filepath.Join(state, "root-cert.pem")
-	if err := s.run("ztunnel", []string{
+	if s.proxy, err = s.run("ztunnel", []string{
 		"XDS_ADDRESS=https://" + addrs[0], "CA_ADDRESS=https://" + addrs[0], "XDS_ROOT_CA=" + root, "CA_ROOT_CA=" + root,
 		"AUTH_TOKEN=" + token, "NODE_NAME=node1", "INPOD_UDS=" + filepath.Join(s.dir, "no-agent.sock"), "CLUSTER_ID=" + wellknown.DefaultCluster,
 		"POD_NAME=ztunnel", "POD_NAMESPACE=" + wellknown.SystemNamespace, "INSTANCE_IP=127.0.0.1", "SERVICE_ACCOUNT=ztunnel", "RUST_LOG=info",
@@ -143,7 +121,7 @@ func (s *scaled) start(ctx context.Context) error {
 	// All of it has come when nothing has for a while; a dump would tell at
 	// once, but it takes memory that is to be measured.
 	last, since := received{}, time.Now()
-	err = s.until(ctx, "ztunnel", func() error {
+	err = s.proxy.Until(ctx, scaleWait, func() error {
 		now, err := s.received(ctx)
 		if err != nil {
 			return err
@@ -182,7 +160,7 @@ type received struct{ messages, bytes int64 }
 
 func (s *scaled) received(ctx context.Context) (received, error) {
 	var r received
-	b, err := get(ctx, s.statsURL)
+	b, err := measure.Get(ctx, s.statsURL)
 	if err != nil {
 		return r, err
 	}
@@ -221,7 +199,7 @@ func (s *scaled) change(ctx context.Context) error {
 			return err
 		}
 		var after received
-		err = s.until(ctx, "ztunnel", func() error {
+		err = s.proxy.Until(ctx, scaleWait, func() error {
 			if after, err = s.received(ctx); err != nil {
 				return err
 			}
@@ -246,29 +224,19 @@ func (s *scaled) change(ctx context.Context) error {
 }
 
 func (s *scaled) memory(context.Context) error {
-	for _, cmd := range s.running {
-		dir := fmt.Sprintf("/proc/%d", cmd.Process.Pid)
-		name := filepath.Base(cmd.Path)
-		var text []byte
-		for _, f := range []string{"/stat", "/smaps_rollup"} {
-			b, err := os.ReadFile(dir + f)
-			if err != nil {
-				return fmt.Errorf("%s has ended: %w: %s", name, err, s.words(name))
-			}
-			text = append(text, b...)
-		}
-		u, err := parseUsage(string(text))
+	for _, p := range s.running {
+		u, err := p.Usage()
 		if err != nil {
 			return err
 		}
-		s.fact(name+"_rss_bytes", float64(u.rss), "%s: %.1f MiB resident, %.1f s of processor time", name, float64(u.rss)/(1<<20), u.cpu.Seconds())
+		s.fact(p.Name+"_rss_bytes", float64(u.RSS), "%s: %.1f MiB resident, %.1f s of processor time", p.Name, float64(u.RSS)/(1<<20), u.CPU.Seconds())
 	}
 	return nil
 }
 
 // complete counts what the proxy knows, last of all.
 func (s *scaled) complete(ctx context.Context) error {
-	b, err := get(ctx, s.dump)
+	b, err := measure.Get(ctx, s.dump)
 	if err != nil {
 		return err
 	}
@@ -280,25 +248,6 @@ func (s *scaled) complete(ctx context.Context) error {
 		return fmt.Errorf("%d workloads, %d services", len(d.Workloads), len(d.Services))
 	}
 	return nil
-}
-
-// until tries f until it succeeds; the program it depends on is named.
-func (s *scaled) until(ctx context.Context, program string, f func() error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, scaleWait, fmt.Errorf("waited %s", scaleWait))
-	defer cancel()
-	t := time.NewTicker(20 * time.Millisecond)
-	defer t.Stop()
-	for {
-		err := f()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w; %s said: %s", context.Cause(ctx), err, program, s.words(program))
-		}
-	}
 }
 
 // generate writes the mesh.
@@ -367,35 +316,4 @@ func (s *scaled) write(name, text string) error {
 		return err
 	}
 	return os.Rename(path+".new", path)
-}
-
-// freeAddrs finds loopback addresses that nobody listens on at the moment.
-func freeAddrs(n int) ([]string, error) {
-	var out []string
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer ln.Close() //nolint:errcheck // all at once, so that they differ
-		out = append(out, ln.Addr().String())
-	}
-	return out, nil
-}
-
-func get(ctx context.Context, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close() //nolint:errcheck // read to the end
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", url, resp.Status)
-	}
-	return b, err
 }

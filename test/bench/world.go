@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/measure"
 )
 
 // worldYAML is what the traffic runs between: a pair of pods in the mesh and
@@ -270,19 +271,9 @@ func (c *contender) load(ctx context.Context, args ...string) (loadResult, error
 	return parseLoad(out)
 }
 
-// usage is what processes have used.
-type usage struct {
-	cpu time.Duration
-	rss int64 // bytes
-}
-
-// clockTick is the unit of times in /proc/PID/stat; USER_HZ is 100 on every
-// Linux that Go runs on.
-const clockTick = 10 * time.Millisecond
-
 // usage adds up the contender's proxies.
-func (c *contender) usage(ctx context.Context) (usage, error) {
-	var u usage
+func (c *contender) usage(ctx context.Context) (measure.Usage, error) {
+	var u measure.Usage
 	if c.proxies == nil {
 		return u, nil
 	}
@@ -296,43 +287,14 @@ func (c *contender) usage(ctx context.Context) (usage, error) {
 		if err != nil {
 			return u, err
 		}
-		one, err := parseUsage(out)
+		one, err := measure.ParseUsage(out)
 		if err != nil {
 			return u, fmt.Errorf("process %d: %w", pid, err)
 		}
-		u.cpu += one.cpu
-		u.rss += one.rss
+		u.CPU += one.CPU
+		u.RSS += one.RSS
 	}
 	return u, nil
-}
-
-// parseUsage reads /proc/PID/stat followed by /proc/PID/smaps_rollup.
-func parseUsage(text string) (usage, error) {
-	var u usage
-	// The second field is a name in parentheses, in which there may be others.
-	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	const utime, stime = 11, 12 // fields 14 and 15 of the line, after ")"
-	if len(f) <= stime {
-		return u, errors.New("no times in /proc/PID/stat")
-	}
-	for _, s := range []string{f[utime], f[stime]} {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			return u, err
-		}
-		u.cpu += time.Duration(n) * clockTick
-	}
-	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, "Rss:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err != nil {
-				return u, err
-			}
-			u.rss = kib << 10
-			return u, nil
-		}
-	}
-	return u, errors.New("no Rss in /proc/PID/smaps_rollup")
 }
 
 // held measures how much new proxies grow by n connections, in KiB per
@@ -372,12 +334,12 @@ func (c *contender) settled(ctx context.Context) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if u.rss == last {
+		if u.RSS == last {
 			if same++; same == still {
 				break
 			}
 		} else {
-			last, same = u.rss, 0
+			last, same = u.RSS, 0
 		}
 		select {
 		case <-time.After(step):
