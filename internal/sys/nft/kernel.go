@@ -24,13 +24,19 @@ func Apply(ns *netns.NS, cfg Config) error {
 	}
 	want := Rules(cfg)
 	differs, err := checkTable(ns, want)
+	if err != nil || len(differs) == 0 {
+		return err
+	}
+	return writeTable(ns, want)
+}
+
+// writeTable replaces the content of a table in one transaction.
+func writeTable(ns *netns.NS, want Ruleset) error {
+	have, err := listChains(ns, want.Table)
 	if err != nil {
 		return err
 	}
-	if len(differs) == 0 {
-		return nil
-	}
-	have, err := listChains(ns)
+	sets, err := listSets(ns, want.Table)
 	if err != nil {
 		return err
 	}
@@ -38,7 +44,12 @@ func Apply(ns *netns.NS, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: TableName})
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: want.Table})
+	for _, s := range want.Sets {
+		if err := writeSet(conn, table, s, sets[s.Name]); err != nil {
+			return err
+		}
+	}
 	kept := sameChains(have, want)
 	if len(have) > 0 {
 		conn.FlushTable(table)
@@ -55,7 +66,7 @@ func Apply(ns *netns.NS, cfg Config) error {
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("writing nftables table %s: %w", TableName, err)
+		return fmt.Errorf("writing nftables table %s: %w", want.Table, err)
 	}
 	return nil
 }
@@ -73,29 +84,34 @@ func Check(ns *netns.NS, cfg Config) ([]string, error) {
 
 // Present tells whether the namespace has a table of ours, right or wrong.
 func Present(ns *netns.NS) (bool, error) {
-	t, err := ourTable(ns)
+	t, err := ourTable(ns, TableName)
 	return t != nil, err
 }
 
 // Remove takes out everything Apply puts in, and nothing else. Connections
 // that are redirected at this time end; see Config.Quiesce.
 func Remove(ns *netns.NS) error {
-	t, err := ourTable(ns)
-	if err != nil {
+	if err := removeTable(ns, TableName); err != nil {
 		return err
-	}
-	if t != nil {
-		conn, err := open(ns)
-		if err != nil {
-			return err
-		}
-		conn.DelTable(t)
-		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("deleting nftables table %s: %w", TableName, err)
-		}
 	}
 	if err := removeRouting(ns); err != nil {
 		return fmt.Errorf("policy routing: %w", err)
+	}
+	return nil
+}
+
+func removeTable(ns *netns.NS, name string) error {
+	t, err := ourTable(ns, name)
+	if err != nil || t == nil {
+		return err
+	}
+	conn, err := open(ns)
+	if err != nil {
+		return err
+	}
+	conn.DelTable(t)
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("deleting nftables table %s: %w", name, err)
 	}
 	return nil
 }
@@ -108,7 +124,7 @@ func open(ns *netns.NS) (*nftables.Conn, error) {
 	return conn, nil
 }
 
-func ourTable(ns *netns.NS) (*nftables.Table, error) {
+func ourTable(ns *netns.NS, name string) (*nftables.Table, error) {
 	conn, err := open(ns)
 	if err != nil {
 		return nil, err
@@ -118,14 +134,14 @@ func ourTable(ns *netns.NS) (*nftables.Table, error) {
 		return nil, fmt.Errorf("listing nftables tables: %w", err)
 	}
 	for _, t := range tables {
-		if t.Name == TableName {
+		if t.Name == name {
 			return t, nil
 		}
 	}
 	return nil, nil
 }
 
-func listChains(ns *netns.NS) ([]*nftables.Chain, error) {
+func listChains(ns *netns.NS, table string) ([]*nftables.Chain, error) {
 	conn, err := open(ns)
 	if err != nil {
 		return nil, err
@@ -136,7 +152,7 @@ func listChains(ns *netns.NS) ([]*nftables.Chain, error) {
 	}
 	var ours []*nftables.Chain
 	for _, c := range all {
-		if c.Table.Name == TableName {
+		if c.Table.Name == table {
 			ours = append(ours, c)
 		}
 	}
@@ -166,8 +182,11 @@ func isChain(have *nftables.Chain, want Chain) bool {
 
 func kernelChain(t *nftables.Table, c Chain) *nftables.Chain {
 	hook := nftables.ChainHookPrerouting
-	if c.Hook == "output" {
+	switch c.Hook {
+	case "output":
 		hook = nftables.ChainHookOutput
+	case "forward":
+		hook = nftables.ChainHookForward
 	}
 	policy := nftables.ChainPolicyAccept
 	return &nftables.Chain{
@@ -197,14 +216,18 @@ func (r Rule) exprs() []expr.Any {
 }
 
 func checkTable(ns *netns.NS, want Ruleset) ([]string, error) {
-	table, err := ourTable(ns)
+	table, err := ourTable(ns, want.Table)
 	if err != nil {
 		return nil, err
 	}
 	if table == nil {
-		return []string{"table " + TableName + " is missing"}, nil
+		return []string{"table " + want.Table + " is missing"}, nil
 	}
-	have, err := listChains(ns)
+	have, err := listChains(ns, want.Table)
+	if err != nil {
+		return nil, err
+	}
+	sets, err := listSets(ns, want.Table)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +235,7 @@ func checkTable(ns *netns.NS, want Ruleset) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var differs []string
+	differs := compareSets(want.Sets, sets)
 	byName := map[string]*nftables.Chain{}
 	for _, c := range have {
 		byName[c.Name] = c

@@ -171,6 +171,89 @@ func (a SourceAddr) exprs() []expr.Any {
 	)
 }
 
+// DestIn matches a destination address that is in a set of the table.
+type DestIn struct {
+	IPv6 bool
+	Set  string
+}
+
+func (d DestIn) String() string {
+	if d.IPv6 {
+		return "ip6 daddr @" + d.Set
+	}
+	return "ip daddr @" + d.Set
+}
+
+func (d DestIn) exprs() []expr.Any {
+	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}
+	if d.IPv6 {
+		load.Offset, load.Len = 24, 16
+	}
+	return append(Family{d.IPv6}.exprs(), load, &expr.Lookup{SourceRegister: 1, SetName: d.Set})
+}
+
+// Where the hops that are left to a packet are in its header: IPv4's time to
+// live, IPv6's hop limit.
+const (
+	ttlOffset      = 8
+	hopLimitOffset = 7
+)
+
+// Hops matches the hops that are left to a packet; the family must have been
+// matched.
+type Hops struct {
+	IPv6  bool
+	Value byte
+}
+
+func (h Hops) String() string {
+	if h.IPv6 {
+		return fmt.Sprintf("ip6 hoplimit %d", h.Value)
+	}
+	return fmt.Sprintf("ip ttl %d", h.Value)
+}
+
+func (h Hops) exprs() []expr.Any {
+	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: ttlOffset, Len: 1}
+	if h.IPv6 {
+		load.Offset = hopLimitOffset
+	}
+	return []expr.Any{load, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{h.Value}}}
+}
+
+// SetHops changes the hops that are left to a packet; the family must have been
+// matched.
+type SetHops struct {
+	IPv6  bool
+	Value byte
+}
+
+func (h SetHops) String() string {
+	if h.IPv6 {
+		return fmt.Sprintf("ip6 hoplimit set %d", h.Value)
+	}
+	return fmt.Sprintf("ip ttl set %d", h.Value)
+}
+
+func (h SetHops) exprs() []expr.Any {
+	if h.IPv6 { // whose header has no checksum
+		return []expr.Any{
+			&expr.Immediate{Register: 1, Data: []byte{h.Value}},
+			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: hopLimitOffset, Len: 1},
+		}
+	}
+	// A checksum is one of 16-bit words: the protocol's byte goes along.
+	const word, checksumOffset = 2, 10
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: ttlOffset, Len: word},
+		mask([]byte{0, 0xff}, []byte{h.Value, 0}),
+		&expr.Payload{
+			OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: ttlOffset, Len: word,
+			CsumType: expr.CsumTypeInet, CsumOffset: checksumOffset,
+		},
+	}
+}
+
 // Accept ends the chain.
 type Accept struct{}
 

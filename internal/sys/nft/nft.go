@@ -3,8 +3,11 @@
 // kernel, to compare the kernel with it, and to take it out again.
 //
 // Everything is in one nftables table of the pod's namespace, changed in one
-// transaction, beside one policy routing rule per address family. Nothing is
-// written in the host's namespace.
+// transaction, beside one policy routing rule per address family.
+//
+// The host's namespace has one small table of its own (HostTableName), by which
+// pods recognize connections that the host itself makes, such as the kubelet's
+// probes: it redirects nothing.
 //
 // The table fails closed by construction: captured connections go to ports of
 // the pod itself, and where no proxy listens the kernel answers with a reset.
@@ -12,6 +15,7 @@ package nft
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
@@ -43,10 +47,16 @@ type Config struct {
 type Probe struct {
 	Source netip.Prefix
 	Ports  []uint16
+	// Host exempts only connections that the host of the pod itself makes, which
+	// its own table proves (see HostRules). The source alone does not: whatever
+	// the host passes on under its own address has it too.
+	Host bool
 }
 
-// Ruleset is the content of the table.
+// Ruleset is the content of a table.
 type Ruleset struct {
+	Table  string
+	Sets   []Set
 	Chains []Chain
 }
 
@@ -54,7 +64,7 @@ type Ruleset struct {
 type Chain struct {
 	Name     string
 	Type     string // filter, nat or route
-	Hook     string // prerouting or output
+	Hook     string // prerouting, forward or output
 	Priority int
 	Rules    []Rule
 }
@@ -80,7 +90,7 @@ const zoneDNS = 1
 
 // Rules computes the table for a namespace.
 func Rules(cfg Config) Ruleset {
-	var set Ruleset
+	set := Ruleset{Table: TableName}
 	if cfg.CaptureDNS && !cfg.Quiesce {
 		set.Chains = append(set.Chains,
 			Chain{Name: "raw-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{{
@@ -145,12 +155,16 @@ func inboundRules(cfg Config) []Rule {
 		if p.Source.Addr().Is6() && !cfg.IPv6 {
 			continue
 		}
-		from := []Match{SourceAddr{p.Source}, Proto(protoTCP)}
+		from := []Match{SourceAddr{p.Source}}
+		if p.Host {
+			from = append(from, Hops{IPv6: p.Source.Addr().Is6(), Value: hostHops})
+		}
+		from = append(from, Proto(protoTCP))
 		if len(p.Ports) == 0 {
 			rules = append(rules, Rule{Match: from, Do: Accept{}, Note: "probe"})
 		}
 		for _, port := range p.Ports {
-			rules = append(rules, Rule{Match: []Match{SourceAddr{p.Source}, Proto(protoTCP), DestPort{Port: port}}, Do: Accept{}, Note: "probe"})
+			rules = append(rules, Rule{Match: append(slices.Clone(from), DestPort{Port: port}), Do: Accept{}, Note: "probe"})
 		}
 	}
 	return append(rules, Rule{

@@ -23,6 +23,10 @@ func configs() map[string]Config {
 			{Source: netip.MustParsePrefix("169.254.7.127/32")},
 			{Source: netip.MustParsePrefix("fd16:9254::/32"), Ports: []uint16{8080, 9090}},
 		}},
+		"host-probes": {IPv6: true, Probes: []Probe{
+			{Source: netip.MustParsePrefix("10.0.0.7/32"), Ports: []uint16{8080, 9090}, Host: true},
+			{Source: netip.MustParsePrefix("fd00::7/128"), Ports: []uint16{8080}, Host: true},
+		}},
 		"quiesce": {IPv6: true, CaptureDNS: true, Quiesce: true, VirtualInterfaces: []string{"net1"}},
 	}
 }

@@ -23,8 +23,9 @@ const selfTestPatience = 2 * time.Second
 // SelfTest proves in a throw-away pair of namespaces that this kernel redirects,
 // in both families: a connection out of the one, and a connection into it from
 // the other, arrive at the proxy's ports and say where they wanted to go, are
-// reset when nobody listens there, and nothing remains afterwards. An error says
-// what this node is not able to do.
+// reset when nobody listens there; a probe from the pod's host arrives where it
+// wanted to, and what has the host's address only does not; and nothing remains
+// afterwards. An error says what this node is not able to do.
 func SelfTest(ipv6 bool) error {
 	pod, err := netns.New()
 	if err != nil {
@@ -62,6 +63,14 @@ func SelfTest(ipv6 bool) error {
 			return fmt.Errorf("a connection to the pod at %s was not redirected: %w", f.inside, err)
 		}
 	}
+	for _, f := range testFamilies {
+		if f.v6 && !(ipv6 && hasIPv6) {
+			continue
+		}
+		if err := probed(pod, peer, f.host, f.inside, ipv6); err != nil {
+			return fmt.Errorf("a probe of the pod at %s: %w", f.inside, err)
+		}
+	}
 	if err := Remove(pod); err != nil {
 		return err
 	}
@@ -77,10 +86,11 @@ func SelfTest(ipv6 bool) error {
 var testFamilies = []struct {
 	v6              bool
 	pod, peer       string // of the two ends
+	host            netip.Prefix
 	inside, outside netip.AddrPort
 }{
-	{false, "192.0.2.2/24", "192.0.2.1/24", netip.MustParseAddrPort("192.0.2.2:80"), netip.MustParseAddrPort("192.0.2.9:80")},
-	{true, "2001:db8::2/64", "2001:db8::1/64", netip.MustParseAddrPort("[2001:db8::2]:80"), netip.MustParseAddrPort("[2001:db8::9]:80")},
+	{false, "192.0.2.2/24", "192.0.2.1/24", netip.MustParsePrefix("192.0.2.1/32"), netip.MustParseAddrPort("192.0.2.2:80"), netip.MustParseAddrPort("192.0.2.9:80")},
+	{true, "2001:db8::2/64", "2001:db8::1/64", netip.MustParsePrefix("2001:db8::1/128"), netip.MustParseAddrPort("[2001:db8::2]:80"), netip.MustParseAddrPort("[2001:db8::9]:80")},
 }
 
 // dressUp joins a pod and its peer, by IPv6 too if this node has it: where it
@@ -149,33 +159,21 @@ func address(h *netlink.Handle, link netlink.Link, text string) error {
 // captured tells whether a connection from a namespace arrives at a port of the
 // pod that it did not want to go to.
 func captured(pod, from *netns.NS, to netip.AddrPort, port uint16) error {
-	network, all := "tcp4", netip.IPv4Unspecified()
+	all := netip.IPv4Unspecified()
 	if to.Addr().Is6() {
-		network, all = "tcp6", netip.IPv6Unspecified()
+		all = netip.IPv6Unspecified()
 	}
-	dial := func() (net.Conn, error) {
-		var c net.Conn
-		err := from.Do(func() (err error) {
-			c, err = net.DialTimeout(network, to.String(), selfTestPatience)
-			return err
-		})
-		return c, err
-	}
-	var l net.Listener
-	err := pod.Do(func() (err error) {
-		var lc net.ListenConfig
-		l, err = lc.Listen(context.Background(), network, netip.AddrPortFrom(all, port).String())
-		return err
-	})
+	l, err := listen(pod, netip.AddrPortFrom(all, port))
 	if err != nil {
 		return err
 	}
-	err = accepts(l.(*net.TCPListener), dial, to)
+	connect := func() (net.Conn, error) { return dial(from, to) }
+	err = accepts(l, connect, to)
 	_ = l.Close()
 	if err != nil {
 		return err
 	}
-	c, err := dial()
+	c, err := connect()
 	if err == nil {
 		_ = c.Close()
 		return errors.New("it came through although nobody listened")
@@ -184,6 +182,59 @@ func captured(pod, from *netns.NS, to netip.AddrPort, port uint16) error {
 		return fmt.Errorf("without a listener it was not reset: %w", err)
 	}
 	return nil
+}
+
+// probed tells whether a probe by the host is told from what only has the
+// host's address.
+func probed(pod, host *netns.NS, source netip.Prefix, at netip.AddrPort, ipv6 bool) error {
+	cfg := Config{IPv6: ipv6, Probes: []Probe{{Source: source, Ports: []uint16{at.Port()}, Host: true}}}
+	if err := Apply(pod, cfg); err != nil {
+		return err
+	}
+	if err := captured(pod, host, at, numbers.PortInbound); err != nil {
+		return fmt.Errorf("without the host's rules it was not redirected: %w", err)
+	}
+	if _, err := ApplyHost(host, []netip.Addr{at.Addr()}); err != nil {
+		return fmt.Errorf("the host's rules: %w", err)
+	}
+	defer func() { _ = RemoveHost(host) }()
+	l, err := listen(pod, at)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	c, err := dial(host, at)
+	if err != nil {
+		return fmt.Errorf("with the host's rules it was redirected: %w", err)
+	}
+	return c.Close()
+}
+
+func network(a netip.Addr) string {
+	if a.Is6() {
+		return "tcp6"
+	}
+	return "tcp4"
+}
+
+func listen(ns *netns.NS, at netip.AddrPort) (l *net.TCPListener, err error) {
+	err = ns.Do(func() error {
+		var lc net.ListenConfig
+		made, err := lc.Listen(context.Background(), network(at.Addr()), at.String())
+		if err == nil {
+			l = made.(*net.TCPListener)
+		}
+		return err
+	})
+	return l, err
+}
+
+func dial(from *netns.NS, to netip.AddrPort) (c net.Conn, err error) {
+	err = from.Do(func() (err error) {
+		c, err = net.DialTimeout(network(to.Addr()), to.String(), selfTestPatience)
+		return err
+	})
+	return c, err
 }
 
 func accepts(l *net.TCPListener, dial func() (net.Conn, error), to netip.AddrPort) error {
