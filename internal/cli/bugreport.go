@@ -77,7 +77,8 @@ it before you give it away. --dry-run shows what it would hold.`,
 // entry is one file of the archive.
 type entry struct {
 	path string
-	get  func(context.Context) ([]byte, error)
+	// get reads it; more than limit bytes are an error, or left out and named.
+	get func(ctx context.Context, limit int64) ([]byte, error)
 }
 
 func (b *bugReport) run(ctx context.Context) error {
@@ -141,13 +142,8 @@ func archive(ctx context.Context, to io.Writer, entries []entry, bound int64, pr
 			return missing, err
 		}
 		progress(i, e)
-		text, err := e.get(ctx)
-		text = redact(text)
-		switch {
-		case err != nil:
-		case len(text) > maxEntry:
-			err = fmt.Errorf("left out: %d bytes are more than %d", len(text), maxEntry)
-		case total+int64(len(text)) > bound:
+		text, err := e.collect(ctx, bound-total)
+		if errors.Is(err, errTooMuch) && bound-total < maxEntry {
 			err = fmt.Errorf("left out: the archive would be larger than %d MiB (--max-size)", bound>>20)
 		}
 		if err != nil {
@@ -166,16 +162,29 @@ func archive(ctx context.Context, to io.Writer, entries []entry, bound int64, pr
 	return missing, errors.Join(err, t.Close(), z.Close())
 }
 
+// collect reads an entry, without secrets, of at most as many bytes as are left.
+func (e entry) collect(ctx context.Context, left int64) ([]byte, error) {
+	limit := min(left, maxEntry)
+	if limit <= 0 {
+		return nil, errTooMuch
+	}
+	text, err := e.get(ctx, limit)
+	if text = redact(text); err == nil && int64(len(text)) > limit {
+		err = tooMuch(limit)
+	}
+	return text, err
+}
+
 // entries lists what there is to collect, without collecting it.
 func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, error) {
 	out := []entry{
-		{"version.yaml", func(ctx context.Context) ([]byte, error) {
+		{"version.yaml", func(ctx context.Context, _ int64) ([]byte, error) {
 			v := versions{Client: version.Get()}
 			err := b.remoteVersions(ctx, &b.kube, &v)
 			y, _ := yaml.Marshal(v)
 			return y, err
 		}},
-		{"kubernetes-version.txt", func(context.Context) ([]byte, error) {
+		{"kubernetes-version.txt", func(context.Context, int64) ([]byte, error) {
 			v, err := c.Kube.Discovery().ServerVersion()
 			if err != nil {
 				return nil, err
@@ -223,17 +232,18 @@ func (b *bugReport) ofPod(c *client.Client, p part, pod *corev1.Pod) []entry {
 	endpoints := endpointsOf(p)
 	for _, url := range slices.Sorted(maps.Keys(endpoints)) {
 		name := strings.ReplaceAll(strings.Trim(url, "/"), "/", "_")
-		out = append(out, entry{path.Join(dir, name), func(ctx context.Context) ([]byte, error) {
-			return askPod(ctx, c, pod, endpoints[url], http.MethodGet, url)
+		out = append(out, entry{path.Join(dir, name), func(ctx context.Context, limit int64) ([]byte, error) {
+			return askPodUpTo(ctx, c, pod, endpoints[url], http.MethodGet, url, limit)
 		}})
 	}
 	return out
 }
 
-func (b *bugReport) log(c *client.Client, pod *corev1.Pod, container string, previous bool) func(context.Context) ([]byte, error) {
-	seconds, lines, bytes := int64(b.since.Seconds()), int64(tailLog), int64(maxLog)
-	opts := &corev1.PodLogOptions{Container: container, Previous: previous, SinceSeconds: &seconds, TailLines: &lines, LimitBytes: &bytes, Timestamps: true}
-	return func(ctx context.Context) ([]byte, error) {
+func (b *bugReport) log(c *client.Client, pod *corev1.Pod, container string, previous bool) func(context.Context, int64) ([]byte, error) {
+	seconds, lines := int64(b.since.Seconds()), int64(tailLog)
+	return func(ctx context.Context, limit int64) ([]byte, error) {
+		limit = min(limit, maxLog)
+		opts := &corev1.PodLogOptions{Container: container, Previous: previous, SinceSeconds: &seconds, TailLines: &lines, LimitBytes: &limit, Timestamps: true}
 		ctx, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 		r, err := c.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, opts).Stream(ctx)
@@ -241,7 +251,7 @@ func (b *bugReport) log(c *client.Client, pod *corev1.Pod, container string, pre
 			return nil, explain(err)
 		}
 		defer r.Close() //nolint:errcheck // read to the end
-		return io.ReadAll(io.LimitReader(r, maxLog))
+		return io.ReadAll(io.LimitReader(r, limit))
 	}
 }
 
@@ -275,29 +285,29 @@ func (b *bugReport) objects(c *client.Client) []entry {
 		case k.systemOnly:
 			ns = b.istioNamespace
 		}
-		out = append(out, entry{path.Join("objects", k.gvr.Resource+".yaml"), func(ctx context.Context) ([]byte, error) {
-			return listYAML(func(f func(*unstructured.Unstructured)) error { return eachOf(ctx, c, k.gvr, ns, f) })
+		out = append(out, entry{path.Join("objects", k.gvr.Resource+".yaml"), func(ctx context.Context, limit int64) ([]byte, error) {
+			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return eachOf(ctx, c, k.gvr, ns, f) })
 		}})
 	}
 	for _, d := range described {
 		if d.kind == source.KindService {
 			continue
 		}
-		out = append(out, entry{path.Join("objects", plural(d.kind)+".yaml"), func(ctx context.Context) ([]byte, error) {
-			return listYAML(func(f func(*unstructured.Unstructured)) error { return eachObject(ctx, c, d.kind, b.namespace, f) })
+		out = append(out, entry{path.Join("objects", plural(d.kind)+".yaml"), func(ctx context.Context, limit int64) ([]byte, error) {
+			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return eachObject(ctx, c, d.kind, b.namespace, f) })
 		}})
 	}
 	return out
 }
 
-// listYAML writes objects one after the other, up to the bound of an entry.
-func listYAML(each func(func(*unstructured.Unstructured)) error) ([]byte, error) {
+// listYAML writes objects one after the other, as many as fit.
+func listYAML(limit int64, each func(func(*unstructured.Unstructured)) error) ([]byte, error) {
 	var out bytes.Buffer
 	left := 0
 	err := each(func(u *unstructured.Unstructured) {
 		redactObject(u)
 		y, err := yaml.Marshal(u.Object)
-		if err != nil || out.Len()+len(y) > maxEntry-(1<<10) {
+		if err != nil || int64(out.Len()+len(y)) > limit-(1<<10) {
 			left++
 			return
 		}

@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambit-mesh/ambit/internal/kube/kubetest"
+	"github.com/ambit-mesh/ambit/internal/kube/nodestate"
 	"github.com/ambit-mesh/ambit/internal/kube/portforward/portforwardtest"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -192,7 +193,7 @@ func clusterObjects() []runtime.Object {
 		&corev1.Namespace{ObjectMeta: meta("", "shop", ambient)}, &corev1.Namespace{ObjectMeta: meta("", system, nil)},
 		&corev1.Namespace{ObjectMeta: meta("", "plain", nil)},
 		&corev1.Node{ObjectMeta: meta("", "node1", nil)},
-		&corev1.Node{ObjectMeta: meta("", "node2", nil), Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: redirectionCondition, Status: corev1.ConditionFalse, Message: "nftables is missing"}}}},
+		&corev1.Node{ObjectMeta: meta("", "node2", nil), Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: nodestate.Condition, Status: corev1.ConditionFalse, Message: "nftables is missing"}}}},
 		pod(system, "ambitd-a", "node1", "10.244.1.2", "discovery", "ghcr.io/ambit-mesh/ambitd:v2", istiod),
 		pod(system, "ambitd-b", "node2", "10.244.2.2", "discovery", "ghcr.io/ambit-mesh/ambitd:v2", istiod),
 		pod(system, "ambit-cni-1", "node1", "10.244.1.3", "install-cni", "ghcr.io/ambit-mesh/ambit-cni:v2", map[string]string{"k8s-app": "istio-cni-node"}),

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -131,7 +132,7 @@ func (d *describe) pod(ctx context.Context, c *client.Client, namespace, name st
 
 // agentOf asks the agent of a pod's node about it.
 func (d *describe) agentOf(ctx context.Context, c *client.Client, pod *corev1.Pod) agentFacts {
-	var f agentFacts
+	f := agentFacts{Policy: agentPolicy(nil)}
 	agents, err := d.podsOf(ctx, c, partAgent)
 	if err != nil {
 		f.Err = err
@@ -142,9 +143,9 @@ func (d *describe) agentOf(ctx context.Context, c *client.Client, pod *corev1.Po
 		f.Err = fmt.Errorf("no ambit-cni runs on node %s", pod.Spec.NodeName)
 		return f
 	}
-	f.Pod = agent.Name
+	f.Pod, f.Policy = agent.Name, agentPolicy(agent)
 	b, err := askPod(ctx, c, agent, partAgent.admin, http.MethodGet, "/debug/pods")
-	var all []agentStatus
+	var all []node.Status
 	if err == nil {
 		err = json.Unmarshal(b, &all)
 	}
@@ -230,6 +231,11 @@ func (d *describe) service(ctx context.Context, c *client.Client, namespace, nam
 		return nil, explain(err)
 	}
 	f.Pods = pods.Items
+	f.RootNamespace = d.istioNamespace
+	f.Policy = agentPolicy(nil)
+	if agents, err := d.podsOf(ctx, c, partAgent); err == nil && len(agents) > 0 {
+		f.Policy = agentPolicy(&agents[0])
+	}
 	f.Proxy = d.proxyOf(ctx, c, "")
 	return describeService(f), nil
 }

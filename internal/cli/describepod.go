@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/ambit-mesh/ambit/internal/analysis"
+	"github.com/ambit-mesh/ambit/internal/kube/nodestate"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -31,20 +33,12 @@ type podFacts struct {
 	Proxy           proxyFacts
 }
 
-// agentStatus is one of the agent's /debug/pods.
-type agentStatus struct {
-	Pod      string `json:"pod"`
-	UID      string `json:"uid"`
-	Enrolled bool   `json:"enrolled"`
-	Served   bool   `json:"served"`
-	State    string `json:"state"`
-}
-
 // agentFacts is what the agent of the pod's node says.
 type agentFacts struct {
 	Pod    string       // of the agent
+	Policy node.Policy  // which pods it enrols
 	Err    error        // why it was not asked or did not answer
-	Status *agentStatus // nil if it does not know the pod
+	Status *node.Status // nil if it does not know the pod
 }
 
 // proxyFacts is what a ztunnel says.
@@ -97,10 +91,6 @@ const (
 	enrolledUnproven = "unproven"
 )
 
-// redirectionCondition is the node condition that tells whether the node could
-// prove that it captures traffic.
-const redirectionCondition = "AmbitRedirectionReady"
-
 // describePod says what facts come to.
 func describePod(f podFacts) *podReport {
 	p := f.Pod
@@ -116,8 +106,8 @@ func describePod(f podFacts) *podReport {
 	r.enrolment(f, w)
 	if r.Enrolled != enrolledNo {
 		r.identity(f, w)
-		r.networkPolicies(f)
 	}
+	r.analysis(f)
 	r.waypoint(f)
 	r.policies(f, w)
 	return r
@@ -181,14 +171,14 @@ func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workl
 	add := func(what, next string) { out = append(out, advice{what, next}) }
 	if f.Node != nil && enrolled != enrolledNo {
 		for _, c := range f.Node.Status.Conditions {
-			if c.Type == redirectionCondition && c.Status != corev1.ConditionTrue {
+			if c.Type == nodestate.Condition && c.Status != corev1.ConditionTrue {
 				add(fmt.Sprintf("node %s cannot capture traffic: %s", p.Spec.NodeName, cmp.Or(c.Message, c.Reason)), "ambit check")
 			}
 		}
 	}
 	switch {
 	case enrolled == enrolledNo:
-		if canJoin(f) {
+		if canJoin(f.Agent.Policy, p, f.RootNamespace) {
 			add("the pod is not in the mesh: "+why, fmt.Sprintf("kubectl label namespace %s %s=%s", p.Namespace, wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient))
 		}
 	case f.Agent.Err != nil:
@@ -216,12 +206,19 @@ func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workl
 	return out
 }
 
-// canJoin tells whether a label on its namespace would bring the pod into the
-// mesh. kube-system is left alone by the agent unless it is told otherwise.
-func canJoin(f podFacts) bool {
-	_, label := f.Pod.Labels[wellknown.LabelDataplaneMode]
-	return !label && !f.Pod.Spec.HostNetwork && !terminal(f.Pod) && f.Pod.Annotations[wellknown.AnnotationSidecarStatus] == "" &&
-		f.Pod.Namespace != metav1.NamespaceSystem && f.Pod.Namespace != f.RootNamespace
+// canJoin tells whether a label on its namespace would bring a pod into the
+// mesh. The mesh's own pods are better left outside.
+func canJoin(policy node.Policy, p *corev1.Pod, root string) bool {
+	yes, _ := policy.Enrols(nodePod(p), map[string]string{wellknown.LabelDataplaneMode: wellknown.DataplaneModeAmbient})
+	return yes && p.Namespace != root
+}
+
+// nodePod is a pod as its agent sees it.
+func nodePod(p *corev1.Pod) node.Pod {
+	return node.Pod{
+		Name: p.Name, Namespace: p.Namespace, Labels: p.Labels, Annotations: p.Annotations,
+		HostNetwork: p.Spec.HostNetwork, Terminal: terminal(p),
+	}
 }
 
 func terminal(p *corev1.Pod) bool {
@@ -231,14 +228,13 @@ func terminal(p *corev1.Pod) bool {
 // wants tells what the labels ask for, in words.
 func wants(f podFacts) (bool, string) {
 	p := f.Pod
-	yes, why := node.Policy{Selectors: node.DefaultSelectors()}.Enrols(node.Pod{
-		Name: p.Name, Namespace: p.Namespace, Labels: p.Labels, Annotations: p.Annotations,
-		HostNetwork: p.Spec.HostNetwork, Terminal: terminal(p),
-	}, f.Namespace.Labels)
+	yes, why := f.Agent.Policy.Enrols(nodePod(p), f.Namespace.Labels)
 	own, ofNamespace := p.Labels[wellknown.LabelDataplaneMode], f.Namespace.Labels[wellknown.LabelDataplaneMode]
 	switch {
 	case yes && own != "":
 		return yes, fmt.Sprintf("pod has %s=%s", wellknown.LabelDataplaneMode, own)
+	case yes && ofNamespace != wellknown.DataplaneModeAmbient:
+		return yes, "an enablement selector of ambit-cni chooses the pod"
 	case yes:
 		return yes, fmt.Sprintf("namespace %s has %s=%s", p.Namespace, wellknown.LabelDataplaneMode, ofNamespace)
 	case own != "":
@@ -338,41 +334,24 @@ func servicePorts(s *corev1.Service) []string {
 	return out
 }
 
-// networkPolicies finds those that keep tunnels away: a pod that somebody
-// guards must let port 15008 in.
-func (r *podReport) networkPolicies(f podFacts) {
-	var guards []string
-	for _, np := range f.NetworkPolicies {
-		sel, err := metav1.LabelSelectorAsSelector(&np.Spec.PodSelector)
-		ingress := len(np.Spec.PolicyTypes) == 0 || slices.Contains(np.Spec.PolicyTypes, networkv1.PolicyTypeIngress)
-		if err != nil || !ingress || !sel.Matches(labels.Set(f.Pod.Labels)) {
-			continue
-		}
-		if slices.ContainsFunc(np.Spec.Ingress, letsTunnelsIn) {
-			return
-		}
-		guards = append(guards, np.Name)
+// analysis adds what is wrong with the pod itself, its namespace's label, and
+// the network policies that guard it.
+func (r *podReport) analysis(f podFacts) {
+	event := func(kind string, o metav1.Object) source.Event {
+		return source.Event{Key: source.Key{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}, Object: o}
 	}
-	if len(guards) > 0 {
-		r.ToDo = append(r.ToDo, advice{
-			fmt.Sprintf("NetworkPolicy %s lets nobody in on port %d, through which the mesh reaches the pod: connections time out", strings.Join(guards, ", "), wellknown.PortHBONE),
-			fmt.Sprintf("add an ingress rule for TCP port %d; who may use it is then for an AuthorizationPolicy", wellknown.PortHBONE),
-		})
+	events := []source.Event{event(source.KindNamespace, f.Namespace), event(source.KindPod, f.Pod)}
+	for i := range f.NetworkPolicies {
+		events = append(events, event(analysis.KindNetworkPolicy, &f.NetworkPolicies[i]))
 	}
-}
-
-func letsTunnelsIn(rule networkv1.NetworkPolicyIngressRule) bool {
-	return len(rule.Ports) == 0 || slices.ContainsFunc(rule.Ports, func(p networkv1.NetworkPolicyPort) bool {
-		switch {
-		case p.Protocol != nil && *p.Protocol != corev1.ProtocolTCP:
-			return false
-		case p.Port == nil:
-			return true
-		case p.EndPort != nil:
-			return p.Port.IntVal <= wellknown.PortHBONE && wellknown.PortHBONE <= *p.EndPort
+	// Partial: of what else there is, this knows nothing, and how far enrolment
+	// is, the agent has said.
+	opts := analysis.Options{RootNamespace: f.RootNamespace, ExcludeNamespaces: f.Agent.Policy.ExcludeNamespaces, Partial: true}
+	for _, finding := range analysis.Analyze(events, opts) {
+		if finding.Severity.AtLeast(analysis.Warning) || finding.Object.Kind == source.KindPod {
+			r.ToDo = append(r.ToDo, advice{objectName(finding.Object) + ": " + finding.Message + " (" + finding.Code + ")", finding.Next})
 		}
-		return p.Port.IntVal == wellknown.PortHBONE
-	})
+	}
 }
 
 func (r *podReport) waypoint(f podFacts) {
@@ -421,7 +400,7 @@ func (r *podReport) policies(f podFacts, w *workloadDump) {
 	}
 	for _, p := range enforced {
 		if !written[p.Namespace+"/"+p.Name] {
-			r.Policies = append(r.Policies, policyRow{derivedKind(p), policyName(p), p.Action, f.Proxy.Pod, rulesText(p)})
+			r.Policies = append(r.Policies, policyRow{derivedKind(p), derivedName(p), p.Action, f.Proxy.Pod, rulesText(p)})
 		}
 	}
 }
@@ -432,6 +411,14 @@ func derivedKind(p policyDump) string {
 		return source.KindPeerAuthentication
 	}
 	return source.KindAuthorizationPolicy
+}
+
+// derivedName is the name of what a policy was made from.
+func derivedName(p policyDump) string {
+	if p.Name == strictPolicy {
+		return "(mutual TLS is required)"
+	}
+	return p.Namespace + "/" + strings.TrimPrefix(p.Name, convertedPrefix)
 }
 
 func rulesText(p policyDump) string {

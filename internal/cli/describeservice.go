@@ -12,18 +12,21 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // serviceFacts is what is known of a service.
 type serviceFacts struct {
-	Service   *corev1.Service
-	Namespace *corev1.Namespace
-	Policies  []securityv1.AuthorizationPolicy
-	Gateways  []source.Gateway
-	Slices    []discoveryv1.EndpointSlice
-	Pods      []corev1.Pod // of the namespace
-	Proxy     proxyFacts
+	Service       *corev1.Service
+	Namespace     *corev1.Namespace
+	Policies      []securityv1.AuthorizationPolicy
+	Gateways      []source.Gateway
+	Slices        []discoveryv1.EndpointSlice
+	Pods          []corev1.Pod // of the namespace
+	Proxy         proxyFacts
+	Policy        node.Policy // of the agents
+	RootNamespace string
 }
 
 // serviceReport is what the mesh does with a service.
@@ -91,7 +94,7 @@ func (r *serviceReport) directory(f serviceFacts) {
 }
 
 func (r *serviceReport) endpoints(f serviceFacts) {
-	ready, plain := 0, 0
+	ready, plain, plainPods := 0, 0, map[string]bool{}
 	protocols := map[string]string{}
 	if f.Proxy.Dump != nil {
 		for _, w := range f.Proxy.Dump.Workloads {
@@ -117,6 +120,7 @@ func (r *serviceReport) endpoints(f serviceFacts) {
 				ready++
 				if one.Mesh == "plaintext" {
 					plain++
+					plainPods[one.Pod] = true
 				}
 			}
 			r.Endpoints = append(r.Endpoints, one)
@@ -126,7 +130,7 @@ func (r *serviceReport) endpoints(f serviceFacts) {
 	switch {
 	case ready == 0:
 		r.ToDo = append(r.ToDo, advice{"no endpoint is ready: connections are refused (NO_HEALTHY_UPSTREAM)", fmt.Sprintf("kubectl get pods -n %s -l '%s'", r.Namespace, selectorText(f.Service.Spec.Selector))})
-	case plain > 0:
+	case plain > 0 && slices.ContainsFunc(f.Pods, func(p corev1.Pod) bool { return plainPods[p.Name] && canJoin(f.Policy, &p, f.RootNamespace) }):
 		r.ToDo = append(r.ToDo, advice{fmt.Sprintf("%d of %d ready endpoints are not in the mesh: they are reached in plaintext", plain, ready), fmt.Sprintf("kubectl label namespace %s %s=%s, or see `ambit describe pod`", r.Namespace, wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient)})
 	}
 }

@@ -3,10 +3,8 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -33,13 +31,13 @@ var described = []struct {
 const pageSize = 500
 
 // liveStatus reads the conditions of objects from the API server.
-func liveStatus(ctx context.Context, c *client.Client, namespace string) ([]object, error) {
+func (k *kube) liveStatus(ctx context.Context, c *client.Client, namespace string) ([]object, error) {
 	out := []object{}
 	for _, d := range described {
 		err := eachObject(ctx, c, d.kind, namespace, func(u *unstructured.Unstructured) {
 			o := objectOf(d.kind, u)
 			if len(o.Conditions) == 0 && d.ours {
-				o.Conditions = []condition{{"-", "Unknown", "NotSeen", "ambitd has not written a status: `ambit proxy-status` shows whether it runs, `kubectl get lease ambit-status-leader -n istio-system` who writes"}}
+				o.Conditions = []condition{{"-", "Unknown", "NotSeen", "ambitd has not written a status: `ambit proxy-status` shows whether it runs, `kubectl get lease ambit-status-leader -n " + k.istioNamespace + "` who writes"}}
 			}
 			if len(o.Conditions) > 0 {
 				out = append(out, o)
@@ -55,19 +53,7 @@ func liveStatus(ctx context.Context, c *client.Client, namespace string) ([]obje
 // eachObject calls f with every object of a kind. A kind that the cluster does
 // not know has none.
 func eachObject(ctx context.Context, c *client.Client, kind, namespace string, f func(*unstructured.Unstructured)) error {
-	k := source.Kinds()[kind]
-	for _, version := range k.Versions {
-		gvr := schema.GroupVersionResource{Group: k.Group, Version: version, Resource: plural(kind)}
-		err := eachOf(ctx, c, gvr, namespace, f)
-		if apierrors.IsNotFound(err) {
-			continue // perhaps another version
-		}
-		if err != nil {
-			return explain(fmt.Errorf("listing %s: %w", gvr.GroupResource(), err))
-		}
-		return nil
-	}
-	return nil
+	return eachOfKind(ctx, c, source.Kinds()[kind], namespace, f)
 }
 
 // eachOf calls f with every object of a resource, page by page.

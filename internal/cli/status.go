@@ -70,7 +70,7 @@ func (c *adminClient) status(ctx context.Context) ([]object, []problem, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		objects, err := liveStatus(ctx, cl, c.namespace)
+		objects, err := c.liveStatus(ctx, cl, c.namespace)
 		return objects, []problem{}, err
 	}
 	rawStatus, err := c.get(ctx, "/debug/status")
@@ -98,6 +98,13 @@ func (a *app) printObjects(objects []object, problems []problem, namespace, outp
 	}
 	if output != formatTable {
 		return a.encode(output, map[string]any{"objects": kept, "problems": problems})
+	}
+	if len(kept)+len(problems) == 0 {
+		where := ""
+		if namespace != "" {
+			where = " in namespace " + namespace
+		}
+		return a.printf("There is no policy and no other object of the mesh%s, and so no status.\n", where)
 	}
 	var rows [][]string
 	for _, o := range kept {

@@ -148,7 +148,12 @@ func (c *adminClient) leader(ctx context.Context, cl *client.Client) string {
 
 // askPod asks a port of a pod through the API server.
 func askPod(ctx context.Context, c *client.Client, pod *corev1.Pod, port int, method, path string) ([]byte, error) {
-	b, err := fetch(ctx, portforward.HTTPClient(c, pod.Namespace, pod.Name, port), method, "localhost:"+strconv.Itoa(port), path)
+	return askPodUpTo(ctx, c, pod, port, method, path, maxRead)
+}
+
+// askPodUpTo is askPod for an answer of at most limit bytes.
+func askPodUpTo(ctx context.Context, c *client.Client, pod *corev1.Pod, port int, method, path string, limit int64) ([]byte, error) {
+	b, err := fetchUpTo(ctx, portforward.HTTPClient(c, pod.Namespace, pod.Name, port), method, "localhost:"+strconv.Itoa(port), path, limit)
 	if err != nil {
 		return nil, explain(fmt.Errorf("asking pod %s/%s: %w", pod.Namespace, pod.Name, err))
 	}
@@ -182,6 +187,10 @@ func askAll(ctx context.Context, c *client.Client, pods []corev1.Pod, port int, 
 // fetch does one HTTP request; an answer that is not 200 is an error with what
 // the server said.
 func fetch(ctx context.Context, client *http.Client, method, address, path string) ([]byte, error) {
+	return fetchUpTo(ctx, client, method, address, path, maxRead)
+}
+
+func fetchUpTo(ctx context.Context, client *http.Client, method, address, path string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, nil)
@@ -193,7 +202,7 @@ func fetch(ctx context.Context, client *http.Client, method, address, path strin
 		return nil, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read to the end
-	b, err := readAll(resp.Body)
+	b, err := readUpTo(resp.Body, limit)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = &httpError{path, resp.Status, strings.TrimSpace(string(b))}
 	}
@@ -209,4 +218,17 @@ func (e *httpError) Error() string { return e.path + ": " + e.status + ": " + e.
 // very large mesh fits.
 const maxRead = 1 << 30
 
-func readAll(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxRead)) }
+func readAll(r io.Reader) ([]byte, error) { return readUpTo(r, maxRead) }
+
+var errTooMuch = errors.New("too much to read")
+
+func tooMuch(limit int64) error { return fmt.Errorf("%w: more than %d bytes", errTooMuch, limit) }
+
+// readUpTo reads all, which must be no more than limit bytes.
+func readUpTo(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		return nil, tooMuch(limit)
+	}
+	return b, err
+}
