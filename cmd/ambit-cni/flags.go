@@ -86,7 +86,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 	selectors := fs.String("enablement-selector", os.Getenv("AMBIENT_ENABLEMENT_SELECTOR"), "`YAML` list of {podSelector, namespaceSelector}; a pod is enrolled when both of one match")
 	fs.BoolVar(&o.redirection.IPv6, "ipv6", env.flag("AMBIENT_IPV6", true), "capture IPv6 as well")
 	fs.BoolVar(&o.redirection.CaptureDNS, "dns-capture", env.flag("AMBIENT_DNS_CAPTURE", false), "send the name look-ups of pods to ztunnel, unless a pod says otherwise")
-	fs.Func("probe-source", "`addresses` from which the kubelet probes pods, with commas between; not captured at the ports that a pod is probed at (default: with --kubernetes the node's own, else none)", func(s string) error {
+	fs.Func("probe-source", "`addresses` from which the kubelet probes pods, with commas between; not captured at the ports that a pod is probed at; with --kubernetes only what the node itself sends (default: with --kubernetes the node's own, else none)", func(s string) error {
 		for text := range strings.SplitSeq(s, ",") {
 			source, err := parsePrefix(strings.TrimSpace(text))
 			if err != nil {
@@ -123,7 +123,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 		return o, err
 	}
 	for _, source := range o.probeSources {
-		o.redirection.Probes = append(o.redirection.Probes, nft.Probe{Source: source})
+		o.redirection.Probes = append(o.redirection.Probes, nft.Probe{Source: source, Host: o.kubernetes})
 	}
 	proc := "/proc"
 	if o.kubernetes {

@@ -18,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/kube"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/nft"
 )
 
 // lastQuestion is how long the end may wait for an answer of the API server.
@@ -50,11 +51,23 @@ func (p *program) cluster() (wiring, error) {
 	w := wiring{
 		agent: node.Config{
 			Resolver: resolver, Annotator: state, Tell: state.Tell, Host: host,
-			ProbeSources: addresses.List, NamespacesListed: true,
+			ProbeSources: addresses.List, HostRules: node.HostKernel{Host: host}, NamespacesListed: true,
 		},
-		source:    src,
-		condition: func(r selftest.Result) { state.SetCondition(r.Ready, r.Reason, r.Message) },
-		atEnd:     func() {}, close: func() { _ = host.Close() },
+		source: src,
+		tryHost: func() error {
+			if err := nft.TryHost(host); err != nil {
+				return fmt.Errorf("the rules by which pods recognize the kubelet's probes cannot be written into the host's network namespace: %w", err)
+			}
+			return nil
+		},
+		condition:   func(r selftest.Result) { state.SetCondition(r.Ready, r.Reason, r.Message) },
+		uninstalled: func() bool { return false },
+		cleanUp: func() {
+			if err := nft.RemoveHost(host); err != nil {
+				p.log.Logger("node").Error("the table "+nft.HostTableName+" stays in the host's network namespace", "error", err)
+			}
+		},
+		close: func() { _ = host.Close() },
 		tasks: []func(context.Context, *node.Agent) error{
 			func(ctx context.Context, _ *node.Agent) error { return state.Run(ctx) },
 			func(ctx context.Context, a *node.Agent) error {
@@ -62,6 +75,14 @@ func (p *program) cluster() (wiring, error) {
 				return nil
 			},
 		},
+	}
+	hostRules := func() {}
+	w.agent.HostRulesFail = func(err error) {
+		hostRules()
+		if err != nil {
+			hostRules = p.ready.Task("rules for probes in the host's network namespace")
+		}
+		w.condition(selftest.Judge(err))
 	}
 	if p.install.on {
 		p.keepInstalled(&w, c)
@@ -120,20 +141,21 @@ func (p *program) keepInstalled(w *wiring, c *client.Client) {
 				done = p.ready.Task(task)
 			})
 		})
-	w.atEnd = func() {
+	w.uninstalled = func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), lastQuestion)
 		defer cancel()
 		deleted, err := ds.Deleted(ctx)
-		switch {
-		case err != nil:
-			logger.Warn("it is not known whether the mesh is being uninstalled; the CNI plugin stays, and new pods wait for the next agent. If there is to be none, take the entry "+cniconf.EntryName+" out of the network configuration",
+		if err != nil {
+			logger.Warn("it is not known whether the mesh is being uninstalled; pods stay captured and the CNI plugin stays, so that new pods wait for the next agent. If there is to be none, restart this node's pods, and take the entry "+cniconf.EntryName+" out of the network configuration",
 				"conf-dir", p.install.confDir, "error", err)
-		case !deleted:
-			logger.Info("the CNI plugin stays: new pods wait for the next agent")
-		default:
-			if err := installer.Uninstall(); err != nil {
-				logger.Error("cannot take the CNI plugin away from this node", "conf-dir", p.install.confDir, "error", err)
-			}
 		}
+		return deleted && err == nil
+	}
+	cleanHost := w.cleanUp
+	w.cleanUp = func() {
+		if err := installer.Uninstall(); err != nil {
+			logger.Error("cannot take the CNI plugin away from this node", "conf-dir", p.install.confDir, "error", err)
+		}
+		cleanHost()
 	}
 }

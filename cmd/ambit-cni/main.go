@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -110,14 +111,35 @@ func run(ctx context.Context, o options) error {
 	}
 	logger.Info("node agent starts", "node", o.node, "version", version.Get().String())
 
-	g, ctx := errgroup.WithContext(ctx)
+	// What the agent does goes on for a while when it is to take the node out of
+	// the mesh.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	asked := ctx
+	g, ctx := errgroup.WithContext(life)
+	leaving := false
+	g.Go(func() error {
+		defer end()
+		select {
+		case <-asked.Done():
+		case <-ctx.Done():
+			return nil
+		}
+		if leaving = w.uninstalled(); leaving {
+			logger.Info("the mesh is being uninstalled; pods of this node leave it")
+			leave, cancel := context.WithTimeout(ctx, leaveWithin)
+			defer cancel()
+			agent.Leave(leave)
+		}
+		return nil
+	})
 	recovered := p.ready.Task("configuration and pods")
 	g.Go(func() error { return admin.Serve(ctx, plugin, node.PluginHandler(agent, counters.Plugin)) })
 	g.Go(func() error { return admin.Serve(ctx, health, healthHandler(p.ready)) })
 	g.Go(func() error { return admin.Serve(ctx, monitor, monitorHandler(metrics.Handler(p.registry), agent)) })
 	g.Go(func() error { return ignoreEnd(ctx, w.source.Run(ctx, newPods(agent, o.node))) })
 	g.Go(func() error {
-		if err := p.prove(ctx, agent, w.condition); err != nil {
+		if err := p.prove(ctx, agent, w); err != nil {
 			return ignoreEnd(ctx, err)
 		}
 		return agent.Run(ctx)
@@ -134,10 +156,20 @@ func run(ctx context.Context, o options) error {
 		g.Go(func() error { return ignoreEnd(ctx, task(ctx, agent)) })
 	}
 	err = g.Wait()
-	w.atEnd()
-	logger.Info("node agent ends; pods stay captured")
+	if !leaving {
+		logger.Info("node agent ends; pods stay captured, and what is on the node stays for the next agent")
+		return err
+	}
+	agent.Abandon()
+	w.cleanUp()
+	logger.Info("node agent ends; the mesh has left this node")
 	return err
 }
+
+// leaveWithin is how long pods have to leave the mesh at their own pace. With
+// lastQuestion and what comes after, it fits into the DaemonSet's
+// terminationGracePeriodSeconds.
+const leaveWithin = 15 * time.Second
 
 // program is what the parts of a process share.
 type program struct {
@@ -154,12 +186,17 @@ type wiring struct {
 	source interface {
 		Run(ctx context.Context, sink source.Sink) error
 	}
+	// tryHost proves that the host's network namespace can be written to.
+	tryHost func() error
 	// condition is told whether the node redirects.
 	condition func(selftest.Result)
 	// tasks run beside the agent.
 	tasks []func(ctx context.Context, agent *node.Agent) error
-	// atEnd is called when all has ended, and close when nothing needs it.
-	atEnd, close func()
+	// uninstalled tells at the end whether no other agent will come.
+	uninstalled func() bool
+	// cleanUp is called when all has ended and the mesh is uninstalled, and close
+	// when nothing needs the wiring.
+	cleanUp, close func()
 }
 
 // files joins the agent to a directory of YAML.
@@ -173,8 +210,9 @@ func (p *program) files() (wiring, error) {
 	return wiring{
 		agent:     node.Config{Resolver: resolver, Annotator: newAnnotator(p.statusDir)},
 		source:    file.New(file.Options{ConfigDirs: p.configDirs, StatusDir: p.statusDir, Logger: p.log.Logger("source")}),
-		condition: func(selftest.Result) {},
-		atEnd:     func() {}, close: func() {},
+		tryHost:   func() error { return nil },
+		condition: func(selftest.Result) {}, uninstalled: func() bool { return false },
+		cleanUp: func() {}, close: func() {},
 	}, err
 }
 
@@ -186,15 +224,20 @@ func (p *program) resolver() (node.Resolver, error) {
 }
 
 // prove holds the agent back until the node is known to redirect.
-func (p *program) prove(ctx context.Context, agent *node.Agent, condition func(selftest.Result)) error {
+func (p *program) prove(ctx context.Context, agent *node.Agent, w wiring) error {
 	proven := p.ready.Task("self-test of redirection")
 	err := selftest.Await(ctx, selftest.Options{
-		Test: func() error { return nft.SelfTest(p.redirection.IPv6) },
+		Test: func() error {
+			if err := nft.SelfTest(p.redirection.IPv6); err != nil {
+				return err
+			}
+			return w.tryHost()
+		},
 		Report: func(r selftest.Result) {
 			if !r.Ready {
 				agent.Hold(r.Message)
 			}
-			condition(r)
+			w.condition(r)
 		},
 		Logger: p.log.Logger("node"), Registerer: p.registry,
 	})

@@ -57,10 +57,14 @@ type Config struct {
 	Policy      Policy
 	Redirection nft.Config // for every pod, before its own wishes
 	// ProbeSources are asked for whenever the rules of a pod are computed: the
-	// addresses of the node that its pods are probed from. It may be nil.
+	// addresses of the node that its pods are probed from. It may be nil. Only
+	// what HostRules proves to come from the host itself counts.
 	ProbeSources func() []netip.Prefix
-	// Host is the host's network namespace, which is never touched; nil when
-	// the agent runs in it. It stays the caller's, and has to stay open.
+	// HostRules marks what the host itself sends to pods; nil without
+	// ProbeSources.
+	HostRules HostRules
+	// Host is the host's network namespace, which is never taken for a pod's; nil
+	// when the agent runs in it. It stays the caller's, and has to stay open.
 	Host *netns.NS
 	// NamespacesListed says that every namespace is told of by SetNamespace. A
 	// new pod then waits until its own is known.
@@ -84,6 +88,9 @@ type Config struct {
 	// Observe is told the result of every piece of work, for metrics. It may
 	// be nil.
 	Observe func(event string, err error)
+	// HostRulesFail is told when HostRules begin to fail, and nil when they no
+	// longer do. It may be nil.
+	HostRulesFail func(error)
 	// Tell says to the owners of a pod what they should know. It must not block,
 	// and may be nil.
 	Tell func(pod Pod, n Notice)
@@ -108,6 +115,7 @@ type Agent struct {
 	cfg   Config
 	hosts []netns.ID // of the host and of the agent itself: never a pod's
 	queue *queue
+	probe *probed
 	// synced is closed when the pods and namespaces that exist are all known.
 	synced     chan struct{}
 	syncedOnce sync.Once
@@ -120,6 +128,7 @@ type Agent struct {
 	states     map[string]*state            // by UID
 	changed    chan struct{}                // closed and replaced with every change of pods and namespaces
 	held       string                       // why nothing is enrolled yet
+	ending     bool                         // every pod is to leave the mesh
 }
 
 // state is what the agent did with a pod. Its lock is held while the pod is
@@ -169,7 +178,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg.Workers = DefaultWorkers
 	}
 	return &Agent{
-		cfg: cfg, hosts: hosts, queue: newQueue(), held: "the node agent is starting",
+		cfg: cfg, hosts: hosts, queue: newQueue(), probe: newProbed(cfg.HostRules), held: "the node agent is starting",
 		synced: make(chan struct{}), recovered: make(chan struct{}), changed: make(chan struct{}),
 		pods: map[string]Pod{}, namespaces: map[string]map[string]string{}, states: map[string]*state{},
 	}, nil
@@ -253,7 +262,7 @@ func (a *Agent) redirection(pod Pod) nft.Config {
 	if len(pod.ProbePorts) > 0 {
 		base.Probes = slices.Clone(base.Probes)
 		for _, source := range a.cfg.ProbeSources() {
-			base.Probes = append(base.Probes, nft.Probe{Source: source})
+			base.Probes = append(base.Probes, nft.Probe{Source: source, Host: true})
 		}
 	}
 	return Redirection(base, pod)
@@ -291,6 +300,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { failed <- a.cfg.Proxies.Serve(ctx) })
 	wg.Go(func() { a.queue.run(ctx, a.cfg.Workers, a.work) })
 	wg.Go(func() { a.resync(ctx) })
+	wg.Go(func() { a.probe.run(ctx, a.cfg.Logger, a.cfg.HostRulesFail) })
 	select {
 	case <-ctx.Done():
 		return nil
@@ -335,6 +345,7 @@ func (a *Agent) recover() {
 	a.mu.Lock()
 	pods := maps.Clone(a.pods)
 	a.mu.Unlock()
+	probes := map[string][]netip.Addr{}
 	for uid, pod := range pods {
 		if pod.HostNetwork || pod.Terminal {
 			continue
@@ -349,6 +360,7 @@ func (a *Agent) recover() {
 		wanted, _ := a.wants(pod)
 		switch {
 		case err == nil && (present || wanted):
+			probes[uid] = pod.probedAt()
 			err = a.cfg.Proxies.Register(workload(pod, ns))
 		case pod.announced():
 			a.cfg.Proxies.Keep(uid)
@@ -357,6 +369,9 @@ func (a *Agent) recover() {
 		if err != nil && !errors.Is(err, ErrNoNamespace) && !errors.Is(err, errNoAddress) && !errors.Is(err, errHost) {
 			a.cfg.Logger.Error("cannot look at what was done to a pod before", "pod", pod.String(), "error", err)
 		}
+	}
+	if err := a.probe.begin(probes); err != nil {
+		a.cfg.Logger.Error("probes of enrolled pods may be captured and fail, until the host's rules can be written", "error", err)
 	}
 }
 
@@ -380,8 +395,11 @@ func (a *Agent) pod(uid string) (Pod, bool) {
 
 func (a *Agent) wants(pod Pod) (yes bool, why string) {
 	a.mu.Lock()
-	labels := a.namespaces[pod.Namespace]
+	labels, ending := a.namespaces[pod.Namespace], a.ending
 	a.mu.Unlock()
+	if ending {
+		return false, "the mesh leaves this node"
+	}
 	return a.cfg.Policy.Enrols(pod, labels)
 }
 

@@ -438,7 +438,7 @@ func TestProbeSourcesFollowTheNode(t *testing.T) {
 		b.w.mu.Lock()
 		got := b.w.applied.Probes
 		b.w.mu.Unlock()
-		want := []nft.Probe{{Source: sources[0], Ports: []uint16{8080}}}
+		want := []nft.Probe{{Source: sources[0], Ports: []uint16{8080}, Host: true}}
 		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Error(diff)
 		}

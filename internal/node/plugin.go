@@ -150,6 +150,7 @@ func (a *Agent) enrolNew(ctx context.Context, pod Pod, n NewPod) error {
 		_ = ns.Close()
 		return err
 	}
+	pod.IPs = ips
 	if st.ns == nil || st.ns.ID() != ns.ID() {
 		st.drop()
 		st.ns = ns

@@ -40,6 +40,14 @@ type Pod struct {
 
 func (p Pod) String() string { return p.Namespace + "/" + p.Name }
 
+// probedAt are the addresses at which the kubelet asks for the pod's health.
+func (p Pod) probedAt() []netip.Addr {
+	if len(p.ProbePorts) == 0 {
+		return nil
+	}
+	return p.IPs
+}
+
 // announced tells whether the mesh has been told that the pod is enrolled.
 func (p Pod) announced() bool {
 	return p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled
@@ -174,7 +182,8 @@ func Redirection(base nft.Config, pod Pod) nft.Config {
 	cfg.Probes = nil
 	if len(pod.ProbePorts) > 0 {
 		for _, p := range base.Probes {
-			cfg.Probes = append(cfg.Probes, nft.Probe{Source: p.Source, Ports: pod.ProbePorts})
+			p.Ports = pod.ProbePorts
+			cfg.Probes = append(cfg.Probes, p)
 		}
 	}
 	cfg.BypassInbound = pod.Annotations[wellknown.AnnotationBypassInbound] == "true"

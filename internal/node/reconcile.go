@@ -84,6 +84,10 @@ func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) erro
 	if err != nil {
 		return err
 	}
+	// Before the pod is captured, so that none of its probes is.
+	if err := a.probe.set(pod); err != nil {
+		return err
+	}
 	cfg := a.redirection(pod)
 	differs, err := a.cfg.Kernel.Check(ns, cfg)
 	if err != nil {
@@ -199,6 +203,7 @@ func (a *Agent) restore(ctx context.Context, st *state, pod Pod, ns *netns.NS) e
 	if err := a.cfg.Kernel.Remove(ns); err != nil {
 		return err
 	}
+	a.probe.drop(pod.UID)
 	if err := a.annotate(ctx, st, pod, ""); err != nil {
 		return err
 	}
@@ -214,6 +219,7 @@ func (a *Agent) restore(ctx context.Context, st *state, pod Pod, ns *netns.NS) e
 // forget is for pods that have ended: nothing of them is left to protect.
 func (a *Agent) forget(ctx context.Context, st *state, pod Pod, exists bool) error {
 	st.drop()
+	a.probe.drop(pod.UID)
 	if err := a.stopServing(ctx, pod.UID); err != nil {
 		return err
 	}

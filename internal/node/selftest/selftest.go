@@ -47,7 +47,7 @@ func Await(ctx context.Context, o Options) error {
 	var last Result
 	for {
 		began := time.Now()
-		r := result(o.Test())
+		r := Judge(o.Test())
 		if r != last {
 			o.Report(r)
 			if !r.Ready {
@@ -68,9 +68,10 @@ func Await(ctx context.Context, o Options) error {
 	}
 }
 
-func result(err error) Result {
+// Judge makes a result of what a test returned.
+func Judge(err error) Result {
 	if err == nil {
-		return Result{Ready: true, Reason: ReasonProven, Message: "connections out of and into a throw-away network namespace were redirected"}
+		return Result{Ready: true, Reason: ReasonProven, Message: "connections out of and into a throw-away network namespace were redirected, and probes of the host were told from others"}
 	}
 	return Result{Reason: ReasonFailed, Message: "no pod of this node is enrolled: " + err.Error() +
 		"; see whether the kernel has nf_tables with NAT, and whether another program of the node takes connections before nftables does"}
