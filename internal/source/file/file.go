@@ -87,6 +87,8 @@ func (p Problem) String() string {
 type Source struct {
 	opts   Options
 	reader *reader // owned by Run
+	// notifications asks the kernel for them; tests have it refuse.
+	notifications func() (*fsnotify.Watcher, error)
 
 	mu       sync.Mutex
 	problems []Problem
@@ -95,7 +97,7 @@ type Source struct {
 // New prepares a Source.
 func New(opts Options) *Source {
 	opts = opts.withDefaults()
-	return &Source{opts: opts, reader: newReader(opts)}
+	return &Source{opts: opts, reader: newReader(opts), notifications: fsnotify.NewWatcher}
 }
 
 // Load reads directories once, without watching: what there is, by key, and
@@ -113,15 +115,23 @@ func (s *Source) Problems() []Problem {
 	return slices.Clone(s.problems)
 }
 
+// poll is how often everything is compared with the disk where the kernel
+// gives no notifications.
+const poll = time.Second
+
 // Run delivers everything to sink and then every change, until ctx ends
-// (which returns nil). Errors are those of starting to watch.
+// (which returns nil). A kernel that has no notifications left to give costs
+// time, not service.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch the configuration: %w (the limit is fs.inotify.max_user_instances)", err)
+	w := &watch{s: s, watched: map[string]struct{}{}, paths: map[string]struct{}{}, rescan: s.opts.Rescan}
+	if fs, err := s.notifications(); err == nil {
+		defer func() { _ = fs.Close() }()
+		w.fs, w.events, w.errors = fs, fs.Events, fs.Errors
+	} else {
+		w.rescan = min(poll, s.opts.Rescan)
+		s.opts.Logger.Warn("the kernel does not notify of changes, so the configuration is read again and again: raise fs.inotify.max_user_instances and restart",
+			"every", w.rescan, "error", err)
 	}
-	defer func() { _ = watcher.Close() }()
-	w := &watch{s: s, fs: watcher, watched: map[string]struct{}{}, paths: map[string]struct{}{}}
 	w.scan()
 	s.deliver(sink)
 	sink.Synced()
@@ -160,14 +170,17 @@ func (s *Source) deliver(sink source.Sink) {
 // watch collects what the kernel reports until the disk is quiet.
 type watch struct {
 	s       *Source
-	fs      *fsnotify.Watcher
+	fs      *fsnotify.Watcher // nil: there are no notifications
+	events  <-chan fsnotify.Event
+	errors  <-chan error
+	rescan  time.Duration
 	watched map[string]struct{}
 	paths   map[string]struct{} // files to read again
 	all     bool                // or everything
 }
 
 func (w *watch) loop(ctx context.Context, sink source.Sink) {
-	rescan := time.NewTicker(w.s.opts.Rescan)
+	rescan := time.NewTicker(w.rescan)
 	defer rescan.Stop()
 	quiet := time.NewTimer(0)
 	<-quiet.C
@@ -183,14 +196,14 @@ func (w *watch) loop(ctx context.Context, sink source.Sink) {
 		select {
 		case <-ctx.Done():
 			return
-		case e, ok := <-w.fs.Events:
+		case e, ok := <-w.events:
 			if !ok {
 				return
 			}
 			if w.note(e) {
 				pending()
 			}
-		case err, ok := <-w.fs.Errors:
+		case err, ok := <-w.errors:
 			if !ok {
 				return
 			}
@@ -277,7 +290,7 @@ func (w *watch) scan() {
 
 // add watches a directory and tells whether it was new.
 func (w *watch) add(dir string) bool {
-	if _, ok := w.watched[dir]; ok {
+	if _, ok := w.watched[dir]; ok || w.fs == nil {
 		return false
 	}
 	if err := w.fs.Add(dir); err != nil {

@@ -5,9 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
@@ -262,11 +264,19 @@ func (s *sink) Apply(e []source.Event) { s.batches <- e }
 func (s *sink) Synced()                { close(s.synced) }
 
 func TestRunFollowsTheDisk(t *testing.T) {
+	t.Run("with notifications", func(t *testing.T) { followsTheDisk(t, time.Hour, fsnotify.NewWatcher) })
+	t.Run("without", func(t *testing.T) {
+		followsTheDisk(t, 10*time.Millisecond, func() (*fsnotify.Watcher, error) { return nil, syscall.EMFILE })
+	})
+}
+
+func followsTheDisk(t *testing.T, rescan time.Duration, notifications func() (*fsnotify.Watcher, error)) {
 	dir := t.TempDir()
 	write(t, dir+"/a.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	s := New(Options{ConfigDirs: []string{dir}, Debounce: 5 * time.Millisecond, Rescan: time.Hour})
+	s := New(Options{ConfigDirs: []string{dir}, Debounce: 5 * time.Millisecond, Rescan: rescan})
+	s.notifications = notifications
 	out := &sink{make(chan []source.Event, 16), make(chan struct{})}
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, out) }()
