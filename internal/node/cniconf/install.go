@@ -75,13 +75,15 @@ func New(o Options) *Installer {
 // is called with what is wrong, or nil, whenever that changes. Nothing is taken
 // away at the end: see Uninstall.
 func (i *Installer) Run(ctx context.Context, ready func(error)) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watching %s: %w", i.o.ConfDir, err)
-	}
-	defer func() { _ = watcher.Close() }()
-	if err := watcher.Add(i.o.ConfDir); err != nil {
+	if _, err := os.Stat(i.o.ConfDir); err != nil {
 		return fmt.Errorf("watching %s: %w; the directory of the container runtime's network configurations has to be mounted there", i.o.ConfDir, err)
+	}
+	watcher, err := watch(i.o.ConfDir)
+	if err != nil {
+		i.o.Logger.Warn("changes of network configurations are noticed late", "directory", i.o.ConfDir, "every", look, "error", err)
+		watcher = &fsnotify.Watcher{} // its channels stay silent
+	} else {
+		defer func() { _ = watcher.Close() }()
 	}
 	last := errors.New("not yet tried")
 	for {
@@ -97,6 +99,20 @@ func (i *Installer) Run(ctx context.Context, ready func(error)) error {
 			return nil
 		}
 	}
+}
+
+// watch fails on nodes whose programs have used up what the kernel has for
+// that, which is little: a node agent that gave up then would stop all pods.
+func watch(dir string) (*fsnotify.Watcher, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("%w (the limit is fs.inotify.max_user_instances)", err)
+	}
+	if err := w.Add(dir); err != nil {
+		_ = w.Close()
+		return nil, fmt.Errorf("%w (the limit is fs.inotify.max_user_watches)", err)
+	}
+	return w, nil
 }
 
 // wait waits until it is time to look again.
