@@ -207,7 +207,8 @@ func (c *Cluster) Load(ctx context.Context, archives []string, nodes ...string) 
 }
 
 // PowerOff ends a node as a power failure does: its processes, pods, images
-// and files are gone at once.
+// and files are gone at once, but for the CNI plugins and their configuration,
+// which are on its disk.
 func (c *Cluster) PowerOff(node string) error {
 	if c.r.plan().number(node) == 0 {
 		return fmt.Errorf("no node %q", node)

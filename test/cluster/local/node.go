@@ -10,6 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Where the container runtime finds plugins for the network of pods.
+const (
+	cniConfDir = "/etc/cni/net.d"
+	cniBinDir  = "/opt/cni/bin"
+)
+
 // What kubelet insists on and would otherwise set for the whole machine: it is
 // shown files that say so already.
 var kernelSettings = map[string]string{
@@ -31,7 +37,7 @@ func enterRoot(d dirs, r *record, n int) error {
 	if err != nil {
 		return err
 	}
-	if err := populate(d, r, root); err != nil {
+	if err := populate(d, r, name, root); err != nil {
 		return err
 	}
 	if err := pivot(root); err != nil {
@@ -71,8 +77,15 @@ type mount struct {
 	data             string
 }
 
-func populate(d dirs, r *record, root string) error {
-	for _, dir := range []string{"etc/containerd", "etc/cni/net.d", "opt/cni/bin", "var/lib/containerd", "var/lib/kubelet", "var/lib/cni", ".old"} {
+func populate(d dirs, r *record, name, root string) error {
+	// What is installed into a node for the runtime outlives its power, as on
+	// a machine's disk.
+	for _, dir := range []string{d.diskConf(name), d.diskBin(name)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"etc/containerd", "var/lib/containerd", "var/lib/kubelet", "var/lib/cni", ".old"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return err
 		}
@@ -88,6 +101,8 @@ func populate(d dirs, r *record, root string) error {
 		{"tmpfs", "var/lib/kubelet", "tmpfs", 0, "mode=755"},
 		{d.root, d.root, "", unix.MS_BIND, ""},
 		{r.Bin, r.Bin, "", unix.MS_BIND, ""},
+		{d.diskConf(name), cniConfDir, "", unix.MS_BIND, ""},
+		{d.diskBin(name), cniBinDir, "", unix.MS_BIND, ""},
 		{"", r.Bin, "", unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY, ""},
 	} {
 		at := filepath.Join(root, m.at)
@@ -164,21 +179,27 @@ func nodeFiles(d dirs, r *record, n int) error {
 			return err
 		}
 	}
-	copies := map[string]string{
-		filepath.Join(d.etc(), nodeName(n)+".conflist"): "/etc/cni/net.d/10-ambit-cluster.conflist",
-		filepath.Join(d.etc(), "containerd.toml"):       "/etc/containerd/config.toml",
+	if err := copyFile("/etc/containerd/config.toml", filepath.Join(d.etc(), "containerd.toml")); err != nil {
+		return err
+	}
+	return cniFiles(d, r, n)
+}
+
+// cniFiles installs the cluster's network when a node starts for the first
+// time. Later it finds what DaemonSets have made of that.
+func cniFiles(d dirs, r *record, n int) error {
+	found, err := os.ReadDir(cniConfDir)
+	if err != nil || len(found) > 0 {
+		return err
 	}
 	plugins, err := filepath.Glob(filepath.Join(r.Bin, "cni", "*"))
 	if err != nil {
 		return err
 	}
 	for _, path := range plugins {
-		copies[path] = filepath.Join("/opt/cni/bin", filepath.Base(path))
-	}
-	for from, to := range copies {
-		if err := copyFile(to, from); err != nil {
+		if err := copyFile(filepath.Join(cniBinDir, filepath.Base(path)), path); err != nil {
 			return err
 		}
 	}
-	return nil
+	return copyFile(filepath.Join(cniConfDir, "10-ambit-cluster.conflist"), filepath.Join(d.etc(), nodeName(n)+".conflist"))
 }

@@ -18,21 +18,23 @@ import (
 // removes, beside cgroups.
 type dirs struct{ root string }
 
-func (d dirs) config() string             { return filepath.Join(d.root, "cluster.json") }
-func (d dirs) lock() string               { return d.root + ".lock" }
-func (d dirs) kubeconfig() string         { return filepath.Join(d.root, "kubeconfig") }
-func (d dirs) pki() string                { return filepath.Join(d.root, "pki") }
-func (d dirs) etc() string                { return filepath.Join(d.root, "etc") }
-func (d dirs) logs() string               { return filepath.Join(d.root, "logs") }
-func (d dirs) images() string             { return filepath.Join(d.root, "images") }
-func (d dirs) netnses() string            { return filepath.Join(d.root, "netns") }
-func (d dirs) processes() string          { return filepath.Join(d.root, "pids") }
-func (d dirs) apiReady() string           { return filepath.Join(d.root, "api-ready") }
-func (d dirs) log(name string) string     { return filepath.Join(d.logs(), name+".log") }
-func (d dirs) netns(name string) string   { return filepath.Join(d.netnses(), name) }
-func (d dirs) process(name string) string { return filepath.Join(d.processes(), name) }
-func (d dirs) node(name string) string    { return filepath.Join(d.root, "nodes", name) }
-func (d dirs) control(name string) string { return filepath.Join(d.root, "control", name) }
+func (d dirs) config() string              { return filepath.Join(d.root, "cluster.json") }
+func (d dirs) lock() string                { return d.root + ".lock" }
+func (d dirs) kubeconfig() string          { return filepath.Join(d.root, "kubeconfig") }
+func (d dirs) pki() string                 { return filepath.Join(d.root, "pki") }
+func (d dirs) etc() string                 { return filepath.Join(d.root, "etc") }
+func (d dirs) logs() string                { return filepath.Join(d.root, "logs") }
+func (d dirs) images() string              { return filepath.Join(d.root, "images") }
+func (d dirs) netnses() string             { return filepath.Join(d.root, "netns") }
+func (d dirs) processes() string           { return filepath.Join(d.root, "pids") }
+func (d dirs) apiReady() string            { return filepath.Join(d.root, "api-ready") }
+func (d dirs) log(name string) string      { return filepath.Join(d.logs(), name+".log") }
+func (d dirs) netns(name string) string    { return filepath.Join(d.netnses(), name) }
+func (d dirs) process(name string) string  { return filepath.Join(d.processes(), name) }
+func (d dirs) node(name string) string     { return filepath.Join(d.root, "nodes", name) }
+func (d dirs) diskConf(name string) string { return filepath.Join(d.root, "disks", name, "cni-conf") }
+func (d dirs) diskBin(name string) string  { return filepath.Join(d.root, "disks", name, "cni-bin") }
+func (d dirs) control(name string) string  { return filepath.Join(d.root, "control", name) }
 
 // cgroup is the name of the cluster's control group: its state directory's
 // path, which tells it from every other cluster's.
