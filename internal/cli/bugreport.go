@@ -130,7 +130,7 @@ func archive(ctx context.Context, to io.Writer, entries []entry, bound int64, pr
 	var problems bytes.Buffer
 	var total int64
 	add := func(name string, text []byte) error {
-		h := &tar.Header{Name: path.Join("ambit-bug-report", name), Mode: 0o600, Size: int64(len(text)), ModTime: time.Now()}
+		h := &tar.Header{Name: path.Join("ambit-bug-report", name), Mode: 0o600, Size: int64(len(text)), ModTime: time.Now().Truncate(time.Second)}
 		if err := t.WriteHeader(h); err != nil {
 			return err
 		}

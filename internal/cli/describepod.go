@@ -378,16 +378,14 @@ func waypointAdvice(ref waypointRef, gateways []source.Gateway) []advice {
 // policies lists what the proxy enforces, and what was written and it does not.
 func (r *podReport) policies(f podFacts, w *workloadDump) {
 	var enforced []policyDump
-	if w != nil {
+	if w != nil && r.Enrolled != enrolledNo {
 		for _, p := range f.Proxy.Dump.Policies {
 			if applies(p.V, w) {
 				enforced = append(enforced, p.V)
 			}
 		}
 		in := admit(enforced)
-		if r.Enrolled != enrolledNo {
-			r.Inbound = &in
-		}
+		r.Inbound = &in
 	}
 	written := map[string]bool{}
 	for i := range f.Policies {
