@@ -221,7 +221,7 @@ func (a *app) uninstallCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take the mesh out of a cluster",
-		Long: `Uninstall removes what ` + "`ambit install`" + ` made. It refuses while pods are in the mesh: take them out first.
+		Long: `Uninstall takes the pods out of the mesh first, then removes what ` + "`ambit install`" + ` made.
 Kinds with their objects, the key of the certificate authority and the roots stay, so that a
 mesh that is installed again goes on where this one ended. --purge removes these as well.`,
 		Example: `  ambit uninstall
@@ -239,7 +239,6 @@ mesh that is installed again goes on where this one ended. --purge removes these
 	f.completeFlags(cmd)
 	f.runFlags(cmd.Flags())
 	cmd.Flags().StringVarP(&f.revision, "revision", "r", "", "`name` of the control plane to remove; all of them without it")
-	cmd.Flags().BoolVar(&f.force, "force", false, "remove it although pods are in the mesh: their connections are refused until they are restarted")
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove kinds with every object of them, the key of the certificate authority and the roots as well")
 	return cmd
 }
@@ -271,12 +270,14 @@ func (a *app) runUninstall(cmd *cobra.Command, f *installFlags, purge bool) erro
 	if f.dryRun {
 		return a.printf("nothing was removed: this was a dry run\n")
 	}
-	if n := len(removal.Enrolled); n > 0 && !f.force {
-		return fmt.Errorf("%d pods are in the mesh (%s): without agent and proxy their connections are refused until they are restarted. Take them out first (`kubectl label namespace <name> istio.io/dataplane-mode-`), or say --force", n, some(removal.Enrolled))
-	}
 	question := "Remove these objects?"
 	if purge {
 		question = "Remove these objects, every policy and route that users made of these kinds, and the mesh's root key?"
+	}
+	if n := len(removal.Enrolled); n > 0 {
+		if err := a.printf("%d pods are in the mesh (%s): the node agents take them out first, and they speak plaintext from then on\n", n, some(removal.Enrolled)); err != nil {
+			return err
+		}
 	}
 	if err := a.confirm(question, f.yes); err != nil {
 		return err

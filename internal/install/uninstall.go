@@ -35,8 +35,8 @@ type Uninstaller struct {
 // Removal is what an uninstallation would remove, in its order.
 type Removal struct {
 	Objects []string `json:"objects"`
-	// Enrolled are pods that are in the mesh: without agent and proxy they are
-	// not reachable, nor do they reach anybody, until they are restarted.
+	// Enrolled are pods that are in the mesh: the node agents take them out before
+	// they end.
 	Enrolled []string `json:"enrolled,omitempty"`
 	// Kept says what is left, and why.
 	Kept []string `json:"kept,omitempty"`

@@ -82,15 +82,15 @@ func SelfTest(ipv6 bool) error {
 }
 
 // testFamilies are addresses for documentation: nobody has them, and nothing
-// leaves the pair of namespaces.
+// leaves the pair of namespaces. Ports are those that take no right to listen at.
 var testFamilies = []struct {
 	v6              bool
 	pod, peer       string // of the two ends
 	host            netip.Prefix
 	inside, outside netip.AddrPort
 }{
-	{false, "192.0.2.2/24", "192.0.2.1/24", netip.MustParsePrefix("192.0.2.1/32"), netip.MustParseAddrPort("192.0.2.2:80"), netip.MustParseAddrPort("192.0.2.9:80")},
-	{true, "2001:db8::2/64", "2001:db8::1/64", netip.MustParsePrefix("2001:db8::1/128"), netip.MustParseAddrPort("[2001:db8::2]:80"), netip.MustParseAddrPort("[2001:db8::9]:80")},
+	{false, "192.0.2.2/24", "192.0.2.1/24", netip.MustParsePrefix("192.0.2.1/32"), netip.MustParseAddrPort("192.0.2.2:8080"), netip.MustParseAddrPort("192.0.2.9:80")},
+	{true, "2001:db8::2/64", "2001:db8::1/64", netip.MustParsePrefix("2001:db8::1/128"), netip.MustParseAddrPort("[2001:db8::2]:8080"), netip.MustParseAddrPort("[2001:db8::9]:80")},
 }
 
 // dressUp joins a pod and its peer, by IPv6 too if this node has it: where it

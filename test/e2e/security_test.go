@@ -1,0 +1,551 @@
+package e2e
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	securityapi "istio.io/api/security/v1alpha1"
+	authv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/ambit-mesh/ambit/internal/kube/portforward"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
+	"github.com/ambit-mesh/ambit/test/e2e/kit"
+)
+
+// audience is what tokens for the mesh's authority are made for.
+const audience = "istio-ca"
+
+// token asks for a service account's token, bound to a pod unless that is nil.
+func token(t *testing.T, namespace, account string, pod *corev1.Pod, audiences ...string) string {
+	t.Helper()
+	spec := authv1.TokenRequestSpec{Audiences: audiences}
+	if pod != nil {
+		spec.BoundObjectRef = &authv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+	}
+	tr, err := mesh.Kube.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account, &authv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr.Status.Token
+}
+
+func spiffe(namespace, account string) string {
+	return fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", wellknown.DefaultDomain, namespace, account)
+}
+
+// controlPlane connects to the control plane as a client of the mesh does.
+func controlPlane(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	pods, err := mesh.Kube.CoreV1().Pods(kit.SystemNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=istiod", FieldSelector: "status.phase=Running"})
+	if err != nil || len(pods.Items) == 0 {
+		t.Fatalf("no control plane: %v", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(rootCertificates(t)) {
+		t.Fatal("no roots")
+	}
+	conn, err := grpc.NewClient("passthrough:///istiod",
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "istiod." + kit.SystemNamespace + ".svc", MinVersion: tls.VersionTLS12})),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return portforward.Dial(ctx, mesh.Client, kit.SystemNamespace, pods.Items[0].Name, 15012)
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func rootCertificates(t *testing.T) []byte {
+	t.Helper()
+	cm, err := mesh.Kube.CoreV1().ConfigMaps(kit.SystemNamespace).Get(t.Context(), "istio-ca-root-cert", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(cm.Data["root-cert.pem"])
+}
+
+// certificate asks for one with a token: the caller's own identity, or that of
+// another.
+func certificate(t *testing.T, conn *grpc.ClientConn, token, other string) (*mtls.Bundle, error) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := &securityapi.IstioCertificateRequest{
+		Csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), ValidityDuration: 3600,
+	}
+	if other != "" {
+		req.Metadata = &structpb.Struct{Fields: map[string]*structpb.Value{"ImpersonatedIdentity": structpb.NewStringValue(other)}}
+	}
+	ctx, cancel := context.WithTimeout(bearing(t.Context(), token), 20*time.Second)
+	defer cancel()
+	resp, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode([]byte(resp.CertChain[0]))
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || len(leaf.URIs) != 1 {
+		t.Fatalf("a certificate with names %v, %v", leaf.URIs, err)
+	}
+	id, err := identity.Parse(leaf.URIs[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := mtls.NewBundle(id, key, resp.CertChain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, nil
+}
+
+func bearing(ctx context.Context, token string) context.Context {
+	if token == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+}
+
+// refusedBy expects an answer of the control plane that says no, and not one
+// that did not come.
+func refusedBy(t *testing.T, what string, err error) {
+	t.Helper()
+	if c := status.Code(err); c != codes.Unauthenticated && c != codes.PermissionDenied {
+		t.Errorf("%s: %v, and not refused", what, err)
+	}
+}
+
+// directory asks for what node proxies are told, with a token.
+func directory(ctx context.Context, conn *grpc.ClientConn, token string) error {
+	ctx, cancel := context.WithTimeout(bearing(ctx, token), 20*time.Second)
+	defer cancel()
+	stream, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/istio.workload.Address"}); err != nil && err != io.EOF {
+		return err
+	}
+	_, err = stream.Recv()
+	return err
+}
+
+// Tokens are good for the identity of their own pod; a node proxy's also for
+// those of the pods of its node.
+func TestTokensAreGoodForTheirOwn(t *testing.T) {
+	far, near := twoNodes(t)
+	n := mesh.Namespace(t, "tokens", kit.Ambient())
+	alice := n.Pod("alice", kit.OnNode(near))
+	bob := n.Pod("bob", kit.OnNode(far))
+	proxy := func(node string) *corev1.Pod {
+		t.Helper()
+		name, err := mesh.ZtunnelOn(t.Context(), node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod, err := mesh.Kube.CoreV1().Pods(kit.SystemNamespace).Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pod
+	}
+	system := kit.SystemNamespace
+	aliceID, bobID := spiffe(n.Name, "alice"), spiffe(n.Name, "bob")
+	nearProxy := proxy(near)
+	aliceToken := token(t, n.Name, "alice", alice, audience)
+	bobToken := token(t, n.Name, "bob", bob, audience)
+	conn := controlPlane(t)
+
+	for name, c := range map[string]struct{ token, other, want string }{
+		"a pod's token for itself":                     {aliceToken, "", aliceID},
+		"a pod's token for another pod":                {aliceToken, bobID, ""},
+		"a pod's token for the node proxy":             {aliceToken, spiffe(system, "ztunnel"), ""},
+		"a node proxy's token for a pod of its node":   {token(t, system, "ztunnel", nearProxy, audience), aliceID, aliceID},
+		"a node proxy's token for another node's":      {token(t, system, "ztunnel", nearProxy, audience), bobID, ""},
+		"the other node proxy's token for the same":    {token(t, system, "ztunnel", proxy(far), audience), bobID, bobID},
+		"a node proxy's token that no pod has":         {token(t, system, "ztunnel", nil, audience), aliceID, ""},
+		"the node agent's token for a pod of its node": {token(t, system, "ambit-cni", nil, audience), aliceID, ""},
+		"the control plane's token for a pod":          {token(t, system, "istiod", nil, audience), aliceID, ""},
+		"a node proxy's token for somebody who is not": {token(t, system, "ztunnel", nearProxy, audience), spiffe(n.Name, "nobody"), ""},
+		"a token for the API server":                   {token(t, n.Name, "alice", alice), "", ""},
+		"a node proxy's token for the API server":      {token(t, system, "ztunnel", nearProxy), aliceID, ""},
+		"no token":                 {"", "", ""},
+		"a token that was made up": {"eyJhbGciOiJub25lIn0.e30.", "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, err := certificate(t, conn, c.token, c.other)
+			switch {
+			case c.want == "":
+				refusedBy(t, "a certificate", err)
+			case err != nil:
+				t.Error(err)
+			case b.Identity.String() != c.want:
+				t.Errorf("the certificate is for %s", b.Identity)
+			}
+		})
+	}
+
+	if err := directory(t.Context(), conn, token(t, system, "ztunnel", nearProxy, audience)); err != nil {
+		t.Errorf("xDS for a node proxy: %v", err)
+	}
+	refusedBy(t, "xDS without a token", directory(t.Context(), conn, ""))
+	refusedBy(t, "xDS with a token for the API server", directory(t.Context(), conn, token(t, n.Name, "alice", alice)))
+
+	// A token that was stolen is worth nothing when its pod is gone.
+	if _, err := certificate(t, conn, bobToken, ""); err != nil {
+		t.Errorf("bob's own token: %v", err)
+	}
+	if err := mesh.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), "bob", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	kit.Eventually(t, "a token is refused when its pod is gone", func(context.Context) error {
+		_, cerr := certificate(t, conn, bobToken, "")
+		xerr := directory(t.Context(), conn, bobToken)
+		for _, err := range []error{cerr, xerr} {
+			if c := status.Code(err); c != codes.Unauthenticated && c != codes.PermissionDenied {
+				return fmt.Errorf("a certificate: %v; xDS: %v", cerr, xerr)
+			}
+		}
+		return nil
+	})
+}
+
+// tunnel asks a pod for a connection through HBONE from the nodes' LAN, as
+// whoever the bundle says; nil is nobody. It returns the status and the
+// identity that the server showed.
+func tunnel(t *testing.T, pod *corev1.Pod, as *tls.Certificate, authority string) (status int, server string, err error) {
+	t.Helper()
+	to := netip.AddrPortFrom(netip.MustParseAddr(pod.Status.PodIP), wellknown.PortHBONE)
+	conn, err := mesh.Own.Dial("lan", to, 20*time.Second)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conf := &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"},
+		InsecureSkipVerify: true, //nolint:gosec // the identity is looked at by the test
+	}
+	if as != nil {
+		conf.Certificates = []tls.Certificate{*as}
+	}
+	tc := tls.Client(conn, conf)
+	if err := tc.HandshakeContext(t.Context()); err != nil {
+		return 0, "", err
+	}
+	cs := tc.ConnectionState()
+	id, err := mtls.PeerIdentity(&cs)
+	if err != nil {
+		return 0, "", err
+	}
+	h, err := (&http2.Transport{}).NewClientConn(tc) //nolint:staticcheck // deprecated only in favour of newer functions of net/http
+	if err != nil {
+		return 0, id.String(), err
+	}
+	r, w := io.Pipe()
+	defer func() { _ = w.Close() }()
+	resp, err := h.RoundTrip(&http.Request{Method: http.MethodConnect, URL: &url.URL{Scheme: "https", Host: authority}, Host: authority, Header: http.Header{}, Body: r, ContentLength: -1})
+	if err != nil {
+		return 0, id.String(), err
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode, id.String(), nil
+}
+
+func needsOwnCluster(t *testing.T) {
+	t.Helper()
+	if mesh.Own == nil {
+		t.Skip("only on the project's own cluster (test/cluster) is there a way into the nodes' network")
+	}
+}
+
+// A client with a valid certificate of the wrong identity, with one of nobody's
+// authority, or with none, does not get through a policy by speaking HBONE.
+func TestHBONEUnderTheWrongIdentity(t *testing.T) {
+	needsOwnCluster(t)
+	far, near := twoNodes(t)
+	n := mesh.Namespace(t, "hbone", kit.Ambient())
+	server := n.Pod("server", kit.OnNode(near))
+	friend := n.Pod("friend", kit.OnNode(far))
+	foe := n.Pod("foe", kit.OnNode(far))
+	n.Service("server")
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: friends}
+spec:
+  selector: {matchLabels: {app: server}}
+  action: ALLOW
+  rules: [{from: [{source: {principals: [cluster.local/ns/$NS/sa/friend]}}]}]
+`)
+	n.MustRefuse("foe", n.URL("server"))
+	n.MustGet("friend", n.URL("server"))
+
+	conn := controlPlane(t)
+	bundle := func(pod *corev1.Pod) *tls.Certificate {
+		t.Helper()
+		b, err := certificate(t, conn, token(t, n.Name, pod.Name, pod, audience), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &b.Cert
+	}
+	at := net.JoinHostPort(server.Status.PodIP, "8080")
+	code, shown, err := tunnel(t, server, bundle(friend), at)
+	if err != nil || code != http.StatusOK {
+		t.Fatalf("as the friend: %d, %v: this test is none", code, err)
+	}
+	if want := spiffe(n.Name, "server"); shown != want {
+		t.Errorf("the server is %s, and not %s", shown, want)
+	}
+	if code, _, err = tunnel(t, server, bundle(foe), at); err != nil || code == http.StatusOK {
+		t.Errorf("as the foe: %d, %v", code, err)
+	}
+	// The server's proxy opens no way to anybody else, nor to itself.
+	for _, other := range []string{
+		net.JoinHostPort(foe.Status.PodIP, "8080"), net.JoinHostPort("127.0.0.1", "8080"),
+		net.JoinHostPort(server.Status.PodIP, "15001"), net.JoinHostPort(server.Status.PodIP, "15006"), net.JoinHostPort(server.Status.PodIP, "15008"),
+	} {
+		if code, _, err := tunnel(t, server, bundle(friend), other); err == nil && code == http.StatusOK {
+			t.Errorf("a friend gets from the server to %s", other)
+		}
+	}
+	forged := selfSigned(t, spiffe(n.Name, "friend"))
+	for name, cert := range map[string]*tls.Certificate{"nobody": nil, "a friend by his own word": forged} {
+		if code, _, err := tunnel(t, server, cert, at); err == nil {
+			t.Errorf("as %s: %d", name, code)
+		}
+	}
+}
+
+func selfSigned(t *testing.T, id string) *tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uri, err := url.Parse(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), URIs: []*url.URL{uri},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// The proxy's ports are nobody's way around policies: not from outside, not
+// from the mesh, not from the pod itself.
+func TestProxyPortsGiveNothing(t *testing.T) {
+	far, near := twoNodes(t)
+	n := mesh.Namespace(t, "ports", kit.Ambient())
+	server := n.Pod("server", kit.OnNode(near))
+	n.Pod("alice", kit.OnNode(far))
+	n.Pod("neighbour", kit.OnNode(near))
+	plain := mesh.Namespace(t, "plain", nil)
+	plain.Pod("stranger", kit.OnNode(far))
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec: {mtls: {mode: STRICT}}
+`)
+	n.MustGet("alice", "http://"+net.JoinHostPort(server.Status.PodIP, "8080")+"/")
+	plain.MustRefuse("stranger", "http://"+net.JoinHostPort(server.Status.PodIP, "8080")+"/")
+	for _, port := range []string{"15001", "15006", "15008"} {
+		at := "http://" + net.JoinHostPort(server.Status.PodIP, port) + "/"
+		plain.MustRefuse("stranger", at)
+		n.MustRefuse("alice", at)
+		n.MustRefuse("neighbour", at)
+		n.MustRefuse("server", at)
+		n.MustRefuse("server", "http://"+net.JoinHostPort("127.0.0.1", port)+"/")
+	}
+	n.MustGet("alice", "http://"+net.JoinHostPort(server.Status.PodIP, "8080")+"/")
+}
+
+// A pod that is probed in plaintext at the port of its service is open there
+// to the kubelet, and to nobody whom kube-proxy lends the node's address.
+func TestNodePortAtAProbedPortIsStrict(t *testing.T) {
+	far, near := twoNodes(t)
+	n := mesh.Namespace(t, "probed", kit.Ambient())
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec: {mtls: {mode: STRICT}}
+`)
+	probes := map[string]corev1.ProbeHandler{
+		"tcp":  {TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)}},
+		"http": {HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080), Path: "/"}},
+	}
+	outside := mesh.Namespace(t, "outside", nil)
+	outside.Pod("far", kit.OnNode(far))
+	outside.Pod("near", kit.OnNode(near))
+	for name, probe := range probes {
+		n.Create(name, kit.OnNode(near), func(p *corev1.Pod) {
+			p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, ProbeHandler: probe}
+			p.Spec.Containers[0].LivenessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 5, ProbeHandler: probe}
+		})
+	}
+	for name := range probes {
+		t.Run(name, func(t *testing.T) {
+			n.Ready(name)
+			n.Redirected(name, true)
+			svc, err := mesh.Kube.CoreV1().Services(n.Name).Create(t.Context(), &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Name: name},
+				Spec: corev1.ServiceSpec{
+					Type: corev1.ServiceTypeNodePort, Selector: map[string]string{"app": name},
+					Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}},
+				},
+			}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			port := svc.Spec.Ports[0].NodePort
+			for _, node := range []string{near, far} {
+				for _, at := range nodeAddresses(t, node) {
+					door := netip.AddrPortFrom(at, uint16(port)) //nolint:gosec // a port
+					for _, from := range []string{"far", "near"} {
+						if err := outside.MustRefuse(from, "http://"+door.String()+"/"); strings.Contains(err.Error(), "no route") {
+							t.Errorf("%s does not lead anywhere: this test is none: %v", door, err)
+						}
+					}
+					refusedWithAllHops(t, door)
+				}
+			}
+			outside.MustRefuse("far", n.URL(name))
+			outside.MustRefuse("near", n.URL(name))
+			time.Sleep(5 * time.Second) // several rounds of liveness probes
+			if r := n.Ready(name).Status.ContainerStatuses[0].RestartCount; r > 0 {
+				t.Errorf("the pod was restarted %d times by its own probe", r)
+			}
+		})
+	}
+}
+
+func nodeAddresses(t *testing.T, name string) []netip.Addr {
+	t.Helper()
+	node, err := mesh.Kube.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []netip.Addr
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			list = append(list, netip.MustParseAddr(a.Address))
+		}
+	}
+	return list
+}
+
+// refusedWithAllHops has a client on the nodes' LAN, which sends packets with
+// as many hops left as a host's own have, ask for a page.
+func refusedWithAllHops(t *testing.T, at netip.AddrPort) {
+	t.Helper()
+	if mesh.Own == nil {
+		return
+	}
+	lan, err := mesh.Own.Netns("lan")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lan.Close() }()
+	const most = 255
+	conn, err := netnstest.Dial(lan, netip.Addr{}, at, func(fd int) error {
+		if at.Addr().Is6() {
+			return unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_UNICAST_HOPS, most)
+		}
+		return unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TTL, most)
+	})
+	if err != nil {
+		return // refused at once
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n")
+	if answer, err := io.ReadAll(io.LimitReader(conn, 1024)); len(answer) > 0 {
+		t.Errorf("%s answers a stranger with all hops: %q, %v", at, answer, err)
+	}
+}
+
+// Who is in a pod cannot undo its redirection, unless the pod was given
+// NET_ADMIN. The nft program is the node's.
+func TestRulesAreOutOfThePodsReach(t *testing.T) {
+	needsOwnCluster(t)
+	n := mesh.Namespace(t, "reach", kit.Ambient())
+	withNft := func(p *corev1.Pod) {
+		for name, at := range map[string][2]string{"usr": {"/usr", "/usr"}, "lib": {"/usr/lib", "/lib"}, "lib64": {"/usr/lib64", "/lib64"}} {
+			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: at[0]}}})
+			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: at[1], ReadOnly: true})
+		}
+	}
+	n.Pod("ordinary", withNft)
+	n.Pod("admin", withNft, func(p *corev1.Pod) {
+		p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
+	})
+	for _, name := range []string{"ordinary", "admin"} {
+		n.Redirected(name, true)
+	}
+	for _, argv := range [][]string{
+		{"/usr/sbin/nft", "delete", "table", "inet", "ambit"},
+		{"/usr/sbin/nft", "flush", "ruleset"},
+		{"/usr/sbin/ip", "rule", "del", "priority", "32764"},
+		{"/usr/bin/unshare", "--user", "--map-root-user", "/usr/sbin/nft", "delete", "table", "inet", "ambit"},
+	} {
+		out, err := mesh.Exec(t.Context(), n.Name, "ordinary", argv...)
+		if err == nil || !strings.Contains(err.Error(), "not permitted") {
+			t.Errorf("%q: %q, %v", argv, out, err)
+		}
+	}
+	// The same, where it is allowed: the agent puts the rules back.
+	if out, err := mesh.Exec(t.Context(), n.Name, "admin", "/usr/sbin/nft", "delete", "table", "inet", "ambit"); err != nil {
+		t.Fatalf("with NET_ADMIN: %q, %v: this test is none", out, err)
+	}
+	kit.Eventually(t, "the rules are written anew", func(ctx context.Context) error {
+		_, err := mesh.Exec(ctx, n.Name, "admin", "/usr/sbin/nft", "list", "table", "inet", "ambit")
+		return err
+	})
+}
