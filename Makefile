@@ -17,7 +17,7 @@ FUZZTIME ?= 10s
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: all build images cluster cluster-down e2e demo test conformance interop bench chaos lint fuzz generate clean help
+.PHONY: all build images cluster cluster-down e2e demo test conformance interop bench scale chaos lint fuzz generate clean help
 
 all: build
 
@@ -61,6 +61,9 @@ chaos: build ## kill -9 of every part under load, and worse
 
 bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL=/path if given
 	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'
+
+scale: ## the control plane on the API server of KUBECONFIG, with 20,000 pods that nobody runs
+	@$(GO) run ./test/scale $(SCALE)
 
 lint: ## gofmt, go vet, golangci-lint, govulncheck
 	@GO=$(GO) GOLANGCI=$(GOLANGCI) GOVULNCHECK=$(GOVULNCHECK) sh test/lint.sh

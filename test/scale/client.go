@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+)
+
+// node is the control plane's client on one simulated node: a connection of
+// its own with TLS and a token of its own, which follows all addresses and
+// policies as a node proxy does, and keeps nothing of them.
+type node struct {
+	name, pod string
+	token     string
+	fleet     *fleet
+
+	seen *expectation // acknowledged; owned by run
+}
+
+// fleet is what all nodes have in common.
+type fleet struct {
+	address string
+	roots   *x509.CertPool
+	awaited atomic.Pointer[expectation]
+
+	bytes, messages atomic.Int64 // received
+	synced          chan synced  // one of each node
+}
+
+// synced is what a node knew when it knew everything.
+type synced struct {
+	node      string
+	resources int
+	at        time.Time
+}
+
+// expectation is a change that every node is to acknowledge.
+type expectation struct {
+	resource string
+	healthy  bool
+	acks     chan time.Time // room for all
+}
+
+// codec leaves responses as they are.
+type codec struct{}
+
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(v any) ([]byte, error) {
+	m, ok := v.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("a %T is no message", v)
+	}
+	return proto.Marshal(m)
+}
+
+func (codec) Unmarshal(data []byte, v any) error {
+	b, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("a response is no %T", v)
+	}
+	*b = append((*b)[:0], data...)
+	return nil
+}
+
+const (
+	deltaMethod = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+	// maxMessage is what node proxies take.
+	maxMessage = 200 << 20
+	// frameBytes are what gRPC adds to a message.
+	frameBytes = 5
+)
+
+// run follows the control plane until ctx ends or something is wrong.
+func (n *node) run(ctx context.Context) error {
+	err := n.follow(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", n.name, err)
+}
+
+func (n *node) follow(ctx context.Context) error {
+	conn, err := grpc.NewClient("passthrough:///"+n.fleet.address,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: "127.0.0.1", RootCAs: n.fleet.roots})),
+		grpc.WithDefaultCallOptions(grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithNoProxy())
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // the stream tells
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+n.token, "clusterid", wellknown.DefaultCluster)
+	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, deltaMethod)
+	if err != nil {
+		return err
+	}
+	for _, url := range []string{wellknown.TypeAuthorization, wellknown.TypeAddress} {
+		if err := s.SendMsg(n.hello(url)); err != nil {
+			return errors.Join(err, s.RecvMsg(new([]byte)))
+		}
+	}
+	return n.answer(s)
+}
+
+// hello subscribes to everything of a type.
+func (n *node) hello(url string) *discovery.DeltaDiscoveryRequest {
+	return &discovery.DeltaDiscoveryRequest{TypeUrl: url, Node: &core.Node{
+		Id:             "ztunnel~127.0.0.1~" + n.pod + "." + systemNamespace + "~" + systemNamespace + ".svc.cluster.local",
+		Metadata:       &structpb.Struct{Fields: map[string]*structpb.Value{"NODE_NAME": structpb.NewStringValue(n.name)}},
+		ClientFeatures: []string{"ambit.xds.partial-responses"},
+	}}
+}
+
+// answer acknowledges what comes, for ever.
+func (n *node) answer(s grpc.ClientStream) error {
+	var msg []byte
+	resources, started := 0, false
+	for {
+		if err := s.RecvMsg(&msg); err != nil {
+			return err
+		}
+		n.fleet.bytes.Add(int64(len(msg)) + frameBytes)
+		n.fleet.messages.Add(1)
+		awaited, met := n.fleet.awaited.Load(), false
+		r, err := readResponse(msg, func(name, body []byte) (err error) {
+			if awaited != nil && string(name) == awaited.resource {
+				met, err = healthIs(body, awaited.healthy)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := s.SendMsg(&discovery.DeltaDiscoveryRequest{TypeUrl: r.typeURL, ResponseNonce: r.nonce}); err != nil {
+			return errors.Join(err, s.RecvMsg(&msg))
+		}
+		if met && n.seen != awaited {
+			n.seen = awaited
+			awaited.acks <- time.Now()
+		}
+		if r.typeURL != wellknown.TypeAddress || started {
+			continue
+		}
+		if resources += r.resources; !r.partial {
+			started, msg = true, nil // the buffer was as large as the mesh
+			n.fleet.synced <- synced{n.name, resources, time.Now()}
+		}
+	}
+}

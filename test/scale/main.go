@@ -1,0 +1,334 @@
+// Command scale measures the control plane on a real Kubernetes API server
+// with a generated mesh: objects that are there and pods that nobody runs, and
+// a client for every node, which follows the control plane with a token of its
+// own as a node proxy does.
+//
+//	scale -kubeconfig FILE [-services N] [-pods N] [-clients N] [-changes N] [-bin DIR] [-profile DIR] [-o text|json]
+//
+// It ends with "N passed, N failed", and takes away what it made, also when it
+// is interrupted. No time is ever judged.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ambit-mesh/ambit/test/measure"
+)
+
+type options struct {
+	shape
+	kubeconfig, bin, profile, output string
+	changes                          int
+}
+
+const (
+	// idle is how long nothing is done, to see what that costs.
+	idle = 10 * time.Second
+	// pause is between two changes, so that each is one.
+	pause = 50 * time.Millisecond
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	var o options
+	flag.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig of a cluster that may be filled; default: kubectl's")
+	flag.IntVar(&o.services, "services", 2000, "services")
+	flag.IntVar(&o.pods, "pods", 20000, "pods")
+	flag.IntVar(&o.nodes, "clients", 200, "nodes, each with a client of the control plane")
+	flag.IntVar(&o.changes, "changes", 100, "changes, one after the other")
+	flag.StringVar(&o.bin, "bin", "", "directory of the programs; what is not there is built")
+	flag.StringVar(&o.profile, "profile", "", "directory for profiles of the control plane")
+	flag.StringVar(&o.output, "o", "text", "text or json")
+	flag.Parse()
+	if err := o.check(); err != nil {
+		return complain(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r := &report{Title: o.String()}
+	err := o.measure(ctx, r)
+	if err != nil {
+		r.Failed++
+		r.Errors = append(r.Errors, err.Error())
+	}
+	if err := r.print(os.Stdout, o.output); err != nil {
+		return complain(err)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return 130
+	case r.Failed > 0 || r.Passed == 0:
+		return 1
+	}
+	return 0
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, "scale:", err)
+	return 2
+}
+
+func (o *options) check() error {
+	switch {
+	case flag.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	case o.services < 2 || o.pods < 1 || o.nodes < 1 || o.changes < 2:
+		return errors.New("want at least 2 services, a pod, a client and 2 changes")
+	case o.changes > 2*o.mostChanges():
+		return fmt.Errorf("-changes %d: a mesh of this size has %d", o.changes, 2*o.mostChanges())
+	case o.output != "text" && o.output != "json":
+		return fmt.Errorf("-o %q: want text or json", o.output)
+	}
+	return nil
+}
+
+// progress says on standard error what is going on.
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "… "+format+"\n", args...) }
+
+// measure makes the objects, measures, and takes them away again.
+func (o *options) measure(ctx context.Context, r *report) (err error) {
+	dir, err := os.MkdirTemp("", "ambit-scale-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a directory for temporary files
+	binary, err := o.program(ctx, dir)
+	if err != nil {
+		return err
+	}
+	w, err := connect(o.kubeconfig, o.shape)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		progress("taking the objects away")
+		// Also after an interrupt.
+		err = errors.Join(err, w.remove(context.WithoutCancel(ctx)))
+	}()
+	beating, stop := context.WithCancel(ctx)
+	defer stop()
+	go w.heartbeat(beating)
+	if err := w.create(ctx); err != nil {
+		return err
+	}
+	r.Passed++
+	c, err := startControl(dir, binary, o.kubeconfig)
+	if err != nil {
+		return err
+	}
+	defer c.Kill()
+	return (&measuring{options: o, w: w, c: c, r: r}).run(ctx)
+}
+
+// program is the control plane's path; it is built unless -bin has it.
+func (o *options) program(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(o.bin, "ambitd")
+	if st, err := os.Stat(path); o.bin != "" && err == nil && !st.IsDir() {
+		return filepath.Abs(path)
+	}
+	path = filepath.Join(dir, "ambitd")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "./cmd/ambitd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// measuring is one run on objects that are there.
+type measuring struct {
+	*options
+	w *world
+	c *control
+	r *report
+	f *fleet
+}
+
+func (m *measuring) run(ctx context.Context) error {
+	began := time.Now()
+	if err := m.c.ready(ctx); err != nil {
+		return err
+	}
+	m.r.seconds("start to ready", time.Since(began))
+	if err := m.usage("ready"); err != nil {
+		return err
+	}
+	m.r.Passed++
+	f, nodes, err := m.w.fleet(ctx, m.c)
+	if err != nil {
+		return err
+	}
+	m.f = f
+	g, ctx := errgroup.WithContext(ctx)
+	following, stop := context.WithCancel(ctx)
+	began = time.Now()
+	for _, n := range nodes {
+		g.Go(func() error { return n.run(following) })
+	}
+	g.Go(func() error {
+		defer stop()
+		for _, step := range []func(context.Context) error{
+			func(ctx context.Context) error { return m.sync(ctx, began) }, m.rest, m.change, m.load,
+		} {
+			if err := step(ctx); err != nil {
+				return err
+			}
+			m.r.Passed++
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// usage adds what the control plane has used until now.
+func (m *measuring) usage(when string) error {
+	u, err := m.c.Usage()
+	if err != nil {
+		return err
+	}
+	m.r.mib("resident memory, "+when, u.RSS)
+	m.r.seconds("processor time, "+when, u.CPU)
+	return nil
+}
+
+// sync waits until all nodes have the whole mesh.
+func (m *measuring) sync(ctx context.Context, began time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWait)
+	defer cancel()
+	var last time.Time
+	for n := range m.nodes {
+		select {
+		case s := <-m.f.synced:
+			if s.resources != m.addresses() {
+				return fmt.Errorf("%s was told of %d addresses of %d", s.node, s.resources, m.addresses())
+			}
+			last = s.at
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d nodes know the mesh: %w; ambitd said: %s", n, m.nodes, context.Cause(ctx), m.c.Words())
+		}
+	}
+	m.r.seconds("all nodes at once, to the whole mesh on the last", last.Sub(began))
+	m.r.mib("the whole mesh, to each node", m.f.bytes.Load()/int64(m.nodes))
+	if err := m.c.profile(ctx, m.profile, "start", "allocs"); err != nil {
+		return err
+	}
+	return m.usage("all nodes connected")
+}
+
+// rest lets the first storm pass and then measures what nothing costs.
+func (m *measuring) rest(ctx context.Context) error {
+	var used [2]measure.Usage
+	for i := range used {
+		select {
+		case <-time.After(idle):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		var err error
+		if used[i], err = m.c.Usage(); err != nil {
+			return err
+		}
+	}
+	m.r.add("processor time with nothing to do", 100*(used[1].CPU-used[0].CPU).Seconds()/idle.Seconds(), "% of one")
+	return nil
+}
+
+// change makes the changes one after the other.
+func (m *measuring) change(ctx context.Context) error {
+	profiled := make(chan error, 1)
+	go func() { profiled <- m.c.profile(ctx, m.profile, "changes", "profile?seconds=15") }()
+	all := map[string][]sample{}
+	before, err := m.c.Usage()
+	if err != nil {
+		return err
+	}
+	machine, err := busy()
+	if err != nil {
+		return err
+	}
+	bytes, began := m.f.bytes.Load(), time.Now()
+	for _, ready := range []bool{false, true} { // there and back
+		for i := range m.changes / 2 {
+			c := m.w.change(i)
+			s, err := m.f.measure(ctx, c, ready, m.nodes)
+			if err != nil {
+				return err
+			}
+			all[c.what] = append(all[c.what], s)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+	took := time.Since(began)
+	made := int64(m.changes / 2 * 2)
+	after, err := m.c.Usage()
+	if err != nil {
+		return err
+	}
+	worked, err := busy()
+	if err != nil {
+		return err
+	}
+	m.samples(all)
+	m.r.add("bytes of a change, to each node", float64(m.f.bytes.Load()-bytes)/float64(made)/float64(m.nodes), "bytes")
+	m.r.add("processor time of a change", (after.CPU-before.CPU).Seconds()*1000/float64(made), "ms")
+	m.r.add("processors in use meanwhile, by the whole machine", (worked-machine).Seconds()/took.Seconds(), fmt.Sprintf("of %d", runtime.NumCPU()))
+	if err := m.usage("after the changes"); err != nil {
+		return err
+	}
+	return <-profiled
+}
+
+func (m *measuring) samples(all map[string][]sample) {
+	for _, what := range []string{podChange, sliceChange} {
+		var write, last, every []time.Duration
+		for _, s := range all[what] {
+			write, last, every = append(write, s.write), append(last, s.last()), append(every, s.acks...)
+		}
+		if len(last) == 0 {
+			continue
+		}
+		m.r.quantiles(what+": answer of the API server", write)
+		m.r.quantiles(what+": acknowledged by a node", every)
+		m.r.quantiles(what+": acknowledged by all nodes", last)
+	}
+}
+
+// load adds what is good to know beside the figures.
+func (m *measuring) load(ctx context.Context) error {
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
+	var average float64
+	if _, err := fmt.Sscan(string(text), &average); err != nil {
+		return err
+	}
+	m.r.add("load average of the machine at the end", average, "")
+	b, err := measure.Get(ctx, "http://"+m.c.monitor+"/metrics")
+	if err != nil {
+		return err
+	}
+	heap, err := metric(string(b), "go_memstats_heap_inuse_bytes")
+	if err != nil {
+		return err
+	}
+	m.r.mib("heap in use at the end", int64(heap))
+	return m.c.profile(ctx, m.profile, "heap", "heap")
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"testing"
+	"time"
+)
+
+// TestShape: every pod has a service with a selector, every service without
+// one its endpoints, and no two have one address.
+func TestShape(t *testing.T) {
+	for _, s := range []shape{{2, 1, 1}, {50, 49, 3}, {51, 200, 7}, {2000, 20000, 200}} {
+		used, pods := map[string]bool{}, map[int]int{}
+		claim := func(a string) {
+			if used[a] {
+				t.Fatalf("%s: two have %s", s, a)
+			}
+			used[a] = true
+		}
+		for i := range s.pods {
+			svc := s.serviceOf(i)
+			if svc < 0 || svc >= s.services || external(svc) {
+				t.Fatalf("%s: pod %d is of service %d", s, i, svc)
+			}
+			pods[svc]++
+			claim(s.pod(i).Status.PodIP)
+		}
+		slices := 0
+		for i := range s.services {
+			if external(i) {
+				slices++
+				for _, e := range slice(i).Endpoints {
+					claim(e.Addresses[0])
+				}
+			} else if n, fair := pods[i], s.pods/(s.services-s.slices()); n != fair && n != fair+1 {
+				t.Fatalf("%s: service %d has %d pods, not %d", s, i, n, fair)
+			}
+		}
+		for i := range s.nodes {
+			claim(proxyPod(i).Status.PodIP)
+		}
+		if slices != s.slices() || s.services+len(used) != s.addresses() {
+			t.Errorf("%s: %d slices of %d, %d addresses of %d", s, slices, s.slices(), s.services+len(used), s.addresses())
+		}
+	}
+}
+
+// TestChangesDiffer: a change that was made already would never arrive.
+func TestChangesDiffer(t *testing.T) {
+	for _, s := range []shape{{2, 1, 1}, {60, 200, 2}, {2000, 20000, 200}} {
+		w := &world{shape: s}
+		seen := map[string]bool{}
+		for i := range min(s.mostChanges(), 2000) {
+			c := w.change(i)
+			if seen[c.resource] {
+				t.Fatalf("%s: %s is changed twice", s, c.resource)
+			}
+			seen[c.resource] = true
+		}
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	var all []time.Duration
+	for i := 1; i <= 200; i++ {
+		all = append(all, time.Duration(i))
+	}
+	for q, want := range map[int]time.Duration{0: 1, 50: 100, 99: 198, 100: 200} {
+		if got := quantile(all, q); got != want {
+			t.Errorf("p%d is %d, not %d", q, got, want)
+		}
+	}
+	if got := quantile(all[:1], 50); got != 1 {
+		t.Errorf("of one: %d", got)
+	}
+}
+
+func TestParseBusy(t *testing.T) {
+	got, err := parseBusy("cpu  100 20 30 4000 500 6 7 8 9 0\ncpu0 1 2 3\n")
+	if want := 1630 * time.Millisecond; err != nil || got != want {
+		t.Errorf("%s, %v", got, err)
+	}
+	for _, bad := range []string{"", "cpu 1 2", "intr 1 2 3 4 5 6 7 8 9", "cpu a 2 3 4 5 6 7 8 9"} {
+		if _, err := parseBusy(bad); err == nil {
+			t.Errorf("%q is no error", bad)
+		}
+	}
+}
+
+func TestMetric(t *testing.T) {
+	const text = "# HELP a\nab 1\na 2.5e3\n"
+	if v, err := metric(text, "a"); v != 2500 || err != nil {
+		t.Errorf("%v, %v", v, err)
+	}
+	if _, err := metric(text, "c"); err == nil {
+		t.Error("no error for a metric that is not there")
+	}
+}
