@@ -234,6 +234,10 @@ func (w *writer) policies(rows []policyRow) {
 		w.item("none applies")
 	}
 	for _, r := range rows {
-		w.item("%s %s (%s), enforced by %s: %s", r.Kind, r.Name, r.Action, r.EnforcedBy, r.Says)
+		by := "by " + r.EnforcedBy
+		if r.EnforcedBy == nowhere {
+			by = nowhere
+		}
+		w.item("%s %s (%s), enforced %s: %s", r.Kind, r.Name, r.Action, by, r.Says)
 	}
 }

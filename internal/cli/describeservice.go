@@ -186,7 +186,11 @@ func (r *serviceReport) policies(f serviceFacts, ref waypointRef, bound bool) {
 			}
 		}
 		if row.EnforcedBy == nowhere {
-			r.ToDo = append(r.ToDo, advice{"policy " + row.Name + " is enforced nowhere: " + row.Says, "bind the service to a waypoint with the label " + wellknown.LabelUseWaypoint})
+			next := "bind the service to a waypoint with the label " + wellknown.LabelUseWaypoint
+			if bound {
+				next = fmt.Sprintf("kubectl describe gateway %s -n %s", ref.Name, ref.Namespace)
+			}
+			r.ToDo = append(r.ToDo, advice{"policy " + row.Name + " is enforced nowhere: " + row.Says, next})
 		}
 		r.Policies = append(r.Policies, row)
 	}
