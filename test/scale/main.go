@@ -5,8 +5,10 @@
 //
 //	scale -kubeconfig FILE [-services N] [-pods N] [-clients N] [-changes N] [-bin DIR] [-profile DIR] [-o text|json]
 //
-// It ends with "N passed, N failed", and takes away what it made, also when it
-// is interrupted. No time is ever judged.
+// The table ends with "N passed, N failed": 0 is the exit code when nothing
+// failed, 1 when something did, 2 when it could not run or could not take away
+// what it made, which it does also when it is interrupted (130). No time is ever
+// judged.
 package main
 
 import (
@@ -58,13 +60,19 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r := &report{Title: o.String()}
-	err := o.measure(ctx, r)
+	w, err := connect(o.kubeconfig, o.shape)
 	if err != nil {
+		return complain(err)
+	}
+	r := &report{Title: o.String()}
+	if err := o.measure(ctx, w, r); err != nil {
 		r.Failed++
 		r.Errors = append(r.Errors, err.Error())
 	}
-	if err := r.print(os.Stdout, o.output); err != nil {
+	err = r.print(os.Stdout, o.output)
+	progress("taking the objects away")
+	// Also after an interrupt.
+	if err := errors.Join(err, w.remove(context.WithoutCancel(ctx))); err != nil {
 		return complain(err)
 	}
 	switch {
@@ -98,8 +106,8 @@ func (o *options) check() error {
 // progress says on standard error what is going on.
 func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "… "+format+"\n", args...) }
 
-// measure makes the objects, measures, and takes them away again.
-func (o *options) measure(ctx context.Context, r *report) (err error) {
+// measure makes the objects and measures.
+func (o *options) measure(ctx context.Context, w *world, r *report) error {
 	dir, err := os.MkdirTemp("", "ambit-scale-")
 	if err != nil {
 		return err
@@ -109,15 +117,6 @@ func (o *options) measure(ctx context.Context, r *report) (err error) {
 	if err != nil {
 		return err
 	}
-	w, err := connect(o.kubeconfig, o.shape)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		progress("taking the objects away")
-		// Also after an interrupt.
-		err = errors.Join(err, w.remove(context.WithoutCancel(ctx)))
-	}()
 	beating, stop := context.WithCancel(ctx)
 	defer stop()
 	go w.heartbeat(beating)

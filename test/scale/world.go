@@ -216,6 +216,9 @@ func (w *world) remove(ctx context.Context) error {
 	err = w.empty(ctx, list.Items)
 	err = errors.Join(err, core.Nodes().DeleteCollection(ctx, metav1.DeleteOptions{}, ours),
 		w.kube.CoordinationV1().Leases(leaseNamespace).DeleteCollection(ctx, metav1.DeleteOptions{}, ours))
+	if len(list.Items) == 0 {
+		return err // nothing ran, and the bundle is somebody else's
+	}
 	for _, r := range w.bundles() {
 		if gone := r.Delete(ctx, trust.BundleName, metav1.DeleteOptions{}); gone == nil {
 			break
