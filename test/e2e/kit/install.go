@@ -47,6 +47,15 @@ func (c *Cluster) Install(ctx context.Context, more ...string) error {
 	return err
 }
 
+// Upgrade changes what is installed by the command line, and waits until it is
+// ready. more are the arguments that differ.
+func (c *Cluster) Upgrade(ctx context.Context, more ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, installTime)
+	defer cancel()
+	_, err := c.Ambit(ctx, append(append([]string{"upgrade", "-y"}, settings()...), more...)...)
+	return err
+}
+
 // Uninstall takes everything away again.
 func (c *Cluster) Uninstall(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, installTime)

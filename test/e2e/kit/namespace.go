@@ -1,11 +1,9 @@
 package kit
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -34,9 +32,14 @@ var TestImage = "ghcr.io/ambit-mesh/ambit-test:dev"
 // last answer when it does not within Patience.
 func Eventually(t testing.TB, what string, check func(ctx context.Context) error) {
 	t.Helper()
+	within(t, Patience, what, check)
+}
+
+func within(t testing.TB, limit time.Duration, what string, check func(ctx context.Context) error) {
+	t.Helper()
 	began := time.Now()
 	var last error
-	for time.Since(began) < Patience {
+	for time.Since(began) < limit {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		last = check(ctx)
 		cancel()
@@ -45,7 +48,7 @@ func Eventually(t testing.TB, what string, check func(ctx context.Context) error
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Fatalf("%s: not within %s: %v", what, Patience, last)
+	t.Fatalf("%s: not within %s: %v", what, limit, last)
 }
 
 // Namespace is one that goes away with its test.
@@ -392,16 +395,16 @@ func (n *Namespace) Logged(to *corev1.Pod, since time.Time, texts ...string) str
 	return line
 }
 
-// Load is test/echo's load client at work in a pod of its own.
+// Load is test/echo's load client at work in a pod of its own. Its reports are
+// read from its log whenever they are asked for, so that it goes on by itself
+// while the API server is away.
 type Load struct {
 	n    *Namespace
 	name string
-	logs io.ReadCloser
-	scan *bufio.Scanner
-	last LoadReport
 }
 
-// LoadReport is what the load client says of all requests.
+// LoadReport is what the load client says of one second, or in the end of all
+// requests.
 type LoadReport struct {
 	Final            bool
 	Sent, OK, Failed int
@@ -418,50 +421,54 @@ func (n *Namespace) StartLoad(name, url string, rate int, opts ...Option) *Load 
 		p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](10)
 	}}, opts...)
 	n.Pod(name, opts...)
-	logs, err := n.Kube.CoreV1().Pods(n.Name).GetLogs(name, &corev1.PodLogOptions{Follow: true}).Stream(n.t.Context())
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	n.t.Cleanup(func() { _ = logs.Close() })
-	l := &Load{n: n, name: name, logs: logs, scan: bufio.NewScanner(logs)}
+	l := &Load{n: n, name: name}
 	l.Seconds(1)
 	return l
 }
 
-// Seconds waits until the client has reported n more seconds.
-func (l *Load) Seconds(n int) {
+// Seconds waits until the client has reported more seconds.
+func (l *Load) Seconds(more int) {
 	l.n.t.Helper()
-	for range n {
-		if err := l.next(); err != nil {
-			l.n.t.Fatal(err)
+	want := -1
+	Eventually(l.n.t, "reports of the load client "+l.n.Name+"/"+l.name, func(ctx context.Context) error {
+		all, err := l.n.Reports(ctx, l.n.Name, l.name, time.Time{})
+		if err != nil {
+			return err
 		}
-	}
-}
-
-func (l *Load) next() error {
-	if !l.scan.Scan() {
-		return fmt.Errorf("the load client %s/%s has ended: %v", l.n.Name, l.name, l.scan.Err())
-	}
-	var r LoadReport
-	if err := json.Unmarshal(l.scan.Bytes(), &r); err != nil {
-		return fmt.Errorf("load client: %w: %s", err, l.scan.Text())
-	}
-	l.last = r
-	return nil
+		if want < 0 {
+			want = len(all) + more
+		}
+		if len(all) > 0 && all[len(all)-1].Final {
+			l.n.t.Fatalf("the load client %s/%s has ended", l.n.Name, l.name)
+		}
+		if len(all) < want {
+			return fmt.Errorf("%d of %d", len(all), want)
+		}
+		return nil
+	})
 }
 
 // Stop ends the load and returns the sum of it.
 func (l *Load) Stop() LoadReport {
 	l.n.t.Helper()
-	if err := l.n.Kube.CoreV1().Pods(l.n.Name).Delete(l.n.t.Context(), l.name, metav1.DeleteOptions{}); err != nil {
+	// A pod whose time is over ends like one that is deleted, and its log stays.
+	pods := l.n.Kube.CoreV1().Pods(l.n.Name)
+	if _, err := pods.Patch(l.n.t.Context(), l.name, types.MergePatchType, []byte(`{"spec":{"activeDeadlineSeconds":1}}`), metav1.PatchOptions{}); err != nil {
 		l.n.t.Fatal(err)
 	}
-	for !l.last.Final {
-		if err := l.next(); err != nil {
-			l.n.t.Fatal(err)
+	var sum LoadReport
+	Eventually(l.n.t, "the load client "+l.n.Name+"/"+l.name+" ends", func(ctx context.Context) error {
+		all, err := l.n.Reports(ctx, l.n.Name, l.name, time.Time{})
+		if err != nil {
+			return err
 		}
-	}
-	return l.last
+		if len(all) == 0 || !all[len(all)-1].Final {
+			return fmt.Errorf("it has made %d reports", len(all))
+		}
+		sum = all[len(all)-1]
+		return nil
+	})
+	return sum
 }
 
 // Clean ends the load, of which nothing may have failed.

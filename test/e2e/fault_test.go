@@ -1,0 +1,238 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/test/cluster/local"
+	"github.com/ambit-mesh/ambit/test/e2e/kit"
+)
+
+// outage is how long the API server is away: longer than watches, leases and
+// the patience of most clients last.
+const outage = 2 * time.Minute
+
+// stage is what a fault happens to: a client under load and a server on
+// another node, all in the mesh.
+type stage struct {
+	*kit.Namespace
+	t        *testing.T
+	from, to string
+	load     *kit.Load
+}
+
+func newStage(t *testing.T, name string, rate int) *stage {
+	t.Helper()
+	from, to := twoNodes(t)
+	s := &stage{Namespace: mesh.Namespace(t, name, kit.Ambient()), t: t, from: from, to: to}
+	server := s.Pod("server", kit.OnNode(to))
+	s.Service("server")
+	s.Pod("probe", kit.OnNode(from))
+	s.Tunnelled("probe", s.URL("server"), server)
+	s.load = s.StartLoad("load", s.URL("server"), rate, kit.OnNode(from))
+	return s
+}
+
+// delivers shows that a change of the configuration reaches the node proxies,
+// there and back.
+func (s *stage) delivers() {
+	s.t.Helper()
+	s.MustApply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny-probe}
+spec:
+  selector: {matchLabels: {app: server}}
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/$NS/sa/probe]}}]}]
+`)
+	s.MustRefuse("probe", s.URL("server"))
+	if err := mesh.Dynamic.Resource(policies).Namespace(s.Name).Delete(s.t.Context(), "deny-probe", metav1.DeleteOptions{}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.MustGet("probe", s.URL("server"))
+}
+
+// starts shows that new pods join the mesh.
+func (s *stage) starts(name string) {
+	s.t.Helper()
+	late := s.Pod(name, kit.OnNode(s.to))
+	s.Service(name)
+	s.Tunnelled("probe", s.URL(name), late)
+}
+
+// ambitd is the control plane, of which there is one.
+func ambitd(t *testing.T) string {
+	t.Helper()
+	pods, err := mesh.Ambitds(t.Context())
+	if err != nil || len(pods) != 1 {
+		t.Fatalf("want one ambitd, there are %d: %v", len(pods), err)
+	}
+	return pods[0].Name
+}
+
+// connections are since when the clients of an ambitd have been connected.
+func connections(t *testing.T, ambitd string) map[string]time.Time {
+	t.Helper()
+	all, err := mesh.Followers(t.Context(), ambitd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := map[string]time.Time{}
+	for _, f := range all {
+		since[f.Name] = f.Connected
+	}
+	return since
+}
+
+// pushed is how many workloads and services an ambitd has sent so far.
+func pushed(t *testing.T, ambitd string) float64 {
+	t.Helper()
+	n, err := mesh.Metric(t.Context(), ambitd, "ambit_xds_pushed_resources_total", "type", "Address")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// The machine with the API server is lost for two minutes. Nobody who has a
+// connection or wants one notices; when it is back, the mesh follows it again,
+// without a restart and without anything sent that had not changed.
+func TestAPIServerAway(t *testing.T) {
+	own := mesh.Machines(t)
+	s := newStage(t, "noapi", 200)
+	s.delivers()
+	control := ambitd(t)
+	before, followers, sent := restarts(t, kit.SystemNamespace), connections(t, control), pushed(t, control)
+
+	// The controllers go with it: those that live on take every node for dead
+	// when the API server returns, which is not what is tested here.
+	const controllers = "kube-controller-manager"
+	back := func(ctx context.Context) error {
+		if err := own.StartAPIServer(ctx); err != nil {
+			return err
+		}
+		return own.Start(local.ControlPlane, controllers)
+	}
+	t.Cleanup(func() {
+		// The test's context has ended. What runs already stays as it is.
+		ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
+		defer cancel()
+		if err := back(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := own.Stop(local.ControlPlane, controllers); err != nil {
+		t.Fatal(err)
+	}
+	if err := own.StopAPIServer(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(outage)
+	if err := back(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.load.Seconds(2)
+	s.delivers()
+
+	if after := restarts(t, kit.SystemNamespace); after != before {
+		t.Errorf("containers before:\n%s\nand after:\n%s", before, after)
+	}
+	if now := connections(t, control); !maps.EqualFunc(followers, now, time.Time.Equal) {
+		t.Errorf("node proxies were connected since %v, and now %v", followers, now)
+	}
+	if n := pushed(t, control) - sent; n != 0 {
+		t.Errorf("%v workloads and services were sent, of which none had changed", n)
+	}
+	s.starts("late")
+	s.load.Clean()
+}
+
+// The control plane crashes, becomes two, one again, and is upgraded with
+// other settings. Traffic never depends on it, and each time it is back it is
+// followed.
+func TestControlPlaneReplaced(t *testing.T) {
+	s := newStage(t, "replaced", 200)
+	crashed := ambitd(t)
+	mesh.Kill(t, crashed)
+	mesh.ControlPlane(t, 1)
+	if now := ambitd(t); now == crashed {
+		t.Fatalf("%s outlived its death", now)
+	}
+	s.delivers()
+
+	scale := func(replicas int) {
+		t.Helper()
+		deployments := mesh.Kube.AppsV1().Deployments(kit.SystemNamespace)
+		kit.Eventually(t, fmt.Sprintf("ambitd is scaled to %d", replicas), func(ctx context.Context) error {
+			o, err := deployments.GetScale(ctx, "ambitd", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			o.Spec.Replicas = int32(replicas)
+			_, err = deployments.UpdateScale(ctx, "ambitd", o, metav1.UpdateOptions{})
+			return err
+		})
+		mesh.ControlPlane(t, replicas)
+		s.delivers()
+	}
+	scale(2)
+	// Whichever leads is killed: the other one takes over.
+	pods, err := mesh.Ambitds(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mesh.Kill(t, pods[0].Name)
+	s.delivers()
+	mesh.ControlPlane(t, 2)
+	scale(1)
+
+	old := ambitd(t)
+	t.Cleanup(func() {
+		if err := mesh.Install(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := mesh.Upgrade(t.Context(), "--set", "values.pilot.podAnnotations.e2e=upgraded"); err != nil {
+		t.Fatal(err)
+	}
+	mesh.ControlPlane(t, 1)
+	if now := ambitd(t); now == old {
+		t.Errorf("%s was not replaced by an upgrade", now)
+	}
+	s.delivers()
+	s.starts("late")
+	s.load.Clean()
+}
+
+// Every node proxy is replaced while a thousand requests are made each second.
+func TestZtunnelRolled(t *testing.T) {
+	s := newStage(t, "rolled", 1000)
+	proxies := func() (names []string) {
+		for _, node := range []string{s.from, s.to} {
+			name, err := mesh.ZtunnelOn(t.Context(), node)
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, name)
+		}
+		return names
+	}
+	before := proxies()
+	mesh.Roll(t, "ztunnel")
+	for _, name := range proxies() {
+		if slices.Contains(before, name) {
+			t.Errorf("%s was not replaced", name)
+		}
+	}
+	s.load.Seconds(3)
+	s.starts("late")
+	sum := s.load.Clean()
+	t.Logf("%d requests", sum.Sent)
+}

@@ -1,0 +1,247 @@
+package kit
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/ambit-mesh/ambit/internal/kube/portforward"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/test/cluster/local"
+)
+
+// rolling is how long the pods of a DaemonSet may take to be replaced, one
+// node after the other.
+const rolling = 5 * time.Minute
+
+// Machines gives power over machines. Without it, on a cluster that is not the
+// project's own, the test fails.
+func (c *Cluster) Machines(t testing.TB) *local.Cluster {
+	t.Helper()
+	if c.Own == nil {
+		t.Fatalf("this test takes machines away, and %s is not the project's own cluster: `make cluster` brings that up", c.Kubeconfig)
+	}
+	return c.Own
+}
+
+// Ambitds are the pods of the control plane that are not about to end.
+func (c *Cluster) Ambitds(ctx context.Context) ([]corev1.Pod, error) {
+	return c.system(ctx, "app=istiod")
+}
+
+// system lists pods of the mesh itself that are not about to end.
+func (c *Cluster) system(ctx context.Context, selector string) ([]corev1.Pod, error) {
+	list, err := c.Kube.CoreV1().Pods(SystemNamespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, err
+	}
+	var pods []corev1.Pod
+	for _, p := range list.Items {
+		if p.DeletionTimestamp == nil {
+			pods = append(pods, p)
+		}
+	}
+	return pods, nil
+}
+
+// AgentOn is the node agent of a node.
+func (c *Cluster) AgentOn(t testing.TB, node string) string {
+	t.Helper()
+	pods, err := c.system(t.Context(), "k8s-app=istio-cni-node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pods {
+		if p.Spec.NodeName == node {
+			return p.Name
+		}
+	}
+	t.Fatalf("no agent runs on %s", node)
+	return ""
+}
+
+// Kill ends a pod of the mesh as a crash does: it gets no time.
+func (c *Cluster) Kill(t testing.TB, pod string) {
+	t.Helper()
+	if err := c.Kube.CoreV1().Pods(SystemNamespace).Delete(t.Context(), pod, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ControlPlane waits until as many ambitd as wanted are there, and all ready.
+func (c *Cluster) ControlPlane(t testing.TB, replicas int) {
+	t.Helper()
+	within(t, rolling, fmt.Sprintf("%d ambitd are ready", replicas), func(ctx context.Context) error {
+		list, err := c.Kube.CoreV1().Pods(SystemNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
+		if err != nil {
+			return err
+		}
+		if len(list.Items) != replicas {
+			return fmt.Errorf("there are %d", len(list.Items))
+		}
+		for i := range list.Items {
+			if err := ready(&list.Items[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// PatchDaemonSet changes a DaemonSet of the mesh by a strategic merge patch.
+func (c *Cluster) PatchDaemonSet(ctx context.Context, name, patch string) error {
+	_, err := c.Kube.AppsV1().DaemonSets(SystemNamespace).Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	return err
+}
+
+// Roll replaces all pods of a DaemonSet of the mesh, as kubectl rollout restart
+// does, and waits until the old ones have gone.
+func (c *Cluster) Roll(t testing.TB, name string) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":%q}}}}}`, time.Now().Format(time.RFC3339Nano))
+	if err := c.PatchDaemonSet(t.Context(), name, patch); err != nil {
+		t.Fatal(err)
+	}
+	c.RolledOut(t, name)
+}
+
+// RolledOut waits until each node has one pod of a DaemonSet of the mesh, made
+// after its present template, and no other.
+func (c *Cluster) RolledOut(t testing.TB, name string) {
+	t.Helper()
+	within(t, rolling, "DaemonSet "+name+" is rolled out", func(ctx context.Context) error {
+		ds, err := c.Kube.AppsV1().DaemonSets(SystemNamespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		s := ds.Status
+		if s.ObservedGeneration < ds.Generation || s.UpdatedNumberScheduled != s.DesiredNumberScheduled || s.NumberAvailable != s.DesiredNumberScheduled {
+			return fmt.Errorf("of %d pods, %d are new and %d available", s.DesiredNumberScheduled, s.UpdatedNumberScheduled, s.NumberAvailable)
+		}
+		list, err := c.Kube.CoreV1().Pods(SystemNamespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(ds.Spec.Selector)})
+		if err == nil && len(list.Items) != int(s.DesiredNumberScheduled) {
+			err = fmt.Errorf("%d pods on %d nodes", len(list.Items), s.DesiredNumberScheduled)
+		}
+		return err
+	})
+}
+
+// Follower is a client of a control plane: since when it has been connected.
+type Follower struct {
+	Name      string    `json:"name"`
+	Connected time.Time `json:"connected"`
+}
+
+// Followers are the clients of an ambitd.
+func (c *Cluster) Followers(ctx context.Context, ambitd string) ([]Follower, error) {
+	b, err := c.ask(ctx, ambitd, wellknown.PortControlDebug, "/debug/syncz")
+	if err != nil {
+		return nil, err
+	}
+	var all []Follower
+	return all, json.Unmarshal(b, &all)
+}
+
+// Metric is the sum of a counter or gauge of an ambitd over all its labels but
+// those that are given as name and value.
+func (c *Cluster) Metric(ctx context.Context, ambitd, name string, labels ...string) (float64, error) {
+	b, err := c.ask(ctx, ambitd, wellknown.PortControlMonitor, "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(b))
+	if err != nil {
+		return 0, err
+	}
+	family := families[name]
+	if family == nil {
+		return 0, fmt.Errorf("%s has no metric %s", ambitd, name)
+	}
+	var sum float64
+	for _, m := range family.GetMetric() {
+		if carries(m, labels) {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return sum, nil
+}
+
+func carries(m *dto.Metric, labels []string) bool {
+	have := map[string]string{}
+	for _, l := range m.GetLabel() {
+		have[l.GetName()] = l.GetValue()
+	}
+	for i := 0; i+1 < len(labels); i += 2 {
+		if have[labels[i]] != labels[i+1] {
+			return false
+		}
+	}
+	return true
+}
+
+// ask makes a request to a port of a pod of the mesh.
+func (c *Cluster) ask(ctx context.Context, pod string, port int, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := portforward.HTTPClient(c.Client, SystemNamespace, pod, port).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err = errors.Join(err, resp.Body.Close()); err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s of pod %s: %s: %s", path, pod, resp.Status, b)
+	}
+	return b, err
+}
+
+// Reports are those that the load client in a container has written since a
+// moment.
+func (c *Cluster) Reports(ctx context.Context, namespace, pod string, since time.Time) ([]LoadReport, error) {
+	log, err := c.Logs(ctx, namespace, pod, "", since)
+	if err != nil {
+		return nil, err
+	}
+	var all []LoadReport
+	for d := json.NewDecoder(bytes.NewReader([]byte(log))); ; {
+		var r LoadReport
+		if err := d.Decode(&r); errors.Is(err, io.EOF) {
+			return all, nil
+		} else if err != nil {
+			return all, err
+		}
+		all = append(all, r)
+	}
+}
+
+// Total is the sum of reports.
+func Total(reports []LoadReport) LoadReport {
+	sum := LoadReport{Errors: map[string]int{}}
+	for _, r := range reports {
+		if r.Final {
+			continue
+		}
+		sum.Sent, sum.OK, sum.Failed = sum.Sent+r.Sent, sum.OK+r.OK, sum.Failed+r.Failed
+		for text, n := range r.Errors {
+			sum.Errors[text] += n
+		}
+	}
+	return sum
+}
