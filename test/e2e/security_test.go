@@ -532,7 +532,7 @@ func TestRulesAreOutOfThePodsReach(t *testing.T) {
 	for _, argv := range [][]string{
 		{"/usr/sbin/nft", "delete", "table", "inet", "ambit"},
 		{"/usr/sbin/nft", "flush", "ruleset"},
-		{"/usr/sbin/ip", "rule", "del", "priority", "32764"},
+		{"/usr/bin/ip", "rule", "del", "priority", "32764"},
 		{"/usr/bin/unshare", "--user", "--map-root-user", "/usr/sbin/nft", "delete", "table", "inet", "ambit"},
 	} {
 		out, err := mesh.Exec(t.Context(), n.Name, "ordinary", argv...)
