@@ -94,7 +94,7 @@ func connections(t *testing.T, ambitd string) map[string]time.Time {
 // pushed is how many workloads and services an ambitd has sent so far.
 func pushed(t *testing.T, ambitd string) float64 {
 	t.Helper()
-	n, err := mesh.Metric(t.Context(), ambitd, "ambit_xds_pushed_resources_total", "type", "Address")
+	n, err := mesh.Metric(t.Context(), ambitd, "ambit_xds_pushed_resources_total", `type="Address"`)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,10 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
-
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 
 	"github.com/ambit-mesh/ambit/internal/kube/portforward"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -157,42 +155,31 @@ func (c *Cluster) Followers(ctx context.Context, ambitd string) ([]Follower, err
 	return all, json.Unmarshal(b, &all)
 }
 
-// Metric is the sum of a counter or gauge of an ambitd over all its labels but
-// those that are given as name and value.
-func (c *Cluster) Metric(ctx context.Context, ambitd, name string, labels ...string) (float64, error) {
+// Metric is the sum of a metric of an ambitd over all its labels but one, such
+// as `type="Address"`.
+func (c *Cluster) Metric(ctx context.Context, ambitd, name, label string) (float64, error) {
 	b, err := c.ask(ctx, ambitd, wellknown.PortControlMonitor, "/metrics")
 	if err != nil {
 		return 0, err
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(b))
-	if err != nil {
-		return 0, err
-	}
-	family := families[name]
-	if family == nil {
-		return 0, fmt.Errorf("%s has no metric %s", ambitd, name)
-	}
 	var sum float64
-	for _, m := range family.GetMetric() {
-		if carries(m, labels) {
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+	found := false
+	for line := range strings.Lines(string(b)) {
+		rest, ok := strings.CutPrefix(line, name+"{")
+		labels, value, _ := strings.Cut(rest, "} ")
+		if !ok || !strings.Contains(labels, label) {
+			continue
 		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric of %s: %w: %s", ambitd, err, line)
+		}
+		sum, found = sum+v, true
+	}
+	if !found {
+		return 0, fmt.Errorf("%s has no metric %s with %s", ambitd, name, label)
 	}
 	return sum, nil
-}
-
-func carries(m *dto.Metric, labels []string) bool {
-	have := map[string]string{}
-	for _, l := range m.GetLabel() {
-		have[l.GetName()] = l.GetValue()
-	}
-	for i := 0; i+1 < len(labels); i += 2 {
-		if have[labels[i]] != labels[i+1] {
-			return false
-		}
-	}
-	return true
 }
 
 // ask makes a request to a port of a pod of the mesh.
