@@ -51,24 +51,32 @@ func connect(kubeconfig string, s shape) (*world, error) {
 	return &world{shape: s, kube: kube, dynamic: c.Dynamic}, err
 }
 
-// each calls f for 0 to n-1, several at a time, until one fails.
+// each is parallel, and says what it has done.
 func each(ctx context.Context, what string, n int, f func(context.Context, int) error) error {
+	began := time.Now()
+	if err := parallel(ctx, n, f); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	progress("%s: %d in %.1f s", what, n, time.Since(began).Seconds())
+	return nil
+}
+
+// parallel calls f for 0 to n-1, several at a time, until one fails.
+func parallel(ctx context.Context, n int, f func(context.Context, int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	began := time.Now()
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(writers, n) {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
 				if err := f(ctx, i); err != nil {
-					cancel(fmt.Errorf("%s: %w", what, err))
+					cancel(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	progress("%s: %d in %.1f s", what, n, time.Since(began).Seconds())
 	return context.Cause(ctx)
 }
 
@@ -172,16 +180,14 @@ func (w *world) heartbeat(ctx context.Context) {
 	}
 }
 
+// renew does so for several nodes at a time: one that is late loses its pods.
 func (w *world) renew(ctx context.Context) error {
 	leases := w.kube.CoordinationV1().Leases(leaseNamespace)
-	for i := range w.nodes {
+	return parallel(ctx, w.nodes, func(ctx context.Context, i int) error {
 		patch := fmt.Sprintf(`{"spec":{"renewTime":%q}}`, time.Now().UTC().Format(metav1.RFC3339Micro))
 		_, err := leases.Patch(ctx, nodeName(i), types.MergePatchType, []byte(patch), metav1.PatchOptions{})
-		if ignoreMissing(err) != nil {
-			return err
-		}
-	}
-	return nil
+		return ignoreMissing(err)
+	})
 }
 
 // absent refuses a cluster with another mesh: both would write one bundle.
