@@ -44,10 +44,11 @@ e2e: images ## on the cluster of KUBECONFIG, or else the one of make cluster
 demo: build ## the main job, end to end, on this machine
 	@$(GO) run ./test/demo -bin $(BIN)
 
-# What takes longest and mostly waits goes first, so that the rest runs beside it.
+# What takes longest and mostly waits goes first, with room for the rest to be
+# compiled and run beside it.
 test: build ## unit, virtual time and network namespaces (root)
 	@$(GO) run ./test/run -race -timeout 10m $(RACE) -- \
-		-timeout 20m ./test/scenario ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
+		-p 4 -timeout 20m ./test/scenario ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
 
 conformance: ## h2spec against the HTTP/2 engine
 	@$(GO) run ./test/run -count=1 ./test/h2spec/...
