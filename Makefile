@@ -15,6 +15,9 @@ PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go
 RACE  := ./internal/mesh/... ./internal/transport/... ./internal/xds/... ./internal/zds/... ./internal/sys/poll/... ./internal/ops/... ./internal/control/collection/... ./internal/control/policy/... ./internal/control/auth/...
 FUZZTIME ?= 10s
 
+# Tests of the real programs take those that were just built.
+PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
+
 CLUSTER := $(GO) run ./test/cluster
 
 .PHONY: all build images cluster cluster-down e2e demo test conformance interop bench scale chaos lint fuzz generate clean help
@@ -39,7 +42,7 @@ cluster-down: ## takes the cluster down
 	@$(CLUSTER) down
 
 e2e: images ## on the cluster of KUBECONFIG, or else the one of make cluster
-	@AMBIT_BIN='$(abspath $(BIN))' $(GO) run ./test/run -count=1 -timeout 40m ./test/e2e/...
+	@$(PROGRAMS) $(GO) run ./test/run -count=1 -timeout 40m ./test/e2e/...
 
 demo: build ## the main job, end to end, on this machine
 	@$(GO) run ./test/demo -bin $(BIN)
@@ -47,18 +50,18 @@ demo: build ## the main job, end to end, on this machine
 # What takes longest and mostly waits goes first, with room for the rest to be
 # compiled and run beside it.
 test: build ## unit, virtual time and network namespaces (root)
-	@$(GO) run ./test/run -race -timeout 10m $(RACE) -- \
+	@$(PROGRAMS) $(GO) run ./test/run -race -timeout 10m $(RACE) -- \
 		-p 4 -timeout 20m ./test/scenario ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
 
 conformance: ## h2spec against the HTTP/2 engine
 	@$(GO) run ./test/run -count=1 ./test/h2spec/...
 
-interop: ## another ztunnel as a node of this mesh: make interop PEER_ZTUNNEL=/path
-	@PEER_ZTUNNEL='$(PEER_ZTUNNEL)' $(GO) run ./test/run -count=1 -timeout 20m ./test/interop/... -- \
+interop: build ## another ztunnel as a node of this mesh: make interop PEER_ZTUNNEL=/path
+	@$(PROGRAMS) PEER_ZTUNNEL='$(PEER_ZTUNNEL)' $(GO) run ./test/run -count=1 -timeout 20m ./test/interop/... -- \
 		-tags interop -count=1 -run TestAnotherZtunnel -timeout 10m ./internal/node
 
 chaos: build ## kill -9 of every part under load, and worse
-	@$(GO) run ./test/run -count=1 -timeout 20m ./test/chaos/...
+	@$(PROGRAMS) $(GO) run ./test/run -count=1 -timeout 20m ./test/chaos/...
 
 bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL=/path if given
 	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'

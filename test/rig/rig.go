@@ -60,7 +60,7 @@ func build(dir string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/...", "./test/echo", "./test/load")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "./cmd/...", "./test/echo", "./test/load")
 	cmd.Dir = strings.TrimSpace(string(out))
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
