@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/version"
+	_ "sigs.k8s.io/gateway-api/pkg/consts" // keeps the module, whose files are copied, in go.mod
 	"sigs.k8s.io/yaml"
 )
 

@@ -49,20 +49,21 @@ type State struct {
 	wake      chan struct{}
 }
 
-// New makes a writer for a node. Events and the condition are written by Run.
+// New makes a writer for a node. Events are written from now on, so that none
+// of the first is lost; the condition is written by Run, which ends both.
 func New(c *client.Client, nodeName string, logger *slog.Logger) *State {
 	// The broadcaster bounds both what it keeps and what it writes for one
 	// object.
 	b := record.NewBroadcaster()
+	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.Kube.CoreV1().Events("")})
 	return &State{
 		client: c, node: nodeName, logger: logger, broadcaster: b, wake: make(chan struct{}, 1),
 		recorder: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "ambit-cni", Host: nodeName}),
 	}
 }
 
-// Run writes events and the condition until the context ends.
+// Run writes the condition until the context ends, and no event after that.
 func (s *State) Run(ctx context.Context) error {
-	s.broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: s.client.Kube.CoreV1().Events("")})
 	defer s.broadcaster.Shutdown()
 	pause := firstPause
 	for {
