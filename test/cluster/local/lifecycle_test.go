@@ -55,7 +55,7 @@ func fakePrograms(t *testing.T) string {
 func startFake(t *testing.T) *Cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Fatal("needs root")
 	}
 	if testing.Short() {
 		t.Skip("makes nodes")

@@ -89,7 +89,7 @@ func TestStateDirectories(t *testing.T) {
 // A directory that is not a cluster's is never emptied.
 func TestDownLeavesOtherDirectoriesAlone(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Fatal("needs root")
 	}
 	dir := t.TempDir()
 	keep := filepath.Join(dir, "keep")
