@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
@@ -23,139 +22,23 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	securityapi "istio.io/api/security/v1alpha1"
-	authv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
-	"github.com/ambit-mesh/ambit/internal/kube/portforward"
-	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
 
-// audience is what tokens for the mesh's authority are made for.
-const audience = "istio-ca"
-
-// token asks for a service account's token, bound to a pod unless that is nil.
-func token(t *testing.T, namespace, account string, pod *corev1.Pod, audiences ...string) string {
-	t.Helper()
-	spec := authv1.TokenRequestSpec{Audiences: audiences}
-	if pod != nil {
-		spec.BoundObjectRef = &authv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
-	}
-	tr, err := mesh.Kube.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account, &authv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tr.Status.Token
-}
-
-func spiffe(namespace, account string) string {
-	return fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", wellknown.DefaultDomain, namespace, account)
-}
-
-// controlPlane connects to the control plane as a client of the mesh does.
-func controlPlane(t *testing.T) *grpc.ClientConn {
-	t.Helper()
-	pods, err := mesh.Kube.CoreV1().Pods(kit.SystemNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=istiod", FieldSelector: "status.phase=Running"})
-	if err != nil || len(pods.Items) == 0 {
-		t.Fatalf("no control plane: %v", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(rootCertificates(t)) {
-		t.Fatal("no roots")
-	}
-	conn, err := grpc.NewClient("passthrough:///istiod",
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "istiod." + kit.SystemNamespace + ".svc", MinVersion: tls.VersionTLS12})),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return portforward.Dial(ctx, mesh.Client, kit.SystemNamespace, pods.Items[0].Name, 15012)
-		}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-func rootCertificates(t *testing.T) []byte {
-	t.Helper()
-	cm, err := mesh.Kube.CoreV1().ConfigMaps(kit.SystemNamespace).Get(t.Context(), "istio-ca-root-cert", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return []byte(cm.Data["root-cert.pem"])
-}
-
-// certificate asks for one with a token: the caller's own identity, or that of
-// another.
-func certificate(t *testing.T, conn *grpc.ClientConn, token, other string) (*mtls.Bundle, error) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req := &securityapi.IstioCertificateRequest{
-		Csr: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), ValidityDuration: 3600,
-	}
-	if other != "" {
-		req.Metadata = &structpb.Struct{Fields: map[string]*structpb.Value{"ImpersonatedIdentity": structpb.NewStringValue(other)}}
-	}
-	ctx, cancel := context.WithTimeout(bearing(t.Context(), token), 20*time.Second)
-	defer cancel()
-	resp, err := securityapi.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode([]byte(resp.CertChain[0]))
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || len(leaf.URIs) != 1 {
-		t.Fatalf("a certificate with names %v, %v", leaf.URIs, err)
-	}
-	id, err := identity.Parse(leaf.URIs[0].String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := mtls.NewBundle(id, key, resp.CertChain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b, nil
-}
-
-func bearing(ctx context.Context, token string) context.Context {
-	if token == "" {
-		return ctx
-	}
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
-}
-
-// refusedBy expects an answer of the control plane that says no, and not one
-// that did not come.
-func refusedBy(t *testing.T, what string, err error) {
-	t.Helper()
-	if c := status.Code(err); c != codes.Unauthenticated && c != codes.PermissionDenied {
-		t.Errorf("%s: %v, and not refused", what, err)
-	}
-}
-
 // directory asks for what node proxies are told, with a token.
 func directory(ctx context.Context, conn *grpc.ClientConn, token string) error {
-	ctx, cancel := context.WithTimeout(bearing(ctx, token), 20*time.Second)
+	ctx, cancel := context.WithTimeout(kit.Bearing(ctx, token), 20*time.Second)
 	defer cancel()
 	stream, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
@@ -175,46 +58,34 @@ func TestTokensAreGoodForTheirOwn(t *testing.T) {
 	n := mesh.Namespace(t, "tokens", kit.Ambient())
 	alice := n.Pod("alice", kit.OnNode(near))
 	bob := n.Pod("bob", kit.OnNode(far))
-	proxy := func(node string) *corev1.Pod {
-		t.Helper()
-		name, err := mesh.ZtunnelOn(t.Context(), node)
-		if err != nil {
-			t.Fatal(err)
-		}
-		pod, err := mesh.Kube.CoreV1().Pods(kit.SystemNamespace).Get(t.Context(), name, metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pod
-	}
 	system := kit.SystemNamespace
-	aliceID, bobID := spiffe(n.Name, "alice"), spiffe(n.Name, "bob")
-	nearProxy := proxy(near)
-	aliceToken := token(t, n.Name, "alice", alice, audience)
-	bobToken := token(t, n.Name, "bob", bob, audience)
-	conn := controlPlane(t)
+	aliceID, bobID := kit.SPIFFE(n.Name, "alice"), kit.SPIFFE(n.Name, "bob")
+	nearProxy := mesh.ProxyOn(t, near)
+	aliceToken := mesh.Token(t, n.Name, "alice", alice, kit.Audience)
+	bobToken := mesh.Token(t, n.Name, "bob", bob, kit.Audience)
+	conn := mesh.ControlPlaneConn(t)
 
 	for name, c := range map[string]struct{ token, other, want string }{
 		"a pod's token for itself":                     {aliceToken, "", aliceID},
 		"a pod's token for another pod":                {aliceToken, bobID, ""},
-		"a pod's token for the node proxy":             {aliceToken, spiffe(system, "ztunnel"), ""},
-		"a node proxy's token for a pod of its node":   {token(t, system, "ztunnel", nearProxy, audience), aliceID, aliceID},
-		"a node proxy's token for another node's":      {token(t, system, "ztunnel", nearProxy, audience), bobID, ""},
-		"the other node proxy's token for the same":    {token(t, system, "ztunnel", proxy(far), audience), bobID, bobID},
-		"a node proxy's token that no pod has":         {token(t, system, "ztunnel", nil, audience), aliceID, ""},
-		"the node agent's token for a pod of its node": {token(t, system, "ambit-cni", nil, audience), aliceID, ""},
-		"the control plane's token for a pod":          {token(t, system, "istiod", nil, audience), aliceID, ""},
-		"a node proxy's token for somebody who is not": {token(t, system, "ztunnel", nearProxy, audience), spiffe(n.Name, "nobody"), ""},
-		"a token for the API server":                   {token(t, n.Name, "alice", alice), "", ""},
-		"a node proxy's token for the API server":      {token(t, system, "ztunnel", nearProxy), aliceID, ""},
+		"a pod's token for the node proxy":             {aliceToken, kit.SPIFFE(system, "ztunnel"), ""},
+		"a node proxy's token for a pod of its node":   {mesh.Token(t, system, "ztunnel", nearProxy, kit.Audience), aliceID, aliceID},
+		"a node proxy's token for another node's":      {mesh.Token(t, system, "ztunnel", nearProxy, kit.Audience), bobID, ""},
+		"the other node proxy's token for the same":    {mesh.Token(t, system, "ztunnel", mesh.ProxyOn(t, far), kit.Audience), bobID, bobID},
+		"a node proxy's token that no pod has":         {mesh.Token(t, system, "ztunnel", nil, kit.Audience), aliceID, ""},
+		"the node agent's token for a pod of its node": {mesh.Token(t, system, "ambit-cni", nil, kit.Audience), aliceID, ""},
+		"the control plane's token for a pod":          {mesh.Token(t, system, "istiod", nil, kit.Audience), aliceID, ""},
+		"a node proxy's token for somebody who is not": {mesh.Token(t, system, "ztunnel", nearProxy, kit.Audience), kit.SPIFFE(n.Name, "nobody"), ""},
+		"a token for the API server":                   {mesh.Token(t, n.Name, "alice", alice), "", ""},
+		"a node proxy's token for the API server":      {mesh.Token(t, system, "ztunnel", nearProxy), aliceID, ""},
 		"no token":                 {"", "", ""},
 		"a token that was made up": {"eyJhbGciOiJub25lIn0.e30.", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, err := certificate(t, conn, c.token, c.other)
+			b, err := kit.Certificate(t, conn, c.token, c.other)
 			switch {
 			case c.want == "":
-				refusedBy(t, "a certificate", err)
+				kit.RefusedBy(t, "a certificate", err)
 			case err != nil:
 				t.Error(err)
 			case b.Identity.String() != c.want:
@@ -223,21 +94,21 @@ func TestTokensAreGoodForTheirOwn(t *testing.T) {
 		})
 	}
 
-	if err := directory(t.Context(), conn, token(t, system, "ztunnel", nearProxy, audience)); err != nil {
+	if err := directory(t.Context(), conn, mesh.Token(t, system, "ztunnel", nearProxy, kit.Audience)); err != nil {
 		t.Errorf("xDS for a node proxy: %v", err)
 	}
-	refusedBy(t, "xDS without a token", directory(t.Context(), conn, ""))
-	refusedBy(t, "xDS with a token for the API server", directory(t.Context(), conn, token(t, n.Name, "alice", alice)))
+	kit.RefusedBy(t, "xDS without a token", directory(t.Context(), conn, ""))
+	kit.RefusedBy(t, "xDS with a token for the API server", directory(t.Context(), conn, mesh.Token(t, n.Name, "alice", alice)))
 
 	// A token that was stolen is worth nothing when its pod is gone.
-	if _, err := certificate(t, conn, bobToken, ""); err != nil {
+	if _, err := kit.Certificate(t, conn, bobToken, ""); err != nil {
 		t.Errorf("bob's own token: %v", err)
 	}
 	if err := mesh.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), "bob", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}
 	kit.Eventually(t, "a token is refused when its pod is gone", func(context.Context) error {
-		_, cerr := certificate(t, conn, bobToken, "")
+		_, cerr := kit.Certificate(t, conn, bobToken, "")
 		xerr := directory(t.Context(), conn, bobToken)
 		for _, err := range []error{cerr, xerr} {
 			if c := status.Code(err); c != codes.Unauthenticated && c != codes.PermissionDenied {
@@ -319,10 +190,10 @@ spec:
 	n.MustRefuse("foe", n.URL("server"))
 	n.MustGet("friend", n.URL("server"))
 
-	conn := controlPlane(t)
+	conn := mesh.ControlPlaneConn(t)
 	bundle := func(pod *corev1.Pod) *tls.Certificate {
 		t.Helper()
-		b, err := certificate(t, conn, token(t, n.Name, pod.Name, pod, audience), "")
+		b, err := kit.Certificate(t, conn, mesh.Token(t, n.Name, pod.Name, pod, kit.Audience), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -333,7 +204,7 @@ spec:
 	if err != nil || code != http.StatusOK {
 		t.Fatalf("as the friend: %d, %v: this test is none", code, err)
 	}
-	if want := spiffe(n.Name, "server"); shown != want {
+	if want := kit.SPIFFE(n.Name, "server"); shown != want {
 		t.Errorf("the server is %s, and not %s", shown, want)
 	}
 	if code, _, err = tunnel(t, server, bundle(foe), at); err != nil || code == http.StatusOK {
@@ -348,7 +219,7 @@ spec:
 			t.Errorf("a friend gets from the server to %s", other)
 		}
 	}
-	forged := selfSigned(t, spiffe(n.Name, "friend"))
+	forged := selfSigned(t, kit.SPIFFE(n.Name, "friend"))
 	for name, cert := range map[string]*tls.Certificate{"nobody": nil, "a friend by his own word": forged} {
 		if code, _, err := tunnel(t, server, cert, at); err == nil {
 			t.Errorf("as %s: %d", name, code)
