@@ -19,12 +19,24 @@ type Cache struct {
 // table is the resources of one type.
 type table struct {
 	synced    bool
-	resources map[string]Resource
+	resources map[string]*Resource
 	aliases   map[string][]string            // to the names of resources
 	parts     map[string]map[string]struct{} // resources by what they are With
 	// names is every name, shared by the clients that start with all of
-	// them; nil after a change of the set.
-	names []string
+	// them; nil after a change of the set. Who holds the cache's lock for
+	// reading takes listing as well.
+	names   []string
+	listing sync.Mutex
+}
+
+// all returns every name.
+func (t *table) all() []string {
+	t.listing.Lock()
+	defer t.listing.Unlock()
+	if t.names == nil {
+		t.names = slices.Collect(maps.Keys(t.resources))
+	}
+	return t.names
 }
 
 // NewCache returns an empty Cache.
@@ -35,7 +47,7 @@ func NewCache() *Cache {
 func (c *Cache) table(typeURL string) *table {
 	t := c.types[typeURL]
 	if t == nil {
-		t = &table{resources: make(map[string]Resource), aliases: make(map[string][]string),
+		t = &table{resources: make(map[string]*Resource), aliases: make(map[string][]string),
 			parts: make(map[string]map[string]struct{})}
 		c.types[typeURL] = t
 	}
@@ -44,25 +56,23 @@ func (c *Cache) table(typeURL string) *table {
 
 // Update sets and removes resources of a type. Resources whose version is
 // unchanged cost nothing downstream. An empty Version is filled by VersionOf.
-// The Cache keeps the bodies; they must not change any more.
-func (c *Cache) Update(typeURL string, set []Resource, removed []string) {
+// The Cache keeps the resources; they must not change any more.
+func (c *Cache) Update(typeURL string, set []*Resource, removed []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.table(typeURL)
 	var changes []change
 	for _, r := range set {
-		if r.Version == "" {
-			r.Version = VersionOf(r.Body)
-		}
-		old, had := t.resources[r.Name]
-		if had && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) && slices.Equal(old.With, r.With) {
+		r = r.sealed(typeURL)
+		old := t.resources[r.Name]
+		if old != nil && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) && slices.Equal(old.With, r.With) {
 			continue
 		}
-		t.store(r, old, had)
+		t.store(r, old)
 		changes = append(changes, change{r.Name, r.Aliases, r.With})
 	}
 	for _, name := range removed {
-		if old, had := t.resources[name]; had {
+		if old := t.resources[name]; old != nil {
 			t.discard(old)
 			changes = append(changes, change{name: name})
 		}
@@ -82,8 +92,8 @@ type change struct {
 	aliases, with []string
 }
 
-func (t *table) store(r, old Resource, had bool) {
-	if had {
+func (t *table) store(r, old *Resource) {
+	if old != nil {
 		t.unalias(old)
 	} else {
 		t.names = nil
@@ -102,13 +112,13 @@ func (t *table) store(r, old Resource, had bool) {
 	t.resources[r.Name] = r
 }
 
-func (t *table) discard(old Resource) {
+func (t *table) discard(old *Resource) {
 	t.unalias(old)
 	delete(t.resources, old.Name)
 	t.names = nil
 }
 
-func (t *table) unalias(r Resource) {
+func (t *table) unalias(r *Resource) {
 	for _, a := range r.Aliases {
 		rest := slices.DeleteFunc(t.aliases[a], func(n string) bool { return n == r.Name })
 		if len(rest) == 0 {
@@ -133,6 +143,21 @@ func (t *table) resolve(name string) []string {
 	return names
 }
 
+// aliasesOf and groupsOf are those of a resource, none for one that is gone.
+func (t *table) aliasesOf(name string) []string {
+	if r := t.resources[name]; r != nil {
+		return r.Aliases
+	}
+	return nil
+}
+
+func (t *table) groupsOf(name string) []string {
+	if r := t.resources[name]; r != nil {
+		return r.With
+	}
+	return nil
+}
+
 // MarkSynced opens a type for clients: its resources are complete.
 func (c *Cache) MarkSynced(typeURL string) {
 	c.mu.Lock()
@@ -152,8 +177,9 @@ func (c *Cache) Get(typeURL, name string) (Resource, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if t := c.types[typeURL]; t != nil {
-		r, ok := t.resources[name]
-		return r, ok
+		if r := t.resources[name]; r != nil {
+			return *r, true
+		}
 	}
 	return Resource{}, false
 }
@@ -178,7 +204,7 @@ func (c *Cache) Resources(typeURL string) []Resource {
 	}
 	out := make([]Resource, 0, len(t.resources))
 	for _, name := range slices.Sorted(maps.Keys(t.resources)) {
-		out = append(out, t.resources[name])
+		out = append(out, *t.resources[name])
 	}
 	return out
 }

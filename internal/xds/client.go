@@ -310,3 +310,11 @@ func explain(err error) string {
 	}
 	return s
 }
+
+func bodyBytes(resp *discovery.DeltaDiscoveryResponse) int {
+	n := 0
+	for _, r := range resp.GetResources() {
+		n += len(r.GetResource().GetValue())
+	}
+	return n
+}

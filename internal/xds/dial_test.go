@@ -137,7 +137,7 @@ func TestTLSAndToken(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			ca := newAuthority(t)
 			cache := NewCache()
-			cache.Update(typeA, []Resource{{Name: "x", Body: []byte("1")}}, nil)
+			cache.Update(typeA, []*Resource{{Name: "x", Body: []byte("1")}}, nil)
 			cache.MarkSynced(typeA)
 			s := serveTLS(t, cache, ca.issue(t, tc.names, tc.ips...), "secret")
 			roots := ca.pem
@@ -181,7 +181,7 @@ func TestRotation(t *testing.T) {
 	localhost := net.IPv4(127, 0, 0, 1)
 	old := newAuthority(t)
 	cache := NewCache()
-	cache.Update(typeA, []Resource{{Name: "x", Body: []byte("1")}}, nil)
+	cache.Update(typeA, []*Resource{{Name: "x", Body: []byte("1")}}, nil)
 	cache.MarkSynced(typeA)
 	s := serveTLS(t, cache, old.issue(t, nil, localhost), "first")
 	dir := t.TempDir()
@@ -266,7 +266,7 @@ func TestSlowClient(t *testing.T) {
 	body := strings.Repeat("x", 1000)
 	for i := range rounds {
 		b := body + string(rune('a'+i%26))
-		cache.Update(typeA, []Resource{{Name: "x", Body: []byte(b)}}, nil)
+		cache.Update(typeA, []*Resource{{Name: "x", Body: []byte(b)}}, nil)
 		quick.await(t, "the quick client's change", func() bool { return quick.held["x"] == b })
 	}
 	for _, c := range s.Clients() {

@@ -120,10 +120,10 @@ func awaitClosed(t *testing.T, what string, c <-chan struct{}) {
 	}
 }
 
-func numbered(n int, body string) []Resource {
-	out := make([]Resource, n)
+func numbered(n int, body string) []*Resource {
+	out := make([]*Resource, n)
 	for i := range out {
-		out[i] = Resource{Name: fmt.Sprintf("cluster//Pod/ns/%d", i), Body: fmt.Appendf(nil, "%s-%d-%0200d", body, i, i)}
+		out[i] = &Resource{Name: fmt.Sprintf("cluster//Pod/ns/%d", i), Body: fmt.Appendf(nil, "%s-%d-%0200d", body, i, i)}
 	}
 	return out
 }
@@ -152,7 +152,7 @@ func TestOneChangeOfMany(t *testing.T) {
 	clear(pushed)
 	mu.Unlock()
 
-	cache.Update(typeA, []Resource{{Name: "cluster//Pod/ns/77", Body: []byte("v2")}}, nil)
+	cache.Update(typeA, []*Resource{{Name: "cluster//Pod/ns/77", Body: []byte("v2")}}, nil)
 	m.await(t, "the change", func() bool { return m.held["cluster//Pod/ns/77"] == "v2" })
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -176,7 +176,7 @@ func TestServerRestart(t *testing.T) {
 	// The new server knows nothing of the old: two changed, ten are gone.
 	fresh := NewCache()
 	fresh.Update(typeA, numbered(90, "v1"), nil)
-	fresh.Update(typeA, []Resource{{Name: "cluster//Pod/ns/3", Body: []byte("v2")}, {Name: "new", Body: []byte("v1")}}, nil)
+	fresh.Update(typeA, []*Resource{{Name: "cluster//Pod/ns/3", Body: []byte("v2")}, {Name: "new", Body: []byte("v1")}}, nil)
 	fresh.MarkSynced(typeA)
 	m.mu.Lock()
 	m.updated = 0
@@ -192,7 +192,7 @@ func TestServerRestart(t *testing.T) {
 
 func TestRejectionWhileRestApplies(t *testing.T) {
 	cache := NewCache()
-	cache.Update(typeA, []Resource{{Name: "good", Body: []byte("1")}, {Name: "bad", Body: []byte("1")}}, nil)
+	cache.Update(typeA, []*Resource{{Name: "good", Body: []byte("1")}, {Name: "bad", Body: []byte("1")}}, nil)
 	cache.MarkSynced(typeA)
 	rejected := make(chan string, 4)
 	s := serve(t, cache, "127.0.0.1:0", ServerOptions{Metrics: ServerMetrics{Rejected: func(u string) { rejected <- u }}})
@@ -210,7 +210,7 @@ func TestRejectionWhileRestApplies(t *testing.T) {
 
 func TestDemandEndToEnd(t *testing.T) {
 	cache := NewCache()
-	cache.Update(typeA, []Resource{
+	cache.Update(typeA, []*Resource{
 		{Name: "pod", Body: []byte("p"), Aliases: []string{"net/10.0.0.1", "ns/svc"}},
 		{Name: "ns/svc", Body: []byte("s"), Aliases: []string{"net/10.1.0.1"}},
 	}, nil)
@@ -230,7 +230,7 @@ func TestDemandEndToEnd(t *testing.T) {
 		m.await(t, tc.name, func() bool { return len(m.held) == tc.held })
 	}
 	// A name that did not exist is still followed, and so is what an alias brought.
-	cache.Update(typeA, []Resource{{Name: "nobody", Body: []byte("n")}, {Name: "unrelated", Body: []byte("u")}}, nil)
+	cache.Update(typeA, []*Resource{{Name: "nobody", Body: []byte("n")}, {Name: "unrelated", Body: []byte("u")}}, nil)
 	cache.Update(typeA, nil, []string{"pod"})
 	m.await(t, "later changes", func() bool {
 		_, pod := m.held["pod"]

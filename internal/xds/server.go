@@ -2,7 +2,6 @@ package xds
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -82,7 +81,8 @@ type client struct {
 }
 
 // NewServer returns a Server; register it with
-// discovery.RegisterAggregatedDiscoveryServiceServer.
+// discovery.RegisterAggregatedDiscoveryServiceServer at a grpc.Server that was
+// made with GRPCOptions.
 func NewServer(c *Cache, opts ServerOptions) *Server {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -90,11 +90,12 @@ func NewServer(c *Cache, opts ServerOptions) *Server {
 	return &Server{cache: c, opts: opts, clients: make(map[*client]struct{}), closing: make(chan struct{})}
 }
 
-// GRPCOptions are what a grpc.Server needs to serve this protocol well: room
-// for the versions that a reconnecting client lists, and pings in both
-// directions so that half-open connections end.
+// GRPCOptions are what a grpc.Server must have to serve this protocol: the
+// codec of a Server's responses, room for the versions that a reconnecting
+// client lists, and pings in both directions so that half-open connections end.
 func GRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -212,24 +213,17 @@ func (s *Server) send(c *client, stream discovery.AggregatedDiscoveryService_Del
 		if resp == nil {
 			return nil
 		}
-		if err := stream.Send(resp); err != nil {
+		if err := stream.SendMsg(resp); err != nil {
 			return err
 		}
-		size := bodyBytes(resp)
-		s.opts.Logger.Log(context.Background(), slog.LevelDebug, "xds push", "node", c.nodeID(), "type", resp.TypeUrl,
-			"resources", len(resp.Resources), "removed", len(resp.RemovedResources), "bytes", size)
+		if s.opts.Logger.Enabled(stream.Context(), slog.LevelDebug) {
+			s.opts.Logger.Debug("xds push", "node", c.nodeID(), "type", resp.typeURL,
+				"resources", resp.resources(), "removed", len(resp.removed), "bytes", resp.bytes)
+		}
 		if m := s.opts.Metrics.Pushed; m != nil {
-			m(resp.TypeUrl, len(resp.Resources), len(resp.RemovedResources), size)
+			m(resp.typeURL, resp.resources(), len(resp.removed), resp.bytes)
 		}
 	}
-}
-
-func bodyBytes(resp *discovery.DeltaDiscoveryResponse) int {
-	n := 0
-	for _, r := range resp.GetResources() {
-		n += len(r.GetResource().GetValue())
-	}
-	return n
 }
 
 func (c *client) nodeID() string {

@@ -9,7 +9,6 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 )
 
 const (
@@ -114,8 +113,8 @@ func has(set map[string]struct{}, name string) bool { _, ok := set[name]; return
 // request takes a message of the client in. The error ends the stream.
 // Rejected is the detail of a NACK, empty for everything else.
 func (s *session) request(req *discovery.DeltaDiscoveryRequest) (rejected string, err error) {
-	s.cache.mu.Lock() // the list of names may have to be made
-	defer s.cache.mu.Unlock()
+	s.cache.mu.RLock()
+	defer s.cache.mu.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.signal()
@@ -212,15 +211,12 @@ func (w *watch) oweNews(t *table, of string, known map[string]string) {
 
 // catchUp owes a wildcard client whatever differs from what it knows.
 func (w *watch) catchUp(t *table, known map[string]string) {
-	if t.names == nil {
-		t.names = slices.Collect(maps.Keys(t.resources))
-	}
-	w.backlog = t.names
+	w.backlog = t.all()
 	if len(known) == 0 {
 		return
 	}
 	w.backlog = nil
-	for _, name := range t.names {
+	for _, name := range t.all() {
 		if version, ok := known[name]; !ok || version != t.resources[name].Version {
 			w.backlog = append(w.backlog, name)
 		}
@@ -279,15 +275,15 @@ func (w *watch) unsubscribe(t *table, names []string) {
 // wanted tells whether a resource is asked for: by its name or an alias, or
 // because something that it is a part of is.
 func (w *watch) wanted(t *table, name string) bool {
-	return w.named(t, name) || slices.ContainsFunc(t.resources[name].With, func(g string) bool { return w.named(t, g) })
+	return w.named(t, name) || slices.ContainsFunc(t.groupsOf(name), func(g string) bool { return w.named(t, g) })
 }
 
 func (w *watch) named(t *table, name string) bool {
-	return has(w.names, name) || slices.ContainsFunc(t.resources[name].Aliases, func(a string) bool { return has(w.names, a) })
+	return has(w.names, name) || slices.ContainsFunc(t.aliasesOf(name), func(a string) bool { return has(w.names, a) })
 }
 
 // next returns a response that is due, or nil.
-func (s *session) next() *discovery.DeltaDiscoveryResponse {
+func (s *session) next() *reply {
 	s.cache.mu.RLock()
 	defer s.cache.mu.RUnlock()
 	s.mu.Lock()
@@ -302,8 +298,8 @@ func (s *session) next() *discovery.DeltaDiscoveryResponse {
 			continue
 		}
 		s.nonces++
-		resp.Nonce = strconv.FormatUint(s.nonces, 10)
-		w.sent = resp.Nonce
+		resp.nonce = strconv.FormatUint(s.nonces, 10)
+		w.sent = resp.nonce
 		return resp
 	}
 	return nil
@@ -323,8 +319,8 @@ func (s *session) preference(typeURL string) int {
 	return len(s.first)
 }
 
-func (w *watch) respond(t *table, typeURL string, limit int) *discovery.DeltaDiscoveryResponse {
-	resp := &discovery.DeltaDiscoveryResponse{TypeUrl: typeURL}
+func (w *watch) respond(t *table, typeURL string, limit int) *reply {
+	resp := &reply{typeURL: typeURL}
 	size := 0
 	for name := range w.pending {
 		if limit > 0 && size >= limit {
@@ -341,12 +337,10 @@ func (w *watch) respond(t *table, typeURL string, limit int) *discovery.DeltaDis
 			size += w.add(resp, t, name)
 		}
 	}
-	if len(w.backlog) > 0 {
-		resp.SystemVersionInfo = partialVersion
-	} else {
+	if resp.partial = len(w.backlog) > 0; !resp.partial {
 		w.backlog = nil
 	}
-	if len(resp.Resources) == 0 && len(resp.RemovedResources) == 0 && !w.owesFirst {
+	if resp.resources() == 0 && len(resp.removed) == 0 && !w.owesFirst {
 		return nil
 	}
 	w.owesFirst = false
@@ -354,12 +348,12 @@ func (w *watch) respond(t *table, typeURL string, limit int) *discovery.DeltaDis
 }
 
 // add puts a resource or its absence into a response and returns the bytes.
-func (w *watch) add(resp *discovery.DeltaDiscoveryResponse, t *table, name string) int {
+func (w *watch) add(resp *reply, t *table, name string) int {
 	r, ok := t.resources[name]
 	if !ok {
 		// A name that turns out to be an alias by now is answered by what has it.
 		if len(t.aliases[name]) == 0 || w.wildcard {
-			resp.RemovedResources = append(resp.RemovedResources, name)
+			resp.removed = append(resp.removed, name)
 			delete(w.held, name)
 		}
 		return len(name)
@@ -367,10 +361,7 @@ func (w *watch) add(resp *discovery.DeltaDiscoveryResponse, t *table, name strin
 	if !w.wildcard {
 		w.held[name] = struct{}{}
 	}
-	resp.Resources = append(resp.Resources, &discovery.Resource{
-		Name: name, Version: r.Version, Aliases: r.Aliases,
-		Resource: &anypb.Any{TypeUrl: resp.TypeUrl, Value: r.Body},
-	})
+	resp.add(r)
 	return len(name) + len(r.Body)
 }
 

@@ -35,7 +35,7 @@ func transcript(t *testing.T, s *session, script string) {
 		case "", "#":
 		case ">":
 			got := "silence"
-			if resp := s.next(); resp != nil {
+			if resp := said(s); resp != nil {
 				got = render(resp)
 			}
 			want := strings.TrimSpace(strings.TrimPrefix(line, ">"))
@@ -43,11 +43,11 @@ func transcript(t *testing.T, s *session, script string) {
 				t.Fatalf("line %d: the server says %q, want %q", n+1, got, want)
 			}
 		case "set":
-			var set []Resource
+			var set []*Resource
 			for _, a := range args {
 				name, rest, _ := strings.Cut(a, "=")
 				parts := strings.Split(rest, "|")
-				r := Resource{Name: name, Version: parts[0], Body: []byte(parts[0])}
+				r := &Resource{Name: name, Version: parts[0], Body: []byte(parts[0])}
 				for _, p := range parts[1:] {
 					if with, ok := strings.CutPrefix(p, "+"); ok {
 						r.With = append(r.With, with)
@@ -434,9 +434,9 @@ func TestSessionBounds(t *testing.T) {
 func TestPartialResponses(t *testing.T) {
 	c := NewCache()
 	big := strings.Repeat("x", chunkBytes/4)
-	var set []Resource
+	var set []*Resource
 	for i := range 10 {
-		set = append(set, Resource{Name: fmt.Sprint("r", i), Version: "1", Body: []byte(big)})
+		set = append(set, &Resource{Name: fmt.Sprint("r", i), Version: "1", Body: []byte(big)})
 	}
 	c.Update("A", set, nil)
 	c.MarkSynced("A")
@@ -449,7 +449,7 @@ func TestPartialResponses(t *testing.T) {
 		held := map[string]bool{}
 		responses := 0
 		for {
-			resp := s.next()
+			resp := said(s)
 			if resp == nil {
 				break
 			}
@@ -501,7 +501,7 @@ func TestSessionConverges(t *testing.T) {
 		}
 		take := func() bool {
 			if inFlight == nil {
-				inFlight = s.next()
+				inFlight = said(s)
 			}
 			if inFlight == nil {
 				return false
@@ -523,14 +523,14 @@ func TestSessionConverges(t *testing.T) {
 		for i := range rapid.IntRange(1, 40).Draw(t, "acts") {
 			switch rapid.IntRange(0, 7).Draw(t, "act") {
 			case 0, 1, 2:
-				c.Update("A", []Resource{{Name: name.Draw(t, "set"), Version: fmt.Sprint(i)}}, nil)
+				c.Update("A", []*Resource{{Name: name.Draw(t, "set"), Version: fmt.Sprint(i)}}, nil)
 			case 3:
 				c.Update("A", nil, []string{name.Draw(t, "del")})
 			case 4:
 				take()
 			case 5:
 				if inFlight == nil {
-					inFlight = s.next()
+					inFlight = said(s)
 				}
 			case 6:
 				connect()
@@ -562,7 +562,7 @@ func FuzzSessionRequest(f *testing.F) {
 	f.Add("A", "x,*", "y", "1", "x:1")
 	f.Fuzz(func(t *testing.T, typ, sub, unsub, nonce, known string) {
 		c := NewCache()
-		c.Update("A", []Resource{{Name: "x", Version: "1", Aliases: []string{"y"}}}, nil)
+		c.Update("A", []*Resource{{Name: "x", Version: "1", Aliases: []string{"y"}}}, nil)
 		c.MarkSynced("A")
 		s := newSession(c, nil)
 		c.join(s)
@@ -570,7 +570,7 @@ func FuzzSessionRequest(f *testing.F) {
 			ResourceNamesUnsubscribe: strings.Split(unsub, ","), ResponseNonce: nonce, InitialResourceVersions: map[string]string{known: nonce}}
 		for range 3 {
 			_, _ = s.request(req)
-			if resp := s.next(); resp != nil {
+			if resp := said(s); resp != nil {
 				req.ResponseNonce = resp.Nonce
 			}
 		}
@@ -578,6 +578,19 @@ func FuzzSessionRequest(f *testing.F) {
 		s.next()
 		s.status()
 	})
+}
+
+// said is what a session says next, as a client reads it; nil for nothing.
+func said(s *session) *discovery.DeltaDiscoveryResponse {
+	r := s.next()
+	if r == nil {
+		return nil
+	}
+	resp := new(discovery.DeltaDiscoveryResponse)
+	if err := newCodec().Unmarshal(r.wire(), resp); err != nil {
+		panic(err)
+	}
+	return resp
 }
 
 func anyOf(typ, body string) *anypb.Any { return &anypb.Any{TypeUrl: typ, Value: []byte(body)} }

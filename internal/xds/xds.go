@@ -5,10 +5,13 @@ package xds
 import (
 	"crypto/sha256"
 	"encoding/hex"
+
+	"google.golang.org/grpc/mem"
 )
 
 // Resource is one named, versioned message. The body is the marshalled
-// message without its envelope; it is marshalled once and never changed.
+// message without its envelope; it is marshalled once and never changed, and
+// neither are name, version and aliases once a Cache has the resource.
 type Resource struct {
 	Name    string
 	Version string
@@ -20,6 +23,10 @@ type Resource struct {
 	// a pod, and groups (see ServerOptions.Groups): who follows one of them
 	// gets this one too. It is not sent.
 	With []string
+
+	// wire is the resource as a field of a response, which holds Body; nil
+	// until it is made by NewResource or a Cache.
+	wire mem.Buffer
 }
 
 // VersionOf derives a version from a body: equal bodies, equal versions, also

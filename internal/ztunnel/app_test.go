@@ -43,7 +43,7 @@ func control(t *testing.T) (cache *xds.Cache, addr string) {
 		t.Fatal(err)
 	}
 	cache = xds.NewCache()
-	s := grpc.NewServer()
+	s := grpc.NewServer(xds.GRPCOptions()...)
 	discovery.RegisterAggregatedDiscoveryServiceServer(s, xds.NewServer(cache, xds.ServerOptions{Logger: logging.Discard()}))
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)
@@ -57,14 +57,14 @@ func publish(t *testing.T, cache *xds.Cache, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resource := func(name string, m proto.Message) xds.Resource {
+	resource := func(name string, m proto.Message) *xds.Resource {
 		b, err := proto.Marshal(m)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return xds.Resource{Name: name, Body: b}
+		return &xds.Resource{Name: name, Body: b}
 	}
-	var addrs, policies []xds.Resource
+	var addrs, policies []*xds.Resource
 	for _, a := range c.Addresses {
 		addrs = append(addrs, resource(workload.ResourceName(a), a))
 	}

@@ -5,6 +5,9 @@
 //
 //	scale -kubeconfig FILE [-services N] [-pods N] [-clients N] [-changes N] [-bin DIR] [-profile DIR] [-o text|json]
 //
+// To try several builds on the same objects, -hold makes them and keeps them
+// until it is interrupted, and -held measures on what another process holds.
+//
 // The table ends with "N passed, N failed": 0 is the exit code when nothing
 // failed, 1 when something did, 2 when it could not run or could not take away
 // what it made, which it does also when it is interrupted (130). No time is ever
@@ -33,6 +36,7 @@ type options struct {
 	shape
 	kubeconfig, bin, profile, output string
 	changes                          int
+	hold, held                       bool
 }
 
 const (
@@ -53,6 +57,8 @@ func run() int {
 	flag.IntVar(&o.changes, "changes", 100, "changes, one after the other")
 	flag.StringVar(&o.bin, "bin", "", "directory of the programs; what is not there is built")
 	flag.StringVar(&o.profile, "profile", "", "directory for profiles of the control plane")
+	flag.BoolVar(&o.hold, "hold", false, "make the objects, keep them until interrupted, and measure nothing")
+	flag.BoolVar(&o.held, "held", false, "measure on the objects that another process holds, and leave them there")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.Parse()
 	if err := o.check(); err != nil {
@@ -65,14 +71,19 @@ func run() int {
 		return complain(err)
 	}
 	r := &report{Title: o.String()}
-	if err := o.measure(ctx, w, r); err != nil {
+	work := o.measure
+	if o.hold {
+		work = o.keep
+	}
+	if err := work(ctx, w, r); err != nil {
 		r.Failed++
 		r.Errors = append(r.Errors, err.Error())
 	}
-	err = r.print(os.Stdout, o.output)
-	progress("taking the objects away")
+	if !o.hold {
+		err = r.print(os.Stdout, o.output)
+	}
 	// Also after an interrupt.
-	if err := errors.Join(err, w.remove(context.WithoutCancel(ctx))); err != nil {
+	if err := errors.Join(err, o.clean(context.WithoutCancel(ctx), w)); err != nil {
 		return complain(err)
 	}
 	switch {
@@ -97,6 +108,8 @@ func (o *options) check() error {
 		return errors.New("want at least 2 services, a pod, a client and 2 changes")
 	case o.changes > 2*o.mostChanges():
 		return fmt.Errorf("-changes %d: a mesh of this size has %d", o.changes, 2*o.mostChanges())
+	case o.hold && o.held:
+		return errors.New("-hold and -held are for two processes")
 	case o.output != "text" && o.output != "json":
 		return fmt.Errorf("-o %q: want text or json", o.output)
 	}
@@ -117,19 +130,43 @@ func (o *options) measure(ctx context.Context, w *world, r *report) error {
 	if err != nil {
 		return err
 	}
-	beating, stop := context.WithCancel(ctx)
-	defer stop()
-	go w.heartbeat(beating)
-	if err := w.create(ctx); err != nil {
-		return err
+	if !o.held {
+		beating, stop := context.WithCancel(ctx)
+		defer stop()
+		go w.heartbeat(beating)
+		if err := w.create(ctx); err != nil {
+			return err
+		}
+		r.Passed++
 	}
-	r.Passed++
 	c, err := startControl(dir, binary, o.kubeconfig)
 	if err != nil {
 		return err
 	}
 	defer c.Kill()
 	return (&measuring{options: o, w: w, c: c, r: r}).run(ctx)
+}
+
+// keep makes the objects and keeps their nodes alive.
+func (o *options) keep(ctx context.Context, w *world, r *report) error {
+	beating, stop := context.WithCancel(ctx)
+	defer stop()
+	go w.heartbeat(beating)
+	if err := w.create(ctx); err != nil {
+		return err
+	}
+	progress("the objects are there; interrupt to take them away")
+	<-ctx.Done()
+	r.Passed++
+	return nil
+}
+
+func (o *options) clean(ctx context.Context, w *world) error {
+	if o.held {
+		return nil
+	}
+	progress("taking the objects away")
+	return w.remove(ctx)
 }
 
 // program is the control plane's path; it is built unless -bin has it.

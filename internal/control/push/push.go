@@ -10,7 +10,7 @@ import (
 
 // Cache is where resources are served from; *xds.Cache is one.
 type Cache interface {
-	Update(typeURL string, set []xds.Resource, removed []string)
+	Update(typeURL string, set []*xds.Resource, removed []string)
 	MarkSynced(typeURL string)
 }
 
@@ -33,11 +33,7 @@ func (p *Pusher) update(typeURL string, set []*xds.Resource, removed []string) {
 	if len(set)+len(removed) == 0 {
 		return
 	}
-	list := make([]xds.Resource, len(set))
-	for i, r := range set {
-		list[i] = *r
-	}
-	p.Cache.Update(typeURL, list, removed)
+	p.Cache.Update(typeURL, set, removed)
 	if p.Updated != nil {
 		p.Updated(typeURL, len(set), len(removed))
 	}

@@ -154,7 +154,7 @@ func New(opts Options, out Publisher) *Registry {
 		r.deriveVerdicts()
 	}
 	strict := policy.StrictPolicy(r.opts.RootNamespace)
-	out.Publish(Update{Policies: []*xds.Resource{encode(policyName(strict), nil, strict)}})
+	out.Publish(Update{Policies: []*xds.Resource{encode(wellknown.TypeAuthorization, policyName(strict), nil, strict)}})
 	return r
 }
 
@@ -255,7 +255,7 @@ func (r *Registry) Resources() (addresses, policies []*xds.Resource) {
 		u.Policies = slices.AppendSeq(u.Policies, values(c))
 	}
 	strict := policy.StrictPolicy(r.opts.RootNamespace)
-	u.Policies = append(u.Policies, encode(policyName(strict), nil, strict))
+	u.Policies = append(u.Policies, encode(wellknown.TypeAuthorization, policyName(strict), nil, strict))
 	u.sort()
 	return u.Addresses, u.Policies
 }
@@ -265,10 +265,10 @@ func values(c *collection.Collection[string, *xds.Resource]) func(func(*xds.Reso
 }
 
 // encode marshals a resource, once, the same bytes for the same content.
-func encode(name string, aliases []string, m proto.Message) *xds.Resource {
+func encode(typeURL, name string, aliases []string, m proto.Message) *xds.Resource {
 	// Messages made here marshal: their strings come from decoded JSON.
 	body, _ := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	return &xds.Resource{Name: name, Version: xds.VersionOf(body), Body: body, Aliases: aliases}
+	return xds.NewResource(typeURL, name, aliases, body)
 }
 
 func sameResource(a, b *xds.Resource) bool {

@@ -151,7 +151,7 @@ func (t *tables) emitService(s *workloadpb.Service, emit func(string, *xds.Resou
 			aliases = append(aliases, addressAlias(a.Network, a.Address))
 		}
 	}
-	emit(name, encode(name, aliases, &workloadpb.Address{Type: &workloadpb.Address_Service{Service: s}}))
+	emit(name, encode(wellknown.TypeAddress, name, aliases, &workloadpb.Address{Type: &workloadpb.Address_Service{Service: s}}))
 }
 
 func addressAlias(network string, addr []byte) string {

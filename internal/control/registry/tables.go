@@ -233,7 +233,7 @@ func (t *tables) results(in *inputs) {
 func policyName(p *securitypb.Authorization) string { return p.Namespace + "/" + p.Name }
 
 func emitPolicy(p *securitypb.Authorization, emit func(string, *xds.Resource)) {
-	r := encode(policyName(p), nil, p)
+	r := encode(wellknown.TypeAuthorization, policyName(p), nil, p)
 	emit(r.Name, r)
 }
 
@@ -253,7 +253,7 @@ func emitWorkload(w *workloadpb.Workload, emit func(string, *xds.Resource)) {
 			aliases = append(aliases, addressAlias(w.Network, a))
 		}
 	}
-	r := encode(w.Uid, aliases, &workloadpb.Address{Type: &workloadpb.Address_Workload{Workload: w}})
+	r := encode(wellknown.TypeAddress, w.Uid, aliases, &workloadpb.Address{Type: &workloadpb.Address_Workload{Workload: w}})
 	// A proxy that asks for a service needs its endpoints, and for what is on
 	// its own node it does not ask.
 	r.With = slices.Sorted(maps.Keys(w.Services))

@@ -1,0 +1,125 @@
+package xds
+
+import (
+	"cmp"
+
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Numbers of the fields of DeltaDiscoveryResponse, Resource and Any.
+const (
+	fieldInfo, fieldResources, fieldType, fieldNonce, fieldRemoved = 1, 2, 4, 5, 6
+
+	fieldVersion, fieldBody, fieldName, fieldAliases = 1, 2, 3, 4
+
+	fieldAnyType, fieldAnyValue = 1, 2
+)
+
+// NewResource makes a resource in the form in which every client is sent it,
+// with the version that VersionOf has for its body.
+func NewResource(typeURL, name string, aliases []string, body []byte) *Resource {
+	return (&Resource{Name: name, Body: body, Aliases: aliases}).sealed(typeURL)
+}
+
+// sealed returns a resource with its wire form, of which the body is a part:
+// both in one piece of memory, whoever keeps the resource.
+func (r *Resource) sealed(typeURL string) *Resource {
+	if r.wire != nil {
+		return r
+	}
+	out := *r
+	out.Version = cmp.Or(out.Version, VersionOf(out.Body))
+	out.Body, out.wire = out.marshal(typeURL)
+	return &out
+}
+
+// marshal returns the resource as a field of a response, and the body in it.
+func (r *Resource) marshal(typeURL string) (body []byte, wire mem.Buffer) {
+	anySize := sizeBytes(fieldAnyType, len(typeURL)) + sizeBytes(fieldAnyValue, len(r.Body))
+	size := sizeBytes(fieldVersion, len(r.Version)) + sizeBytes(fieldName, len(r.Name)) + sizeBytes(fieldBody, anySize)
+	for _, a := range r.Aliases {
+		size += sizeBytes(fieldAliases, len(a))
+	}
+	b := make([]byte, 0, sizeBytes(fieldResources, size))
+	b = appendLength(b, fieldResources, size)
+	b = appendString(b, fieldVersion, r.Version)
+	b = appendString(b, fieldName, r.Name)
+	for _, a := range r.Aliases {
+		b = appendString(b, fieldAliases, a)
+	}
+	b = appendLength(b, fieldBody, anySize)
+	b = appendString(b, fieldAnyType, typeURL)
+	b = appendLength(b, fieldAnyValue, len(r.Body))
+	head := len(b)
+	b = append(b, r.Body...)
+	return b[head:], mem.SliceBuffer(b)
+}
+
+// sizeBytes is the size of a field of n bytes, with its tag and length.
+func sizeBytes(field protowire.Number, n int) int {
+	return protowire.SizeTag(field) + protowire.SizeBytes(n)
+}
+
+func appendLength(b []byte, field protowire.Number, n int) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(n))
+}
+
+func appendString(b []byte, field protowire.Number, s string) []byte {
+	return append(appendLength(b, field, len(s)), s...)
+}
+
+// reply is what a client is sent: resources in their wire form, which all
+// clients share, and a few bytes of its own.
+type reply struct {
+	typeURL, nonce string
+	partial        bool // continued in the next
+	removed        []string
+	// parts are the resources; the first is kept free for the client's own.
+	parts []mem.Buffer
+	bytes int // of the resources' bodies
+}
+
+func (r *reply) resources() int { return max(0, len(r.parts)-1) }
+
+func (r *reply) add(res *Resource) {
+	if r.parts == nil {
+		r.parts = make([]mem.Buffer, 1, 2)
+	}
+	r.parts = append(r.parts, res.wire)
+	r.bytes += len(res.Body)
+}
+
+// wire is the marshalled message.
+func (r *reply) wire() mem.BufferSlice {
+	if r.parts == nil {
+		r.parts = make([]mem.Buffer, 1)
+	}
+	var b []byte
+	if r.partial {
+		b = appendString(b, fieldInfo, partialVersion)
+	}
+	b = appendString(b, fieldType, r.typeURL)
+	b = appendString(b, fieldNonce, r.nonce)
+	for _, name := range r.removed {
+		b = appendString(b, fieldRemoved, name)
+	}
+	r.parts[0] = mem.SliceBuffer(b)
+	return r.parts
+}
+
+// codec is gRPC's own, but for replies, which are marshalled already and are
+// not copied for each client.
+type codec struct{ encoding.CodecV2 }
+
+func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
+
+// Marshal implements encoding.CodecV2.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if r, ok := v.(*reply); ok {
+		return r.wire(), nil
+	}
+	return c.CodecV2.Marshal(v)
+}
