@@ -66,6 +66,9 @@ func (p *program) cluster() (wiring, error) {
 			if err := nft.RemoveHost(host); err != nil {
 				p.log.Logger("node").Error("the table "+nft.HostTableName+" stays in the host's network namespace", "error", err)
 			}
+			if err := state.Forget(context.Background()); err != nil {
+				p.log.Logger("kube").Warn("the condition stays at the node", "condition", nodestate.Condition, "error", err)
+			}
 		},
 		close: func() { _ = host.Close() },
 		tasks: []func(context.Context, *node.Agent) error{

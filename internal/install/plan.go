@@ -82,7 +82,7 @@ func (c cluster) change(ctx context.Context, obj *unstructured.Unstructured) (Ch
 }
 
 // bookkeeping is what the server changes by itself.
-var bookkeeping = []string{"metadata.managedFields", "metadata.resourceVersion", "metadata.generation", "metadata.creationTimestamp", "metadata.uid", "status"}
+var bookkeeping = []string{"metadata.managedFields", "metadata.resourceVersion", "metadata.generation", "metadata.creationTimestamp", "metadata.uid", "metadata.annotations.deprecated.daemonset.template.generation", "status"}
 
 // maxFields bounds how much is said of one object.
 const maxFields = 6

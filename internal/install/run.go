@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -81,8 +82,19 @@ func (i *Installer) Plan(ctx context.Context) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Changes, err = cluster{i.Client}.plan(ctx, p.parts, p.obsolete)
-	return p, err
+	c := cluster{i.Client}
+	ns := i.namespaceObject()
+	live, err := c.get(ctx, ns)
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", title(ns), err)
+	}
+	if p.Changes, err = c.plan(ctx, p.parts, p.obsolete); err != nil {
+		return nil, err
+	}
+	if live == nil {
+		p.Changes = slices.Insert(p.Changes, 0, Change{Action: Create, Object: title(ns)})
+	}
+	return p, nil
 }
 
 // prepare renders, and refuses what must not be done.
@@ -192,11 +204,10 @@ func (i *Installer) phase(ctx context.Context, c cluster, parts []Part, phase []
 	return errors.Join(errs...)
 }
 
-// namespace makes the mesh's namespace unless it is there, as
-// `helm install --create-namespace` does. Node agent and proxy need more than
-// the restricted levels of pod security allow.
-func (i *Installer) namespace(ctx context.Context) error {
-	obj := &unstructured.Unstructured{Object: map[string]any{
+// namespaceObject is the mesh's namespace as the installation makes it. Node
+// agent and proxy need more than the restricted levels of pod security allow.
+func (i *Installer) namespaceObject() *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Namespace",
 		"metadata": map[string]any{
 			"name": i.Spec.Namespace,
@@ -206,6 +217,12 @@ func (i *Installer) namespace(ctx context.Context) error {
 			},
 		},
 	}}
+}
+
+// namespace makes the mesh's namespace unless it is there, as
+// `helm install --create-namespace` does.
+func (i *Installer) namespace(ctx context.Context) error {
+	obj := i.namespaceObject()
 	c := cluster{i.Client}
 	live, err := c.get(ctx, obj)
 	if err != nil {

@@ -215,7 +215,10 @@ func (j *judge) parts() {
 
 func (j *judge) part(object string, labels map[string]string, spec corev1.PodSpec, have, want int32) {
 	level, next := OK, ""
-	if have < want {
+	switch {
+	case want == 0:
+		level, next = Error, "nothing of it is to run: a Deployment was scaled to 0 (`kubectl scale --replicas=1`), a DaemonSet selects no node"
+	case have < want:
 		level, next = Error, fmt.Sprintf("kubectl describe pods and logs in namespace %s; `ambit install` says what they wait for", j.Namespace)
 	}
 	image := ""

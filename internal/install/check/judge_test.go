@@ -10,6 +10,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 )
 
 var now = time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC)
@@ -82,6 +83,10 @@ func TestJudge(t *testing.T) {
 			s.DaemonSets = append(s.DaemonSets, appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "istio-cni-node", Namespace: "kube-system", Labels: map[string]string{"k8s-app": "istio-cni-node"}}})
 		}, Error, "other meshes", "two agents"},
 		{"not ready", func(s *Snapshot) { s.DaemonSets[1].Status.NumberAvailable = 0 }, Error, "installation", "0 of 1 ready"},
+		{"scaled away", func(s *Snapshot) {
+			s.Deployments[0].Spec.Replicas = ptr.To[int32](0)
+			s.Deployments[0].Status.AvailableReplicas = 0
+		}, Error, "installation", "0 of 0 ready"},
 		{"no proxy", func(s *Snapshot) { s.DaemonSets = s.DaemonSets[:1] }, Warning, "installation", "no ztunnel"},
 		{"versions apart", func(s *Snapshot) { s.Version = "v1.4.0" }, Warning, "versions", "more than one minor version"},
 		{"redirection fails", func(s *Snapshot) {

@@ -171,6 +171,19 @@ func (s *State) writeCondition(ctx context.Context) error {
 	return s.written(want)
 }
 
+// Forget takes the condition off the node, when Run has ended and nobody will
+// keep it true.
+func (s *State) Forget(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []map[string]any{{"$patch": "delete", "type": Condition}}}})
+	if err != nil {
+		return err
+	}
+	_, err = s.client.Kube.CoreV1().Nodes().Patch(ctx, s.node, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
+}
+
 func (s *State) written(c *corev1.NodeCondition) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -157,6 +157,12 @@ func TestCondition(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	s.Restart()
 	eventually(t, "the condition is written late", func() bool { return condition().Message == "again" })
+	if err := state.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c := condition(); c.Type != "" {
+		t.Errorf("it is not forgotten: %+v", c)
+	}
 }
 
 func agentObjects() (*appsv1.DaemonSet, *corev1.Pod) {
