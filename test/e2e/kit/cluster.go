@@ -20,14 +20,17 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/utils/ptr"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -111,6 +114,25 @@ func (c *Cluster) Ambit(ctx context.Context, args ...string) (string, error) {
 // Apply creates or changes what a YAML text says, by server-side apply.
 // Namespaced objects that name no namespace go to namespace.
 func (c *Cluster) Apply(ctx context.Context, namespace, text string) error {
+	return c.each(namespace, text, func(r dynamic.ResourceInterface, u *unstructured.Unstructured) error {
+		_, err := r.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: "e2e", Force: true})
+		return err
+	})
+}
+
+// Delete removes what a YAML text says, as far as it is there.
+func (c *Cluster) Delete(ctx context.Context, namespace, text string) error {
+	return c.each(namespace, text, func(r dynamic.ResourceInterface, u *unstructured.Unstructured) error {
+		err := r.Delete(ctx, u.GetName(), metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationForeground)})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// each does something with every object of a YAML text.
+func (c *Cluster) each(namespace, text string, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
 	d := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
 	for {
 		var u unstructured.Unstructured
@@ -133,12 +155,10 @@ func (c *Cluster) Apply(ctx context.Context, namespace, text string) error {
 			if u.GetNamespace() == "" {
 				u.SetNamespace(namespace)
 			}
-			_, err = c.Dynamic.Resource(m.Resource).Namespace(u.GetNamespace()).Apply(ctx, u.GetName(), &u, metav1.ApplyOptions{FieldManager: "e2e", Force: true})
-		} else {
-			_, err = r.Apply(ctx, u.GetName(), &u, metav1.ApplyOptions{FieldManager: "e2e", Force: true})
+			r = c.Dynamic.Resource(m.Resource).Namespace(u.GetNamespace())
 		}
-		if err != nil {
-			return fmt.Errorf("apply %s %s/%s: %w", u.GetKind(), u.GetNamespace(), u.GetName(), err)
+		if err := do(r, &u); err != nil {
+			return fmt.Errorf("%s %s/%s: %w", u.GetKind(), u.GetNamespace(), u.GetName(), err)
 		}
 	}
 }

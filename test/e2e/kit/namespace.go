@@ -353,7 +353,7 @@ func (n *Namespace) Tunnelled(from, url string, to *corev1.Pod) {
 		if _, err := n.Get(ctx, from, url); err != nil {
 			return err
 		}
-		line, err := n.access(ctx, to, since, `direction="inbound"`)
+		line, err := n.access(ctx, to.Spec.NodeName, to, since, `direction="inbound"`)
 		if err != nil {
 			return err
 		}
@@ -364,10 +364,10 @@ func (n *Namespace) Tunnelled(from, url string, to *corev1.Pod) {
 	})
 }
 
-// access finds the newest line of the access log about connections to a pod
-// since a moment that contains all of the texts.
-func (n *Namespace) access(ctx context.Context, to *corev1.Pod, since time.Time, texts ...string) (string, error) {
-	zt, err := n.ZtunnelOn(ctx, to.Spec.NodeName)
+// access finds the newest line of a node's access log about connections to a
+// pod since a moment that contains all of the texts.
+func (n *Namespace) access(ctx context.Context, node string, to *corev1.Pod, since time.Time, texts ...string) (string, error) {
+	zt, err := n.ZtunnelOn(ctx, node)
 	if err != nil {
 		return "", err
 	}
@@ -381,15 +381,22 @@ func (n *Namespace) access(ctx context.Context, to *corev1.Pod, since time.Time,
 			return line, nil
 		}
 	}
-	return "", fmt.Errorf("ztunnel on %s logged no connection with %q", to.Spec.NodeName, texts)
+	return "", fmt.Errorf("ztunnel on %s logged no connection with %q", node, texts)
 }
 
-// Logged waits for a line of the access log about a connection to a pod.
+// Logged waits for a line of the access log about a connection to a pod, where
+// that pod runs.
 func (n *Namespace) Logged(to *corev1.Pod, since time.Time, texts ...string) string {
 	n.t.Helper()
+	return n.LoggedOn(to.Spec.NodeName, to, since, texts...)
+}
+
+// LoggedOn is Logged on any node, such as the client's.
+func (n *Namespace) LoggedOn(node string, to *corev1.Pod, since time.Time, texts ...string) string {
+	n.t.Helper()
 	var line string
-	Eventually(n.t, fmt.Sprintf("log of connections to %s has %q", to.Name, texts), func(ctx context.Context) (err error) {
-		line, err = n.access(ctx, to, since, texts...)
+	Eventually(n.t, fmt.Sprintf("log on %s of connections to %s has %q", node, to.Name, texts), func(ctx context.Context) (err error) {
+		line, err = n.access(ctx, node, to, since, texts...)
 		return err
 	})
 	return line
