@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,27 @@ type clientStatus struct {
 	Version string   `json:"version"`
 	Peer    string   `json:"peer"`
 	Types   []string `json:"types"`
+}
+
+// UnmarshalJSON understands what ambitd says, and what Istio's control plane
+// does.
+func (s *clientStatus) UnmarshalJSON(b []byte) error {
+	type plain clientStatus
+	var istio struct {
+		Proxy     string                     `json:"proxy"`
+		Cluster   string                     `json:"cluster_id"`
+		Version   string                     `json:"istio_version"`
+		Resources map[string]json.RawMessage `json:"resources"` // by type
+	}
+	if err := errors.Join(json.Unmarshal(b, (*plain)(s)), json.Unmarshal(b, &istio)); err != nil || istio.Proxy == "" {
+		return err
+	}
+	*s = clientStatus{Name: istio.Proxy, Cluster: istio.Cluster, Version: istio.Version}
+	for url := range istio.Resources {
+		s.Types = append(s.Types, url[strings.LastIndex(url, ".")+1:])
+	}
+	slices.Sort(s.Types)
+	return nil
 }
 
 // syncz is what one ambitd says of its clients. Each keeps its original text:

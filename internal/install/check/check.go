@@ -89,13 +89,18 @@ type Webhook struct {
 	Policy    string
 }
 
-// installed tells whether there is a control plane of ours.
-func (s *Snapshot) installed() bool { return len(s.control()) > 0 }
+// installed tells whether there is anything of ours: Istio's control plane may
+// serve our agents and proxies, as ours may serve Istio's proxies.
+func (s *Snapshot) installed() bool { return len(s.control())+len(s.daemons()) > 0 }
 
-func (s *Snapshot) control() []appsv1.Deployment {
+// control is our control plane, and istios is Istio's beside it.
+func (s *Snapshot) control() []appsv1.Deployment { return s.istiods(true) }
+func (s *Snapshot) istios() []appsv1.Deployment  { return s.istiods(false) }
+
+func (s *Snapshot) istiods(ours bool) []appsv1.Deployment {
 	var out []appsv1.Deployment
 	for _, d := range s.Deployments {
-		if d.Labels["app"] == "istiod" && d.Labels["app.kubernetes.io/part-of"] == "ambit" {
+		if d.Labels["app"] == "istiod" && (d.Labels["app.kubernetes.io/part-of"] == "ambit") == ours {
 			out = append(out, d)
 		}
 	}

@@ -180,10 +180,13 @@ func (j *judge) kinds() {
 
 // otherMeshes looks for what would get in the way.
 func (j *judge) otherMeshes() {
-	for _, d := range j.Deployments {
-		if d.Labels["app"] == "istiod" && d.Labels["app.kubernetes.io/part-of"] != "ambit" {
-			j.add(Warning, "other meshes", fmt.Sprintf("Deployment %s/%s", d.Namespace, d.Name), "Istio's control plane is installed in the mesh's namespace", "install with --revision or into another namespace (-i), and enrol each pod in one mesh only")
+	for _, d := range j.istios() {
+		object := fmt.Sprintf("Deployment %s/%s", d.Namespace, d.Name)
+		if len(j.control()) == 0 && len(j.daemons()) > 0 {
+			j.add(Info, "other meshes", object, "Istio's control plane serves this mesh: what ambitd would answer is not to be had", "")
+			continue
 		}
+		j.add(Warning, "other meshes", object, "Istio's control plane is installed in the mesh's namespace", "install with --revision or into another namespace (-i), and enrol each pod in one mesh only")
 	}
 	for _, d := range j.DaemonSets {
 		if d.Labels["k8s-app"] == "istio-cni-node" && d.Labels["app.kubernetes.io/part-of"] != "ambit" {
@@ -201,7 +204,15 @@ func (j *judge) parts() {
 		}
 		j.part(fmt.Sprintf("Deployment %s/%s", d.Namespace, d.Name), d.Labels, d.Spec.Template.Spec, d.Status.AvailableReplicas, want)
 	}
+	if len(j.control())+len(j.istios()) == 0 {
+		j.add(Warning, "installation", "namespace "+j.Namespace, "there is no control plane here: nothing new reaches the node proxies, unless one elsewhere serves them", "ambit install, or helm install of its chart")
+	}
 	byApp := map[string]bool{}
+	for _, d := range j.DaemonSets {
+		if d.Namespace == j.Namespace && d.Spec.Template.Labels["app"] == "ztunnel" {
+			byApp["ztunnel"] = true // Istio's serves as well
+		}
+	}
 	for _, d := range j.daemons() {
 		byApp[d.Spec.Template.Labels["app.kubernetes.io/name"]] = true
 		j.part(fmt.Sprintf("DaemonSet %s/%s", d.Namespace, d.Name), d.Labels, d.Spec.Template.Spec, d.Status.NumberAvailable, d.Status.DesiredNumberScheduled)

@@ -98,7 +98,12 @@ func TestJudge(t *testing.T) {
 		{"certificate of tomorrow", func(s *Snapshot) { s.Certificates[0].NotBefore = now.Add(time.Hour) }, Error, "certificates", "valid only from"},
 		{"webhook not reached", func(s *Snapshot) { s.Webhooks[0].HasBundle = false }, Warning, "admission", "certificate"},
 		{"not enrolled", func(s *Snapshot) { s.Pods[0].Annotations = nil }, Warning, "pods", "not in it"},
-		{"nothing installed", func(s *Snapshot) { s.Deployments = nil }, Info, "installation", "no mesh is installed"},
+		{"nothing installed", func(s *Snapshot) { s.Deployments, s.DaemonSets = nil, nil }, Info, "installation", "no mesh is installed"},
+		{"no control plane", func(s *Snapshot) { s.Deployments = nil }, Warning, "installation", "no control plane"},
+		{"Istio's control plane instead", func(s *Snapshot) { s.Deployments[0].Labels = map[string]string{"app": "istiod"} }, Info, "other meshes", "serves this mesh"},
+		{"Istio's control plane as well", func(s *Snapshot) {
+			s.Deployments = append(s.Deployments, appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "istiod", Namespace: "istio-system", Labels: map[string]string{"app": "istiod"}}})
+		}, Warning, "other meshes", "in the mesh's namespace"},
 		{"could not look", func(s *Snapshot) { s.Unseen = []string{"secrets: forbidden"} }, Warning, "access", "forbidden"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -175,5 +180,14 @@ func TestNetworkPolicies(t *testing.T) {
 				t.Errorf("blocked: %v, want %v", found, c.blocked)
 			}
 		})
+	}
+}
+
+func TestIstiosProxyServes(t *testing.T) {
+	s := good()
+	s.DaemonSets[1].Labels = nil
+	s.DaemonSets[1].Spec.Template.Labels = map[string]string{"app": "ztunnel"}
+	if found := Judge(s, now); Worst(found) != OK {
+		t.Errorf("%+v", found)
 	}
 }

@@ -140,8 +140,10 @@ func Certificate(t testing.TB, conn *grpc.ClientConn, token, other string) (*mtl
 	return b, nil
 }
 
-// Bearing is the context of a call that shows a token, unless that is empty.
+// Bearing is the context of a call that shows a token, unless that is empty,
+// and names the cluster that the token is of.
 func Bearing(ctx context.Context, token string) context.Context {
+	ctx = metadata.AppendToOutgoingContext(ctx, "clusterid", "Kubernetes")
 	if token == "" {
 		return ctx
 	}
