@@ -153,6 +153,12 @@ func (a *app) runInstall(cmd *cobra.Command, f *installFlags, upgrade bool) erro
 		return explain(err)
 	}
 	screen.end()
+	for _, release := range plan.TakenOver {
+		namespace, name, _ := strings.Cut(release, "/")
+		if err := a.printf("Helm still lists release %s, whose objects were taken over. To have it forget them:\n  kubectl delete secret -n %s -l owner=helm,name=%s\n", name, namespace, name); err != nil {
+			return err
+		}
+	}
 	return a.printf("The mesh is installed. Pods join it by a label:\n  kubectl label namespace <name> istio.io/dataplane-mode=ambient\n")
 }
 
@@ -267,17 +273,17 @@ func (a *app) runUninstall(cmd *cobra.Command, f *installFlags, purge bool) erro
 			return err
 		}
 	}
+	if n := len(removal.Enrolled); n > 0 {
+		if err := a.printf("%d pods are in the mesh (%s): the node agents take them out first, and they speak plaintext from then on\n", n, some(removal.Enrolled)); err != nil {
+			return err
+		}
+	}
 	if f.dryRun {
 		return a.printf("nothing was removed: this was a dry run\n")
 	}
 	question := "Remove these objects?"
 	if purge {
 		question = "Remove these objects, every policy and route that users made of these kinds, and the mesh's root key?"
-	}
-	if n := len(removal.Enrolled); n > 0 {
-		if err := a.printf("%d pods are in the mesh (%s): the node agents take them out first, and they speak plaintext from then on\n", n, some(removal.Enrolled)); err != nil {
-			return err
-		}
 	}
 	if err := a.confirm(question, f.yes); err != nil {
 		return err

@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
@@ -9,8 +10,12 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/client-go/util/csaupgrade"
 )
 
 // Change is what becomes of one object.
@@ -172,23 +177,77 @@ func (c cluster) installed(ctx context.Context, namespace, revision string) ([]*
 }
 
 // foreign refuses what belongs to somebody else: taking over half of another
-// installation breaks both.
+// installation breaks both. Kinds are shared by all who use them: those that
+// somebody else brought are brought up to date, and stay theirs.
 func (c cluster) foreign(ctx context.Context, parts []Part) error {
 	for _, p := range parts {
 		for _, obj := range p.Objects {
-			if obj.GetKind() == "CustomResourceDefinition" {
-				continue // shared by all who use the kind
-			}
 			live, err := c.get(ctx, obj)
 			if err != nil {
 				return fmt.Errorf("look at %s: %w", title(obj), err)
 			}
-			if err := ownedByAnother(live); err != nil {
+			err = ownedByAnother(live)
+			switch {
+			case err != nil && obj.GetKind() == "CustomResourceDefinition":
+				dropLabel(obj, labelManagedBy)
+			case err != nil:
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// helm is who Helm is in the managedFields of objects.
+const helm = "helm"
+
+// adopt makes the fields that Helm set on objects ours, so that applying them
+// removes what is not wanted any more. It returns Helm's releases, which still
+// list these objects.
+func (c cluster) adopt(ctx context.Context, parts []Part) ([]string, error) {
+	var releases []string
+	for _, p := range parts {
+		for _, obj := range p.Objects {
+			live, err := c.get(ctx, obj)
+			if err != nil {
+				return nil, fmt.Errorf("look at %s: %w", title(obj), err)
+			}
+			if live == nil || live.GetLabels()[labelManagedBy] == managedByUs || live.GetAnnotations()[helmRelease] == "" {
+				continue
+			}
+			releases = append(releases, live.GetAnnotations()[helmRelSpace]+"/"+live.GetAnnotations()[helmRelease])
+			if err := c.own(ctx, live); err != nil {
+				return nil, fmt.Errorf("take over %s: %w", title(obj), err)
+			}
+		}
+	}
+	slices.Sort(releases)
+	return slices.Compact(releases), nil
+}
+
+func (c cluster) own(ctx context.Context, live *unstructured.Unstructured) error {
+	// Helm 4 applies, Helm 3 updates: only the latter is what can be converted.
+	fields := live.GetManagedFields()
+	for i := range fields {
+		if fields[i].Manager == helm && fields[i].Subresource == "" {
+			fields[i].Operation = metav1.ManagedFieldsOperationUpdate
+		}
+	}
+	live.SetManagedFields(fields)
+	if err := csaupgrade.UpgradeManagedFields(live, sets.New(helm), FieldManager); err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": live.GetResourceVersion(), "managedFields": live.GetManagedFields(),
+		"annotations": map[string]any{helmRelease: nil, helmRelSpace: nil},
+	}})
+	if err != nil {
+		return err
+	}
+	return retry(ctx, func(ctx context.Context) error {
+		_, err := c.of(live).Patch(ctx, live.GetName(), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager})
+		return err
+	})
 }
 
 func ownedByAnother(live *unstructured.Unstructured) error {

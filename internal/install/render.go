@@ -69,6 +69,12 @@ func setLabel(obj *unstructured.Unstructured, key, value string) {
 	obj.SetLabels(labels)
 }
 
+func dropLabel(obj *unstructured.Unstructured, key string) {
+	labels := obj.GetLabels()
+	delete(labels, key)
+	obj.SetLabels(labels)
+}
+
 // loadChart reads a chart from inside the program.
 func loadChart(c Component) (*chart.Chart, error) {
 	var files []*archive.BufferedFile

@@ -50,6 +50,9 @@ type Plan struct {
 	From    string   `json:"from,omitempty"`
 	To      string   `json:"to"`
 	Changes []Change `json:"changes"`
+	// TakenOver are the releases of Helm (namespace/name) that Apply took objects
+	// from. Helm still lists them.
+	TakenOver []string `json:"-"`
 
 	parts    []Part
 	obsolete []*unstructured.Unstructured
@@ -154,6 +157,13 @@ func (i *Installer) Apply(ctx context.Context, p *Plan) error {
 	c := cluster{i.Client}
 	if err := i.namespace(ctx); err != nil {
 		return err
+	}
+	if i.Force {
+		releases, err := c.adopt(ctx, p.parts)
+		if err != nil {
+			return err
+		}
+		p.TakenOver = releases
 	}
 	for _, phase := range phases {
 		if err := i.phase(ctx, c, p.parts, phase); err != nil {

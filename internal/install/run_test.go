@@ -185,7 +185,7 @@ func TestForeignObjects(t *testing.T) {
 			s, _ := start(t)
 			svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "istiod", Namespace: "istio-system", Labels: labels}}
 			if name == "Helm" {
-				svc.Annotations = map[string]string{helmRelease: "istiod"}
+				svc.Annotations = map[string]string{helmRelease: "istiod", helmRelSpace: "istio-system"}
 			}
 			s.Add(svc)
 			i := installer(t, s)
@@ -196,8 +196,19 @@ func TestForeignObjects(t *testing.T) {
 				t.Error("half of it was installed")
 			}
 			i.Force = true
-			if err := i.Install(t.Context()); err != nil {
-				t.Error(err)
+			plan, err := i.Plan(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := i.Apply(t.Context(), plan); err != nil {
+				t.Fatal(err)
+			}
+			s.Get(svc)
+			if svc.Labels[labelManagedBy] != managedByUs || svc.Annotations[helmRelease] != "" {
+				t.Errorf("not taken over: %v, %v", svc.Labels, svc.Annotations)
+			}
+			if want := name == "Helm"; slices.Equal(plan.TakenOver, []string{"istio-system/istiod"}) != want {
+				t.Errorf("taken over: %v", plan.TakenOver)
 			}
 		})
 	}
@@ -288,6 +299,26 @@ func TestUninstall(t *testing.T) {
 	remove(t, u)
 	if s.Get(secret) || s.Get(root) || !s.Get(mine) && s.Get(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system"}}) {
 		t.Error("after a purge")
+	}
+}
+
+// What a purge removes is what any other mesh of the cluster needs.
+func TestNoPurgeWhileAnotherMeshRuns(t *testing.T) {
+	s, _ := start(t)
+	if err := installer(t, s).Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Add(&appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{
+		Name: "ztunnel", Namespace: "mesh-b", Labels: map[string]string{labelPartOf: partOf, labelManagedBy: "Helm"},
+		Annotations: map[string]string{helmRelease: "zt", helmRelSpace: "mesh-b"},
+	}})
+	u := &Uninstaller{Client: s.Client(), Namespace: "istio-system", Timeout: 5 * time.Second, Purge: true}
+	if _, err := u.Look(t.Context()); err == nil || !strings.Contains(err.Error(), "helm uninstall zt -n mesh-b") {
+		t.Errorf("purge: %v", err)
+	}
+	u.Purge = false
+	if _, err := u.Look(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

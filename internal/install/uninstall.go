@@ -133,8 +133,33 @@ func enrolled(ctx context.Context, c *client.Client) ([]string, error) {
 	}
 }
 
+// othersRun refuses a purge while a mesh is left that needs what it removes.
+func (u *Uninstaller) othersRun(ctx context.Context, c cluster, r *Removal) error {
+	for _, name := range []string{"Deployment", "DaemonSet"} {
+		items, err := c.listed(ctx, named(name), labelPartOf+"="+partOf)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", named(name).Resource, err)
+		}
+		for i := range items {
+			obj := &items[i]
+			if slices.Contains(r.Objects, title(obj)) {
+				continue
+			}
+			next := fmt.Sprintf("remove that first: `ambit uninstall -i %s`", obj.GetNamespace())
+			if release := obj.GetAnnotations()[helmRelease]; release != "" && obj.GetLabels()[labelManagedBy] != managedByUs {
+				next = fmt.Sprintf("remove that first: `helm uninstall %s -n %s`", release, obj.GetAnnotations()[helmRelSpace])
+			}
+			return fmt.Errorf("%s would stay and run on without its keys, roots and kinds: %s", title(obj), next)
+		}
+	}
+	return nil
+}
+
 // lookForMore finds what only a purge removes.
 func (u *Uninstaller) lookForMore(ctx context.Context, c cluster, r *Removal) error {
+	if err := u.othersRun(ctx, c, r); err != nil {
+		return err
+	}
 	crds, err := c.listed(ctx, named("CustomResourceDefinition"), labelManagedBy+"="+managedByUs)
 	if err != nil {
 		return fmt.Errorf("list kinds: %w", err)
