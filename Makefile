@@ -20,7 +20,7 @@ PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: all build images cluster cluster-down e2e demo test conformance interop bench scale chaos lint fuzz generate clean help
+.PHONY: all build images cluster cluster-down e2e demo test conformance interop peers bench scale chaos lint fuzz generate clean help
 
 all: build
 
@@ -56,9 +56,20 @@ test: build ## unit, virtual time and network namespaces (root)
 conformance: ## h2spec against the HTTP/2 engine
 	@$(GO) run ./test/run -count=1 ./test/h2spec/...
 
-interop: build ## another ztunnel as a node of this mesh: make interop PEER_ZTUNNEL=/path
-	@$(PROGRAMS) PEER_ZTUNNEL='$(PEER_ZTUNNEL)' $(GO) run ./test/run -count=1 -timeout 20m ./test/interop/... -- \
-		-tags interop -count=1 -run TestAnotherZtunnel -timeout 10m ./internal/node
+# With PEER_ZTUNNEL, first in network namespaces; with whatever is given, on the
+# cluster of KUBECONFIG, or else the one of make cluster.
+interop: peers images ## Istio's programs in this mesh: make interop PEER_ISTIOD=/path PEER_ZTUNNEL=/path, or one of them
+	@$(PROGRAMS) PEER_ISTIOD='$(call program,$(PEER_ISTIOD))' PEER_ZTUNNEL='$(call program,$(PEER_ZTUNNEL))' $(GO) run ./test/run \
+		$(if $(PEER_ZTUNNEL),-count=1 -timeout 20m ./test/interop -- -tags interop -count=1 -run TestAnotherZtunnel -timeout 10m ./internal/node --) \
+		-count=1 -timeout 30m ./test/interop/kubernetes
+
+# A file's whole path; what is no file is an image's name.
+program = $(or $(realpath $(1)),$(1))
+
+peers:
+	@test -n '$(PEER_ISTIOD)$(PEER_ZTUNNEL)' || { printf '%s\n\n  %s\n' \
+		'neither PEER_ISTIOD nor PEER_ZTUNNEL is set: they name programs of Istio, as in' \
+		'make interop PEER_ISTIOD=/path/to/pilot-discovery PEER_ZTUNNEL=/path/to/ztunnel' >&2; exit 1; }
 
 chaos: build ## kill -9 of every part under load, and worse
 	@$(PROGRAMS) $(GO) run ./test/run -count=1 -timeout 20m ./test/chaos/...

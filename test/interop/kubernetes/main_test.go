@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"syscall"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -77,12 +78,28 @@ func unoccupied(ctx context.Context) error {
 	if os.Getenv("AMBIT_KEEP") != "" {
 		return nil // it may be the one of the last run
 	}
-	_, err := cluster.Kube.CoreV1().Namespaces().Get(ctx, kit.SystemNamespace, metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return nil
-	case err != nil:
-		return err
+	there, err := systemNamespace(ctx)
+	if err == nil && there {
+		err = fmt.Errorf("namespace %s exists: these tests install meshes and take them away again, and need a cluster without one (`ambit uninstall --purge` removes ours)", kit.SystemNamespace)
 	}
-	return fmt.Errorf("namespace %s exists: these tests install meshes and take them away again, and need a cluster without one (`ambit uninstall --purge` removes ours)", kit.SystemNamespace)
+	return err
+}
+
+// systemNamespace tells whether the namespace of the mesh is there, once it is
+// not on its way out.
+func systemNamespace(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, uninstallTime)
+	defer cancel()
+	for {
+		ns, err := cluster.Kube.CoreV1().Namespaces().Get(ctx, kit.SystemNamespace, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return false, nil
+		case err != nil:
+			return false, err
+		case ns.DeletionTimestamp == nil:
+			return true, nil
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
 }

@@ -33,8 +33,9 @@ const uninstallTime = 5 * time.Minute
 type mesh struct {
 	*kit.Cluster
 	name        string
-	peerControl bool // istiod, not ambitd
-	mixed       bool // our node proxy on the first node, Istio's on the others
+	peerControl bool   // istiod, not ambitd
+	service     string // the name under which istiod is reached
+	mixed       bool   // our node proxy on the first node, Istio's on the others
 	nodes       []string
 }
 
@@ -45,10 +46,11 @@ func meshes() []*mesh {
 		all = append(all, &mesh{Cluster: cluster, name: "ambitd, both proxies", mixed: true})
 	}
 	if peerIstiod != "" {
-		all = append(all, &mesh{Cluster: cluster, name: "istiod, our proxies", peerControl: true})
+		all = append(all, &mesh{Cluster: cluster, name: "istiod, our proxies", peerControl: true, service: "istiod"})
 	}
 	if peerIstiod != "" && peerZtunnel != "" {
-		all = append(all, &mesh{Cluster: cluster, name: "istiod, both proxies", peerControl: true, mixed: true})
+		// By another name than charts assume: the values that say so are heeded.
+		all = append(all, &mesh{Cluster: cluster, name: "istiod, both proxies", peerControl: true, service: "discovery", mixed: true})
 	}
 	return all
 }
@@ -94,11 +96,12 @@ func (m *mesh) install(t *testing.T) {
 		if err := m.Install(t.Context(), "--set", "components.pilot.enabled=false,components.cni.enabled=false,components.ztunnel.enabled=false"); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.Apply(t.Context(), kit.SystemNamespace, istiod()); err != nil {
+		if err := m.Apply(t.Context(), kit.SystemNamespace, m.istiod()); err != nil {
 			t.Fatal(err)
 		}
 		m.ControlPlane(t, 1)
-		args = append(args, "--set", "components.pilot.enabled=false")
+		at := m.service + "." + kit.SystemNamespace + ".svc:15012"
+		args = append(args, "--set", "components.pilot.enabled=false", "--set", "values.ztunnel.caAddress="+at, "--set", "values.ztunnel.xdsAddress="+at)
 	}
 	if err := m.Install(t.Context(), args...); err != nil {
 		t.Fatal(err)
@@ -108,7 +111,9 @@ func (m *mesh) install(t *testing.T) {
 	}
 }
 
-func istiod() string { return strings.ReplaceAll(istiodManifest, "$IMAGE", peerIstiod) }
+func (m *mesh) istiod() string {
+	return strings.NewReplacer("$IMAGE", peerIstiod, "$SERVICE", m.service).Replace(istiodManifest)
+}
 
 // values is a file with what ours is told: to keep to the first node.
 func (m *mesh) values(t *testing.T) string {
@@ -165,7 +170,7 @@ func (m *mesh) uninstall(t *testing.T) {
 		if _, err := m.Ambit(ctx, "uninstall", "-y"); err != nil {
 			t.Error(err)
 		}
-		if err := m.Cluster.Delete(ctx, kit.SystemNamespace, istiod()); err != nil {
+		if err := m.Cluster.Delete(ctx, kit.SystemNamespace, m.istiod()); err != nil {
 			t.Error(err)
 		}
 		if err := m.noControlPlane(ctx); err != nil {
@@ -174,6 +179,9 @@ func (m *mesh) uninstall(t *testing.T) {
 	}
 	if err := m.Uninstall(ctx); err != nil {
 		t.Error(err)
+	}
+	if there, err := systemNamespace(ctx); err != nil || there {
+		t.Errorf("namespace %s stays behind: %v", kit.SystemNamespace, err)
 	}
 }
 
