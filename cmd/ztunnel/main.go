@@ -79,14 +79,14 @@ func run() error {
 	return app.Run(ctx)
 }
 
-// tune fits Go's runtime to a proxy. Processors: one per event loop, and no
-// more, so that an idle node pays for none; two at least, so that a handshake
-// never waits for a busy loop. Collector: the data path does not allocate, so
+// tune fits Go's runtime to a proxy. Processors: one per event loop and
+// one for everything else, because a loop keeps its own also while it sleeps: so
+// a handshake never waits for a loop. Collector: the data path does not allocate, so
 // collections are rare however small the heap is kept. Both yield to GOMAXPROCS
 // and GOGC when an operator sets them.
 func tune(cfg *config.Config) {
 	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(min(max(cfg.Threads, 2), runtime.NumCPU()))
+		runtime.GOMAXPROCS(max(cfg.Threads, 1) + 1)
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

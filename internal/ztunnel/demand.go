@@ -24,7 +24,7 @@ func (n *Node) learn(l *poll.Loop, unknown func(*workload.Snapshot) []string, th
 		then(nil)
 		return
 	}
-	err := n.off(func() {
+	err := n.off(l, func() {
 		err := n.fetch(names, unknown)
 		l.Post(func() { then(err) })
 	})

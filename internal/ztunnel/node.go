@@ -319,17 +319,17 @@ func (n *Node) drop() {
 	}
 }
 
-// off runs fn on a goroutine, unless too many wait already.
-func (n *Node) off(fn func()) *reason.Error {
+// off runs fn off the loop that asks, unless too many wait already.
+func (n *Node) off(l *poll.Loop, fn func()) *reason.Error {
 	select {
 	case n.waiting <- struct{}{}:
 	default:
 		return reason.Errorf(reason.ResourceExhausted, "%d connections wait already", maxWaiting)
 	}
-	go func() {
+	l.Go(func() {
 		defer func() { <-n.waiting }()
 		fn()
-	}()
+	})
 	return nil
 }
 

@@ -137,7 +137,7 @@ func (o *outgoing) resolve() {
 		o.resolved(addrs, err)
 		return
 	}
-	err := n.off(func() {
+	err := n.off(o.loop, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
 		defer cancel()
 		addrs, err := n.names.Lookup(ctx, host)

@@ -289,7 +289,7 @@ func (p *pod) known(l *poll.Loop, then func(*workload.Workload, *reason.Error)) 
 		then(w, nil)
 		return
 	}
-	err := p.node.off(func() {
+	err := p.node.off(l, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
 		defer cancel()
 		w, err := workload.Wait(ctx, p.node.Directory, func(s *workload.Snapshot) (*workload.Workload, bool) {

@@ -4,7 +4,7 @@
 // given by path. Their rounds are interleaved, so that what else happens on
 // the machine happens to all of them; read the ratios.
 //
-//	bench [-bin DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-o text|json]
+//	bench [-bin DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-cells NAME,…] [-o text|json]
 //	bench -scale [-workloads N] [-services N]
 //
 // It ends with "N passed, N failed": a measured cell passes when there were no
@@ -40,6 +40,7 @@ type options struct {
 	duration   time.Duration
 	held       int
 	only       string
+	cells      string
 	output     string
 	scale      bool
 	workloads  int
@@ -59,6 +60,7 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "how long one cell is measured")
 	flag.IntVar(&o.held, "held", 4000, "connections held to measure their memory")
 	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,peer (default all)")
+	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.BoolVar(&o.scale, "scale", false, "instead: one change in a large mesh, and what the mesh costs in memory")
 	flag.IntVar(&o.workloads, "workloads", 10_000, "with -scale: pods")
@@ -198,7 +200,7 @@ func compare(ctx context.Context, o options, dir string) (*report, error) {
 	r := newReport(o, w.contenders)
 	for round := range o.rounds {
 		for _, c := range cells(o) {
-			if round >= c.rounds {
+			if round >= c.rounds || !o.wants(c) {
 				continue
 			}
 			// The order changes, so that nobody always runs after the same.
@@ -233,6 +235,9 @@ const (
 	rowCPU1, rowCPU16       = "CPU per GB, 1 stream", "CPU per GB, 16 streams"
 	rowEcho1                = "echo 1 KiB, 1 connection"
 	rowEcho16, rowEcho64    = "echo 1 KiB, 16 connections", "echo 1 KiB, 64 connections"
+	rowEchoCPU1             = "CPU per echo, 1 connection"
+	rowEchoCPU16            = "CPU per echo, 16 connections"
+	rowEchoCPU64            = "CPU per echo, 64 connections"
 	rowP50, rowP99          = "latency at 1,000/s, p50", "latency at 1,000/s, p99"
 	rowConnect1, rowConnect = "new connections, 1 at a time", "new connections, 16 at a time"
 	rowHeld                 = "memory per held connection"
@@ -243,6 +248,7 @@ var rows = []row{
 	{rowTP1, "Gbit/s", true}, {rowTP16, "Gbit/s", true},
 	{rowCPU1, "CPU-s", false}, {rowCPU16, "CPU-s", false},
 	{rowEcho1, "1/s", true}, {rowEcho16, "1/s", true}, {rowEcho64, "1/s", true},
+	{rowEchoCPU1, "CPU-µs", false}, {rowEchoCPU16, "CPU-µs", false}, {rowEchoCPU64, "CPU-µs", false},
 	{rowP50, "µs", false}, {rowP99, "µs", false},
 	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true},
 	{rowHeld, "KiB", false},
@@ -252,28 +258,48 @@ var rows = []row{
 // which takes a while.
 const heldRounds = 3
 
+// wants tells whether the cell is among -cells.
+func (o *options) wants(c cell) bool {
+	return slices.ContainsFunc(strings.Split(o.cells, ","), func(part string) bool { return strings.Contains(c.name, part) })
+}
+
 func cells(o options) []cell {
 	d := o.duration.String()
-	throughput := func(name, conns, tp, cpu string) cell {
+	// costed is a cell that also asks what the proxies' processors did for it.
+	costed := func(name string, args []string, pick func(loadResult, time.Duration) map[string]float64) cell {
 		return cell{name: name, rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			before, err := c.usage(ctx)
 			if err != nil {
 				return nil, err
 			}
-			res, err := c.load(ctx, "throughput", "-conns", conns, "-duration", d)
+			res, err := c.load(ctx, append(args, "-duration", d)...)
 			if err != nil {
 				return nil, err
 			}
-			v := map[string]float64{tp: res.Gbits}
-			if c.proxies != nil {
-				after, err := c.usage(ctx)
-				if err != nil {
-					return nil, err
-				}
-				v[cpu] = (after.CPU - before.CPU).Seconds() / (float64(res.Bytes) / 1e9)
+			after, err := c.usage(ctx)
+			if err != nil {
+				return nil, err
 			}
-			return v, nil
+			return pick(res, after.CPU-before.CPU), nil
 		}}
+	}
+	throughput := func(name, conns, tp, cpu string) cell {
+		return costed(name, []string{"throughput", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
+			v := map[string]float64{tp: r.Gbits}
+			if used > 0 {
+				v[cpu] = used.Seconds() / (float64(r.Bytes) / 1e9)
+			}
+			return v
+		})
+	}
+	echo := func(name, conns, rate, cpu string) cell {
+		return costed(name, []string{"echo", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
+			v := map[string]float64{rate: r.PerSecond}
+			if used > 0 {
+				v[cpu] = float64(used.Microseconds()) / (r.PerSecond * r.Seconds)
+			}
+			return v
+		})
 	}
 	simple := func(name string, pick func(loadResult) map[string]float64, args ...string) cell {
 		return cell{name: name, rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
@@ -294,9 +320,9 @@ func cells(o options) []cell {
 		}},
 		throughput("throughput of 1 stream", "1", rowTP1, rowCPU1),
 		throughput("throughput of 16 streams", "16", rowTP16, rowCPU16),
-		simple("echo on 1", perSecond(rowEcho1), "echo", "-conns", "1"),
-		simple("echo on 16", perSecond(rowEcho16), "echo", "-conns", "16"),
-		simple("echo on 64", perSecond(rowEcho64), "echo", "-conns", "64"),
+		echo("echo on 1", "1", rowEcho1, rowEchoCPU1),
+		echo("echo on 16", "16", rowEcho16, rowEchoCPU16),
+		echo("echo on 64", "64", rowEcho64, rowEchoCPU64),
 		simple("latency", func(r loadResult) map[string]float64 {
 			return map[string]float64{rowP50: r.P50Micros, rowP99: r.P99Micros}
 		}, "rate", "-conns", "4", "-rate", "1000"),

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -48,7 +49,10 @@ func relayServe(listen, to string) error {
 	if err != nil {
 		return err
 	}
-	g, err := poll.NewGroup(0)
+	// As in a node proxy: a loop on every processor, and room beside them.
+	loops := runtime.NumCPU()
+	runtime.GOMAXPROCS(loops + 1)
+	g, err := poll.NewGroup(loops)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The calls below never block, so they tell the scheduler nothing
+// The calls below, but for epollWait, never block, so they tell the scheduler nothing
 // (RawSyscall): entering and leaving a system call the usual way costs as much
 // as a small transfer itself.
 
@@ -16,6 +16,17 @@ const Again = unix.EAGAIN
 // epollPoll collects what is ready without waiting.
 func epollPoll(epfd int, events []unix.EpollEvent) (int, error) {
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), nil
+}
+
+// epollWait collects what is ready and waits for it, milliseconds at the most or
+// for ever when that is negative. Unlike the others here it may block, and
+// tells the scheduler.
+func epollWait(epfd int, events []unix.EpollEvent, milliseconds int) (int, error) {
+	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(milliseconds), 0, 0)
 	if e != 0 {
 		return 0, e
 	}

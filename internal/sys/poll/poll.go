@@ -1,8 +1,14 @@
 // Package poll is the event loop: many non-blocking sockets served by one
 // goroutine, without locks between them and without a goroutine for each.
 //
-// A Loop has an epoll instance that is itself registered with the Go runtime's
-// poller, so a loop with nothing to do costs a parked goroutine and no thread.
+// A loop with nothing to do sleeps in epoll_wait, on a thread that it keeps: the
+// kernel wakes it with one switch, and what it was woken for is at hand. The way
+// through the Go runtime's poller costs several more: the thread that polls, an
+// idle one woken to look for other work, the loop's own look at its epoll
+// instance. While it sleeps it keeps its processor (in Go's sense) for as long as
+// nobody else needs it, which the runtime notices late; so a program has one
+// processor more than loops, and loops start goroutines with Loop.Go.
+//
 // Descriptors are watched edge-triggered, for everything, once: what was ready
 // stays ready until the handler has seen EAGAIN (or, on a stream, a short
 // transfer). So a half-closed socket whose other half nobody wants cannot spin,
@@ -13,11 +19,10 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
-	"os"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,8 +87,6 @@ type Registration struct {
 type Loop struct {
 	index int
 	epfd  int
-	file  *os.File // owns epfd: kept here, or the collector would close it
-	raw   syscall.RawConn
 	wakeR int
 
 	mu     sync.Mutex // guards posted, closed
@@ -99,15 +102,13 @@ type Loop struct {
 	events  [maxEvents]unix.EpollEvent
 	ready   int
 	waitErr error
-	waitFn  func(uintptr) bool
 
+	started         bool // goroutines that may wait for this loop's processor
 	turns           atomic.Uint64
 	again, againRun []*Registration
 	turnEnd         []func()
 	now             time.Time
 	timers          timerHeap
-	timer           *time.Timer // wakes the loop for the earliest of timers
-	timerAt         time.Time
 	buffer          []byte
 	pipes           []Pipe
 	chunks          [len(chunkSizes)]chunkList
@@ -120,11 +121,6 @@ func NewLoop() (*Loop, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("creating an epoll instance: %w", err)
-	}
-	// os.NewFile joins the runtime's poller only for non-blocking descriptors.
-	if err := unix.SetNonblock(epfd, true); err != nil {
-		_ = unix.Close(epfd)
-		return nil, fmt.Errorf("epoll instance: %w", err)
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
@@ -140,16 +136,6 @@ func NewLoop() (*Loop, error) {
 		_ = unix.Close(wake)
 		return nil, fmt.Errorf("watching the eventfd: %w", err)
 	}
-	l.file = os.NewFile(uintptr(epfd), "epoll")
-	l.raw, err = l.file.SyscallConn()
-	if err != nil {
-		_ = l.file.Close()
-		_ = unix.Close(wake)
-		return nil, fmt.Errorf("epoll instance: %w", err)
-	}
-	l.waitFn = l.collect
-	l.timer = time.AfterFunc(time.Hour, l.wake)
-	l.timer.Stop()
 	return l, nil
 }
 
@@ -221,6 +207,13 @@ func (l *Loop) wake() {
 	_, _ = unix.Write(l.wakeR, one[:]) // EAGAIN: it is awake already
 }
 
+// Go starts fn on a goroutine of its own. It is called on the loop's goroutine,
+// which lets others run before it sleeps.
+func (l *Loop) Go(fn func()) {
+	l.started = true
+	go fn()
+}
+
 // Close makes Run return after the current turn; Done tells when. Descriptors
 // that are still registered stay open and are their owners'; posted functions
 // that did not run yet will not. It may be called from any goroutine.
@@ -262,16 +255,37 @@ func (l *Loop) Run() {
 // wait fills events, sleeping when there is nothing to do. It tells whether
 // it may have slept.
 func (l *Loop) wait() bool {
+	if l.started {
+		l.started = false
+		runtime.Gosched()
+	}
 	if len(l.again) > 0 || !l.mayRest() {
 		l.collectNow()
 		return false
 	}
-	err := l.raw.Read(l.waitFn)
-	l.awake.Store(true)
-	if err != nil {
-		l.waitErr = err
+	for {
+		n, err := epollWait(l.epfd, l.events[:], l.rest())
+		if err == unix.EINTR { //nolint:errorlint // a system call's own
+			continue
+		}
+		l.ready = n
+		if err != nil {
+			l.waitErr = fmt.Errorf("epoll_wait: %w", err)
+		}
+		break
 	}
+	l.awake.Store(true)
 	return true
+}
+
+// rest is for how many milliseconds the loop may sleep, rounded up, so that the
+// earliest timer is due then; -1 is for ever.
+func (l *Loop) rest() int {
+	if len(l.timers) == 0 {
+		return -1
+	}
+	d := max(time.Until(l.timers[0].at), 0)
+	return int(min((d+time.Millisecond-1)/time.Millisecond, math.MaxInt32))
 }
 
 // mayRest announces that the loop is about to sleep, and takes it back when
@@ -285,13 +299,6 @@ func (l *Loop) mayRest() bool {
 		l.awake.Store(true)
 	}
 	return idle
-}
-
-// collect is what the runtime's poller calls: false means wait until the epoll
-// instance is readable.
-func (l *Loop) collect(uintptr) bool {
-	l.collectNow()
-	return l.ready > 0 || l.waitErr != nil
 }
 
 func (l *Loop) collectNow() {
@@ -366,14 +373,13 @@ func (l *Loop) endTurn() {
 }
 
 func (l *Loop) release() {
-	l.timer.Stop()
 	l.mu.Lock()
 	l.closed = true
 	l.posted = nil
 	_ = unix.Close(l.wakeR)
 	l.wakeR = -1
 	l.mu.Unlock()
-	_ = l.file.Close()
+	_ = unix.Close(l.epfd)
 	for _, p := range l.pipes {
 		p.close()
 	}
@@ -499,33 +505,14 @@ func (t *Timer) Reset(d time.Duration) {
 	} else {
 		heap.Push(&l.timers, t)
 	}
-	l.arm()
-}
-
-// arm makes the runtime wake the loop in time for the earliest timer. A wake
-// that turns out to be early is harmless, so it is never moved later.
-func (l *Loop) arm() {
-	if len(l.timers) == 0 {
-		return
-	}
-	at := l.timers[0].at
-	if l.timerAt.IsZero() || at.Before(l.timerAt) {
-		l.timerAt = at
-		l.timer.Reset(time.Until(at))
-	}
 }
 
 func (l *Loop) fireTimers() {
-	if l.timerAt.IsZero() || l.now.Before(l.timerAt) {
-		return
-	}
-	l.timerAt = time.Time{}
 	for len(l.timers) > 0 && !l.timers[0].at.After(l.now) {
 		t := l.timers[0]
 		heap.Pop(&l.timers)
 		t.fn()
 	}
-	l.arm()
 }
 
 type timerHeap []*Timer

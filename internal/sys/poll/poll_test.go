@@ -390,3 +390,33 @@ func BenchmarkPost(b *testing.B) {
 		<-done
 	}
 }
+
+// With one processor, which a sleeping loop keeps, what the loop started runs
+// before the loop sleeps.
+func TestGoRunsBeforeTheLoopSleeps(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	l := newGroup(t, 1).Loop(0)
+	awake := make(chan bool)
+	l.Post(func() {
+		l.Go(func() { awake <- l.awake.Load() })
+	})
+	if !wait(t, awake, "what was started runs") {
+		t.Error("the loop slept before")
+	}
+}
+
+func TestTimersWakeASleepingLoop(t *testing.T) {
+	l := newGroup(t, 1).Loop(0)
+	const d = 1500 * time.Microsecond
+	fired := make(chan time.Duration, 2)
+	l.Post(func() {
+		start := time.Now()
+		l.AfterFunc(d, func() { fired <- time.Since(start) })
+		l.AfterFunc(2*d, func() { fired <- time.Since(start) })
+	})
+	for i := range 2 {
+		if took := wait(t, fired, "the timer fires"); took < time.Duration(i+1)*d {
+			t.Errorf("timer %d fired after %s", i, took)
+		}
+	}
+}

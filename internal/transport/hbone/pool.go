@@ -265,14 +265,14 @@ func (s *shard) dial(e *entry) {
 	where := s.pool.shards[(home+e.made)%len(s.pool.shards)]
 	e.made++
 	s.pool.dials.Add(1)
-	go func() {
+	s.loop.Go(func() {
 		defer s.pool.dials.Done()
 		fd, conn, w, err := s.pool.connect(e.key)
 		if !s.loop.Post(func() { s.dialed(e, where, fd, conn, w, err) }) && err == nil {
 			poll.CloseFD(fd)
 			e.key.Via.end()
 		}
-	}()
+	})
 }
 
 // connect dials and shakes hands, on the dial's goroutine.

@@ -73,6 +73,7 @@ func NewServer(cfg ServerConfig) *Server {
 // once. Tunnels are spread over all loops of the group, because one listener
 // accepts on one loop, and everything of a tunnel happens on its own.
 func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
+	here := l
 	l = s.cfg.Loops.Pick(uint64(l.Index()) + s.spread.Add(1) - 1)
 	do := func() {
 		if err := s.accept(l, fd, remote, local); err != nil {
@@ -87,7 +88,7 @@ func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
 	switch {
 	case s.running < s.cfg.MaxHandshakes:
 		s.running++
-		go do()
+		here.Go(do)
 	case len(s.waiting) < queuedHandshakes*s.cfg.MaxHandshakes:
 		s.waiting = append(s.waiting, do)
 	default:
