@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -212,6 +213,8 @@ func (a *app) run(ctx context.Context) error {
 		}
 		done()
 		a.log.Info("configuration read, serving", "addresses", a.addr().String())
+		// Reading everything has left more behind than all that follows will.
+		go debug.FreeOSMemory()
 		return a.serve(ctx)
 	})
 	return g.Wait()

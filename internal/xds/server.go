@@ -2,6 +2,7 @@ package xds
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -68,7 +69,18 @@ type Server struct {
 	clients map[*client]struct{}
 	closing chan struct{}
 	closed  bool
+	// joining has room for the clients that may say at a time what they know.
+	joining chan struct{}
 }
+
+const (
+	// joiners is how many clients are heard at a time when they connect: one
+	// that comes back lists all that it has, which is as much as the mesh's
+	// names, and after a restart of the control plane all come back at once.
+	joiners = 8
+	// joinTime is how long one may keep others waiting.
+	joinTime = 2 * time.Second
+)
 
 // client is one stream.
 type client struct {
@@ -87,8 +99,10 @@ func NewServer(c *Cache, opts ServerOptions) *Server {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cache: c, opts: opts, clients: make(map[*client]struct{}), closing: make(chan struct{})}
+	return &Server{cache: c, opts: opts, clients: make(map[*client]struct{}), closing: make(chan struct{}), joining: make(chan struct{}, joiners)}
 }
+
+var errClosing = status.Error(codes.Unavailable, "the control plane is shutting down; connect again")
 
 // GRPCOptions are what a grpc.Server must have to serve this protocol: the
 // codec of a Server's responses, room for the versions that a reconnecting
@@ -97,10 +111,15 @@ func GRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
+		// Clients say little but when they connect again.
+		grpc.ReadBufferSize(readBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	}
 }
+
+// readBuffer is what every connection has, in bytes.
+const readBuffer = 4 << 10
 
 // Clients lists the connected clients, in the order of their nodes.
 func (s *Server) Clients() []ClientStatus {
@@ -153,7 +172,7 @@ func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoverySe
 			}
 			return err
 		case <-s.closing:
-			return status.Error(codes.Unavailable, "the control plane is shutting down; connect again")
+			return errClosing
 		case <-stream.Context().Done():
 			return status.FromContextError(stream.Context().Err()).Err()
 		}
@@ -181,12 +200,34 @@ func (s *Server) exit(c *client) {
 	s.opts.Logger.Info("xds client left", "node", c.nodeID(), "peer", c.peer)
 }
 
+// admit waits for a client's turn to say what it knows; done ends it.
+func (s *Server) admit(ctx context.Context) (done func(), err error) {
+	select {
+	case s.joining <- struct{}{}:
+	case <-s.closing:
+		return nil, errClosing
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	done = sync.OnceFunc(func() { <-s.joining })
+	time.AfterFunc(joinTime, done)
+	return done, nil
+}
+
 // receive reads until the stream ends; it returns why.
 func (s *Server) receive(c *client, stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	joined, err := s.admit(stream.Context())
+	if err != nil {
+		return err
+	}
+	defer joined()
 	for {
 		req, err := stream.Recv()
 		if err != nil {
 			return err
+		}
+		if req.GetResponseNonce() != "" {
+			joined() // it has said all before it could answer
 		}
 		if c.named(req.GetNode()) {
 			s.opts.Logger.Info("xds client joined", "node", c.nodeID(), "peer", c.peer)

@@ -13,9 +13,12 @@ import (
 
 const (
 	// chunkBytes bounds the bodies of one response to clients that understand
-	// partial ones, so that a thousand clients that connect at once do not
-	// need a thousand copies of the mesh.
-	chunkBytes = 1 << 20
+	// partial ones: the next is not made before the client has answered, so
+	// that one which is slow costs neither end more than that, and what
+	// changes meanwhile goes out first.
+	chunkBytes = 256 << 10
+	// guessedBody is of how large a resource is, to make room.
+	guessedBody = 256
 	// maxNames bounds the subscriptions of one client by name: more than a
 	// node ever talks to, little enough to keep.
 	maxNames = 200_000
@@ -321,6 +324,11 @@ func (s *session) preference(typeURL string) int {
 
 func (w *watch) respond(t *table, typeURL string, limit int) *reply {
 	resp := &reply{typeURL: typeURL}
+	due := len(w.pending) + len(w.backlog)
+	if limit > 0 {
+		due = min(due, limit/guessedBody)
+	}
+	resp.grow(due)
 	size := 0
 	for name := range w.pending {
 		if limit > 0 && size >= limit {

@@ -82,21 +82,18 @@ type reply struct {
 	bytes int // of the resources' bodies
 }
 
-func (r *reply) resources() int { return max(0, len(r.parts)-1) }
+func (r *reply) resources() int { return len(r.parts) - 1 }
+
+// grow makes room for n resources.
+func (r *reply) grow(n int) { r.parts = make([]mem.Buffer, 1, 1+n) }
 
 func (r *reply) add(res *Resource) {
-	if r.parts == nil {
-		r.parts = make([]mem.Buffer, 1, 2)
-	}
 	r.parts = append(r.parts, res.wire)
 	r.bytes += len(res.Body)
 }
 
 // wire is the marshalled message.
 func (r *reply) wire() mem.BufferSlice {
-	if r.parts == nil {
-		r.parts = make([]mem.Buffer, 1)
-	}
 	var b []byte
 	if r.partial {
 		b = appendString(b, fieldInfo, partialVersion)

@@ -66,11 +66,18 @@ func (c *control) profile(ctx context.Context, dir, name, query string) error {
 	if dir == "" {
 		return nil
 	}
-	b, err := measure.Get(ctx, "http://"+c.admin+"/debug/pprof/"+query)
-	if err != nil {
-		return err
+	for _, what := range []struct{ url, file string }{
+		{"http://" + c.admin + "/debug/pprof/" + query, name + ".pprof"}, {"http://" + c.monitor + "/metrics", name + ".metrics"},
+	} {
+		b, err := measure.Get(ctx, what.url)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, what.file), b, 0o600); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(filepath.Join(dir, name+".pprof"), b, 0o600)
+	return nil
 }
 
 // roots are what the control plane tells pods to trust.

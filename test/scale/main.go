@@ -202,6 +202,9 @@ func (m *measuring) run(ctx context.Context) error {
 	if err := m.usage("ready"); err != nil {
 		return err
 	}
+	if err := m.c.profile(ctx, m.profile, "ready", "heap"); err != nil {
+		return err
+	}
 	m.r.Passed++
 	f, nodes, err := m.w.fleet(ctx, m.c)
 	if err != nil {
@@ -259,7 +262,7 @@ func (m *measuring) sync(ctx context.Context, began time.Time) error {
 	}
 	m.r.seconds("all nodes at once, to the whole mesh on the last", last.Sub(began))
 	m.r.mib("the whole mesh, to each node", m.f.bytes.Load()/int64(m.nodes))
-	if err := m.c.profile(ctx, m.profile, "start", "allocs"); err != nil {
+	if err := m.c.profile(ctx, m.profile, "connected", "heap"); err != nil {
 		return err
 	}
 	return m.usage("all nodes connected")

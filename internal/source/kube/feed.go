@@ -50,7 +50,7 @@ const (
 func newFeed(kind source.Kind, o opener, out chan<- op, h *health) *feed {
 	return &feed{
 		kind: kind, open: func(ctx context.Context) (*api, error) { return o.open(ctx, kind) },
-		read: reader{kind: kind, strings: interner{}}, out: out, health: h, look: 5 * time.Second,
+		read: reader{kind: kind, strings: new(interner)}, out: out, health: h, look: 5 * time.Second,
 	}
 }
 

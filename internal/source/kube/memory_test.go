@@ -55,7 +55,7 @@ func heap() uint64 {
 // sink's, and beside them it has little more than a pointer.
 func TestMemoryOfPods(t *testing.T) {
 	const pods = 20_000
-	r := reader{kind: source.Kinds()[source.KindPod], strings: interner{}}
+	r := reader{kind: source.Kinds()[source.KindPod], strings: new(interner)}
 	objects := make([]metav1.Object, pods) // as a sink keeps them
 	items := make([]item, pods)
 	before := heap()

@@ -24,7 +24,7 @@ import (
 // reader turns what clients return into what is kept. It belongs to one feed.
 type reader struct {
 	kind    source.Kind
-	strings interner
+	strings *interner
 }
 
 // item reads one object. The error is one of the conversation, not of the

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"reflect"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,40 +10,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// interner makes equal strings one: labels and names of nodes, accounts and
-// namespaces repeat from object to object.
-type interner map[string]string
-
-// maxInterned bounds the table; strings that are seen after it was emptied
-// are shared anew.
-const maxInterned = 10_000
-
-func (in interner) get(s string) string {
-	if t, ok := in[s]; ok {
-		return t
-	}
-	if len(in) >= maxInterned {
-		clear(in)
-	}
-	in[s] = s
-	return s
-}
-
-func (in interner) all(m map[string]string) map[string]string {
-	if len(m) == 0 {
-		return nil
-	}
-	out := make(map[string]string, len(m))
-	for k, v := range m {
-		out[in.get(k)] = in.get(v)
-	}
-	return out
-}
-
 // Trim returns what the source keeps of a built-in object: what programs of
 // the mesh read of it. Others it returns as they are.
 func Trim(obj metav1.Object) metav1.Object {
-	in := interner{}
+	in := new(interner)
 	switch o := obj.(type) {
 	case *corev1.Pod:
 		return in.pod(o)
@@ -72,42 +41,33 @@ func ours(annotation string) bool {
 }
 
 // meta is what is read of the metadata of built-in kinds.
-func (in interner) meta(m *metav1.ObjectMeta) metav1.ObjectMeta {
+func (in *interner) meta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 	out := metav1.ObjectMeta{
 		Name: m.Name, Namespace: in.get(m.Namespace), UID: m.UID, ResourceVersion: m.ResourceVersion,
-		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, Labels: in.all(m.Labels),
-	}
-	for k, v := range m.Annotations {
-		if ours(k) {
-			if out.Annotations == nil {
-				out.Annotations = map[string]string{}
-			}
-			out.Annotations[in.get(k)] = in.get(v)
-		}
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, Labels: in.all(m.Labels, nil),
+		Annotations: in.all(m.Annotations, ours),
 	}
 	if c := metav1.GetControllerOfNoCopy(m); c != nil {
-		out.OwnerReferences = []metav1.OwnerReference{{
-			APIVersion: in.get(c.APIVersion), Kind: in.get(c.Kind), Name: in.get(c.Name), Controller: c.Controller,
-		}}
+		out.OwnerReferences = in.owner(c)
 	}
 	return out
 }
 
-func (in interner) namespace(m *metav1.ObjectMeta) *corev1.Namespace {
+func (in *interner) namespace(m *metav1.ObjectMeta) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: in.meta(m)}
 }
 
-func (in interner) node(m *metav1.ObjectMeta) *corev1.Node {
+func (in *interner) node(m *metav1.ObjectMeta) *corev1.Node {
 	out := &corev1.Node{ObjectMeta: in.meta(m)}
 	out.Annotations = nil
 	return out
 }
 
-func (in interner) account(m *metav1.ObjectMeta) *corev1.ServiceAccount {
+func (in *interner) account(m *metav1.ObjectMeta) *corev1.ServiceAccount {
 	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: m.Name, Namespace: in.get(m.Namespace), UID: m.UID, ResourceVersion: m.ResourceVersion}}
 }
 
-func (in interner) pod(p *corev1.Pod) *corev1.Pod {
+func (in *interner) pod(p *corev1.Pod) *corev1.Pod {
 	out := &corev1.Pod{ObjectMeta: in.meta(&p.ObjectMeta)}
 	out.Spec = corev1.PodSpec{
 		NodeName: in.get(p.Spec.NodeName), ServiceAccountName: in.get(p.Spec.ServiceAccountName), HostNetwork: p.Spec.HostNetwork,
@@ -122,14 +82,14 @@ func (in interner) pod(p *corev1.Pod) *corev1.Pod {
 	}
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady {
-			out.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionStatus(in.get(string(c.Status)))}}
+			out.Status.Conditions = in.ready(c.Status)
 		}
 	}
 	return out
 }
 
 // containers are those with named ports or probes, cut down to these.
-func (in interner) containers(list []corev1.Container) []corev1.Container {
+func (in *interner) containers(list []corev1.Container) []corev1.Container {
 	var out []corev1.Container
 	for i := range list {
 		c := &list[i]
@@ -144,7 +104,7 @@ func (in interner) containers(list []corev1.Container) []corev1.Container {
 			out = append(out, t)
 		}
 	}
-	return slices.Clip(out)
+	return in.list(out)
 }
 
 // probe is where a probe connects to; nil when it does not.
@@ -165,11 +125,11 @@ func probe(p *corev1.Probe) *corev1.Probe {
 	return &out
 }
 
-func (in interner) service(s *corev1.Service) *corev1.Service {
+func (in *interner) service(s *corev1.Service) *corev1.Service {
 	out := &corev1.Service{ObjectMeta: in.meta(&s.ObjectMeta)}
 	out.Spec = corev1.ServiceSpec{
 		Type: s.Spec.Type, ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, IPFamilies: s.Spec.IPFamilies,
-		Selector: in.all(s.Spec.Selector), Ports: s.Spec.Ports, ExternalName: s.Spec.ExternalName,
+		Selector: in.all(s.Spec.Selector, nil), Ports: s.Spec.Ports, ExternalName: s.Spec.ExternalName,
 		TrafficDistribution: s.Spec.TrafficDistribution, InternalTrafficPolicy: s.Spec.InternalTrafficPolicy,
 		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses,
 	}
@@ -177,7 +137,7 @@ func (in interner) service(s *corev1.Service) *corev1.Service {
 	return out
 }
 
-func (in interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+func (in *interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{ObjectMeta: in.meta(&s.ObjectMeta), AddressType: s.AddressType, Ports: s.Ports}
 	out.Endpoints = make([]discoveryv1.Endpoint, 0, len(s.Endpoints))
 	for i := range s.Endpoints {
@@ -187,7 +147,7 @@ func (in interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.Endp
 }
 
 // endpoint of a pod is its name: the rest is known from the pod itself.
-func (in interner) endpoint(e *discoveryv1.Endpoint, namespace string) discoveryv1.Endpoint {
+func (in *interner) endpoint(e *discoveryv1.Endpoint, namespace string) discoveryv1.Endpoint {
 	var out discoveryv1.Endpoint
 	if r := e.TargetRef; r != nil {
 		out.TargetRef = &corev1.ObjectReference{Kind: in.get(r.Kind), Namespace: in.get(r.Namespace), Name: r.Name}
