@@ -38,7 +38,8 @@ type kubeConfig struct {
 	enabled                   bool
 	kubeconfig, namespace     string
 	meshConfig, webhookListen string
-	audience, taint, revision string
+	audience, revision        string
+	taint, taintNamespace     string
 }
 
 // list is a flag that may be given several times.
@@ -84,6 +85,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.kube.webhookListen, "webhook-listen", ":"+strconv.Itoa(wellknown.PortControlWebhook), "address of the validating webhook, with TLS; none when empty")
 	f.StringVar(&c.kube.audience, "token-audience", wellknown.TokenAudience, "audience that service account tokens must be issued for")
 	f.StringVar(&c.kube.taint, "untaint", "", "key of the taint to remove from nodes whose agent and proxy are ready; none when empty")
+	f.StringVar(&c.kube.taintNamespace, "untaint-namespace", "", "namespace of that agent and proxy (default: --namespace)")
 	f.StringVar(&c.kube.revision, "revision", "", "revision of this control plane; default: none")
 	if err := f.Parse(args); err != nil {
 		return c, err
@@ -137,7 +139,7 @@ func (c *config) place() error {
 	case c.stateDir == "":
 		return errors.New("--state-dir is needed: keys must survive a restart")
 	}
-	for _, name := range []string{"kubeconfig", "mesh-config", "webhook-listen", "untaint", "token-audience"} {
+	for _, name := range []string{"kubeconfig", "mesh-config", "webhook-listen", "untaint", "untaint-namespace", "token-audience"} {
 		if c.set[name] {
 			return fmt.Errorf("--%s needs --kubernetes", name)
 		}

@@ -140,7 +140,7 @@ func (c *cluster) tasks() []func(context.Context) error {
 	}
 	if c.cfg.kube.taint != "" {
 		tasks = append(tasks, c.elected(leaseUntaint, func(ctx context.Context) error {
-			return untaint.Run(ctx, untaint.Options{Client: c.client, Taint: c.cfg.kube.taint, Namespace: c.cfg.kube.namespace, Logger: c.logs.Logger("untaint")})
+			return untaint.Run(ctx, untaint.Options{Client: c.client, Taint: c.cfg.kube.taint, Namespace: cmp.Or(c.cfg.kube.taintNamespace, c.cfg.kube.namespace), Logger: c.logs.Logger("untaint")})
 		}))
 	}
 	return tasks
