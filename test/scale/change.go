@@ -7,8 +7,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // ackWait bounds how long a change may take to every node.
@@ -33,7 +31,7 @@ func (w *world) change(i int) change {
 	if i%2 == 0 {
 		n := i / 2 * 7919 % w.pods // a prime number: all over the services
 		namespace, name := home(w.serviceOf(n)), podName(n)
-		return change{what: podChange, resource: wellknown.DefaultCluster + "//Pod/" + namespace + "/" + name,
+		return change{what: podChange, resource: podResource(namespace, name),
 			write: func(ctx context.Context, ready bool) error {
 				status := map[bool]string{true: "True", false: "False"}[ready]
 				patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":%q}]}}`, status)
@@ -43,7 +41,7 @@ func (w *world) change(i int) change {
 	}
 	n, endpoint := i/2%w.slices()*selectorless, i/2/w.slices()
 	return change{what: sliceChange,
-		resource: wellknown.DefaultCluster + "/discovery.k8s.io/EndpointSlice/" + home(n) + "/" + serviceName(n) + "/" + sliceAddress(n, endpoint),
+		resource: sliceResource(n, endpoint),
 		write: func(ctx context.Context, ready bool) error {
 			patch := fmt.Sprintf(`[{"op":"replace","path":"/endpoints/%d/conditions/ready","value":%v}]`, endpoint, ready)
 			_, err := w.kube.DiscoveryV1().EndpointSlices(home(n)).Patch(ctx, serviceName(n), types.JSONPatchType, []byte(patch), metav1.PatchOptions{})

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -22,20 +23,27 @@ import (
 
 // node is the control plane's client on one simulated node: a connection of
 // its own with TLS and a token of its own, which follows all addresses and
-// policies as a node proxy does, and keeps nothing of them.
+// policies as a node proxy does, and keeps nothing of them but which it has.
 type node struct {
 	name, pod string
 	token     string
 	fleet     *fleet
+	first     bool // of all: it keeps the versions that it was told
 
 	seen *expectation // acknowledged; owned by run
 }
 
 // fleet is what all nodes have in common.
 type fleet struct {
-	address string
-	roots   *x509.CertPool
-	awaited atomic.Pointer[expectation]
+	address    string
+	serverName string
+	roots      *x509.CertPool
+	wanted     map[string]int // numbers the addresses that every node must have
+	awaited    atomic.Pointer[expectation]
+	// known is what nodes say that they have when they connect, has the bits of
+	// that; versions is what the first node was told.
+	known, versions map[string]string
+	has             []uint64
 
 	bytes, messages atomic.Int64 // received
 	synced          chan synced  // one of each node
@@ -43,9 +51,10 @@ type fleet struct {
 
 // synced is what a node knew when it knew everything.
 type synced struct {
-	node      string
-	resources int
-	at        time.Time
+	node string
+	has  int // of the addresses that are wanted
+	told int // of them, some perhaps twice
+	at   time.Time
 }
 
 // expectation is a change that every node is to acknowledge.
@@ -96,7 +105,7 @@ func (n *node) run(ctx context.Context) error {
 
 func (n *node) follow(ctx context.Context) error {
 	conn, err := grpc.NewClient("passthrough:///"+n.fleet.address,
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: "127.0.0.1", RootCAs: n.fleet.roots})),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: n.fleet.serverName, RootCAs: n.fleet.roots})),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithNoProxy())
 	if err != nil {
 		return err
@@ -117,17 +126,21 @@ func (n *node) follow(ctx context.Context) error {
 
 // hello subscribes to everything of a type.
 func (n *node) hello(url string) *discovery.DeltaDiscoveryRequest {
-	return &discovery.DeltaDiscoveryRequest{TypeUrl: url, Node: &core.Node{
+	req := &discovery.DeltaDiscoveryRequest{TypeUrl: url, Node: &core.Node{
 		Id:             "ztunnel~127.0.0.1~" + n.pod + "." + systemNamespace + "~" + systemNamespace + ".svc.cluster.local",
 		Metadata:       &structpb.Struct{Fields: map[string]*structpb.Value{"NODE_NAME": structpb.NewStringValue(n.name)}},
 		ClientFeatures: []string{"ambit.xds.partial-responses"},
 	}}
+	if url == wellknown.TypeAddress {
+		req.InitialResourceVersions = n.fleet.known
+	}
+	return req
 }
 
 // answer acknowledges what comes, for ever.
 func (n *node) answer(s grpc.ClientStream) error {
 	var msg []byte
-	resources, started := 0, false
+	start := n.start()
 	for {
 		if err := s.RecvMsg(&msg); err != nil {
 			return err
@@ -135,9 +148,11 @@ func (n *node) answer(s grpc.ClientStream) error {
 		n.fleet.bytes.Add(int64(len(msg)) + frameBytes)
 		n.fleet.messages.Add(1)
 		awaited, met := n.fleet.awaited.Load(), false
-		r, err := readResponse(msg, func(name, body []byte) (err error) {
-			if awaited != nil && string(name) == awaited.resource {
-				met, err = healthIs(body, awaited.healthy)
+		r, err := readResponse(msg, func(r resource) (err error) {
+			if start != nil {
+				start.note(r)
+			} else if awaited != nil && string(r.name) == awaited.resource {
+				met, err = healthIs(r.body, awaited.healthy)
 			}
 			return err
 		})
@@ -151,12 +166,59 @@ func (n *node) answer(s grpc.ClientStream) error {
 			n.seen = awaited
 			awaited.acks <- time.Now()
 		}
-		if r.typeURL != wellknown.TypeAddress || started {
-			continue
+		if r.typeURL == wellknown.TypeAddress && start != nil && !r.partial {
+			n.fleet.synced <- synced{n.name, start.has, start.told, time.Now()}
+			start, msg = nil, nil // the buffer was as large as the mesh
 		}
-		if resources += r.resources; !r.partial {
-			started, msg = true, nil // the buffer was as large as the mesh
-			n.fleet.synced <- synced{n.name, resources, time.Now()}
-		}
+	}
+}
+
+// start is what a node learns until it has the whole mesh.
+type start struct {
+	*node
+	got       []uint64 // a bit for each that is wanted
+	has, told int
+}
+
+func (n *node) start() *start {
+	s := &start{node: n, got: slices.Clone(n.fleet.has), has: len(n.fleet.known)}
+	if n.first {
+		n.fleet.versions = map[string]string{}
+	}
+	return s
+}
+
+func (s *start) note(r resource) {
+	i, ok := s.fleet.wanted[string(r.name)]
+	if !ok {
+		return
+	}
+	s.told++
+	if bit := uint64(1) << (i % 64); s.got[i/64]&bit == 0 {
+		s.got[i/64] |= bit
+		s.has++
+	}
+	if s.first {
+		s.fleet.versions[string(r.name)] = string(r.version)
+	}
+}
+
+// want says what every node must have.
+func (f *fleet) want(names []string) {
+	f.wanted = make(map[string]int, len(names))
+	for i, name := range names {
+		f.wanted[name] = i
+	}
+	f.has = make([]uint64, (len(names)+63)/64)
+}
+
+// remember makes what the first node was told what all nodes know when they
+// connect the next time.
+func (f *fleet) remember() {
+	f.known = f.versions
+	clear(f.has)
+	for name := range f.known {
+		i := f.wanted[name]
+		f.has[i/64] |= 1 << (i % 64)
 	}
 }

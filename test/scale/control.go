@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,39 +25,80 @@ const (
 	tokenSeconds = 4 * 3600
 )
 
-// control is the control plane that is measured: the real program, outside of
+// control is a control plane that is measured: the real program, outside of
 // the cluster, which sees nothing of the cluster but what was made for it.
 type control struct {
 	*measure.Process
-	grpc, monitor, admin string
+	grpc, serverName      string
+	ready, metrics, pprof string // URLs
 }
 
-func startControl(dir, binary, kubeconfig string) (*control, error) {
+// selectors keep a control plane to what was made for it; both understand them.
+func selectors(dir string) (path string, err error) {
+	path = filepath.Join(dir, "mesh.yaml")
+	text := fmt.Sprintf("rootNamespace: %s\ndiscoverySelectors: [{matchExpressions: [{key: %s, operator: Exists}]}]\n", systemNamespace, ownLabel)
+	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// environment finds the cluster as this program does.
+func environment() []string {
+	return []string{"HOME=" + os.Getenv("HOME"), "KUBECONFIG=" + os.Getenv("KUBECONFIG")}
+}
+
+func startAmbitd(dir, binary, kubeconfig string) (*control, error) {
 	addrs, err := measure.FreeAddrs(3)
 	if err != nil {
 		return nil, err
 	}
-	mesh := filepath.Join(dir, "mesh.yaml")
-	text := fmt.Sprintf("discoverySelectors: [{matchExpressions: [{key: %s, operator: Exists}]}]\n", ownLabel)
-	if err := os.WriteFile(mesh, []byte(text), 0o600); err != nil {
+	mesh, err := selectors(dir)
+	if err != nil {
 		return nil, err
 	}
-	c := &control{grpc: addrs[0], monitor: addrs[1], admin: addrs[2]}
+	grpc, monitor, admin := addrs[0], addrs[1], addrs[2]
+	c := &control{grpc: grpc, serverName: "127.0.0.1", ready: "http://" + monitor + "/readyz", metrics: "http://" + monitor + "/metrics", pprof: "http://" + admin + "/debug/pprof/"}
 	args := []string{"--kubernetes", "--namespace", systemNamespace, "--root-namespace", systemNamespace, "--mesh-config", mesh,
-		"--listen", c.grpc, "--monitor", c.monitor, "--admin", c.admin, "--webhook-listen", "", "--server-name", "127.0.0.1",
+		"--listen", grpc, "--monitor", monitor, "--admin", admin, "--webhook-listen", "", "--server-name", "127.0.0.1",
 		"--log-level", "xds=warn,info"}
 	if kubeconfig != "" {
 		args = append(args, "--kubeconfig", kubeconfig)
 	}
-	env := []string{"HOME=" + os.Getenv("HOME"), "KUBECONFIG=" + os.Getenv("KUBECONFIG")}
-	c.Process, err = measure.Start(dir, "ambitd", binary, env, args...)
+	c.Process, err = measure.Start(dir, "ambitd", binary, environment(), args...)
 	return c, err
 }
 
-// ready waits until the control plane serves.
-func (c *control) ready(ctx context.Context) error {
+// startIstiod starts Istio's pilot-discovery, as its chart does for the ambient
+// profile, with the limit that it sets itself on what it asks of the API server.
+func startIstiod(dir, binary, kubeconfig string) (*control, error) {
+	addrs, err := measure.FreeAddrs(6)
+	if err != nil {
+		return nil, err
+	}
+	mesh, err := selectors(dir)
+	if err != nil {
+		return nil, err
+	}
+	if kubeconfig == "" {
+		kubeconfig = os.Getenv("KUBECONFIG")
+	}
+	grpc, plain, web, hook, monitor := addrs[0], addrs[1], addrs[2], addrs[3], addrs[4]
+	_, ctrlz, err := net.SplitHostPort(addrs[5])
+	if err != nil {
+		return nil, err
+	}
+	c := &control{grpc: grpc, serverName: "istiod." + systemNamespace + ".svc", ready: "http://" + web + "/ready", metrics: "http://" + monitor + "/metrics", pprof: "http://" + web + "/debug/pprof/"}
+	env := append(environment(), "PILOT_ENABLE_AMBIENT=true", "POD_NAMESPACE="+systemNamespace, "POD_NAME=istiod-scale", "REVISION=default",
+		"CLUSTER_ID="+wellknown.DefaultCluster, "CA_TRUSTED_NODE_ACCOUNTS="+systemNamespace+"/"+proxyAccount)
+	args := []string{"discovery", "--kubeconfig", kubeconfig, "--meshConfig", mesh, "--networksConfig", filepath.Join(dir, "none"), "--namespace", systemNamespace,
+		"--secureGRPCAddr", grpc, "--grpcAddr", plain, "--httpAddr", web, "--httpsAddr", hook, "--monitoringAddr", monitor, "--ctrlz_port", ctrlz,
+		"--log_output_level", "default:warn"}
+	c.Process, err = measure.Start(dir, "istiod", binary, env, args...)
+	return c, err
+}
+
+// wait waits until the control plane serves.
+func (c *control) wait(ctx context.Context) error {
 	return c.Until(ctx, readyWait, func() error {
-		_, err := measure.Get(ctx, "http://"+c.monitor+"/readyz")
+		_, err := measure.Get(ctx, c.ready)
 		return err
 	})
 }
@@ -66,14 +108,13 @@ func (c *control) profile(ctx context.Context, dir, name, query string) error {
 	if dir == "" {
 		return nil
 	}
-	for _, what := range []struct{ url, file string }{
-		{"http://" + c.admin + "/debug/pprof/" + query, name + ".pprof"}, {"http://" + c.monitor + "/metrics", name + ".metrics"},
-	} {
-		b, err := measure.Get(ctx, what.url)
+	name = filepath.Join(dir, c.Name+"-"+name)
+	for url, file := range map[string]string{c.pprof + query: name + ".pprof", c.metrics: name + ".metrics"} {
+		b, err := measure.Get(ctx, url)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, what.file), b, 0o600); err != nil {
+		if err := os.WriteFile(file, b, 0o600); err != nil {
 			return err
 		}
 	}
@@ -99,7 +140,8 @@ func (w *world) fleet(ctx context.Context, c *control) (*fleet, []*node, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &fleet{address: c.grpc, roots: roots, synced: make(chan synced, w.nodes)}
+	f := &fleet{address: c.grpc, serverName: c.serverName, roots: roots, synced: make(chan synced, w.nodes)}
+	f.want(w.addresses())
 	nodes := make([]*node, w.nodes)
 	err = each(ctx, "tokens", w.nodes, func(ctx context.Context, i int) error {
 		pod, err := w.kube.CoreV1().Pods(systemNamespace).Get(ctx, proxyName(i), metav1.GetOptions{})
@@ -113,7 +155,7 @@ func (w *world) fleet(ctx context.Context, c *control) (*fleet, []*node, error) 
 			},
 		}, metav1.CreateOptions{})
 		if err == nil {
-			nodes[i] = &node{name: nodeName(i), pod: proxyName(i), token: t.Status.Token, fleet: f}
+			nodes[i] = &node{name: nodeName(i), pod: proxyName(i), token: t.Status.Token, fleet: f, first: i == 0}
 		}
 		return err
 	})

@@ -3,7 +3,7 @@
 // a client for every node, which follows the control plane with a token of its
 // own as a node proxy does.
 //
-//	scale -kubeconfig FILE [-services N] [-pods N] [-clients N] [-changes N] [-bin DIR] [-profile DIR] [-o text|json]
+//	scale -kubeconfig FILE [-services N] [-pods N] [-clients N] [-changes N] [-bin DIR] [-istiod FILE] [-profile DIR] [-o text|json]
 //
 // To try several builds on the same objects, -hold makes them and keeps them
 // until it is interrupted, and -held measures on what another process holds.
@@ -15,6 +15,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -24,19 +25,18 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/ambit-mesh/ambit/test/measure"
 )
 
 type options struct {
 	shape
-	kubeconfig, bin, profile, output string
-	changes                          int
-	hold, held                       bool
+	kubeconfig, bin, istiod, profile, output string
+	changes                                  int
+	hold, held                               bool
 }
 
 const (
@@ -56,6 +56,7 @@ func run() int {
 	flag.IntVar(&o.nodes, "clients", 200, "nodes, each with a client of the control plane")
 	flag.IntVar(&o.changes, "changes", 100, "changes, one after the other")
 	flag.StringVar(&o.bin, "bin", "", "directory of the programs; what is not there is built")
+	flag.StringVar(&o.istiod, "istiod", "", "Istio's pilot-discovery, to be measured after ambitd on the same objects")
 	flag.StringVar(&o.profile, "profile", "", "directory for profiles of the control plane")
 	flag.BoolVar(&o.hold, "hold", false, "make the objects, keep them until interrupted, and measure nothing")
 	flag.BoolVar(&o.held, "held", false, "measure on the objects that another process holds, and leave them there")
@@ -119,7 +120,7 @@ func (o *options) check() error {
 // progress says on standard error what is going on.
 func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "… "+format+"\n", args...) }
 
-// measure makes the objects and measures.
+// measure makes the objects and measures one control plane after the other.
 func (o *options) measure(ctx context.Context, w *world, r *report) error {
 	dir, err := os.MkdirTemp("", "ambit-scale-")
 	if err != nil {
@@ -139,12 +140,24 @@ func (o *options) measure(ctx context.Context, w *world, r *report) error {
 		}
 		r.Passed++
 	}
-	c, err := startControl(dir, binary, o.kubeconfig)
+	if err := o.one(ctx, w, r, "ambitd", func() (*control, error) { return startAmbitd(dir, binary, o.kubeconfig) }); err != nil || o.istiod == "" {
+		return err
+	}
+	return o.one(ctx, w, r, "istiod", func() (*control, error) { return startIstiod(dir, o.istiod, o.kubeconfig) })
+}
+
+// one measures one control plane.
+func (o *options) one(ctx context.Context, w *world, r *report, name string, start func() (*control, error)) error {
+	r.begin(name)
+	c, err := start()
 	if err != nil {
 		return err
 	}
 	defer c.Kill()
-	return (&measuring{options: o, w: w, c: c, r: r}).run(ctx)
+	if err := (&measuring{options: o, w: w, c: c, r: r}).run(ctx); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }
 
 // keep makes the objects and keeps their nodes alive.
@@ -184,52 +197,93 @@ func (o *options) program(ctx context.Context, dir string) (string, error) {
 	return path, nil
 }
 
-// measuring is one run on objects that are there.
+// measuring is one run of a control plane on objects that are there.
 type measuring struct {
 	*options
-	w *world
-	c *control
-	r *report
-	f *fleet
+	w     *world
+	c     *control
+	r     *report
+	f     *fleet
+	nodes []*node
+
+	fail  context.CancelCauseFunc
+	leave func() // ends all nodes
 }
 
 func (m *measuring) run(ctx context.Context) error {
+	ctx, m.fail = context.WithCancelCause(ctx)
+	defer m.fail(nil)
+	m.leave = func() {}
+	defer func() { m.leave() }()
+	for _, step := range []func(context.Context) error{m.start, m.join, m.again, m.rest, m.change, m.load} {
+		if err := step(ctx); err != nil {
+			return cmp.Or(context.Cause(ctx), err)
+		}
+		m.r.Passed++
+	}
+	return nil
+}
+
+func (m *measuring) start(ctx context.Context) error {
 	began := time.Now()
-	if err := m.c.ready(ctx); err != nil {
+	if err := m.c.wait(ctx); err != nil {
 		return err
 	}
 	m.r.seconds("start to ready", time.Since(began))
 	if err := m.usage("ready"); err != nil {
 		return err
 	}
-	if err := m.c.profile(ctx, m.profile, "ready", "heap"); err != nil {
+	return m.c.profile(ctx, m.profile, "ready", "heap")
+}
+
+// connect starts all nodes at once.
+func (m *measuring) connect(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	m.leave = func() { stop(); wg.Wait() }
+	for _, n := range m.nodes {
+		wg.Go(func() {
+			if err := n.run(ctx); err != nil {
+				m.fail(err)
+			}
+		})
+	}
+}
+
+// join is all nodes for the first time.
+func (m *measuring) join(ctx context.Context) (err error) {
+	if m.f, m.nodes, err = m.w.fleet(ctx, m.c); err != nil {
 		return err
 	}
-	m.r.Passed++
-	f, nodes, err := m.w.fleet(ctx, m.c)
+	began := time.Now()
+	m.connect(ctx)
+	last, _, err := m.sync(ctx)
 	if err != nil {
 		return err
 	}
-	m.f = f
-	g, ctx := errgroup.WithContext(ctx)
-	following, stop := context.WithCancel(ctx)
-	began = time.Now()
-	for _, n := range nodes {
-		g.Go(func() error { return n.run(following) })
+	m.r.seconds("all nodes at once, to the whole mesh on the last", last.Sub(began))
+	m.r.mib("the whole mesh, to each node", m.f.bytes.Load()/int64(len(m.nodes)))
+	if err := m.c.profile(ctx, m.profile, "connected", "heap"); err != nil {
+		return err
 	}
-	g.Go(func() error {
-		defer stop()
-		for _, step := range []func(context.Context) error{
-			func(ctx context.Context) error { return m.sync(ctx, began) }, m.rest, m.change, m.load,
-		} {
-			if err := step(ctx); err != nil {
-				return err
-			}
-			m.r.Passed++
-		}
-		return nil
-	})
-	return g.Wait()
+	return m.usage("all nodes connected")
+}
+
+// again is all nodes at once as after a restart of the control plane: they say
+// what they have.
+func (m *measuring) again(ctx context.Context) error {
+	m.leave()
+	m.f.remember()
+	bytes, began := m.f.bytes.Load(), time.Now()
+	m.connect(ctx)
+	last, told, err := m.sync(ctx)
+	if err != nil {
+		return err
+	}
+	m.r.seconds("all nodes back at once, with what they know", last.Sub(began))
+	m.r.add("resources that each is told again", float64(told)/float64(len(m.nodes)), "")
+	m.r.mib("what is sent to each", (m.f.bytes.Load()-bytes)/int64(len(m.nodes)))
+	return m.usage("all nodes back")
 }
 
 // usage adds what the control plane has used until now.
@@ -243,29 +297,23 @@ func (m *measuring) usage(when string) error {
 	return nil
 }
 
-// sync waits until all nodes have the whole mesh.
-func (m *measuring) sync(ctx context.Context, began time.Time) error {
+// sync waits until all nodes have the whole mesh, and returns when the last had
+// it and how many resources all were told.
+func (m *measuring) sync(ctx context.Context) (last time.Time, told int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readyWait)
 	defer cancel()
-	var last time.Time
 	for n := range m.nodes {
 		select {
 		case s := <-m.f.synced:
-			// What changes meanwhile comes twice.
-			if s.resources < m.addresses() {
-				return fmt.Errorf("%s was told of %d addresses of %d", s.node, s.resources, m.addresses())
+			if want := len(m.f.wanted); s.has < want {
+				return last, told, fmt.Errorf("%s was told of %d addresses of %d", s.node, s.has, want)
 			}
-			last = s.at
+			last, told = s.at, told+s.told
 		case <-ctx.Done():
-			return fmt.Errorf("%d of %d nodes know the mesh: %w; ambitd said: %s", n, m.nodes, context.Cause(ctx), m.c.Words())
+			return last, told, fmt.Errorf("%d of %d nodes know the mesh: %w; %s said: %s", n, len(m.nodes), context.Cause(ctx), m.c.Name, m.c.Words())
 		}
 	}
-	m.r.seconds("all nodes at once, to the whole mesh on the last", last.Sub(began))
-	m.r.mib("the whole mesh, to each node", m.f.bytes.Load()/int64(m.nodes))
-	if err := m.c.profile(ctx, m.profile, "connected", "heap"); err != nil {
-		return err
-	}
-	return m.usage("all nodes connected")
+	return last, told, nil
 }
 
 // rest lets the first storm pass and then measures what nothing costs.
@@ -303,7 +351,7 @@ func (m *measuring) change(ctx context.Context) error {
 	for _, ready := range []bool{false, true} { // there and back
 		for i := range m.changes / 2 {
 			c := m.w.change(i)
-			s, err := m.f.measure(ctx, c, ready, m.nodes)
+			s, err := m.f.measure(ctx, c, ready, len(m.nodes))
 			if err != nil {
 				return err
 			}
@@ -326,7 +374,7 @@ func (m *measuring) change(ctx context.Context) error {
 		return err
 	}
 	m.samples(all)
-	m.r.add("bytes of a change, to each node", float64(m.f.bytes.Load()-bytes)/float64(made)/float64(m.nodes), "bytes")
+	m.r.add("bytes of a change, to each node", float64(m.f.bytes.Load()-bytes)/float64(made)/float64(len(m.nodes)), "bytes")
 	m.r.add("processor time of a change", (after.CPU-before.CPU).Seconds()*1000/float64(made), "ms")
 	m.r.add("processors in use meanwhile, by the whole machine", (worked-machine).Seconds()/took.Seconds(), fmt.Sprintf("of %d", runtime.NumCPU()))
 	if err := m.usage("after the changes"); err != nil {
@@ -361,7 +409,7 @@ func (m *measuring) load(ctx context.Context) error {
 		return err
 	}
 	m.r.add("load average of the machine at the end", average, "")
-	b, err := measure.Get(ctx, "http://"+m.c.monitor+"/metrics")
+	b, err := measure.Get(ctx, m.c.metrics)
 	if err != nil {
 		return err
 	}

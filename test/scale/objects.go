@@ -47,10 +47,33 @@ func (s shape) namespaces() int {
 // slices are the services whose endpoints are written by somebody.
 func (s shape) slices() int { return (s.services + selectorless - 1) / selectorless }
 
-// addresses are the resources that every node must end up with: workloads and
-// services, the node proxies' own pods among them.
-func (s shape) addresses() int {
-	return s.services + s.pods + s.nodes + s.slices()*endpointsOfSlice
+// addresses are the names of the resources that every node must end up with:
+// workloads and services, the node proxies' own pods among them.
+func (s shape) addresses() []string {
+	var names []string
+	for i := range s.nodes {
+		names = append(names, podResource(systemNamespace, proxyName(i)))
+	}
+	for i := range s.pods {
+		names = append(names, podResource(home(s.serviceOf(i)), podName(i)))
+	}
+	for i := range s.services {
+		names = append(names, home(i)+"/"+serviceName(i)+"."+home(i)+".svc."+wellknown.DefaultDomain)
+		if external(i) {
+			for e := range endpointsOfSlice {
+				names = append(names, sliceResource(i, e))
+			}
+		}
+	}
+	return names
+}
+
+func podResource(namespace, name string) string {
+	return wellknown.DefaultCluster + "//Pod/" + namespace + "/" + name
+}
+
+func sliceResource(service, endpoint int) string {
+	return wellknown.DefaultCluster + "/discovery.k8s.io/EndpointSlice/" + home(service) + "/" + serviceName(service) + "/" + sliceAddress(service, endpoint)
 }
 
 func namespaceName(i int) string { return fmt.Sprintf("ambit-scale-%d", i) }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -24,10 +26,10 @@ func TestShape(t *testing.T) {
 			pods[svc]++
 			claim(s.pod(i).Status.PodIP)
 		}
-		slices := 0
+		written := 0
 		for i := range s.services {
 			if external(i) {
-				slices++
+				written++
 				for _, e := range slice(i).Endpoints {
 					claim(e.Addresses[0])
 				}
@@ -38,8 +40,55 @@ func TestShape(t *testing.T) {
 		for i := range s.nodes {
 			claim(proxyPod(i).Status.PodIP)
 		}
-		if slices != s.slices() || s.services+len(used) != s.addresses() {
-			t.Errorf("%s: %d slices of %d, %d addresses of %d", s, slices, s.slices(), s.services+len(used), s.addresses())
+		if written != s.slices() || s.services+len(used) != len(s.addresses()) {
+			t.Errorf("%s: %d slices of %d, %d addresses of %d", s, written, s.slices(), s.services+len(used), len(s.addresses()))
+		}
+		if names := s.addresses(); len(slices.Compact(slices.Sorted(slices.Values(names)))) != len(names) {
+			t.Errorf("%s: a name is there twice", s)
+		}
+	}
+}
+
+// TestStart: what comes twice counts once, and what a node knew counts.
+func TestStart(t *testing.T) {
+	f := &fleet{}
+	f.want([]string{"a", "b", "c"})
+	told := func(names ...string) *start {
+		s := (&node{fleet: f, first: true}).start()
+		for _, name := range names {
+			s.note(resource{name: []byte(name), version: []byte("1")})
+		}
+		return s
+	}
+	if s := told("a", "a", "x", "b"); s.has != 2 || s.told != 3 {
+		t.Errorf("%d of 3 after %d", s.has, s.told)
+	}
+	f.remember()
+	if s := told("b"); s.has != 2 || s.told != 1 {
+		t.Errorf("back: %d of 3 after %d", s.has, s.told)
+	}
+	f.remember()
+	if s := told("c"); s.has != 2 || s.told != 1 {
+		t.Errorf("back with one: %d of 3 after %d", s.has, s.told)
+	}
+}
+
+// TestReport: a figure that one program has not is no other's.
+func TestReport(t *testing.T) {
+	r := &report{Title: "title"}
+	r.begin("one")
+	r.add("a", 1, "s")
+	r.add("b", 2, "s")
+	r.begin("two")
+	r.add("b", 300, "s")
+	var out strings.Builder
+	if err := r.print(&out, "text"); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"title", "", "one two", "a 1.00 - s", "b 2.00 300 s", "", "0 passed, 0 failed"}
+	for i, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		if got := strings.Join(strings.Fields(line), " "); got != want[i] {
+			t.Errorf("line %d is %q, not %q", i+1, got, want[i])
 		}
 	}
 }

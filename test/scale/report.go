@@ -14,21 +14,31 @@ import (
 
 // report is what a run has found, in the order of the table.
 type report struct {
-	Title  string   `json:"title"`
-	Rows   []row    `json:"rows"`
-	Errors []string `json:"errors,omitempty"`
-	Passed int      `json:"passed"`
-	Failed int      `json:"failed"`
+	Title   string   `json:"title"`
+	Columns []string `json:"columns"` // the programs, in the order measured
+	Rows    []row    `json:"rows"`
+	Errors  []string `json:"errors,omitempty"`
+	Passed  int      `json:"passed"`
+	Failed  int      `json:"failed"`
 }
 
+// row is one figure of each program that it was found of.
 type row struct {
-	Name  string  `json:"name"`
-	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
+	Name   string             `json:"name"`
+	Values map[string]float64 `json:"values"`
+	Unit   string             `json:"unit"`
 }
+
+// begin adds a column, which is filled from now on.
+func (r *report) begin(column string) { r.Columns = append(r.Columns, column) }
 
 func (r *report) add(name string, value float64, unit string) {
-	r.Rows = append(r.Rows, row{name, value, unit})
+	i := slices.IndexFunc(r.Rows, func(row row) bool { return row.Name == name })
+	if i < 0 {
+		i = len(r.Rows)
+		r.Rows = append(r.Rows, row{name, map[string]float64{}, unit})
+	}
+	r.Rows[i].Values[r.Columns[len(r.Columns)-1]] = value
 }
 
 func (r *report) seconds(name string, d time.Duration) { r.add(name, d.Seconds(), "s") }
@@ -60,8 +70,17 @@ func (r *report) print(w io.Writer, format string) error {
 	}
 	fmt.Fprintf(w, "%s\n\n", r.Title) //nolint:errcheck // as above
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "\t%s\t\t\n", strings.Join(r.Columns, "\t")) //nolint:errcheck // Flush tells
 	for _, row := range r.Rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t\n", row.Name, number(row.Value), row.Unit) //nolint:errcheck // Flush tells
+		fmt.Fprintf(t, "%s\t", row.Name) //nolint:errcheck // Flush tells
+		for _, column := range r.Columns {
+			text := "-"
+			if v, ok := row.Values[column]; ok {
+				text = number(v)
+			}
+			fmt.Fprintf(t, "%s\t", text) //nolint:errcheck // Flush tells
+		}
+		fmt.Fprintf(t, "%s\t\n", row.Unit) //nolint:errcheck // Flush tells
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -24,15 +24,15 @@ type response struct {
 const (
 	fieldInfo, fieldResources, fieldType, fieldNonce, fieldRemoved = 1, 2, 4, 5, 6
 
-	fieldResourceBody, fieldResourceName = 2, 3
-	fieldAnyValue                        = 2
+	fieldResourceVersion, fieldResourceBody, fieldResourceName = 1, 2, 3
+	fieldAnyValue                                              = 2
 )
 
 var errWire = errors.New("not a discovery response")
 
-// readResponse reads a message and calls each with every resource in it; name
-// and body belong to the message.
-func readResponse(msg []byte, each func(name, body []byte) error) (response, error) {
+// readResponse reads a message and calls each with every resource in it, which
+// belongs to the message.
+func readResponse(msg []byte, each func(resource) error) (response, error) {
 	var r response
 	err := fields(msg, func(num protowire.Number, v []byte) error {
 		switch num {
@@ -53,16 +53,21 @@ func readResponse(msg []byte, each func(name, body []byte) error) (response, err
 	return r, err
 }
 
-func readResource(msg []byte, each func(name, body []byte) error) error {
-	var name, body []byte
+// resource is a part of a message.
+type resource struct{ name, version, body []byte }
+
+func readResource(msg []byte, each func(resource) error) error {
+	var r resource
 	err := fields(msg, func(num protowire.Number, v []byte) error {
 		switch num {
+		case fieldResourceVersion:
+			r.version = v
 		case fieldResourceName:
-			name = v
+			r.name = v
 		case fieldResourceBody:
 			return fields(v, func(num protowire.Number, v []byte) error {
 				if num == fieldAnyValue {
-					body = v
+					r.body = v
 				}
 				return nil
 			})
@@ -72,7 +77,7 @@ func readResource(msg []byte, each func(name, body []byte) error) error {
 	if err != nil {
 		return err
 	}
-	return each(name, body)
+	return each(r)
 }
 
 // fields calls f with every field that has a length; others are skipped.

@@ -32,12 +32,12 @@ func TestReadResponse(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
-	keep := func(name, body []byte) error { got[string(name)] = string(body); return nil }
+	keep := func(r resource) error { got[string(r.name)] = string(r.version) + string(r.body); return nil }
 	r, err := readResponse(msg, keep)
 	if want := (response{typeURL: "type", nonce: "7", partial: true, resources: 2, removed: 2}); err != nil || r != want {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if len(got) != 2 || got["one"] != string(body) || got["two"] != "" {
+	if len(got) != 2 || got["one"] != "v"+string(body) || got["two"] != "" {
 		t.Errorf("%q", got)
 	}
 	for n := range len(msg) {
