@@ -153,13 +153,27 @@ func (a *app) runInstall(cmd *cobra.Command, f *installFlags, upgrade bool) erro
 		return explain(err)
 	}
 	screen.end()
-	for _, release := range plan.TakenOver {
+	if err := a.printTakenOver(plan.TakenOver); err != nil {
+		return err
+	}
+	return a.printf("The mesh is installed. Pods join it by a label:\n  kubectl label namespace <name> istio.io/dataplane-mode=ambient\n")
+}
+
+// printTakenOver says how Helm forgets what is not its own any more.
+func (a *app) printTakenOver(releases []string) error {
+	if len(releases) == 0 {
+		return nil
+	}
+	if err := a.printf("Helm still lists releases whose objects were taken over. To have it forget them:\n"); err != nil {
+		return err
+	}
+	for _, release := range releases {
 		namespace, name, _ := strings.Cut(release, "/")
-		if err := a.printf("Helm still lists release %s, whose objects were taken over. To have it forget them:\n  kubectl delete secret -n %s -l owner=helm,name=%s\n", name, namespace, name); err != nil {
+		if err := a.printf("  kubectl delete secret -n %s -l owner=helm,name=%s\n", namespace, name); err != nil {
 			return err
 		}
 	}
-	return a.printf("The mesh is installed. Pods join it by a label:\n  kubectl label namespace <name> istio.io/dataplane-mode=ambient\n")
+	return nil
 }
 
 // printPlan says what would change.

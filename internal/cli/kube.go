@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
@@ -42,6 +43,8 @@ func (k *kube) addFlags(f *pflag.FlagSet) {
 
 // client connects to the cluster; nothing is sent yet.
 func (k *kube) client() (*client.Client, error) {
+	// What the API server warns of is for the user, once.
+	rest.SetDefaultWarningHandler(rest.NewWarningWriter(os.Stderr, rest.WarningWriterOptions{Deduplicate: true}))
 	c, err := client.New(client.Options{Kubeconfig: k.kubeconfig, Context: k.context, UserAgent: "ambit", QPS: 50, Burst: 100})
 	if err != nil {
 		return nil, fmt.Errorf("no cluster to ask: %w (say which with --kubeconfig or --context; `kubectl config get-contexts` lists them)", err)

@@ -14,6 +14,9 @@ const (
 	labelRevision  = "istio.io/rev"
 	labelManagedBy = "app.kubernetes.io/managed-by"
 
+	labelPodSecurity      = "pod-security.kubernetes.io/enforce"
+	podSecurityPrivileged = "privileged"
+
 	partOf       = "ambit"
 	managedByUs  = "ambit-install"
 	helmRelease  = "meta.helm.sh/release-name"

@@ -124,9 +124,29 @@ func (i *Installer) prepare(ctx context.Context) (*Plan, error) {
 		if err := c.foreign(ctx, p.parts); err != nil {
 			return nil, err
 		}
+		if err := i.admits(ctx, c, p.parts); err != nil {
+			return nil, err
+		}
 	}
 	p.obsolete, err = c.obsolete(ctx, p.parts, i.Spec.Namespace, cmp.Or(i.Spec.Revision, DefaultRevision))
 	return p, err
+}
+
+// admits refuses a namespace whose level of pod security keeps node agent and
+// proxy out.
+func (i *Installer) admits(ctx context.Context, c cluster, parts []Part) error {
+	if !slices.ContainsFunc(parts, func(p Part) bool { return p.Component == CNI || p.Component == Ztunnel }) {
+		return nil
+	}
+	live, err := c.get(ctx, i.namespaceObject())
+	if err != nil || live == nil {
+		return err
+	}
+	if level := live.GetLabels()[labelPodSecurity]; level != "" && level != podSecurityPrivileged {
+		return fmt.Errorf("namespace %s enforces the pod security level %q, which keeps node agent and node proxy out: they enter network namespaces of pods. Allow that there with\n  kubectl label namespace %s %s=%s --overwrite",
+			i.Spec.Namespace, level, i.Spec.Namespace, labelPodSecurity, podSecurityPrivileged)
+	}
+	return nil
 }
 
 // serverVersion asks the API server for its version.
@@ -223,7 +243,7 @@ func (i *Installer) namespaceObject() *unstructured.Unstructured {
 			"name": i.Spec.Namespace,
 			"labels": map[string]any{
 				labelPartOf: partOf, labelManagedBy: managedByUs,
-				"pod-security.kubernetes.io/enforce": "privileged",
+				labelPodSecurity: podSecurityPrivileged,
 			},
 		},
 	}}

@@ -214,6 +214,19 @@ func TestForeignObjects(t *testing.T) {
 	}
 }
 
+// A namespace that would keep node agent and proxy out is refused before
+// anything is made.
+func TestPodSecurity(t *testing.T) {
+	s, _ := start(t)
+	s.Add(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system", Labels: map[string]string{labelPodSecurity: "baseline"}}})
+	if _, err := installer(t, s).Plan(t.Context()); err == nil || !strings.Contains(err.Error(), "kubectl label namespace istio-system") {
+		t.Errorf("%v", err)
+	}
+	if _, err := installer(t, s, "profile=minimal").Plan(t.Context()); err != nil {
+		t.Errorf("the control plane alone needs no privilege: %v", err)
+	}
+}
+
 // A pod that does not come up is told of, with its reason.
 func TestReasonWhenNotReady(t *testing.T) {
 	s, ctl := start(t)
@@ -229,6 +242,23 @@ func TestReasonWhenNotReady(t *testing.T) {
 	i.Timeout = 300 * time.Millisecond
 	err := i.Install(t.Context())
 	for _, want := range []string{"Deployment istio-system/ambitd: 0 of 1 ready", "pod ambitd-1 on node1: ImagePullBackOff: no such image"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in: %v", want, err)
+		}
+	}
+}
+
+// Two parts are waited for, and the first takes all the time there is: the
+// other's state is told of as well.
+func TestReasonOfTheSecondOfTwo(t *testing.T) {
+	s, ctl := start(t)
+	for _, name := range []string{"ambit-cni", "ztunnel"} {
+		ctl.hold(name, true)
+	}
+	i := installer(t, s)
+	i.Timeout = 4 * time.Second
+	err := i.Install(t.Context())
+	for _, want := range []string{"DaemonSet istio-system/ambit-cni: not seen", "DaemonSet istio-system/ztunnel: not seen"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}

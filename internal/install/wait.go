@@ -1,6 +1,7 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,10 @@ import (
 
 // pollEvery is how often what is waited for is looked at.
 const pollEvery = time.Second
+
+// lastLook bounds finding out why something is not ready when all time is
+// gone.
+const lastLook = 5 * time.Second
 
 // waited tells whether an object becomes ready some time after it is applied.
 func waited(obj *unstructured.Unstructured) bool {
@@ -65,32 +70,15 @@ func (c cluster) await(ctx context.Context, objects []*unstructured.Unstructured
 	open := slices.DeleteFunc(slices.Clone(objects), func(o *unstructured.Unstructured) bool { return !waited(o) })
 	var last string
 	for {
-		var waiting []string
-		var rest []*unstructured.Unstructured
-		for _, obj := range open {
-			live, err := c.get(ctx, obj)
-			if ctx.Err() != nil {
-				return c.timedOut(ctx, open, last)
-			}
-			switch {
-			case err != nil:
-				waiting = append(waiting, fmt.Sprintf("%s: %v", title(obj), err))
-			case live == nil:
-				return fmt.Errorf("%s was deleted while it was waited for", title(obj))
-			default:
-				ready, progress := readiness(live)
-				if ready {
-					continue
-				}
-				waiting = append(waiting, strings.Join(append([]string{title(obj) + ": " + progress}, c.troubles(ctx, live)...), "; "))
-			}
-			rest = append(rest, obj)
-		}
-		if len(rest) == 0 {
-			return nil
+		rest, text, err := c.look(ctx, open)
+		switch {
+		case ctx.Err() != nil:
+			return c.timedOut(ctx, open, last)
+		case err != nil || len(rest) == 0:
+			return err
 		}
 		open = rest
-		if text := strings.Join(waiting, "\n"); text != last {
+		if text != last {
 			last = text
 			say(text)
 		}
@@ -102,12 +90,40 @@ func (c cluster) await(ctx context.Context, objects []*unstructured.Unstructured
 	}
 }
 
+// look returns which of the objects are not ready, and what keeps them.
+func (c cluster) look(ctx context.Context, objects []*unstructured.Unstructured) (rest []*unstructured.Unstructured, text string, err error) {
+	var waiting []string
+	for _, obj := range objects {
+		live, err := c.get(ctx, obj)
+		switch {
+		case err != nil:
+			waiting = append(waiting, fmt.Sprintf("%s: %v", title(obj), err))
+		case live == nil:
+			return nil, "", fmt.Errorf("%s was deleted while it was waited for", title(obj))
+		default:
+			ready, progress := readiness(live)
+			if ready {
+				continue
+			}
+			waiting = append(waiting, strings.Join(append([]string{title(obj) + ": " + progress}, c.troubles(ctx, live)...), "; "))
+		}
+		rest = append(rest, obj)
+	}
+	return rest, strings.Join(waiting, "\n"), nil
+}
+
 func (c cluster) timedOut(ctx context.Context, open []*unstructured.Unstructured, last string) error {
+	if last == "" { // the time went by waiting for others
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+		defer cancel()
+		rest, text, err := c.look(ctx, open)
+		if err == nil && len(rest) == 0 {
+			return nil
+		}
+		last = cmp.Or(text, title(open[0]))
+	}
 	if errors.Is(context.Cause(ctx), context.Canceled) {
 		return fmt.Errorf("interrupted while waiting for:\n%s", indent(last))
-	}
-	if last == "" {
-		last = title(open[0])
 	}
 	return fmt.Errorf("not ready in time:\n%s\nwhat was applied stays and goes on trying; `ambit check` looks again", indent(last))
 }
