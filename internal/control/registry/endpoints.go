@@ -168,6 +168,9 @@ func (t *tables) sliceEndpoints(r *collection.Reader, k Name, s *discoveryv1.End
 			Addresses:    [][]byte{addr.Unmap().AsSlice()},
 			WorkloadName: k.Name,
 			WorkloadType: workloadpb.WorkloadType_POD,
+			// The address need not be the endpoint's alone: that of the API server
+			// is its node's. Nobody is recognized by it.
+			NetworkMode: workloadpb.NetworkMode_HOST_NETWORK,
 		}
 		if e.NodeName != nil {
 			w.Node = *e.NodeName

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -307,7 +308,7 @@ metadata: {name: vm1, namespace: shop}
 spec: {address: 192.0.2.9, labels: {app: vm, networking.istio.io/tunnel: http}, ports: {http: 8080}, serviceAccount: vm, weight: 2}
 ---
 `+pod("podvm", ", labels: {app: vm}"))
-	equal(t, `{"name":"db","namespace":"shop","hostname":"db.example.com","visibility":"NAMESPACE","ipFamilies":"IPV4_ONLY","subjectAltNames":["spiffe://x/ns/a/sa/b"],
+	equal(t, `{"name":"db","namespace":"shop","hostname":"db.example.com","visibility":"NAMESPACE","subjectAltNames":["spiffe://x/ns/a/sa/b"],
 		"addresses":[{"network":"n1","address":"8AAAAQ=="},{"network":"n1","address":"CgkAAA==","length":16}],
 		"ports":[{"servicePort":5432,"targetPort":15432,"appProtocol":"TCP"},{"servicePort":80,"targetPort":80,"appProtocol":"HTTP11"}]}`,
 		rec.service(t, "shop/db.example.com"))
@@ -328,7 +329,7 @@ spec: {address: 192.0.2.9, labels: {app: vm, networking.istio.io/tunnel: http}, 
 	if s := rec.service(t, "shop/b.example.com"); len(s.Addresses) != 1 || s.Addresses[0].Address[3] != 2 {
 		t.Errorf("allocated address: %v", s)
 	}
-	if s := rec.service(t, "shop/pass.example.com"); s.LoadBalancing.GetMode() != workloadpb.LoadBalancing_PASSTHROUGH {
+	if s := rec.service(t, "shop/pass.example.com"); s.LoadBalancing.GetMode() != workloadpb.LoadBalancing_PASSTHROUGH || s.LoadBalancing.GetHealthPolicy() != workloadpb.LoadBalancing_ALLOW_ALL {
 		t.Errorf("passthrough: %v", s)
 	}
 	if _, there := rec.addresses["shop/*.example.com"]; there {
@@ -341,6 +342,37 @@ spec: {address: 192.0.2.9, labels: {app: vm, networking.istio.io/tunnel: http}, 
 	if w := rec.workload(t, "Kubernetes//Pod/shop/podvm"); w.Services["shop/vm.example.com"].GetPorts()[0].TargetPort != 80 {
 		t.Errorf("selected pod: %v", w)
 	}
+}
+
+// Of entries for one host, the oldest counts in namespaces that have none; who
+// comes later takes nothing away, nor does anybody from a Kubernetes Service.
+func TestCanonicalEntry(t *testing.T) {
+	entry := func(namespace, host, created, more string) string {
+		return fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: e, namespace: %s, creationTimestamp: %q}\nspec: {hosts: [%s], ports: [{number: 80, name: http}]%s}\n---\n", namespace, created, host, more)
+	}
+	const host, web = "h.example.com", "web.shop.svc.cluster.local"
+	all := entry("a", host, "2026-01-03T00:00:00Z", "") +
+		entry("b", host, "2026-01-02T00:00:00Z", "") +
+		entry("c", host, "2026-01-01T00:00:00Z", `, exportTo: ["."]`) +
+		entry("d", web, "2026-01-01T00:00:00Z", "")
+	r, rec := load(t, all)
+	want := func(when string, canonical ...string) {
+		t.Helper()
+		var got []string
+		for _, name := range []string{"a/" + host, "b/" + host, "c/" + host, "d/" + web} {
+			if _, there := rec.addresses[name]; there && rec.service(t, name).Canonical {
+				got = append(got, name)
+			}
+		}
+		if !slices.Equal(got, canonical) {
+			t.Errorf("%s: %q are canonical, and not %q", when, got, canonical)
+		}
+	}
+	want("at first", "b/"+host, "d/"+web)
+	r.Apply(events(t, "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.9, ports: [{port: 80}]}\n"))
+	want("with a Service", "b/"+host)
+	r.Apply(events(t, entry("a", host, "2025-01-01T00:00:00Z", "")))
+	want("with an older one", "a/"+host)
 }
 
 func TestEndpointSlicesOfServicesWithoutSelector(t *testing.T) {
@@ -357,6 +389,9 @@ endpoints:
 `
 	r, rec := load(t, pod("p", "")+fmt.Sprintf(svc, "")+slice)
 	w := rec.workload(t, "Kubernetes/discovery.k8s.io/EndpointSlice/shop/api-1/192.0.2.7")
+	if w.NetworkMode != workloadpb.NetworkMode_HOST_NETWORK {
+		t.Errorf("somebody is recognized by the endpoint's address: %v", w)
+	}
 	if w.Status != workloadpb.WorkloadStatus_UNHEALTHY || w.Node != "n1" || w.Services["shop/api.shop.svc.cluster.local"].Ports[0].TargetPort != 7443 {
 		t.Errorf("endpoint: %v", w)
 	}

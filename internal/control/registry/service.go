@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -298,12 +299,12 @@ func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.Se
 	prefer(lb, firstKnown(e.Annotations[wellknown.AnnotationTrafficDistribution], ns.trafficDistribution))
 	if e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
 		lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_PASSTHROUGH, nil
+		lb.HealthPolicy = workloadpb.LoadBalancing_ALLOW_ALL // it has no endpoints whose health were known
 	}
 	for _, h := range e.Spec.Hosts {
 		if !served(h, e) && gateway == nil {
 			continue
 		}
-		addrs := entryAddresses(e, h)
 		out := &workloadpb.Service{
 			Name:            k.Name,
 			Namespace:       k.Namespace,
@@ -312,18 +313,50 @@ func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.Se
 			SubjectAltNames: e.Spec.SubjectAltNames,
 			Waypoint:        gateway,
 			LoadBalancing:   orNil(lb),
-			IpFamilies:      addressFamilies(addrs),
+			Canonical:       t.canonical(r, k, h),
+			// IpFamilies is not known: that of an address in front says nothing of
+			// the endpoints.
 		}
-		if slices.Equal(e.Spec.ExportTo, []string{"."}) {
+		if namespaceOnly(e) {
 			out.Visibility = workloadpb.Service_NAMESPACE
 		}
-		for _, a := range addrs {
+		for _, a := range entryAddresses(e, h) {
 			if p, ok := parseBlock(a); ok {
 				out.Addresses = append(out.Addresses, t.networkAddress(p))
 			}
 		}
 		t.emitService(out, emit)
 	}
+}
+
+// namespaceOnly tells whether an entry is for clients of its own namespace.
+func namespaceOnly(e *networkingv1.ServiceEntry) bool {
+	return slices.Equal(e.Spec.ExportTo, []string{"."})
+}
+
+// seniority orders entries by age: who comes later takes no host away from
+// who was first.
+type seniority struct {
+	created int64 // Unix seconds
+	name    Name
+}
+
+func (s seniority) Compare(o seniority) int {
+	return cmp.Or(cmp.Compare(s.created, o.created), s.name.Compare(o.name))
+}
+
+// canonical tells whether an entry is the one for its host in the namespaces
+// that have none of their own: the oldest, unless the host is that of a
+// Kubernetes Service.
+func (t *tables) canonical(r *collection.Reader, k Name, host string) bool {
+	if name, ok := strings.CutSuffix(host, ".svc."+t.opts.ClusterDomain); ok {
+		service, namespace, _ := strings.Cut(name, ".")
+		if _, taken := collection.Fetch(r, t.kube, Name{namespace, service}); taken {
+			return false
+		}
+	}
+	owner, _ := collection.Fetch(r, t.owners, host)
+	return owner == k
 }
 
 // entryAddresses are those written, else those allocated for the host.

@@ -29,6 +29,9 @@ type tables struct {
 
 	// Services, without what only their own resource depends on.
 	cores *collection.Collection[Name, *core]
+	kube  *collection.Collection[Name, *corev1.Service]
+	// Of each host, the oldest entry that is not for its namespace alone.
+	owners *collection.Collection[string, Name]
 
 	// Policies.
 	translated *collection.Collection[Name, *policy.Authorization]
@@ -108,6 +111,19 @@ func (t *tables) facts(in *inputs) {
 	fromServices := collection.FlatMap(in.services.Collection, "service cores", sameCore, Name.Compare, t.serviceCore)
 	fromEntries := collection.FlatMap(in.entries.Collection, "service entry cores", sameCore, Name.Compare, t.entryCores)
 	t.cores = collection.Merge("cores", sameCore, fromServices, fromEntries)
+	t.kube = in.services.Collection
+	byAge := collection.FlatMap(in.entries.Collection, "service entries by age", slices.Equal[[]string], Name.Compare,
+		func(_ *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(seniority, []string)) {
+			if !namespaceOnly(e) {
+				emit(seniority{e.CreationTimestamp.Unix(), k}, e.Spec.Hosts)
+			}
+		})
+	t.owners = collection.FlatMap(byAge, "owners of hosts", same[Name], seniority.Compare,
+		func(_ *collection.Reader, s seniority, hosts []string, emit func(string, Name)) {
+			for _, h := range hosts {
+				emit(h, s.name)
+			}
+		})
 }
 
 // attachKey names something that selects workloads.
