@@ -184,12 +184,8 @@ func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, err
 			y, _ := yaml.Marshal(v)
 			return y, err
 		}},
-		{"kubernetes-version.txt", func(context.Context, int64) ([]byte, error) {
-			v, err := c.Kube.Discovery().ServerVersion()
-			if err != nil {
-				return nil, err
-			}
-			return []byte(v.String() + "\n"), nil
+		{"kubernetes-version.json", func(ctx context.Context, _ int64) ([]byte, error) {
+			return c.Kube.CoreV1().RESTClient().Get().AbsPath("/version").SetHeader("Accept", "application/json").Do(ctx).Raw()
 		}},
 	}
 	for _, p := range []part{partAmbitd, partAgent, partZtunnel} {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/ambit-mesh/ambit/test/cluster/local"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
@@ -182,12 +183,8 @@ func TestControlPlaneReplaced(t *testing.T) {
 		t.Helper()
 		deployments := mesh.Kube.AppsV1().Deployments(kit.SystemNamespace)
 		kit.Eventually(t, fmt.Sprintf("ambitd is scaled to %d", replicas), func(ctx context.Context) error {
-			o, err := deployments.GetScale(ctx, "ambitd", metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			o.Spec.Replicas = int32(replicas)
-			_, err = deployments.UpdateScale(ctx, "ambitd", o, metav1.UpdateOptions{})
+			patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
+			_, err := deployments.Patch(ctx, "ambitd", types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "scale")
 			return err
 		})
 		mesh.ControlPlane(t, replicas)

@@ -11,12 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/kube/trust"
@@ -35,7 +32,7 @@ const (
 // world is the generated objects in the cluster.
 type world struct {
 	shape
-	kube    kubernetes.Interface
+	kube    *client.Typed
 	dynamic dynamic.Interface
 }
 
@@ -45,10 +42,7 @@ func connect(kubeconfig string, s shape) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := rest.CopyConfig(c.Config)
-	cfg.ContentType = runtime.ContentTypeProtobuf
-	kube, err := kubernetes.NewForConfig(cfg)
-	return &world{shape: s, kube: kube, dynamic: c.Dynamic}, err
+	return &world{shape: s, kube: c.Kube, dynamic: c.Dynamic}, nil
 }
 
 // each is parallel, and says what it has done.

@@ -17,12 +17,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/kube/client"
 )
 
 // Names of the Secrets.
@@ -48,7 +46,7 @@ const callTimeout = 5 * time.Second
 
 // secret is one Secret that is watched.
 type secret struct {
-	kube            kubernetes.Interface
+	kube            *client.Typed
 	namespace, name string
 	changed         chan struct{}
 	// seen is the version that was read or written here last.
@@ -56,7 +54,7 @@ type secret struct {
 	dirty atomic.Bool // changed since it was read
 }
 
-func newSecret(kube kubernetes.Interface, namespace, name string) secret {
+func newSecret(kube *client.Typed, namespace, name string) secret {
 	return secret{kube: kube, namespace: namespace, name: name, changed: make(chan struct{}, 1)}
 }
 
@@ -86,12 +84,7 @@ func (s *secret) saw(version string) { s.seen.Store(&version) }
 
 // Run watches until ctx ends.
 func (s *secret) Run(ctx context.Context) error {
-	factory := informers.NewSharedInformerFactoryWithOptions(s.kube, 0,
-		informers.WithNamespace(s.namespace),
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.name).String()
-		}))
-	informer := factory.Core().V1().Secrets().Informer()
+	informer := client.Informer(s.kube.CoreV1().Secrets(s.namespace), &corev1.Secret{}, client.Selection{Name: s.name})
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { s.notify(o, false) },
 		UpdateFunc: func(_, o any) { s.notify(o, false) },
@@ -126,7 +119,7 @@ type Store struct {
 }
 
 // New returns the store in StateSecret of a namespace.
-func New(kube kubernetes.Interface, namespace string) *Store {
+func New(kube *client.Typed, namespace string) *Store {
 	return &Store{secret: newSecret(kube, namespace, StateSecret)}
 }
 
@@ -201,7 +194,7 @@ type Plugin struct {
 }
 
 // NewPlugin returns the plugged-in CA of PluginSecret of a namespace.
-func NewPlugin(kube kubernetes.Interface, namespace string) *Plugin {
+func NewPlugin(kube *client.Typed, namespace string) *Plugin {
 	return &Plugin{secret: newSecret(kube, namespace, PluginSecret)}
 }
 

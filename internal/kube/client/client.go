@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -30,7 +29,7 @@ type Options struct {
 // Client is a connection to one cluster.
 type Client struct {
 	Config  *rest.Config
-	Kube    kubernetes.Interface
+	Kube    *Typed
 	Dynamic dynamic.Interface
 	// Namespace is that of the kubeconfig's context or of our own pod, else
 	// default.
@@ -95,7 +94,7 @@ func ownNamespace() string {
 func ForConfig(cfg *rest.Config, namespace string) (*Client, error) {
 	typed := rest.CopyConfig(cfg)
 	typed.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	kube, err := kubernetes.NewForConfig(typed)
+	kube, err := newTyped(typed)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the Kubernetes API: %w", err)
 	}

@@ -1,23 +1,25 @@
 // Package election lets one of several replicas do what only one should: it
-// holds a Lease while it does.
+// holds a Lease while it does. Leases are written as Kubernetes' own controllers
+// write theirs.
 package election
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"sync"
+	"math/rand/v2"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/ambit-mesh/ambit/internal/kube/client"
 )
 
 // Times of a lease: those of Kubernetes' own controllers. A leader that cannot
 // renew for renewDeadline stops its work; another may begin leaseDuration after
-// the last renewal it saw.
+// the last renewal it saw. What lies between is for the work to end, and for
+// clocks that run differently.
 const (
 	leaseDuration = 15 * time.Second
 	renewDeadline = 10 * time.Second
@@ -26,7 +28,7 @@ const (
 
 // Options name the lease and who wants it.
 type Options struct {
-	Kube      kubernetes.Interface
+	Kube      *client.Typed
 	Namespace string
 	Lease     string
 	Identity  string // of this replica: the name of its pod
@@ -42,58 +44,163 @@ type Options struct {
 // work at a time as far as their clocks agree. When work returns by itself the
 // lease stays held.
 func Run(ctx context.Context, o Options, work func(context.Context)) error {
-	for ctx.Err() == nil {
-		if err := o.term(ctx, work); err != nil {
-			return fmt.Errorf("lease %s/%s: %w", o.Namespace, o.Lease, err)
-		}
+	c := &campaign{Options: o, log: o.Logger.With("lease", o.Namespace+"/"+o.Lease)}
+	c.scale = max(c.scale, 1)
+	for c.acquire(ctx) {
+		c.lead(ctx, work)
 	}
 	return nil
 }
 
-// term is one candidacy: it ends with the loss of the lease, or with ctx.
-func (o Options) term(ctx context.Context, work func(context.Context)) error {
-	log := o.Logger.With("lease", o.Namespace+"/"+o.Lease)
-	held, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
-	working, stop := context.WithCancel(ctx)
-	defer stop()
-	var running sync.Mutex // held while work runs
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Lease},
-			Client:     o.Kube.CoordinationV1(),
-			LockConfig: resourcelock.ResourceLockConfig{Identity: o.Identity},
-		},
-		Name:            o.Lease,
-		LeaseDuration:   leaseDuration / max(o.scale, 1),
-		RenewDeadline:   renewDeadline / max(o.scale, 1),
-		RetryPeriod:     retryPeriod / max(o.scale, 1),
-		ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(leading context.Context) {
-				running.Lock()
-				defer running.Unlock()
-				defer context.AfterFunc(leading, stop)()
-				if leading.Err() == nil && working.Err() == nil {
-					log.Info("leading")
-					work(working)
-				}
-			},
-			OnStoppedLeading: func() { log.Info("not leading any more") },
-		},
-	})
-	if err != nil {
-		return err
+// campaign is one replica's part in an election.
+type campaign struct {
+	Options
+	log  *slog.Logger
+	seen sight
+	lost error // why the lease could not be had the last time
+}
+
+// acquire waits until the lease is held; false when ctx ended before.
+func (c *campaign) acquire(ctx context.Context) bool {
+	for !c.try(ctx) {
+		// Replicas that began together do not stay together.
+		pause := retryPeriod / c.scale
+		if !sleep(ctx, pause+rand.N(pause/5)) {
+			return false
+		}
 	}
-	// At the end: first work stops, then the lease goes to the next.
-	defer context.AfterFunc(ctx, func() {
-		running.Lock()
-		defer running.Unlock()
-		release()
-	})()
-	elector.Run(held)
+	return true
+}
+
+// lead runs work until the lease is lost or ctx ends, and returns after work
+// has.
+func (c *campaign) lead(ctx context.Context, work func(context.Context)) {
+	c.log.Info("leading")
+	working, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		work(working)
+	}()
+	held := c.renew(ctx)
 	stop()
-	running.Lock() // the next term begins after the work of this one
-	defer running.Unlock()
-	return nil
+	if held {
+		// Others wait for as long as work needs to end; the lease is renewed
+		// meanwhile.
+		ending, ended := context.WithCancel(context.WithoutCancel(ctx))
+		go func() { <-done; ended() }()
+		held = c.renew(ending)
+		ended()
+	}
+	<-done
+	if !held {
+		c.log.Warn("lost the lease, and stopped what it is for", "error", c.lost)
+		return
+	}
+	c.log.Info("not leading any more")
+	c.release()
+}
+
+// renew keeps the lease until ctx ends; false when it was lost before.
+func (c *campaign) renew(ctx context.Context) bool {
+	renewed := time.Now()
+	for sleep(ctx, retryPeriod/c.scale) {
+		deadline := renewed.Add(renewDeadline / c.scale)
+		attempt, cancel := context.WithDeadline(ctx, deadline)
+		now := time.Now()
+		ok := c.try(attempt)
+		cancel()
+		switch {
+		case ok:
+			renewed = now
+		case ctx.Err() != nil:
+			return true
+		case !time.Now().Before(deadline), c.seen.holder() != c.Identity:
+			return false
+		}
+	}
+	return true
+}
+
+// try takes or renews the lease. It takes no longer than half of the time that a
+// renewal has, so that there is a second one.
+func (c *campaign) try(ctx context.Context) bool {
+	attempt, cancel := context.WithTimeout(ctx, renewDeadline/2/c.scale)
+	defer cancel()
+	held, err := c.attempt(attempt)
+	if err != nil && ctx.Err() == nil && (c.lost == nil || c.lost.Error() != err.Error()) {
+		c.log.Warn("cannot take part in the election, trying again", "error", err)
+	}
+	c.lost = err
+	return held
+}
+
+// attempt is try without its report. A leader writes without reading first:
+// the version tells the API server when somebody else has written.
+func (c *campaign) attempt(ctx context.Context) (bool, error) {
+	api := c.Kube.CoordinationV1().Leases(c.Namespace)
+	now := time.Now()
+	if c.seen.version == "" || c.seen.holder() != c.Identity {
+		lease, err := api.Get(ctx, c.Lease, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			c.seen = sight{}
+		case err != nil:
+			return false, err
+		default:
+			c.seen = c.seen.saw(lease, now)
+		}
+		if !c.seen.free(c.Identity, now) {
+			return false, nil
+		}
+	}
+	return c.write(ctx, c.seen.held(c.Identity, leaseDuration/c.scale, now))
+}
+
+// write replaces the lease that was seen. Somebody who was faster is no error.
+func (c *campaign) write(ctx context.Context, spec coordinationv1.LeaseSpec) (bool, error) {
+	api := c.Kube.CoordinationV1().Leases(c.Namespace)
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Lease, ResourceVersion: c.seen.version}, Spec: spec}
+	var err error
+	if c.seen.version == "" {
+		lease, err = api.Create(ctx, lease, metav1.CreateOptions{})
+	} else {
+		lease, err = api.Update(ctx, lease, metav1.UpdateOptions{})
+	}
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
+		// Not known any more: it is read the next time.
+		c.seen.version = ""
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	c.seen = sight{version: lease.ResourceVersion, spec: lease.Spec, at: time.Now()}
+	return true, nil
+}
+
+// release gives the lease back, so that another replica need not wait for its
+// end. It is a courtesy: on failure the others wait.
+func (c *campaign) release() {
+	if c.seen.version == "" {
+		return // it is not known what would be overwritten
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), retryPeriod)
+	defer cancel()
+	if _, err := c.write(ctx, c.seen.released(time.Now())); err != nil {
+		c.log.Warn("cannot give the lease back; the next leader waits for its end", "error", err)
+	}
+	c.seen = sight{}
+}
+
+// sleep waits; false when ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return ctx.Err() == nil
+	}
 }

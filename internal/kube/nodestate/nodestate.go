@@ -16,8 +16,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
@@ -55,10 +53,10 @@ func New(c *client.Client, nodeName string, logger *slog.Logger) *State {
 	// The broadcaster bounds both what it keeps and what it writes for one
 	// object.
 	b := record.NewBroadcaster()
-	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: c.Kube.CoreV1().Events("")})
+	b.StartRecordingToSink(events{c.Kube.CoreV1()})
 	return &State{
 		client: c, node: nodeName, logger: logger, broadcaster: b, wake: make(chan struct{}, 1),
-		recorder: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "ambit-cni", Host: nodeName}),
+		recorder: b.NewRecorder(client.Scheme, corev1.EventSource{Component: "ambit-cni", Host: nodeName}),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -142,7 +143,7 @@ func dial(dialer httpstream.Dialer, port int) (*streams, error) {
 type conn struct {
 	net.Conn
 	to   addr
-	fail chan error // at most one: what the far end says went wrong
+	fail atomic.Pointer[string] // what the far end says went wrong
 	end  func()
 }
 
@@ -153,7 +154,7 @@ func (a addr) String() string { return string(a) }
 
 func newConn(s *streams, to string) net.Conn {
 	near, far := net.Pipe()
-	c := &conn{Conn: near, to: addr(to), fail: make(chan error, 1)}
+	c := &conn{Conn: near, to: addr(to)}
 	ended := make(chan struct{})
 	c.end = sync.OnceFunc(func() {
 		close(ended)
@@ -165,7 +166,8 @@ func newConn(s *streams, to string) net.Conn {
 	go func() {
 		defer close(explained)
 		if text, err := io.ReadAll(io.LimitReader(s.errors, maxError)); err == nil && len(text) > 0 {
-			c.fail <- errors.New(strings.TrimSpace(string(text)))
+			said := strings.TrimSpace(string(text))
+			c.fail.Store(&said)
 			c.end()
 		}
 	}()
@@ -188,14 +190,23 @@ func newConn(s *streams, to string) net.Conn {
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if n == 0 && err != nil {
-		select {
-		case said := <-c.fail:
-			return 0, said
-		default:
-		}
+	if n > 0 {
+		return n, err
 	}
-	return n, err
+	return n, c.explain(err)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	return n, c.explain(err)
+}
+
+// explain puts what the far end has said in place of what follows from it.
+func (c *conn) explain(err error) error {
+	if said := c.fail.Load(); said != nil && err != nil {
+		return errors.New(*said)
+	}
+	return err
 }
 
 func (c *conn) Close() error {

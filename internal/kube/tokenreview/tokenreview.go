@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sync/singleflight"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/kube/client"
 )
 
 // Bounds.
@@ -37,7 +37,7 @@ const (
 
 // Reviewer is an auth.TokenReviewer.
 type Reviewer struct {
-	kube  kubernetes.Interface
+	kube  *client.Typed
 	turns chan struct{}
 	// under way, by key: proxies ask for many certificates at once with one
 	// token.
@@ -56,7 +56,7 @@ type remembered struct {
 }
 
 // New returns a Reviewer.
-func New(kube kubernetes.Interface) *Reviewer {
+func New(kube *client.Typed) *Reviewer {
 	return &Reviewer{kube: kube, turns: make(chan struct{}, concurrency), known: map[key]remembered{}}
 }
 

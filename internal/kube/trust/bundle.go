@@ -73,7 +73,7 @@ func (b *clusterBundle) write(ctx context.Context, roots string) error {
 			_, err = api.Update(ctx, have, metav1.UpdateOptions{})
 			return err
 		}
-		switch served, err := b.served(version, err); {
+		switch served, err := b.served(ctx, version, err); {
 		case err != nil:
 			return err
 		case !served:
@@ -91,11 +91,11 @@ func (b *clusterBundle) write(ctx context.Context, roots string) error {
 
 // served tells what a failed Get means: an API that is not there answers like
 // an object that is not there.
-func (b *clusterBundle) served(version string, err error) (bool, error) {
+func (b *clusterBundle) served(ctx context.Context, version string, err error) (bool, error) {
 	if !apierrors.IsNotFound(err) {
 		return false, err
 	}
-	list, err := b.client.Kube.Discovery().ServerResourcesForGroupVersion("certificates.k8s.io/" + version)
+	list, err := b.client.Served(ctx, "certificates.k8s.io", version)
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}

@@ -14,8 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
@@ -57,11 +55,9 @@ type distributor struct {
 func Run(ctx context.Context, o Options) error {
 	d := &distributor{Options: o, queue: workqueue.NewTypedRateLimitingQueue(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, time.Minute))}
-	all := informers.NewSharedInformerFactory(o.Client.Kube, 0)
-	named := informers.NewSharedInformerFactoryWithOptions(o.Client.Kube, 0, informers.WithTweakListOptions(func(l *metav1.ListOptions) {
-		l.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, ConfigMap).String()
-	}))
-	d.namespaces, d.maps = all.Core().V1().Namespaces().Informer(), named.Core().V1().ConfigMaps().Informer()
+	core := o.Client.Kube.CoreV1()
+	d.namespaces = client.Informer(core.Namespaces(), &corev1.Namespace{}, client.Selection{})
+	d.maps = client.Informer(core.ConfigMaps(""), &corev1.ConfigMap{}, client.Selection{Name: ConfigMap})
 	if err := errors.Join(
 		d.namespaces.SetTransform(trim), d.maps.SetTransform(trim),
 		d.follow(d.namespaces, func(o metav1.Object) string { return o.GetName() }),

@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
@@ -69,25 +68,26 @@ const byNode = "node"
 
 func (u *untainter) run(ctx context.Context) error {
 	defer u.queue.ShutDown()
-	nodes := informers.NewSharedInformerFactoryWithOptions(u.Client.Kube, 0, informers.WithTransform(trimNode))
-	u.nodes = nodes.Core().V1().Nodes().Informer()
-	if err := u.follow(u.nodes, func(obj any) string { return nameOf(obj) }); err != nil {
+	core := u.Client.Kube.CoreV1()
+	u.nodes = client.Informer(core.Nodes(), &corev1.Node{}, client.Selection{})
+	if err := u.follow(u.nodes, trimNode, func(obj any) string { return nameOf(obj) }); err != nil {
 		return err
 	}
-	nodes.Start(ctx.Done())
-	synced := []cache.InformerSynced{u.nodes.HasSynced}
+	all := []cache.SharedIndexInformer{u.nodes}
 	for selector, keep := range map[string]*cache.SharedIndexInformer{u.AgentSelector: &u.agents, u.ProxySelector: &u.proxy} {
-		f := informers.NewSharedInformerFactoryWithOptions(u.Client.Kube, 0, informers.WithNamespace(u.Namespace), informers.WithTransform(trimPod),
-			informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = selector }))
-		*keep = f.Core().V1().Pods().Informer()
+		*keep = client.Informer(core.Pods(u.Namespace), &corev1.Pod{}, client.Selection{Labels: selector})
 		if err := (*keep).AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) { return []string{nodeOf(obj)}, nil }}); err != nil {
 			return err
 		}
-		if err := u.follow(*keep, nodeOf); err != nil {
+		if err := u.follow(*keep, trimPod, nodeOf); err != nil {
 			return err
 		}
-		f.Start(ctx.Done())
-		synced = append(synced, (*keep).HasSynced)
+		all = append(all, *keep)
+	}
+	var synced []cache.InformerSynced
+	for _, informer := range all {
+		go informer.RunWithContext(ctx)
+		synced = append(synced, informer.HasSynced)
 	}
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil
@@ -100,7 +100,10 @@ func (u *untainter) run(ctx context.Context) error {
 }
 
 // follow has a node looked at whenever an object that belongs to it changes.
-func (u *untainter) follow(i cache.SharedIndexInformer, node func(any) string) error {
+func (u *untainter) follow(i cache.SharedIndexInformer, trim cache.TransformFunc, node func(any) string) error {
+	if err := i.SetTransform(trim); err != nil {
+		return err
+	}
 	add := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj

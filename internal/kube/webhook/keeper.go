@@ -12,12 +12,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/retry"
+
+	"github.com/ambit-mesh/ambit/internal/kube/client"
 )
 
 // resync is how often the configuration is compared although nothing was
@@ -87,14 +87,12 @@ func (k *keeper) watch(ctx context.Context) <-chan struct{} {
 		default:
 		}
 	}
-	f := informers.NewSharedInformerFactoryWithOptions(k.o.Client.Kube, 0, informers.WithTweakListOptions(func(l *metav1.ListOptions) {
-		l.FieldSelector = fields.OneTermEqualSelector("metadata.name", k.o.ConfigName).String()
-	}))
-	informer := f.Admissionregistration().V1().ValidatingWebhookConfigurations().Informer()
+	informer := client.Informer(k.o.Client.Kube.AdmissionregistrationV1().ValidatingWebhookConfigurations(),
+		&admissionregistrationv1.ValidatingWebhookConfiguration{}, client.Selection{Name: k.o.ConfigName})
 	_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{ // fails only after it was stopped
 		AddFunc: report, UpdateFunc: func(_, o any) { report(o) }, DeleteFunc: report,
 	})
-	f.Start(ctx.Done())
+	go informer.RunWithContext(ctx)
 	return changed
 }
 

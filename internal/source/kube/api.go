@@ -2,8 +2,6 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -96,17 +94,12 @@ func (o opener) pods() *api {
 func (o opener) served(ctx context.Context, kind source.Kind) (schema.GroupVersionResource, error) {
 	for _, version := range kind.Versions {
 		gv := schema.GroupVersion{Group: kind.Group, Version: version}
-		data, err := o.client.Kube.Discovery().RESTClient().Get().AbsPath("/apis", gv.Group, gv.Version).
-			SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+		list, err := o.client.Served(ctx, gv.Group, gv.Version)
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
 			return schema.GroupVersionResource{}, err
-		}
-		var list metav1.APIResourceList
-		if err := json.Unmarshal(data, &list); err != nil {
-			return schema.GroupVersionResource{}, fmt.Errorf("discovery of %s: %w", gv, err)
 		}
 		for _, r := range list.APIResources {
 			if r.Kind == kind.Name && !strings.Contains(r.Name, "/") {

@@ -25,9 +25,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/utils/ptr"
@@ -81,9 +81,13 @@ func Connect() (*Cluster, error) {
 	if _, err := os.Stat(filepath.Join(bin, "ambit")); err != nil {
 		return nil, fmt.Errorf("the programs of the mesh are not in %s: run make build, or set AMBIT_BIN: %w", bin, err)
 	}
+	d, err := discovery.NewDiscoveryClientForConfig(c.Config)
+	if err != nil {
+		return nil, err
+	}
 	return &Cluster{
 		Client: c, Kubeconfig: path, Bin: bin, Own: own,
-		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(c.Kube.Discovery())),
+		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d)),
 	}, nil
 }
 
@@ -167,7 +171,7 @@ func (c *Cluster) each(namespace, text string, do func(dynamic.ResourceInterface
 // error carries what it wrote to standard error.
 func (c *Cluster) Exec(ctx context.Context, namespace, pod string, argv ...string) (string, error) {
 	req := c.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Command: argv, Stdout: true, Stderr: true}, scheme.ParameterCodec)
+		VersionedParams(&corev1.PodExecOptions{Command: argv, Stdout: true, Stderr: true}, client.ParameterCodec)
 	ex, err := remotecommand.NewWebSocketExecutor(c.Config, "GET", req.URL().String())
 	if err != nil {
 		return "", err
