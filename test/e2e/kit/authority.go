@@ -74,14 +74,20 @@ func (c *Cluster) ControlPlaneConn(t testing.TB) *grpc.ClientConn {
 	if err != nil || len(pods.Items) == 0 {
 		t.Fatalf("no control plane: %v", err)
 	}
+	return c.ConnTo(t, pods.Items[0].Name, "istiod")
+}
+
+// ConnTo connects to a pod of a control plane, which is reached as a service.
+func (c *Cluster) ConnTo(t testing.TB, pod, service string) *grpc.ClientConn {
+	t.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(c.RootCertificates(t)) {
 		t.Fatal("no roots")
 	}
-	conn, err := grpc.NewClient("passthrough:///istiod",
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "istiod." + SystemNamespace + ".svc", MinVersion: tls.VersionTLS12})),
+	conn, err := grpc.NewClient("passthrough:///"+pod,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: service + "." + SystemNamespace + ".svc", MinVersion: tls.VersionTLS12})),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return portforward.Dial(ctx, c.Client, SystemNamespace, pods.Items[0].Name, wellknown.PortXDS)
+			return portforward.Dial(ctx, c.Client, SystemNamespace, pod, wellknown.PortXDS)
 		}))
 	if err != nil {
 		t.Fatal(err)

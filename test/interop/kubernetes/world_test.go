@@ -74,6 +74,9 @@ func TestMeshes(t *testing.T) {
 			} {
 				t.Run(test.name, func(t *testing.T) { test.run(t, m) })
 			}
+			if m.peerControl && !m.mixed {
+				t.Run("SameDirectory", func(t *testing.T) { sameDirectory(t, m) }) // last: it adds a control plane
+			}
 		})
 	}
 }
