@@ -6,6 +6,10 @@ BIN     ?= bin
 VERSION ?= dev
 LDFLAGS := -s -w -X github.com/ambit-mesh/ambit/internal/ops/version.tag=$(VERSION)
 
+# The same for programs and tests, or each package is compiled once for either.
+export CGO_ENABLED = 0
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+
 # Pinned: what `make lint` runs, built from source by the Go tool on first use.
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
@@ -29,7 +33,7 @@ help: ## this list
 
 build: ## the five programs and the test programs, static, into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/echo ./test/load
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/echo ./test/load
 
 images: build ## container images of the programs, as archives, into bin/images/
 	@$(GO) run ./build/images -bin $(BIN) -o $(BIN)/images -version '$(VERSION)'

@@ -64,6 +64,9 @@ func groups(args []string) [][]string {
 func (s *summary) run(args []string) bool {
 	fmt.Printf("go test %s\n", strings.Join(args, " "))
 	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	if slices.Contains(args, "-race") {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1") // the detector is C++
+	}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
