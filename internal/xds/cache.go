@@ -19,7 +19,7 @@ type Cache struct {
 // table is the resources of one type.
 type table struct {
 	synced    bool
-	resources map[string]*Resource
+	resources map[string]entry
 	aliases   map[string][]string            // to the names of resources
 	parts     map[string]map[string]struct{} // resources by what they are With
 	// names is every name, shared by the clients that start with all of
@@ -27,6 +27,15 @@ type table struct {
 	// reading takes listing as well.
 	names   []string
 	listing sync.Mutex
+	// numbers are how many were given to entries, free those given back.
+	numbers int
+	free    []int
+}
+
+// entry is a resource, with a small number of its own while it is there.
+type entry struct {
+	*Resource
+	number int
 }
 
 // all returns every name.
@@ -47,7 +56,7 @@ func NewCache() *Cache {
 func (c *Cache) table(typeURL string) *table {
 	t := c.types[typeURL]
 	if t == nil {
-		t = &table{resources: make(map[string]*Resource), aliases: make(map[string][]string),
+		t = &table{resources: make(map[string]entry), aliases: make(map[string][]string),
 			parts: make(map[string]map[string]struct{})}
 		c.types[typeURL] = t
 	}
@@ -65,14 +74,14 @@ func (c *Cache) Update(typeURL string, set []*Resource, removed []string) {
 	for _, r := range set {
 		r = r.sealed(typeURL)
 		old := t.resources[r.Name]
-		if old != nil && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) && slices.Equal(old.With, r.With) {
+		if old.Resource != nil && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) && slices.Equal(old.With, r.With) {
 			continue
 		}
 		t.store(r, old)
 		changes = append(changes, change{r.Name, r.Aliases, r.With})
 	}
 	for _, name := range removed {
-		if old := t.resources[name]; old != nil {
+		if old, had := t.resources[name]; had {
 			t.discard(old)
 			changes = append(changes, change{name: name})
 		}
@@ -92,10 +101,12 @@ type change struct {
 	aliases, with []string
 }
 
-func (t *table) store(r, old *Resource) {
-	if old != nil {
-		t.unalias(old)
+func (t *table) store(r *Resource, old entry) {
+	number := old.number
+	if old.Resource != nil {
+		t.unalias(old.Resource)
 	} else {
+		number = t.number()
 		t.names = nil
 	}
 	for _, a := range r.Aliases {
@@ -109,11 +120,23 @@ func (t *table) store(r, old *Resource) {
 		}
 		set[r.Name] = struct{}{}
 	}
-	t.resources[r.Name] = r
+	t.resources[r.Name] = entry{r, number}
 }
 
-func (t *table) discard(old *Resource) {
-	t.unalias(old)
+// number is one that no entry has.
+func (t *table) number() int {
+	if n := len(t.free); n > 0 {
+		number := t.free[n-1]
+		t.free = t.free[:n-1]
+		return number
+	}
+	t.numbers++
+	return t.numbers - 1
+}
+
+func (t *table) discard(old entry) {
+	t.unalias(old.Resource)
+	t.free = append(t.free, old.number)
 	delete(t.resources, old.Name)
 	t.names = nil
 }
@@ -145,14 +168,14 @@ func (t *table) resolve(name string) []string {
 
 // aliasesOf and groupsOf are those of a resource, none for one that is gone.
 func (t *table) aliasesOf(name string) []string {
-	if r := t.resources[name]; r != nil {
+	if r, ok := t.resources[name]; ok {
 		return r.Aliases
 	}
 	return nil
 }
 
 func (t *table) groupsOf(name string) []string {
-	if r := t.resources[name]; r != nil {
+	if r, ok := t.resources[name]; ok {
 		return r.With
 	}
 	return nil
@@ -177,8 +200,8 @@ func (c *Cache) Get(typeURL, name string) (Resource, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if t := c.types[typeURL]; t != nil {
-		if r := t.resources[name]; r != nil {
-			return *r, true
+		if r, ok := t.resources[name]; ok {
+			return *r.Resource, true
 		}
 	}
 	return Resource{}, false
@@ -204,7 +227,7 @@ func (c *Cache) Resources(typeURL string) []Resource {
 	}
 	out := make([]Resource, 0, len(t.resources))
 	for _, name := range slices.Sorted(maps.Keys(t.resources)) {
-		out = append(out, *t.resources[name])
+		out = append(out, *t.resources[name].Resource)
 	}
 	return out
 }

@@ -222,8 +222,8 @@ func (s *Server) receive(c *client, stream discovery.AggregatedDiscoveryService_
 	}
 	defer joined()
 	for {
-		req, err := stream.Recv()
-		if err != nil {
+		req := new(request)
+		if err := stream.RecvMsg(req); err != nil {
 			return err
 		}
 		if req.GetResponseNonce() != "" {

@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
 const (
@@ -115,7 +114,7 @@ func has(set map[string]struct{}, name string) bool { _, ok := set[name]; return
 
 // request takes a message of the client in. The error ends the stream.
 // Rejected is the detail of a NACK, empty for everything else.
-func (s *session) request(req *discovery.DeltaDiscoveryRequest) (rejected string, err error) {
+func (s *session) request(req *request) (rejected string, err error) {
 	s.cache.mu.RLock()
 	defer s.cache.mu.RUnlock()
 	s.mu.Lock()
@@ -163,19 +162,19 @@ const maxTypes = 32
 
 // start takes the first request of a type in. Without names it follows
 // everything.
-func (s *session) start(t *table, req *discovery.DeltaDiscoveryRequest) *watch {
+func (s *session) start(t *table, req *request) *watch {
 	w := &watch{
 		names: make(map[string]struct{}), held: make(map[string]struct{}), pending: make(map[string]struct{}),
 	}
 	s.types[req.GetTypeUrl()] = w
 	subscribe := req.GetResourceNamesSubscribe()
-	known := req.GetInitialResourceVersions()
 	w.wildcard = len(subscribe) == 0 || slices.Contains(subscribe, Wildcard)
 	if w.wildcard && !slices.Contains(req.GetResourceNamesUnsubscribe(), Wildcard) {
 		w.owesFirst = true
-		w.catchUp(t, known)
+		w.catchUp(t, req)
 		return w
 	}
+	known := req.versions()
 	// What a client of single names has it also follows.
 	w.wildcard = false
 	for name, version := range known {
@@ -212,21 +211,26 @@ func (w *watch) oweNews(t *table, of string, known map[string]string) {
 	}
 }
 
-// catchUp owes a wildcard client whatever differs from what it knows.
-func (w *watch) catchUp(t *table, known map[string]string) {
+// catchUp owes a wildcard client whatever differs from what it knows; nil is
+// nothing.
+func (w *watch) catchUp(t *table, req *request) {
 	w.backlog = t.all()
-	if len(known) == 0 {
+	if !req.knows() {
 		return
 	}
+	current := make([]uint64, (t.numbers+63)/64) // a bit for each entry
+	req.known(func(name, version []byte) {
+		r, ok := t.resources[string(name)]
+		if !ok {
+			w.pending[string(name)] = struct{}{}
+		} else if r.Version == string(version) {
+			current[r.number/64] |= 1 << (r.number % 64)
+		}
+	})
 	w.backlog = nil
 	for _, name := range t.all() {
-		if version, ok := known[name]; !ok || version != t.resources[name].Version {
+		if n := t.resources[name].number; current[n/64]&(1<<(n%64)) == 0 {
 			w.backlog = append(w.backlog, name)
-		}
-	}
-	for name := range known {
-		if _, ok := t.resources[name]; !ok {
-			w.pending[name] = struct{}{}
 		}
 	}
 }
@@ -369,7 +373,7 @@ func (w *watch) add(resp *reply, t *table, name string) int {
 	if !w.wildcard {
 		w.held[name] = struct{}{}
 	}
-	resp.add(r)
+	resp.add(r.Resource)
 	return len(name) + len(r.Body)
 }
 

@@ -10,6 +10,8 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"pgregory.net/rapid"
 )
@@ -63,14 +65,14 @@ func transcript(t *testing.T, s *session, script string) {
 		case "synced":
 			s.cache.MarkSynced(typ)
 		default:
-			if _, err := s.request(request(t, word, typ, args)); err != nil {
+			if _, err := hear(s, asked(t, word, typ, args)); err != nil {
 				t.Fatalf("line %d: %v", n+1, err)
 			}
 		}
 	}
 }
 
-func request(t *testing.T, word, typ string, args []string) *discovery.DeltaDiscoveryRequest {
+func asked(t *testing.T, word, typ string, args []string) *discovery.DeltaDiscoveryRequest {
 	t.Helper()
 	req := &discovery.DeltaDiscoveryRequest{TypeUrl: typ}
 	switch word {
@@ -417,11 +419,11 @@ func TestSessionBounds(t *testing.T) {
 	c := NewCache()
 	s := newSession(c, nil)
 	for i := range maxTypes {
-		if _, err := s.request(&discovery.DeltaDiscoveryRequest{TypeUrl: fmt.Sprint(i)}); err != nil {
+		if _, err := hear(s, &discovery.DeltaDiscoveryRequest{TypeUrl: fmt.Sprint(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.request(&discovery.DeltaDiscoveryRequest{TypeUrl: "one more"}); err == nil {
+	if _, err := hear(s, &discovery.DeltaDiscoveryRequest{TypeUrl: "one more"}); err == nil {
 		t.Error("types are not bounded")
 	}
 	if len(c.types) > 0 {
@@ -443,7 +445,7 @@ func TestPartialResponses(t *testing.T) {
 	for _, features := range [][]string{nil, {featurePartial}} {
 		s := newSession(c, nil)
 		c.join(s)
-		if _, err := s.request(&discovery.DeltaDiscoveryRequest{TypeUrl: "A", Node: &core.Node{ClientFeatures: features}}); err != nil {
+		if _, err := hear(s, &discovery.DeltaDiscoveryRequest{TypeUrl: "A", Node: &core.Node{ClientFeatures: features}}); err != nil {
 			t.Fatal(err)
 		}
 		held := map[string]bool{}
@@ -460,7 +462,7 @@ func TestPartialResponses(t *testing.T) {
 			if last := len(held) == 10; last == (resp.SystemVersionInfo == partialVersion) {
 				t.Errorf("response %d with %d held is marked %q", responses, len(held), resp.SystemVersionInfo)
 			}
-			if _, err := s.request(&discovery.DeltaDiscoveryRequest{TypeUrl: "A", ResponseNonce: resp.Nonce}); err != nil {
+			if _, err := hear(s, &discovery.DeltaDiscoveryRequest{TypeUrl: "A", ResponseNonce: resp.Nonce}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -495,7 +497,7 @@ func TestSessionConverges(t *testing.T) {
 				req.ResourceNamesSubscribe = append(slices.Sorted(maps.Keys(demands)), Wildcard)
 				req.ResourceNamesUnsubscribe = []string{Wildcard}
 			}
-			if _, err := s.request(req); err != nil {
+			if _, err := hear(s, req); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -512,7 +514,7 @@ func TestSessionConverges(t *testing.T) {
 			for _, n := range inFlight.RemovedResources {
 				delete(held, n)
 			}
-			if _, err := s.request(&discovery.DeltaDiscoveryRequest{TypeUrl: "A", ResponseNonce: inFlight.Nonce}); err != nil {
+			if _, err := hear(s, &discovery.DeltaDiscoveryRequest{TypeUrl: "A", ResponseNonce: inFlight.Nonce}); err != nil {
 				t.Fatal(err)
 			}
 			inFlight = nil
@@ -538,7 +540,7 @@ func TestSessionConverges(t *testing.T) {
 				if !wildcard {
 					n := name.Draw(t, "demand")
 					demands[n] = true
-					if _, err := s.request(&discovery.DeltaDiscoveryRequest{TypeUrl: "A", ResourceNamesSubscribe: []string{n}}); err != nil {
+					if _, err := hear(s, &discovery.DeltaDiscoveryRequest{TypeUrl: "A", ResourceNamesSubscribe: []string{n}}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -569,7 +571,7 @@ func FuzzSessionRequest(f *testing.F) {
 		req := &discovery.DeltaDiscoveryRequest{TypeUrl: typ, ResourceNamesSubscribe: strings.Split(sub, ","),
 			ResourceNamesUnsubscribe: strings.Split(unsub, ","), ResponseNonce: nonce, InitialResourceVersions: map[string]string{known: nonce}}
 		for range 3 {
-			_, _ = s.request(req)
+			_, _ = hear(s, req)
 			if resp := said(s); resp != nil {
 				req.ResponseNonce = resp.Nonce
 			}
@@ -578,6 +580,19 @@ func FuzzSessionRequest(f *testing.F) {
 		s.next()
 		s.status()
 	})
+}
+
+// hear has a session hear a request, as a client sends it.
+func hear(s *session, req *discovery.DeltaDiscoveryRequest) (rejected string, err error) {
+	msg, err := proto.Marshal(req)
+	if err != nil {
+		return "", err
+	}
+	r := new(request)
+	if err := newCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(msg)}, r); err != nil {
+		return "", err
+	}
+	return s.request(r)
 }
 
 // said is what a session says next, as a client reads it; nil for nothing.

@@ -3,10 +3,12 @@ package xds
 import (
 	"cmp"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
 // Numbers of the fields of DeltaDiscoveryResponse, Resource and Any.
@@ -17,6 +19,10 @@ const (
 
 	fieldAnyType, fieldAnyValue = 1, 2
 )
+
+// Numbers of the field of DeltaDiscoveryRequest that lists what a client has,
+// and of the parts of its entries.
+const fieldKnown, fieldKey, fieldValue = 5, 1, 2
 
 // NewResource makes a resource in the form in which every client is sent it,
 // with the version that VersionOf has for its body.
@@ -107,8 +113,96 @@ func (r *reply) wire() mem.BufferSlice {
 	return r.parts
 }
 
+// request is what a client says. What it has is not made objects of: that is
+// as much as the mesh's names, from every client that comes back.
+type request struct {
+	discovery.DeltaDiscoveryRequest // without InitialResourceVersions
+	// raw is the message when it lists what the client has.
+	raw []byte
+}
+
+// knows tells whether the client lists anything.
+func (r *request) knows() bool { return r != nil && r.raw != nil }
+
+// known calls f with everything that the client has. A name that is listed
+// twice is there twice.
+func (r *request) known(f func(name, version []byte)) {
+	_ = fields(r.raw, func(num protowire.Number, _, v []byte) error { // was read before
+		if num != fieldKnown || v == nil {
+			return nil
+		}
+		var name, version []byte
+		err := fields(v, func(num protowire.Number, _, v []byte) error {
+			switch {
+			case num == fieldKey && v != nil:
+				name = v
+			case num == fieldValue && v != nil:
+				version = v
+			}
+			return nil
+		})
+		f(name, version)
+		return err
+	})
+}
+
+// versions is what the client has, by name.
+func (r *request) versions() map[string]string {
+	if !r.knows() {
+		return nil
+	}
+	out := map[string]string{}
+	r.known(func(name, version []byte) { out[string(name)] = string(version) })
+	return out
+}
+
+// unmarshal reads a message, which the request keeps.
+func (r *request) unmarshal(msg []byte) error {
+	var rest []byte
+	listed := false
+	err := fields(msg, func(num protowire.Number, field, v []byte) error {
+		if num != fieldKnown || v == nil {
+			rest = append(rest, field...)
+			return nil
+		}
+		listed = true
+		return fields(v, func(protowire.Number, []byte, []byte) error { return nil })
+	})
+	if err != nil {
+		return err
+	}
+	if listed {
+		r.raw = msg
+	}
+	return proto.Unmarshal(rest, &r.DeltaDiscoveryRequest)
+}
+
+// fields calls f with every field of a message, and with its value when that
+// has a length; nil when it has none.
+func fields(msg []byte, f func(num protowire.Number, field, value []byte) error) error {
+	for len(msg) > 0 {
+		num, typ, tag := protowire.ConsumeTag(msg)
+		if tag < 0 {
+			return protowire.ParseError(tag)
+		}
+		n := protowire.ConsumeFieldValue(num, typ, msg[tag:])
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		var value []byte
+		if typ == protowire.BytesType {
+			value, _ = protowire.ConsumeBytes(msg[tag:])
+		}
+		if err := f(num, msg[:tag+n], value); err != nil {
+			return err
+		}
+		msg = msg[tag+n:]
+	}
+	return nil
+}
+
 // codec is gRPC's own, but for replies, which are marshalled already and are
-// not copied for each client.
+// not copied for each client, and requests.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
@@ -119,4 +213,12 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		return r.wire(), nil
 	}
 	return c.CodecV2.Marshal(v)
+}
+
+// Unmarshal implements encoding.CodecV2.
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if r, ok := v.(*request); ok {
+		return r.unmarshal(data.Materialize())
+	}
+	return c.CodecV2.Unmarshal(data, v)
 }
