@@ -2,6 +2,7 @@ package kit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,8 +32,11 @@ func (c *Cluster) LoadImages(ctx context.Context) error {
 		return nil
 	}
 	archives, err := filepath.Glob(filepath.Join(c.Bin, "images", "*.tar"))
-	if err != nil || len(archives) == 0 {
-		return fmt.Errorf("no images in %s: run make images (%v)", filepath.Join(c.Bin, "images"), err)
+	if err == nil && len(archives) == 0 {
+		err = errors.New("there are none: run make images")
+	}
+	if err != nil {
+		return fmt.Errorf("images in %s: %w", filepath.Join(c.Bin, "images"), err)
 	}
 	return c.Own.Load(ctx, archives)
 }

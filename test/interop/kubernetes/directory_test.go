@@ -39,6 +39,12 @@ func sameDirectory(t *testing.T, m *mesh) {
 	if err := m.Install(t.Context(), "--revision", canary, "--set", "profile=minimal"); err != nil {
 		t.Fatal(err)
 	}
+	defer func() {
+		if _, err := m.Ambit(t.Context(), "uninstall", "--revision", canary, "-y"); err != nil {
+			t.Error(err)
+		}
+		m.ControlPlane(t, 1)
+	}()
 	pods, err := m.Ambitds(t.Context())
 	if err != nil || len(pods) != 2 {
 		t.Fatalf("want two control planes, there are %d: %v", len(pods), err)

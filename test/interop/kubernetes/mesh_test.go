@@ -1,6 +1,8 @@
 package kubernetes
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -263,4 +265,38 @@ func nodesRolled(t *testing.T, m *mesh) {
 	}
 	n.works("late")
 	clean(t, all)
+}
+
+// Istio's control plane makes way for ambitd under load: the authority stays,
+// and so does every certificate.
+func exchanged(t *testing.T, m *mesh) {
+	n := m.town(t, "exchanged", kit.Ambient())
+	for _, x := range m.ways() {
+		n.crosses(x)
+	}
+	root := m.RootCertificates(t)
+	all := n.load(rate)
+	if err := m.Install(t.Context(), "--force"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Kube.AppsV1().Deployments(kit.SystemNamespace).Delete(t.Context(), "istiod", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	m.ControlPlane(t, 1)
+	pods, err := m.Ambitds(t.Context())
+	if err != nil || len(pods) != 1 || !strings.HasPrefix(pods[0].Name, "ambitd-") {
+		t.Fatalf("this is not ambitd: %v, %v", pods, err)
+	}
+	kit.Eventually(t, "all proxies are ambitd's", func(ctx context.Context) error {
+		followers, err := m.Followers(ctx, pods[0].Name)
+		if err == nil && len(followers) != len(m.nodes) {
+			err = fmt.Errorf("%d follow it", len(followers))
+		}
+		return err
+	})
+	n.works("late")
+	clean(t, all)
+	if !bytes.Equal(root, m.RootCertificates(t)) {
+		t.Error("the root is another")
+	}
 }

@@ -75,7 +75,9 @@ func TestMeshes(t *testing.T) {
 				t.Run(test.name, func(t *testing.T) { test.run(t, m) })
 			}
 			if m.peerControl && !m.mixed {
-				t.Run("SameDirectory", func(t *testing.T) { sameDirectory(t, m) }) // last: it adds a control plane
+				// Last: these add control planes.
+				t.Run("SameDirectory", func(t *testing.T) { sameDirectory(t, m) })
+				t.Run("Exchanged", func(t *testing.T) { exchanged(t, m) })
 			}
 		})
 	}
@@ -173,7 +175,7 @@ func (m *mesh) uninstall(t *testing.T) {
 		if _, err := m.Ambit(ctx, "uninstall", "-y"); err != nil {
 			t.Error(err)
 		}
-		if err := m.Cluster.Delete(ctx, kit.SystemNamespace, m.istiod()); err != nil {
+		if err := m.Delete(ctx, kit.SystemNamespace, m.istiod()); err != nil {
 			t.Error(err)
 		}
 		if err := m.noControlPlane(ctx); err != nil {
