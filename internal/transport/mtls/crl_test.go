@@ -177,17 +177,3 @@ func TestCRLReload(t *testing.T) {
 		check(t, "no file", crl.Recheck(state, peer), reason.CertificateRevoked)
 	})
 }
-
-func FuzzCRL(f *testing.F) {
-	root := newRoot(f, "root")
-	list := root.revoke(root.workload(id("x")).Cert.Leaf)
-	f.Add(list)
-	f.Add(crlPEM(list, list))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		path := filepath.Join(t.TempDir(), "crl")
-		write(t, path, text)
-		if crl, err := mtls.OpenCRL(path, slog.New(slog.DiscardHandler)); (err == nil) != (crl != nil) {
-			t.Error(crl, err)
-		}
-	})
-}
