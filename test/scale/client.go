@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -13,8 +14,10 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -29,6 +32,7 @@ type node struct {
 	token     string
 	fleet     *fleet
 	first     bool // of all: it keeps the versions that it was told
+	served    bool // on this connection; owned by run
 
 	seen *expectation // acknowledged; owned by run
 }
@@ -45,8 +49,9 @@ type fleet struct {
 	known, versions map[string]string
 	has             []uint64
 
-	bytes, messages atomic.Int64 // received
-	synced          chan synced  // one of each node
+	bytes   atomic.Int64 // received
+	refused atomic.Int64 // connections
+	synced  chan synced  // one of each node
 }
 
 // synced is what a node knew when it knew everything.
@@ -94,16 +99,34 @@ const (
 	frameBytes = 5
 )
 
-// run follows the control plane until ctx ends or something is wrong.
+// Waits between attempts of a node that the control plane has no time for.
+const (
+	firstWait = 100 * time.Millisecond
+	lastWait  = 5 * time.Second
+)
+
+// run follows the control plane until ctx ends or something is wrong. Who is
+// sent away at the door comes again, as a node proxy does.
 func (n *node) run(ctx context.Context) error {
-	err := n.follow(ctx)
-	if ctx.Err() != nil {
-		return nil
+	for wait := firstWait; ; wait = min(2*wait, lastWait) {
+		err := n.follow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if code := status.Code(err); n.served || code != codes.ResourceExhausted && code != codes.Unavailable {
+			return fmt.Errorf("%s: %w", n.name, err)
+		}
+		n.fleet.refused.Add(1)
+		select {
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	return fmt.Errorf("%s: %w", n.name, err)
 }
 
 func (n *node) follow(ctx context.Context) error {
+	n.served = false
 	conn, err := grpc.NewClient("passthrough:///"+n.fleet.address,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: n.fleet.serverName, RootCAs: n.fleet.roots})),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithNoProxy())
@@ -146,7 +169,7 @@ func (n *node) answer(s grpc.ClientStream) error {
 			return err
 		}
 		n.fleet.bytes.Add(int64(len(msg)) + frameBytes)
-		n.fleet.messages.Add(1)
+		n.served = true
 		awaited, met := n.fleet.awaited.Load(), false
 		r, err := readResponse(msg, func(r resource) (err error) {
 			if start != nil {

@@ -262,6 +262,7 @@ func (m *measuring) join(ctx context.Context) (err error) {
 		return err
 	}
 	m.r.seconds("all nodes at once, to the whole mesh on the last", last.Sub(began))
+	m.r.add("connections refused meanwhile, and made again", float64(m.f.refused.Load()), "")
 	m.r.mib("the whole mesh, to each node", m.f.bytes.Load()/int64(len(m.nodes)))
 	if err := m.c.profile(ctx, m.profile, "connected", "heap"); err != nil {
 		return err
