@@ -129,9 +129,10 @@ func (a *app) nameArg() string {
 
 func (a *app) labDown() *cobra.Command {
 	return &cobra.Command{
-		Use:   "down",
-		Short: "End a lab and remove all of it, also after a crash",
-		Args:  cobra.NoArgs,
+		Use:     "down",
+		Short:   "End a lab and remove all of it, also after a crash",
+		Example: "  ambit lab down\n  ambit lab down --name other",
+		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if _, err := os.Stat(a.dir()); errors.Is(err, fs.ErrNotExist) {
 				return a.printf("There is no lab in %s: nothing to end.\n", a.dir())
@@ -276,9 +277,10 @@ func parseLabels(args []string) (map[string]*string, error) {
 func (a *app) labStatus() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show nodes, components, pods and services",
-		Args:  cobra.NoArgs,
+		Use:     "status",
+		Short:   "Show nodes, components, pods and services",
+		Example: "  ambit lab status\n  ambit lab status -o json",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := a.attach()
 			if err != nil {

@@ -21,7 +21,7 @@ func (l *Lab) Interactive(ctx context.Context, in Where, argv ...string) (int, e
 	outer := int(os.Stdin.Fd())
 	saved, err := unix.IoctlGetTermios(outer, unix.TCGETS)
 	if err != nil {
-		return -1, errors.New("standard input is not a terminal: leave -t away")
+		return -1, errors.New("standard input is not a terminal: for a command without one, use `ambit lab exec` without -t")
 	}
 	ptm, pts, err := openTerminal()
 	if err != nil {
