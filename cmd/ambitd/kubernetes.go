@@ -65,7 +65,7 @@ func (a *app) onKubernetes() (_ ground, err error) {
 		}
 	}
 	c.scope.always = []string{a.cfg.kube.namespace, a.cfg.rootNamespace}
-	c.client, err = client.New(client.Options{Kubeconfig: a.cfg.kube.kubeconfig, UserAgent: "ambitd/" + version.Get().Version})
+	c.client, err = client.New(client.Options{Kubeconfig: a.cfg.kube.kubeconfig, UserAgent: userAgent()})
 	if err != nil {
 		return ground{}, err
 	}
@@ -93,12 +93,31 @@ func (a *app) onKubernetes() (_ ground, err error) {
 				conf.Plugin = c.plugin
 			}
 		},
-		callers: func() (auth.Authenticator, error) {
-			return auth.KubernetesTokens{Reviewer: tokenreview.New(c.client.Kube), Audience: a.cfg.kube.audience}, nil
-		},
+		callers: c.callers,
 		tasks: c.tasks,
 	}, nil
 }
+
+// Reviews a second, and at once: the nodes of a large mesh that all connect
+// when this program starts, while who tries tokens that are none cannot make
+// the API server work without end.
+const (
+	reviewRate  = 200
+	reviewBurst = 1000
+)
+
+// callers asks the API server who calls. It does so by a client of its own:
+// nodes that all connect at once would use up the rate of everything else, and
+// wait in it for longer than they may.
+func (c *cluster) callers() (auth.Authenticator, error) {
+	own, err := client.New(client.Options{Kubeconfig: c.cfg.kube.kubeconfig, UserAgent: userAgent(), QPS: reviewRate, Burst: reviewBurst})
+	if err != nil {
+		return nil, err
+	}
+	return auth.KubernetesTokens{Reviewer: tokenreview.New(own.Kube), Audience: c.cfg.kube.audience}, nil
+}
+
+func userAgent() string { return "ambitd/" + version.Get().Version }
 
 // adopt takes from the mesh configuration what no flag says.
 func (c *cluster) adopt() error {

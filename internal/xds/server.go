@@ -233,6 +233,7 @@ func (s *Server) receive(c *client, stream discovery.AggregatedDiscoveryService_
 			s.opts.Logger.Info("xds client joined", "node", c.nodeID(), "peer", c.peer)
 		}
 		rejected, err := c.request(req)
+		req.free()
 		if err != nil {
 			return status.Error(codes.ResourceExhausted, err.Error())
 		}

@@ -117,8 +117,17 @@ func (r *reply) wire() mem.BufferSlice {
 // as much as the mesh's names, from every client that comes back.
 type request struct {
 	discovery.DeltaDiscoveryRequest // without InitialResourceVersions
-	// raw is the message when it lists what the client has.
-	raw []byte
+	// raw is the message when it lists what the client has; it is in buffer.
+	raw    []byte
+	buffer mem.Buffer
+}
+
+// free ends the use of what the client has.
+func (r *request) free() {
+	if r.buffer != nil {
+		r.buffer.Free()
+		r.raw, r.buffer = nil, nil
+	}
 }
 
 // knows tells whether the client lists anything.
@@ -156,8 +165,10 @@ func (r *request) versions() map[string]string {
 	return out
 }
 
-// unmarshal reads a message, which the request keeps.
-func (r *request) unmarshal(msg []byte) error {
+// unmarshal reads a message, which the request keeps until it is freed when it
+// lists what the client has.
+func (r *request) unmarshal(buffer mem.Buffer) error {
+	msg := buffer.ReadOnlyData()
 	var rest []byte
 	listed := false
 	err := fields(msg, func(num protowire.Number, field, v []byte) error {
@@ -168,11 +179,13 @@ func (r *request) unmarshal(msg []byte) error {
 		listed = true
 		return fields(v, func(protowire.Number, []byte, []byte) error { return nil })
 	})
+	if listed && err == nil {
+		r.raw, r.buffer = msg, buffer
+	} else {
+		buffer.Free()
+	}
 	if err != nil {
 		return err
-	}
-	if listed {
-		r.raw = msg
 	}
 	return proto.Unmarshal(rest, &r.DeltaDiscoveryRequest)
 }
@@ -218,7 +231,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal implements encoding.CodecV2.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if r, ok := v.(*request); ok {
-		return r.unmarshal(data.Materialize())
+		return r.unmarshal(data.MaterializeToBuffer(mem.DefaultBufferPool()))
 	}
 	return c.CodecV2.Unmarshal(data, v)
 }
