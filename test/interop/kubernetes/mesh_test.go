@@ -237,7 +237,11 @@ func controlPlaneRestarted(t *testing.T, m *mesh) {
 // works shows that configuration arrives and that new pods join the mesh.
 func (n *town) works(late string) {
 	n.t.Helper()
-	n.MustApply(denyClients)
+	// The API server's way to the webhook is a Service, whose new endpoint nodes
+	// learn of in their own time.
+	kit.Eventually(n.t, "a policy is accepted", func(ctx context.Context) error {
+		return n.Apply(ctx, n.Name, strings.ReplaceAll(denyClients, "$NS", n.Name))
+	})
 	for _, x := range n.m.ways() {
 		n.MustRefuse(x.client(), n.url(x))
 	}
