@@ -84,9 +84,11 @@ type Certificate struct {
 
 // Webhook is one admission webhook of the mesh.
 type Webhook struct {
-	Object    string
-	HasBundle bool
-	Policy    string
+	// Unlabelled tells whether it is asked about objects without a revision.
+	Unlabelled bool
+	Object     string
+	HasBundle  bool
+	Policy     string
 }
 
 // installed tells whether there is anything of ours: Istio's control plane may

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 
@@ -274,7 +275,14 @@ func (g *gatherer) webhooks() error {
 			if w.FailurePolicy != nil {
 				policy = string(*w.FailurePolicy)
 			}
-			g.s.Webhooks = append(g.s.Webhooks, Webhook{Object: "ValidatingWebhookConfiguration " + c.Name + " " + w.Name, HasBundle: len(w.ClientConfig.CABundle) > 0, Policy: policy})
+			selector, err := metav1.LabelSelectorAsSelector(w.ObjectSelector)
+			if err != nil {
+				return fmt.Errorf("webhook %s of %s: %w", w.Name, c.Name, err)
+			}
+			g.s.Webhooks = append(g.s.Webhooks, Webhook{
+				Object:     "ValidatingWebhookConfiguration " + c.Name + " " + w.Name,
+				Unlabelled: selector.Matches(labels.Set{}), HasBundle: len(w.ClientConfig.CABundle) > 0, Policy: policy,
+			})
 		}
 	}
 	return nil

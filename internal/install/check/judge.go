@@ -276,6 +276,9 @@ func (j *judge) redirection() {
 }
 
 func (j *judge) webhooks() {
+	if len(j.Webhooks) > 0 && !slices.ContainsFunc(j.Webhooks, func(w Webhook) bool { return w.Unlabelled }) {
+		j.add(Warning, "admission", "", "objects without the label istio.io/rev are not checked when they are made: no control plane is the default one", "ambit upgrade --revision NAME --set 'values.revisionTags={default}', with the settings of that installation")
+	}
 	for _, w := range j.Webhooks {
 		switch {
 		case !w.HasBundle:

@@ -41,7 +41,7 @@ func good() *Snapshot {
 		Kinds:        map[string]string{"authorizationpolicies.security.istio.io": ""},
 		WantedKinds:  []string{"authorizationpolicies.security.istio.io"},
 		Certificates: []Certificate{{Object: "ConfigMap r", Name: "root", NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(9, 0, 0)}},
-		Webhooks:     []Webhook{{Object: "w", HasBundle: true, Policy: "Fail"}},
+		Webhooks:     []Webhook{{Object: "w", Unlabelled: true, HasBundle: true, Policy: "Fail"}},
 	}
 }
 
@@ -96,6 +96,7 @@ func TestJudge(t *testing.T) {
 		{"certificate over", func(s *Snapshot) { s.Certificates[0].NotAfter = now.Add(-time.Hour) }, Error, "certificates", "ended"},
 		{"certificate ends", func(s *Snapshot) { s.Certificates[0].NotAfter = now.Add(72 * time.Hour) }, Warning, "certificates", "in 3 days"},
 		{"certificate of tomorrow", func(s *Snapshot) { s.Certificates[0].NotBefore = now.Add(time.Hour) }, Error, "certificates", "valid only from"},
+		{"no default revision", func(s *Snapshot) { s.Webhooks[0].Unlabelled = false }, Warning, "admission", "no control plane is the default one"},
 		{"webhook not reached", func(s *Snapshot) { s.Webhooks[0].HasBundle = false }, Warning, "admission", "certificate"},
 		{"not enrolled", func(s *Snapshot) { s.Pods[0].Annotations = nil }, Warning, "pods", "not in it"},
 		{"nothing installed", func(s *Snapshot) { s.Deployments, s.DaemonSets = nil, nil }, Info, "installation", "no mesh is installed"},
