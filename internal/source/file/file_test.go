@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -460,7 +461,11 @@ func TestServiceEntryKeepsItsStatus(t *testing.T) {
 	}
 }
 
+// yamlBreak is what ends a line in YAML 1.1, which the parser reads.
+var yamlBreak = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
+
 func FuzzParse(f *testing.F) {
+	f.Add([]byte("\"00\r\r"))
 	f.Add([]byte(pods))
 	f.Add([]byte("a: &a [*a]\n---\n<<: {a: b}\n"))
 	f.Add([]byte("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {rules: [{from: [{source: {x: 1}}]}]}\n"))
@@ -468,7 +473,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := newState()
 		s.put("f", false, data)
-		lines := strings.Count(string(data), "\n") + 1
+		lines := len(yamlBreak.FindAll(data, -1)) + 1
 		for _, p := range s.problems() {
 			if p.Line < 0 || p.Line > lines+1 || p.Message == "" {
 				t.Errorf("problem outside the file of %d lines: %+v", lines, p)
