@@ -181,11 +181,10 @@ func TestControlPlaneReplaced(t *testing.T) {
 
 	scale := func(replicas int) {
 		t.Helper()
-		deployments := mesh.Kube.AppsV1().Deployments(kit.SystemNamespace)
+		patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
 		kit.Eventually(t, fmt.Sprintf("ambitd is scaled to %d", replicas), func(ctx context.Context) error {
-			patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
-			_, err := deployments.Patch(ctx, "ambitd", types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "scale")
-			return err
+			return mesh.Kube.AppsV1().RESTClient().Patch(types.MergePatchType).Namespace(kit.SystemNamespace).
+				Resource("deployments").Name("ambitd").SubResource("scale").Body([]byte(patch)).Do(ctx).Error()
 		})
 		mesh.ControlPlane(t, replicas)
 		s.delivers()
