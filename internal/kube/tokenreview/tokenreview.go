@@ -28,8 +28,10 @@ const (
 	timeout = 10 * time.Second
 	// concurrency bounds the reviews under way.
 	concurrency = 32
-	// remember is how long a revoked token may still be taken for good.
-	remember = time.Minute
+	// remember is how long a token that was revoked may still be taken for good:
+	// as long as the API server itself remembers one, and long enough for what a
+	// proxy asks at once when it starts.
+	remember = 10 * time.Second
 	// maxRemembered bounds the tokens that are remembered; a mesh has one a
 	// node, and some more.
 	maxRemembered = 16384
