@@ -12,6 +12,7 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 const typeA, typeB = "type.googleapis.com/test.A", "type.googleapis.com/test.B"
@@ -237,4 +238,26 @@ func TestDemandEndToEnd(t *testing.T) {
 		_, unrelated := m.held["unrelated"]
 		return m.held["nobody"] == "n" && !pod && !unrelated
 	})
+}
+
+// TestSilentClientsKeepNobodyOut: who connects and says nothing has its turn,
+// and then it is another's.
+func TestSilentClientsKeepNobodyOut(t *testing.T) {
+	cache := NewCache()
+	cache.Update(typeA, []*Resource{{Name: "x", Body: []byte("1")}}, nil)
+	cache.MarkSynced(typeA)
+	s := serve(t, cache, "127.0.0.1:0", ServerOptions{})
+	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for range 2 * joiners {
+		if _, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := newMirror()
+	follow(t, ClientConfig{Address: "http://" + s.addr, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
+	m.await(t, "the state, beside silent clients", func() bool { return m.held["x"] == "1" })
 }

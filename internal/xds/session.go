@@ -218,16 +218,23 @@ func (w *watch) catchUp(t *table, req *request) {
 	if !req.knows() {
 		return
 	}
-	current := make([]uint64, (t.numbers+63)/64) // a bit for each entry
+	current, n := make([]uint64, (t.numbers+63)/64), 0 // a bit for each entry
 	req.known(func(name, version []byte) {
 		r, ok := t.resources[string(name)]
 		if !ok {
 			w.pending[string(name)] = struct{}{}
 		} else if r.Version == string(version) {
-			current[r.number/64] |= 1 << (r.number % 64)
+			bit := uint64(1) << (r.number % 64)
+			if current[r.number/64]&bit == 0 {
+				n++
+			}
+			current[r.number/64] |= bit
 		}
 	})
 	w.backlog = nil
+	if n == len(t.resources) {
+		return
+	}
 	for _, name := range t.all() {
 		if n := t.resources[name].number; current[n/64]&(1<<(n%64)) == 0 {
 			w.backlog = append(w.backlog, name)

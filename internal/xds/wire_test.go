@@ -3,6 +3,7 @@ package xds
 import (
 	"fmt"
 	"maps"
+	"runtime"
 	"testing"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -89,6 +90,165 @@ func meshOf(n int) []*Resource {
 		set[i] = NewResource(typeA, name, []string{fmt.Sprintf("/10.0.%d.%d", i/250, i%250)}, fmt.Appendf(nil, "%-180d", i))
 	}
 	return set
+}
+
+// connected are sessions that have all of a cache, but what they are still to
+// be sent.
+func connected(tb testing.TB, c *Cache, n int, req *discovery.DeltaDiscoveryRequest) []*session {
+	tb.Helper()
+	msg, err := proto.Marshal(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	all := make([]*session, n)
+	for i := range all {
+		all[i] = newSession(c, nil)
+		c.join(all[i])
+		if err := tell(all[i], msg); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return all
+}
+
+// tell has a session hear a message, as a Server does.
+func tell(s *session, msg []byte) error {
+	r := new(request)
+	defer r.free()
+	if err := newCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(msg)}, r); err != nil {
+		return err
+	}
+	_, err := s.request(r)
+	return err
+}
+
+// drain has a client acknowledge everything that a session says; it returns
+// how many resources that were.
+func drain(tb testing.TB, s *session) int {
+	tb.Helper()
+	n := 0
+	for r := s.next(); r != nil; r = s.next() {
+		n += r.resources()
+		r.wire()
+		if _, err := s.request(&request{DeltaDiscoveryRequest: discovery.DeltaDiscoveryRequest{TypeUrl: r.typeURL, ResponseNonce: r.nonce}}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return n
+}
+
+// TestMemoryOfClients holds a session to what it may keep: nothing of each
+// resource, neither when the client has the mesh nor while it is sent.
+func TestMemoryOfClients(t *testing.T) {
+	const resources, clients = 22_000, 10
+	c := NewCache()
+	c.Update(typeA, meshOf(resources), nil)
+	c.MarkSynced(typeA)
+	for _, s := range connected(t, c, 1, &discovery.DeltaDiscoveryRequest{TypeUrl: typeA, Node: &core.Node{Id: "first"}}) {
+		drain(t, s) // makes what all share
+		c.leave(s)
+	}
+	for name, features := range map[string][]string{"in pieces": {featurePartial}, "in one": nil} {
+		before := heapInUse()
+		all := connected(t, c, clients, &discovery.DeltaDiscoveryRequest{TypeUrl: typeA, Node: &core.Node{Id: "n", ClientFeatures: features}})
+		replies := make([]*reply, clients)
+		for i, s := range all {
+			replies[i] = s.next()
+			replies[i].wire()
+		}
+		sending := int(heapInUse()-before) / clients
+		for i, s := range all {
+			if n := replies[i].resources(); n == 0 || features == nil && n != resources {
+				t.Fatalf("%s: %d resources", name, n)
+			}
+			if _, err := s.request(&request{DeltaDiscoveryRequest: discovery.DeltaDiscoveryRequest{TypeUrl: typeA, ResponseNonce: replies[i].nonce}}); err != nil {
+				t.Fatal(err)
+			}
+			drain(t, s)
+		}
+		clear(replies)
+		idle := int(heapInUse()-before) / clients
+		t.Logf("%s: a client is %d bytes while it is sent the mesh, and then %d", name, sending, idle)
+		// 16 bytes for each resource on the way.
+		if most := map[bool]int{true: 32 << 10, false: 16*resources + 16<<10}[features != nil]; sending > most || idle > 4<<10 {
+			t.Errorf("%s: more than %d and %d bytes", name, most, 4<<10)
+		}
+		for _, s := range all {
+			c.leave(s)
+		}
+	}
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// BenchmarkFirstState is all of a mesh to one client that connects.
+func BenchmarkFirstState(b *testing.B) {
+	const resources = 22_000
+	c := NewCache()
+	set := meshOf(resources)
+	c.Update(typeA, set, nil)
+	c.MarkSynced(typeA)
+	known := map[string]string{}
+	for _, r := range set {
+		known[r.Name] = r.Version
+	}
+	for _, bm := range []struct {
+		name     string
+		features []string
+		known    map[string]string
+		want     int
+	}{
+		{"in pieces", []string{featurePartial}, nil, resources},
+		{"in one", nil, nil, resources},
+		{"known", nil, known, 0},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			msg, err := proto.Marshal(&discovery.DeltaDiscoveryRequest{TypeUrl: typeA, Node: &core.Node{Id: "n", ClientFeatures: bm.features}, InitialResourceVersions: bm.known})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				s := newSession(c, nil)
+				if err := tell(s, msg); err != nil {
+					b.Fatal(err)
+				}
+				if n := drain(b, s); n != bm.want {
+					b.Fatalf("%d resources", n)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkChange is a change of one resource of many to all of 200 clients.
+func BenchmarkChange(b *testing.B) {
+	c := NewCache()
+	set := meshOf(22_000)
+	c.Update(typeA, set, nil)
+	c.MarkSynced(typeA)
+	all := connected(b, c, 200, &discovery.DeltaDiscoveryRequest{TypeUrl: typeA, Node: &core.Node{Id: "n"}})
+	for _, s := range all {
+		drain(b, s)
+	}
+	b.ReportAllocs()
+	turn := 0
+	for b.Loop() {
+		r := set[turn%len(set)]
+		c.Update(typeA, []*Resource{NewResource(typeA, r.Name, r.Aliases, fmt.Appendf(nil, "%-180d", -1-turn))}, nil)
+		turn++
+		for _, s := range all {
+			if n := drain(b, s); n != 1 {
+				b.Fatalf("%d resources", n)
+			}
+		}
+	}
 }
 
 // TestNumbersAreReused: the numbers of entries stay as small as the table was
