@@ -49,7 +49,7 @@ func (m *mesh) names() {
 	for _, p := range m.policies {
 		key := keyOf(source.KindAuthorizationPolicy, p)
 		for _, n := range mentions(p) {
-			namespace, account := "", ""
+			var namespace, account string
 			switch n.attribute {
 			case "source.namespace":
 				namespace = n.value

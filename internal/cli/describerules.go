@@ -93,14 +93,14 @@ func policyName(p policyDump) string {
 func ruleText(rule [][]matchDump) string {
 	var clauses []string
 	for _, matches := range rule {
-		var any []string
+		var either []string
 		for _, m := range matches {
 			if s := matchText(m); s != "" {
-				any = append(any, s)
+				either = append(either, s)
 			}
 		}
-		if len(any) > 0 {
-			clauses = append(clauses, strings.Join(any, " or "))
+		if len(either) > 0 {
+			clauses = append(clauses, strings.Join(either, " or "))
 		}
 	}
 	if len(clauses) == 0 {

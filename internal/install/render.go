@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -120,7 +121,7 @@ func renderChart(c Component, values map[string]any, namespace string, o RenderO
 	if o.Config != nil {
 		e = engine.New(o.Config)
 	}
-	texts, err := e.Render(ch, full)
+	texts, err := e.RenderWithContext(context.Background(), ch, full)
 	if err != nil {
 		return nil, err
 	}

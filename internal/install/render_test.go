@@ -310,9 +310,9 @@ func TestRights(t *testing.T) {
 
 func rightsOf(t *testing.T, who string, rule map[string]any) {
 	t.Helper()
-	has := func(field string, any ...string) bool {
+	has := func(field string, either ...string) bool {
 		list, _, _ := unstructured.NestedStringSlice(rule, field)
-		return slices.ContainsFunc(list, func(s string) bool { return slices.Contains(any, s) })
+		return slices.ContainsFunc(list, func(s string) bool { return slices.Contains(either, s) })
 	}
 	_, limited := rule["resourceNames"]
 	switch {

@@ -39,7 +39,7 @@ func failure(event string, err error) Notice {
 // explain adds the next step to an error of which it is known.
 func explain(err error) error {
 	var refused *zds.RefusedError
-	next := ""
+	var next string
 	switch {
 	case err == nil:
 		return nil

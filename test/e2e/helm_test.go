@@ -90,7 +90,7 @@ func helmUninstall(ctx context.Context, t *testing.T, helm *kit.Helm) {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("DaemonSet ambit-cni is still there: %v", err)
+		return fmt.Errorf("DaemonSet ambit-cni is still there (%w)", err)
 	})
 	if _, err := helm.Run(ctx, "uninstall", "ambit-cni", "ztunnel", "ambitd", "ambit-base", "--wait"); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -44,7 +45,7 @@ func directory(ctx context.Context, conn *grpc.ClientConn, token string) error {
 	if err != nil {
 		return err
 	}
-	if err := stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/istio.workload.Address"}); err != nil && err != io.EOF {
+	if err := stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/istio.workload.Address"}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	_, err = stream.Recv()
@@ -112,7 +113,7 @@ func TestTokensAreGoodForTheirOwn(t *testing.T) {
 		xerr := directory(t.Context(), conn, bobToken)
 		for _, err := range []error{cerr, xerr} {
 			if c := status.Code(err); c != codes.Unauthenticated && c != codes.PermissionDenied {
-				return fmt.Errorf("a certificate: %v; xDS: %v", cerr, xerr)
+				return fmt.Errorf("a certificate: %w; xDS: %w", cerr, xerr)
 			}
 		}
 		return nil

@@ -393,9 +393,7 @@ func (s *Server) discovery(w http.ResponseWriter, path string) {
 		reply(w, http.StatusOK, metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: []string{"v1"}})
 	case path == "/apis":
 		list := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
-		for _, g := range s.store.groups() {
-			list.Groups = append(list.Groups, g)
-		}
+		list.Groups = append(list.Groups, s.store.groups()...)
 		reply(w, http.StatusOK, list)
 	case len(parts) == 2 && parts[0] == "apis":
 		for _, g := range s.store.groups() {

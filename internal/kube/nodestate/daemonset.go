@@ -47,7 +47,7 @@ func (d *DaemonSet) Run(ctx context.Context) error {
 			break
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was asked to end
 		}
 		d.logger.Warn("cannot find the DaemonSet of this agent, trying again; without it, the CNI plugin stays on the node when the mesh is uninstalled", "pod", describe(d.namespace, d.pod), "error", err)
 		select {

@@ -70,7 +70,7 @@ func (u *untainter) run(ctx context.Context) error {
 	defer u.queue.ShutDown()
 	core := u.Client.Kube.CoreV1()
 	u.nodes = client.Informer(core.Nodes(), &corev1.Node{}, client.Selection{})
-	if err := u.follow(u.nodes, trimNode, func(obj any) string { return nameOf(obj) }); err != nil {
+	if err := u.follow(u.nodes, trimNode, nameOf); err != nil {
 		return err
 	}
 	all := []cache.SharedIndexInformer{u.nodes}

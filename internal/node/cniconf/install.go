@@ -124,7 +124,7 @@ func wait(ctx context.Context, w *fsnotify.Watcher) bool {
 		case <-ctx.Done():
 			return false
 		case <-w.Events:
-		case <-w.Errors: // too many events to keep: all the more reason to look
+		case <-w.Errors: //nolint:errcheck // too many events to keep: all the more reason to look
 		case <-timer.C:
 			return true
 		}
