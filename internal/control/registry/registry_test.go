@@ -448,6 +448,22 @@ func TestWaypoints(t *testing.T) {
 			}
 		})
 	}
+	t.Run("by name", func(t *testing.T) {
+		_, rec := load(t, fmt.Sprintf(gateway, "", "", address+", {type: Hostname, value: wp.shop.svc.cluster.local}")+ns+fmt.Sprintf(svc, "shop", ""))
+		equal(t, `{"hostname":{"namespace":"shop","hostname":"wp.shop.svc.cluster.local"},"hboneMtlsPort":15008}`, rec.service(t, "shop/s.shop.svc.cluster.local").Waypoint)
+	})
+	for labels, want := range map[string]bool{
+		"": true, `, labels: {istio.io/ingress-use-waypoint: "false"}`: false, `, labels: {istio.io/ingress-use-waypoint: perhaps}`: false,
+		", labels: {istio.io/use-waypoint: none}": false,
+	} {
+		t.Run("for gateways"+labels, func(t *testing.T) {
+			ns := strings.Replace(ns, "labels: {", `labels: {istio.io/ingress-use-waypoint: "true", `, 1)
+			_, rec := load(t, fmt.Sprintf(gateway, "", "", address)+ns+fmt.Sprintf(svc, "shop", labels))
+			if s := rec.service(t, "shop/s.shop.svc.cluster.local"); s.IngressUseWaypoint != want {
+				t.Errorf("%v", s)
+			}
+		})
+	}
 	t.Run("opted out", func(t *testing.T) {
 		_, rec := load(t, fmt.Sprintf(gateway, "", "", address)+ns+fmt.Sprintf(svc, "shop", ", labels: {istio.io/use-waypoint: none}"))
 		if s := rec.service(t, "shop/s.shop.svc.cluster.local"); s.Waypoint != nil {

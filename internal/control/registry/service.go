@@ -126,6 +126,7 @@ func (t *tables) serviceResource(r *collection.Reader, k Name, s *corev1.Service
 		}
 	}
 	out.Waypoint, _ = t.waypointFor(r, k.Namespace, s.Labels, trafficService)
+	out.IngressUseWaypoint = out.Waypoint != nil && ingressUsesWaypoint(s.Labels, ns)
 	t.emitService(out, emit)
 }
 
@@ -317,6 +318,7 @@ func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.Se
 			// IpFamilies is not known: that of an address in front says nothing of
 			// the endpoints.
 		}
+		out.IngressUseWaypoint = gateway != nil && ingressUsesWaypoint(e.Labels, ns)
 		if namespaceOnly(e) {
 			out.Visibility = workloadpb.Service_NAMESPACE
 		}

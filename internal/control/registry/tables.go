@@ -83,6 +83,7 @@ func (t *tables) facts(in *inputs) {
 		func(_ *collection.Reader, _ string, n *corev1.Namespace) (namespaceInfo, bool) {
 			return namespaceInfo{
 				use:                 useWaypoint(n.Labels),
+				ingressUse:          ingressUse(n.Labels),
 				network:             n.Labels[wellknown.LabelNetwork],
 				trafficDistribution: n.Annotations[wellknown.AnnotationTrafficDistribution],
 			}, true

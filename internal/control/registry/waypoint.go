@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -58,7 +59,10 @@ func (t *tables) readWaypoint(k Name, g *source.Gateway) (*waypoint, bool) {
 	return w, true
 }
 
+// gatewayAddress prefers a name: it stays when addresses change, and has those
+// of both families.
 func (t *tables) gatewayAddress(k Name, g *source.Gateway) *workloadpb.GatewayAddress {
+	var first *workloadpb.GatewayAddress
 	for _, a := range g.Status.Addresses {
 		out := &workloadpb.GatewayAddress{HboneMtlsPort: wellknown.PortHBONE}
 		if a.Type == "Hostname" {
@@ -68,14 +72,12 @@ func (t *tables) gatewayAddress(k Name, g *source.Gateway) *workloadpb.GatewayAd
 			out.Destination = &workloadpb.GatewayAddress_Hostname{Hostname: &workloadpb.NamespacedHostname{Namespace: k.Namespace, Hostname: a.Value}}
 			return out
 		}
-		addr, err := netip.ParseAddr(a.Value)
-		if err != nil {
-			continue
+		if addr, err := netip.ParseAddr(a.Value); err == nil && first == nil {
+			out.Destination = &workloadpb.GatewayAddress_Address{Address: &workloadpb.NetworkAddress{Network: t.opts.Network, Address: addr.Unmap().AsSlice()}}
+			first = out
 		}
-		out.Destination = &workloadpb.GatewayAddress_Address{Address: &workloadpb.NetworkAddress{Network: t.opts.Network, Address: addr.Unmap().AsSlice()}}
-		return out
 	}
-	return nil
+	return first
 }
 
 func parseBinding(s string) *workloadpb.ApplicationTunnel {
@@ -96,6 +98,16 @@ type waypointUse struct {
 func useWaypoint(labels map[string]string) waypointUse {
 	n, ok := labels[wellknown.LabelUseWaypoint]
 	return waypointUse{n, labels[wellknown.LabelUseWaypointNamespace], ok && n != ""}
+}
+
+// ingressUse is what labels say of gateways' traffic, "" if nothing.
+func ingressUse(labels map[string]string) string { return labels[wellknown.LabelIngressUseWaypoint] }
+
+// ingressUsesWaypoint tells whether gateways send what is for a service to its
+// waypoint, by the labels of the service, else those of its namespace.
+func ingressUsesWaypoint(labels map[string]string, ns namespaceInfo) bool {
+	yes, err := strconv.ParseBool(cmp.Or(ingressUse(labels), ns.ingressUse))
+	return err == nil && yes
 }
 
 // traffic is what a waypoint can be for.

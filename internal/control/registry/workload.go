@@ -29,6 +29,7 @@ func (l locality) proto() *workloadpb.Locality {
 // namespaceInfo is what workloads and services take from their namespace.
 type namespaceInfo struct {
 	use                 waypointUse
+	ingressUse          string
 	network             string
 	trafficDistribution string
 }

@@ -58,6 +58,7 @@ const (
 	DataplaneModeNone         = "none"
 	LabelUseWaypoint          = "istio.io/use-waypoint"
 	LabelUseWaypointNamespace = "istio.io/use-waypoint-namespace"
+	LabelIngressUseWaypoint   = "istio.io/ingress-use-waypoint"
 	LabelWaypointFor          = "istio.io/waypoint-for"
 	LabelNetwork              = "topology.istio.io/network"
 	LabelSubzone              = "topology.istio.io/subzone"
