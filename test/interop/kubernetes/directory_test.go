@@ -101,6 +101,9 @@ func (n *town) told(conn *grpc.ClientConn, proxy *corev1.Pod) (map[string]string
 		if err := r.Resource.UnmarshalTo(a); err != nil {
 			return err
 		}
+		if a.GetWorkload() != nil && strings.Contains(r.Name, "*") {
+			return nil // what a wildcard leads to is the waypoint's to find
+		}
 		if strings.Contains(r.Name, n.Name) || strings.Contains(r.Name, "default/kubernetes") {
 			all["address "+r.Name] = text(normalAddress(a))
 		}
