@@ -131,6 +131,9 @@ func (a *app) runInstall(cmd *cobra.Command, f *installFlags, upgrade bool) erro
 	if err != nil {
 		return err
 	}
+	if err := a.printIgnored(spec); err != nil {
+		return err
+	}
 	screen := newScreen(a.out)
 	i := &install.Installer{
 		Client: c, Spec: spec, Version: version.Get().Version, Force: f.force, Timeout: f.timeout, Progress: screen.show,
@@ -156,7 +159,19 @@ func (a *app) runInstall(cmd *cobra.Command, f *installFlags, upgrade bool) erro
 	if err := a.printTakenOver(plan.TakenOver); err != nil {
 		return err
 	}
+	if upgrade {
+		return a.printf("The mesh is at version %s. `ambit check` looks at all of it.\n", plan.To)
+	}
 	return a.printf("The mesh is installed. Pods join it by a label:\n  kubectl label namespace <name> istio.io/dataplane-mode=ambient\n")
+}
+
+// printIgnored names the values that do nothing.
+func (a *app) printIgnored(spec *install.Spec) error {
+	paths, err := spec.Ignored()
+	for _, path := range paths {
+		_, _ = fmt.Fprintf(a.err, "note: %s has no effect: no chart knows it\n", path)
+	}
+	return err
 }
 
 // printTakenOver says how Helm forgets what is not its own any more.
@@ -332,6 +347,9 @@ func (a *app) manifestCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			spec, err := f.spec(cmd, a.in)
 			if err != nil {
+				return err
+			}
+			if err := a.printIgnored(spec); err != nil {
 				return err
 			}
 			parts, err := install.Render(spec, install.RenderOptions{Version: version.Get().Version, KubeVersion: kubeVersion})

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -87,8 +88,11 @@ func parseFile(raw []byte) (map[string]any, error) {
 	var m map[string]any
 	reader := utilyaml.NewYAMLReader(newBufio(raw))
 	first, err := reader.Read()
-	if err != nil {
+	if errors.Is(err, io.EOF) {
 		return nil, nil // an empty file
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := yaml.UnmarshalStrict(first, &m); err != nil {
 		return nil, err

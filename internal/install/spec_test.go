@@ -91,3 +91,27 @@ func TestCheckVersions(t *testing.T) {
 		}
 	}
 }
+
+func TestIgnoredValues(t *testing.T) {
+	for _, c := range []struct {
+		settings []string
+		want     []string
+	}{
+		{nil, nil},
+		{[]string{"values.ztunnel.terminationGracePeriodSecond=5"}, []string{"values.ztunnel.terminationGracePeriodSecond"}},
+		{[]string{"values.ztunnel.terminationGracePeriodSeconds=5", "values.terminationGracePeriodSeconds=5"}, nil},
+		{[]string{"values.cni.ambient.dnsCaptures=true", "values.cni.ambient.dnsCapture=true"}, []string{"values.cni.ambient.dnsCaptures"}},
+		{[]string{"values.pilot.env.ANY=x", "values.pilot.nodeSelector.any=x", "values.ztunnel.resources.limits.cpu=1", "values.meshConfig.any=x"}, nil},
+		{[]string{"values.global.waypoint.resources.limits.cpu=1", "values.global.network=n"}, []string{"values.global.waypoint"}},
+		{[]string{"values.base.validationFailurePolicy=Fail", "values.base.enableCRDTemplates=false", "values.revisionTags={a}"}, nil},
+		{[]string{"values.nothing.at.all=1"}, []string{"values.nothing"}},
+	} {
+		s, err := Parse(nil, c.settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Ignored(); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%v: %v, %v; want %v", c.settings, got, err, c.want)
+		}
+	}
+}
