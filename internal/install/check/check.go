@@ -102,7 +102,8 @@ func (s *Snapshot) istios() []appsv1.Deployment  { return s.istiods(false) }
 func (s *Snapshot) istiods(ours bool) []appsv1.Deployment {
 	var out []appsv1.Deployment
 	for _, d := range s.Deployments {
-		if d.Labels["app"] == "istiod" && (d.Labels["app.kubernetes.io/part-of"] == "ambit") == ours {
+		is := d.Labels["app"] == "istiod" || d.Spec.Template.Labels["app"] == "istiod"
+		if is && (d.Labels["app.kubernetes.io/part-of"] == "ambit") == ours {
 			out = append(out, d)
 		}
 	}
