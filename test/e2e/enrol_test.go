@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
@@ -131,4 +132,27 @@ func TestInitContainerIsCaptured(t *testing.T) {
 			t.Errorf("the init container had to try %d times", s.RestartCount+1)
 		}
 	}
+}
+
+// The network namespace of a pod with users of its own belongs to these; the
+// agent and the proxy work in it all the same, before its first program runs and
+// later.
+func TestUsersOfItsOwn(t *testing.T) {
+	from, to := twoNodes(t)
+	own := func(p *corev1.Pod) { p.Spec.HostUsers = ptr.To(false) }
+	n := mesh.Namespace(t, "users", kit.Ambient())
+	server := n.Pod("server", kit.OnNode(to), own)
+	n.Pod("client", kit.OnNode(from), own)
+	n.Service("server")
+	if server.Spec.HostUsers == nil || *server.Spec.HostUsers {
+		t.Fatal("this cluster gives pods no users of their own")
+	}
+	n.Tunnelled("client", n.URL("server"), server)
+	n.Enrol(false)
+	for _, pod := range []string{"client", "server"} {
+		n.Redirected(pod, false)
+	}
+	n.MustGet("client", n.URL("server"))
+	n.Enrol(true)
+	n.Tunnelled("client", n.URL("server"), server)
 }

@@ -95,6 +95,9 @@ func populate(d dirs, r *record, name, root string) error {
 		{"proc", "proc", "proc", 0, ""},
 		{"sysfs", "sys", "sysfs", 0, ""},
 		{"tmpfs", "run", "tmpfs", 0, "mode=755"},
+		// Parts of the other /proc get covered (see maskSettings), and a pod with
+		// users of its own gets one only where a whole one is to be seen.
+		{"proc", "run/proc", "proc", 0, ""},
 		// An overlay is no upper layer for another: snapshots of images need
 		// a file system below them.
 		{"tmpfs", "var/lib/containerd", "tmpfs", 0, "mode=711"},
