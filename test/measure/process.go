@@ -111,6 +111,25 @@ func ParseUsage(text string) (Usage, error) {
 	return u, errors.New("no Rss in /proc/PID/smaps_rollup")
 }
 
+// Peak is the most that it ever had resident, in bytes.
+func (p *Process) Peak() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, fmt.Errorf("%s has ended: %w: %s", p.Name, err, p.Words())
+	}
+	return parsePeak(string(b))
+}
+
+func parsePeak(text string) (int64, error) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmHWM:" && f[2] == "kB" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("no VmHWM in /proc/PID/status")
+}
+
 // Until tries f until it succeeds, at most for limit; the program it depends
 // on has the last word.
 func (p *Process) Until(ctx context.Context, limit time.Duration, f func() error) error {

@@ -24,3 +24,14 @@ func TestParseUsage(t *testing.T) {
 		}
 	}
 }
+
+func TestParsePeak(t *testing.T) {
+	if got, err := parsePeak("Name:\tx\nVmPeak:\t 9 kB\nVmHWM:\t    2048 kB\n"); got != 2<<20 || err != nil {
+		t.Errorf("%d, %v", got, err)
+	}
+	for _, bad := range []string{"", "VmHWM: many kB\n", "VmHWM: 1\n"} {
+		if _, err := parsePeak(bad); err == nil {
+			t.Errorf("%q is no error", bad)
+		}
+	}
+}

@@ -41,6 +41,7 @@ type node struct {
 type fleet struct {
 	address    string
 	serverName string
+	whole      bool // everything in one message, as Istio's node proxies take it
 	roots      *x509.CertPool
 	wanted     map[string]int // numbers the addresses that every node must have
 	awaited    atomic.Pointer[expectation]
@@ -150,10 +151,12 @@ func (n *node) follow(ctx context.Context) error {
 // hello subscribes to everything of a type.
 func (n *node) hello(url string) *discovery.DeltaDiscoveryRequest {
 	req := &discovery.DeltaDiscoveryRequest{TypeUrl: url, Node: &core.Node{
-		Id:             "ztunnel~127.0.0.1~" + n.pod + "." + systemNamespace + "~" + systemNamespace + ".svc.cluster.local",
-		Metadata:       &structpb.Struct{Fields: map[string]*structpb.Value{"NODE_NAME": structpb.NewStringValue(n.name)}},
-		ClientFeatures: []string{"ambit.xds.partial-responses"},
+		Id:       "ztunnel~127.0.0.1~" + n.pod + "." + systemNamespace + "~" + systemNamespace + ".svc.cluster.local",
+		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{"NODE_NAME": structpb.NewStringValue(n.name)}},
 	}}
+	if !n.fleet.whole {
+		req.Node.ClientFeatures = []string{"ambit.xds.partial-responses"}
+	}
 	if url == wellknown.TypeAddress {
 		req.InitialResourceVersions = n.fleet.known
 	}

@@ -36,7 +36,7 @@ type options struct {
 	shape
 	kubeconfig, bin, istiod, profile, output string
 	changes                                  int
-	hold, held                               bool
+	hold, held, whole                        bool
 }
 
 const (
@@ -60,6 +60,7 @@ func run() int {
 	flag.StringVar(&o.profile, "profile", "", "directory for profiles of the control plane")
 	flag.BoolVar(&o.hold, "hold", false, "make the objects, keep them until interrupted, and measure nothing")
 	flag.BoolVar(&o.held, "held", false, "measure on the objects that another process holds, and leave them there")
+	flag.BoolVar(&o.whole, "whole", false, "nodes take the mesh in one message, as Istio's node proxies do")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.Parse()
 	if err := o.check(); err != nil {
@@ -255,6 +256,7 @@ func (m *measuring) join(ctx context.Context) (err error) {
 	if m.f, m.nodes, err = m.w.fleet(ctx, m.c); err != nil {
 		return err
 	}
+	m.f.whole = m.whole
 	began := time.Now()
 	m.connect(ctx)
 	last, _, err := m.sync(ctx)
@@ -405,6 +407,11 @@ func (m *measuring) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	peak, err := m.c.Peak()
+	if err != nil {
+		return err
+	}
+	m.r.mib("the most that was ever resident", peak)
 	var average float64
 	if _, err := fmt.Sscan(string(text), &average); err != nil {
 		return err
