@@ -153,11 +153,24 @@ func Analyze(events []source.Event, opts Options) []Finding {
 	} {
 		analyzer(m)
 	}
+	m.dropRepeated()
 	slices.SortStableFunc(m.findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(b.Severity.rank(), a.Severity.rank()), a.Object.Compare(b.Object),
 			strings.Compare(a.Code, b.Code), strings.Compare(a.Field, b.Field), strings.Compare(a.Message, b.Message))
 	})
 	return slices.CompactFunc(m.findings, func(a, b Finding) bool { return a == b })
+}
+
+// dropRepeated removes the remark that only a waypoint enforces a policy from
+// those of which it was found that none does.
+func (m *mesh) dropRepeated() {
+	nowhere := map[source.Key]bool{}
+	for _, f := range m.findings {
+		if f.Code == codeEnforcedNowhere.id || f.Code == codeNoTarget.id {
+			nowhere[f.Object] = true
+		}
+	}
+	m.findings = slices.DeleteFunc(m.findings, func(f Finding) bool { return f.Code == codeElsewhere.id && nowhere[f.Object] })
 }
 
 // report adds a finding about an object.

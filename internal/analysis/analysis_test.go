@@ -117,7 +117,7 @@ var cases = []struct {
 		text: authz(`{rules: [{from: [{source: {namespaces: [shopp]}}]}, {from: [{source: {serviceAccounts: [wep, shop/web, shop/default]}}]}, {when: [{key: source.principal, notValues: [cluster.local/ns/x/sa/y]}]}]}`),
 		want: []string{"AMB0013 AuthorizationPolicy/shop/p shopp: there is no namespace", "AMB0013 AuthorizationPolicy/shop/p no namespace x", "AMB0014 AuthorizationPolicy/shop/p no service account wep in namespace shop"}},
 	{name: "no target", text: authz(`{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: none}]}`),
-		want: []string{"AMB0015 AuthorizationPolicy/shop/p there is no Gateway/shop/none", "AMB0008 AuthorizationPolicy/shop/p only the waypoint"}},
+		want: []string{"AMB0015 AuthorizationPolicy/shop/p there is no Gateway/shop/none"}},
 	{name: "no waypoint of that name", text: core("Service", "s", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 1}]}"), want: []string{"AMB0016 Service/shop/s there is no waypoint shop/wp"}},
 	{name: "no waypoint for a namespace, said once", text: core("Namespace", "other", ", labels: {istio.io/use-waypoint: wp}", "") + core("Service", "a", ", namespace: other", "spec: {ports: [{port: 1}]}") + core("Service", "b", ", namespace: other", "spec: {ports: [{port: 1}]}"),
 		want: []string{"AMB0016 Namespace/other there is no waypoint other/wp"}},
@@ -139,7 +139,7 @@ var cases = []struct {
 	{name: "not strict in this namespace", text: peer("s", "istio-system", `{mtls: {mode: STRICT}}`) + peer("p", "shop", `{mtls: {mode: PERMISSIVE}}`) + pod("old", ", labels: {istio.io/dataplane-mode: none}", "")},
 	{name: "another trust domain", text: authz(`{action: DENY, rules: [{from: [{source: {principals: [example.org/ns/shop/sa/web]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies nobody"}},
 	{name: "our trust domain", opts: Options{TrustDomain: "example.org"}, text: authz(`{rules: [{from: [{source: {principals: [example.org/ns/shop/sa/web]}}]}]}`)},
-	{name: "a target without a waypoint", text: authz(`{targetRefs: [{kind: Service, name: web}]}`), want: []string{"AMB0027 AuthorizationPolicy/shop/p Service/shop/web has no waypoint", "AMB0008"}},
+	{name: "a target without a waypoint", text: authz(`{targetRefs: [{kind: Service, name: web}]}`), want: []string{"AMB0027 AuthorizationPolicy/shop/p Service/shop/web has no waypoint"}},
 	{name: "a target with one", text: waypoint(", namespace: shop", "", ready) + core("Service", "s", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 1}]}") + authz(`{targetRefs: [{kind: Service, name: s}]}`), want: []string{"AMB0008"}},
 	{name: "no such mode", text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: enabled}", ""), want: []string{"AMB0028 Namespace/n"}},
 	{name: "not enrolled yet", text: pod("new", "", ""), want: []string{"AMB0029 Pod/shop/new enrolment was asked for"}},
@@ -188,7 +188,7 @@ func TestFilesAlone(t *testing.T) {
 	if got := Analyze(events, Options{Partial: true}); len(got) != 1 || got[0].Code != "AMB0008" {
 		t.Errorf("%+v", got)
 	}
-	if got := Analyze(events, Options{}); len(got) != 4 {
+	if got := Analyze(events, Options{}); len(got) != 3 {
 		t.Errorf("as a whole: %+v", got)
 	}
 }
