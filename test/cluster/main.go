@@ -214,6 +214,9 @@ func status(_ context.Context, i *invocation) error {
 		for _, a := range c.Addresses(n) {
 			fmt.Fprintf(i.out, " %s", a)
 		}
+		if stopped, err := c.Stopped(n); err == nil && len(stopped) > 0 {
+			fmt.Fprintf(i.out, " (stopped: %s)", strings.Join(stopped, ", "))
+		}
 		fmt.Fprintln(i.out)
 	}
 	fmt.Fprintf(i.out, "logs: %s\n", c.Logs())

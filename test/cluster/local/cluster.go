@@ -259,29 +259,37 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	return c.awaitAPI(ctx)
 }
 
-// tell sends one request to a keeper.
+// Stopped lists the daemons of a place that Stop keeps down.
+func (c *Cluster) Stopped(place string) ([]string, error) { return c.ask(place, "stopped") }
+
 func (c *Cluster) tell(place, request string) error {
+	_, err := c.ask(place, request)
+	return err
+}
+
+// ask sends one request to a keeper and returns what follows its "ok".
+func (c *Cluster) ask(place, request string) ([]string, error) {
 	if _, up := c.d.readProcess(place); !up {
-		return fmt.Errorf("%s is down", place)
+		return nil, fmt.Errorf("%s is down", place)
 	}
 	conn, err := net.DialTimeout("unix", c.d.control(place), 5*time.Second)
 	if err != nil {
-		return fmt.Errorf("asking %s to %s: %w", place, request, err)
+		return nil, fmt.Errorf("telling %s %q: %w", place, request, err)
 	}
 	defer conn.Close() //nolint:errcheck // all has been read
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := fmt.Fprintln(conn, request); err != nil {
-		return err
+		return nil, err
 	}
 	b, err := io.ReadAll(io.LimitReader(conn, 4<<10))
-	answer := strings.TrimSpace(string(b))
-	if err == nil && answer != "ok" {
-		err = errors.New(answer)
+	words := strings.Fields(string(b))
+	if err == nil && (len(words) == 0 || words[0] != "ok") {
+		err = errors.New(strings.TrimSpace(string(b)))
 	}
 	if err != nil {
-		return fmt.Errorf("asking %s to %s: %w", place, request, err)
+		return nil, fmt.Errorf("telling %s %q: %w", place, request, err)
 	}
-	return nil
+	return words[1:], nil
 }
 
 // copyFile replaces a file with a copy of another, in one step and with its

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -225,6 +226,9 @@ func TestDaemonsAreKeptRunning(t *testing.T) {
 	}
 	time.Sleep(2 * restartPause)
 	awaitStarts(t, c, ControlPlane, APIServer, 1)
+	if stopped, err := c.Stopped(ControlPlane); err != nil || !slices.Equal(stopped, []string{APIServer}) {
+		t.Errorf("stopped: %v, %v", stopped, err)
+	}
 	if err := c.Start(ControlPlane, APIServer); err != nil {
 		t.Fatal(err)
 	}

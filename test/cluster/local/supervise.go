@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -194,8 +195,22 @@ func (k *keeper) want(name string, running bool) error {
 	}
 }
 
-// serve answers "start NAME" and "stop NAME" on the keeper's socket, one line
-// a connection, with "ok" or what is wrong.
+// stopped lists the daemons that are kept down.
+func (k *keeper) stopped() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var names []string
+	for name, x := range k.daemons {
+		if !x.wanted {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// serve answers "start NAME", "stop NAME" and "stopped" on the keeper's
+// socket, one line a connection, with "ok" (and names) or what is wrong.
 func (k *keeper) serve() error {
 	path := k.d.control(k.name)
 	_ = os.Remove(path) // of this keeper's predecessor
@@ -219,7 +234,10 @@ func (k *keeper) answer(c net.Conn) {
 		return
 	}
 	verb, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+	answer := "ok"
 	switch verb {
+	case "stopped":
+		answer = strings.Join(append([]string{answer}, k.stopped()...), " ")
 	case "start", "stop":
 		err = k.want(name, verb == "start")
 	default:
@@ -229,5 +247,5 @@ func (k *keeper) answer(c net.Conn) {
 		fmt.Fprintln(c, err)
 		return
 	}
-	fmt.Fprintln(c, "ok")
+	fmt.Fprintln(c, answer)
 }
