@@ -1,7 +1,8 @@
 // Package e2e drives the mesh on a real Kubernetes, installed by the real
 // command line. KUBECONFIG says which cluster; on the project's own (test/
 // cluster) the images are loaded first, elsewhere AMBIT_HUB and AMBIT_TAG say
-// where they are. The mesh is uninstalled at the end, unless AMBIT_KEEP is set.
+// where they are. helm is built, or AMBIT_HELM names it. The mesh is uninstalled
+// at the end, unless AMBIT_KEEP is set.
 package e2e
 
 import (
