@@ -112,7 +112,7 @@ func (n *node) run(ctx context.Context) error {
 	for wait := firstWait; ; wait = min(2*wait, lastWait) {
 		err := n.follow(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // nobody wants to know any more
 		}
 		if code := status.Code(err); n.served || code != codes.ResourceExhausted && code != codes.Unavailable {
 			return fmt.Errorf("%s: %w", n.name, err)

@@ -125,8 +125,8 @@ func (c *control) profile(ctx context.Context, dir, name, query string) error {
 func (w *world) roots(ctx context.Context, c *control) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	err := c.Until(ctx, readyWait, func() error {
-		m, err := w.kube.CoreV1().ConfigMaps(systemNamespace).Get(ctx, trust.ConfigMap, metav1.GetOptions{})
-		if err == nil && !pool.AppendCertsFromPEM([]byte(m.Data[trust.Key])) {
+		m, err := w.kube.CoreV1().ConfigMaps(systemNamespace).Get(ctx, trust.Roots.ConfigMap, metav1.GetOptions{})
+		if err == nil && !pool.AppendCertsFromPEM([]byte(m.Data[trust.Roots.Key])) {
 			err = errors.New("the ConfigMap of roots holds no certificate")
 		}
 		return err

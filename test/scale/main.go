@@ -426,5 +426,5 @@ func (m *measuring) load(ctx context.Context) error {
 		return err
 	}
 	m.r.mib("heap in use at the end", int64(heap))
-	return m.c.profile(ctx, m.profile, "heap", "heap")
+	return m.c.profile(ctx, m.profile, "heap", "heap?gc=1")
 }

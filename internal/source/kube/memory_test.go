@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -25,7 +26,7 @@ func realPod(i int) *corev1.Pod {
 			Labels:          map[string]string{"app": "web", "pod-template-hash": "7d4b9c6f5d", "app.kubernetes.io/name": "web", "app.kubernetes.io/version": "1.2.3"},
 			Annotations:     map[string]string{"ambient.istio.io/redirection": "enabled", "prometheus.io/scrape": "true", "example.org/long": "a long text that nobody reads here, of some eighty characters in length or so"},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web-7d4b9c6f5d", UID: "u", Controller: &yes, BlockOwnerDeletion: &yes}},
-			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: &metav1.FieldsV1{Raw: make([]byte, 3000)}}},
+			ManagedFields:   []metav1.ManagedFieldsEntry{{Manager: "kubelet", FieldsV1: metav1.NewFieldsV1(strings.Repeat("x", 3000))}},
 		},
 		Spec: corev1.PodSpec{
 			NodeName: fmt.Sprintf("node-%03d", i%200), ServiceAccountName: "web",
@@ -113,7 +114,7 @@ func TestMemoryOfPods(t *testing.T) {
 	if got := len(s.flush()); got != pods {
 		t.Fatalf("%d events", got)
 	}
-	items = nil
+	clear(items)
 	own := heap()
 	perPod, beside := (kept-before)/pods, (int64(own)-int64(kept))/pods+int64(unsafe.Sizeof(item{}))
 	t.Logf("a pod is %d bytes, shared with the sink; the source's own are %d", perPod, beside)
