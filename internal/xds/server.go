@@ -77,9 +77,11 @@ const (
 	// joiners is how many clients are heard at a time when they connect: one
 	// that comes back lists all that it has, which is as much as the mesh's
 	// names, and after a restart of the control plane all come back at once.
-	joiners = 8
-	// joinTime is how long one may keep others waiting.
-	joinTime = 2 * time.Second
+	joiners = 16
+	// joinTime is how long one may keep others waiting before it has said
+	// anything, joinPause after: it says everything in one go.
+	joinTime  = 2 * time.Second
+	joinPause = 250 * time.Millisecond
 )
 
 // client is one stream.
@@ -200,40 +202,53 @@ func (s *Server) exit(c *client) {
 	s.opts.Logger.Info("xds client left", "node", c.nodeID(), "peer", c.peer)
 }
 
-// admit waits for a client's turn to say what it knows; done ends it.
-func (s *Server) admit(ctx context.Context) (done func(), err error) {
+// turn is a client's turn to say what it knows. It ends by itself.
+type turn struct {
+	end   func()
+	timer *time.Timer
+}
+
+// admit waits for a client's turn.
+func (s *Server) admit(ctx context.Context) (turn, error) {
 	select {
 	case s.joining <- struct{}{}:
 	case <-s.closing:
-		return nil, errClosing
+		return turn{}, errClosing
 	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
+		return turn{}, status.FromContextError(ctx.Err()).Err()
 	}
-	done = sync.OnceFunc(func() { <-s.joining })
-	time.AfterFunc(joinTime, done)
-	return done, nil
+	end := sync.OnceFunc(func() { <-s.joining })
+	return turn{end, time.AfterFunc(joinTime, end)}, nil
+}
+
+// heard is called with every request. Who answers has said all before.
+func (t turn) heard(req *request) {
+	if req.GetResponseNonce() != "" {
+		t.timer.Stop()
+		t.end()
+		return
+	}
+	t.timer.Reset(joinPause)
 }
 
 // receive reads until the stream ends; it returns why.
 func (s *Server) receive(c *client, stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	joined, err := s.admit(stream.Context())
+	turn, err := s.admit(stream.Context())
 	if err != nil {
 		return err
 	}
-	defer joined()
+	defer turn.end()
 	for {
 		req := new(request)
 		if err := stream.RecvMsg(req); err != nil {
 			return err
-		}
-		if req.GetResponseNonce() != "" {
-			joined() // it has said all before it could answer
 		}
 		if c.named(req.GetNode()) {
 			s.opts.Logger.Info("xds client joined", "node", c.nodeID(), "peer", c.peer)
 		}
 		rejected, err := c.request(req)
 		req.free()
+		turn.heard(req)
 		if err != nil {
 			return status.Error(codes.ResourceExhausted, err.Error())
 		}
