@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/kube"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 )
 
 // Leases: what only one replica does.
@@ -94,7 +95,7 @@ func (a *app) onKubernetes() (_ ground, err error) {
 			}
 		},
 		callers: c.callers,
-		tasks: c.tasks,
+		tasks:   c.tasks,
 	}, nil
 }
 
@@ -137,19 +138,21 @@ func (c *cluster) adopt() error {
 }
 
 func (c *cluster) tasks() []func(context.Context) error {
+	texts := map[trust.Document]func() ([]byte, <-chan struct{}){trust.Roots: c.authority.Bundle}
 	tasks := []func(context.Context) error{
 		c.store.Run,
 		c.elected(leaseCA, func(ctx context.Context) error { c.authority.Lead(ctx); return nil }),
 		c.elected(leaseTrust, func(ctx context.Context) error {
 			return trust.Run(ctx, trust.Options{
-				Client: c.client, Bundle: c.authority.Bundle, Selected: c.scope.selects, Reselect: c.scope.changed,
-				Logger: c.logs.Logger("trust"),
+				Client: c.client, Texts: texts, Selected: c.scope.selects, Reselect: c.scope.changed, Logger: c.logs.Logger("trust"),
 			})
 		}),
 		c.elected(leaseStatus, c.writeStatus),
 	}
 	if c.plugin != nil {
-		tasks = append(tasks, c.plugin.Run)
+		lists := castore.NewRevocations(c.client.Kube, c.cfg.kube.namespace, mtls.CheckCRL, c.logs.Logger("trust"))
+		texts[trust.Revocations] = lists.Text
+		tasks = append(tasks, c.plugin.Run, lists.Run)
 	}
 	if c.mesh != nil {
 		tasks = append(tasks, c.followMesh)

@@ -99,7 +99,7 @@ func (u *Uninstaller) Look(ctx context.Context) (*Removal, error) {
 		r.Kept = []string{
 			"kinds (CRDs) and every object of them",
 			fmt.Sprintf("Secret %s/istio-ca-secret: a mesh that is installed again has the same root", u.Namespace),
-			"ConfigMap istio-ca-root-cert in every namespace, and namespace " + u.Namespace,
+			"ConfigMaps istio-ca-root-cert and istio-ca-crl in every namespace, and namespace " + u.Namespace,
 		}
 		return r, nil
 	}
@@ -177,12 +177,14 @@ func (u *Uninstaller) lookForMore(ctx context.Context, c cluster, r *Removal) er
 		}
 		r.purge = append(r.purge, &crds[i])
 	}
-	roots, err := u.Client.Kube.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=istio-ca-root-cert"})
-	if err != nil {
-		return fmt.Errorf("list ConfigMaps istio-ca-root-cert: %w", err)
-	}
-	for _, m := range roots.Items {
-		r.purge = append(r.purge, reference("v1", "ConfigMap", m.Namespace, m.Name))
+	for _, name := range []string{"istio-ca-root-cert", "istio-ca-crl"} {
+		maps, err := u.Client.Kube.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+		if err != nil {
+			return fmt.Errorf("list ConfigMaps %s: %w", name, err)
+		}
+		for _, m := range maps.Items {
+			r.purge = append(r.purge, reference("v1", "ConfigMap", m.Namespace, m.Name))
+		}
 	}
 	for _, ref := range []struct{ version, kind, name string }{
 		{"v1", "Secret", "istio-ca-secret"},

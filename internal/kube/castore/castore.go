@@ -8,9 +8,12 @@
 package castore
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -213,4 +216,83 @@ func (p *Plugin) Files(fresh bool) (map[string][]byte, error) {
 		p.files = obj.Data
 	}
 	return p.files, nil
+}
+
+// RevocationKey is the key of PluginSecret that holds revocation lists, as in
+// the files of Istio's plugged-in CA.
+const RevocationKey = "ca-crl.pem"
+
+// Revocations are the revocation lists beside the plugged-in CA.
+type Revocations struct {
+	secret
+	check  func([]byte) error
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	text    []byte
+	changed chan struct{} // closed when text is another
+}
+
+// NewRevocations returns those of PluginSecret of a namespace. What check finds
+// fault with is not taken: the last good lists stay.
+func NewRevocations(kube *client.Typed, namespace string, check func([]byte) error, logger *slog.Logger) *Revocations {
+	return &Revocations{secret: newSecret(kube, namespace, PluginSecret), check: check, logger: logger, changed: make(chan struct{})}
+}
+
+// Text returns the lists, nil as long as there were none, and what is closed
+// when there are others.
+func (r *Revocations) Text() ([]byte, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text, r.changed
+}
+
+// Run follows the lists until ctx ends.
+func (r *Revocations) Run(ctx context.Context) error {
+	watching := make(chan error, 1)
+	go func() { watching <- r.secret.Run(ctx) }()
+	var again <-chan time.Time
+	for {
+		select {
+		case err := <-watching:
+			return err
+		case <-r.Changed():
+		case <-again:
+		}
+		again = nil
+		text, err := r.read()
+		if err != nil {
+			r.logger.Warn("cannot read the revocation lists, trying again; the last good ones stay", "error", err)
+			again = time.After(callTimeout)
+			continue
+		}
+		if len(text) == 0 {
+			continue
+		}
+		if err := r.check(text); err != nil {
+			r.logger.Error("the revocation lists cannot be taken; the last good ones stay", "secret", r.namespace+"/"+r.name, "key", RevocationKey, "error", err)
+			continue
+		}
+		r.take(text)
+	}
+}
+
+func (r *Revocations) read() ([]byte, error) {
+	obj, err := r.get()
+	if err != nil || obj == nil {
+		return nil, err
+	}
+	return obj.Data[RevocationKey], nil
+}
+
+// take remembers new lists. Without any, the last ones stay: who was revoked
+// stays revoked until a list says otherwise.
+func (r *Revocations) take(text []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !bytes.Equal(text, r.text) {
+		r.text = text
+		close(r.changed)
+		r.changed = make(chan struct{})
+	}
 }

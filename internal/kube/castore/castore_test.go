@@ -9,7 +9,9 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"math/big"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -351,4 +353,45 @@ func TestPluginSecret(t *testing.T) {
 	if o := secret(t, s, castore.StateSecret); len(o.Data["ca-key.pem"]) != 0 {
 		t.Error("the retired root's key is kept")
 	}
+}
+
+// Revocation lists are taken when they are good, and are not taken back.
+func TestRevocations(t *testing.T) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: castore.PluginSecret}, Data: map[string][]byte{"ca-crl.pem": []byte("bad")}}
+	s := kubetest.Start(t, secret)
+	ctx, cancel := context.WithCancel(context.Background())
+	judge := func(text []byte) error {
+		if strings.HasPrefix(string(text), "bad") {
+			return errors.New("not a list")
+		}
+		return nil
+	}
+	r := castore.NewRevocations(s.Client().Kube, ns, judge, slog.New(slog.DiscardHandler))
+	done := make(chan struct{})
+	go func() { defer close(done); _ = r.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	is := func(want string) {
+		t.Helper()
+		eventually(t, "the lists are "+want, func() bool {
+			text, _ := r.Text()
+			return string(text) == want
+		})
+	}
+	put := func(data map[string][]byte) {
+		secret = secret.DeepCopy()
+		secret.Data = data
+		s.Update(secret)
+	}
+	_, changed := r.Text()
+	put(map[string][]byte{"ca-crl.pem": []byte("one")})
+	is("one")
+	<-changed
+	put(map[string][]byte{"ca-crl.pem": []byte("bad again")})
+	put(map[string][]byte{})
+	put(map[string][]byte{"ca-crl.pem": []byte("two")})
+	is("two")
+	put(map[string][]byte{"ca-cert.pem": []byte("x")})
+	put(map[string][]byte{"ca-cert.pem": []byte("y")})
+	time.Sleep(200 * time.Millisecond)
+	is("two")
 }

@@ -28,12 +28,12 @@ const repairInterval = time.Minute
 // served, if any, depends on the release and on what its operator enabled.
 var bundleVersions = []string{"v1", "v1beta1", "v1alpha1"}
 
-func patch(ctx context.Context, c *client.Client, namespace, roots string) error {
-	body, err := json.Marshal(map[string]any{"data": map[string]string{Key: roots}})
+func patch(ctx context.Context, c *client.Client, namespace string, d Document, text string) error {
+	body, err := json.Marshal(map[string]any{"data": map[string]string{d.Key: text}})
 	if err != nil {
 		return err
 	}
-	_, err = c.Kube.CoreV1().ConfigMaps(namespace).Patch(ctx, ConfigMap, types.MergePatchType, body, metav1.PatchOptions{})
+	_, err = c.Kube.CoreV1().ConfigMaps(namespace).Patch(ctx, d.ConfigMap, types.MergePatchType, body, metav1.PatchOptions{})
 	return err
 }
 

@@ -1,6 +1,7 @@
-// Package trust tells pods whom to trust: it keeps the roots of the mesh in a
-// ConfigMap of every namespace, and in a ClusterTrustBundle where the API has
-// them. What somebody else changes or deletes is put back.
+// Package trust tells pods whom to trust and whom no longer: it keeps the roots
+// of the mesh, and the revocation lists of its authority, in ConfigMaps of every
+// namespace, and the roots in a ClusterTrustBundle where the API has them. What
+// somebody else changes or deletes is put back.
 package trust
 
 import (
@@ -20,10 +21,16 @@ import (
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 )
 
-// The ConfigMap, as pods mount it.
-const (
-	ConfigMap = "istio-ca-root-cert"
-	Key       = "root-cert.pem"
+// Document is a text in a ConfigMap, as pods mount it.
+type Document struct {
+	ConfigMap, Key string
+	bundle         bool // also in the ClusterTrustBundle
+}
+
+// The documents.
+var (
+	Roots       = Document{ConfigMap: "istio-ca-root-cert", Key: "root-cert.pem", bundle: true}
+	Revocations = Document{ConfigMap: "istio-ca-crl", Key: "ca-crl.pem"}
 )
 
 // workers write at a time.
@@ -32,8 +39,9 @@ const workers = 4
 // Options of Run.
 type Options struct {
 	Client *client.Client
-	// Bundle returns the roots, PEM, and what is closed when there are others.
-	Bundle func() ([]byte, <-chan struct{})
+	// Texts are what is published: each returns the document, PEM, and what is
+	// closed when there is another. One that is empty is not written.
+	Texts map[Document]func() ([]byte, <-chan struct{})
 	// Selected tells whether the mesh looks at a namespace; nil for all.
 	Selected func(*corev1.Namespace) bool
 	// Reselect, when set, has a value after Selected may answer otherwise.
@@ -47,8 +55,9 @@ var ignored = map[string]bool{"kube-system": true, "kube-public": true, "kube-no
 
 type distributor struct {
 	Options
-	namespaces, maps cache.SharedIndexInformer
-	queue            workqueue.TypedRateLimitingInterface[string]
+	namespaces cache.SharedIndexInformer
+	maps       map[Document]cache.SharedIndexInformer
+	queue      workqueue.TypedRateLimitingInterface[string]
 }
 
 // Run distributes until ctx ends. One replica should.
@@ -57,27 +66,37 @@ func Run(ctx context.Context, o Options) error {
 		workqueue.NewTypedItemExponentialFailureRateLimiter[string](100*time.Millisecond, time.Minute))}
 	core := o.Client.Kube.CoreV1()
 	d.namespaces = client.Informer(core.Namespaces(), &corev1.Namespace{}, client.Selection{})
-	d.maps = client.Informer(core.ConfigMaps(""), &corev1.ConfigMap{}, client.Selection{Name: ConfigMap})
-	if err := errors.Join(
-		d.namespaces.SetTransform(trim), d.maps.SetTransform(trim),
-		d.follow(d.namespaces, func(o metav1.Object) string { return o.GetName() }),
-		d.follow(d.maps, metav1.Object.GetNamespace)); err != nil {
+	d.maps = map[Document]cache.SharedIndexInformer{}
+	all := []cache.SharedIndexInformer{d.namespaces}
+	err := d.follow(d.namespaces, func(o metav1.Object) string { return o.GetName() })
+	for doc := range o.Texts {
+		d.maps[doc] = client.Informer(core.ConfigMaps(""), &corev1.ConfigMap{}, client.Selection{Name: doc.ConfigMap})
+		all = append(all, d.maps[doc])
+		err = errors.Join(err, d.follow(d.maps[doc], metav1.Object.GetNamespace))
+	}
+	if err != nil {
 		return fmt.Errorf("trust: %w", err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(ctx, d.queue.ShutDown)()
 	var wg sync.WaitGroup
-	wg.Go(func() { d.namespaces.RunWithContext(ctx) })
-	wg.Go(func() { d.maps.RunWithContext(ctx) })
-	if !cache.WaitForCacheSync(ctx.Done(), d.namespaces.HasSynced, d.maps.HasSynced) {
+	var synced []cache.InformerSynced
+	for _, informer := range all {
+		wg.Go(func() { informer.RunWithContext(ctx) })
+		synced = append(synced, informer.HasSynced)
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		wg.Wait()
 		return nil // ctx ended
 	}
 	for range workers {
 		wg.Go(func() { d.work(ctx) })
 	}
-	wg.Go(func() { d.watchBundle(ctx) })
+	for doc, text := range d.Texts {
+		wg.Go(func() { d.watchText(ctx, doc, text) })
+	}
+	wg.Go(func() { d.reselect(ctx) })
 	wg.Wait()
 	return nil
 }
@@ -93,6 +112,9 @@ func trim(obj any) (any, error) {
 
 // follow has a namespace looked at whenever an object of it changes.
 func (d *distributor) follow(informer cache.SharedIndexInformer, namespace func(metav1.Object) string) error {
+	if err := informer.SetTransform(trim); err != nil {
+		return err
+	}
 	add := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
@@ -107,24 +129,41 @@ func (d *distributor) follow(informer cache.SharedIndexInformer, namespace func(
 	return err
 }
 
-func (d *distributor) watchBundle(ctx context.Context) {
+// watchText has every namespace looked at when a document is another.
+func (d *distributor) watchText(ctx context.Context, doc Document, get func() ([]byte, <-chan struct{})) {
 	bundle := &clusterBundle{client: d.Client, log: d.Logger}
 	repair := time.NewTicker(repairInterval)
 	defer repair.Stop()
 	for {
-		roots, changed := d.Bundle()
-		bundle.put(ctx, string(roots))
+		text, changed := get()
+		if doc.bundle {
+			bundle.put(ctx, string(text))
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-repair.C: // the bundle alone: ConfigMaps are watched
-			continue
 		case <-changed:
+			d.all()
+		}
+	}
+}
+
+func (d *distributor) reselect(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
 		case <-d.Reselect:
+			d.all()
 		}
-		for _, ns := range d.namespaces.GetStore().ListKeys() {
-			d.queue.Add(ns)
-		}
+	}
+}
+
+// all has every namespace looked at.
+func (d *distributor) all() {
+	for _, ns := range d.namespaces.GetStore().ListKeys() {
+		d.queue.Add(ns)
 	}
 }
 
@@ -140,7 +179,7 @@ func (d *distributor) work(ctx context.Context) {
 			d.queue.Forget(ns)
 		default:
 			if d.queue.NumRequeues(ns) == 1 {
-				d.Logger.Warn("cannot write the trust bundle; trying again", "namespace", ns, "configmap", ConfigMap, "error", err)
+				d.Logger.Warn("cannot write what pods trust by; trying again", "namespace", ns, "error", err)
 			}
 			d.queue.AddRateLimited(ns)
 		}
@@ -148,7 +187,7 @@ func (d *distributor) work(ctx context.Context) {
 	}
 }
 
-// wanted tells whether a namespace gets the ConfigMap.
+// wanted tells whether a namespace gets the ConfigMaps.
 func (d *distributor) wanted(name string) bool {
 	obj, ok, err := d.namespaces.GetStore().GetByKey(name)
 	ns, isNamespace := obj.(*corev1.Namespace)
@@ -156,37 +195,42 @@ func (d *distributor) wanted(name string) bool {
 		(d.Selected == nil || d.Selected(ns))
 }
 
-// reconcile makes the ConfigMap of a namespace what it should be. One that is
+// reconcile makes the ConfigMaps of a namespace what they should be. One that is
 // no longer wanted stays: pods may have it mounted.
 func (d *distributor) reconcile(ctx context.Context, ns string) error {
 	if !d.wanted(ns) {
 		return nil
 	}
-	roots, _ := d.Bundle()
-	if len(roots) == 0 {
-		return nil
+	var failures []error
+	for doc, get := range d.Texts {
+		if text, _ := get(); len(text) > 0 {
+			failures = append(failures, d.write(ctx, ns, doc, string(text)))
+		}
 	}
-	api := d.Client.Kube.CoreV1().ConfigMaps(ns)
-	obj, ok, err := d.maps.GetStore().GetByKey(ns + "/" + ConfigMap)
+	return errors.Join(failures...)
+}
+
+func (d *distributor) write(ctx context.Context, ns string, doc Document, text string) error {
+	obj, ok, err := d.maps[doc].GetStore().GetByKey(ns + "/" + doc.ConfigMap)
 	if err != nil {
 		return err
 	}
 	have, _ := obj.(*corev1.ConfigMap)
 	if !ok || have == nil {
-		_, err := api.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: ConfigMap, Labels: map[string]string{"istio.io/config": "true"}},
-			Data:       map[string]string{Key: string(roots)},
+		_, err := d.Client.Kube.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: doc.ConfigMap, Labels: map[string]string{"istio.io/config": "true"}},
+			Data:       map[string]string{doc.Key: text},
 		}, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil // the watch tells what it is like, or that it went
 		}
 		return err
 	}
-	if have.Data[Key] == string(roots) {
+	if have.Data[doc.Key] == text {
 		return nil
 	}
 	// The copy watched is trimmed; a patch of the one key leaves the rest.
-	err = patch(ctx, d.Client, ns, string(roots))
+	err = patch(ctx, d.Client, ns, doc, text)
 	if apierrors.IsNotFound(err) {
 		return nil // deleted meanwhile: the watch tells
 	}

@@ -55,11 +55,11 @@ func start(t *testing.T, s *kubetest.Server, o trust.Options) {
 }
 
 func read(s *kubetest.Server, ns string) string {
-	cm, err := s.Client().Kube.CoreV1().ConfigMaps(ns).Get(context.Background(), trust.ConfigMap, metav1.GetOptions{})
+	cm, err := s.Client().Kube.CoreV1().ConfigMaps(ns).Get(context.Background(), trust.Roots.ConfigMap, metav1.GetOptions{})
 	if err != nil {
 		return ""
 	}
-	return cm.Data[trust.Key]
+	return cm.Data[trust.Roots.Key]
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -73,27 +73,27 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func TestConfigMaps(t *testing.T) {
 	s := kubetest.Start(t, namespace("shop", nil), namespace("bank", nil), namespace("kube-system", nil),
-		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: trust.ConfigMap, Labels: map[string]string{"mine": "yes"}},
-			Data: map[string]string{trust.Key: "stale", "other": "stays"}})
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: trust.Roots.ConfigMap, Labels: map[string]string{"mine": "yes"}},
+			Data: map[string]string{trust.Roots.Key: "stale", "other": "stays"}})
 	r := &roots{text: "one", changed: make(chan struct{})}
-	start(t, s, trust.Options{Bundle: r.get})
+	start(t, s, trust.Options{Texts: map[trust.Document]func() ([]byte, <-chan struct{}){trust.Roots: r.get}})
 	eventually(t, "both namespaces have it", func() bool { return read(s, "shop") == "one" && read(s, "bank") == "one" })
-	cm, err := s.Client().Kube.CoreV1().ConfigMaps("bank").Get(t.Context(), trust.ConfigMap, metav1.GetOptions{})
+	cm, err := s.Client().Kube.CoreV1().ConfigMaps("bank").Get(t.Context(), trust.Roots.ConfigMap, metav1.GetOptions{})
 	if err != nil || cm.Data["other"] != "stays" || cm.Labels["mine"] != "yes" {
 		t.Errorf("what is not ours was changed: %v %+v", err, cm)
 	}
 	s.Add(namespace("late", nil))
 	eventually(t, "a new namespace has it", func() bool { return read(s, "late") == "one" })
 	api := s.Client().Kube.CoreV1().ConfigMaps("shop")
-	if err := api.Delete(t.Context(), trust.ConfigMap, metav1.DeleteOptions{}); err != nil {
+	if err := api.Delete(t.Context(), trust.Roots.ConfigMap, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "what was deleted is back", func() bool { return read(s, "shop") == "one" })
-	cm, err = api.Get(t.Context(), trust.ConfigMap, metav1.GetOptions{})
+	cm, err = api.Get(t.Context(), trust.Roots.ConfigMap, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cm.Data[trust.Key] = "evil"
+	cm.Data[trust.Roots.Key] = "evil"
 	if _, err := api.Update(t.Context(), cm, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestSelected(t *testing.T) {
 	var mu sync.Mutex
 	all := false
 	reselect := make(chan struct{}, 1)
-	start(t, s, trust.Options{Bundle: r.get, Reselect: reselect, Selected: func(ns *corev1.Namespace) bool {
+	start(t, s, trust.Options{Texts: map[trust.Document]func() ([]byte, <-chan struct{}){trust.Roots: r.get}, Reselect: reselect, Selected: func(ns *corev1.Namespace) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return all || ns.Labels["mesh"] == "yes"
@@ -132,7 +132,7 @@ func TestSelected(t *testing.T) {
 func TestClusterTrustBundle(t *testing.T) {
 	s := kubetest.Start(t)
 	r := &roots{text: "one", changed: make(chan struct{})}
-	start(t, s, trust.Options{Bundle: r.get})
+	start(t, s, trust.Options{Texts: map[trust.Document]func() ([]byte, <-chan struct{}){trust.Roots: r.get}})
 	get := func() (text, signer string) {
 		for _, version := range []string{"v1", "v1beta1", "v1alpha1"} {
 			gvr := schema.GroupVersionResource{Group: "certificates.k8s.io", Version: version, Resource: "clustertrustbundles"}
@@ -151,4 +151,26 @@ func TestClusterTrustBundle(t *testing.T) {
 	})
 	r.set("two")
 	eventually(t, "it has the new roots", func() bool { text, _ := get(); return text == "two" })
+}
+
+// Lists of revoked certificates come beside the roots, as soon as there are any.
+func TestRevocations(t *testing.T) {
+	s := kubetest.Start(t, namespace("shop", nil))
+	r, lists := &roots{text: "one", changed: make(chan struct{})}, &roots{changed: make(chan struct{})}
+	start(t, s, trust.Options{Texts: map[trust.Document]func() ([]byte, <-chan struct{}){trust.Roots: r.get, trust.Revocations: lists.get}})
+	revoked := func() string {
+		cm, err := s.Client().Kube.CoreV1().ConfigMaps("shop").Get(context.Background(), "istio-ca-crl", metav1.GetOptions{})
+		if err != nil {
+			return ""
+		}
+		return cm.Data["ca-crl.pem"]
+	}
+	eventually(t, "the roots are there", func() bool { return read(s, "shop") == "one" })
+	if got := revoked(); got != "" {
+		t.Errorf("lists from nowhere: %q", got)
+	}
+	lists.set("somebody")
+	eventually(t, "the lists are there", func() bool { return revoked() == "somebody" })
+	lists.set("somebody, and another")
+	eventually(t, "the lists are new", func() bool { return revoked() == "somebody, and another" && read(s, "shop") == "one" })
 }

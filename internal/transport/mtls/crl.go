@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -34,6 +35,7 @@ type CRL struct {
 	path   string
 	logger *slog.Logger
 	lists  atomic.Pointer[crlSet]
+	failed string // the last failure, which is logged once; of OpenCRL and then of Run
 
 	mu        sync.Mutex
 	stamp     fileStamp
@@ -64,15 +66,28 @@ type crlList struct {
 	checked sync.Map
 }
 
-// OpenCRL reads the lists at path: one DER list, or PEM blocks "X509 CRL". The
-// file must be there and readable now; later it may break, which is logged,
-// and the last good lists stay.
+// OpenCRL reads the lists at path: one DER list, or PEM blocks "X509 CRL". A file
+// that is there must be readable now; later it may break, which is logged,
+// and the last good lists stay. Without a file nothing is revoked until there
+// is one: where it is mounted from an object that nobody has made yet, pods
+// start all the same.
 func OpenCRL(path string, logger *slog.Logger) (*CRL, error) {
 	c := &CRL{path: path, logger: logger}
-	if _, err := c.Reload(); err != nil {
+	c.lists.Store(&crlSet{})
+	switch _, err := c.Reload(); {
+	case errors.Is(err, fs.ErrNotExist):
+		logger.Warn("there are no revocation lists yet: nothing is revoked until there are", "file", path)
+		c.failed = err.Error()
+	case err != nil:
 		return nil, err
 	}
 	return c, nil
+}
+
+// CheckCRL tells what is wrong with a text of revocation lists, PEM or DER.
+func CheckCRL(text []byte) error {
+	_, err := parseCRLs(text)
+	return err
 }
 
 // Run reloads the file when it changes, until ctx ends.
@@ -85,7 +100,13 @@ func (c *CRL) Run(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		if _, err := c.Reload(); err != nil {
+		_, err := c.Reload()
+		if err == nil {
+			c.failed = ""
+			continue
+		}
+		if err.Error() != c.failed {
+			c.failed = err.Error()
 			c.logger.Error("cannot reload the revocation lists; the last good ones stay in force", "file", c.path, "error", err)
 		}
 	}

@@ -80,8 +80,8 @@ func TestCRL(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "crl")
 			if tt.text == nil {
 				tt.text = []byte("\n")
-				if _, err := mtls.OpenCRL(filepath.Join(t.TempDir(), "none"), slog.New(slog.DiscardHandler)); err == nil {
-					t.Error("a file that is not there")
+				if _, err := mtls.OpenCRL(t.TempDir(), slog.New(slog.DiscardHandler)); err == nil {
+					t.Error("a file that is a directory")
 				}
 				tt.text = crlPEM(root.revoke())
 			}
@@ -128,6 +128,30 @@ func TestRecheckOutlivesRoots(t *testing.T) {
 	}
 	check(t, "recheck", crl.Recheck(&state, now.workload(id("self"))), reason.CertificateRevoked)
 	check(t, "recheck of nothing", crl.Recheck(&tls.ConnectionState{}, self), reason.OK)
+}
+
+// A file that nobody has made yet revokes nothing, and counts when it comes.
+func TestCRLComesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := newRoot(t, "root")
+		peer := root.workload(id("peer"))
+		path := filepath.Join(t.TempDir(), "crl")
+		crl, err := mtls.OpenCRL(path, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{peer.Cert.Leaf}}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			crl.Run(t.Context())
+		}()
+		time.Sleep(time.Minute)
+		check(t, "no file", crl.Recheck(state, peer), reason.OK)
+		write(t, path, crlPEM(root.revoke(peer.Cert.Leaf)))
+		time.Sleep(time.Minute)
+		check(t, "a file", crl.Recheck(state, peer), reason.CertificateRevoked)
+	})
 }
 
 func TestCRLReload(t *testing.T) {
