@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strings"
 	"maps"
 	"slices"
 	"testing"
@@ -44,7 +45,7 @@ func newStage(t *testing.T, name string, rate int) *stage {
 // there and back.
 func (s *stage) delivers() {
 	s.t.Helper()
-	s.MustApply(`
+	policy := strings.ReplaceAll(`
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: deny-probe}
@@ -52,7 +53,10 @@ spec:
   selector: {matchLabels: {app: server}}
   action: DENY
   rules: [{from: [{source: {principals: [cluster.local/ns/$NS/sa/probe]}}]}]
-`)
+`, "$NS", s.Name)
+	// A control plane that was just replaced is asked for its judgement as soon
+	// as every node knows its new address.
+	kit.Eventually(s.t, "a policy is taken", func(ctx context.Context) error { return s.Apply(ctx, s.Name, policy) })
 	s.MustRefuse("probe", s.URL("server"))
 	if err := mesh.Dynamic.Resource(policies).Namespace(s.Name).Delete(s.t.Context(), "deny-probe", metav1.DeleteOptions{}); err != nil {
 		s.t.Fatal(err)
