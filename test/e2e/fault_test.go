@@ -3,9 +3,9 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"strings"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
