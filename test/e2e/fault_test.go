@@ -115,6 +115,36 @@ const (
 // its endpoint, and has it again.
 const ownChanges = 2
 
+// atRest waits until what earlier tests have made is gone, and the control
+// plane has heard so: nothing but what a test does changes anything from then on.
+func atRest(t *testing.T, control string) {
+	t.Helper()
+	kit.Eventually(t, "what earlier tests have made is gone", func(ctx context.Context) error {
+		list, err := mesh.Kube.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, ns := range list.Items {
+			if ns.DeletionTimestamp != nil {
+				return fmt.Errorf("namespace %s is being deleted", ns.Name)
+			}
+		}
+		return nil
+	})
+	kit.Eventually(t, "nothing changes any more", func(context.Context) error {
+		first := addressMetric(t, control, changes)
+		time.Sleep(restTime)
+		if now := addressMetric(t, control, changes); now != first {
+			return fmt.Errorf("%v more workloads and services have changed", now-first)
+		}
+		return nil
+	})
+}
+
+// restTime is longer than from the end of an object to the last change that
+// follows from it.
+const restTime = 3 * time.Second
+
 // The machine with the API server is lost for two minutes. Nobody who has a
 // connection or wants one notices; when it is back, the mesh follows it again,
 // without a restart and without anything sent that had not changed.
@@ -123,6 +153,7 @@ func TestAPIServerAway(t *testing.T) {
 	s := newStage(t, "noapi", 200)
 	s.delivers()
 	control := ambitd(t)
+	atRest(t, control)
 	before, followers := restarts(t, kit.SystemNamespace), connections(t, control)
 	sent, changed := addressMetric(t, control, pushed), addressMetric(t, control, changes)
 
