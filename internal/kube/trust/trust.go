@@ -134,8 +134,9 @@ func (d *distributor) watchText(ctx context.Context, doc Document, get func() ([
 	bundle := &clusterBundle{client: d.Client, log: d.Logger}
 	repair := time.NewTicker(repairInterval)
 	defer repair.Stop()
+	text, changed := get()
+	d.all() // a namespace may have been looked at before there was this text
 	for {
-		text, changed := get()
 		if doc.bundle {
 			bundle.put(ctx, string(text))
 		}
@@ -144,6 +145,7 @@ func (d *distributor) watchText(ctx context.Context, doc Document, get func() ([
 			return
 		case <-repair.C: // the bundle alone: ConfigMaps are watched
 		case <-changed:
+			text, changed = get()
 			d.all()
 		}
 	}
