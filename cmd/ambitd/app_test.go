@@ -25,6 +25,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -183,8 +184,8 @@ func (p *plane) connect(node string) *proxy {
 		return func(d xds.Delta) []xds.Rejection { c <- d; return nil }
 	}
 	client, err := xds.NewClient(xds.ClientConfig{
-		Address: "https://" + p.app.addr().String(), RootCAFile: p.state + "/root-cert.pem", TokenFile: p.token(node),
-		Node: &core.Node{Id: "ztunnel~10.0.0.1~ztunnel-" + node + ".istio-system~istio-system.svc.cluster.local"},
+		Server: controlplane.Server{Address: "https://" + p.app.addr().String(), RootCAFile: p.state + "/root-cert.pem", TokenFile: p.token(node)},
+		Node:   &core.Node{Id: "ztunnel~10.0.0.1~ztunnel-" + node + ".istio-system~istio-system.svc.cluster.local"},
 		Types: []xds.TypeConfig{
 			{TypeURL: wellknown.TypeAddress, Apply: into(px.deltas)},
 			{TypeURL: wellknown.TypeAuthorization, Apply: into(px.rules)},
@@ -336,7 +337,7 @@ func TestCertificatesOnlyForPodsOfTheNode(t *testing.T) {
 	id := identity.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "web"}
 	sign := func(node string, id identity.Identity) error {
 		signer, err := certs.NewCAClient(certs.CAConfig{
-			Address: "https://" + p.app.addr().String(), RootCAFile: p.state + "/root-cert.pem", TokenFile: p.token(node),
+			Server: controlplane.Server{Address: "https://" + p.app.addr().String(), RootCAFile: p.state + "/root-cert.pem", TokenFile: p.token(node)},
 		})
 		if err != nil {
 			t.Fatal(err)

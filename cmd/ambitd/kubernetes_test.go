@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -173,7 +174,7 @@ func (c *onCluster) eventually(what string, ok func() bool) {
 func (c *onCluster) certificate(a *app, token, account string) error {
 	c.t.Helper()
 	client, err := certs.NewCAClient(certs.CAConfig{
-		Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token(token), ClusterID: "Kubernetes",
+		Server: controlplane.Server{Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token(token), ClusterID: "Kubernetes"},
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -229,8 +230,8 @@ func (c *onCluster) follow(a *app) *proxy {
 		c.t.Fatal(err)
 	}
 	client, err := xds.NewClient(xds.ClientConfig{
-		Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token("ztunnel-1"),
-		Node: &core.Node{Id: "ztunnel~10.0.1.1~ztunnel-1.istio-system~istio-system.svc.cluster.local", Metadata: meta},
+		Server: controlplane.Server{Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token("ztunnel-1")},
+		Node:   &core.Node{Id: "ztunnel~10.0.1.1~ztunnel-1.istio-system~istio-system.svc.cluster.local", Metadata: meta},
 		Types: []xds.TypeConfig{{TypeURL: wellknown.TypeAddress, Apply: func(d xds.Delta) []xds.Rejection {
 			px.deltas <- d
 			return nil

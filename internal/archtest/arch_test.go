@@ -58,7 +58,7 @@ var only = map[string][]string{
 	"k8s.io":                                 {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/install", "internal/lab", "internal/cli", "cmd/ambit-cni", "cmd/ambitd", "test"},
 	"istio.io/client-go":                     {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/lab", "internal/cli"},
 	"github.com/prometheus/client_golang":    {"internal/ops", "internal/ztunnel", "internal/control", "internal/node", "internal/source/kube", "internal/kube", "cmd"},
-	"google.golang.org/grpc":                 {"internal/xds", "internal/kube", "internal/transport/certs", "internal/control", "cmd/ambitd", "test"},
+	"google.golang.org/grpc":                 {"internal/xds", "internal/kube", "internal/transport/certs", "internal/transport/controlplane", "internal/control", "cmd/ambitd", "test"},
 	"k8s.io/client-go":                       {"internal/source/kube", "internal/kube", "internal/install", "internal/cli", "test"},
 	"helm.sh/helm":                           {"internal/install"},
 	"github.com/google/go-containerregistry": {"build", "test/cluster"},

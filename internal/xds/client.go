@@ -3,10 +3,10 @@ package xds
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -15,8 +15,11 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 )
 
 // TypeConfig is a type that a Client follows.
@@ -49,29 +52,11 @@ type ClientMetrics struct {
 
 // ClientConfig configures a Client.
 type ClientConfig struct {
-	// Address of the server: https://host:port, or http:// for plaintext, to
-	// which no token is sent.
-	Address string
-	// RootCAFile holds the server's roots in PEM; read again for every
-	// connection. Empty means the system's.
-	RootCAFile string
-	// TokenFile holds the bearer token; read again for every connection.
-	// Empty sends none.
-	TokenFile string
-	// AltHostname is accepted in the server's certificate beside the address.
-	AltHostname string
-	// ClusterID is sent as the clusterid header; empty sends none.
-	ClusterID string
-	// Headers are sent with the stream.
-	Headers map[string]string
+	Server  controlplane.Server
 	Node    *core.Node
 	Types   []TypeConfig
 	Logger  *slog.Logger
 	Metrics ClientMetrics
-	// DialOptions are added to those the Client makes (tests).
-	DialOptions []grpc.DialOption
-	// Dial, if set, connects to the server's address.
-	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // Client keeps the types of its configuration up to date.
@@ -101,9 +86,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			return nil, errors.New("xds: a type without a URL or a function to apply it")
 		}
 	}
-	d, err := newDialer(cfg)
-	if err != nil {
-		return nil, err
+	if err := cfg.Server.Check(); err != nil {
+		return nil, fmt.Errorf("xds: %w", err)
 	}
 	node := &core.Node{}
 	if cfg.Node != nil {
@@ -112,7 +96,33 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if !slices.Contains(node.ClientFeatures, featurePartial) {
 		node.ClientFeatures = append(node.ClientFeatures, featurePartial)
 	}
-	return &Client{cfg: cfg, f: newFollower(node, cfg.Types), connect: d.connect}, nil
+	return &Client{cfg: cfg, f: newFollower(node, cfg.Types), connect: cfg.connect}, nil
+}
+
+const (
+	// connectTimeout bounds TCP, TLS and HTTP/2 together.
+	connectTimeout = 10 * time.Second
+	// pingInterval finds a control plane that vanished without a word. Servers
+	// usually take one ping in 15 s or more.
+	pingInterval = time.Minute
+	pingTimeout  = 20 * time.Second
+)
+
+// connect opens a stream on a connection of its own; release closes that.
+func (cfg ClientConfig) connect(ctx context.Context) (stream, func(), error) {
+	conn, err := cfg.Server.Connect(
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+	)
+	if err != nil {
+		return nil, nil, fmt.Errorf("xds: %w", err)
+	}
+	s, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return s, func() { _ = conn.Close() }, nil
 }
 
 // Synced is closed when every type that is not OnDemand has its whole state
@@ -175,7 +185,7 @@ func (c *Client) log(end ending, delay time.Duration) {
 	if delay == 0 {
 		level = slog.LevelInfo
 	}
-	c.cfg.Logger.Log(context.Background(), level, "xds connection ended", "address", c.cfg.Address, "how", string(end.how),
+	c.cfg.Logger.Log(context.Background(), level, "xds connection ended", "address", c.cfg.Server.Address, "how", string(end.how),
 		"error", explain(end.err), "retry_in", delay.Round(time.Millisecond).String())
 }
 
@@ -215,7 +225,7 @@ func (c *Client) session(ctx context.Context) ending {
 				return classify(r.err, served)
 			}
 			if !served {
-				c.cfg.Logger.Info("xds connected", "address", c.cfg.Address)
+				c.cfg.Logger.Info("xds connected", "address", c.cfg.Server.Address)
 				served = true
 			}
 			if m := c.cfg.Metrics.Message; m != nil {

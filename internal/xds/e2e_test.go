@@ -13,6 +13,8 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 )
 
 const typeA, typeB = "type.googleapis.com/test.A", "type.googleapis.com/test.B"
@@ -143,7 +145,7 @@ func TestOneChangeOfMany(t *testing.T) {
 		pushed["resources"] += r
 		pushed["bytes"] += b
 	}}})
-	c := follow(t, ClientConfig{Address: "http://" + s.addr, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
+	c := follow(t, ClientConfig{Server: controlplane.Server{Address: "http://" + s.addr}, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
 	awaitClosed(t, "sync", c.Synced())
 	m.await(t, "all resources", func() bool { return len(m.held) == n })
 	m.mu.Lock()
@@ -169,7 +171,7 @@ func TestServerRestart(t *testing.T) {
 	cache.MarkSynced(typeA)
 	s := serve(t, cache, "127.0.0.1:0", ServerOptions{})
 	m := newMirror()
-	c := follow(t, ClientConfig{Address: "http://" + s.addr, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
+	c := follow(t, ClientConfig{Server: controlplane.Server{Address: "http://" + s.addr}, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
 	awaitClosed(t, "sync", c.Synced())
 	m.await(t, "all resources", func() bool { return len(m.held) == 100 })
 	s.stop()
@@ -199,7 +201,7 @@ func TestRejectionWhileRestApplies(t *testing.T) {
 	s := serve(t, cache, "127.0.0.1:0", ServerOptions{Metrics: ServerMetrics{Rejected: func(u string) { rejected <- u }}})
 	m := newMirror()
 	m.reject["bad"] = errors.New("no such colour")
-	c := follow(t, ClientConfig{Address: "http://" + s.addr, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
+	c := follow(t, ClientConfig{Server: controlplane.Server{Address: "http://" + s.addr}, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
 	awaitClosed(t, "sync", c.Synced())
 	<-rejected
 	st := s.Clients()
@@ -218,7 +220,7 @@ func TestDemandEndToEnd(t *testing.T) {
 	cache.MarkSynced(typeA)
 	s := serve(t, cache, "127.0.0.1:0", ServerOptions{})
 	m := newMirror()
-	c := follow(t, ClientConfig{Address: "http://" + s.addr, Types: []TypeConfig{{TypeURL: typeA, OnDemand: true, Apply: m.apply}}})
+	c := follow(t, ClientConfig{Server: controlplane.Server{Address: "http://" + s.addr}, Types: []TypeConfig{{TypeURL: typeA, OnDemand: true, Apply: m.apply}}})
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for _, tc := range []struct {
@@ -258,6 +260,6 @@ func TestSilentClientsKeepNobodyOut(t *testing.T) {
 		}
 	}
 	m := newMirror()
-	follow(t, ClientConfig{Address: "http://" + s.addr, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
+	follow(t, ClientConfig{Server: controlplane.Server{Address: "http://" + s.addr}, Types: []TypeConfig{{TypeURL: typeA, Apply: m.apply}}})
 	m.await(t, "the state, beside silent clients", func() bool { return m.held["x"] == "1" })
 }

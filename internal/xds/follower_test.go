@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 )
 
 func response(nonce string, resources ...string) *discovery.DeltaDiscoveryResponse {
@@ -228,7 +230,7 @@ func TestBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ends []Termination
 		c, err := NewClient(ClientConfig{
-			Address: "http://nowhere:1", Types: []TypeConfig{{TypeURL: typeA, Apply: func(Delta) []Rejection { return nil }}},
+			Server: controlplane.Server{Address: "http://nowhere:1"}, Types: []TypeConfig{{TypeURL: typeA, Apply: func(Delta) []Rejection { return nil }}},
 			Metrics: ClientMetrics{Terminated: func(how Termination) { ends = append(ends, how) }},
 		})
 		if err != nil {

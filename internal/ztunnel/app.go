@@ -31,6 +31,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
@@ -119,19 +120,27 @@ func (a *App) signer() (certs.Signer, error) {
 	if a.cfg.CA.Address == "" {
 		return nil, errors.New("CA_ADDRESS is empty: without a CA there are no certificates; set it, or FAKE_CA=true for a test")
 	}
-	root, err := rootsFile(a.cfg.CA.RootCA)
+	server, err := a.server(a.cfg.CA)
 	if err != nil {
 		return nil, err
+	}
+	return certs.NewCAClient(certs.CAConfig{Server: server, OwnIdentity: a.cfg.Mode == config.Dedicated})
+}
+
+// server is how to reach a server of the control plane.
+func (a *App) server(e config.Endpoint) (controlplane.Server, error) {
+	root, err := rootsFile(e.RootCA)
+	if err != nil {
+		return controlplane.Server{}, err
 	}
 	token, err := a.tokenFile()
 	if err != nil {
-		return nil, err
+		return controlplane.Server{}, err
 	}
-	return certs.NewCAClient(certs.CAConfig{
-		Address: a.cfg.CA.URL(), RootCAFile: root, TokenFile: token, ClusterID: a.cfg.ClusterID,
-		Headers: a.cfg.CA.HeaderMap(), AltHostname: a.cfg.CA.AltHostname,
-		OwnIdentity: a.cfg.Mode == config.Dedicated, Dial: dialer(a.cfg),
-	})
+	return controlplane.Server{
+		Address: e.URL(), RootCAFile: root, AltHostname: e.AltHostname, PQC: a.cfg.PQC,
+		TokenFile: token, ClusterID: a.cfg.ClusterID, Headers: e.HeaderMap(), Dial: dialer(a.cfg),
+	}, nil
 }
 
 // dialer marks the proxy's own connections where it lives in the network that
@@ -211,18 +220,13 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 	if a.cfg.XDS.Address == "" {
 		return errors.New("XDS_ADDRESS is empty, and there is no local configuration: nobody says what the mesh is")
 	}
-	root, err := rootsFile(a.cfg.XDS.RootCA)
-	if err != nil {
-		return err
-	}
-	token, err := a.tokenFile()
+	server, err := a.server(a.cfg.XDS)
 	if err != nil {
 		return err
 	}
 	a.xds, err = xds.NewClient(xds.ClientConfig{
-		Address: a.cfg.XDS.URL(), RootCAFile: root, TokenFile: token, AltHostname: a.cfg.XDS.AltHostname,
-		ClusterID: a.cfg.ClusterID, Headers: a.cfg.XDS.HeaderMap(), Node: xdsNode(a.cfg),
-		Logger: a.logs.Logger("xds"), Metrics: m, Dial: dialer(a.cfg),
+		Server: server, Node: xdsNode(a.cfg),
+		Logger: a.logs.Logger("xds"), Metrics: m,
 		Types: []xds.TypeConfig{
 			{TypeURL: wellknown.TypeAddress, OnDemand: a.cfg.XDSOnDemand, Apply: func(d xds.Delta) []xds.Rejection { return applyAddresses(dir, d) }},
 			{TypeURL: wellknown.TypeAuthorization, Apply: func(d xds.Delta) []xds.Rejection { return applyPolicies(policies, d) }},

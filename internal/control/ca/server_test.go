@@ -32,6 +32,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 )
 
@@ -114,7 +115,7 @@ func (w *world) token(t *testing.T, c auth.Caller) string {
 
 func (w *world) client(t *testing.T, conf certs.CAConfig) *certs.CAClient {
 	t.Helper()
-	conf.Address, conf.RootCAFile, conf.ClusterID = w.address, filepath.Join(w.dir, "root-cert.pem"), "Kubernetes"
+	conf.Server.Address, conf.Server.RootCAFile, conf.Server.ClusterID = w.address, filepath.Join(w.dir, "root-cert.pem"), "Kubernetes"
 	c, err := certs.NewCAClient(conf)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +156,7 @@ func ecKey(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
 // workloads of its node, and for nobody else.
 func TestNodeProxy(t *testing.T) {
 	w := newWorld(t)
-	m := certs.NewManager(certs.Config{Sign: w.client(t, certs.CAConfig{TokenFile: w.token(t, ztunnel)})})
+	m := certs.NewManager(certs.Config{Sign: w.client(t, certs.CAConfig{Server: controlplane.Server{TokenFile: w.token(t, ztunnel)}})})
 	defer m.Close()
 	web, err := m.Get(t.Context(), id("web"))
 	if err != nil {
@@ -219,7 +220,7 @@ func TestWhoMayHaveWhat(t *testing.T) {
 		{"workload impersonating itself", app, false, id("web"), codes.Unauthenticated},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := w.client(t, certs.CAConfig{TokenFile: w.token(t, tt.caller), OwnIdentity: tt.own})
+			c := w.client(t, certs.CAConfig{Server: controlplane.Server{TokenFile: w.token(t, tt.caller)}, OwnIdentity: tt.own})
 			chain, err := c.Sign(t.Context(), tt.id, csr(t, key, tt.id.String()), time.Hour)
 			if got := status.Code(errors.Unwrap(err)); err != nil && got != tt.want || err == nil && tt.want != codes.OK {
 				t.Fatalf("%v, want %s", err, tt.want)
@@ -242,7 +243,7 @@ func TestNotAuthenticated(t *testing.T) {
 	}
 	for name, file := range map[string]string{"no token": "", "bad token": bad} {
 		t.Run(name, func(t *testing.T) {
-			_, err := w.client(t, certs.CAConfig{TokenFile: file}).Sign(t.Context(), id("web"), csr(t, key), time.Hour)
+			_, err := w.client(t, certs.CAConfig{Server: controlplane.Server{TokenFile: file}}).Sign(t.Context(), id("web"), csr(t, key), time.Hour)
 			if status.Code(errors.Unwrap(err)) != codes.Unauthenticated {
 				t.Errorf("%v", err)
 			}
@@ -250,7 +251,7 @@ func TestNotAuthenticated(t *testing.T) {
 	}
 	t.Run("other roots", func(t *testing.T) {
 		other := newWorld(t)
-		c, err := certs.NewCAClient(certs.CAConfig{Address: w.address, RootCAFile: filepath.Join(other.dir, "root-cert.pem")})
+		c, err := certs.NewCAClient(certs.CAConfig{Server: controlplane.Server{Address: w.address, RootCAFile: filepath.Join(other.dir, "root-cert.pem")}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +280,7 @@ func TestClientFollowsFiles(t *testing.T) {
 	wrong, _ := newWorld(t).ca.Bundle()
 	write(token, []byte("nonsense"))
 	write(roots, wrong)
-	c, err := certs.NewCAClient(certs.CAConfig{Address: strings.Replace(w.address, "127.0.0.1", "localhost", 1), RootCAFile: roots, TokenFile: token, AltHostname: "istiod.istio-system.svc"})
+	c, err := certs.NewCAClient(certs.CAConfig{Server: controlplane.Server{Address: strings.Replace(w.address, "127.0.0.1", "localhost", 1), RootCAFile: roots, TokenFile: token, AltHostname: "istiod.istio-system.svc"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,41 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/types/known/structpb"
 	securityapi "istio.io/api/security/v1alpha1"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 )
 
 // CAConfig says how to reach the mesh's CA.
 type CAConfig struct {
-	// Address is https://host:port; http:// is plaintext, for tests.
-	Address string
-	// RootCAFile has the roots that the CA's server is verified against; see
-	// TransportCredentials.
-	RootCAFile string
-	// TokenFile has the token of the caller; empty for none.
-	TokenFile string
-	ClusterID string
-	// Headers are sent with each call, besides the ones made of the above.
-	Headers map[string]string
-	// AltHostname is the name in the server's certificate, when it is not the
-	// one in Address.
-	AltHostname string
+	Server controlplane.Server
 	// OwnIdentity says that certificates are for the caller itself, not for
 	// the workloads of a node: nothing is impersonated.
 	OwnIdentity bool
-	// Dial, if set, connects to the CA's address.
-	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // impersonatedKey is the metadata field that names the workload.
@@ -53,16 +36,7 @@ type CAClient struct {
 
 // NewCAClient makes a client; it connects when first used.
 func NewCAClient(conf CAConfig) (*CAClient, error) {
-	target, creds, err := dialOptions(conf)
-	if err != nil {
-		return nil, fmt.Errorf("CA address: %w", err)
-	}
-	opts := []grpc.DialOption{
-		grpc.WithTransportCredentials(creds),
-		grpc.WithPerRPCCredentials(CallCredentials{
-			TokenFile: conf.TokenFile, ClusterID: conf.ClusterID, Headers: conf.Headers,
-			Plaintext: creds.Info().SecurityProtocol == insecureProtocol,
-		}),
+	conn, err := conf.Server.Connect(
 		// The manager of the certificates backs off by itself; a long wait down
 		// here would only hide that the CA is back.
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -72,34 +46,11 @@ func NewCAClient(conf CAConfig) (*CAClient, error) {
 		// A CA whose node has vanished is noticed; servers take more frequent
 		// pings for an attack.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5 * time.Minute, Timeout: 20 * time.Second}),
-	}
-	if conf.Dial != nil {
-		opts = append(opts, grpc.WithContextDialer(conf.Dial))
-	}
-	conn, err := grpc.NewClient(target, opts...)
+	)
 	if err != nil {
 		return nil, fmt.Errorf("CA client: %w", err)
 	}
 	return &CAClient{conn: conn, client: securityapi.NewIstioCertificateServiceClient(conn), own: conf.OwnIdentity}, nil
-}
-
-const insecureProtocol = "insecure"
-
-func dialOptions(conf CAConfig) (target string, creds credentials.TransportCredentials, err error) {
-	u, err := url.Parse(conf.Address)
-	if err != nil {
-		return "", nil, err
-	}
-	if _, _, err := net.SplitHostPort(u.Host); err != nil || u.Path != "" && u.Path != "/" {
-		return "", nil, fmt.Errorf("%q is not https://host:port", conf.Address)
-	}
-	switch u.Scheme {
-	case "https":
-		return "dns:///" + u.Host, TransportCredentials(conf.RootCAFile, conf.AltHostname), nil
-	case "http":
-		return "dns:///" + u.Host, insecure.NewCredentials(), nil
-	}
-	return "", nil, fmt.Errorf("%q is not https://host:port", conf.Address)
 }
 
 // Sign implements Signer.
