@@ -19,7 +19,7 @@ import (
 
 // config is the command line.
 type config struct {
-	configDirs, serverNames, trustedNodeAccounts list
+	configDirs, serverNames, trustedNodeAccounts, revisionTags list
 
 	statusDir, stateDir, pluginDir     string
 	listen, plaintextListen            string
@@ -86,7 +86,8 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.kube.audience, "token-audience", wellknown.TokenAudience, "audience that service account tokens must be issued for")
 	f.StringVar(&c.kube.taint, "untaint", "", "key of the taint to remove from nodes whose agent and proxy are ready; none when empty")
 	f.StringVar(&c.kube.taintNamespace, "untaint-namespace", "", "namespace of that agent and proxy (default: --namespace)")
-	f.StringVar(&c.kube.revision, "revision", "", "revision of this control plane; default: none")
+	f.StringVar(&c.kube.revision, "revision", "", "revision of this control plane: objects labelled "+wellknown.LabelRevision+" for another are not looked at; all are when empty")
+	f.Var(&c.revisionTags, "revision-tag", "another name of this revision; may be repeated")
 	if err := f.Parse(args); err != nil {
 		return c, err
 	}
@@ -145,6 +146,14 @@ func (c *config) place() error {
 		}
 	}
 	return nil
+}
+
+// revisions are all names of this control plane; none when it is the only one.
+func (c *config) revisions() []string {
+	if c.kube.revision == "" {
+		return nil
+	}
+	return append([]string{c.kube.revision}, c.revisionTags...)
 }
 
 // home is the namespace that the mesh's own programs are in.

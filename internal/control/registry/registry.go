@@ -35,6 +35,9 @@ type Options struct {
 	TrustDomain   string // default cluster.local
 	Network       string // of everything that does not say otherwise
 	RootNamespace string // whose policies hold everywhere; default istio-system
+	// Revisions are the names of this control plane, when there may be others:
+	// what users configure for another of them is not looked at. None: all is.
+	Revisions []string
 	// WriteBack keeps Verdicts, for a writer.
 	WriteBack bool
 	// BoundCallers makes Nodes accept only callers whose credentials are bound
@@ -173,6 +176,9 @@ func (r *Registry) Apply(events []source.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range events {
+		if e.Object != nil && !r.sees(e.Key.Kind, e.Object) {
+			e.Object = nil // or no longer ours
+		}
 		if e.Object == nil {
 			delete(r.origins, e.Key)
 		} else {
@@ -188,6 +194,17 @@ func (r *Registry) Apply(events []source.Event) {
 	r.update = Update{}
 	u.sort()
 	r.out.Publish(u)
+}
+
+// sees tells whether an object is meant for this control plane. What the cluster
+// is made of is everybody's.
+func (r *Registry) sees(kind string, obj metav1.Object) bool {
+	switch kind {
+	case source.KindAuthorizationPolicy, source.KindPeerAuthentication, source.KindServiceEntry, source.KindWorkloadEntry:
+		revision, named := obj.GetLabels()[wellknown.LabelRevision]
+		return !named || len(r.opts.Revisions) == 0 || slices.Contains(r.opts.Revisions, revision)
+	}
+	return true
 }
 
 // sort makes updates the same in every run.

@@ -69,6 +69,7 @@ const (
 	LabelCanonicalRevision    = "service.istio.io/canonical-revision"
 	LabelWorkloadName         = "service.istio.io/workload-name"
 	LabelGatewayName          = "gateway.networking.k8s.io/gateway-name"
+	LabelRevision             = "istio.io/rev"
 
 	AnnotationRedirection         = "ambient.istio.io/redirection"
 	RedirectionEnabled            = "enabled"

@@ -42,6 +42,18 @@ func (c *Cluster) Ambitds(ctx context.Context) ([]corev1.Pod, error) {
 	return c.system(ctx, "app=istiod")
 }
 
+// AmbitdOf is the one pod of a revision's control plane that is not about to end.
+func (c *Cluster) AmbitdOf(ctx context.Context, revision string) (string, error) {
+	pods, err := c.system(ctx, "app=istiod,"+wellknown.LabelRevision+"="+revision)
+	if err != nil {
+		return "", err
+	}
+	if len(pods) != 1 {
+		return "", fmt.Errorf("revision %s has %d pods", revision, len(pods))
+	}
+	return pods[0].Name, nil
+}
+
 // system lists pods of the mesh itself that are not about to end.
 func (c *Cluster) system(ctx context.Context, selector string) ([]corev1.Pod, error) {
 	list, err := c.Kube.CoreV1().Pods(SystemNamespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
