@@ -40,7 +40,8 @@ func (c cluster) resource(k kind, namespace string) dynamic.ResourceInterface {
 func (c cluster) of(obj *unstructured.Unstructured) dynamic.ResourceInterface {
 	k, ok := kindOf(obj)
 	if !ok {
-		k = extra[slices.IndexFunc(extra, func(k kind) bool { return k.Kind == obj.GetKind() })] // rendering refused others
+		// Rendering refused others.
+		k = extra[slices.IndexFunc(extra, func(k kind) bool { return k.Kind == obj.GetKind() && k.GroupVersion().String() == obj.GetAPIVersion() })]
 	}
 	return c.resource(k, obj.GetNamespace())
 }

@@ -195,7 +195,17 @@ func (u *Uninstaller) lookForMore(ctx context.Context, c cluster, r *Removal) er
 	} {
 		r.purge = append(r.purge, reference(ref.version, ref.kind, u.Namespace, ref.name))
 	}
-	r.purge = append(r.purge, reference("certificates.k8s.io/v1beta1", "ClusterTrustBundle", "", "istio.io:istiod-ca:root-cert"))
+	for _, k := range trustBundles {
+		bundle := reference(k.GroupVersion().String(), k.Kind, "", "istio.io:istiod-ca:root-cert")
+		live, err := c.get(ctx, bundle)
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", title(bundle), err)
+		}
+		if live != nil {
+			r.purge = append(r.purge, bundle)
+			break
+		}
+	}
 	ns, err := u.Client.Kube.CoreV1().Namespaces().Get(ctx, u.Namespace, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -314,9 +324,16 @@ func names[T any, P interface {
 	return strings.Join(out, ", ")
 }
 
+// trustBundles are the versions of that kind, of which an API server has one or
+// none.
+var trustBundles = []kind{
+	grouped("certificates.k8s.io", "v1", "clustertrustbundles", "ClusterTrustBundle", false),
+	grouped("certificates.k8s.io", "v1beta1", "clustertrustbundles", "ClusterTrustBundle", false),
+	grouped("certificates.k8s.io", "v1alpha1", "clustertrustbundles", "ClusterTrustBundle", false),
+}
+
 // extra are kinds that no chart contains but a purge removes.
-var extra = []kind{
+var extra = append([]kind{
 	core("secrets", "Secret", true),
 	grouped("coordination.k8s.io", "v1", "leases", "Lease", true),
-	grouped("certificates.k8s.io", "v1beta1", "clustertrustbundles", "ClusterTrustBundle", false),
-}
+}, trustBundles...)

@@ -10,6 +10,11 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/ambit-mesh/ambit/internal/kube/trust"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
 
@@ -91,6 +96,26 @@ func caStage(t *testing.T, want string, args ...string) {
 	})
 }
 
+// bundles are where the API server of the project's cluster has trust bundles.
+var bundles = schema.GroupVersionResource{Group: "certificates.k8s.io", Version: "v1beta1", Resource: "clustertrustbundles"}
+
+// trustBundle waits until the ClusterTrustBundle of the mesh has as many roots
+// as said: those that the ConfigMaps have.
+func trustBundle(t *testing.T, roots int) {
+	t.Helper()
+	kit.Eventually(t, fmt.Sprintf("the ClusterTrustBundle has %d roots", roots), func(ctx context.Context) error {
+		o, err := mesh.Dynamic.Resource(bundles).Get(ctx, trust.BundleName, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		text, _, err := unstructured.NestedString(o.Object, "spec", "trustBundle")
+		if n := strings.Count(text, "BEGIN CERTIFICATE"); err == nil && (n != roots || text != string(mesh.RootCertificates(t))) {
+			err = fmt.Errorf("it has %d, and ConfigMaps have\n%s", n, mesh.RootCertificates(t))
+		}
+		return err
+	})
+}
+
 // The root of the mesh changes under load. Each stage is ended by hand, once
 // every proxy has what it needs for the next one: the authority itself would
 // wait for certificates of a day, from before this test, to expire.
@@ -121,8 +146,10 @@ func TestRootRotated(t *testing.T) {
 	}
 	caStage(t, "steady", "status")
 	certificates(t, "every proxy trusts one root", roots(1))
+	trustBundle(t, 1)
 
 	caStage(t, "new-root-distributed", "rotate")
+	trustBundle(t, 2)
 	certificates(t, "every proxy trusts both roots", roots(2))
 	for _, node := range own.Nodes() {
 		kit.Eventually(t, "the kubelet of "+node+" has given its proxy both roots for ambitd", func(ctx context.Context) error {
@@ -146,6 +173,7 @@ func TestRootRotated(t *testing.T) {
 
 	caStage(t, "steady", "rotate", "--hurry")
 	certificates(t, "every proxy trusts the new root only", roots(1))
+	trustBundle(t, 1)
 	s.delivers()
 	s.starts("late")
 	s.load.Clean()

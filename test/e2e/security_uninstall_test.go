@@ -8,14 +8,20 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/ambit-mesh/ambit/internal/kube/trust"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
 
 // A mesh that is uninstalled leaves running pods as they were before it: they
-// talk to each other without a restart, and no rule is left on any node. It is
-// installed again afterwards.
+// talk to each other without a restart, and no rule is left on any node. A purge
+// takes the rest. It is installed again afterwards.
 func TestUninstallRestoresRunningPods(t *testing.T) {
 	far, near := twoNodes(t)
 	n := mesh.Namespace(t, "uninstall", kit.Ambient())
@@ -46,6 +52,7 @@ func TestUninstallRestoresRunningPods(t *testing.T) {
 		t.Errorf("containers before:\n%s\nand after:\n%s", before, after)
 	}
 	n.Pod("late", kit.OnNode(near)) // and new pods start without it
+	purge(ctx, t)
 	if mesh.Own == nil {
 		return
 	}
@@ -58,6 +65,49 @@ func TestUninstallRestoresRunningPods(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// purge removes what an uninstallation leaves, and looks for what is left even so.
+func purge(ctx context.Context, t *testing.T) {
+	t.Helper()
+	crds := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	left := func(ctx context.Context) (found []string, err error) {
+		maps, err := mesh.Kube.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + trust.Roots.ConfigMap})
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range maps.Items {
+			found = append(found, "ConfigMap "+m.Namespace+"/"+m.Name)
+		}
+		for name, api := range map[string]dynamic.ResourceInterface{
+			"authorizationpolicies.security.istio.io": mesh.Dynamic.Resource(crds),
+			trust.BundleName:    mesh.Dynamic.Resource(bundles),
+			kit.SystemNamespace: mesh.Dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}),
+		} {
+			_, err := api.Get(ctx, name, metav1.GetOptions{})
+			switch {
+			case err == nil:
+				found = append(found, name)
+			case !apierrors.IsNotFound(err):
+				return nil, err
+			}
+		}
+		return found, nil
+	}
+	before, err := left(ctx)
+	if err != nil || len(before) < 4 {
+		t.Errorf("an uninstallation leaves %q, %v", before, err)
+	}
+	if _, err := mesh.Ambit(ctx, "uninstall", "--purge", "-y"); err != nil {
+		t.Fatal(err)
+	}
+	kit.Eventually(t, "nothing is left of the mesh", func(ctx context.Context) error {
+		found, err := left(ctx)
+		if err == nil && len(found) > 0 {
+			err = fmt.Errorf("there are %q", found)
+		}
+		return err
+	})
 }
 
 // noRules looks into every network namespace of a node.
