@@ -2,42 +2,69 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 
+	"github.com/ambit-mesh/ambit/internal/kube/nodestate"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/node/selftest"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
 
 const agents = "ambit-cni"
 
-// noAgent takes the agent away from one node, and keeps it away until back is
-// called: what would replace it has an image that does not exist.
-func noAgent(t *testing.T, node string) (back func()) {
+// without takes a DaemonSet's pod away from one node, and keeps it away until
+// back is called: what would replace it has an image that does not exist.
+func without(t *testing.T, daemonset, node string) (back func()) {
 	t.Helper()
-	ds, err := mesh.Kube.AppsV1().DaemonSets(kit.SystemNamespace).Get(t.Context(), agents, metav1.GetOptions{})
+	return changed(t, daemonset, node, map[string]any{"image": "localhost/ambit-missing:none"})
+}
+
+// changed has one node run a DaemonSet's pod with another container, of which
+// the fields that differ are given, until back is called.
+func changed(t *testing.T, daemonset, node string, fields map[string]any) (back func()) {
+	t.Helper()
+	ds, err := mesh.Kube.AppsV1().DaemonSets(kit.SystemNamespace).Get(t.Context(), daemonset, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	container := ds.Spec.Template.Spec.Containers[0]
-	set := func(ctx context.Context, strategy, image string) {
-		patch := fmt.Sprintf(`{"spec":{"updateStrategy":{"type":%q},"template":{"spec":{"containers":[{"name":%q,"image":%q}]}}}}`, strategy, container.Name, image)
-		if strategy == "OnDelete" {
-			patch = strings.Replace(patch, `"OnDelete"`, `"OnDelete","rollingUpdate":null`, 1)
+	container, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&ds.Spec.Template.Spec.Containers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(ctx context.Context, strategy any, fields map[string]any) {
+		named := map[string]any{"name": container["name"]}
+		maps.Copy(named, fields)
+		patch, err := json.Marshal(map[string]any{"spec": map[string]any{
+			"updateStrategy": strategy,
+			"template":       map[string]any{"spec": map[string]any{"containers": []any{named}}},
+		}})
+		if err == nil {
+			err = mesh.PatchDaemonSet(ctx, daemonset, string(patch))
 		}
-		if err := mesh.PatchDaemonSet(ctx, agents, patch); err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	set(t.Context(), "OnDelete", "localhost/ambit-missing:none")
-	mesh.Kill(t, mesh.AgentOn(t, node))
+	set(t.Context(), map[string]any{"type": "OnDelete", "rollingUpdate": nil}, fields)
+	pods, err := mesh.Kube.CoreV1().Pods(kit.SystemNamespace).List(t.Context(), metav1.ListOptions{
+		LabelSelector: metav1.FormatLabelSelector(ds.Spec.Selector), FieldSelector: "spec.nodeName=" + node,
+	})
+	if err != nil || len(pods.Items) != 1 {
+		t.Fatalf("want one pod of %s on %s, there are %d: %v", daemonset, node, len(pods.Items), err)
+	}
+	mesh.Kill(t, pods.Items[0].Name)
 	restored := false
 	back = func() {
 		if restored {
@@ -47,7 +74,11 @@ func noAgent(t *testing.T, node string) (back func()) {
 		// Also when the test has failed, and its context has ended.
 		ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
 		defer cancel()
-		set(ctx, "RollingUpdate", container.Image)
+		before := map[string]any{}
+		for field := range fields {
+			before[field] = container[field]
+		}
+		set(ctx, ds.Spec.UpdateStrategy, before)
 	}
 	t.Cleanup(back)
 	return back
@@ -57,26 +88,13 @@ func noAgent(t *testing.T, node string) (back func()) {
 // back they start, captured.
 func TestAgentDeadWhilePodsStart(t *testing.T) {
 	s := newStage(t, "noagent", 100)
-	back := noAgent(t, s.from)
+	back := without(t, agents, s.from)
 	names := []string{"late1", "late2", "late3"}
 	for _, name := range names {
 		s.Create(name, kit.OnNode(s.from))
 	}
 	for _, name := range names {
-		kit.Eventually(t, name+" says why it waits", func(ctx context.Context) error {
-			events, err := mesh.Kube.CoreV1().Events(s.Name).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
-			if err != nil {
-				return err
-			}
-			var said []string
-			for _, e := range events.Items {
-				if e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, "the mesh's node agent (ambit-cni) does not run on this node") {
-					return nil
-				}
-				said = append(said, e.Message)
-			}
-			return fmt.Errorf("its events are %q", said)
-		})
+		warned(t, s.Namespace, name, "the mesh's node agent (ambit-cni) does not run on this node")
 	}
 	for _, name := range names {
 		pod, err := mesh.Kube.CoreV1().Pods(s.Name).Get(t.Context(), name, metav1.GetOptions{})
@@ -101,6 +119,83 @@ func TestAgentDeadWhilePodsStart(t *testing.T) {
 		s.Tunnelled(name, s.URL("server"), server)
 	}
 	s.load.Clean()
+}
+
+// warned waits for an event that tells the owner of a pod what is wrong.
+func warned(t *testing.T, n *kit.Namespace, pod, text string) {
+	t.Helper()
+	kit.Eventually(t, pod+" says why it waits", func(ctx context.Context) error {
+		events, err := mesh.Kube.CoreV1().Events(n.Name).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
+		if err != nil {
+			return err
+		}
+		var said []string
+		for _, e := range events.Items {
+			if e.Type == corev1.EventTypeWarning && strings.Contains(e.Message, text) {
+				return nil
+			}
+			said = append(said, e.Message)
+		}
+		return fmt.Errorf("its events are %q", said)
+	})
+}
+
+// redirects waits until a node says of itself whether it redirects, and why.
+func redirects(t *testing.T, node, reason string) {
+	t.Helper()
+	kit.Eventually(t, node+" says "+reason, func(ctx context.Context) error {
+		n, err := mesh.Kube.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type != nodestate.Condition {
+				continue
+			}
+			if ready := reason == selftest.ReasonProven; c.Reason == reason && (c.Status == corev1.ConditionTrue) == ready {
+				return nil
+			}
+			return fmt.Errorf("it says %s, %s: %s", c.Status, c.Reason, c.Message)
+		}
+		return fmt.Errorf("it has no condition %s", nodestate.Condition)
+	})
+}
+
+// A node whose agent lacks a right that redirection takes says so: pods that
+// belong into the mesh wait there, others start, and those that are in it stay.
+// When the agent has the right, what has waited starts, captured.
+func TestNodeThatDoesNotRedirect(t *testing.T) {
+	node, to := twoNodes(t)
+	for _, n := range []string{node, to} {
+		redirects(t, n, selftest.ReasonProven)
+	}
+	n := mesh.Namespace(t, "noredirect", kit.Ambient())
+	server := n.Pod("server", kit.OnNode(to))
+	n.Service("server")
+	n.Pod("early", kit.OnNode(node))
+	n.Tunnelled("early", n.URL("server"), server)
+
+	ds, err := mesh.Kube.AppsV1().DaemonSets(kit.SystemNamespace).Get(t.Context(), agents, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rights := ds.Spec.Template.Spec.Containers[0].SecurityContext.DeepCopy()
+	rights.Capabilities.Add = slices.DeleteFunc(rights.Capabilities.Add, func(c corev1.Capability) bool { return c == "NET_ADMIN" })
+	back := changed(t, agents, node, map[string]any{"securityContext": rights})
+	redirects(t, node, selftest.ReasonFailed)
+	n.Create("late", kit.OnNode(node))
+	warned(t, n, "late", "no pod of this node is enrolled: ")
+	mesh.Namespace(t, "plain", nil).Pod("plain", kit.OnNode(node))
+	n.Tunnelled("early", n.URL("server"), server)
+	if out, err := mesh.Ambit(t.Context(), "check"); err == nil || !strings.Contains(out, "pods of this node stay out of the mesh until this is mended") {
+		t.Errorf("ambit check: %v\n%s", err, out)
+	}
+
+	back()
+	mesh.RolledOut(t, agents)
+	redirects(t, node, selftest.ReasonProven)
+	n.Ready("late")
+	n.Tunnelled("late", n.URL("server"), server)
 }
 
 // caller makes requests from the moment it starts.
