@@ -112,7 +112,7 @@ func run(ctx context.Context, name string, args []string, out io.Writer) error {
 	if name == "up" {
 		fs.IntVar(&i.cfg.Nodes, "nodes", 3, "number of nodes")
 		fs.IntVar(&i.cfg.Port, "port", 0, "port of the API server on 127.0.0.1; 0: any that is free")
-		fs.BoolVar(&i.cfg.IPv6, "ipv6", false, "IPv6 beside IPv4 for nodes, pods and Services")
+		fs.BoolVar(&i.cfg.IPv6, "ipv6", local.KernelHasIPv6(), "IPv6 beside IPv4 for nodes, pods and Services; the default is what the kernel can do")
 		fs.StringVar(&i.images, "images", "", "archives of images to import, separated by commas")
 	}
 	if err := fs.Parse(args); err != nil {

@@ -87,11 +87,17 @@ func checkMachine(cfg Config) error {
 	if _, err := os.Stat("/proc/self/ns/cgroup"); err != nil {
 		return errors.New("this kernel has no cgroup namespaces (CONFIG_CGROUPS, since Linux 4.6)")
 	}
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil && cfg.IPv6 {
+	if cfg.IPv6 && !KernelHasIPv6() {
 		return errors.New("this kernel does no IPv6: leave IPv6 out of the cluster")
 	}
 	_, err = hierarchies(cgroupRoot)
 	return err
+}
+
+// KernelHasIPv6 tells whether a cluster here can be dual-stack.
+func KernelHasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 func bringUp(ctx context.Context, d dirs, cfg Config, say func(string)) (*Cluster, error) {
