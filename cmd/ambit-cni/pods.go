@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"math"
 	"net/netip"
-	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
@@ -88,9 +85,9 @@ func podOf(pod *corev1.Pod) node.Pod {
 	n := node.Pod{
 		UID: string(pod.UID), Name: pod.Name, Namespace: pod.Namespace, ServiceAccount: account,
 		Labels: pod.Labels, Annotations: pod.Annotations, HostNetwork: pod.Spec.HostNetwork,
-		Terminal: pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
+		Terminal:   pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
+		ProbePorts: source.KubeletPorts(pod),
 	}
-	n.ProbePorts = probePorts(pod)
 	ips := []string{pod.Status.PodIP}
 	for _, ip := range pod.Status.PodIPs {
 		ips = append(ips, ip.IP)
@@ -103,42 +100,6 @@ func podOf(pod *corev1.Pod) node.Pod {
 		}
 	}
 	return n
-}
-
-// probePorts are the ports that the kubelet's probes of a pod connect to.
-func probePorts(pod *corev1.Pod) []uint16 {
-	var ports []uint16
-	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		for _, p := range []*corev1.Probe{c.ReadinessProbe, c.LivenessProbe, c.StartupProbe} {
-			if port := probePort(c, p); port > 0 && port <= math.MaxUint16 {
-				ports = append(ports, uint16(port))
-			}
-		}
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports)
-}
-
-func probePort(c corev1.Container, p *corev1.Probe) int32 {
-	var port intstr.IntOrString
-	switch {
-	case p == nil:
-	case p.HTTPGet != nil:
-		port = p.HTTPGet.Port
-	case p.TCPSocket != nil:
-		port = p.TCPSocket.Port
-	case p.GRPC != nil:
-		return p.GRPC.Port
-	}
-	if port.Type == intstr.Int {
-		return port.IntVal
-	}
-	for _, named := range c.Ports {
-		if named.Name == port.StrVal {
-			return named.ContainerPort
-		}
-	}
-	return 0
 }
 
 // writer names the agent's overlays in the status directory.

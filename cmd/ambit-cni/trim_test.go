@@ -36,6 +36,10 @@ func TestTrimmedPodsAreTheSameToTheAgent(t *testing.T) {
 				{Name: "named", Ports: []corev1.ContainerPort{{ContainerPort: 9}, {Name: "s", ContainerPort: 2, Protocol: corev1.ProtocolTCP}}, LivenessProbe: tcp(intstr.FromString("s"))},
 				{Name: "http", ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(3), Path: "/x"}}}},
 				{Name: "grpc", LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 4}}}},
+				{Name: "hooks", Lifecycle: &corev1.Lifecycle{
+					PostStart: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(5), Path: "/x"}},
+					PreStop:   &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(6)}},
+				}},
 				{Name: "exec", LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"x"}}}}},
 			},
 		},
@@ -45,7 +49,7 @@ func TestTrimmedPodsAreTheSameToTheAgent(t *testing.T) {
 	if d := cmp.Diff(whole, trimmed, cmpopts.EquateComparable(netip.Addr{})); d != "" {
 		t.Error(d)
 	}
-	if len(whole.ProbePorts) != 4 || len(whole.IPs) != 2 || len(whole.Annotations) != 6 {
+	if len(whole.ProbePorts) != 6 || len(whole.IPs) != 2 || len(whole.Annotations) != 6 {
 		t.Errorf("the test pod does not say enough: %+v", whole)
 	}
 }

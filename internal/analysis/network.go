@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // networkPolicies says which enrolled pods a NetworkPolicy cuts off. The
@@ -149,7 +150,8 @@ func admits(pod *corev1.Pod, p networkingk8s.NetworkPolicyPort, port int32) bool
 // unadmittedProbe is a port that the kubelet asks and that no rule admits from
 // outside of the cluster's pods; 0 for none.
 func unadmittedProbe(pod *corev1.Pod, policies []*networkingk8s.NetworkPolicy) int32 {
-	for _, port := range probed(pod) {
+	for _, port := range source.KubeletPorts(pod) {
+		port := int32(port)
 		open := slices.ContainsFunc(policies, func(np *networkingk8s.NetworkPolicy) bool {
 			return slices.ContainsFunc(np.Spec.Ingress, func(r networkingk8s.NetworkPolicyIngressRule) bool {
 				return fromOutside(r.From) && (len(r.Ports) == 0 || slices.ContainsFunc(r.Ports, func(p networkingk8s.NetworkPolicyPort) bool {
@@ -166,33 +168,4 @@ func unadmittedProbe(pod *corev1.Pod, policies []*networkingk8s.NetworkPolicy) i
 
 func fromOutside(peers []networkingk8s.NetworkPolicyPeer) bool {
 	return len(peers) == 0 || slices.ContainsFunc(peers, func(p networkingk8s.NetworkPolicyPeer) bool { return p.IPBlock != nil })
-}
-
-func probed(pod *corev1.Pod) []int32 {
-	var out []int32
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-			if p == nil {
-				continue
-			}
-			port := intstr.IntOrString{}
-			switch {
-			case p.HTTPGet != nil:
-				port = p.HTTPGet.Port
-			case p.TCPSocket != nil:
-				port = p.TCPSocket.Port
-			case p.GRPC != nil:
-				port = intstr.FromInt32(p.GRPC.Port)
-			}
-			n := port.IntVal
-			if port.Type == intstr.String {
-				n = containerPort(pod, port.StrVal)
-			}
-			if n != 0 {
-				out = append(out, n)
-			}
-		}
-	}
-	return out
 }

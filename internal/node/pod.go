@@ -33,14 +33,14 @@ type Pod struct {
 	Name, Namespace, ServiceAccount string
 	Labels, Annotations             map[string]string
 	IPs                             []netip.Addr // none before the pod has a network
-	ProbePorts                      []uint16     // where the kubelet asks for its health
+	ProbePorts                      []uint16     // where the kubelet connects to: probes, lifecycle hooks
 	HostNetwork                     bool
 	Terminal                        bool // succeeded or failed: it will not run again
 }
 
 func (p Pod) String() string { return p.Namespace + "/" + p.Name }
 
-// probedAt are the addresses at which the kubelet asks for the pod's health.
+// probedAt are the addresses at which the kubelet connects to the pod.
 func (p Pod) probedAt() []netip.Addr {
 	if len(p.ProbePorts) == 0 {
 		return nil

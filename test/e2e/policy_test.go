@@ -1,17 +1,21 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
@@ -168,10 +172,11 @@ spec: {mtls: {mode: STRICT}}
 	probes := map[string]corev1.ProbeHandler{
 		"http": {HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080), Path: "/"}},
 		"tcp":  {TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9000)}},
+		"grpc": {GRPC: &corev1.GRPCAction{Port: 9200}},
 		"exec": {Exec: &corev1.ExecAction{Command: []string{"/echo", "get", "-url", "http://127.0.0.1:8080/"}}},
 	}
 	for name, probe := range probes {
-		n.Create(name, kit.OnNode(near), func(p *corev1.Pod) {
+		n.Create(name, kit.OnNode(near), kit.WithCommand("/echo", "server", "-grpc", ":9200"), func(p *corev1.Pod) {
 			p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, ProbeHandler: probe}
 			p.Spec.Containers[0].LivenessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 3, ProbeHandler: probe}
 		})
@@ -188,6 +193,52 @@ spec: {mtls: {mode: STRICT}}
 		pod := n.Ready(name)
 		if r := pod.Status.ContainerStatuses[0].RestartCount; r > 0 {
 			t.Errorf("pod %s was restarted %d times by its own probe", name, r)
+		}
+	}
+}
+
+// What the kubelet calls when a container starts and ends reaches a pod that
+// accepts nothing but mutual TLS, at ports that no probe names.
+func TestStrictWithLifecycleHooks(t *testing.T) {
+	n := mesh.Namespace(t, "hooks", kit.Ambient())
+	n.MustApply(`
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec: {mtls: {mode: STRICT}}
+`)
+	n.Create("hooked", func(p *corev1.Pod) {
+		c := &p.Spec.Containers[0]
+		// The hooks of one container call the other, which is there before it.
+		called := *c.DeepCopy()
+		called.Name, called.RestartPolicy = "called", ptr.To(corev1.ContainerRestartPolicyAlways)
+		called.ReadinessProbe = nil
+		called.StartupProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9000)}}}
+		p.Spec.InitContainers = []corev1.Container{called}
+		c.Command, c.ReadinessProbe = []string{"/echo", "server", "-http", ":8081", "-tcp", ""}, nil
+		call := &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080), Path: "/hook"}}
+		c.Lifecycle = &corev1.Lifecycle{PostStart: call, PreStop: call}
+	})
+	if pod := n.Ready("hooked"); pod.Status.ContainerStatuses[0].RestartCount > 0 {
+		t.Errorf("the container was restarted: %+v", pod.Status.ContainerStatuses[0].LastTerminationState)
+	}
+	if err := mesh.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), "hooked", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kit.Eventually(t, "the pod is gone", func(ctx context.Context) error {
+		_, err := mesh.Kube.CoreV1().Pods(n.Name).Get(ctx, "hooked", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return cmp.Or(err, errors.New("it is there"))
+	})
+	events, err := mesh.Kube.CoreV1().Events(n.Name).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events.Items {
+		if e.Reason == "FailedPostStartHook" || e.Reason == "FailedPreStopHook" {
+			t.Errorf("%s: %s", e.Reason, e.Message)
 		}
 	}
 }

@@ -9,6 +9,10 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // greeting is what a server that speaks first says.
@@ -19,11 +23,12 @@ func server(ctx context.Context, args []string) error {
 	httpAddr := f.String("http", ":8080", "address of the HTTP server; empty for none")
 	tcpAddr := f.String("tcp", ":9000", "address of the echo server; empty for none")
 	firstAddr := f.String("first", "", "address of the server that speaks first; empty for none")
+	grpcAddr := f.String("grpc", "", "address of a gRPC server that says it is healthy; empty for none")
 	host, _ := os.Hostname()
 	name := f.String("name", host, "name to answer with")
 	_ = f.Parse(args)
 
-	errc := make(chan error, 3)
+	errc := make(chan error, 4)
 	listen := func(addr string, serve func(net.Listener) error) error {
 		if addr == "" {
 			return nil
@@ -40,6 +45,7 @@ func server(ctx context.Context, args []string) error {
 		listen(*httpAddr, func(l net.Listener) error { return serveHTTP(l, *name) }),
 		listen(*tcpAddr, func(l net.Listener) error { return serveEcho(l, "") }),
 		listen(*firstAddr, func(l net.Listener) error { return serveEcho(l, greeting) }),
+		listen(*grpcAddr, serveHealth),
 	)
 	if err != nil {
 		return err
@@ -64,6 +70,12 @@ func serveHTTP(l net.Listener, name string) error {
 			_, _ = fmt.Fprintf(w, "%s answers %s %s %s\n", name, host, r.Method, r.URL.RequestURI())
 		}),
 	}
+	return s.Serve(l)
+}
+
+func serveHealth(l net.Listener) error {
+	s := grpc.NewServer()
+	healthpb.RegisterHealthServer(s, health.NewServer())
 	return s.Serve(l)
 }
 

@@ -88,18 +88,19 @@ func (in *interner) pod(p *corev1.Pod) *corev1.Pod {
 	return out
 }
 
-// containers are those with named ports or probes, cut down to these.
+// containers are those with named ports or with what the kubelet connects to,
+// cut down to these.
 func (in *interner) containers(list []corev1.Container) []corev1.Container {
 	var out []corev1.Container
 	for i := range list {
 		c := &list[i]
-		t := corev1.Container{RestartPolicy: c.RestartPolicy, ReadinessProbe: probe(c.ReadinessProbe), LivenessProbe: probe(c.LivenessProbe), StartupProbe: probe(c.StartupProbe)}
+		t := corev1.Container{RestartPolicy: c.RestartPolicy, ReadinessProbe: probe(c.ReadinessProbe), LivenessProbe: probe(c.LivenessProbe), StartupProbe: probe(c.StartupProbe), Lifecycle: hooks(c.Lifecycle)}
 		for _, p := range c.Ports {
 			if p.Name != "" {
 				t.Ports = append(t.Ports, corev1.ContainerPort{Name: in.get(p.Name), ContainerPort: p.ContainerPort, Protocol: corev1.Protocol(in.get(string(p.Protocol)))})
 			}
 		}
-		if len(t.Ports) > 0 || t.ReadinessProbe != nil || t.LivenessProbe != nil || t.StartupProbe != nil {
+		if len(t.Ports) > 0 || t.ReadinessProbe != nil || t.LivenessProbe != nil || t.StartupProbe != nil || t.Lifecycle != nil {
 			t.Name = in.get(c.Name)
 			out = append(out, t)
 		}
@@ -123,6 +124,25 @@ func probe(p *corev1.Probe) *corev1.Probe {
 		return nil
 	}
 	return &out
+}
+
+// hooks are where lifecycle hooks connect to; nil when none does.
+func hooks(l *corev1.Lifecycle) *corev1.Lifecycle {
+	if l == nil {
+		return nil
+	}
+	out := corev1.Lifecycle{PostStart: hook(l.PostStart), PreStop: hook(l.PreStop)}
+	if out.PostStart == nil && out.PreStop == nil {
+		return nil
+	}
+	return &out
+}
+
+func hook(h *corev1.LifecycleHandler) *corev1.LifecycleHandler {
+	if h == nil || h.HTTPGet == nil {
+		return nil
+	}
+	return &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: h.HTTPGet.Port}}
 }
 
 func (in *interner) service(s *corev1.Service) *corev1.Service {
