@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/control/ca/rotation"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
@@ -39,6 +40,15 @@ type signer struct {
 	roots []*x509.Certificate
 	// notAfter is when the first certificate of the path expires.
 	notAfter time.Time
+}
+
+// until is the end of a certificate of that life: not beyond the CA's own.
+func (s *signer) until(now time.Time, ttl time.Duration) time.Time {
+	notAfter := now.Add(ttl)
+	if notAfter.After(s.notAfter) {
+		return s.notAfter
+	}
+	return notAfter
 }
 
 // subject is what a certificate is for.
@@ -116,18 +126,18 @@ func (s *signer) prove(trustDomain string, now time.Time) error {
 }
 
 // newSelfSigned makes a root that signs leaves itself.
-func newSelfSigned(trustDomain string, now time.Time, ttl time.Duration) (*signer, generation, error) {
+func newSelfSigned(trustDomain string, now time.Time, ttl time.Duration) (*signer, rotation.Generation, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, generation{}, err
+		return nil, rotation.Generation{}, err
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		return nil, generation{}, err
+		return nil, rotation.Generation{}, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
-		return nil, generation{}, err
+		return nil, rotation.Generation{}, err
 	}
 	keyID := sha256.Sum256(spki)
 	t := &x509.Certificate{
@@ -145,17 +155,17 @@ func newSelfSigned(trustDomain string, now time.Time, ttl time.Duration) (*signe
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	if err != nil {
-		return nil, generation{}, err
+		return nil, rotation.Generation{}, err
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, generation{}, err
+		return nil, rotation.Generation{}, err
 	}
 	certPEM := string(encodeCert(der))
 	keyPEM := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 	s, err := loadSelfSigned(certPEM, keyPEM)
 	if err != nil {
-		return nil, generation{}, err
+		return nil, rotation.Generation{}, err
 	}
 	g := s.generation()
 	g.Cert, g.Key = certPEM, keyPEM
@@ -181,8 +191,8 @@ func loadSelfSigned(certPEM, keyPEM string) (*signer, error) {
 	}, nil
 }
 
-func (s *signer) generation() generation {
-	g := generation{SignerID: s.id, Root: fingerprint(s.root)}
+func (s *signer) generation() rotation.Generation {
+	g := rotation.Generation{SignerID: s.id, Root: fingerprint(s.root)}
 	for _, r := range s.roots {
 		g.Roots = append(g.Roots, fingerprint(r))
 	}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/ambit-mesh/ambit/internal/control/ca/rotation"
 )
 
 // Files of the state directory.
@@ -120,28 +122,29 @@ func (s *directory) Publish(text []byte) error {
 	return nil
 }
 
-// decodeState reads what encodeState made; where is for the error.
-func decodeState(text []byte, where string) (state, error) {
-	var st state
+// decodeState reads the State of a record; where is for the error.
+func decodeState(text []byte, where string) (rotation.State, error) {
+	var st rotation.State
 	if err := json.Unmarshal(text, &st); err != nil {
-		return state{}, fmt.Errorf("CA state %s cannot be understood: %w; restore it from a copy, or remove it to begin with a new root", where, err)
+		return rotation.State{}, fmt.Errorf("CA state %s cannot be understood: %w; restore it from a copy, or remove it to begin with a new root", where, err)
 	}
 	if st.Version != stateVersion {
-		return state{}, fmt.Errorf("CA state %s has version %d, this program knows %d", where, st.Version, stateVersion)
+		return rotation.State{}, fmt.Errorf("CA state %s has version %d, this program knows %d", where, st.Version, stateVersion)
 	}
 	if st.Current == nil {
-		return state{}, fmt.Errorf("CA state %s names no signer; restore it from a copy, or remove it to begin with a new root", where)
+		return rotation.State{}, fmt.Errorf("CA state %s names no signer; restore it from a copy, or remove it to begin with a new root", where)
 	}
 	return st, nil
 }
 
-func (s state) record() (Record, error) {
+// record is what a Store keeps of a state.
+func record(s rotation.State) (Record, error) {
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return Record{}, err
 	}
-	rec := Record{State: append(text, '\n'), Roots: s.bundle()}
-	if s.Current.Key != "" {
+	rec := Record{State: append(text, '\n'), Roots: s.Bundle()}
+	if s.Current.SelfSigned() {
 		rec.Cert, rec.Key = []byte(s.Current.Cert), []byte(s.Current.Key)
 	}
 	return rec, nil

@@ -1,4 +1,7 @@
-package ca
+// Package rotation is the change of a mesh's root as a state machine: which
+// generation signs, which one is to, and which roots are trusted until when.
+// Values in, values out; keys, clocks and stores are the authority's business.
+package rotation
 
 import (
 	"slices"
@@ -20,9 +23,8 @@ const (
 	SigningByNew Stage = "signing-by-new"
 )
 
-// generation is one way to sign. Values only: keys that are live objects are
-// the authority's business.
-type generation struct {
+// Generation is one way to sign. Values only.
+type Generation struct {
 	// SignerID is the fingerprint of the signing certificate.
 	SignerID string `json:"signerID"`
 	// Root is the fingerprint of the root it chains to, Roots of all roots
@@ -35,8 +37,11 @@ type generation struct {
 	Key  string `json:"key,omitempty"`
 }
 
-// trusted is a root of the bundle.
-type trusted struct {
+// SelfSigned tells whether the root signs itself, with the key that is here.
+func (g *Generation) SelfSigned() bool { return g.Key != "" }
+
+// Root is a root of the bundle.
+type Root struct {
 	ID  string `json:"id"`
 	PEM string `json:"pem"`
 	// KnownFrom is when the last certificate expires that was handed out
@@ -46,21 +51,22 @@ type trusted struct {
 	Until time.Time `json:"until,omitzero"`
 }
 
-// state is all that must survive a restart. It is a value: methods return the
+// State is all that must survive a restart. It is a value: methods return the
 // successor and leave the receiver as it was.
-type state struct {
+type State struct {
 	Version int         `json:"version"`
-	Current *generation `json:"current"`
-	Next    *generation `json:"next,omitempty"`
+	Current *Generation `json:"current"`
+	Next    *Generation `json:"next,omitempty"`
 	// NextAt is when Next may begin to sign.
 	NextAt time.Time `json:"nextAt,omitzero"`
-	Roots  []trusted `json:"roots"`
+	Roots  []Root    `json:"roots"`
 	// IssuedUntil is at or after the expiry of every certificate ever handed
 	// out.
 	IssuedUntil time.Time `json:"issuedUntil,omitzero"`
 }
 
-func (s state) stage() Stage {
+// Stage tells where the change of the root stands.
+func (s State) Stage() Stage {
 	if s.Next != nil {
 		return NewRootDistributed
 	}
@@ -72,19 +78,19 @@ func (s state) stage() Stage {
 	return Steady
 }
 
-// propose makes g the next generation, with roots (PEM by fingerprint) in the
+// Propose makes g the next generation, with roots (PEM by fingerprint) in the
 // bundle from now on. margin covers the clocks of the mesh and the time a
 // bundle takes to its readers. The very first generation signs at once.
-func (s state) propose(g generation, roots map[string]string, now time.Time, margin time.Duration) state {
+func (s State) Propose(g Generation, roots map[string]string, now time.Time, margin time.Duration) State {
 	s.Roots = slices.Clone(s.Roots)
 	known := now
 	if s.Current != nil {
 		known = later(s.IssuedUntil, now).Add(margin)
 	}
 	for _, id := range g.Roots {
-		i := slices.IndexFunc(s.Roots, func(r trusted) bool { return r.ID == id })
+		i := slices.IndexFunc(s.Roots, func(r Root) bool { return r.ID == id })
 		if i < 0 {
-			s.Roots = append(s.Roots, trusted{ID: id, PEM: roots[id], KnownFrom: known})
+			s.Roots = append(s.Roots, Root{ID: id, PEM: roots[id], KnownFrom: known})
 			continue
 		}
 		s.Roots[i].Until = time.Time{}
@@ -101,9 +107,9 @@ func (s state) propose(g generation, roots map[string]string, now time.Time, mar
 	return s
 }
 
-// advance does what is due at now: the next generation begins to sign, when
+// Advance does what is due at now: the next generation begins to sign, when
 // its signer is available; roots that nobody needs any more go.
-func (s state) advance(now time.Time, margin time.Duration, available func(signerID string) bool) (next state, changed bool) {
+func (s State) Advance(now time.Time, margin time.Duration, available func(signerID string) bool) (next State, changed bool) {
 	s.Roots = slices.Clone(s.Roots)
 	if s.Next != nil && !now.Before(s.NextAt) && available(s.Next.SignerID) {
 		s.Current, s.Next, s.NextAt = s.Next, nil, time.Time{}
@@ -125,13 +131,48 @@ func (s state) advance(now time.Time, margin time.Duration, available func(signe
 	return s, changed
 }
 
-func (s state) wants(root string) bool {
+// Lacks tells whether g is to be proposed: it is not what was proposed last.
+func (s State) Lacks(g Generation) bool {
+	last := s.Current
+	if s.Next != nil {
+		last = s.Next
+	}
+	return last == nil || last.SignerID != g.SignerID || last.Root != g.Root || !slices.Equal(last.Roots, g.Roots)
+}
+
+// NeedsRoot tells whether nobody signs, nor will: at the very beginning, or
+// after the self-signed root, which is good until expiry, has expired while
+// nothing ran.
+func (s State) NeedsRoot(now, expiry time.Time) bool {
+	switch {
+	case s.Next != nil:
+		return false
+	case s.Current == nil:
+		return true
+	}
+	return s.Current.SelfSigned() && !now.Before(expiry)
+}
+
+// renewRoot is the part of a root's life, at its end, in which its successor
+// is introduced.
+const renewRoot = 5
+
+// NeedsSuccessor tells whether the self-signed root, which is good from and
+// until, nears its end, and nothing has been begun about it.
+func (s State) NeedsSuccessor(now, from, until time.Time) bool {
+	if s.Current == nil || !s.Current.SelfSigned() || s.Stage() != Steady {
+		return false
+	}
+	return now.After(until.Add(-until.Sub(from) / renewRoot))
+}
+
+func (s State) wants(root string) bool {
 	return s.Current != nil && slices.Contains(s.Current.Roots, root) ||
 		s.Next != nil && slices.Contains(s.Next.Roots, root)
 }
 
-// hurry ends every wait: the next generation may sign, unwanted roots may go.
-func (s state) hurry(now time.Time) state {
+// Hurry ends every wait: the next generation may sign, unwanted roots may go.
+func (s State) Hurry(now time.Time) State {
 	s.Roots = slices.Clone(s.Roots)
 	if s.Next != nil {
 		s.NextAt = now
@@ -145,8 +186,8 @@ func (s state) hurry(now time.Time) state {
 	return s
 }
 
-// bundle is the PEM of all roots that are to be trusted.
-func (s state) bundle() []byte {
+// Bundle is the PEM of all roots that are to be trusted.
+func (s State) Bundle() []byte {
 	var b []byte
 	for _, r := range s.Roots {
 		b = append(b, r.PEM...)
@@ -154,8 +195,8 @@ func (s state) bundle() []byte {
 	return b
 }
 
-// until is when the stage ends by itself; zero when steady.
-func (s state) until() time.Time {
+// Until is when the stage ends by itself; zero when steady.
+func (s State) Until() time.Time {
 	if s.Next != nil {
 		return s.NextAt
 	}
