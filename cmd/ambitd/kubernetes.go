@@ -150,7 +150,7 @@ func (c *cluster) tasks() []func(context.Context) error {
 		c.elected(leaseStatus, c.writeStatus),
 	}
 	if c.plugin != nil {
-		lists := castore.NewRevocations(c.client.Kube, c.cfg.kube.namespace, mtls.CheckCRL, c.logs.Logger("trust"))
+		lists := castore.NewRevocations(c.plugin, mtls.CheckCRL, c.logs.Logger("trust"))
 		texts[trust.Revocations] = lists.Text
 		tasks = append(tasks, c.plugin.Run, lists.Run)
 	}

@@ -47,43 +47,62 @@ const secretType = "istio.io/ca-root"
 // than was recorded waits for it.
 const callTimeout = 5 * time.Second
 
-// secret is one Secret that is watched.
+// secret is one Secret, watched once for all its readers.
 type secret struct {
 	kube            *client.Typed
 	namespace, name string
-	changed         chan struct{}
+
+	mu      sync.Mutex
+	readers []*reader
+}
+
+// reader is one who reads a Secret, and is told when somebody else has changed
+// it.
+type reader struct {
+	*secret
+	changed chan struct{}
 	// seen is the version that was read or written here last.
 	seen  atomic.Pointer[string]
 	dirty atomic.Bool // changed since it was read
 }
 
-func newSecret(kube *client.Typed, namespace, name string) secret {
-	return secret{kube: kube, namespace: namespace, name: name, changed: make(chan struct{}, 1)}
+func newSecret(kube *client.Typed, namespace, name string) *secret {
+	return &secret{kube: kube, namespace: namespace, name: name}
+}
+
+// reader adds a reader. What is in the Secret when it is watched already, the
+// reader has to get by itself.
+func (s *secret) reader() *reader {
+	r := &reader{secret: s, changed: make(chan struct{}, 1)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readers = append(s.readers, r)
+	return r
 }
 
 // String names the Secret.
 func (s *secret) String() string { return "Secret " + s.namespace + "/" + s.name }
 
 // Changed has a value after the Secret was changed by somebody else.
-func (s *secret) Changed() <-chan struct{} { return s.changed }
+func (r *reader) Changed() <-chan struct{} { return r.changed }
 
 // get returns nil when there is no such Secret.
-func (s *secret) get() (*corev1.Secret, error) {
+func (r *reader) get() (*corev1.Secret, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	obj, err := s.kube.CoreV1().Secrets(s.namespace).Get(ctx, s.name, metav1.GetOptions{})
+	obj, err := r.kube.CoreV1().Secrets(r.namespace).Get(ctx, r.name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		s.saw("")
+		r.saw("")
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", s, err)
+		return nil, fmt.Errorf("%s: %w", r, err)
 	}
-	s.saw(obj.ResourceVersion)
+	r.saw(obj.ResourceVersion)
 	return obj, nil
 }
 
-func (s *secret) saw(version string) { s.seen.Store(&version) }
+func (r *reader) saw(version string) { r.seen.Store(&version) }
 
 // Run watches until ctx ends.
 func (s *secret) Run(ctx context.Context) error {
@@ -105,25 +124,29 @@ func (s *secret) notify(obj any, deleted bool) {
 	if ok && o.Name != s.name {
 		return
 	}
-	if seen := s.seen.Load(); ok && !deleted && seen != nil && *seen == o.ResourceVersion {
-		return
-	}
-	s.dirty.Store(true)
-	select {
-	case s.changed <- struct{}{}:
-	default:
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.readers {
+		if seen := r.seen.Load(); ok && !deleted && seen != nil && *seen == o.ResourceVersion {
+			continue
+		}
+		r.dirty.Store(true)
+		select {
+		case r.changed <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // Store is a ca.Store.
 type Store struct {
-	secret
+	*reader
 	last *corev1.Secret // as read or written last; the authority makes one call at a time
 }
 
 // New returns the store in StateSecret of a namespace.
 func New(kube *client.Typed, namespace string) *Store {
-	return &Store{secret: newSecret(kube, namespace, StateSecret)}
+	return &Store{reader: newSecret(kube, namespace, StateSecret).reader()}
 }
 
 // Load implements ca.Store.
@@ -191,14 +214,14 @@ func (*Store) Close() error { return nil }
 
 // Plugin is a ca.PluginSource. It is asked by one goroutine at a time.
 type Plugin struct {
-	secret
+	*reader
 	read  bool
 	files map[string][]byte
 }
 
 // NewPlugin returns the plugged-in CA of PluginSecret of a namespace.
 func NewPlugin(kube *client.Typed, namespace string) *Plugin {
-	return &Plugin{secret: newSecret(kube, namespace, PluginSecret)}
+	return &Plugin{reader: newSecret(kube, namespace, PluginSecret).reader()}
 }
 
 // Files implements ca.PluginSource.
@@ -224,38 +247,39 @@ const RevocationKey = "ca-crl.pem"
 
 // Revocations are the revocation lists beside the plugged-in CA.
 type Revocations struct {
-	secret
+	*reader
 	check  func([]byte) error
 	logger *slog.Logger
 
-	mu      sync.Mutex
-	text    []byte
-	changed chan struct{} // closed when text is another
+	taking sync.Mutex
+	text   []byte
+	other  chan struct{} // closed when text is another
 }
 
-// NewRevocations returns those of PluginSecret of a namespace. What check finds
-// fault with is not taken: the last good lists stay.
-func NewRevocations(kube *client.Typed, namespace string, check func([]byte) error, logger *slog.Logger) *Revocations {
-	return &Revocations{secret: newSecret(kube, namespace, PluginSecret), check: check, logger: logger, changed: make(chan struct{})}
+// NewRevocations returns those beside a plugged-in CA, whose Run tells them
+// when the Secret changes. What check finds fault with is not taken: the last
+// good lists stay.
+func NewRevocations(beside *Plugin, check func([]byte) error, logger *slog.Logger) *Revocations {
+	return &Revocations{reader: beside.secret.reader(), check: check, logger: logger, other: make(chan struct{})}
 }
 
 // Text returns the lists, nil as long as there were none, and what is closed
 // when there are others.
 func (r *Revocations) Text() ([]byte, <-chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text, r.changed
+	r.taking.Lock()
+	defer r.taking.Unlock()
+	return r.text, r.other
 }
 
 // Run follows the lists until ctx ends.
 func (r *Revocations) Run(ctx context.Context) error {
-	watching := make(chan error, 1)
-	go func() { watching <- r.secret.Run(ctx) }()
-	var again <-chan time.Time
+	now := make(chan time.Time, 1)
+	now <- time.Time{}
+	var again <-chan time.Time = now
 	for {
 		select {
-		case err := <-watching:
-			return err
+		case <-ctx.Done():
+			return nil
 		case <-r.Changed():
 		case <-again:
 		}
@@ -288,11 +312,11 @@ func (r *Revocations) read() ([]byte, error) {
 // take remembers new lists. Without any, the last ones stay: who was revoked
 // stays revoked until a list says otherwise.
 func (r *Revocations) take(text []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.taking.Lock()
+	defer r.taking.Unlock()
 	if !bytes.Equal(text, r.text) {
 		r.text = text
-		close(r.changed)
-		r.changed = make(chan struct{})
+		close(r.other)
+		r.other = make(chan struct{})
 	}
 }

@@ -366,10 +366,13 @@ func TestRevocations(t *testing.T) {
 		}
 		return nil
 	}
-	r := castore.NewRevocations(s.Client().Kube, ns, judge, slog.New(slog.DiscardHandler))
-	done := make(chan struct{})
-	go func() { defer close(done); _ = r.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	plugin := castore.NewPlugin(s.Client().Kube, ns)
+	r := castore.NewRevocations(plugin, judge, slog.New(slog.DiscardHandler))
+	var wg sync.WaitGroup
+	for _, run := range []func(context.Context) error{plugin.Run, r.Run} {
+		wg.Go(func() { _ = run(ctx) })
+	}
+	t.Cleanup(func() { cancel(); wg.Wait() })
 	is := func(want string) {
 		t.Helper()
 		eventually(t, "the lists are "+want, func() bool {
