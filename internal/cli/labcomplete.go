@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+)
+
+func (a *app) completePods(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	l, err := a.attach()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	st, err := l.Status(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for _, p := range st.Pods {
+		out = append(out, p.Namespace+"/"+p.Name)
+	}
+	for _, n := range st.Nodes {
+		out = append(out, n.Name)
+	}
+	return append(out, "lan"), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeComponents lists components, and pods as well when they have logs.
+func (a *app) completeComponents(pods bool) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		var out []string
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		st, err := a.status(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		for _, c := range st.Components {
+			out = append(out, c.Name)
+		}
+		for _, p := range st.Pods {
+			if pods {
+				out = append(out, p.Namespace+"/"+p.Name)
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeFlag completes a flag with what a lab has.
+func (a *app) completeFlag(cmd *cobra.Command, flag string, of func(*lab.Status) []string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		st, err := a.status(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return of(st), cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+func nodeNames(st *lab.Status) []string {
+	var out []string
+	for _, n := range st.Nodes {
+		out = append(out, n.Name)
+	}
+	return out
+}
+
+func namespaces(st *lab.Status) []string {
+	var out []string
+	for _, p := range st.Pods {
+		out = append(out, p.Namespace)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
