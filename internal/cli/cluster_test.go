@@ -130,11 +130,17 @@ func debugPorts(t *testing.T) map[string]string {
 	})
 	serve("ztunnel-1", wellknown.PortMetrics, build("ztunnel", "v1"))
 	serve("ztunnel-1", wellknown.PortAdmin, map[string]string{
-		"GET /config_dump":            clusterDump,
-		"POST /logging":               "current log level is info\n",
-		"POST /logging?level=debug":   "current log level is debug\n",
-		"POST /logging?reset":         "current log level is info\n",
-		"POST /logging?level=chatter": "",
+		"GET /config_dump":          clusterDump,
+		"POST /logging":             "current log level is info\n",
+		"POST /logging?level=debug": "current log level is debug\n",
+		"POST /logging?reset":       "current log level is info\n",
+	})
+	serve("ztunnel-3", wellknown.PortMetrics, build("ztunnel", "v1"))
+	serve("ztunnel-3", wellknown.PortAdmin, map[string]string{
+		"GET /config_dump":                    clusterDump,
+		"POST /logging":                       "current log level is warn\n",
+		"POST /logging?level=debug":           "current log level is debug\n",
+		"POST /logging?level=info%2Ca%3Dwarn": "current log level is info,a=warn\n",
 	})
 	return out
 }
@@ -199,6 +205,8 @@ func clusterObjects() []runtime.Object {
 		pod(system, "ambit-cni-1", "node1", "10.244.1.3", "install-cni", "ghcr.io/ambit-mesh/ambit-cni:v2", map[string]string{"k8s-app": "istio-cni-node"}),
 		pod(system, "ambit-cni-2", "node2", "10.244.2.3", "install-cni", "localhost:5000/ambit-cni:v0", map[string]string{"k8s-app": "istio-cni-node"}),
 		pod(system, "ztunnel-1", "node1", "10.244.1.4", "istio-proxy", "ghcr.io/ambit-mesh/ztunnel:v1", map[string]string{"app": "ztunnel"}),
+		&corev1.Node{ObjectMeta: meta("", "node3", nil)},
+		pod(system, "ztunnel-3", "node3", "10.244.3.4", "istio-proxy", "ghcr.io/ambit-mesh/ztunnel:v1", map[string]string{"app": "ztunnel"}),
 		&corev1.Secret{ObjectMeta: meta(system, "istio-ca-secret", nil), Data: map[string][]byte{"ca-key.pem": []byte("the-key")}},
 		pod("plain", "lonely", "node1", "10.244.1.9", "x", "x:1", map[string]string{"app": "lonely"}),
 		web, stuck, callers, targeted, guard, service, slice,

@@ -25,12 +25,13 @@ type podFacts struct {
 	Namespace       *corev1.Namespace
 	Node            *corev1.Node // nil if it cannot be read
 	RootNamespace   string
-	Policies        []securityv1.AuthorizationPolicy // of the namespace and the root namespace
-	Services        []corev1.Service                 // of the namespace
-	NetworkPolicies []networkv1.NetworkPolicy        // of the namespace
-	Gateways        []source.Gateway                 // of all namespaces
+	Policies        []*securityv1.AuthorizationPolicy // of the namespace and the root namespace
+	Services        []corev1.Service                  // of the namespace
+	NetworkPolicies []networkv1.NetworkPolicy         // of the namespace
+	Gateways        []*source.Gateway                 // of all namespaces
 	Agent           agentFacts
 	Proxy           proxyFacts
+	Type            typing
 }
 
 // agentFacts is what the agent of the pod's node says.
@@ -166,23 +167,23 @@ func (r *podReport) enrolment(f podFacts, w *workloadDump) {
 
 func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workloadDump) []advice {
 	p := f.Pod
-	logs := fmt.Sprintf("kubectl logs -n %s %s", f.RootNamespace, cmp.Or(f.Agent.Pod, "-l "+partAgent.selector))
+	logs := f.Type.logs(partAgent, f.Agent.Pod)
 	var out []advice
 	add := func(what, next string) { out = append(out, advice{what, next}) }
 	if f.Node != nil && enrolled != enrolledNo {
 		for _, c := range f.Node.Status.Conditions {
 			if c.Type == nodestate.Condition && c.Status != corev1.ConditionTrue {
-				add(fmt.Sprintf("node %s cannot capture traffic: %s", p.Spec.NodeName, cmp.Or(c.Message, c.Reason)), "ambit check")
+				add(fmt.Sprintf("node %s cannot capture traffic: %s", p.Spec.NodeName, cmp.Or(c.Message, c.Reason)), f.Type.check())
 			}
 		}
 	}
 	switch {
 	case enrolled == enrolledNo:
 		if canJoin(f.Agent.Policy, p, f.RootNamespace) {
-			add("the pod is not in the mesh: "+why, fmt.Sprintf("kubectl label namespace %s %s=%s", p.Namespace, wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient))
+			add("the pod is not in the mesh: "+why, f.Type.enrol(p.Namespace))
 		}
 	case f.Agent.Err != nil:
-		add("the agent of its node does not answer: "+f.Agent.Err.Error(), fmt.Sprintf("kubectl get pods -n %s -l %s -o wide", f.RootNamespace, partAgent.selector))
+		add("the agent of its node does not answer: "+f.Agent.Err.Error(), f.Type.where(partAgent))
 	case f.Agent.Status == nil:
 		add("the agent of its node does not know the pod", logs)
 	case !f.Agent.Status.Enrolled && enrolled == enrolledPending:
@@ -190,18 +191,18 @@ func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workl
 	case !f.Agent.Status.Enrolled:
 		add("the pod is announced as enrolled, but its agent has no rules in it", logs)
 	case !f.Agent.Status.Served:
-		add("no ztunnel serves the pod: its connections are refused", fmt.Sprintf("kubectl get pods -n %s -l %s -o wide", f.RootNamespace, partZtunnel.selector))
+		add("no ztunnel serves the pod: its connections are refused", f.Type.where(partZtunnel))
 	}
 	switch {
 	case enrolled == enrolledNo:
 	case f.Proxy.Err != nil:
-		add("ztunnel could not be asked: "+f.Proxy.Err.Error(), fmt.Sprintf("kubectl get pods -n %s -l %s -o wide", f.RootNamespace, partZtunnel.selector))
+		add("ztunnel could not be asked: "+f.Proxy.Err.Error(), f.Type.where(partZtunnel))
 	case state == nil || state.State != "Up":
-		add("ztunnel does not listen in the pod yet", fmt.Sprintf("kubectl logs -n %s %s", f.RootNamespace, f.Proxy.Pod))
+		add("ztunnel does not listen in the pod yet", f.Type.logs(partZtunnel, f.Proxy.Pod))
 	case w == nil:
-		add("the control plane has not told ztunnel about the pod: its connections are refused (UNKNOWN_SOURCE)", "ambit proxy-status")
+		add("the control plane has not told ztunnel about the pod: its connections are refused (UNKNOWN_SOURCE)", "ambit proxy-status"+f.Type.also())
 	case w.Protocol != "HBONE":
-		add("others do not send tunnels to the pod yet", "ambit proxy-status")
+		add("others do not send tunnels to the pod yet", "ambit proxy-status"+f.Type.also())
 	}
 	return out
 }
@@ -301,7 +302,7 @@ func (r *podReport) identity(f podFacts, w *workloadDump) {
 			r.Certificate += ", until " + c.V.CertChain[0].ExpirationTime
 		}
 		if strings.HasPrefix(c.V.State, "Unavailable") {
-			r.ToDo = append(r.ToDo, advice{"no certificate, so no connection to or from the pod through the mesh: " + c.V.State, "ambit proxy-status; kubectl logs -n " + f.RootNamespace + " -l " + partAmbitd.selector})
+			r.ToDo = append(r.ToDo, advice{"no certificate, so no connection to or from the pod through the mesh: " + c.V.State, "ambit proxy-status" + f.Type.also() + "; " + f.Type.logs(partAmbitd, "")})
 		}
 	}
 }
@@ -360,17 +361,17 @@ func (r *podReport) waypoint(f podFacts) {
 		return
 	}
 	r.Waypoint = ref.Namespace + "/" + ref.Name + " (label on " + ref.From + ")"
-	r.ToDo = append(r.ToDo, waypointAdvice(ref, f.Gateways)...)
+	r.ToDo = append(r.ToDo, waypointAdvice(ref, f.Gateways, f.Type)...)
 }
 
 // waypointAdvice says what is wrong with the waypoint that labels name.
-func waypointAdvice(ref waypointRef, gateways []source.Gateway) []advice {
-	i := slices.IndexFunc(gateways, func(g source.Gateway) bool { return g.Name == ref.Name && g.Namespace == ref.Namespace })
+func waypointAdvice(ref waypointRef, gateways []*source.Gateway, next typing) []advice {
+	i := slices.IndexFunc(gateways, func(g *source.Gateway) bool { return g.Name == ref.Name && g.Namespace == ref.Namespace })
 	switch {
 	case i < 0:
 		return []advice{{fmt.Sprintf("%s names waypoint %s/%s, which does not exist", ref.From, ref.Namespace, ref.Name), "create that Gateway, or remove the label " + wellknown.LabelUseWaypoint}}
 	case len(gateways[i].Status.Addresses) == 0:
-		return []advice{{fmt.Sprintf("waypoint %s/%s has no address yet: nothing is sent to it", ref.Namespace, ref.Name), fmt.Sprintf("kubectl describe gateway %s -n %s", ref.Name, ref.Namespace)}}
+		return []advice{{fmt.Sprintf("waypoint %s/%s has no address yet: nothing is sent to it", ref.Namespace, ref.Name), next.gateway(ref.Namespace, ref.Name)}}
 	}
 	return nil
 }
@@ -388,8 +389,7 @@ func (r *podReport) policies(f podFacts, w *workloadDump) {
 		r.Inbound = &in
 	}
 	written := map[string]bool{}
-	for i := range f.Policies {
-		p := &f.Policies[i]
+	for _, p := range f.Policies {
 		if !concerns(p, f.Pod.Namespace, f.RootNamespace, f.Pod.Labels) {
 			continue
 		}
@@ -460,7 +460,7 @@ func (r *podReport) policy(p *securityv1.AuthorizationPolicy, f podFacts, enforc
 		row.Says = "the pod is not in the mesh, so nothing enforces it"
 		r.ToDo = append(r.ToDo, advice{"policy " + name + " is not enforced for this pod", "enrol the pod"})
 	case f.Proxy.Dump != nil && row.Says == "":
-		row.Says = "ztunnel does not have it (yet): `ambit status -n " + p.Namespace + "` says why"
+		row.Says = "ztunnel does not have it (yet): `ambit status -n " + p.Namespace + f.Type.also() + "` says why"
 	}
 	return row
 }

@@ -20,13 +20,14 @@ import (
 type serviceFacts struct {
 	Service       *corev1.Service
 	Namespace     *corev1.Namespace
-	Policies      []securityv1.AuthorizationPolicy
-	Gateways      []source.Gateway
+	Policies      []*securityv1.AuthorizationPolicy
+	Gateways      []*source.Gateway
 	Slices        []discoveryv1.EndpointSlice
 	Pods          []corev1.Pod // of the namespace
 	Proxy         proxyFacts
 	Policy        node.Policy // of the agents
 	RootNamespace string
+	Type          typing
 }
 
 // serviceReport is what the mesh does with a service.
@@ -72,7 +73,7 @@ func describeService(f serviceFacts) *serviceReport {
 	ref, bound := waypointOf("service "+s.Name, s.Namespace, s.Labels, f.Namespace.Labels)
 	if bound {
 		r.Waypoint = ref.Namespace + "/" + ref.Name + " (label on " + ref.From + ")"
-		r.ToDo = append(r.ToDo, waypointAdvice(ref, f.Gateways)...)
+		r.ToDo = append(r.ToDo, waypointAdvice(ref, f.Gateways, f.Type)...)
 	}
 	r.policies(f, ref, bound)
 	return r
@@ -80,7 +81,7 @@ func describeService(f serviceFacts) *serviceReport {
 
 func (r *serviceReport) directory(f serviceFacts) {
 	if f.Proxy.Err != nil {
-		r.ToDo = append(r.ToDo, advice{"ztunnel could not be asked: " + f.Proxy.Err.Error(), "ambit check"})
+		r.ToDo = append(r.ToDo, advice{"ztunnel could not be asked: " + f.Proxy.Err.Error(), f.Type.check()})
 		return
 	}
 	for _, s := range f.Proxy.Dump.Services {
@@ -89,7 +90,7 @@ func (r *serviceReport) directory(f serviceFacts) {
 		}
 	}
 	if r.Hostname == "" {
-		r.ToDo = append(r.ToDo, advice{"ztunnel " + f.Proxy.Pod + " does not know the service", "ambit proxy-status"})
+		r.ToDo = append(r.ToDo, advice{"ztunnel " + f.Proxy.Pod + " does not know the service", "ambit proxy-status" + f.Type.also()})
 	}
 }
 
@@ -129,9 +130,9 @@ func (r *serviceReport) endpoints(f serviceFacts) {
 	slices.SortFunc(r.Endpoints, func(a, b endpointReport) int { return strings.Compare(a.Pod+a.Address, b.Pod+b.Address) })
 	switch {
 	case ready == 0:
-		r.ToDo = append(r.ToDo, advice{"no endpoint is ready: connections are refused (NO_HEALTHY_UPSTREAM)", fmt.Sprintf("kubectl get pods -n %s -l '%s'", r.Namespace, selectorText(f.Service.Spec.Selector))})
+		r.ToDo = append(r.ToDo, advice{"no endpoint is ready: connections are refused (NO_HEALTHY_UPSTREAM)", f.Type.pods(r.Namespace, selectorText(f.Service.Spec.Selector))})
 	case plain > 0 && slices.ContainsFunc(f.Pods, func(p corev1.Pod) bool { return plainPods[p.Name] && canJoin(f.Policy, &p, f.RootNamespace) }):
-		r.ToDo = append(r.ToDo, advice{fmt.Sprintf("%d of %d ready endpoints are not in the mesh: they are reached in plaintext", plain, ready), fmt.Sprintf("kubectl label namespace %s %s=%s, or see `ambit describe pod`", r.Namespace, wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient)})
+		r.ToDo = append(r.ToDo, advice{fmt.Sprintf("%d of %d ready endpoints are not in the mesh: they are reached in plaintext", plain, ready), f.Type.enrol(r.Namespace) + ", or see `ambit describe pod" + f.Type.also() + "`"})
 	}
 }
 
@@ -164,8 +165,7 @@ func selectorText(m map[string]string) string {
 // policies lists those that target the service or its waypoint. They are for a
 // waypoint to enforce.
 func (r *serviceReport) policies(f serviceFacts, ref waypointRef, bound bool) {
-	for i := range f.Policies {
-		p := &f.Policies[i]
+	for _, p := range f.Policies {
 		refs := p.Spec.TargetRefs
 		if p.Spec.TargetRef != nil {
 			refs = append(slices.Clone(refs), p.Spec.TargetRef)
@@ -188,7 +188,7 @@ func (r *serviceReport) policies(f serviceFacts, ref waypointRef, bound bool) {
 		if row.EnforcedBy == nowhere {
 			next := "bind the service to a waypoint with the label " + wellknown.LabelUseWaypoint
 			if bound {
-				next = fmt.Sprintf("kubectl describe gateway %s -n %s", ref.Name, ref.Namespace)
+				next = f.Type.gateway(ref.Namespace, ref.Name)
 			}
 			r.ToDo = append(r.ToDo, advice{"policy " + row.Name + " is enforced nowhere: " + row.Says, next})
 		}

@@ -26,7 +26,7 @@ import (
 // askTimeout bounds one question to one program of the mesh.
 const askTimeout = 30 * time.Second
 
-// maxParallel bounds how many pods are asked at once.
+// maxParallel bounds how many programs are asked at once.
 const maxParallel = 8
 
 // inCluster decides whether a command is about a cluster or a lab. What the
@@ -111,7 +111,7 @@ func (c *adminClient) ask(ctx context.Context, method, path string) ([]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("%w (or say with --context which cluster, or with --address where ambitd's admin port is)", err)
 	}
-	b, err := fetch(ctx, l.HTTP(lab.LAN), method, net.JoinHostPort("127.0.0.1", strconv.Itoa(wellknown.PortControlDebug)), path)
+	b, err := fetchIn(ctx, l, lab.LAN, wellknown.PortControlDebug, method, path)
 	if err != nil {
 		return nil, fmt.Errorf("asking ambitd: %w", err)
 	}
@@ -170,18 +170,30 @@ type answer struct {
 // askAll asks several pods at once, and answers in their order.
 func askAll(ctx context.Context, c *client.Client, pods []corev1.Pod, port int, path string) []answer {
 	out := make([]answer, len(pods))
+	together(len(pods), func(i int) {
+		b, err := askPod(ctx, c, &pods[i], port, http.MethodGet, path)
+		out[i] = answer{pods[i], b, err}
+	})
+	return out
+}
+
+// together does n things at once, as far as maxParallel goes.
+func together(n int, do func(i int)) {
 	limit := make(chan struct{}, maxParallel)
 	var wg sync.WaitGroup
-	for i, pod := range pods {
+	for i := range n {
 		limit <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-limit }()
-			b, err := askPod(ctx, c, &pod, port, http.MethodGet, path)
-			out[i] = answer{pod, b, err}
+			do(i)
 		})
 	}
 	wg.Wait()
-	return out
+}
+
+// fetchIn asks a program of a lab.
+func fetchIn(ctx context.Context, l *lab.Lab, where lab.Where, port int, method, path string) ([]byte, error) {
+	return fetch(ctx, l.HTTP(where), method, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), path)
 }
 
 // fetch does one HTTP request; an answer that is not 200 is an error with what

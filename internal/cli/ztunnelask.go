@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,12 +15,26 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
-// ask asks the admin port of a ztunnel: of the cluster's pod that is named, or
-// else of a node's.
+// proxy is a ztunnel that can be asked.
+type proxy struct {
+	name string // POD.NAMESPACE in a cluster, ztunnel/NODE in a lab
+	ask  func(ctx context.Context, method, path string) ([]byte, error)
+}
+
+// ask asks the ztunnel that the command line means, or else the first.
 func (z *ztunnelConfig) ask(cmd *cobra.Command, name, method, path string) ([]byte, error) {
-	ctx := cmd.Context()
+	proxies, err := z.proxies(cmd, name)
+	if err != nil {
+		return nil, err
+	}
+	return proxies[0].ask(cmd.Context(), method, path)
+}
+
+// proxies are the ztunnels that the command line means: the pod that is named,
+// that of --node, or else all. There is at least one.
+func (z *ztunnelConfig) proxies(cmd *cobra.Command, name string) ([]proxy, error) {
 	if name == "" && !z.inCluster(cmd, &z.kube) {
-		return z.askLab(ctx, method, path)
+		return z.labProxies(cmd.Context())
 	}
 	if name != "" && z.node != "" {
 		return nil, errors.New("a pod and --node were given: one of them says which ztunnel")
@@ -37,18 +47,56 @@ func (z *ztunnelConfig) ask(cmd *cobra.Command, name, method, path string) ([]by
 	if ns != "" {
 		z.istioNamespace = ns
 	}
-	pods, err := z.podsOf(ctx, c, partZtunnel)
+	pods, err := z.podsOf(cmd.Context(), c, partZtunnel)
 	if err != nil {
 		return nil, err
 	}
-	pod, err := pickZtunnel(pods, name, z.node)
-	if err != nil {
-		return nil, err
-	}
-	if pod == nil {
+	if name != "" || z.node != "" {
+		pod, err := pickZtunnel(pods, name, z.node)
+		if err != nil {
+			return nil, err
+		}
+		pods = []corev1.Pod{*pod}
+	} else if pods = running(pods); len(pods) == 0 {
 		return nil, z.missing(partZtunnel)
 	}
-	return askPod(ctx, c, pod, z.port, method, path)
+	var out []proxy
+	for _, pod := range pods {
+		out = append(out, proxy{pod.Name + "." + pod.Namespace, func(ctx context.Context, method, path string) ([]byte, error) {
+			return askPod(ctx, c, &pod, z.port, method, path)
+		}})
+	}
+	return out, nil
+}
+
+func (z *ztunnelConfig) labProxies(ctx context.Context) ([]proxy, error) {
+	l, err := z.attach()
+	if err != nil {
+		return nil, fmt.Errorf("%w (or say with --context which cluster)", err)
+	}
+	st, err := l.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes := nodeNames(st)
+	if z.node != "" {
+		if !slices.Contains(nodes, z.node) {
+			return nil, fmt.Errorf("no node %q in this lab: there are %s", z.node, strings.Join(nodes, ", "))
+		}
+		nodes = []string{z.node}
+	}
+	var out []proxy
+	for _, node := range nodes {
+		where := lab.InZtunnel(node)
+		out = append(out, proxy{string(where), func(ctx context.Context, method, path string) ([]byte, error) {
+			b, err := fetchIn(ctx, l, where, wellknown.PortAdmin, method, path)
+			if err != nil {
+				err = fmt.Errorf("asking %s: %w", where, err)
+			}
+			return b, err
+		}})
+	}
+	return out, nil
 }
 
 // podName reads [pod/]NAME[.NAMESPACE].
@@ -85,64 +133,6 @@ func pickZtunnel(pods []corev1.Pod, name, node string) (*corev1.Pod, error) {
 		return nil, fmt.Errorf("no running %s, and no other ztunnel: `kubectl get pods -A -l %s -o wide` says why", what, partZtunnel.selector)
 	}
 	return nil, fmt.Errorf("no running %s: there are %s", what, strings.Join(where, ", "))
-}
-
-func (z *ztunnelConfig) askLab(ctx context.Context, method, path string) ([]byte, error) {
-	l, err := z.attach()
-	if err != nil {
-		return nil, fmt.Errorf("%w (or say with --context which cluster)", err)
-	}
-	st, err := l.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	node := z.node
-	if node == "" {
-		node = st.Nodes[0].Name
-	}
-	if nodes := nodeNames(st); !slices.Contains(nodes, node) {
-		return nil, fmt.Errorf("no node %q in this lab: there are %s", node, strings.Join(nodes, ", "))
-	}
-	return fetch(ctx, l.HTTP(lab.Where("ztunnel/"+node)), method, net.JoinHostPort("127.0.0.1", strconv.Itoa(wellknown.PortAdmin)), path)
-}
-
-// log is `ambit ztunnel-config log`.
-func (z *ztunnelConfig) log() *cobra.Command {
-	var level string
-	var reset bool
-	cmd := &cobra.Command{
-		Use:   "log [ZTUNNEL]",
-		Short: "Show or change the levels of the proxy's log",
-		Long: `Shows the levels of the proxy's log, changes them (--level), or goes back to those it
-was started with (--reset). A level is off, error, warn, info, debug or trace, for
-all, or for one scope as in access=debug. It lasts until the proxy is replaced.`,
-		Example: `  ambit ztunnel-config log
-  ambit ztunnel-config log ztunnel-x7k2p --level info,access=debug
-  ambit ztunnel-config log --node node2 --reset`,
-		Aliases:           []string{"logs", "l"},
-		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: z.completeKube(z.ztunnels),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if level != "" && reset {
-				return errors.New("--level and --reset: only one of them")
-			}
-			path := "/logging"
-			switch {
-			case reset:
-				path += "?reset"
-			case level != "":
-				path += "?level=" + url.QueryEscape(level)
-			}
-			b, err := z.ask(cmd, strings.Join(args, ""), http.MethodPost, path)
-			if err != nil {
-				return err
-			}
-			return z.printf("%s\n", strings.TrimSpace(string(b)))
-		},
-	}
-	cmd.Flags().StringVar(&level, "level", "", "levels, as LEVEL or SCOPE=LEVEL with commas between")
-	cmd.Flags().BoolVarP(&reset, "reset", "r", false, "go back to the levels of the start")
-	return cmd
 }
 
 // ztunnels lists what can be given as an argument.

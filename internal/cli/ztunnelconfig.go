@@ -57,19 +57,19 @@ services it can reach, the policies it enforces, the certificates it holds, the
 connections it carries.
 
 In a cluster it asks the ztunnel that is named, as POD or POD.NAMESPACE, or that
-of --node, or else the first. In a lab it asks that of --node. With -f it reads a
-config_dump from a file.`,
+of --node, or else the first; in a lab that of --node, or else the first. log asks
+all of them unless one is named. With -f it reads a config_dump from a file.`,
 		Example: `  ambit ztunnel-config workload
   ambit ztunnel-config workload ztunnel-x7k2p --workload-namespace shop
   ambit ztunnel-config connections --node node2 -o json
-  ambit ztunnel-config log --node node2 --level info,access=debug
+  ambit ztunnel-config log --level info,access=debug
   curl -s localhost:15000/config_dump | ambit ztunnel-config certificate -f -`,
 	}
 	a.labFlags(cmd, "lab")
 	f := cmd.PersistentFlags()
 	z.addFlags(f)
 	z.completeFlags(cmd)
-	f.StringVar(&z.node, "node", "", "node whose proxy to ask (default: the first)")
+	f.StringVar(&z.node, "node", "", "node whose proxy to ask (default: the first; log: all)")
 	f.StringVarP(&z.file, "file", "f", "", "read a config_dump from a file instead (- is standard input)")
 	f.StringVarP(&z.output, "output", "o", formatShort, "output format: short (a table), json or yaml")
 	f.IntVar(&z.port, "proxy-admin-port", wellknown.PortAdmin, "port of ztunnel's admin endpoint, in a cluster")

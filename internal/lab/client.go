@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/source/file"
 )
 
 func attach(stateDir string) (*Lab, error) {
@@ -221,6 +224,15 @@ func (l *Lab) DeletePaths(ctx context.Context, paths ...string) ([]string, error
 func (l *Lab) Label(ctx context.Context, kind, namespace, name string, labels map[string]*string) error {
 	_, _, err := l.call(ctx, request{Op: "label", Kind: kind, Namespace: namespace, Name: name, Labels: labels})
 	return err
+}
+
+// Objects are those that the mesh of the lab reads, as it reads them: what was
+// applied, and what the lab and the mesh's agents have said about it since.
+func (l *Lab) Objects() []source.Event {
+	events, _ := file.Load(file.Options{
+		ConfigDirs: []string{l.dirs.config(), l.dirs.generated()}, StatusDir: l.dirs.status(),
+	})
+	return events
 }
 
 // Dial connects from a namespace of the lab. The address must be numeric.

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// clusterInformant asks the API server, and through it the mesh's own pods.
+type clusterInformant struct {
+	*kube
+	c *client.Client
+}
+
+func (i *clusterInformant) home() string { return i.c.Namespace }
+
+func (i *clusterInformant) pod(ctx context.Context, namespace, name string) (f podFacts, err error) {
+	c := i.c
+	pod, err := c.Kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return f, fmt.Errorf("no pod %q in namespace %q: `kubectl get pods -n %s` lists them; another namespace is named with -n", name, namespace, namespace)
+	}
+	if err != nil {
+		return f, explain(err)
+	}
+	f = podFacts{Pod: pod, RootNamespace: i.istioNamespace, Type: kubectl{i.istioNamespace}}
+	if f.Namespace, err = c.Kube.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{}); err != nil {
+		return f, explain(err)
+	}
+	if node, err := c.Kube.CoreV1().Nodes().Get(ctx, pod.Spec.NodeName, metav1.GetOptions{}); err == nil {
+		f.Node = node
+	}
+	if f.Policies, err = i.policies(ctx, namespace); err != nil {
+		return f, err
+	}
+	services, err := c.Kube.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return f, explain(err)
+	}
+	f.Services = services.Items
+	if list, err := c.Kube.NetworkingV1().NetworkPolicies(namespace).List(ctx, metav1.ListOptions{}); err == nil {
+		f.NetworkPolicies = list.Items
+	}
+	if f.Gateways, err = typed[source.Gateway](ctx, c, source.KindGateway, ""); err != nil {
+		return f, err
+	}
+	f.Agent = i.agentOf(ctx, pod)
+	f.Proxy = i.proxyOf(ctx, pod.Spec.NodeName)
+	return f, nil
+}
+
+// agentOf asks the agent of a pod's node about it.
+func (i *clusterInformant) agentOf(ctx context.Context, pod *corev1.Pod) agentFacts {
+	f := agentFacts{Policy: agentPolicy(nil)}
+	agents, err := i.podsOf(ctx, i.c, partAgent)
+	if err != nil {
+		f.Err = err
+		return f
+	}
+	agent, err := pickZtunnel(agents, "", cmp.Or(pod.Spec.NodeName, "?"))
+	if err != nil || agent == nil {
+		f.Err = fmt.Errorf("no ambit-cni runs on node %s", pod.Spec.NodeName)
+		return f
+	}
+	f.Policy = agentPolicy(agent)
+	return f.answered(agent.Name, pod, func() ([]byte, error) {
+		return askPod(ctx, i.c, agent, partAgent.admin, http.MethodGet, agentPods)
+	})
+}
+
+// proxyOf asks the ztunnel of a node what it knows.
+func (i *clusterInformant) proxyOf(ctx context.Context, node string) proxyFacts {
+	var f proxyFacts
+	pods, err := i.podsOf(ctx, i.c, partZtunnel)
+	if err != nil {
+		f.Err = err
+		return f
+	}
+	pod, err := pickZtunnel(pods, "", node)
+	if err != nil || pod == nil {
+		f.Err = errors.New("no ztunnel runs")
+		if node != "" {
+			f.Err = fmt.Errorf("no ztunnel runs on node %s", node)
+		}
+		return f
+	}
+	return f.answered(pod.Name, func() ([]byte, error) {
+		return askPod(ctx, i.c, pod, partZtunnel.admin, http.MethodGet, proxyDump)
+	})
+}
+
+// policies are the AuthorizationPolicies of a namespace and of the mesh's.
+func (i *clusterInformant) policies(ctx context.Context, namespace string) ([]*securityv1.AuthorizationPolicy, error) {
+	out, err := typed[securityv1.AuthorizationPolicy](ctx, i.c, source.KindAuthorizationPolicy, namespace)
+	if err != nil || namespace == i.istioNamespace {
+		return out, err
+	}
+	root, err := typed[securityv1.AuthorizationPolicy](ctx, i.c, source.KindAuthorizationPolicy, i.istioNamespace)
+	return append(out, root...), err
+}
+
+func (i *clusterInformant) service(ctx context.Context, namespace, name string) (f serviceFacts, err error) {
+	c := i.c
+	s, err := c.Kube.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return f, fmt.Errorf("no service %q in namespace %q: `kubectl get services -n %s` lists them; another namespace is named with -n", name, namespace, namespace)
+	}
+	if err != nil {
+		return f, explain(err)
+	}
+	f = serviceFacts{Service: s, RootNamespace: i.istioNamespace, Type: kubectl{i.istioNamespace}, Policy: agentPolicy(nil)}
+	if f.Namespace, err = c.Kube.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{}); err != nil {
+		return f, explain(err)
+	}
+	if f.Policies, err = i.policies(ctx, namespace); err != nil {
+		return f, err
+	}
+	if f.Gateways, err = typed[source.Gateway](ctx, c, source.KindGateway, ""); err != nil {
+		return f, err
+	}
+	slices, err := c.Kube.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + name})
+	if err != nil {
+		return f, explain(err)
+	}
+	f.Slices = slices.Items
+	pods, err := c.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return f, explain(err)
+	}
+	f.Pods = pods.Items
+	if agents, err := i.podsOf(ctx, c, partAgent); err == nil && len(agents) > 0 {
+		f.Policy = agentPolicy(&agents[0])
+	}
+	f.Proxy = i.proxyOf(ctx, "")
+	return f, nil
+}
+
+// typed lists the objects of a kind as what they are; none, if the cluster does
+// not know the kind.
+func typed[T any](ctx context.Context, c *client.Client, kind, namespace string) ([]*T, error) {
+	var out []*T
+	var broken error
+	err := eachObject(ctx, c, kind, namespace, func(u *unstructured.Unstructured) {
+		v := new(T)
+		b, err := json.Marshal(u.Object)
+		if err == nil {
+			err = json.Unmarshal(b, v)
+		}
+		if err != nil {
+			broken = errors.Join(broken, fmt.Errorf("%s %s/%s: %w", kind, u.GetNamespace(), u.GetName(), err))
+			return
+		}
+		out = append(out, v)
+	})
+	return out, errors.Join(err, broken)
+}
+
+func (i *clusterInformant) pods(ctx context.Context, namespace string) (out []string, err error) {
+	list, err := i.c.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range list.Items {
+		out = append(out, p.Name)
+	}
+	return out, nil
+}
+
+func (i *clusterInformant) services(ctx context.Context, namespace string) (out []string, err error) {
+	list, err := i.c.Kube.CoreV1().Services(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list.Items {
+		out = append(out, s.Name)
+	}
+	return out, nil
+}
