@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"flag"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -348,4 +349,85 @@ func containerRights(t *testing.T, obj *unstructured.Unstructured) {
 			t.Errorf("%s: capabilities %v, want %v", title(obj), add, want[title(obj)])
 		}
 	}
+}
+
+// TestNull: a value that is taken away with null is refused by its name, or the
+// chart is rendered without it; a template never stumbles over it.
+func TestNull(t *testing.T) {
+	for _, c := range slices.Concat(phases...) {
+		ch, err := loadChart(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		render := func(values map[string]any) ([]*unstructured.Unstructured, error) {
+			return renderChart(c, values, "istio-system", RenderOptions{Version: "v1"})
+		}
+		whole, err := render(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		above := [][]string{nil}
+		if key := chartKey[c]; key != "" {
+			above = append(above, []string{key})
+		}
+		refused := 0
+		for path, def := range leaves(ch.Values, nil) {
+			for _, root := range above {
+				full := slices.Concat(root, path)
+				name := string(c) + " " + strings.Join(full, ".")
+				got, err := render(nulled(full))
+				switch {
+				case err != nil:
+					refused++
+					if !strings.Contains(err.Error(), full[len(full)-1]+"'") || strings.Contains(err.Error(), "nil pointer") {
+						t.Errorf("%s: %v", name, err)
+					}
+				case empty(def) && !cmp.Equal(got, whole):
+					t.Errorf("%s: null is not the same as nothing", name)
+				case len(got) == 0:
+					t.Errorf("%s: nothing is left", name)
+				}
+			}
+		}
+		if refused == 0 {
+			t.Errorf("%s does without all of its values", c)
+		}
+	}
+}
+
+// leaves yields all paths of values, those of maps as well, with the value.
+func leaves(values map[string]any, above []string) iter.Seq2[[]string, any] {
+	return func(yield func([]string, any) bool) {
+		for _, key := range slices.Sorted(maps.Keys(values)) {
+			path := append(slices.Clone(above), key)
+			if !yield(path, values[key]) {
+				return
+			}
+			inner, _ := values[key].(map[string]any)
+			for p, v := range leaves(inner, path) {
+				if !yield(p, v) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// nulled are values with null at a path.
+func nulled(path []string) map[string]any {
+	if len(path) == 1 {
+		return map[string]any{path[0]: nil}
+	}
+	return map[string]any{path[0]: nulled(path[1:])}
+}
+
+// empty tells whether a value says nothing.
+func empty(v any) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	}
+	return v == nil || v == "" || v == false
 }

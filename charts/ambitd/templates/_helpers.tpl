@@ -1,7 +1,9 @@
 {{- /* The values, with those below "pilot" on top of their fellows. */ -}}
 {{- define "ambitd.values" -}}
 {{- $v := deepCopy .Values -}}
-{{- toYaml (mergeOverwrite $v (deepCopy ($v.pilot | default dict))) -}}
+{{- $v = mergeOverwrite $v (deepCopy ($v.pilot | default dict)) -}}
+{{- $_ := set $v "meshConfig" ($v.meshConfig | default dict) -}}
+{{- toYaml $v -}}
 {{- end -}}
 
 {{- define "ambitd.revision" -}}

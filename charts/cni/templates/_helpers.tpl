@@ -10,7 +10,7 @@
   "microk8s"  (dict "cniBinDir" "/var/snap/microk8s/current/opt/cni/bin" "cniConfDir" "/var/snap/microk8s/current/args/cni-network")
   "minikube"  (dict)
 -}}
-{{- $name := $v.platform | default $v.global.platform -}}
+{{- $name := $v.platform | default $v.global.platform | default "" -}}
 {{- if and $name (not (hasKey $platforms $name)) -}}
 {{- fail (printf "platform %q is not known: there are %s; leave it empty and set cniBinDir and cniConfDir for another" $name (keys $platforms | sortAlpha | join ", ")) -}}
 {{- end -}}

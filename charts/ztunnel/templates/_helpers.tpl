@@ -2,7 +2,8 @@
 {{- define "ztunnel.values" -}}
 {{- $v := deepCopy .Values -}}
 {{- $v = mergeOverwrite $v (deepCopy ($v.ztunnel | default dict)) -}}
-{{- if eq ($v.platform | default $v.global.platform) "gke" -}}{{- $_ := set $v.resourceQuotas "enabled" true -}}{{- end -}}
+{{- $_ := set $v "meshConfig" ($v.meshConfig | default dict) -}}
+{{- if eq ($v.platform | default $v.global.platform | default "") "gke" -}}{{- $_ := set $v.resourceQuotas "enabled" true -}}{{- end -}}
 {{- toYaml $v -}}
 {{- end -}}
 
