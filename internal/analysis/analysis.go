@@ -150,6 +150,7 @@ func Analyze(events []source.Event, opts Options) []Finding {
 	for _, analyzer := range []func(*mesh){
 		(*mesh).judged, (*mesh).verdicts, (*mesh).enrolment, (*mesh).ports,
 		(*mesh).selectors, (*mesh).names, (*mesh).targets, (*mesh).hosts, (*mesh).strict, (*mesh).networkPolicies,
+		(*mesh).revisions,
 	} {
 		analyzer(m)
 	}

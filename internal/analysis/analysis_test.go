@@ -76,6 +76,14 @@ func core(kind, name, meta, rest string) string {
 	return fmt.Sprintf("\n---\napiVersion: v1\nkind: %s\nmetadata: {name: %s%s}\n%s", kind, name, meta, rest)
 }
 
+func istiod(name, revision string) string {
+	return core("Service", name, ", namespace: istio-system, labels: {app: istiod, istio.io/rev: "+revision+"}", "spec: {ports: [{port: 15012}]}")
+}
+
+func labelled(name, revision string) string {
+	return strings.Replace(authz(`{rules: [{}]}`), "name: p, namespace: shop", "name: "+name+", namespace: shop, labels: {istio.io/rev: "+revision+"}", 1)
+}
+
 func pod(name, meta, spec string) string {
 	return core("Pod", name, ", namespace: shop"+meta, "spec: {containers: [{name: c}]"+spec+"}\nstatus: {phase: Running, podIP: 10.0.0.9}")
 }
@@ -144,6 +152,10 @@ var cases = []struct {
 	{name: "no such mode", text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: enabled}", ""), want: []string{"AMB0028 Namespace/n"}},
 	{name: "not enrolled yet", text: pod("new", "", ""), want: []string{"AMB0029 Pod/shop/new enrolment was asked for"}},
 	{name: "not enrolled in files", opts: Options{Partial: true}, text: pod("new", "", "")},
+	{name: "a revision that nobody has", text: istiod("istiod", "default") + istiod("istiod-revision-tag-prod", "canary") +
+		labelled("a", "default") + labelled("b", "canary") + labelled("c", "prod") + labelled("d", "old"),
+		want: []string{`AMB0031 AuthorizationPolicy/shop/d "old", and no control plane`}},
+	{name: "revisions of a mesh that is not here", text: labelled("a", "old")},
 	{name: "an endpoint nobody can reach", text: "\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: w, namespace: shop}\nspec: {network: other}", want: []string{"AMB0004 WorkloadEntry/shop/w", "AMB0030 WorkloadEntry/shop/w"}},
 }
 

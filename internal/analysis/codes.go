@@ -42,6 +42,7 @@ var (
 	codeUnknownMode        = code{"AMB0028", "UnknownDataplaneMode", Error, ""}
 	codeNotRedirected      = code{"AMB0029", "NotRedirected", Error, ""}
 	codeCondition          = code{"AMB0030", "NegativeCondition", Warning, "IST0171"}
+	codeNoRevision         = code{"AMB0031", "RevisionNotFound", Error, ""}
 )
 
 // codes lists all of them, in order.
@@ -50,7 +51,7 @@ var codes = []code{
 	codeIneffectual, codeSuperseded, codeDuplicateHost, codeSelectsNothing, codeNoNamespace, codeNoAccount, codeNoTarget,
 	codeNoWaypoint, codeWaypointNotReady, codeWaypointRefuses, codeHostNetwork, codeSidecar, codeExcluded,
 	codeBlocksHBONE, codeBlocksProbes, codeReservedPort, codeUnmeshedClients, codeForeignTrustDomain,
-	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition,
+	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition, codeNoRevision,
 }
 
 func (c code) finding(key source.Key, field, message, next string) Finding {

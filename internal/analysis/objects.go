@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/ambit-mesh/ambit/internal/control/admission"
+	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -255,5 +256,34 @@ func (m *mesh) hosts() {
 					fmt.Sprintf("%s is a host of %s, too: clients see one or the other, by their namespace", h, first), "keep one of them, or limit each to its namespace with exportTo: [\".\"]")
 			}
 		}
+	}
+}
+
+// revisions says what is meant for a control plane that is not there. Which are
+// there is known by their Services.
+func (m *mesh) revisions() {
+	var known []string
+	for _, s := range m.services {
+		revision := s.Labels[wellknown.LabelRevision]
+		if s.Labels["app"] != "istiod" || revision == "" {
+			continue
+		}
+		known = append(known, revision)
+		if tag, ok := strings.CutPrefix(s.Name, "istiod-revision-tag-"); ok {
+			known = append(known, tag)
+		}
+	}
+	if len(known) == 0 {
+		return
+	}
+	slices.Sort(known)
+	known = slices.Compact(known)
+	for _, e := range m.events {
+		revision, named := e.Object.GetLabels()[wellknown.LabelRevision]
+		if !named || slices.Contains(known, revision) || !registry.OfRevision(e.Key.Kind) {
+			continue
+		}
+		m.report(codeNoRevision, e.Key, "metadata.labels", fmt.Sprintf("the label %s says %q, and no control plane has that name: nobody looks at the object", wellknown.LabelRevision, revision),
+			"write one that is there ("+strings.Join(known, ", ")+"), or remove the label")
 	}
 }

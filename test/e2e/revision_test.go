@@ -102,9 +102,15 @@ func TestRevisions(t *testing.T) {
 	s.judged("istio.io/rev: " + canary)
 	s.denies(canary, "other")
 	s.denies("default", "probe")
+	s.denies("nosuch", "load")
 	_ = s.MustRefuse("probe", s.URL("server"))
 	if out, err := s.Get(t.Context(), "other", s.URL("server")); err != nil {
 		t.Errorf("a policy for another revision is enforced: %s, %v", out, err)
+	}
+
+	out, _ := mesh.Ambit(t.Context(), "analyze", "-n", s.Name) // ends with a code that says how grave it is
+	if strings.Count(out, "AMB0031") != 1 || !strings.Contains(out, "AMB0031] (AuthorizationPolicy "+s.Name+"/deny-load") {
+		t.Errorf("what is labelled for nobody is not found: %s", out)
 	}
 
 	if err := mesh.Install(t.Context(), "--revision", canary); err != nil {

@@ -196,15 +196,20 @@ func (r *Registry) Apply(events []source.Event) {
 	r.out.Publish(u)
 }
 
-// sees tells whether an object is meant for this control plane. What the cluster
-// is made of is everybody's.
-func (r *Registry) sees(kind string, obj metav1.Object) bool {
+// OfRevision tells whether objects of a kind may be meant for one revision of the
+// control plane. What the cluster is made of is everybody's.
+func OfRevision(kind string) bool {
 	switch kind {
 	case source.KindAuthorizationPolicy, source.KindPeerAuthentication, source.KindServiceEntry, source.KindWorkloadEntry:
-		revision, named := obj.GetLabels()[wellknown.LabelRevision]
-		return !named || len(r.opts.Revisions) == 0 || slices.Contains(r.opts.Revisions, revision)
+		return true
 	}
-	return true
+	return false
+}
+
+// sees tells whether an object is meant for this control plane.
+func (r *Registry) sees(kind string, obj metav1.Object) bool {
+	revision, named := obj.GetLabels()[wellknown.LabelRevision]
+	return !named || !OfRevision(kind) || len(r.opts.Revisions) == 0 || slices.Contains(r.opts.Revisions, revision)
 }
 
 // sort makes updates the same in every run.
