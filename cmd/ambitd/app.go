@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -42,6 +43,7 @@ type app struct {
 	log       *slog.Logger
 	metrics   *prometheus.Registry
 	ready     lifecycle.Readiness
+	opened    chan struct{} // closed when there is an authority
 	synced    chan struct{}
 	ground    ground
 	registry  *registry.Registry
@@ -72,10 +74,10 @@ type ground struct {
 	tasks func() []func(context.Context) error
 }
 
-// newApp prepares everything that can fail at the start, and listens.
+// newApp prepares what needs nobody else, and listens.
 func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	a := &app{
-		cfg: cfg, logs: logs, log: logs.Logger("ambitd"), synced: make(chan struct{}),
+		cfg: cfg, logs: logs, log: logs.Logger("ambitd"), opened: make(chan struct{}), synced: make(chan struct{}),
 		metrics: metrics.NewRegistry("ambitd"), listeners: map[string]net.Listener{},
 	}
 	defer func() {
@@ -103,9 +105,6 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	}
 	a.ground.mesh(&opts)
 	a.registry = registry.New(opts, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
-	if err := a.secured(); err != nil {
-		return nil, err
-	}
 	return a, nil
 }
 
@@ -137,7 +136,7 @@ func (a *app) listen() error {
 }
 
 // secured makes the CA, and the servers behind authentication.
-func (a *app) secured() error {
+func (a *app) secured(ctx context.Context) error {
 	cam := ca.NewMetrics(a.metrics)
 	conf := ca.Config{
 		PluginDir: a.cfg.pluginDir, TrustDomain: a.cfg.trustDomain,
@@ -145,11 +144,12 @@ func (a *app) secured() error {
 		Logger: a.logs.Logger("ca"), Metrics: cam,
 	}
 	a.ground.state(&conf)
-	authority, err := ca.Open(conf)
+	authority, err := a.openCA(ctx, conf)
 	if err != nil {
 		return err
 	}
 	a.authority = authority
+	close(a.opened)
 	callers, err := a.ground.callers()
 	if err != nil {
 		return err
@@ -179,6 +179,48 @@ func (a *app) secured() error {
 	return nil
 }
 
+// Waits between attempts to learn what keys there are, and how often people
+// are told again of the same obstacle.
+const (
+	openFirst  = 250 * time.Millisecond
+	openMost   = 5 * time.Second
+	openRemind = time.Minute
+)
+
+// openCA opens the authority, however long it takes until where its keys are
+// kept answers: a program that ended instead would be started again later and
+// later. Until then it is not ready and serves nobody; what is broken in the
+// keys themselves is an error.
+func (a *app) openCA(ctx context.Context, conf ca.Config) (*ca.Authority, error) {
+	const what = "the keys of the certificate authority"
+	done := a.ready.Task(what)
+	defer func() { done() }()
+	begun := time.Now()
+	var said string
+	var saidAt time.Time
+	for wait := openFirst; ; wait = min(2*wait, openMost) {
+		authority, err := ca.Open(conf)
+		if !errors.Is(err, ca.ErrUnavailable) && !errors.Is(err, ca.ErrConflict) {
+			if err == nil && said != "" {
+				a.log.Info("the keys of the certificate authority are known now", "after", time.Since(begun).Round(time.Millisecond))
+			}
+			return authority, err
+		}
+		if err.Error() != said || time.Since(saidAt) > openRemind {
+			said, saidAt = err.Error(), time.Now()
+			a.log.Error("waiting for the keys of the certificate authority: not ready, nothing is served; trying again", "error", err)
+		}
+		before := done
+		done = a.ready.Task(what + " (" + err.Error() + ")")
+		before()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait/2 + rand.N(wait/2)):
+		}
+	}
+}
+
 // addr is where xDS and CA are served.
 func (a *app) addr() net.Addr { return a.listeners["grpc"].Addr() }
 
@@ -197,16 +239,19 @@ func (a *app) run(ctx context.Context) error {
 	defer a.close()
 	done := a.ready.Task("first reading of the configuration")
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return ignoreCanceled(a.ground.source.Run(ctx, sink{a})) })
-	g.Go(func() error { return ignoreCanceled(a.authority.Run(ctx)) })
 	g.Go(func() error { return admin.Serve(ctx, a.listeners["monitor"], a.monitorHandler()) })
-	for _, task := range a.ground.tasks() {
-		g.Go(func() error { return ignoreCanceled(task(ctx)) })
-	}
 	if ln := a.listeners["admin"]; ln != nil {
 		g.Go(func() error { return admin.Serve(ctx, ln, a.adminHandler()) })
 	}
 	g.Go(func() error {
+		if err := a.secured(ctx); err != nil {
+			return ignoreCanceled(err)
+		}
+		g.Go(func() error { return ignoreCanceled(a.ground.source.Run(ctx, sink{a})) })
+		g.Go(func() error { return ignoreCanceled(a.authority.Run(ctx)) })
+		for _, task := range a.ground.tasks() {
+			g.Go(func() error { return ignoreCanceled(task(ctx)) })
+		}
 		select {
 		case <-a.synced:
 		case <-ctx.Done():

@@ -36,11 +36,23 @@ func (a *app) adminHandler() http.Handler {
 	mux.Handle("/debug/status", admin.JSON(func() any { return a.registry.Status() }))
 	mux.Handle("/debug/problems", admin.JSON(func() any { list, _ := a.ground.problems(); return list }))
 	mux.Handle("/debug/config_dump", admin.JSON(func() any { return a.configDump() }))
-	mux.Handle("/debug/ca", admin.JSON(func() any { return a.authority.Status() }))
-	mux.HandleFunc("POST /ca/rotate", a.rotate)
+	mux.Handle("/debug/ca", a.withCA(admin.JSON(func() any { return a.authority.Status() })))
+	mux.Handle("POST /ca/rotate", a.withCA(http.HandlerFunc(a.rotate)))
 	mux.Handle("/logging", admin.Logging(a.logs.Levels))
 	admin.Profiles(mux)
 	return mux
+}
+
+// withCA answers 503 as long as there is no authority.
+func (a *app) withCA(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-a.opened:
+			h.ServeHTTP(w, r)
+		default:
+			http.Error(w, "pending: "+strings.Join(a.ready.Pending(), ", "), http.StatusServiceUnavailable)
+		}
+	})
 }
 
 // rotate starts a change of the root, or hurries it, and answers with the

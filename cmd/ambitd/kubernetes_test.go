@@ -5,15 +5,19 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,8 +123,25 @@ func (c *onCluster) token(name string) string { return c.write("token-"+name, c.
 
 func (c *onCluster) roots() string { return filepath.Join(c.dir, "roots.pem") }
 
-// replica starts a control plane.
+// replica starts a control plane and waits until it is ready.
 func (c *onCluster) replica(args ...string) *app {
+	c.t.Helper()
+	a, _ := c.launch(io.Discard, args...)
+	c.serves(a)
+	return a
+}
+
+// serves waits until a control plane is ready, and remembers its roots.
+func (c *onCluster) serves(a *app) (roots string) {
+	c.t.Helper()
+	c.eventually("ready", func() bool { return ready(a) })
+	bundle, _ := a.authority.Bundle()
+	c.write("roots.pem", string(bundle))
+	return string(bundle)
+}
+
+// launch starts a control plane that logs to out.
+func (c *onCluster) launch(out io.Writer, args ...string) (a *app, stop func()) {
 	c.t.Helper()
 	cfg, err := parseFlags(append([]string{
 		"--kubernetes", "--kubeconfig", c.api.Kubeconfig(),
@@ -129,11 +150,11 @@ func (c *onCluster) replica(args ...string) *app {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	logs, err := logging.New(io.Discard, logging.Plain, "info")
+	logs, err := logging.New(out, logging.Plain, "info")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	a, err := newApp(cfg, logs)
+	a, err = newApp(cfg, logs)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -145,20 +166,24 @@ func (c *onCluster) replica(args ...string) *app {
 			c.t.Error(err)
 		}
 	}()
-	c.t.Cleanup(func() { cancel(); <-done })
-	c.eventually("ready", func() bool { return ready(a) })
-	bundle, _ := a.authority.Bundle()
-	c.write("roots.pem", string(bundle))
-	return a
+	stop = func() { cancel(); <-done }
+	c.t.Cleanup(stop)
+	return a, stop
 }
 
 func ready(a *app) bool {
+	code, _ := readiness(a)
+	return code == http.StatusOK
+}
+
+func readiness(a *app) (code int, text string) {
 	resp, err := http.Get("http://" + a.listeners["monitor"].Addr().String() + "/readyz")
 	if err != nil {
-		return false
+		return 0, err.Error()
 	}
-	_ = resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	defer func() { _ = resp.Body.Close() }()
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body)
 }
 
 func (c *onCluster) eventually(what string, ok func() bool) {
@@ -278,6 +303,119 @@ func TestAPIServerAway(t *testing.T) {
 	c.api.Add(pod("shop", "late", "l1", "late", "node1", "10.0.1.7"))
 	if d := px.next(); len(d.Updated) != 1 || workload(t, d.Updated[0]).GetName() != "late" {
 		t.Errorf("after the API server came back: %+v", d)
+	}
+}
+
+// notebook is what a program has logged.
+type notebook struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (n *notebook) Write(p []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.Write(p)
+}
+
+func (n *notebook) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.String()
+}
+
+// closed tells whether a control plane serves nobody.
+func closed(a *app) bool {
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 200 * time.Millisecond}, Config: &tls.Config{InsecureSkipVerify: true}}
+	conn, err := d.Dial("tcp", a.addr().String())
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err != nil
+}
+
+// waits checks that a control plane waits for the keys: it says what for, and
+// serves nothing.
+func (c *onCluster) waits(a *app, log *notebook, what, why string) {
+	c.t.Helper()
+	c.eventually("the log says what is waited for", func() bool {
+		s := log.String()
+		return strings.Contains(s, "waiting for the keys of the certificate authority") && strings.Contains(s, what) && strings.Contains(s, why)
+	})
+	c.eventually("readiness says so too", func() bool {
+		code, text := readiness(a)
+		return code == http.StatusInternalServerError && strings.Contains(text, what) && strings.Contains(text, why)
+	})
+	if !closed(a) {
+		c.t.Error("xDS is served before it is known what to serve")
+	}
+	resp, err := http.Get("http://" + a.listeners["admin"].Addr().String() + "/debug/ca")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable {
+		c.t.Errorf("/debug/ca without a CA: %s", resp.Status)
+	}
+}
+
+// TestAPIServerAwayAtStart: a control plane that starts without the API server
+// waits for it, and is then what it was before, under the same root.
+func TestAPIServerAwayAtStart(t *testing.T) {
+	c := newCluster(t)
+	before, stop := c.launch(io.Discard)
+	roots := c.serves(before)
+	stop()
+	c.api.Stop()
+	log := &notebook{}
+	a, _ := c.launch(log)
+	c.waits(a, log, "Secret istio-system/istio-ca-secret", "connection refused")
+	c.api.Restart()
+	if now := c.serves(a); now != roots {
+		t.Error("another root after a start without the API server")
+	}
+	if d := c.follow(a).next(); len(d.Updated) == 0 {
+		t.Error("nothing is served")
+	}
+	if err := c.certificate(a, "ztunnel-1", "web"); err != nil {
+		t.Error(err)
+	}
+	if s := log.String(); !strings.Contains(s, "are known now") {
+		t.Errorf("the log does not say that the wait is over: %s", s)
+	}
+}
+
+// TestKeysOutOfReach: a Secret that cannot be read is not one that is not
+// there. No root is made until it is known that there is none.
+func TestKeysOutOfReach(t *testing.T) {
+	for name, tt := range map[string]struct {
+		secret    string
+		code      int
+		what, why string
+	}{
+		"keys, no permission":       {"istio-ca-secret", http.StatusForbidden, "Secret istio-system/istio-ca-secret", "service account needs the permission"},
+		"keys, a server that fails": {"istio-ca-secret", http.StatusServiceUnavailable, "Secret istio-system/istio-ca-secret", "cannot be read or written now"},
+		"a plugged-in CA perhaps":   {"cacerts", http.StatusServiceUnavailable, "Secret istio-system/cacerts", "cannot be read or written now"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			var healed atomic.Bool
+			c.api.OnObject(func(verb, resource, name string) int {
+				if verb != "get" || resource != "secrets" || name != tt.secret || healed.Load() {
+					return 0
+				}
+				return tt.code
+			})
+			log := &notebook{}
+			a, _ := c.launch(log)
+			c.waits(a, log, tt.what, tt.why)
+			made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio-ca-secret"}}
+			if c.api.Get(made) {
+				t.Error("a root was made without knowing whether there is one")
+			}
+			healed.Store(true)
+			c.serves(a)
+		})
 	}
 }
 

@@ -65,7 +65,8 @@ type Authority struct {
 
 // Open loads the authority, or makes a new self-signed root when there is
 // neither state nor a plugged-in CA. A plugged-in CA that cannot be used is an
-// error when no other signer is left.
+// error when no other signer is left. An error that matches ErrUnavailable says
+// that it is not known what there is: Open may be called again.
 func Open(conf Config) (*Authority, error) {
 	conf.setDefaults()
 	if conf.TrustDomain == "" {
@@ -90,7 +91,9 @@ func Open(conf Config) (*Authority, error) {
 	}
 	a.view.Store(newView())
 	if err := a.load(); err != nil {
-		_ = store.Close()
+		if conf.Store == nil {
+			_ = store.Close()
+		}
 		return nil, fmt.Errorf("CA: %w", err)
 	}
 	return a, nil

@@ -27,7 +27,7 @@ type Config struct {
 	// at a time.
 	StateDir string
 	// Store, when set, holds the state instead, and is shared with other
-	// replicas. The authority closes it.
+	// replicas. An authority that was opened closes it.
 	Store Store
 	// PluginDir, when set, is where the files of a plugged-in CA are or will
 	// be: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem, or the

@@ -16,7 +16,7 @@ type plugged struct {
 
 	signer *signer           // of the last good files
 	sum    [sha256.Size]byte // of the files looked at last
-	reason string            // why they are not in use; "" when they are
+	reason error             // why they are not in use; nil when they are
 }
 
 // String says where the files are, for people.
@@ -28,13 +28,13 @@ func (p *plugged) String() string {
 }
 
 // broken tells whether there are files that cannot be used.
-func (p *plugged) broken() bool { return p.reason != "" && p.reason != errNoPlugin.Error() }
+func (p *plugged) broken() bool { return p.reason != nil && !errors.Is(p.reason, errNoPlugin) }
 
 // look loads what is new in the files, and returns it. What is wrong with them
 // is logged once per version and kept as the reason.
 func (p *plugged) look(now time.Time, fresh bool) *signer {
 	if p.source == nil {
-		p.reason = errNoPlugin.Error()
+		p.reason = errNoPlugin
 		return nil
 	}
 	texts, err := p.source.Files(fresh)
@@ -49,10 +49,10 @@ func (p *plugged) look(now time.Time, fresh bool) *signer {
 	if files.sum == p.sum {
 		return nil
 	}
-	p.sum, p.reason = files.sum, ""
+	p.sum, p.reason = files.sum, nil
 	s, err := loadPlugin(files, p.trustDomain, now)
 	if err != nil {
-		p.reason = err.Error()
+		p.reason = err
 		p.logger.Error("the plugged-in CA cannot be used; the signer in use stays", "from", p.String(), "reason", err)
 		return nil
 	}
@@ -61,10 +61,10 @@ func (p *plugged) look(now time.Time, fresh bool) *signer {
 }
 
 func (p *plugged) absent(err error) {
-	if p.reason == err.Error() {
+	before := p.reason
+	if p.reason = err; before != nil && before.Error() == err.Error() {
 		return
 	}
-	p.reason = err.Error()
 	level := slog.LevelWarn
 	if errors.Is(err, errNoPlugin) && p.signer == nil {
 		level = slog.LevelInfo // nobody has plugged one in

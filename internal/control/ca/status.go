@@ -35,8 +35,8 @@ func (a *Authority) Status() Status {
 	if next := line.keys.of(now.Next); next != nil {
 		st.NextSigner = next.cert.Subject.String()
 	}
-	if a.conf.Plugin != nil && (st.PluggedIn || line.plugged.broken()) {
-		st.PluginProblem = line.plugged.reason
+	if why := line.plugged.reason; a.conf.Plugin != nil && why != nil && (st.PluggedIn || line.plugged.broken()) {
+		st.PluginProblem = why.Error()
 	}
 	return st
 }

@@ -40,6 +40,10 @@ type Record struct {
 // has saved since the version it was made from.
 var ErrConflict = errors.New("the CA's state was changed by somebody else")
 
+// ErrUnavailable matches the error of a Store or a PluginSource that could not
+// be asked, or did not answer: what it has is not known, and may be in a while.
+var ErrUnavailable = errors.New("cannot be read or written now")
+
 // Store keeps the state of an authority where a restart finds it. A store of
 // several replicas makes one sequence of their saves, by versions. Calls are
 // bounded in time; the authority makes one at a time.

@@ -46,7 +46,7 @@ func (s *succession) begin(now time.Time) error {
 		s.advance(now)
 	}
 	if s.current() == nil {
-		return fmt.Errorf("the plugged-in CA that signed last is not in %q (%s): put its files back, or remove the state %s to begin with a new root", s.plugged.String(), s.plugged.reason, s.book.store)
+		return fmt.Errorf("the plugged-in CA that signed last is not in %q (%w): put its files back, or remove the state %s to begin with a new root", s.plugged.String(), s.plugged.reason, s.book.store)
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (s *succession) needsRoot(now time.Time) bool {
 func (s *succession) firstRoot(now time.Time) error {
 	switch {
 	case s.plugged.broken():
-		return fmt.Errorf("plugged-in CA in %s: %s", s.plugged.String(), s.plugged.reason)
+		return fmt.Errorf("plugged-in CA in %s: %w", s.plugged.String(), s.plugged.reason)
 	case len(s.book.foreign.Cert) > 0:
 		return s.adopt(now)
 	}

@@ -96,10 +96,19 @@ func (r *reader) get() (*corev1.Secret, error) {
 		r.saw("")
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", r, err)
+		return nil, r.unavailable(err)
 	}
 	r.saw(obj.ResourceVersion)
 	return obj, nil
+}
+
+// unavailable is the error of a call that did not do what it should have.
+func (s *secret) unavailable(err error) error {
+	next := ""
+	if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+		next = "; ambitd's service account needs the permission to get, create, update and watch it, as the chart's Role gives it"
+	}
+	return fmt.Errorf("%s %w: %w%s", s, ca.ErrUnavailable, err, next)
 }
 
 func (r *reader) saw(version string) { r.seen.Store(&version) }
@@ -176,7 +185,7 @@ func (s *Store) Save(rec ca.Record, version string) (newVersion string, err erro
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && version != "":
 		return "", fmt.Errorf("%w: %w", ca.ErrConflict, err)
 	case err != nil:
-		return "", fmt.Errorf("%s: %w", s, err)
+		return "", s.unavailable(err)
 	}
 	s.last = next
 	s.saw(next.ResourceVersion)

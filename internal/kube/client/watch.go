@@ -59,3 +59,12 @@ func (c *Client) Served(ctx context.Context, group, version string) (*metav1.API
 	}
 	return list, nil
 }
+
+// Ready asks whether the API server says of itself that it has started. An
+// answer that is an APIStatus below 500 says nothing: not everybody may ask.
+func (c *Client) Ready(ctx context.Context) error {
+	if err := c.Kube.CoreV1().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error(); err != nil {
+		return fmt.Errorf("the API server is not ready: %w", err)
+	}
+	return nil
+}

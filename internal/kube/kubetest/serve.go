@@ -55,7 +55,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	if fault != nil {
-		if code := fault(verb, q.full()); code != 0 {
+		if code := fault(verb, q.full(), q.name); code != 0 {
 			fail(w, apierrors.NewGenericServerResponse(code, verb, schema.GroupResource{Group: q.group, Resource: q.resource}, q.name, "on demand of the test", 0, true))
 			return
 		}

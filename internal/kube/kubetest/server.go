@@ -35,7 +35,7 @@ type Server struct {
 	breakWatch  chan struct{}
 	requests    map[string]int
 	tokenReview func(*authenticationv1.TokenReview)
-	fault       func(verb, resource string) int
+	fault       func(verb, resource, name string) int
 	handlers    map[string]http.Handler
 	noWatchList bool
 }
@@ -221,6 +221,16 @@ func (s *Server) OnTokenReview(review func(*authenticationv1.TokenReview)) {
 // OnRequest is asked before every request: a status code other than 0 is the
 // answer. verb is that of RBAC, resource like pods or pods/status.
 func (s *Server) OnRequest(fault func(verb, resource string) int) {
+	if fault == nil {
+		s.OnObject(nil)
+		return
+	}
+	s.OnObject(func(verb, resource, _ string) int { return fault(verb, resource) })
+}
+
+// OnObject is OnRequest that is told the name of the object as well, "" for
+// requests that are about many.
+func (s *Server) OnObject(fault func(verb, resource, name string) int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = fault

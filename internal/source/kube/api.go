@@ -107,5 +107,10 @@ func (o opener) served(ctx context.Context, kind source.Kind) (schema.GroupVersi
 			}
 		}
 	}
+	// An API server that starts does not know custom kinds from the first
+	// moment. To believe it would be to forget every policy.
+	if err := o.client.Ready(ctx); err != nil && !answered(err) {
+		return schema.GroupVersionResource{}, err
+	}
 	return schema.GroupVersionResource{}, errAbsent
 }

@@ -61,6 +61,8 @@ func (f *feed) run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case apierrors.IsNotFound(err) && f.api != nil && f.api.custom():
+			f.api, f.rv = nil, "" // asked for once more, by its name
 		case isAbsent(err) && f.api.custom():
 			f.absent(ctx)
 			wait = time.Duration(float64(f.look) * (0.5 + rand.Float64()))

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -364,6 +366,54 @@ func TestKindsThatAreNotInstalled(t *testing.T) {
 	if r.get(source.KindAuthorizationPolicy, "a", "ap") == nil {
 		t.Error("another kind went along")
 	}
+}
+
+// An API server that starts does not know kinds that it is about to know: what
+// was seen of them stays, and what nobody has seen yet is waited for.
+func TestKindsThatAStartingServerDoesNotKnow(t *testing.T) {
+	s := kubetest.Start(t, namespace("a", nil), authz("before", map[string]any{}))
+	var starting atomic.Bool
+	var asked atomic.Int32
+	s.Handle("/readyz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if starting.Load() {
+			asked.Add(1)
+			http.Error(w, "[-]poststarthook/start-apiextensions-controllers failed", http.StatusInternalServerError)
+		}
+	}))
+	_, r := start(t, s, Options{})
+	starting.Store(true)
+	s.Handle("/apis/security.istio.io/v1", http.NotFoundHandler()) // v1beta1 as well
+	s.BreakWatches()
+	eventually(t, "it is asked for again", func() bool { return asked.Load() > 2 })
+	time.Sleep(200 * time.Millisecond) // several looks
+	if r.get(source.KindAuthorizationPolicy, "a", "before") == nil {
+		t.Fatal("a server that starts made the mesh forget a policy")
+	}
+	s.Handle("/apis/security.istio.io/v1", nil)
+	if starting.Store(false); r.get(source.KindAuthorizationPolicy, "a", "before") == nil {
+		t.Fatal("the policy is gone")
+	}
+	s.Undefine("security.istio.io", "authorizationpolicies")
+	starting.Store(true)
+	late := &recorder{objects: map[source.Key]metav1.Object{}}
+	src, err := New(Options{Client: s.Client(), Kinds: allKinds})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- src.Run(ctx, late) }()
+	defer func() { cancel(); <-done }()
+	time.Sleep(200 * time.Millisecond)
+	synced := func() bool { late.mu.Lock(); defer late.mu.Unlock(); return late.synced > 0 }
+	if synced() {
+		t.Fatal("a mesh without policies was taken for the whole")
+	}
+	s.Define("security.istio.io", "AuthorizationPolicy", "authorizationpolicies", true, "v1", "v1beta1")
+	s.Add(authz("after", map[string]any{}))
+	starting.Store(false)
+	eventually(t, "it is synced, with the policy", func() bool { return synced() && late.get(source.KindAuthorizationPolicy, "a", "after") != nil })
+	eventually(t, "the other one follows", func() bool { return r.get(source.KindAuthorizationPolicy, "a", "after") != nil })
 }
 
 func TestDiscoverySelectors(t *testing.T) {
