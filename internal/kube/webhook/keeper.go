@@ -27,10 +27,14 @@ const resync = 10 * time.Minute
 // callTimeout bounds one call of the API server.
 const callTimeout = 15 * time.Second
 
+// annotationPolicy of the configuration is the failurePolicy that somebody has
+// chosen. With Ignore it stays so.
+const annotationPolicy = "ambit/failure-policy"
+
 // keeper keeps the ValidatingWebhookConfiguration in order: our roots in it at
 // once, and failurePolicy Fail as soon as we were seen to answer through it.
-// It never goes back to Ignore: who asks for an answer and gets none has to
-// know.
+// It goes back to Ignore only for who has chosen that: who asks for an answer
+// and gets none has to know.
 type keeper struct {
 	o      Options
 	m      *metrics
@@ -160,16 +164,27 @@ func (k *keeper) write(ctx context.Context, bundle []byte) (cfg *admissionregist
 // apply changes cfg to what it should be, and tells whether it was not.
 func (k *keeper) apply(cfg *admissionregistrationv1.ValidatingWebhookConfiguration, bundle []byte) bool {
 	changed := false
+	chosen := admissionregistrationv1.FailurePolicyType(cfg.Annotations[annotationPolicy])
 	for i := range cfg.Webhooks {
 		w := &cfg.Webhooks[i]
 		if !k.ours(w) {
 			continue
 		}
+		policy := admissionregistrationv1.Fail // what the API server takes none for
+		if w.FailurePolicy != nil {
+			policy = *w.FailurePolicy
+		}
+		switch {
+		case chosen == admissionregistrationv1.Ignore:
+			policy = chosen
+		case k.proven[w.Name]:
+			policy = admissionregistrationv1.Fail
+		}
 		if !bytes.Equal(w.ClientConfig.CABundle, bundle) {
 			w.ClientConfig.CABundle, changed = bundle, true
 		}
-		if fail := admissionregistrationv1.Fail; k.proven[w.Name] && (w.FailurePolicy == nil || *w.FailurePolicy != fail) {
-			w.FailurePolicy, changed = &fail, true
+		if w.FailurePolicy == nil || *w.FailurePolicy != policy {
+			w.FailurePolicy, changed = &policy, true
 		}
 	}
 	return changed

@@ -287,6 +287,23 @@ func (w *world) config() *admissionregistrationv1.ValidatingWebhookConfiguration
 	return cfg
 }
 
+// metric is the sum of a metric's series.
+func (w *world) metric(name string) (sum float64) {
+	w.t.Helper()
+	all, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range all {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
 func policy(w admissionregistrationv1.ValidatingWebhook) admissionregistrationv1.FailurePolicyType {
 	return *w.FailurePolicy
 }
@@ -324,6 +341,37 @@ func TestAnAnswerIsDemandedOnlyOnceOneArrived(t *testing.T) {
 	if !enforced() {
 		t.Error("failing to answer has opened the door")
 	}
+}
+
+// Who has chosen Ignore keeps it, also after it was Fail; without the choice
+// it is Fail again.
+func TestChosenIgnore(t *testing.T) {
+	chosen := config()
+	chosen.Annotations = map[string]string{annotationPolicy: "Ignore"}
+	w := start(t, chosen)
+	w.reachable.Store(true)
+	eventually(t, "our roots are in the configuration", func() bool {
+		want, _ := w.ca.bundle()
+		return bytes.Equal(w.config().Webhooks[0].ClientConfig.CABundle, want)
+	})
+	eventually(t, "the answers were seen to arrive", func() bool { return w.metric("galley_validation_failed") >= 2 })
+	time.Sleep(200 * time.Millisecond)
+	if cfg := w.config(); policy(cfg.Webhooks[0]) != "Ignore" || policy(cfg.Webhooks[1]) != "Ignore" || w.metric("ambit_validation_enforced") != 0 {
+		t.Fatal("an answer is demanded although somebody chose otherwise")
+	}
+	w.server.Update(config())
+	enforced := func() bool {
+		cfg := w.config()
+		return policy(cfg.Webhooks[0]) == "Fail" && policy(cfg.Webhooks[1]) == "Fail"
+	}
+	eventually(t, "without the choice answers are demanded", enforced)
+	again := w.config()
+	again.Annotations = map[string]string{annotationPolicy: "Ignore"}
+	w.server.Update(again)
+	eventually(t, "the choice counts at any time", func() bool {
+		cfg := w.config()
+		return policy(cfg.Webhooks[0]) == "Ignore" && policy(cfg.Webhooks[1]) == "Ignore" && policy(cfg.Webhooks[2]) == "Ignore"
+	})
 }
 
 func TestConfigurationThatComesLater(t *testing.T) {
