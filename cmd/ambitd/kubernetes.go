@@ -87,7 +87,12 @@ func (a *app) onKubernetes() (_ ground, err error) {
 			list := c.source.Problems()
 			return orEmpty(list), len(list)
 		},
-		mesh: func(o *registry.Options) { o.WriteBack, o.BoundCallers = true, true },
+		mesh: func(o *registry.Options) {
+			o.WriteBack, o.BoundCallers = true, true
+			if c.mesh != nil {
+				o.Visibility = c.mesh.config().ServiceEntryVisibility
+			}
+		},
 		state: func(conf *ca.Config) {
 			conf.Store = c.store
 			if c.plugin != nil {
@@ -224,6 +229,7 @@ func (c *cluster) followMesh(ctx context.Context) error {
 				c.logs.Logger("mesh").Warn("a change of the mesh configuration takes effect when this program is restarted", "field", what)
 			}
 		}
+		c.registry.SetVisibility(m.ServiceEntryVisibility)
 		c.scope.set(m.DiscoverySelectors)
 		if err := c.source.SetDiscoverySelectors(c.scope.selectors()); err != nil {
 			c.logs.Logger("mesh").Error("discovery selectors", "error", err)

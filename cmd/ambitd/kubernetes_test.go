@@ -23,6 +23,7 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/types/known/structpb"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -482,6 +483,31 @@ func TestMeshConfig(t *testing.T) {
 	if d := px.next(); len(d.Updated) != 1 || workload(t, d.Updated[0]).GetName() != "x" {
 		t.Errorf("without selectors: %+v", d)
 	}
+}
+
+// TestEntriesOfGuests: what the mesh configuration says of ServiceEntries holds,
+// is in their status, and may change.
+func TestEntriesOfGuests(t *testing.T) {
+	e := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db"}}
+	e.Spec.Hosts, e.Spec.Addresses = []string{"db.example.com"}, []string{"192.0.2.9"}
+	c := newCluster(t, e)
+	c.write("mesh", "serviceEntryVisibility: {policies: [{visibility: NAMESPACE, matchingRules: [{namespaceSelector: {matchLabels: {mesh: 'yes'}}}]}]}\n")
+	c.replica("--mesh-config", filepath.Join(c.dir, "mesh"))
+	visible := func() (reason string) {
+		c.api.Get(e)
+		for _, c := range e.Status.Conditions {
+			if c.Type == "istio.io/VisibilityApplied" {
+				reason = c.Reason
+			}
+		}
+		return reason
+	}
+	c.eventually("the namespace alone sees it", func() bool { return visible() == "Namespace" })
+	c.write("mesh", "serviceEntryVisibility: {defaultVisibility: PUBLIC}\n")
+	c.eventually("everybody sees it", func() bool { return visible() == "Public" })
+	c.write("mesh", "serviceEntryVisibility: {defaultVisibility: NOBODY}\n")
+	c.write("mesh", "trustDomain: cluster.local\n")
+	c.eventually("nobody says anything", func() bool { return visible() == "" })
 }
 
 func TestKubernetesFlags(t *testing.T) {

@@ -91,6 +91,8 @@ func (m *mesh) verdict(c status.Condition) (code, bool) {
 		return codeWaypointNotReady, !m.opts.Partial
 	case status.ReasonAttachmentDenied, status.ReasonUnsupportedTrafficType:
 		return codeWaypointRefuses, true
+	case status.ReasonAncestorNotBound:
+		return codeEnforcedNowhere, false // said by targets as well
 	case status.ReasonUnsupportedValue, status.ReasonPartiallyInvalid, status.ReasonInvalid:
 		// Admission names the field. ExternalName services are Kubernetes' own.
 		return code{}, false

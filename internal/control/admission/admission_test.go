@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
@@ -131,6 +133,34 @@ func TestReview(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAskedOfWaypoints(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		meta   metav1.ObjectMeta
+		warned []string
+	}{
+		{"a canary", metav1.ObjectMeta{Labels: map[string]string{"istio.io/use-waypoint-canary": "new"}}, []string{"connections are not split between waypoints: new gets none"}},
+		{"a canary with a share", metav1.ObjectMeta{Labels: map[string]string{"istio.io/use-waypoint-canary": "new"}, Annotations: map[string]string{"istio.io/use-waypoint-canary-weight": "10"}}, []string{"new gets none"}},
+		{"a share that is none", metav1.ObjectMeta{Labels: map[string]string{"istio.io/use-waypoint-canary": "new"}, Annotations: map[string]string{"istio.io/use-waypoint-canary-weight": "-1"}}, []string{`"-1" is not a whole number`, "new gets none"}},
+		{"no canary", metav1.ObjectMeta{Labels: map[string]string{"istio.io/use-waypoint-canary": "none"}}, nil},
+		{"racing", metav1.ObjectMeta{Annotations: map[string]string{"istio.io/connect-strategy": "RACE_FIRST_TCP_CONNECT"}}, []string{"node proxies do not race connections"}},
+		{"not racing", metav1.ObjectMeta{Annotations: map[string]string{"istio.io/connect-strategy": "default"}}, nil},
+	} {
+		e := &networkingv1.ServiceEntry{ObjectMeta: tt.meta}
+		e.Spec.Hosts = []string{"db.example.com"}
+		found := Reviewer{}.Check(e)
+		if len(found) != len(tt.warned) {
+			t.Errorf("%s: %v", tt.name, found)
+			continue
+		}
+		for i, f := range found {
+			if f.Class.Refuses() || !strings.Contains(f.String(), tt.warned[i]) {
+				t.Errorf("%s: %v, want %q", tt.name, f, tt.warned[i])
+			}
+		}
 	}
 }
 

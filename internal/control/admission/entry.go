@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	networkingapi "istio.io/api/networking/v1"
@@ -46,6 +47,26 @@ func (c *checker) serviceEntry(e *networkingv1.ServiceEntry) {
 	}
 	c.visibility(e)
 	c.distribution(e.Annotations)
+	c.canary(e.Labels, e.Annotations)
+	if s, set := e.Annotations[wellknown.AnnotationConnectStrategy]; set && !strings.EqualFold(s, "DEFAULT") {
+		c.say(Elsewhere, "metadata.annotations["+wellknown.AnnotationConnectStrategy+"]", "bind one with the label "+wellknown.LabelUseWaypoint,
+			"node proxies do not race connections: without a waypoint %q has no effect", s)
+	}
+}
+
+// canary warns of a second waypoint, which gets nothing.
+func (c *checker) canary(labels, annotations map[string]string) {
+	name, set := labels[wellknown.LabelUseWaypointCanary]
+	if !set || name == "" || name == wellknown.DataplaneModeNone {
+		return
+	}
+	at := "metadata.labels[" + wellknown.LabelUseWaypointCanary + "]"
+	weight, weighted := annotations[wellknown.AnnotationUseWaypointCanaryWeight]
+	if n, err := strconv.Atoi(weight); weighted && (err != nil || n < 0 || n > 100) {
+		c.say(Ignored, "metadata.annotations["+wellknown.AnnotationUseWaypointCanaryWeight+"]", "", "%q is not a whole number from 0 to 100", weight)
+	}
+	c.say(Ignored, at, "to change over, write it into the label "+wellknown.LabelUseWaypoint,
+		"connections are not split between waypoints: %s gets none", name)
 }
 
 func (c *checker) hosts(e *networkingv1.ServiceEntry) (wildcard bool) {

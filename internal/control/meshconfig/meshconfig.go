@@ -15,10 +15,13 @@ type Config struct {
 	TrustDomain        string                 `json:"trustDomain"`
 	RootNamespace      string                 `json:"rootNamespace"`
 	DiscoverySelectors []metav1.LabelSelector `json:"discoverySelectors"`
+	// ServiceEntryVisibility is nil when every entry may be as visible as it
+	// says itself.
+	ServiceEntryVisibility *Visibility `json:"serviceEntryVisibility"`
 }
 
 // honoured are the names of Config's fields.
-var honoured = []string{"trustDomain", "rootNamespace", "discoverySelectors"}
+var honoured = []string{"trustDomain", "rootNamespace", "discoverySelectors", "serviceEntryVisibility"}
 
 // Parse reads YAML. unread names the fields that are accepted and have no
 // effect, in order.
@@ -33,6 +36,11 @@ func Parse(text []byte) (c Config, unread []string, err error) {
 	for i := range c.DiscoverySelectors {
 		if _, err := metav1.LabelSelectorAsSelector(&c.DiscoverySelectors[i]); err != nil {
 			return Config{}, nil, fmt.Errorf("mesh configuration: discoverySelectors[%d]: %w", i, err)
+		}
+	}
+	if c.ServiceEntryVisibility != nil {
+		if err := c.ServiceEntryVisibility.compile(); err != nil {
+			return Config{}, nil, fmt.Errorf("mesh configuration: serviceEntryVisibility.%w", err)
 		}
 	}
 	for name := range all {

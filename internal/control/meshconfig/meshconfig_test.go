@@ -35,9 +35,53 @@ discoverySelectors:
 	if got, unread, err := meshconfig.Parse(nil); err != nil || unread != nil || !cmp.Equal(got, meshconfig.Config{}) {
 		t.Errorf("empty: %+v %v %v", got, unread, err)
 	}
-	for _, bad := range []string{"- a", "trustDomain: [", "discoverySelectors: 3", "discoverySelectors: [{matchExpressions: [{key: a, operator: Near}]}]"} {
+	for _, bad := range []string{"- a", "trustDomain: [", "discoverySelectors: 3", "discoverySelectors: [{matchExpressions: [{key: a, operator: Near}]}]",
+		"serviceEntryVisibility: NONE", "serviceEntryVisibility: {defaultVisibility: Everybody}", "serviceEntryVisibility: {policies: [{visibility: 2}]}",
+		"serviceEntryVisibility: {policies: [{visibility: MINE}]}", "serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{hostSuffix: x}]}]}",
+		"serviceEntryVisibility: {policies: [{matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: Near}]}}]}]}"} {
 		if c, _, err := meshconfig.Parse([]byte(bad)); err == nil {
 			t.Errorf("%q: %+v", bad, c)
 		}
+	}
+}
+
+func TestVisibility(t *testing.T) {
+	if got := (*meshconfig.Visibility)(nil).Of(nil); got != meshconfig.Public {
+		t.Errorf("nobody said anything: %s", got)
+	}
+	c, unread, err := meshconfig.Parse([]byte(`
+serviceEntryVisibility:
+  defaultVisibility: NAMESPACE
+  applyToSidecars: true
+  policies:
+  - visibility: NONE
+    matchingRules:
+    - namespaceSelector: {matchLabels: {team: guests}}
+    - namespaceSelector: {matchExpressions: [{key: trusted, operator: DoesNotExist}]}
+  - visibility: PUBLIC
+    matchingRules: [{namespaceSelector: {matchLabels: {egress: shared}}}]
+  - matchingRules: [{namespaceSelector: {matchLabels: {old: "yes"}}}]
+`))
+	if err != nil || unread != nil {
+		t.Fatal(unread, err)
+	}
+	for _, tt := range []struct {
+		want   meshconfig.Scope
+		labels map[string]string
+	}{
+		{meshconfig.Namespace, nil},
+		{meshconfig.Namespace, map[string]string{"team": "guests", "trusted": "yes"}}, // one rule of two
+		{meshconfig.None, map[string]string{"team": "guests"}},
+		{meshconfig.None, map[string]string{"team": "guests", "egress": "shared"}}, // the first counts
+		{meshconfig.Public, map[string]string{"egress": "shared"}},
+		{meshconfig.Public, map[string]string{"old": "yes"}}, // unspecified
+	} {
+		if got := c.ServiceEntryVisibility.Of(tt.labels); got != tt.want {
+			t.Errorf("%v: %s, want %s", tt.labels, got, tt.want)
+		}
+	}
+	c, _, err = meshconfig.Parse([]byte("serviceEntryVisibility: {policies: [{visibility: NONE}]}"))
+	if err != nil || c.ServiceEntryVisibility.Of(nil) != meshconfig.None {
+		t.Errorf("a policy without rules: %v, %v", c.ServiceEntryVisibility, err)
 	}
 }

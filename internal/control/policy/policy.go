@@ -25,6 +25,8 @@ import (
 type Authorization struct {
 	// Policy is what node proxies get; nil when it is not for them.
 	Policy *securitypb.Authorization
+	// Targeted tells that it is for the waypoints of its targetRefs.
+	Targeted bool
 	// Selector is set for policies of some workloads only: those that have
 	// all of these labels, in the policy's namespace or, from the root
 	// namespace, in any.
@@ -64,7 +66,7 @@ func Translate(p *securityv1.AuthorizationPolicy, rootNamespace string) *Authori
 	targeted := p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0
 	selector := p.Spec.Selector.GetMatchLabels()
 	if targeted && len(selector) == 0 {
-		return &Authorization{Conditions: []status.Condition{status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint,
+		return &Authorization{Targeted: true, Conditions: []status.Condition{status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint,
 			"the policy has targetRefs: the waypoint of its target enforces it, node proxies do not")}}
 	}
 	out := &Authorization{Selector: selector}

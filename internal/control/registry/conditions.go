@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -133,33 +134,59 @@ func (d describer) service(n Name, s *corev1.Service) []status.Condition {
 	if skipped := len(s.Spec.Ports) - len(kubePorts(s)); skipped > 0 {
 		c.Message += fmt.Sprintf("; %d ports are not TCP and bypass the mesh", skipped)
 	}
-	return d.withWaypoint([]status.Condition{c}, n.Namespace, s.Labels, trafficService)
+	return d.serviceWaypoint([]status.Condition{c}, n, s)
 }
 
-func (d describer) withWaypoint(out []status.Condition, namespace string, labels map[string]string, what traffic) []status.Condition {
-	if _, c := d.t.waypointFor(d.r, namespace, labels, what); c != nil {
-		out = append(out, *c)
+func (d describer) serviceWaypoint(out []status.Condition, n Name, s *corev1.Service) []status.Condition {
+	_, c := d.t.waypointFor(d.r, n.Namespace, s.Labels, trafficService)
+	return d.bound(out, c, n.Namespace, s.Labels, s.Annotations)
+}
+
+// bound adds the condition of a waypoint for a service, if there is one.
+func (d describer) bound(out []status.Condition, c *status.Condition, namespace string, labels, annotations map[string]string) []status.Condition {
+	if c == nil {
+		return out
 	}
-	return out
+	if c.Status == status.True {
+		d.noteCanary(namespace, labels, annotations, c)
+	}
+	return append(out, *c)
 }
 
 func (d describer) entry(n Name, e *networkingv1.ServiceEntry) []status.Condition {
+	visible := d.visible(n, e)
+	if d.t.scope(d.r, n, e) == meshconfig.None {
+		return []status.Condition{status.No(status.Accepted, status.ReasonNotVisible, "no proxy is told of it: %s", visible.Message), *visible}
+	}
 	out := []status.Condition{accepted("served as %s", strings.Join(e.Spec.Hosts, ", "))}
-	if !d.t.servedByWaypoint(d.r, n, e) {
-		for _, h := range e.Spec.Hosts {
-			if !served(h, e) {
-				out = append(out, status.Yes(status.WaypointMissing, status.ReasonNoWaypointForWildcard,
-					"host %q can only be served by a waypoint, and none is bound; set the label %s", h, wellknown.LabelUseWaypoint))
-				break
-			}
-		}
+	if visible != nil {
+		out = append(out, *visible)
+	}
+	addr, waypoint := d.t.entryWaypoint(d.r, n, e)
+	if addr == nil {
+		out = append(out, withoutWaypoint(e)...)
 	}
 	for _, a := range e.Spec.Addresses {
 		if _, ok := parseBlock(a); !ok {
 			out = append(out, status.No(status.Accepted, status.ReasonPartiallyInvalid, "address %q is neither an address nor a CIDR block and is left out", a))
 		}
 	}
-	return d.withWaypoint(out, n.Namespace, e.Labels, trafficService)
+	return d.bound(out, waypoint, n.Namespace, e.Labels, e.Annotations)
+}
+
+// withoutWaypoint is what an entry needs a waypoint for that it does not have.
+func withoutWaypoint(e *networkingv1.ServiceEntry) []status.Condition {
+	for _, h := range e.Spec.Hosts {
+		if !served(h, e) {
+			return []status.Condition{status.Yes(status.WaypointMissing, status.ReasonNoWaypointForWildcard,
+				"host %q can only be served by a waypoint, and none is bound; set the label %s", h, wellknown.LabelUseWaypoint)}
+		}
+	}
+	if strings.EqualFold(e.Annotations[wellknown.AnnotationConnectStrategy], "RACE_FIRST_TCP_CONNECT") {
+		return []status.Condition{status.Yes(status.WaypointMissing, status.ReasonNoWaypointForRacing,
+			"the annotation %s has no effect: node proxies do not race connections, and no waypoint is bound that might; set the label %s", wellknown.AnnotationConnectStrategy, wellknown.LabelUseWaypoint)}
+	}
+	return nil
 }
 
 func (d describer) workloadEntry(n Name, e *networkingv1.WorkloadEntry) []status.Condition {
@@ -167,7 +194,11 @@ func (d describer) workloadEntry(n Name, e *networkingv1.WorkloadEntry) []status
 	if d.t.endpoint(&e.Spec, n) == nil {
 		c = status.No(status.Accepted, status.ReasonUnsupportedEndpointType, "address %q can be reached by no proxy: give an IP address or a host name", e.Spec.Address)
 	}
-	return d.withWaypoint([]status.Condition{c}, n.Namespace, entryLabels(e.Labels, e.Spec.Labels), trafficWorkload)
+	out := []status.Condition{c}
+	if _, c := d.t.waypointFor(d.r, n.Namespace, entryLabels(e.Labels, e.Spec.Labels), trafficWorkload); c != nil {
+		out = append(out, *c)
+	}
+	return out
 }
 
 func (d describer) policy(n Name, p *securityv1.AuthorizationPolicy) []status.Condition {
@@ -175,35 +206,14 @@ func (d describer) policy(n Name, p *securityv1.AuthorizationPolicy) []status.Co
 	if a == nil {
 		return nil
 	}
-	out := slices.Clone(a.Conditions)
 	refs := p.Spec.TargetRefs
 	if p.Spec.TargetRef != nil {
 		refs = append(slices.Clone(refs), p.Spec.TargetRef)
 	}
-	if a.Policy != nil {
-		return out
+	if a.Policy != nil || !a.Targeted {
+		return slices.Clone(a.Conditions)
 	}
-	for _, ref := range refs {
-		ns := cmp.Or(ref.Namespace, n.Namespace)
-		if !d.exists(ref.Kind, Name{ns, ref.Name}) {
-			out = append(out, status.No(status.WaypointAccepted, status.ReasonTargetNotFound, "there is no %s %s/%s", ref.Kind, ns, ref.Name))
-		}
-	}
-	return out
-}
-
-func (d describer) exists(kind string, n Name) (ok bool) {
-	switch kind {
-	case source.KindGateway:
-		_, ok = collection.Fetch(d.r, d.in.gateways.Collection, n)
-	case source.KindService:
-		_, ok = collection.Fetch(d.r, d.in.services.Collection, n)
-	case source.KindServiceEntry:
-		_, ok = collection.Fetch(d.r, d.in.entries.Collection, n)
-	default:
-		return true // not a kind we can look up
-	}
-	return ok
+	return []status.Condition{d.targets(n, refs)}
 }
 
 func (d describer) peer(n Name, p *securityv1.PeerAuthentication) []status.Condition {

@@ -12,6 +12,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -99,7 +100,7 @@ func (t *tables) endpoint(e *networkingapi.WorkloadEntry, k Name) *workloadpb.Wo
 func (t *tables) inlineEndpoints(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
 	endpoints := e.Spec.Endpoints
 	perHost := len(endpoints) == 0 && (e.Spec.Resolution == networkingapi.ServiceEntry_DNS || e.Spec.Resolution == networkingapi.ServiceEntry_DNS_ROUND_ROBIN)
-	if e.Spec.WorkloadSelector != nil || e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
+	if e.Spec.WorkloadSelector != nil || e.Spec.Resolution == networkingapi.ServiceEntry_NONE || t.scope(r, k, e) == meshconfig.None {
 		return
 	}
 	if perHost {

@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -38,6 +39,8 @@ type Options struct {
 	// Revisions are the names of this control plane, when there may be others:
 	// what users configure for another of them is not looked at. None: all is.
 	Revisions []string
+	// Visibility is what SetVisibility says, from the beginning on.
+	Visibility *meshconfig.Visibility
 	// WriteBack keeps Verdicts, for a writer.
 	WriteBack bool
 	// BoundCallers makes Nodes accept only callers whose credentials are bound
@@ -55,6 +58,9 @@ func (o Options) withDefaults() Options {
 
 // Name is a namespaced name.
 type Name struct{ Namespace, Name string }
+
+// String renders namespace/name.
+func (n Name) String() string { return n.Namespace + "/" + n.Name }
 
 // Compare orders by namespace, then name.
 func (n Name) Compare(o Name) int {
@@ -109,6 +115,8 @@ type inputs struct {
 	policies   collection.Input[Name, *securityv1.AuthorizationPolicy]
 	peers      collection.Input[Name, *securityv1.PeerAuthentication]
 	gateways   collection.Input[Name, *source.Gateway]
+	// What the mesh's administrator says about entries: one row, or none.
+	visibility collection.Input[struct{}, *meshconfig.Visibility]
 }
 
 // samePointer is the equality of inputs: a source that delivers the very same
@@ -128,6 +136,7 @@ func newInputs(g *collection.Graph) inputs {
 		policies:   collection.NewInput[Name](g, "authorization policies", samePointer[securityv1.AuthorizationPolicy]),
 		peers:      collection.NewInput[Name](g, "peer authentications", samePointer[securityv1.PeerAuthentication]),
 		gateways:   collection.NewInput[Name](g, "gateways", samePointer[source.Gateway]),
+		visibility: collection.NewInput[struct{}](g, "visibility of entries", samePointer[meshconfig.Visibility]),
 	}
 }
 
@@ -142,6 +151,9 @@ func New(opts Options, out Publisher) *Registry {
 	r.Nodes = newNodes(r.opts.TrustDomain, r.opts.BoundCallers)
 	r.in = newInputs(r.graph)
 	r.t = newTables(r.opts, &r.in)
+	if opts.Visibility != nil {
+		r.in.visibility.Set(struct{}{}, opts.Visibility)
+	}
 	for _, c := range []*collection.Collection[string, *xds.Resource]{r.t.services, r.t.podWorkloads, r.t.entryWorkloads, r.t.inlineWorkloads, r.t.sliceWorkloads} {
 		c.OnChange(func(changes []collection.Change[string, *xds.Resource]) {
 			collect(changes, &r.update.Addresses, &r.update.RemovedAddresses)
@@ -186,6 +198,24 @@ func (r *Registry) Apply(events []source.Event) {
 		}
 		r.put(e.Key, e.Object)
 	}
+	r.settle()
+}
+
+// SetVisibility says who may see ServiceEntries; nil when they say so
+// themselves.
+func (r *Registry) SetVisibility(v *meshconfig.Visibility) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v == nil {
+		r.in.visibility.Delete(struct{}{})
+	} else {
+		r.in.visibility.Set(struct{}{}, v)
+	}
+	r.settle()
+}
+
+// settle derives, and publishes what has changed.
+func (r *Registry) settle() {
 	r.graph.Settle()
 	if r.update.empty() {
 		return

@@ -14,6 +14,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -258,6 +259,9 @@ func dynamicDNS(e *networkingv1.ServiceEntry) bool {
 }
 
 func (t *tables) entryCores(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(Name, *core)) {
+	if t.scope(r, k, e) == meshconfig.None {
+		return
+	}
 	c := &core{selector: e.Spec.WorkloadSelector.GetLabels(), ports: entryPorts(e)}
 	for _, h := range e.Spec.Hosts {
 		if served(h, e) || t.servedByWaypoint(r, k, e) {
@@ -267,7 +271,7 @@ func (t *tables) entryCores(r *collection.Reader, k Name, e *networkingv1.Servic
 }
 
 func (t *tables) servedByWaypoint(r *collection.Reader, k Name, e *networkingv1.ServiceEntry) bool {
-	addr, _ := t.waypointFor(r, k.Namespace, e.Labels, trafficService)
+	addr, _ := t.entryWaypoint(r, k, e)
 	return addr != nil
 }
 
@@ -294,8 +298,12 @@ func entryProtocol(p *networkingapi.ServicePort) workloadpb.AppProtocol {
 }
 
 func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
+	scope := t.scope(r, k, e)
+	if scope == meshconfig.None {
+		return
+	}
 	ns, _ := collection.Fetch(r, t.namespaces, k.Namespace)
-	gateway, _ := t.waypointFor(r, k.Namespace, e.Labels, trafficService)
+	gateway, _ := t.entryWaypoint(r, k, e)
 	lb := &workloadpb.LoadBalancing{}
 	prefer(lb, firstKnown(e.Annotations[wellknown.AnnotationTrafficDistribution], ns.trafficDistribution))
 	if e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
@@ -319,7 +327,7 @@ func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.Se
 			// the endpoints.
 		}
 		out.IngressUseWaypoint = gateway != nil && ingressUsesWaypoint(e.Labels, ns)
-		if namespaceOnly(e) {
+		if scope == meshconfig.Namespace {
 			out.Visibility = workloadpb.Service_NAMESPACE
 		}
 		for _, a := range entryAddresses(e, h) {
@@ -329,11 +337,6 @@ func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.Se
 		}
 		t.emitService(out, emit)
 	}
-}
-
-// namespaceOnly tells whether an entry is for clients of its own namespace.
-func namespaceOnly(e *networkingv1.ServiceEntry) bool {
-	return slices.Equal(e.Spec.ExportTo, []string{"."})
 }
 
 // seniority orders entries by age: who comes later takes no host away from

@@ -12,6 +12,7 @@ import (
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -26,11 +27,13 @@ type tables struct {
 	namespaces *collection.Collection[string, namespaceInfo]
 	nsLabels   *collection.Collection[string, map[string]string]
 	waypoints  *collection.Collection[Name, *waypoint]
+	visibility *collection.Collection[struct{}, *meshconfig.Visibility]
+	scopes     *collection.Collection[string, meshconfig.Scope] // of entries, by namespace
 
 	// Services, without what only their own resource depends on.
 	cores *collection.Collection[Name, *core]
 	kube  *collection.Collection[Name, *corev1.Service]
-	// Of each host, the oldest entry that is not for its namespace alone.
+	// Of each host, the oldest entry that the whole mesh sees.
 	owners *collection.Collection[string, Name]
 
 	// Policies.
@@ -84,6 +87,7 @@ func (t *tables) facts(in *inputs) {
 			return namespaceInfo{
 				use:                 useWaypoint(n.Labels),
 				ingressUse:          ingressUse(n.Labels),
+				canary:              useCanary(n.Labels, n.Annotations),
 				network:             n.Labels[wellknown.LabelNetwork],
 				trafficDistribution: n.Annotations[wellknown.AnnotationTrafficDistribution],
 			}, true
@@ -91,6 +95,12 @@ func (t *tables) facts(in *inputs) {
 	t.nsLabels = collection.Map(in.namespaces.Collection, "namespace labels", maps.Equal[map[string]string, map[string]string],
 		func(_ *collection.Reader, _ string, n *corev1.Namespace) (map[string]string, bool) {
 			return n.Labels, true
+		})
+	t.visibility = in.visibility.Collection
+	t.scopes = collection.Map(in.namespaces.Collection, "visibility of a namespace's entries", same[meshconfig.Scope],
+		func(r *collection.Reader, _ string, n *corev1.Namespace) (meshconfig.Scope, bool) {
+			v, ok := collection.Fetch(r, t.visibility, struct{}{})
+			return v.Of(n.Labels), ok
 		})
 	t.waypoints = collection.Map(in.gateways.Collection, "waypoints", sameWaypoint,
 		func(_ *collection.Reader, k Name, g *source.Gateway) (*waypoint, bool) { return t.readWaypoint(k, g) })
@@ -114,8 +124,8 @@ func (t *tables) facts(in *inputs) {
 	t.cores = collection.Merge("cores", sameCore, fromServices, fromEntries)
 	t.kube = in.services.Collection
 	byAge := collection.FlatMap(in.entries.Collection, "service entries by age", slices.Equal[[]string], Name.Compare,
-		func(_ *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(seniority, []string)) {
-			if !namespaceOnly(e) {
+		func(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(seniority, []string)) {
+			if t.scope(r, k, e) == meshconfig.Public {
 				emit(seniority{e.CreationTimestamp.Unix(), k}, e.Spec.Hosts)
 			}
 		})

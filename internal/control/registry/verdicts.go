@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 
+	metav1alpha1 "istio.io/api/meta/v1alpha1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -14,14 +15,81 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
+// ConditionTypes are the types of conditions that are written, by kind of
+// object. Others are somebody else's and stay as they are.
+var ConditionTypes = map[string][]string{
+	source.KindService:             {status.WaypointBound},
+	source.KindServiceEntry:        {status.Accepted, status.WaypointBound, status.WaypointMissing, status.VisibilityApplied},
+	source.KindWorkloadEntry:       {status.Accepted, status.WaypointBound},
+	source.KindAuthorizationPolicy: {status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted},
+	source.KindPeerAuthentication:  {status.Accepted},
+}
+
 // Verdict is what there is to say about one generation of an object.
 type Verdict struct {
 	Generation int64
+	// Conditions are in order; of several of one type the last counts.
 	Conditions []status.Condition
+	// Written tells that the object says so itself, as it was seen last.
+	Written bool
 }
 
-func (v Verdict) equal(o Verdict) bool {
+// says tells whether another verdict says the same.
+func (v Verdict) says(o Verdict) bool {
 	return v.Generation == o.Generation && slices.Equal(v.Conditions, o.Conditions)
+}
+
+func (v Verdict) equal(o Verdict) bool { return v.Written == o.Written && v.says(o) }
+
+// observed is a condition as an object has it.
+type observed struct {
+	status.Condition
+	generation int64
+}
+
+// written tells whether an object has the conditions of a verdict, and none
+// beside them that would have to go.
+func (v Verdict) written(kind string, have []observed) bool {
+	types := ConditionTypes[kind]
+	missing := 0
+	for _, typ := range types {
+		if _, wanted := v.condition(typ); wanted {
+			missing++
+		}
+	}
+	for _, h := range have {
+		if !slices.Contains(types, h.Type) {
+			continue
+		}
+		if c, wanted := v.condition(h.Type); !wanted || c != h.Condition || v.Generation != 0 && v.Generation != h.generation {
+			return false
+		}
+		missing--
+	}
+	return missing == 0
+}
+
+func (v Verdict) condition(typ string) (status.Condition, bool) {
+	for _, c := range slices.Backward(v.Conditions) {
+		if c.Type == typ {
+			return c, true
+		}
+	}
+	return status.Condition{}, false
+}
+
+func ofService(s *corev1.Service) (have []observed) {
+	for _, c := range s.Status.Conditions {
+		have = append(have, observed{status.Condition{Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: c.Message}, c.ObservedGeneration})
+	}
+	return have
+}
+
+func ofIstio(list []*metav1alpha1.IstioCondition) (have []observed) {
+	for _, c := range list {
+		have = append(have, observed{status.Condition{Type: c.GetType(), Status: c.GetStatus(), Reason: c.GetReason(), Message: c.GetMessage()}, c.GetObservedGeneration()})
+	}
+	return have
 }
 
 // Verdicts follows what there is to say about the objects whose status is
@@ -32,6 +100,19 @@ type Verdicts struct {
 	now     map[source.Key]Verdict
 	changed map[source.Key]struct{}
 	signal  chan struct{}
+}
+
+// Unwritten returns the objects that do not say their verdict themselves.
+func (v *Verdicts) Unwritten() []source.Key {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var keys []source.Key
+	for k, verdict := range v.now {
+		if !verdict.Written {
+			keys = append(keys, k)
+		}
+	}
+	return keys
 }
 
 // Changed has a value when there is something to Take.
@@ -63,12 +144,16 @@ func (v *Verdicts) apply(kind string, changes []collection.Change[Name, Verdict]
 	defer v.mu.Unlock()
 	for _, c := range changes {
 		k := source.Key{Kind: kind, Namespace: c.Key.Namespace, Name: c.Key.Name}
-		if c.Has {
-			v.now[k] = c.New
-			v.changed[k] = struct{}{}
-		} else {
+		if !c.Has {
 			delete(v.now, k)
 			delete(v.changed, k)
+			continue
+		}
+		v.now[k] = c.New
+		// What somebody else makes of the status is not undone at once: two who
+		// did that would never end.
+		if !c.Had && !c.New.Written || c.Had && !c.New.says(c.Old) {
+			v.changed[k] = struct{}{}
 		}
 	}
 	if len(v.changed) == 0 {
@@ -84,29 +169,29 @@ func (v *Verdicts) apply(kind string, changes []collection.Change[Name, Verdict]
 // that they read.
 func (r *Registry) deriveVerdicts() {
 	r.Verdicts = &Verdicts{now: map[source.Key]Verdict{}, changed: map[source.Key]struct{}{}, signal: make(chan struct{}, 1)}
-	verdicts(r, source.KindService, r.in.services, func(d describer, n Name, s *corev1.Service) []status.Condition {
+	verdicts(r, source.KindService, r.in.services, ofService, func(d describer, n Name, s *corev1.Service) []status.Condition {
 		// Most services of a cluster do not concern the mesh: theirs is only
 		// said when they ask for a waypoint.
-		return d.withWaypoint(nil, n.Namespace, s.Labels, trafficService)
+		return d.serviceWaypoint(nil, n, s)
 	})
-	verdicts(r, source.KindServiceEntry, r.in.entries, func(d describer, n Name, e *networkingv1.ServiceEntry) []status.Condition { return d.entry(n, e) })
-	verdicts(r, source.KindWorkloadEntry, r.in.workloads, func(d describer, n Name, e *networkingv1.WorkloadEntry) []status.Condition {
-		return d.workloadEntry(n, e)
-	})
-	verdicts(r, source.KindAuthorizationPolicy, r.in.policies, func(d describer, n Name, p *securityv1.AuthorizationPolicy) []status.Condition {
-		return d.policy(n, p)
-	})
-	verdicts(r, source.KindPeerAuthentication, r.in.peers, func(d describer, n Name, p *securityv1.PeerAuthentication) []status.Condition {
-		return d.peer(n, p)
-	})
+	verdicts(r, source.KindServiceEntry, r.in.entries,
+		func(e *networkingv1.ServiceEntry) []observed { return ofIstio(e.Status.GetConditions()) }, describer.entry)
+	verdicts(r, source.KindWorkloadEntry, r.in.workloads,
+		func(e *networkingv1.WorkloadEntry) []observed { return ofIstio(e.Status.GetConditions()) }, describer.workloadEntry)
+	verdicts(r, source.KindAuthorizationPolicy, r.in.policies,
+		func(p *securityv1.AuthorizationPolicy) []observed { return ofIstio(p.Status.GetConditions()) }, describer.policy)
+	verdicts(r, source.KindPeerAuthentication, r.in.peers,
+		func(p *securityv1.PeerAuthentication) []observed { return ofIstio(p.Status.GetConditions()) }, describer.peer)
 }
 
 func verdicts[V any, P interface {
 	*V
 	metav1.Object
-}](r *Registry, kind string, in collection.Input[Name, P], describe func(describer, Name, P) []status.Condition) {
+}](r *Registry, kind string, in collection.Input[Name, P], has func(P) []observed, describe func(describer, Name, P) []status.Condition) {
 	c := collection.Map(in.Collection, "verdicts on "+kind, Verdict.equal, func(rd *collection.Reader, n Name, obj P) (Verdict, bool) {
-		return Verdict{obj.GetGeneration(), describe(describer{r.t, &r.in, rd}, n, obj)}, true
+		v := Verdict{Generation: obj.GetGeneration(), Conditions: describe(describer{r.t, &r.in, rd}, n, obj)}
+		v.Written = v.written(kind, has(obj))
+		return v, true
 	})
 	c.OnChange(func(changes []collection.Change[Name, Verdict]) { r.Verdicts.apply(kind, changes) })
 }

@@ -118,28 +118,34 @@ const (
 	trafficWorkload traffic = "workload"
 )
 
-// waypointFor resolves the waypoint of an object by its labels, else those of
-// its namespace. The condition is nil when none is asked for.
-func (t *tables) waypointFor(r *collection.Reader, namespace string, labels map[string]string, what traffic) (*workloadpb.GatewayAddress, *status.Condition) {
+// wantedWaypoint is the waypoint that an object asks for by its labels (own),
+// else by those of its namespace.
+func (t *tables) wantedWaypoint(r *collection.Reader, namespace string, labels map[string]string) (name Name, own, asked bool) {
 	use := useWaypoint(labels)
-	own := use.set
+	own = use.set
 	if !own {
 		info, _ := collection.Fetch(r, t.namespaces, namespace)
 		use = info.use
 	}
 	if !use.set || use.name == wellknown.DataplaneModeNone {
-		return nil, nil
+		return Name{}, own, false
 	}
-	name := Name{use.namespace, use.name}
-	if name.Namespace == "" {
-		name.Namespace = namespace
+	return Name{cmp.Or(use.namespace, namespace), use.name}, own, true
+}
+
+// waypointFor resolves the waypoint that an object asks for. The condition is
+// nil when it asks for none.
+func (t *tables) waypointFor(r *collection.Reader, namespace string, labels map[string]string, what traffic) (*workloadpb.GatewayAddress, *status.Condition) {
+	name, own, asked := t.wantedWaypoint(r, namespace, labels)
+	if !asked {
+		return nil, nil
 	}
 	w, ok := collection.Fetch(r, t.waypoints, name)
 	no := func(reason, format string, args ...any) (*workloadpb.GatewayAddress, *status.Condition) {
 		c := status.No(status.WaypointBound, reason, format, args...)
 		return nil, &c
 	}
-	where := name.Namespace + "/" + name.Name
+	where := name.String()
 	switch {
 	case !ok:
 		return no(status.ReasonTargetNotFound, "there is no waypoint %s: traffic goes without one; create a Gateway of class %s, or remove the label %s", where, waypointClass, wellknown.LabelUseWaypoint)

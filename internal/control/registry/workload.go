@@ -30,6 +30,7 @@ func (l locality) proto() *workloadpb.Locality {
 type namespaceInfo struct {
 	use                 waypointUse
 	ingressUse          string
+	canary              canaryUse
 	network             string
 	trafficDistribution string
 }

@@ -12,6 +12,9 @@ const (
 	WaypointAccepted = "WaypointAccepted"
 	WaypointBound    = "istio.io/WaypointBound"
 	WaypointMissing  = "istio.io/WaypointMissing"
+	// VisibilityApplied tells of a ServiceEntry who sees it. It is always true;
+	// the reason is the answer.
+	VisibilityApplied = "istio.io/VisibilityApplied"
 	// InMesh tells for a workload whether traffic to it is mutual TLS.
 	InMesh = "ambit/InMesh"
 )
@@ -30,7 +33,16 @@ const (
 	ReasonWaypointIsNotReady      = "WaypointIsNotReady"
 	ReasonAttachmentDenied        = "AttachmentDenied"
 	ReasonUnsupportedTrafficType  = "UnsupportedTrafficType"
+	ReasonCrossNamespaceWaypoint  = "CrossNamespaceWaypointForbidden"
+	ReasonCanaryInvalidWeight     = "CanaryInvalidWeight"
+	ReasonCanarySameAsPrimary     = "CanarySameAsPrimary"
+	ReasonCanaryNotHonoured       = "CanaryNotHonoured"
 	ReasonNoWaypointForWildcard   = "NoWaypointForWildcardService"
+	ReasonNoWaypointForRacing     = "NoWaypointForRacingConnectStrategy"
+	ReasonPublic                  = "Public"
+	ReasonNamespace               = "Namespace"
+	ReasonNone                    = "None"
+	ReasonNotVisible              = "NotVisible"
 	ReasonEnforcedByWaypoint      = "EnforcedByWaypoint"
 	ReasonRedirected              = "Redirected"
 	ReasonNativeTunnel            = "NativeTunnel"

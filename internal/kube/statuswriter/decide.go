@@ -4,19 +4,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
-
-// ours are the types of conditions that this program writes, by kind. Others
-// are somebody else's and stay as they are.
-var ours = map[string][]string{
-	source.KindService:             {status.WaypointBound},
-	source.KindServiceEntry:        {status.Accepted, status.WaypointBound, status.WaypointMissing},
-	source.KindWorkloadEntry:       {status.Accepted, status.WaypointBound},
-	source.KindAuthorizationPolicy: {status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted},
-	source.KindPeerAuthentication:  {status.Accepted},
-}
 
 // plurals are the resources of the kinds.
 var plurals = map[string]string{
@@ -32,6 +23,7 @@ var plurals = map[string]string{
 // last transition of what keeps its status are preserved. Of several wanted
 // conditions of one type the last counts. generation 0 is left out.
 func merge(kind string, have []any, wanted []status.Condition, generation int64, now time.Time) (next []any, changed bool) {
+	ours := registry.ConditionTypes[kind]
 	want := make(map[string]status.Condition, len(wanted))
 	var order []string
 	for _, c := range wanted {
@@ -45,7 +37,7 @@ func merge(kind string, have []any, wanted []status.Condition, generation int64,
 		typ, _ := old["type"].(string)
 		c, wants := want[typ]
 		switch {
-		case !slices.Contains(ours[kind], typ):
+		case !slices.Contains(ours, typ):
 			next = append(next, h)
 		case !wants: // ours, and no longer so; or its second copy
 			changed = true
@@ -57,7 +49,7 @@ func merge(kind string, have []any, wanted []status.Condition, generation int64,
 		}
 	}
 	for _, typ := range order {
-		if c, missing := want[typ]; missing && slices.Contains(ours[kind], typ) {
+		if c, missing := want[typ]; missing && slices.Contains(ours, typ) {
 			entry, _ := renew(nil, c, generation, now)
 			next = append(next, entry)
 			changed = true

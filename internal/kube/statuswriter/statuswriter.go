@@ -1,7 +1,8 @@
 // Package statuswriter writes what the control plane has to say about an
 // object into the object's status. Only what differs is written, at a bounded
 // rate: a change costs one read and one write per object whose conditions
-// changed, and the start costs one listing per kind.
+// changed, and the start costs one read per object that does not say yet what
+// it should.
 package statuswriter
 
 import (
@@ -35,14 +36,11 @@ const (
 	// user is let through at once.
 	writesPerSecond = 20
 	burst           = 50
-	// pageSize of the listings at the start.
-	pageSize = 500
-	// listRetry is the wait after a listing that failed.
-	listRetry = 5 * time.Second
 )
 
 // Verdicts tell what to write; *registry.Verdicts do.
 type Verdicts interface {
+	Unwritten() []source.Key
 	Changed() <-chan struct{}
 	Take() []source.Key
 	Of(source.Key) (registry.Verdict, bool)
@@ -70,15 +68,15 @@ func Run(ctx context.Context, o Options) error {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[source.Key](100*time.Millisecond, time.Minute)),
 	}
 	defer context.AfterFunc(ctx, w.queue.ShutDown)()
-	w.Verdicts.Take() // the listings see to everything there is now
+	w.Verdicts.Take() // who changed before is among the unwritten, or was written by another leader
+	for _, k := range w.Verdicts.Unwritten() {
+		w.queue.Add(k)
+	}
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() { w.work(ctx) })
 	}
 	wg.Go(func() { w.follow(ctx) })
-	for kind := range plurals {
-		wg.Go(func() { w.review(ctx, kind) })
-	}
 	wg.Wait()
 	return nil
 }
@@ -107,50 +105,12 @@ func resource(kind string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: k.Group, Version: k.Versions[0], Resource: plurals[kind]}
 }
 
-// review queues the objects of a kind whose status is not what it should be.
-func (w *writer) review(ctx context.Context, kind string) {
-	for failed := false; ; failed = true {
-		err := w.list(ctx, kind)
-		if err == nil || apierrors.IsNotFound(err) || ctx.Err() != nil {
-			return // a kind that is not installed is seen when it has objects
-		}
-		if !failed {
-			w.Logger.Warn("cannot list objects to compare their status; trying again", "kind", kind, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(listRetry):
-		}
-	}
-}
-
-func (w *writer) list(ctx context.Context, kind string) error {
-	opts := metav1.ListOptions{Limit: pageSize}
-	for {
-		page, err := w.Dynamic.Resource(resource(kind)).List(ctx, opts)
-		if err != nil {
-			return err
-		}
-		for i := range page.Items {
-			o := &page.Items[i]
-			k := source.Key{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}
-			if _, changed := w.next(k, o); changed {
-				w.queue.Add(k)
-			}
-		}
-		if opts.Continue = page.GetContinue(); opts.Continue == "" {
-			return nil
-		}
-	}
-}
-
 // next is what the conditions of an object should be.
 func (w *writer) next(k source.Key, o *unstructured.Unstructured) (conditions []any, changed bool) {
 	v, ok := w.Verdicts.Of(k)
 	if !ok || v.Generation > o.GetGeneration() {
-		// Nothing to say, or about a later version than this page has: its
-		// own change is queued.
+		// Nothing to say, or about a later version than this one: it is read
+		// again when that is seen.
 		return nil, false
 	}
 	have, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/kube/statuswriter"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/source/kube"
 )
 
 var (
@@ -135,6 +137,53 @@ func TestWaypointBound(t *testing.T) {
 	}
 	if got := w.condition(services, "plain", status.WaypointBound); got != "" {
 		t.Errorf("a service that asks for nothing has %q", got)
+	}
+}
+
+// TestStartCostsWhatIsToWrite: who begins to lead reads nothing of what is as it
+// should be, takes back what is over, and leaves the rest alone.
+func TestStartCostsWhatIsToWrite(t *testing.T) {
+	w := newWorld(t)
+	w.waypoint(true)
+	asks := map[string]string{wellknown.LabelUseWaypoint: "wp"}
+	w.service("written", asks)
+	stop := w.run()
+	w.eventually(services, "written", status.WaypointBound, "True WaypointAccepted")
+	stop()
+	said := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "written"}}
+	if !w.s.Get(said) {
+		t.Fatal("the service is gone")
+	}
+	over := said.DeepCopy()
+	over.Name, over.Labels = "over", nil
+	w.s.Add(over)
+	for i := range 100 {
+		w.service("plain-"+strconv.Itoa(i), nil)
+	}
+	// Another replica knows what the API has.
+	w.r = registry.New(registry.Options{WriteBack: true}, nobody{})
+	w.waypoint(true)
+	list, err := w.s.Client().Kube.CoreV1().Services("shop").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list.Items {
+		w.event(source.KindService, "shop", list.Items[i].Name, kube.Trim(&list.Items[i]))
+	}
+	before := w.s.Requests()
+	w.run()
+	w.eventually(services, "over", status.WaypointBound, "")
+	w.service("late", asks)
+	w.eventually(services, "late", status.WaypointBound, "True WaypointAccepted")
+	after := w.s.Requests()
+	if lists := after["list services"] - before["list services"]; lists != 0 {
+		t.Errorf("%d listings", lists)
+	}
+	if n := after["patch services/status"] - before["patch services/status"]; n != 2 {
+		t.Errorf("%d writes for 2 changes", n)
+	}
+	if got := w.condition(services, "written", status.WaypointBound); got != "True WaypointAccepted" {
+		t.Errorf("what was written is now %q", got)
 	}
 }
 

@@ -82,6 +82,16 @@ const (
 	AnnotationTrafficDistribution = "networking.istio.io/traffic-distribution"
 )
 
+// What is asked of waypoints beside that. A canary is a second waypoint, with
+// the share of new connections that it should get.
+const (
+	LabelUseWaypointCanary            = "istio.io/use-waypoint-canary"
+	LabelUseWaypointCanaryNamespace   = "istio.io/use-waypoint-canary-namespace"
+	AnnotationUseWaypointCanaryWeight = "istio.io/use-waypoint-canary-weight"
+	// AnnotationConnectStrategy of a ServiceEntry says how to connect.
+	AnnotationConnectStrategy = "istio.io/connect-strategy"
+)
+
 // xDS resource types.
 const (
 	TypeAddress       = "type.googleapis.com/istio.workload.Address"
