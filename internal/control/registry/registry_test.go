@@ -14,6 +14,7 @@ import (
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
@@ -256,6 +257,12 @@ func TestServicesThatDiffer(t *testing.T) {
 			}
 			equal(t, tt.want, lb)
 		})
+	}
+	for spec, want := range map[string]int{", sessionAffinity: ClientIP": 1, ", sessionAffinity: None": 0, "": 0} {
+		_, rec := load(t, fmt.Sprintf(base, "a", spec))
+		if got := rec.service(t, "a/s.a.svc.cluster.local").Extensions; len(got) != want || want > 0 && got[0].Name != wellknown.ExtensionClientAffinity {
+			t.Errorf("spec {%s} has extensions %v", spec, got)
+		}
 	}
 	_, rec := load(t, "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: a}\nspec: {type: ExternalName, externalName: x.y}\n")
 	if len(rec.addresses) != 0 {

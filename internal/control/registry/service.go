@@ -126,6 +126,9 @@ func (t *tables) serviceResource(r *collection.Reader, k Name, s *corev1.Service
 			out.Addresses = append(out.Addresses, t.networkAddress(netip.PrefixFrom(a, a.BitLen())))
 		}
 	}
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		out.Extensions = []*workloadpb.Extension{{Name: wellknown.ExtensionClientAffinity}}
+	}
 	out.Waypoint, _ = t.waypointFor(r, k.Namespace, s.Labels, trafficService)
 	out.IngressUseWaypoint = out.Waypoint != nil && ingressUsesWaypoint(s.Labels, ns)
 	t.emitService(out, emit)

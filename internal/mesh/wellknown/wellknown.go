@@ -99,6 +99,12 @@ const (
 	TypeAuthorization = "type.googleapis.com/istio.security.Authorization"
 )
 
+// ExtensionClientAffinity is the name of a Service's extension, without a
+// configuration, that keeps each client on one endpoint (sessionAffinity:
+// ClientIP). It is Ambit's own: Istio's node proxies have no such thing and pass
+// over it.
+const ExtensionClientAffinity = "ambit.client-affinity"
+
 // TokenAudience is what a service account token must be issued for.
 const TokenAudience = "istio-ca"
 

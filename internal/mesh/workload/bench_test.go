@@ -126,6 +126,7 @@ func BenchmarkPick(b *testing.B) {
 		{"standard,endpoints=10000", 10_000, 1, nil},
 		{"failover,endpoints=50", 1000, 20, balanced(workloadpb.LoadBalancing_FAILOVER, byNetwork, byRegion, byZone)},
 		{"failover,endpoints=10000", 10_000, 1, balanced(workloadpb.LoadBalancing_FAILOVER, byNetwork, byRegion, byZone)},
+		{"affinity,endpoints=50", 1000, 20, sticky},
 	} {
 		b.Run(size.name, func(b *testing.B) {
 			d := fill(size.workloads, size.services)

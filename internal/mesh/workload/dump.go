@@ -62,6 +62,7 @@ type (
 		Waypoint          *gatewayDump            `json:"waypoint,omitempty"`
 		WeightedWaypoints []weightedDump          `json:"weightedWaypoints,omitempty"`
 		LoadBalancer      *balancerDump           `json:"loadBalancer,omitempty"`
+		ClientAffinity    bool                    `json:"clientAffinity,omitempty"`
 		IPFamilies        string                  `json:"ipFamilies,omitempty"`
 		Canonical         bool                    `json:"canonical"`
 		Visibility        string                  `json:"visibility"`
@@ -161,7 +162,7 @@ func (s *Snapshot) dumpService(svc *Service) serviceDump {
 	d := serviceDump{
 		Name: svc.Name, Namespace: svc.Namespace, Hostname: svc.Hostname, VIPs: []string{}, Ports: portsDump(svc.Ports),
 		Endpoints: map[string]endpointDump{}, SANs: orEmpty(svc.SANs), Waypoint: svc.Waypoint.dump(),
-		IPFamilies: familyNames[svc.Families], Canonical: svc.Canonical, Visibility: "Public",
+		ClientAffinity: svc.ClientAffinity, IPFamilies: familyNames[svc.Families], Canonical: svc.Canonical, Visibility: "Public",
 	}
 	for _, v := range svc.VIPs {
 		d.VIPs = append(d.VIPs, v.String())

@@ -143,6 +143,9 @@ func parseService(p *workloadpb.Service) (*Service, error) {
 		IngressUseWaypoint: p.GetIngressUseWaypoint(),
 		// A visibility from the future is narrower than PUBLIC, so it hides.
 		NamespaceOnly: p.GetVisibility() != workloadpb.Service_PUBLIC,
+		ClientAffinity: slices.ContainsFunc(p.GetExtensions(), func(e *workloadpb.Extension) bool {
+			return e.GetName() == wellknown.ExtensionClientAffinity
+		}),
 	}
 	var err error
 	for i, a := range p.GetAddresses() {

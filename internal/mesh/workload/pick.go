@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -89,6 +90,9 @@ func (p *picker) choose() (endpoint, bool) {
 		return endpoint{}, false
 	}
 	scoped := p.Service.Mode != Standard
+	if p.Service.ClientAffinity {
+		return p.own(scoped)
+	}
 	a, ok := p.sample("", scoped)
 	if !ok {
 		return p.scan(scoped)
@@ -126,6 +130,52 @@ func (p *picker) bestRank(scoped bool) int {
 	default:
 		return n
 	}
+}
+
+// own returns the client's own endpoint: among those of the best rank, that
+// which scores highest for it (rendezvous hashing). So every proxy, after any
+// restart, chooses the same one, and an endpoint that comes or goes moves only
+// the clients that it takes or leaves.
+func (p *picker) own(scoped bool) (endpoint, bool) {
+	client := stableHash(offset64, p.Client.UID)
+	var found endpoint
+	best, highest := -1, 0.0
+	for e := range p.set.all() {
+		w := e.weight(p.set.allowUnhealthy)
+		if w == 0 {
+			continue
+		}
+		rank := p.rank(e.w, scoped)
+		if rank < best || rank < 0 || !p.usable(e) {
+			continue
+		}
+		score := affinity(stableHash(client, e.w.UID), w)
+		if rank > best || score > highest {
+			best, highest, found = rank, score, e
+		}
+	}
+	return found, best >= 0
+}
+
+// affinity turns a hash into a score, so that the share of an endpoint in all
+// clients is in proportion to its weight.
+func affinity(hash, weight uint64) float64 {
+	// 52 bits and a half are exact in a float64: never 0 and never 1.
+	u := (float64(mix(hash)>>12) + 0.5) / (1 << 52)
+	return float64(weight) / -math.Log(u)
+}
+
+// offset64 and prime64 are FNV-1a's: hash/maphash is another in every process.
+const (
+	offset64 = 14695981039346656037
+	prime64  = 1099511628211
+)
+
+func stableHash(h uint64, s string) uint64 {
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * prime64
+	}
+	return h
 }
 
 // scan looks at every endpoint and draws, in proportion to weights, from those

@@ -13,6 +13,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 func first(uint64) uint64 { return 0 }
@@ -243,6 +244,68 @@ func TestPickLeastConnections(t *testing.T) {
 	}
 }
 
+func sticky(s *workloadpb.Service) {
+	s.Extensions = append(s.Extensions, &workloadpb.Extension{Name: wellknown.ExtensionClientAffinity})
+}
+
+// TestPickClientAffinity: a client stays with its endpoint, whatever the load
+// and however the proxy came to know the mesh; clients are shared out in
+// proportion to capacity; an endpoint that comes or goes moves no others.
+func TestPickClientAffinity(t *testing.T) {
+	const clients, endpoints = 600, 6
+	mesh := func(without int) *Snapshot {
+		set := []*workloadpb.Address{service("ns", "h", []string{"10.1.0.1"}, sticky)}
+		for i := range endpoints {
+			if i != without {
+				set = append(set, pod(fmt.Sprint("e", i), netip.AddrFrom4([4]byte{10, 2, 0, byte(i)}).String(), memberOf("ns/h"), capacity(uint32(1+i%2))))
+			}
+		}
+		for i := range clients {
+			set = append(set, pod(fmt.Sprint("c", i), netip.AddrFrom4([4]byte{10, 3, byte(i / 256), byte(i)}).String()))
+		}
+		r := rand.New(rand.NewPCG(1, uint64(without+1)))
+		r.Shuffle(len(set), func(i, j int) { set[i], set[j] = set[j], set[i] })
+		return directory(t, set...).Snapshot()
+	}
+	choose := func(s *Snapshot, client int, not string) string {
+		r := rand.New(rand.NewPCG(2, 2))
+		var chosen string
+		for range 5 {
+			u, err := s.Pick(Query{
+				Service: s.ServiceByName("ns", "h"), Client: s.WorkloadByUID(fmt.Sprint("Kubernetes//Pod/ns/c", client)), Port: 80,
+				Rand: r.Uint64N, Load: func(string) int { return int(r.Uint64N(9)) },
+				Excluded: func(uid string) bool { return not != "" && strings.HasSuffix(uid, "/"+not) },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if chosen != "" && chosen != u.Workload.Name {
+				t.Fatalf("client %d was led to %s and to %s", client, chosen, u.Workload.Name)
+			}
+			chosen = u.Workload.Name
+		}
+		return chosen
+	}
+	all, fewer := mesh(-1), mesh(0)
+	share := map[string]int{}
+	for i := range clients {
+		was, is := choose(all, i, ""), choose(fewer, i, "")
+		share[was]++
+		if was != "e0" && was != is {
+			t.Errorf("client %d moved from %s to %s because e0 went", i, was, is)
+		}
+		if tried := choose(all, i, was); tried == was {
+			t.Errorf("client %d is led to %s, which it has tried", i, was)
+		}
+	}
+	for i := range endpoints {
+		want := clients * (1 + i%2) / 9 // 3·1 + 3·2 units of capacity
+		if got := share[fmt.Sprint("e", i)]; got < want/2 || got > want*3/2 {
+			t.Errorf("e%d has %d clients of %d, want about %d: %v", i, got, clients, want, share)
+		}
+	}
+}
+
 // TestPickNeverReturnsWhatItMustNot draws meshes and queries.
 func TestPickNeverReturnsWhatItMustNot(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -257,6 +320,9 @@ func TestPickNeverReturnsWhatItMustNot(t *testing.T) {
 		set := []*workloadpb.Address{pod("client", "10.0.0.1", where()), service("ns", "h", nil, balanced(mode, scopes...), func(s *workloadpb.Service) {
 			if allowAll {
 				s.LoadBalancing.HealthPolicy = workloadpb.LoadBalancing_ALLOW_ALL
+			}
+			if rapid.Bool().Draw(t, "affinity") {
+				sticky(s)
 			}
 		})}
 		n := rapid.IntRange(0, 12).Draw(t, "endpoints")

@@ -81,6 +81,9 @@ type Service struct {
 	HasLoadBalancing bool // whether the control plane said anything about it
 	Mode             Mode
 	Scopes           []Scope
+	// ClientAffinity keeps each client on one endpoint, for as long as that one
+	// can be used.
+	ClientAffinity bool
 	// AllowUnhealthy keeps endpoints that are not ready in rotation.
 	AllowUnhealthy bool
 

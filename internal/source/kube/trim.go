@@ -151,7 +151,7 @@ func (in *interner) service(s *corev1.Service) *corev1.Service {
 		Type: s.Spec.Type, ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, IPFamilies: s.Spec.IPFamilies,
 		Selector: in.all(s.Spec.Selector, nil), Ports: s.Spec.Ports, ExternalName: s.Spec.ExternalName,
 		TrafficDistribution: s.Spec.TrafficDistribution, InternalTrafficPolicy: s.Spec.InternalTrafficPolicy,
-		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses,
+		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses, SessionAffinity: s.Spec.SessionAffinity,
 	}
 	out.Status.Conditions = s.Status.Conditions
 	return out
