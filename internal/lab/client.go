@@ -23,7 +23,7 @@ func attach(stateDir string) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r == nil || !r.alive() {
+	if r == nil || !r.Alive() {
 		return nil, fmt.Errorf("no lab is running in %s: start one with `ambit lab up`", stateDir)
 	}
 	return &Lab{dirs: d}, nil
@@ -368,15 +368,15 @@ func (l *Lab) Crash() error {
 	if err != nil || r == nil {
 		return err
 	}
-	f := r.open()
-	if f == nil {
-		return nil
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	if err := unix.PidfdSendSignal(int(f.Fd()), unix.SIGKILL, nil, 0); err != nil {
+	h, err := r.Open()
+	if err != nil || h == nil {
 		return err
 	}
-	if !waitGone(f, downTimeout) {
+	defer h.Close()
+	if err := h.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	if !h.Wait(downTimeout) {
 		return errors.New("the lab's supervisor does not end")
 	}
 	return nil

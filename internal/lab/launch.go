@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/sys/proc"
 )
 
 // Names under which this program runs itself again.
@@ -196,7 +198,7 @@ func launch(ctx context.Context, d dirs, cfg Config) (*Lab, error) {
 	} else {
 		l.lifeline = lifeW
 	}
-	rec := &record{PID: cmd.Process.Pid, Start: startTime(cmd.Process.Pid), Config: cfg}
+	rec := &record{proc.Of(cmd.Process.Pid), cfg}
 	if err := writeRecord(d, rec); err != nil {
 		_ = l.Close()
 		return nil, err

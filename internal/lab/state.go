@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/sys/proc"
 )
 
 // dirs is the layout of a state directory. What is under run is a file system
@@ -37,11 +38,9 @@ func (d dirs) token(node string) string    { return filepath.Join(d.node(node), 
 
 const controlSocket = "control.sock"
 
-// record is the file by which a later process finds the lab. A PID alone is
-// not enough: it may have been given to another process since.
+// record is the file by which a later process finds the lab.
 type record struct {
-	PID    int    `json:"pid"`
-	Start  uint64 `json:"start"` // start time of that process, in ticks since boot
+	proc.Run
 	Config Config `json:"config"`
 }
 
@@ -96,69 +95,6 @@ func writeFile(path string, b []byte, mode os.FileMode) error {
 	return nil
 }
 
-// startTime reads when a process was started, 0 when there is none.
-func startTime(pid int) uint64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	// The second field is the program's name in parentheses, which may hold
-	// anything; the start time is field 22.
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return 0
-	}
-	f := bytes.Fields(b[i+1:])
-	if len(f) < 20 || len(f[0]) != 1 || f[0][0] == 'Z' {
-		return 0
-	}
-	t, _ := strconv.ParseUint(string(f[19]), 10, 64)
-	return t
-}
-
-// open returns a descriptor of the recorded process, or nil when it is gone.
-func (r *record) open() *os.File {
-	if r.PID <= 0 {
-		return nil
-	}
-	fd, err := unix.PidfdOpen(r.PID, 0)
-	if err != nil {
-		return nil
-	}
-	// Checked after opening: from here on the descriptor cannot mean another.
-	if startTime(r.PID) != r.Start {
-		_ = unix.Close(fd)
-		return nil
-	}
-	return os.NewFile(uintptr(fd), "pidfd")
-}
-
-func (r *record) alive() bool {
-	f := r.open()
-	if f == nil {
-		return false
-	}
-	_ = f.Close()
-	return true
-}
-
-// waitGone waits until the process of a pidfd has ended.
-func waitGone(f *os.File, d time.Duration) bool {
-	deadline := time.Now().Add(d)
-	for {
-		left := time.Until(deadline)
-		if left < 0 {
-			left = 0
-		}
-		p := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
-		n, err := unix.Poll(p, int(left.Milliseconds()))
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		return err == nil && n == 1
-	}
-}
-
 // claim makes an empty state directory with the calling process on record, so
 // that two labs never share one.
 func claim(d dirs, cfg Config) error {
@@ -167,7 +103,7 @@ func claim(d dirs, cfg Config) error {
 		return err
 	}
 	if r != nil {
-		if r.alive() {
+		if r.Alive() {
 			return fmt.Errorf("lab %q is running already (pid %d, %s): end it with `ambit lab down --name %s`", r.Config.Name, r.PID, d.root, r.Config.Name)
 		}
 		if err := removeState(d); err != nil {
@@ -182,8 +118,7 @@ func claim(d dirs, cfg Config) error {
 	} else if len(entries) > 0 {
 		return fmt.Errorf("%s is neither empty nor a lab's state directory: give another with --state-dir", d.root)
 	}
-	pid := os.Getpid()
-	if err := writeRecord(d, &record{PID: pid, Start: startTime(pid), Config: cfg}); err != nil {
+	if err := writeRecord(d, &record{proc.Of(os.Getpid()), cfg}); err != nil {
 		return err
 	}
 	for _, dir := range []string{d.config(), d.objects(), d.generated(), d.status(), d.ambitd(), d.logs(), d.run()} {
@@ -230,12 +165,16 @@ func down(stateDir string) error {
 	if err != nil || r == nil {
 		return err
 	}
-	if f := r.open(); f != nil {
-		defer f.Close() //nolint:errcheck // nothing was written
-		_ = unix.PidfdSendSignal(int(f.Fd()), unix.SIGTERM, nil, 0)
-		if !waitGone(f, downTimeout) {
-			_ = unix.PidfdSendSignal(int(f.Fd()), unix.SIGKILL, nil, 0)
-			if !waitGone(f, downTimeout) {
+	h, err := r.Open()
+	if err != nil {
+		return err
+	}
+	if h != nil {
+		defer h.Close()
+		_ = h.Signal(unix.SIGTERM)
+		if !h.Wait(downTimeout) {
+			_ = h.Signal(unix.SIGKILL)
+			if !h.Wait(downTimeout) {
 				return fmt.Errorf("lab %q (pid %d) does not end", r.Config.Name, r.PID)
 			}
 		}

@@ -214,7 +214,7 @@ func (c *Cluster) PowerOff(node string) error {
 		return fmt.Errorf("no node %q", node)
 	}
 	if p, up := c.d.readProcess(node); up {
-		if err := p.kill(); err != nil {
+		if err := kill(p); err != nil {
 			return err
 		}
 	}

@@ -44,7 +44,7 @@ func down(d dirs) error {
 	}
 	for _, name := range d.processNames() {
 		if p, up := d.readProcess(name); up {
-			err = errors.Join(err, p.kill())
+			err = errors.Join(err, kill(p))
 		}
 	}
 	if err = errors.Join(err, removeCgroup(d.cgroup()), removeNetwork(d)); err != nil {

@@ -110,14 +110,14 @@ func (c *Cluster) namespaces(where string) ([]*os.File, error) {
 	}
 	var all []*os.File
 	for _, kind := range []string{"cgroup", "ipc", "uts", "net", "pid", "mnt"} {
-		f, err := os.Open(filepath.Join("/proc", strconv.Itoa(p.pid), "ns", kind))
+		f, err := os.Open(filepath.Join("/proc", strconv.Itoa(p.PID), "ns", kind))
 		if err != nil {
 			closeAll(all)
 			return nil, fmt.Errorf("%s is down: %w", where, err)
 		}
 		all = append(all, f)
 	}
-	if startTime(p.pid) != p.start { // it ended meanwhile, and these may be another's
+	if !p.Alive() { // it ended meanwhile, and these may be another's
 		closeAll(all)
 		return nil, fmt.Errorf("%s is down", where)
 	}

@@ -1,17 +1,18 @@
 package local
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/sys/proc"
 )
 
 // dirs is a cluster's state directory: everything that `up` makes and `down`
@@ -98,44 +99,21 @@ func (d dirs) exclusive() (func(), error) {
 	return func() { _ = os.Remove(d.lock()); _ = f.Close() }, nil
 }
 
-// process names one run of a process: a number that was given to another
-// process later does not have the same start time.
-type process struct {
-	pid   int
-	start uint64 // clock ticks after boot
-}
-
-// startTime is 0 when there is no such process, or it has ended.
-func startTime(pid int) uint64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	// After the name, in parentheses, which may hold anything, the state is
-	// field 3 and the start time field 22.
-	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(f) < 20 || string(f[0]) == "Z" || string(f[0]) == "X" {
-		return 0
-	}
-	t, _ := strconv.ParseUint(string(f[19]), 10, 64)
-	return t
-}
-
 func (d dirs) recordProcess(name string, pid int) error {
-	return writeFile(d.process(name), fmt.Appendf(nil, "%d %d\n", pid, startTime(pid)), 0o644)
+	return writeFile(d.process(name), fmt.Appendf(nil, "%d %d\n", pid, proc.Of(pid).Start), 0o644)
 }
 
 // readProcess returns the recorded process, or false when it is gone.
-func (d dirs) readProcess(name string) (process, bool) {
+func (d dirs) readProcess(name string) (proc.Run, bool) {
 	b, err := os.ReadFile(d.process(name))
 	if err != nil {
-		return process{}, false
+		return proc.Run{}, false
 	}
-	var p process
-	if _, err := fmt.Sscan(string(b), &p.pid, &p.start); err != nil || p.pid <= 1 || p.start == 0 {
-		return process{}, false
+	var p proc.Run
+	if _, err := fmt.Sscan(string(b), &p.PID, &p.Start); err != nil || p.PID <= 1 {
+		return proc.Run{}, false
 	}
-	return p, startTime(p.pid) == p.start
+	return p, p.Alive()
 }
 
 // processNames lists who has been recorded.
@@ -150,38 +128,23 @@ func (d dirs) processNames() []string {
 	return names
 }
 
-// kill ends a process. The check comes after opening: from then on the
-// descriptor cannot mean another process.
-func (p process) kill() error {
-	fd, err := unix.PidfdOpen(p.pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
+// endTimeout bounds how long a process may take to end that was killed.
+const endTimeout = 20 * time.Second
+
+// kill ends a process.
+func kill(p proc.Run) error {
+	h, err := p.Open()
+	if err != nil || h == nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
-	if startTime(p.pid) != p.start {
-		return nil
+	defer h.Close()
+	if err := h.Signal(unix.SIGKILL); err != nil {
+		return fmt.Errorf("ending process %d: %w", p.PID, err)
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("ending process %d: %w", p.pid, err)
+	if !h.Wait(endTimeout) {
+		return fmt.Errorf("process %d was killed and has not ended after %s", p.PID, endTimeout)
 	}
-	return awaitEnd(fd, p.pid)
-}
-
-// awaitEnd: the first process of a PID namespace ends after all others in it.
-func awaitEnd(fd, pid int) error {
-	for deadline := 20; deadline > 0; deadline-- {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 1000) //nolint:gosec // a descriptor
-		if n == 1 {
-			return nil
-		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-	return fmt.Errorf("process %d was killed and has not ended after 20s", pid)
+	return nil
 }
 
 func writeRecord(d dirs, r *record) error {

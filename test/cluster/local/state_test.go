@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ambit-mesh/ambit/internal/sys/proc"
 )
 
 func TestARecordedProcessIsThatRunOfIt(t *testing.T) {
@@ -25,25 +27,25 @@ func TestARecordedProcessIsThatRunOfIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, up := d.readProcess("x")
-	if !up || p.pid != cmd.Process.Pid {
+	if !up || p.PID != cmd.Process.Pid {
 		t.Fatalf("%+v %v", p, up)
 	}
 	// The same number with another start: somebody else.
-	other := process{pid: p.pid, start: p.start + 1}
-	if err := other.kill(); err != nil {
+	other := proc.Run{PID: p.PID, Start: p.Start + 1}
+	if err := kill(other); err != nil {
 		t.Fatal(err)
 	}
 	if _, up := d.readProcess("x"); !up {
 		t.Fatal("killed a process by its number only")
 	}
-	if err := p.kill(); err != nil {
+	if err := kill(p); err != nil {
 		t.Fatal(err)
 	}
 	<-ended
 	if _, up := d.readProcess("x"); up {
 		t.Error("still there")
 	}
-	if err := p.kill(); err != nil {
+	if err := kill(p); err != nil {
 		t.Errorf("killing what is gone: %v", err)
 	}
 	for _, bad := range []string{"", "1 1", "0 0", "x y", "-5 3"} {
