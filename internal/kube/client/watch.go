@@ -8,20 +8,18 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
-// lister is what every client of a kind has.
-type lister[T Object, L runtime.Object] interface {
+// Lister is what every client of a kind has.
+type Lister[L runtime.Object] interface {
 	List(context.Context, metav1.ListOptions) (L, error)
 	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
-	GetClient() rest.Interface
 }
 
 // Informer follows the objects of a kind that a selection lets through. The
 // caller adds handlers and runs it.
-func Informer[T Object, L runtime.Object](c lister[T, L], example T, s Selection) cache.SharedIndexInformer {
+func Informer[T Object, L runtime.Object](c Lister[L], example T, s Selection) cache.SharedIndexInformer {
 	return cache.NewSharedIndexInformer(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			return c.List(ctx, s.apply(o))

@@ -36,13 +36,7 @@ type opener struct {
 	node     string
 }
 
-// lister is what every client of a kind has.
-type lister[L runtime.Object] interface {
-	List(context.Context, metav1.ListOptions) (L, error)
-	Watch(context.Context, metav1.ListOptions) (watch.Interface, error)
-}
-
-func apiOf[L runtime.Object](c lister[L], builtin bool) *api {
+func apiOf[L runtime.Object](c client.Lister[L], builtin bool) *api {
 	return &api{
 		list:    func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return c.List(ctx, o) },
 		watch:   c.Watch,

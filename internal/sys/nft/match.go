@@ -142,15 +142,42 @@ func (p DestPort) String() string {
 
 func (p DestPort) exprs() []expr.Any { return portIs(2, cmpOp(p.Not), p.Port) }
 
+// field is a field of the network header, which every family has elsewhere and
+// calls otherwise.
+type field struct{ v4, v6 place }
+
+// place is where a field is, in bytes, and its name in the nft program.
+type place struct {
+	named      string
+	at, length uint32
+}
+
+var (
+	saddr = field{place{"ip saddr", 12, 4}, place{"ip6 saddr", 8, 16}}
+	daddr = field{place{"ip daddr", 16, 4}, place{"ip6 daddr", 24, 16}}
+	// hops are those that are left to a packet.
+	hops = field{place{"ip ttl", 8, 1}, place{"ip6 hoplimit", 7, 1}}
+)
+
+func (f field) in(v6 bool) place {
+	if v6 {
+		return f.v6
+	}
+	return f.v4
+}
+
+func (f field) name(v6 bool) string { return f.in(v6).named }
+
+func (f field) load(v6 bool) *expr.Payload {
+	p := f.in(v6)
+	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: p.at, Len: p.length}
+}
+
 // SourceAddr matches the source address.
 type SourceAddr struct{ Prefix netip.Prefix }
 
 func (a SourceAddr) String() string {
-	family := "ip"
-	if a.Prefix.Addr().Is6() {
-		family = "ip6"
-	}
-	return fmt.Sprintf("%s saddr %s", family, a.Prefix)
+	return fmt.Sprintf("%s %s", saddr.name(a.Prefix.Addr().Is6()), a.Prefix)
 }
 
 func (a SourceAddr) exprs() []expr.Any {
@@ -159,14 +186,10 @@ func (a SourceAddr) exprs() []expr.Any {
 	for i := range a.Prefix.Bits() {
 		bits[i/8] |= 0x80 >> (i % 8)
 	}
-	offset := uint32(12) // IPv4
-	if len(addr) == 16 {
-		offset = 8
-	}
-	n := uint32(len(addr)) //nolint:gosec // 4 or 16
-	return append(Family{IPv6: n == 16}.exprs(),
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n},
-		mask(bits, make([]byte, n)),
+	v6 := a.Prefix.Addr().Is6()
+	return append(Family{v6}.exprs(),
+		saddr.load(v6),
+		mask(bits, make([]byte, len(addr))),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr},
 	)
 }
@@ -178,26 +201,12 @@ type DestIn struct {
 }
 
 func (d DestIn) String() string {
-	if d.IPv6 {
-		return "ip6 daddr @" + d.Set
-	}
-	return "ip daddr @" + d.Set
+	return daddr.name(d.IPv6) + " @" + d.Set
 }
 
 func (d DestIn) exprs() []expr.Any {
-	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}
-	if d.IPv6 {
-		load.Offset, load.Len = 24, 16
-	}
-	return append(Family{d.IPv6}.exprs(), load, &expr.Lookup{SourceRegister: 1, SetName: d.Set})
+	return append(Family{d.IPv6}.exprs(), daddr.load(d.IPv6), &expr.Lookup{SourceRegister: 1, SetName: d.Set})
 }
-
-// Where the hops that are left to a packet are in its header: IPv4's time to
-// live, IPv6's hop limit.
-const (
-	ttlOffset      = 8
-	hopLimitOffset = 7
-)
 
 // Hops matches the hops that are left to a packet; the family must have been
 // matched.
@@ -207,18 +216,11 @@ type Hops struct {
 }
 
 func (h Hops) String() string {
-	if h.IPv6 {
-		return fmt.Sprintf("ip6 hoplimit %d", h.Value)
-	}
-	return fmt.Sprintf("ip ttl %d", h.Value)
+	return fmt.Sprintf("%s %d", hops.name(h.IPv6), h.Value)
 }
 
 func (h Hops) exprs() []expr.Any {
-	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: ttlOffset, Len: 1}
-	if h.IPv6 {
-		load.Offset = hopLimitOffset
-	}
-	return []expr.Any{load, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{h.Value}}}
+	return []expr.Any{hops.load(h.IPv6), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{h.Value}}}
 }
 
 // SetHops changes the hops that are left to a packet; the family must have been
@@ -229,26 +231,23 @@ type SetHops struct {
 }
 
 func (h SetHops) String() string {
-	if h.IPv6 {
-		return fmt.Sprintf("ip6 hoplimit set %d", h.Value)
-	}
-	return fmt.Sprintf("ip ttl set %d", h.Value)
+	return fmt.Sprintf("%s set %d", hops.name(h.IPv6), h.Value)
 }
 
 func (h SetHops) exprs() []expr.Any {
 	if h.IPv6 { // whose header has no checksum
 		return []expr.Any{
 			&expr.Immediate{Register: 1, Data: []byte{h.Value}},
-			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: hopLimitOffset, Len: 1},
+			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: hops.v6.at, Len: hops.v6.length},
 		}
 	}
 	// A checksum is one of 16-bit words: the protocol's byte goes along.
 	const word, checksumOffset = 2, 10
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: ttlOffset, Len: word},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: hops.v4.at, Len: word},
 		mask([]byte{0, 0xff}, []byte{h.Value, 0}),
 		&expr.Payload{
-			OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: ttlOffset, Len: word,
+			OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: hops.v4.at, Len: word,
 			CsumType: expr.CsumTypeInet, CsumOffset: checksumOffset,
 		},
 	}
