@@ -1,0 +1,106 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// process is one generation of a component.
+type process struct {
+	child *child
+	own   *space // of a ztunnel, which is a pod of its own
+	where *space // the namespace it runs in
+	link  string
+	host  int
+}
+
+// spawn starts a new generation.
+func (c *component) spawn(ctx context.Context) (*process, error) {
+	p := &process{where: c.s.lan}
+	kind, _, _ := strings.Cut(c.name, "/")
+	if c.node != nil {
+		p.where = c.node.space
+	}
+	if kind == ztunnel {
+		if err := c.ownSpace(p); err != nil {
+			return nil, err
+		}
+	}
+	args, env, err := c.commandLine(ctx, kind, p)
+	if err == nil {
+		err = c.exec(p, args, env)
+	}
+	if err != nil {
+		c.release(p)
+		return nil, err
+	}
+	return p, nil
+}
+
+// ownSpace gives a generation of a ztunnel its pod, so that two of them do not
+// fight for ports.
+func (c *component) ownSpace(p *process) error {
+	s := c.s
+	s.mu.Lock()
+	host, ok := c.node.proxies.take()
+	c.number++
+	number := c.number
+	s.mu.Unlock()
+	if !ok {
+		return errors.New("too many generations of ztunnel at once")
+	}
+	p.host, p.link = host, fmt.Sprintf("ztunnel%d", number)
+	path := filepath.Join(s.d.node(c.node.name), p.link)
+	own, err := newPodSpace(c.node.space, path, p.link, c.node.n, host, s.v6)
+	if err != nil {
+		s.mu.Lock()
+		c.node.proxies.give(host)
+		s.mu.Unlock()
+		return err
+	}
+	p.own, p.where = own, own
+	return nil
+}
+
+func (c *component) exec(p *process, args, env []string) error {
+	log, err := openLog(c.s.d.log(c.name))
+	if err != nil {
+		return err
+	}
+	w, err := log.pipe()
+	if err != nil {
+		return err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		_ = w.Close()
+		return err
+	}
+	c.s.mu.Lock()
+	path := c.path
+	c.s.mu.Unlock()
+	p.child, err = c.s.kids.start(p.where.ns, path, append([]string{path}, args...), &os.ProcAttr{
+		Dir: "/", Env: env, Files: []*os.File{null, w, w}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	closeAll([]*os.File{null, w})
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", path, err)
+	}
+	return nil
+}
+
+func (c *component) release(p *process) {
+	if p.own == nil {
+		return
+	}
+	c.node.space.unplug(p.link)
+	p.own.close()
+	c.s.mu.Lock()
+	c.node.proxies.give(p.host)
+	c.s.mu.Unlock()
+}
