@@ -24,7 +24,7 @@ PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: all build images cluster cluster-down e2e demo test conformance interop peers bench scale chaos lint fuzz generate clean help
+.PHONY: all build images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate clean help
 
 all: build
 
@@ -56,6 +56,9 @@ demo: build ## the main job, end to end, on this machine
 test: build ## unit, virtual time and network namespaces (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 10m $(RACE) -- \
 		-p 4 -vet=off -timeout 20m ./test/scenario ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
+
+race: build ## every package with the race detector, which make test has on for the small ones (root)
+	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 15m ./internal/... ./cmd/...
 
 conformance: ## h2spec against the HTTP/2 engine
 	@$(GO) run ./test/run -count=1 ./test/h2spec/...

@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/klog/v2"
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
@@ -55,7 +54,6 @@ type cluster struct {
 // onKubernetes is a control plane on the Kubernetes API, which any number of
 // replicas share.
 func (a *app) onKubernetes() (_ ground, err error) {
-	klog.SetSlogLogger(a.logs.Logger("kubernetes"))
 	c := &cluster{app: a, scope: newScope()}
 	if a.cfg.kube.meshConfig != "" {
 		if c.mesh, err = openMeshFile(a.cfg.kube.meshConfig, a.logs.Logger("mesh")); err != nil {

@@ -13,6 +13,8 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"k8s.io/klog/v2"
+
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
@@ -49,6 +51,8 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	// One for the whole process, which client-go writes to.
+	klog.SetSlogLogger(logs.Logger("kubernetes"))
 	ctx, stop := lifecycle.SignalContext(context.Background())
 	defer stop()
 	a, err := newApp(cfg, logs)
