@@ -322,6 +322,9 @@ func (a *app) runUninstall(cmd *cobra.Command, f *installFlags, purge bool) erro
 	if err != nil {
 		return explain(err)
 	}
+	if f.revision != "" {
+		return a.printf("Revision %s is removed.\n", f.revision)
+	}
 	return a.printf("The mesh is removed.\n")
 }
 

@@ -50,6 +50,17 @@ func says(t *testing.T, texts []string, args ...string) {
 	})
 }
 
+// checked waits until `ambit check` finds no error: what earlier tests have made
+// may be about to go.
+func checked(t *testing.T) (out string) {
+	t.Helper()
+	kit.Eventually(t, "ambit check finds no error", func(ctx context.Context) (err error) {
+		out, err = mesh.Ambit(ctx, "check")
+		return err
+	})
+	return out
+}
+
 // What the command line says of the mesh itself is what runs.
 func TestCommandLineKnowsTheMesh(t *testing.T) {
 	nodes, err := mesh.Nodes(t.Context())
@@ -91,7 +102,7 @@ func TestCommandLineKnowsTheMesh(t *testing.T) {
 	if err := json.Unmarshal([]byte(ambit(t, "ca", "status", "-o", "json")), &ca); err != nil || ca.Signer == "" || ca.Roots < 1 {
 		t.Errorf("certificate authority: %+v, %v", ca, err)
 	}
-	ambit(t, "check")
+	checked(t)
 
 	if _, err := mesh.Ambit(t.Context(), "ztunnel-config", "workload", "--node", "nowhere"); err == nil || !strings.Contains(err.Error(), "no running ztunnel on node nowhere: there are ") {
 		t.Errorf("a node that is not there: %v", err)

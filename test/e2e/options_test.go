@@ -183,16 +183,20 @@ func discovered(t *testing.T) {
 		}
 		return err == nil
 	}
+	has := func(n *kit.Namespace) {
+		t.Helper()
+		kit.Eventually(t, "namespace "+n.Name+" has the roots", func(context.Context) error {
+			if !rooted(n) {
+				return errors.New("it has not")
+			}
+			return nil
+		})
+	}
 	in.Redirected("client", true)
 	in.MustGet("client", out.URL("server")) // as it reaches what is outside of the cluster
 	says(t, []string{"client"}, "ztunnel-config", "workload", "--node", from, "--workload-namespace", in.Name)
 	known(false)
-	kit.Eventually(t, "namespace "+in.Name+" has the roots", func(context.Context) error {
-		if !rooted(in) {
-			return errors.New("it has not")
-		}
-		return nil
-	})
+	has(in)
 	if rooted(out) {
 		t.Errorf("namespace %s has the roots of a mesh that does not look at it", out.Name)
 	}
@@ -201,9 +205,7 @@ func discovered(t *testing.T) {
 	known(true)
 	out.Enrol(true)
 	in.Tunnelled("client", out.URL("server"), server)
-	if !rooted(out) {
-		t.Errorf("namespace %s has no roots", out.Name)
-	}
+	has(out)
 	out.Enrol(false)
 	out.Redirected("server", false)
 	yes := ""
@@ -232,16 +234,21 @@ func untainted(t *testing.T, excluded *kit.Namespace) {
 	excluded.Pod("late", kit.OnNode(node))
 	waits := func() {
 		t.Helper()
-		time.Sleep(2 * time.Second) // whoever is too early is seen
-		pod, err := mesh.Kube.CoreV1().Pods(n.Name).Get(t.Context(), "late", metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		unschedulable := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable && strings.Contains(c.Message, "taint")
+		kit.Eventually(t, "a pod for "+node+" cannot be scheduled", func(ctx context.Context) error {
+			pod, err := mesh.Kube.CoreV1().Pods(n.Name).Get(ctx, "late", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			for _, c := range pod.Status.Conditions {
+				if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable && strings.Contains(c.Message, "taint") {
+					return nil
+				}
+			}
+			return fmt.Errorf("it is on %q: %+v", pod.Spec.NodeName, pod.Status.Conditions)
 		})
-		if pod.Spec.NodeName != "" || !unschedulable || !tainted(t.Context(), t, node) {
-			t.Errorf("a pod for %s is on %q: %+v", node, pod.Spec.NodeName, pod.Status.Conditions)
+		time.Sleep(2 * time.Second) // whoever is too early is seen
+		if !tainted(t.Context(), t, node) {
+			t.Errorf("the taint of %s is gone too early", node)
 		}
 	}
 	waits()

@@ -133,7 +133,7 @@ func TestRevisions(t *testing.T) {
 	follow(t, canary, true)
 	s.judged("")
 	s.judged("istio.io/rev: default")
-	if out := ambit(t, "check"); strings.Contains(out, "no control plane is the default one") {
+	if out := checked(t); strings.Contains(out, "no control plane is the default one") {
 		t.Errorf("ambit check:\n%s", out)
 	}
 	_ = s.MustRefuse("probe", s.URL("server")) // what names the tag has moved with it
