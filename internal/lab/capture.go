@@ -49,8 +49,8 @@ func (s *supervisor) captureSocket() (*os.File, error) {
 func (s *supervisor) captureNames() []string {
 	var out []string
 	for _, n := range s.nodes {
-		if l, err := s.lan.h.LinkByName(portName(n.n)); err == nil {
-			out = append(out, fmt.Sprintf("%d=%s", l.Attrs().Index, n.name))
+		if index, err := s.lan.Index(portName(n.n)); err == nil {
+			out = append(out, fmt.Sprintf("%d=%s", index, n.name))
 		}
 	}
 	return out

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/sys/links"
 )
 
 // cmdAdd asks the agent of the pod's node to enrol it, as the CNI plugin does.
@@ -24,7 +26,7 @@ func (s *supervisor) cmdAdd(ctx context.Context, p *pod) error {
 		IPs                          []ip
 	}{Netns: filepath.Join(s.d.podNetns(p.node.name), p.uid), PodName: p.key.Name, PodNamespace: p.key.Namespace}
 	for _, a := range p.ips().addrs(s.v6) {
-		body.IPs = append(body.IPs, ip{Address: *ipNet(single(a))})
+		body.IPs = append(body.IPs, ip{Address: *links.IPNet(single(a))})
 	}
 	b, err := json.Marshal(body)
 	if err != nil {

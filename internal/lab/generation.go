@@ -98,7 +98,7 @@ func (c *component) release(p *process) {
 	if p.own == nil {
 		return
 	}
-	c.node.space.unplug(p.link)
+	c.node.space.Remove(p.link)
 	p.own.close()
 	c.s.mu.Lock()
 	c.node.proxies.give(p.host)

@@ -228,7 +228,7 @@ func (s *supervisor) bury(p *pod) {
 	}
 	if sp != nil {
 		s.killIn(sp)
-		p.node.space.unplug(p.link)
+		p.node.space.Remove(p.link)
 		sp.close()
 	}
 	_ = os.Remove(s.hostsPath(p))

@@ -3,17 +3,15 @@ package local
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 
-	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/sys/links"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 )
 
@@ -26,8 +24,8 @@ const (
 
 // space is one network namespace, bound to a file.
 type space struct {
+	*links.Links
 	ns *netns.NS
-	h  *netlink.Handle
 }
 
 func newSpace(path string) (*space, error) {
@@ -42,13 +40,13 @@ func newSpace(path string) (*space, error) {
 		_ = ns.Close()
 		return nil, fmt.Errorf("keeping network namespace %s: %w", filepath.Base(path), err)
 	}
-	h, err := netlink.NewHandleAt(vnetns.NsHandle(int(ns.File().Fd())), unix.NETLINK_ROUTE)
+	l, err := links.Of(ns)
 	if err != nil {
 		_ = ns.Close()
 		return nil, err
 	}
-	s := &space{ns: ns, h: h}
-	if err := errors.Join(s.up("lo"), s.forward()); err != nil {
+	s := &space{l, ns}
+	if err := errors.Join(s.Up("lo"), s.forward()); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -56,7 +54,7 @@ func newSpace(path string) (*space, error) {
 }
 
 func (s *space) close() {
-	s.h.Close()
+	s.Links.Close()
 	_ = s.ns.Close()
 }
 
@@ -84,36 +82,6 @@ func (s *space) forward() error {
 	})
 }
 
-func (s *space) up(name string) error {
-	l, err := s.h.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", name, err)
-	}
-	return s.h.LinkSetUp(l)
-}
-
-func (s *space) addr(name string, a netip.Addr, bits int) error {
-	l, err := s.h.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", name, err)
-	}
-	if err := s.h.AddrAdd(l, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, bits))}); err != nil {
-		return fmt.Errorf("address %s on %s: %w", a, name, err)
-	}
-	return nil
-}
-
-func (s *space) route(p netip.Prefix, via netip.Addr) error {
-	if err := s.h.RouteReplace(&netlink.Route{Dst: ipNet(p), Gw: via.AsSlice()}); err != nil {
-		return fmt.Errorf("route to %s by %s: %w", p, via, err)
-	}
-	return nil
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
 // makeNetwork makes the LAN and the nodes' namespaces. The machine's own gets
 // no interface, address, route or rule.
 func makeNetwork(d dirs, p plan) error {
@@ -122,16 +90,11 @@ func makeNetwork(d dirs, p plan) error {
 		return err
 	}
 	defer lan.close()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridge
-	if err := lan.h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		return fmt.Errorf("bridge of the LAN: %w", err)
-	}
-	if err := lan.up(bridge); err != nil {
+	if err := lan.Bridge(bridge); err != nil {
 		return err
 	}
 	for i, a := range p.router() {
-		if err := lan.addr(bridge, a, p.lan()[i].Bits()); err != nil {
+		if err := lan.Address(bridge, netip.PrefixFrom(a, p.lan()[i].Bits())); err != nil {
 			return err
 		}
 	}
@@ -143,7 +106,7 @@ func makeNetwork(d dirs, p plan) error {
 	// Services are reached through the rules of any node; of the first, as it
 	// is the one that stays.
 	for i, a := range p.node(1) {
-		if err := lan.route(p.services()[i], a); err != nil {
+		if err := lan.Route(p.services()[i], bridge, a); err != nil {
 			return err
 		}
 	}
@@ -156,14 +119,17 @@ func connectNode(d dirs, p plan, lan *space, n int) error {
 		return err
 	}
 	defer s.close()
-	if err := plug(lan, s, nodeName(n)); err != nil {
+	if err := lan.Cable(nodeName(n), s.Links, uplink); err != nil {
+		return err
+	}
+	if err := lan.Plug(nodeName(n), bridge); err != nil {
 		return err
 	}
 	for i, a := range p.node(n) {
 		err := errors.Join(
-			s.addr(uplink, a, p.lan()[i].Bits()),
-			s.route(netip.PrefixFrom(unspecified(a), 0), p.router()[i]),
-			lan.route(p.podsOf(n)[i], a),
+			s.Address(uplink, netip.PrefixFrom(a, p.lan()[i].Bits())),
+			s.Route(links.Everywhere(a), uplink, p.router()[i]),
+			lan.Route(p.podsOf(n)[i], bridge, a),
 		)
 		if err != nil {
 			return err
@@ -174,7 +140,7 @@ func connectNode(d dirs, p plan, lan *space, n int) error {
 			continue
 		}
 		for i, a := range p.node(other) {
-			if err := s.route(p.podsOf(other)[i], a); err != nil {
+			if err := s.Route(p.podsOf(other)[i], uplink, a); err != nil {
 				return err
 			}
 		}
@@ -182,42 +148,20 @@ func connectNode(d dirs, p plan, lan *space, n int) error {
 	return nil
 }
 
-// plug connects a node to the LAN's bridge.
-func plug(lan, node *space, port string) error {
-	b, err := lan.h.LinkByName(bridge)
-	if err != nil {
-		return err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MasterIndex = port, b.Attrs().Index
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: uplink, PeerNamespace: netlink.NsFd(int(node.ns.File().Fd()))}
-	if err := lan.h.LinkAdd(veth); err != nil {
-		return fmt.Errorf("cable %s: %w", port, err)
-	}
-	return errors.Join(lan.up(port), node.up(uplink))
-}
-
-func unspecified(a netip.Addr) netip.Addr {
-	if a.Is6() {
-		return netip.IPv6Unspecified()
-	}
-	return netip.IPv4Unspecified()
-}
-
 // resetNetwork leaves in a node's namespace what a boot would find: its uplink.
 func resetNetwork(ns *netns.NS) error {
-	h, err := netlink.NewHandleAt(vnetns.NsHandle(int(ns.File().Fd())), unix.NETLINK_ROUTE)
+	l, err := links.Of(ns)
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	links, err := h.LinkList()
+	defer l.Close()
+	names, err := l.Names()
 	if err != nil {
 		return err
 	}
-	for _, l := range links {
-		if name := l.Attrs().Name; name != "lo" && name != uplink {
-			_ = h.LinkDel(l) // or it went with its other end
+	for _, name := range names {
+		if name != "lo" && name != uplink {
+			l.Remove(name) // or it went with its other end
 		}
 	}
 	return ns.Do(func() error {
