@@ -115,7 +115,7 @@ func renderChart(c Component, values map[string]any, namespace string, o RenderO
 		Name: release[c], Namespace: namespace, Revision: 1, IsInstall: !o.Upgrade, IsUpgrade: o.Upgrade,
 	}, caps)
 	if err != nil {
-		return nil, fmt.Errorf("%w; null takes a default away: leave a value out to have its default", err)
+		return nil, fmt.Errorf("its values cannot be used (null takes a default away: leave a value out to have it): %w", err)
 	}
 	var e engine.Engine
 	if o.Config != nil {
