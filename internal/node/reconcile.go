@@ -106,7 +106,7 @@ func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) erro
 	believed := st.enrolled || st.announced(pod)
 	if len(differs) > 0 && (believed || closed) {
 		switch {
-		case !believed || !st.leaving.IsZero():
+		case !believed || closed || !st.leaving.IsZero(): // nothing of it is there yet, or no longer
 		case st.applied != nil && !reflect.DeepEqual(*st.applied, cfg):
 			a.cfg.Logger.Info("other rules are wanted for a pod", "pod", pod.String(), "differs", differs)
 		default:

@@ -272,11 +272,14 @@ func fingerprint(dir, how string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
-// own builds this command, which the nodes' first processes are, and the
-// program that holds a pod's namespaces. The go tool knows whether they are up
-// to date.
+// ownPrograms are made of packages below this one: this command, which the nodes'
+// first processes are, the program that holds a pod's namespaces, and a network
+// plugin.
+var ownPrograms = map[string]string{"ambit-cluster": ".", "pause": "./pause", "cni/nodad": "./nodad"}
+
+// own builds them. The go tool knows whether they are up to date.
 func (b *builder) own() error {
-	for name, pkg := range map[string]string{"ambit-cluster": ".", "pause": "./pause"} {
+	for name, pkg := range ownPrograms {
 		t := tool{packages: []string{pkg}, to: name}
 		if err := b.compile(t, filepath.Dir(b.modules)); err != nil {
 			return fmt.Errorf("building %s: %w", name, err)

@@ -80,6 +80,7 @@ func cniConfig(p plan, n int) ([]byte, error) {
 	return json.MarshalIndent(object{
 		"cniVersion": "1.0.0", "name": "ambit-cluster",
 		"plugins": []object{
+			{"type": "nodad"},
 			{"type": "ptp", "ipMasq": false, "ipam": object{"type": "host-local", "ranges": ranges, "routes": routes}},
 			{"type": "portmap", "capabilities": object{"portMappings": true}},
 		},

@@ -79,8 +79,8 @@ func TestPodNetworkOfANode(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for i, r := range c.Plugins[0].IPAM.Ranges {
-			got = append(got, r[0].Subnet+" "+c.Plugins[0].IPAM.Routes[i].Dst)
+		for i, r := range c.Plugins[1].IPAM.Ranges {
+			got = append(got, r[0].Subnet+" "+c.Plugins[1].IPAM.Routes[i].Dst)
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)

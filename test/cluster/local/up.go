@@ -24,7 +24,7 @@ import (
 // Config.Bin.
 func Programs() []string {
 	return []string{"ambit-cluster", "kubernetes", "kubelet", "kube-proxy", "kubectl", APIServer, "kube-controller-manager", "kube-scheduler",
-		"etcd", containerd, "containerd-shim-runc-v2", "ctr", "runc", "cni/ptp", "cni/host-local", "cni/portmap", imageArchive}
+		"etcd", containerd, "containerd-shim-runc-v2", "ctr", "runc", "cni/nodad", "cni/ptp", "cni/host-local", "cni/portmap", imageArchive}
 }
 
 // Up brings a cluster up and waits until its nodes are Ready and its DNS
