@@ -145,6 +145,41 @@ func atRest(t *testing.T, control string) {
 // follows from it.
 const restTime = 3 * time.Second
 
+// withoutAPIServer takes the API server away until back is called, and at the
+// latest until the test has ended. The controllers go with it: those that live on
+// take every node for dead when the API server returns, which is not what is
+// tested here.
+func withoutAPIServer(t *testing.T, own *local.Cluster) (back func()) {
+	t.Helper()
+	const controllers = "kube-controller-manager"
+	start := func(ctx context.Context) error {
+		if err := own.StartAPIServer(ctx); err != nil {
+			return err
+		}
+		return own.Start(local.ControlPlane, controllers)
+	}
+	t.Cleanup(func() {
+		// The test's context has ended. What runs already stays as it is.
+		ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
+		defer cancel()
+		if err := start(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := own.Stop(local.ControlPlane, controllers); err != nil {
+		t.Fatal(err)
+	}
+	if err := own.StopAPIServer(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // The machine with the API server is lost for two minutes. Nobody who has a
 // connection or wants one notices; when it is back, the mesh follows it again,
 // without a restart and without anything sent that had not changed.
@@ -157,33 +192,9 @@ func TestAPIServerAway(t *testing.T) {
 	before, followers := restarts(t, kit.SystemNamespace), connections(t, control)
 	sent, changed := addressMetric(t, control, pushed), addressMetric(t, control, changes)
 
-	// The controllers go with it: those that live on take every node for dead
-	// when the API server returns, which is not what is tested here.
-	const controllers = "kube-controller-manager"
-	back := func(ctx context.Context) error {
-		if err := own.StartAPIServer(ctx); err != nil {
-			return err
-		}
-		return own.Start(local.ControlPlane, controllers)
-	}
-	t.Cleanup(func() {
-		// The test's context has ended. What runs already stays as it is.
-		ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
-		defer cancel()
-		if err := back(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := own.Stop(local.ControlPlane, controllers); err != nil {
-		t.Fatal(err)
-	}
-	if err := own.StopAPIServer(); err != nil {
-		t.Fatal(err)
-	}
+	back := withoutAPIServer(t, own)
 	time.Sleep(outage)
-	if err := back(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	back()
 	s.load.Seconds(2)
 	s.delivers()
 

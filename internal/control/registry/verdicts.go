@@ -150,8 +150,8 @@ func (v *Verdicts) apply(kind string, changes []collection.Change[Name, Verdict]
 			continue
 		}
 		v.now[k] = c.New
-		// What somebody else makes of the status is not undone at once: two who
-		// did that would never end.
+		// What somebody else makes of the status is not undone at once, but when
+		// the writer asks for the unwritten: two who did that would never end.
 		if !c.Had && !c.New.Written || c.Had && !c.New.says(c.Old) {
 			v.changed[k] = struct{}{}
 		}

@@ -6,6 +6,7 @@
 package statuswriter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -36,6 +37,9 @@ const (
 	// user is let through at once.
 	writesPerSecond = 20
 	burst           = 50
+	// resync is how often what somebody else has made of a status is looked
+	// for. Two who want different things of an object write it as often.
+	resync = 5 * time.Minute
 )
 
 // Verdicts tell what to write; *registry.Verdicts do.
@@ -51,6 +55,8 @@ type Options struct {
 	Dynamic  dynamic.Interface
 	Verdicts Verdicts
 	Logger   *slog.Logger
+
+	resync time.Duration // for tests
 }
 
 type writer struct {
@@ -69,9 +75,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer context.AfterFunc(ctx, w.queue.ShutDown)()
 	w.Verdicts.Take() // who changed before is among the unwritten, or was written by another leader
-	for _, k := range w.Verdicts.Unwritten() {
-		w.queue.Add(k)
-	}
+	w.catchUp()
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() { w.work(ctx) })
@@ -81,12 +85,24 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
+// catchUp queues what does not say what it should.
+func (w *writer) catchUp() {
+	for _, k := range w.Verdicts.Unwritten() {
+		w.queue.Add(k)
+	}
+}
+
 // follow queues what changes.
 func (w *writer) follow(ctx context.Context) {
+	again := time.NewTicker(cmp.Or(w.resync, resync))
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-again.C:
+			w.catchUp()
+			continue
 		case <-w.Verdicts.Changed():
 		}
 		select {
