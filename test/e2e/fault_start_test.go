@@ -94,7 +94,7 @@ func TestControlPlaneStartsWithoutAPIServer(t *testing.T) {
 		}
 		return err
 	})
-	time.Sleep(30 * time.Second) // several probes of the kubelet
+	time.Sleep(15 * time.Second) // several probes of the kubelet
 	if code, text, err := c.readiness(); err != nil || code == http.StatusOK || !strings.Contains(text, "Secret "+kit.SystemNamespace+"/istio-ca-secret") {
 		t.Errorf("readiness without the API server: %d %s %v", code, text, err)
 	}
