@@ -74,7 +74,7 @@ func bindNewNetns(path string) error {
 
 func (s *space) close() {
 	if s.Links != nil {
-		s.Links.Close()
+		s.Close()
 	}
 	if s.ns != nil {
 		_ = s.ns.Close()

@@ -1,10 +1,8 @@
 package interop
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"os/exec"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -12,15 +10,7 @@ import (
 )
 
 // cli runs `ambit ztunnel-config` against the lab.
-func cli(w *rig.World, args ...string) (string, error) {
-	cmd := exec.CommandContext(w.T().Context(), rig.Bin("ambit"), append([]string{"ztunnel-config", "--state-dir", w.StateDir()}, args...)...)
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%q: %w: %s", cmd.Args, err, said.String())
-	}
-	return out.String(), nil
-}
+func cli(w *rig.World, args ...string) (string, error) { return w.Ambit("ztunnel-config", args...) }
 
 func component(w *rig.World, name string) lab.ComponentStatus {
 	w.T().Helper()

@@ -3,6 +3,7 @@
 package rig
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -165,6 +166,18 @@ func (w *World) MustDelete(kind, namespace, name string) {
 	if err := w.Delete(w.ctx, kind, namespace, name); err != nil {
 		w.t.Fatalf("delete %s %s/%s: %v", kind, namespace, name, err)
 	}
+}
+
+// Ambit runs a command line of `ambit` about this lab, and returns what it
+// printed.
+func (w *World) Ambit(command string, args ...string) (string, error) {
+	cmd := exec.CommandContext(w.t.Context(), Bin("ambit"), append([]string{command, "--state-dir", w.StateDir()}, args...)...)
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%q: %w: %s", cmd.Args, err, said.String())
+	}
+	return out.String(), nil
 }
 
 // MustRun runs a program to its end and returns what it printed.

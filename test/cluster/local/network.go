@@ -54,7 +54,7 @@ func newSpace(path string) (*space, error) {
 }
 
 func (s *space) close() {
-	s.Links.Close()
+	s.Close()
 	_ = s.ns.Close()
 }
 
