@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,13 +113,12 @@ func outputFlag(cmd *cobra.Command, into *string, def string) {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatTable, formatJSON, formatYAML}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// defaultLab is the lab that is meant when none is named.
+func defaultLab() string { return cmp.Or(os.Getenv("AMBIT_LAB"), "demo") }
+
 // labFlags say which lab a command is about.
 func (a *app) labFlags(cmd *cobra.Command, name string) {
-	def := os.Getenv("AMBIT_LAB")
-	if def == "" {
-		def = "demo"
-	}
-	cmd.PersistentFlags().StringVar(&a.labName, name, def, "name of the lab (default also by $AMBIT_LAB)")
+	cmd.PersistentFlags().StringVar(&a.labName, name, defaultLab(), "name of the lab (default also by $AMBIT_LAB)")
 	cmd.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "state directory of the lab (default by its name)")
 	_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 }

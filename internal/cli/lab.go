@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +39,7 @@ func (a *app) nameArg(flag string) string {
 	if a.stateDir != "" {
 		return " --state-dir " + a.stateDir
 	}
-	if a.labName != "demo" && os.Getenv("AMBIT_LAB") == "" {
+	if a.labName != defaultLab() {
 		return " --" + flag + " " + a.labName
 	}
 	return ""

@@ -9,12 +9,8 @@ import (
 )
 
 func (a *app) completePods(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	l, err := a.attach()
+	st, err := a.status(cmd.Context())
 	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	st, err := l.Status(cmd.Context())
-	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var out []string

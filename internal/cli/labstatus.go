@@ -18,11 +18,7 @@ func (a *app) labStatus() *cobra.Command {
 		Example: "  ambit lab status\n  ambit lab status -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := a.attach()
-			if err != nil {
-				return err
-			}
-			st, err := l.Status(cmd.Context())
+			st, err := a.status(cmd.Context())
 			if err != nil {
 				return err
 			}
