@@ -386,6 +386,28 @@ func TestAPIServerAwayAtStart(t *testing.T) {
 	}
 }
 
+// TestNoWayToTheAPIServer: what waiting cannot heal ends the program at once.
+func TestNoWayToTheAPIServer(t *testing.T) {
+	dir := t.TempDir()
+	broken := filepath.Join(dir, "broken")
+	if err := os.WriteFile(broken, []byte("apiVersion: v1\nkind: Config\ncurrent-context: none\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{filepath.Join(dir, "missing"), broken} {
+		cfg, err := parseFlags([]string{"--kubernetes", "--kubeconfig", file, "--listen", "127.0.0.1:0", "--monitor", "127.0.0.1:0", "--admin", "", "--webhook-listen", ""}, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs, err := logging.New(io.Discard, logging.Plain, "info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newApp(cfg, logs); err == nil || !strings.Contains(err.Error(), "find the Kubernetes API") {
+			t.Errorf("with kubeconfig %s: %v", file, err)
+		}
+	}
+}
+
 // TestKeysOutOfReach: a Secret that cannot be read is not one that is not
 // there. No root is made until it is known that there is none.
 func TestKeysOutOfReach(t *testing.T) {

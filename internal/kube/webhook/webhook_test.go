@@ -165,7 +165,8 @@ func (a *authority) certificate([]string) (*tls.Config, error) {
 	return &tls.Config{NextProtos: []string{"h2"}, ClientAuth: tls.RequestClientCert, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return &a.cert, nil
+		cert := a.cert // the caller reads it while rotate writes the next one
+		return &cert, nil
 	}}, nil
 }
 
