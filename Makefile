@@ -46,7 +46,7 @@ cluster-down: ## takes the cluster down
 	@$(CLUSTER) down
 
 e2e: images ## on the cluster of KUBECONFIG, or else the one of make cluster
-	@$(PROGRAMS) $(GO) run ./test/run -count=1 -timeout 40m ./test/e2e/...
+	@$(PROGRAMS) $(GO) run ./test/run -each -count=1 -timeout 40m ./test/e2e/...
 
 demo: build ## the main job, end to end, on this machine
 	@$(GO) run ./test/demo -bin $(BIN)
@@ -66,7 +66,7 @@ conformance: ## h2spec against the HTTP/2 engine
 # With PEER_ZTUNNEL, first in network namespaces; with whatever is given, on the
 # cluster of KUBECONFIG, or else the one of make cluster.
 interop: peers images ## Istio's programs in this mesh: make interop PEER_ISTIOD=/path PEER_ZTUNNEL=/path, or one of them
-	@$(PROGRAMS) PEER_ISTIOD='$(call program,$(PEER_ISTIOD))' PEER_ZTUNNEL='$(call program,$(PEER_ZTUNNEL))' $(GO) run ./test/run \
+	@$(PROGRAMS) PEER_ISTIOD='$(call program,$(PEER_ISTIOD))' PEER_ZTUNNEL='$(call program,$(PEER_ZTUNNEL))' $(GO) run ./test/run -each \
 		$(if $(PEER_ZTUNNEL),-count=1 -timeout 20m ./test/interop -- -tags interop -count=1 -run TestAnotherZtunnel -timeout 10m ./internal/node --) \
 		-count=1 -timeout 30m ./test/interop/kubernetes
 
@@ -79,7 +79,7 @@ peers:
 		'make interop PEER_ISTIOD=/path/to/pilot-discovery PEER_ZTUNNEL=/path/to/ztunnel' >&2; exit 1; }
 
 chaos: build ## kill -9 of every part under load, and worse
-	@$(PROGRAMS) $(GO) run ./test/run -count=1 -timeout 20m ./test/chaos/...
+	@$(PROGRAMS) $(GO) run ./test/run -each -count=1 -timeout 20m ./test/chaos/...
 
 bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL=/path if given
 	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'

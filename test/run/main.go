@@ -2,8 +2,9 @@
 // of packages by `go test -json`, failures shown whole, everything else as one
 // line a package, and at the end "N passed, N failed".
 //
-//	go run ./test/run [go test flags] PACKAGES… [-- [go test flags] PACKAGES…]
+//	go run ./test/run [-each] [go test flags] PACKAGES… [-- [go test flags] PACKAGES…]
 //
+// With -each, every test has a line when it ends: for few that take long.
 // It exits 1 when a test failed, a package did not build, or no test ran.
 package main
 
@@ -27,14 +28,19 @@ type event struct {
 }
 
 type summary struct {
+	each                    bool
 	passed, failed, skipped int
 	output                  map[string][]string // of tests under way, by package and test
 }
 
 func main() {
-	s := &summary{output: map[string][]string{}}
+	args := os.Args[1:]
+	s := &summary{each: len(args) > 0 && args[0] == "-each", output: map[string][]string{}}
+	if s.each {
+		args = args[1:]
+	}
 	ok := true
-	for _, group := range groups(os.Args[1:]) {
+	for _, group := range groups(args) {
 		ok = s.run(group) && ok
 	}
 	if s.skipped > 0 {
@@ -135,6 +141,9 @@ func (s *summary) count(e event) {
 			fmt.Printf("%-4s %6.1fs %s\n", e.Action, e.Elapsed, e.Package)
 		}
 		return
+	}
+	if s.each && !strings.Contains(e.Test, "/") {
+		fmt.Printf("%-4s %6.1fs %s\n", e.Action, e.Elapsed, e.Test)
 	}
 	switch e.Action {
 	case "pass":
