@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -115,33 +116,60 @@ func TestNodePort(t *testing.T) {
 	far, near := twoNodes(t)
 	n := mesh.Namespace(t, "nodeport", kit.Ambient())
 	n.Pod("server", kit.OnNode(near))
-	svc, err := mesh.Kube.CoreV1().Services(n.Name).Create(t.Context(), &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: "door"},
-		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeNodePort, Selector: map[string]string{"app": "server"},
-			Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}},
-		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	doors := nodePort(t, n, "server")
 	outside := mesh.Namespace(t, "outside", nil)
 	outside.Pod("client", kit.OnNode(far))
 	outside.Pod("host", kit.OnNode(far), kit.HostNetwork, kit.WithCommand("/echo", "server", "-http", ":18080", "-tcp", ":19000", "-first", ":19100"), func(p *corev1.Pod) {
 		p.Spec.Containers[0].ReadinessProbe = nil
 	})
 	for _, name := range []string{far, near} {
+		for _, door := range doors(name) {
+			for _, from := range []string{"client", "host"} {
+				outside.MustGet(from, "http://"+door.String()+"/")
+			}
+		}
+	}
+}
+
+// nodePort makes a Service with a port of every node in front of port 8080 of
+// the pods labelled app=name. It returns where that port is on a node, in the
+// families that the cluster has.
+func nodePort(t *testing.T, n *kit.Namespace, name string) func(node string) []netip.AddrPort {
+	t.Helper()
+	svc, err := mesh.Kube.CoreV1().Services(n.Name).Create(t.Context(), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeNodePort, Selector: map[string]string{"app": name}, IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack),
+			Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(8080)}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(name string) []netip.AddrPort {
+		t.Helper()
 		node, err := mesh.Kube.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		var doors []netip.AddrPort
 		for _, a := range node.Status.Addresses {
-			if a.Type == corev1.NodeInternalIP {
-				for _, from := range []string{"client", "host"} {
-					outside.MustGet(from, fmt.Sprintf("http://%s/", net.JoinHostPort(a.Address, fmt.Sprint(svc.Spec.Ports[0].NodePort))))
-				}
+			if a.Type != corev1.NodeInternalIP {
+				continue
+			}
+			ip := netip.MustParseAddr(a.Address)
+			family := corev1.IPv4Protocol
+			if ip.Is6() {
+				family = corev1.IPv6Protocol
+			}
+			if slices.Contains(svc.Spec.IPFamilies, family) {
+				doors = append(doors, netip.AddrPortFrom(ip, uint16(svc.Spec.Ports[0].NodePort))) //nolint:gosec // a port
 			}
 		}
+		if len(doors) == 0 {
+			t.Fatalf("node %s has no address in %v: %v", name, svc.Spec.IPFamilies, node.Status.Addresses)
+		}
+		return doors
 	}
 }
 
