@@ -57,20 +57,11 @@ func changed(t *testing.T, daemonset, node string, fields map[string]any) (back 
 			t.Fatal(err)
 		}
 	}
-	set(t.Context(), map[string]any{"type": "OnDelete", "rollingUpdate": nil}, fields)
-	pods, err := mesh.Kube.CoreV1().Pods(kit.SystemNamespace).List(t.Context(), metav1.ListOptions{
-		LabelSelector: metav1.FormatLabelSelector(ds.Spec.Selector), FieldSelector: "spec.nodeName=" + node,
-	})
-	if err != nil || len(pods.Items) != 1 {
-		t.Fatalf("want one pod of %s on %s, there are %d: %v", daemonset, node, len(pods.Items), err)
-	}
-	mesh.Kill(t, pods.Items[0].Name)
 	restored := false
 	back = func() {
 		if restored {
 			return
 		}
-		restored = true
 		// Also when the test has failed, and its context has ended.
 		ctx, cancel := context.WithTimeout(context.Background(), kit.Patience)
 		defer cancel()
@@ -79,8 +70,22 @@ func changed(t *testing.T, daemonset, node string, fields map[string]any) (back 
 			before[field] = container[field]
 		}
 		set(ctx, ds.Spec.UpdateStrategy, before)
+		restored = true
 	}
 	t.Cleanup(back)
+	set(t.Context(), map[string]any{"type": "OnDelete", "rollingUpdate": nil}, fields)
+	pods, err := mesh.Kube.CoreV1().Pods(kit.SystemNamespace).List(t.Context(), metav1.ListOptions{
+		LabelSelector: metav1.FormatLabelSelector(ds.Spec.Selector), FieldSelector: "spec.nodeName=" + node,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One that is about to end may be there beside its successor.
+	there := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
+	if len(there) != 1 {
+		t.Fatalf("want one pod of %s on %s, there are %d", daemonset, node, len(there))
+	}
+	mesh.Kill(t, there[0].Name)
 	return back
 }
 

@@ -106,9 +106,7 @@ func belongsToHelm(ctx context.Context, t *testing.T) {
 	if out, err := mesh.Ambit(ctx, "uninstall", "--purge", "-y"); err == nil || !strings.Contains(err.Error(), "helm uninstall") {
 		t.Errorf("a purge under Helm's mesh: %v\n%s", err, out)
 	}
-	if out, err := mesh.Ambit(ctx, "check"); err != nil {
-		t.Errorf("ambit check: %v\n%s", err, out)
-	}
+	checked(t)
 }
 
 // noTraces looks for what agents leave on their nodes.
@@ -146,7 +144,11 @@ func backToCommandLine(t *testing.T, helm *kit.Helm) {
 			t.Error(err)
 		}
 	}
-	if out, err := mesh.Ambit(ctx, "check"); err != nil {
+	out, err := mesh.Ambit(ctx, "check")
+	for began := time.Now(); err != nil && time.Since(began) < kit.Patience; time.Sleep(time.Second) {
+		out, err = mesh.Ambit(ctx, "check")
+	}
+	if err != nil {
 		t.Errorf("after Helm: %v\n%s", err, out)
 	}
 }

@@ -38,6 +38,7 @@ func run(ctx context.Context, m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
+	kit.EndWith(ctx)
 	code := m.Run()
 	if os.Getenv("AMBIT_KEEP") == "" {
 		if err := c.Uninstall(context.Background()); err != nil {

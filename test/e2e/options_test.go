@@ -60,10 +60,11 @@ func TestOptions(t *testing.T) {
 		if restored {
 			return
 		}
-		restored = true
 		if err := mesh.Install(ctx); err != nil {
 			t.Error(err)
+			return
 		}
+		restored = true
 	}
 	t.Cleanup(func() { back(context.Background()) })
 	values := filepath.Join(t.TempDir(), "values.yaml")
@@ -226,9 +227,9 @@ func untainted(t *testing.T, excluded *kit.Namespace) {
 	n.Service("server")
 	agent := without(t, agents, node)
 	proxy := without(t, "ztunnel", node)
-	taint(t.Context(), t, node)
-	// The test's context has ended.
+	// The test's context has ended then.
 	t.Cleanup(func() { noTaint(context.Background(), t, node) })
+	taint(t.Context(), t, node)
 
 	n.Create("late", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node} })
 	excluded.Pod("late", kit.OnNode(node))

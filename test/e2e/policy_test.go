@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -207,21 +208,35 @@ kind: PeerAuthentication
 metadata: {name: strict}
 spec: {mtls: {mode: STRICT}}
 `)
-	n.Create("hooked", func(p *corev1.Pod) {
+	plain := mesh.Namespace(t, "plain", nil)
+	plain.Pod("stranger")
+	refused := func(name string) {
+		t.Helper()
+		pod := n.Ready(name)
+		n.Redirected(name, true)
+		_ = plain.MustRefuse("stranger", "http://"+net.JoinHostPort(pod.Status.PodIP, "8081")+"/")
+	}
+	node, _ := twoNodes(t)
+	serves := kit.WithCommand("/echo", "server", "-http", ":8081", "-tcp", "")
+	noProbe := func(p *corev1.Pod) { p.Spec.Containers[0].ReadinessProbe = nil }
+	n.Pod("before", kit.OnNode(node), serves, noProbe)
+	refused("before") // the node's proxy has heard of STRICT
+	n.Create("hooked", kit.OnNode(node), serves, func(p *corev1.Pod) {
 		c := &p.Spec.Containers[0]
 		// The hooks of one container call the other, which is there before it.
 		called := *c.DeepCopy()
 		called.Name, called.RestartPolicy = "called", ptr.To(corev1.ContainerRestartPolicyAlways)
-		called.ReadinessProbe = nil
+		called.Command, called.ReadinessProbe = []string{"/echo", "server"}, nil
 		called.StartupProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9000)}}}
 		p.Spec.InitContainers = []corev1.Container{called}
-		c.Command, c.ReadinessProbe = []string{"/echo", "server", "-http", ":8081", "-tcp", ""}, nil
+		c.ReadinessProbe = nil
 		call := &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(8080), Path: "/hook"}}
 		c.Lifecycle = &corev1.Lifecycle{PostStart: call, PreStop: call}
 	})
 	if pod := n.Ready("hooked"); pod.Status.ContainerStatuses[0].RestartCount > 0 {
 		t.Errorf("the container was restarted: %+v", pod.Status.ContainerStatuses[0].LastTerminationState)
 	}
+	refused("hooked")
 	if err := mesh.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), "hooked", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

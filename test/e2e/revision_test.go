@@ -84,13 +84,15 @@ func TestRevisions(t *testing.T) {
 		if moved {
 			return
 		}
-		moved = true
 		if err := mesh.Install(ctx); err != nil {
 			t.Error(err)
+			return // agents and proxies may be of the other one still, and would go with it
 		}
 		if _, err := mesh.Ambit(ctx, "uninstall", "--revision", canary, "-y"); err != nil {
 			t.Error(err)
+			return
 		}
+		moved = true
 	}
 	t.Cleanup(func() { back(context.Background()) })
 

@@ -35,11 +35,26 @@ func Eventually(t testing.TB, what string, check func(ctx context.Context) error
 	within(t, Patience, what, check)
 }
 
+// interrupted is done when somebody wants the tests to end.
+var interrupted = context.Background()
+
+// EndWith makes tests fail where they begin and where they wait, once ctx has
+// ended, so that what they changed is put back soon. It is called before any test.
+func EndWith(ctx context.Context) { interrupted = ctx }
+
+func goOn(t testing.TB) {
+	t.Helper()
+	if interrupted.Err() != nil {
+		t.Fatal("interrupted")
+	}
+}
+
 func within(t testing.TB, limit time.Duration, what string, check func(ctx context.Context) error) {
 	t.Helper()
 	began := time.Now()
 	var last error
 	for time.Since(began) < limit {
+		goOn(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		last = check(ctx)
 		cancel()
@@ -66,6 +81,7 @@ func Ambient() map[string]string {
 // Namespace makes a namespace with a name of its own.
 func (c *Cluster) Namespace(t testing.TB, prefix string, labels map[string]string) *Namespace {
 	t.Helper()
+	goOn(t)
 	ns, err := c.Kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-", Labels: labels},
 	}, metav1.CreateOptions{})

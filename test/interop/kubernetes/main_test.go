@@ -42,13 +42,15 @@ var (
 
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := prepare(ctx)
-	stop()
-	if err != nil {
+	code := 1
+	if err := prepare(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "interop:", err)
-		os.Exit(1)
+	} else {
+		kit.EndWith(ctx)
+		code = m.Run()
 	}
-	os.Exit(m.Run())
+	stop()
+	os.Exit(code)
 }
 
 func prepare(ctx context.Context) error {
