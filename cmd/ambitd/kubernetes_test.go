@@ -508,14 +508,20 @@ func TestMeshConfig(t *testing.T) {
 }
 
 // TestEntriesOfGuests: what the mesh configuration says of ServiceEntries holds,
-// is in their status, and may change.
+// is in their status, and may change. What cannot be used changes nothing.
 func TestEntriesOfGuests(t *testing.T) {
-	e := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db"}}
-	e.Spec.Hosts, e.Spec.Addresses = []string{"db.example.com"}, []string{"192.0.2.9"}
-	c := newCluster(t, e)
+	entry := func(name, address string) *networkingv1.ServiceEntry {
+		e := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+		e.Spec.Hosts, e.Spec.Addresses = []string{name + ".example.com"}, []string{address}
+		return e
+	}
+	db, late := entry("db", "192.0.2.9"), entry("late", "192.0.2.10")
+	c := newCluster(t, db)
 	c.write("mesh", "serviceEntryVisibility: {policies: [{visibility: NAMESPACE, matchingRules: [{namespaceSelector: {matchLabels: {mesh: 'yes'}}}]}]}\n")
-	c.replica("--mesh-config", filepath.Join(c.dir, "mesh"))
-	visible := func() (reason string) {
+	log := &notebook{}
+	a, _ := c.launch(log, "--mesh-config", filepath.Join(c.dir, "mesh"))
+	c.serves(a)
+	visible := func(e *networkingv1.ServiceEntry) (reason string) {
 		c.api.Get(e)
 		for _, c := range e.Status.Conditions {
 			if c.Type == "istio.io/VisibilityApplied" {
@@ -524,12 +530,20 @@ func TestEntriesOfGuests(t *testing.T) {
 		}
 		return reason
 	}
-	c.eventually("the namespace alone sees it", func() bool { return visible() == "Namespace" })
+	c.eventually("the namespace alone sees it", func() bool { return visible(db) == "Namespace" })
 	c.write("mesh", "serviceEntryVisibility: {defaultVisibility: PUBLIC}\n")
-	c.eventually("everybody sees it", func() bool { return visible() == "Public" })
+	c.eventually("everybody sees it", func() bool { return visible(db) == "Public" })
 	c.write("mesh", "serviceEntryVisibility: {defaultVisibility: NOBODY}\n")
+	c.eventually("the log says what cannot be used", func() bool {
+		return strings.Contains(log.String(), "the mesh configuration cannot be used")
+	})
+	c.api.Add(late)
+	c.eventually("everybody sees one that is new, too", func() bool { return visible(late) == "Public" })
+	if got := visible(db); got != "Public" {
+		t.Errorf("with a mesh configuration that cannot be used, the entry is visible to %q", got)
+	}
 	c.write("mesh", "trustDomain: cluster.local\n")
-	c.eventually("nobody says anything", func() bool { return visible() == "" })
+	c.eventually("nobody says anything", func() bool { return visible(db) == "" && visible(late) == "" })
 }
 
 func TestKubernetesFlags(t *testing.T) {
