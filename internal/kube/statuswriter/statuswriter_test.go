@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -170,12 +171,22 @@ func TestStartCostsWhatIsToWrite(t *testing.T) {
 	for i := range list.Items {
 		w.event(source.KindService, "shop", list.Items[i].Name, kube.Trim(&list.Items[i]))
 	}
+	var reads atomic.Int32
+	w.s.OnObject(func(verb, resource, name string) int {
+		if verb == "get" && resource == "services" && strings.HasPrefix(name, "plain-") {
+			reads.Add(1)
+		}
+		return 0
+	})
 	before := w.s.Requests()
 	w.run()
 	w.eventually(services, "over", status.WaypointBound, "")
 	w.service("late", asks)
 	w.eventually(services, "late", status.WaypointBound, "True WaypointAccepted")
 	after := w.s.Requests()
+	if n := reads.Load(); n != 0 {
+		t.Errorf("%d reads of services that are as they should be", n)
+	}
 	if lists := after["list services"] - before["list services"]; lists != 0 {
 		t.Errorf("%d listings", lists)
 	}
