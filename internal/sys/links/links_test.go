@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/sys/links"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
@@ -60,6 +61,7 @@ func TestLinks(t *testing.T) {
 	if _, err := client.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
+	must(t, server.SetReadDeadline(time.Now().Add(30*time.Second)))
 	buf := make([]byte, 16)
 	if n, err := server.Read(buf); err != nil || string(buf[:n]) != "hello" {
 		t.Fatalf("%q, %v", buf[:n], err)

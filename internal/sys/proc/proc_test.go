@@ -14,6 +14,7 @@ func TestRun(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
 	r := Of(cmd.Process.Pid)
 	if r.Start == 0 || !r.Alive() {
 		t.Fatalf("%+v", r)
