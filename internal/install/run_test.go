@@ -288,17 +288,25 @@ func TestPassingErrorsAreRetried(t *testing.T) {
 
 func TestUninstall(t *testing.T) {
 	s, _ := start(t)
+	s.Define("certificates.k8s.io", "ClusterTrustBundle", "clustertrustbundles", false, "v1beta1")
 	i := installer(t, s)
 	if err := i.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "istio-ca-secret", Namespace: "istio-system"}}
-	mine := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "mine", Namespace: "istio-system"}}
-	root := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "istio-ca-root-cert", Namespace: "default"}}
-	for _, o := range []*corev1.ConfigMap{mine, root} {
-		s.Add(o)
+	mine := reference("v1", "ConfigMap", "istio-system", "mine")
+	s.Add(mine)
+	// What the control plane makes stays, is said to stay, and goes with a purge.
+	made := map[*unstructured.Unstructured]string{
+		reference("v1", "Secret", "istio-system", "istio-ca-secret"):                                       "Secret istio-system/istio-ca-secret",
+		reference("v1", "ConfigMap", "default", "istio-ca-root-cert"):                                      "istio-ca-root-cert",
+		reference("v1", "ConfigMap", "default", "istio-ca-crl"):                                            "istio-ca-crl",
+		reference("certificates.k8s.io/v1beta1", "ClusterTrustBundle", "", "istio.io:istiod-ca:root-cert"): "ClusterTrustBundle istio.io:istiod-ca:root-cert",
+		reference("coordination.k8s.io/v1", "Lease", "istio-system", "ambit-ca-leader"):                    "Leases istio-system/ambit-*-leader",
+		reference("coordination.k8s.io/v1", "Lease", "istio-system", "ambit-untaint-leader"):               "Leases istio-system/ambit-*-leader",
 	}
-	s.Add(secret)
+	for obj := range made {
+		s.Add(obj)
+	}
 
 	var deleted []string
 	var mu sync.Mutex
@@ -311,12 +319,17 @@ func TestUninstall(t *testing.T) {
 		return 0
 	})
 	u := &Uninstaller{Client: s.Client(), Namespace: "istio-system", Timeout: 5 * time.Second}
-	remove(t, u)
+	kept := strings.Join(remove(t, u).Kept, "\n")
 	if s.Get(deployment("ambitd")) || s.Get(daemonSet("ztunnel")) || s.Get(daemonSet("ambit-cni")) {
 		t.Error("workloads are left")
 	}
-	if !s.Get(secret) || !s.Get(mine) || !s.Get(root) {
-		t.Error("the key, the roots or a user's object are gone")
+	for obj, words := range made {
+		if !s.Get(obj) || !strings.Contains(kept, words) {
+			t.Errorf("%s is there: %t; kept is said to be:\n%s", title(obj), s.Get(obj), kept)
+		}
+	}
+	if !s.Get(mine) {
+		t.Error("a user's object is gone")
 	}
 	if at := slices.Index(deleted, "clusterroles"); at >= 0 && at < slices.Index(deleted, "deployments") {
 		t.Errorf("rights were taken before the agent could clean up: %v", deleted)
@@ -326,9 +339,17 @@ func TestUninstall(t *testing.T) {
 	}
 
 	u.Purge = true
-	remove(t, u)
-	if s.Get(secret) || s.Get(root) || !s.Get(mine) && s.Get(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system"}}) {
-		t.Error("after a purge")
+	purged := strings.Join(remove(t, u).Kept, "\n")
+	if condition := "istio.io/WaypointBound"; !strings.Contains(kept, condition) || !strings.Contains(purged, condition) {
+		t.Errorf("conditions of Services stay; kept is said to be:\n%s\nand by a purge:\n%s", kept, purged)
+	}
+	for obj := range made {
+		if s.Get(obj) {
+			t.Errorf("%s is there after a purge", title(obj))
+		}
+	}
+	if !s.Get(mine) && s.Get(reference("v1", "Namespace", "", "istio-system")) {
+		t.Error("a purge removed a user's object, and not with the namespace")
 	}
 }
 
@@ -352,7 +373,7 @@ func TestNoPurgeWhileAnotherMeshRuns(t *testing.T) {
 	}
 }
 
-func remove(t *testing.T, u *Uninstaller) {
+func remove(t *testing.T, u *Uninstaller) *Removal {
 	t.Helper()
 	r, err := u.Look(t.Context())
 	if err != nil {
@@ -364,6 +385,7 @@ func remove(t *testing.T, u *Uninstaller) {
 	if err := u.Remove(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
+	return r
 }
 
 func TestUninstallNamesPodsInTheMesh(t *testing.T) {

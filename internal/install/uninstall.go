@@ -95,12 +95,14 @@ func (u *Uninstaller) Look(ctx context.Context) (*Removal, error) {
 			r.Objects = append(r.Objects, title(obj))
 		}
 	}
+	r.Kept = []string{"conditions istio.io/WaypointBound in the status of Services: a mesh that is installed again brings them up to date"}
 	if !u.Purge {
-		r.Kept = []string{
+		r.Kept = append(r.Kept,
 			"kinds (CRDs) and every object of them",
-			fmt.Sprintf("Secret %s/istio-ca-secret: a mesh that is installed again has the same root", u.Namespace),
-			"ConfigMaps istio-ca-root-cert and istio-ca-crl in every namespace, and namespace " + u.Namespace,
-		}
+			fmt.Sprintf("Secret %s/istio-ca-secret, and %[1]s/cacerts of a plugged-in authority: a mesh that is installed again has the same root", u.Namespace),
+			"ConfigMaps istio-ca-root-cert and istio-ca-crl in every namespace, and ClusterTrustBundle "+bundleName+" where the API server has that kind",
+			fmt.Sprintf("Leases %s/ambit-*-leader, and namespace %[1]s", u.Namespace),
+		)
 		return r, nil
 	}
 	if err := u.lookForMore(ctx, c, r); err != nil {
@@ -196,7 +198,7 @@ func (u *Uninstaller) lookForMore(ctx context.Context, c cluster, r *Removal) er
 		r.purge = append(r.purge, reference(ref.version, ref.kind, u.Namespace, ref.name))
 	}
 	for _, k := range trustBundles {
-		bundle := reference(k.GroupVersion().String(), k.Kind, "", "istio.io:istiod-ca:root-cert")
+		bundle := reference(k.GroupVersion().String(), k.Kind, "", bundleName)
 		live, err := c.get(ctx, bundle)
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", title(bundle), err)
@@ -323,6 +325,9 @@ func names[T any, P interface {
 	slices.Sort(out)
 	return strings.Join(out, ", ")
 }
+
+// bundleName is that of the mesh's roots.
+const bundleName = "istio.io:istiod-ca:root-cert"
 
 // trustBundles are the versions of that kind, of which an API server has one or
 // none.
