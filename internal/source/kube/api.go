@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -86,6 +87,20 @@ func (o opener) pods() *api {
 // served finds the version of a custom kind that the cluster serves and we
 // know, and its name in paths.
 func (o opener) served(ctx context.Context, kind source.Kind) (schema.GroupVersionResource, error) {
+	gvr, err := o.found(ctx, kind)
+	if !errors.Is(err, errAbsent) {
+		return gvr, err
+	}
+	// An API server that starts does not know custom kinds from the first
+	// moment. To believe it would be to forget every policy, so what it does not
+	// know counts only when it was ready before it was asked.
+	if err := o.client.Ready(ctx); err != nil && !answered(err) {
+		return schema.GroupVersionResource{}, err
+	}
+	return o.found(ctx, kind)
+}
+
+func (o opener) found(ctx context.Context, kind source.Kind) (schema.GroupVersionResource, error) {
 	for _, version := range kind.Versions {
 		gv := schema.GroupVersion{Group: kind.Group, Version: version}
 		list, err := o.client.Served(ctx, gv.Group, gv.Version)
@@ -100,11 +115,6 @@ func (o opener) served(ctx context.Context, kind source.Kind) (schema.GroupVersi
 				return gv.WithResource(r.Name), nil
 			}
 		}
-	}
-	// An API server that starts does not know custom kinds from the first
-	// moment. To believe it would be to forget every policy.
-	if err := o.client.Ready(ctx); err != nil && !answered(err) {
-		return schema.GroupVersionResource{}, err
 	}
 	return schema.GroupVersionResource{}, errAbsent
 }

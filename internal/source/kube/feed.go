@@ -62,6 +62,7 @@ func (f *feed) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case apierrors.IsNotFound(err) && f.api != nil && f.api.custom():
+			f.health.fail(f.kind.Name, err)
 			f.api, f.rv = nil, "" // asked for once more, by its name
 		case isAbsent(err) && f.api.custom():
 			f.absent(ctx)

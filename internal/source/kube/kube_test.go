@@ -416,6 +416,33 @@ func TestKindsThatAStartingServerDoesNotKnow(t *testing.T) {
 	eventually(t, "the other one follows", func() bool { return r.get(source.KindAuthorizationPolicy, "a", "after") != nil })
 }
 
+// An API server that gets to know a kind between two questions is not taken for
+// one that does not have it.
+func TestKindsThatAServerLearnsWhileItIsAsked(t *testing.T) {
+	s := kubetest.Start(t, namespace("a", nil))
+	s.Undefine("security.istio.io", "authorizationpolicies")
+	var once sync.Once
+	s.Handle("/readyz", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		once.Do(func() {
+			s.Define("security.istio.io", "AuthorizationPolicy", "authorizationpolicies", true, "v1", "v1beta1")
+			s.Add(authz("there", map[string]any{}))
+		})
+	}))
+	r := &recorder{objects: map[source.Key]metav1.Object{}}
+	src, err := New(Options{Client: s.Client(), Kinds: []string{source.KindNamespace, source.KindAuthorizationPolicy}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- src.Run(ctx, r) }()
+	defer func() { cancel(); <-done }()
+	eventually(t, "synced", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.synced > 0 })
+	if r.get(source.KindAuthorizationPolicy, "a", "there") == nil {
+		t.Error("a mesh without policies was taken for the whole")
+	}
+}
+
 func TestDiscoverySelectors(t *testing.T) {
 	in := map[string]string{"mesh": "yes"}
 	selector := func(value string) []metav1.LabelSelector {
