@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -144,7 +145,11 @@ func (a *app) secured(ctx context.Context) error {
 		Logger: a.logs.Logger("ca"), Metrics: cam,
 	}
 	a.ground.state(&conf)
-	authority, err := a.openCA(ctx, conf)
+	var authority *ca.Authority
+	err := a.patiently(ctx, "the keys of the certificate authority", func() (err error) {
+		authority, err = ca.Open(conf)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -154,7 +159,11 @@ func (a *app) secured(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	serving, err := authority.ServingConfig(a.cfg.serverNames)
+	var serving *tls.Config
+	err = a.patiently(ctx, "a certificate of its own", func() (err error) {
+		serving, err = authority.ServingConfig(a.cfg.serverNames)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -179,43 +188,42 @@ func (a *app) secured(ctx context.Context) error {
 	return nil
 }
 
-// Waits between attempts to learn what keys there are, and how often people
-// are told again of the same obstacle.
+// Waits between attempts to have what the CA needs, and how often people are
+// told again of the same obstacle.
 const (
 	openFirst  = 250 * time.Millisecond
 	openMost   = 5 * time.Second
 	openRemind = time.Minute
 )
 
-// openCA opens the authority, however long it takes until where its keys are
-// kept answers: a program that ended instead would be started again later and
-// later. Until then it is not ready and serves nobody; what is broken in the
-// keys themselves is an error.
-func (a *app) openCA(ctx context.Context, conf ca.Config) (*ca.Authority, error) {
-	const what = "the keys of the certificate authority"
+// patiently tries until where the CA's keys are kept answers, however long it
+// takes: a program that ended instead would be started again later and later.
+// Until then it is not ready and serves nobody. Other errors, such as that of keys
+// that are broken, are returned.
+func (a *app) patiently(ctx context.Context, what string, try func() error) error {
 	done := a.ready.Task(what)
 	defer func() { done() }()
 	begun := time.Now()
 	var said string
 	var saidAt time.Time
 	for wait := openFirst; ; wait = min(2*wait, openMost) {
-		authority, err := ca.Open(conf)
-		if !errors.Is(err, ca.ErrUnavailable) && !errors.Is(err, ca.ErrConflict) {
+		err := try()
+		if !errors.Is(err, ca.ErrUnavailable) && !errors.Is(err, ca.ErrConflict) && !errors.Is(err, ca.ErrNotYet) {
 			if err == nil && said != "" {
-				a.log.Info("the keys of the certificate authority are known now", "after", time.Since(begun).Round(time.Millisecond))
+				a.log.Info("no longer waiting for "+what, "after", time.Since(begun).Round(time.Millisecond))
 			}
-			return authority, err
+			return err
 		}
 		if err.Error() != said || time.Since(saidAt) > openRemind {
 			said, saidAt = err.Error(), time.Now()
-			a.log.Error("waiting for the keys of the certificate authority: not ready, nothing is served; trying again", "error", err)
+			a.log.Error("waiting for "+what+": not ready, nothing is served; trying again", "error", err)
 		}
 		before := done
 		done = a.ready.Task(what + " (" + err.Error() + ")")
 		before()
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-time.After(wait/2 + rand.N(wait/2)):
 		}
 	}
@@ -282,7 +290,12 @@ func (a *app) serve(ctx context.Context) error {
 		if s.server == nil {
 			continue
 		}
-		g.Go(func() error { return s.server.Serve(s.ln) })
+		g.Go(func() error {
+			if err := s.server.Serve(s.ln); !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
+				return err
+			}
+			return nil
+		})
 		g.Go(func() error {
 			<-serving.Done()
 			a.stop(s.server)

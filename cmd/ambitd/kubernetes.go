@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,6 +40,9 @@ const (
 	leaseStatus  = "ambit-status-leader"
 	leaseUntaint = "ambit-untaint-leader"
 )
+
+// leaseLook bounds a look at a lease.
+const leaseLook = 5 * time.Second
 
 // cluster is the control plane's side of the Kubernetes API.
 type cluster struct {
@@ -93,6 +97,7 @@ func (a *app) onKubernetes() (_ ground, err error) {
 		},
 		state: func(conf *ca.Config) {
 			conf.Store = c.store
+			conf.Others = c.othersSign()
 			if c.plugin != nil {
 				conf.Plugin = c.plugin
 			}
@@ -183,6 +188,16 @@ func (c *cluster) elected(lease string, work func(context.Context) error) func(c
 				log.Error("what the leader does has failed", "lease", lease, "error", err)
 			}
 		})
+	}
+}
+
+// othersSign tells whether another replica leads the CA.
+func (c *cluster) othersSign() func() bool {
+	o := election.Observer{Options: election.Options{Kube: c.client.Kube, Namespace: c.cfg.kube.namespace, Lease: leaseCA, Identity: replica()}}
+	return func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), leaseLook)
+		defer cancel()
+		return o.Taken(ctx)
 	}
 }
 

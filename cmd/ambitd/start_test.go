@@ -74,7 +74,7 @@ func TestAPIServerAwayAtStart(t *testing.T) {
 	if err := c.certificate(a, "ztunnel-1", "web"); err != nil {
 		t.Error(err)
 	}
-	if s := log.String(); !strings.Contains(s, "are known now") {
+	if s := log.String(); !strings.Contains(s, "no longer waiting for the keys") {
 		t.Errorf("the log does not say that the wait is over: %s", s)
 	}
 }

@@ -66,7 +66,8 @@ type Authority struct {
 // Open loads the authority, or makes a new self-signed root when there is
 // neither state nor a plugged-in CA. A plugged-in CA that cannot be used is an
 // error when no other signer is left. An error that matches ErrUnavailable says
-// that it is not known what there is: Open may be called again.
+// that it is not known what there is, and ErrNotYet that another replica is to
+// end first: Open may be called again.
 func Open(conf Config) (*Authority, error) {
 	conf.setDefaults()
 	if conf.TrustDomain == "" {

@@ -107,7 +107,7 @@ func (a *Authority) lease(now time.Time, ttl time.Duration) (s *signer, bundle [
 		notAfter = v.state.IssuedUntil
 	}
 	if notAfter.Sub(now) < MinTTL {
-		return nil, nil, notAfter, fmt.Errorf("the CA's state in %s could not be saved for so long that no certificate can be recorded any more", a.line.book.store)
+		return nil, nil, notAfter, fmt.Errorf("the CA's state in %s %w, and has not been for so long that no certificate can be recorded any more", a.line.book.store, ErrUnavailable)
 	}
 	return s, v.bundle, notAfter, nil
 }

@@ -61,6 +61,7 @@ func (p *plugged) look(now time.Time, fresh bool) *signer {
 }
 
 func (p *plugged) absent(err error) {
+	p.sum = [sha256.Size]byte{} // when they are there again, the reason is to go
 	before := p.reason
 	if p.reason = err; before != nil && before.Error() == err.Error() {
 		return

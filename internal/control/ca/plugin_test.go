@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -260,5 +261,43 @@ func TestTLSSecretNames(t *testing.T) {
 	defer func() { _ = a.Close() }()
 	if !a.Status().PluggedIn {
 		t.Errorf("%+v", a.Status())
+	}
+}
+
+// TestPluginReplacedAndRestarted: the key of the CA that signs went with the
+// process that had read it. The next CA signs at once, but not while another
+// replica may still have that key.
+func TestPluginReplacedAndRestarted(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	newPlugin(t).write(dir, nil)
+	first := open(t, ca.Config{StateDir: state, PluginDir: dir})
+	if _, err := first.ServingConfig([]string{"istiod"}); err != nil { // a certificate is out
+		t.Fatal(err)
+	}
+	newPlugin(t).write(dir, nil)
+	first.Tick()
+	if st := first.Status(); st.Stage != ca.NewRootDistributed {
+		t.Fatalf("%+v", st)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	others := true
+	conf := ca.Config{StateDir: state, PluginDir: dir, TrustDomain: trustDomain, Others: func() bool { return others }}
+	if _, err := ca.Open(conf); !errors.Is(err, ca.ErrNotYet) || strings.Contains(err.Error(), "%!") {
+		t.Fatalf("opened beside another replica: %v", err)
+	}
+	others = false
+	second, err := ca.Open(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = second.Close() }()
+	if st := second.Status(); st.Stage != ca.SigningByNew || !st.PluggedIn || st.Roots != 2 {
+		t.Errorf("%+v", st)
+	}
+	if _, err := second.ServingConfig([]string{"istiod"}); err != nil {
+		t.Error(err)
 	}
 }

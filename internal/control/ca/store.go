@@ -44,6 +44,10 @@ var ErrConflict = errors.New("the CA's state was changed by somebody else")
 // be asked, or did not answer: what it has is not known, and may be in a while.
 var ErrUnavailable = errors.New("cannot be read or written now")
 
+// ErrNotYet matches the error of an authority that may not sign yet, because
+// another replica does with a key that is not to be had any more.
+var ErrNotYet = errors.New("another replica signs with a key that is not to be had any more")
+
 // Store keeps the state of an authority where a restart finds it. A store of
 // several replicas makes one sequence of their saves, by versions. Calls are
 // bounded in time; the authority makes one at a time.

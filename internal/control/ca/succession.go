@@ -46,8 +46,32 @@ func (s *succession) begin(now time.Time) error {
 		s.advance(now)
 	}
 	if s.current() == nil {
+		if err := s.succeed(now); err != nil {
+			return err
+		}
+	}
+	if s.current() == nil {
 		return fmt.Errorf("the plugged-in CA that signed last is not in %q (%w): put its files back, or remove the state %s to begin with a new root", s.plugged.String(), s.plugged.reason, s.book.store)
 	}
+	return nil
+}
+
+// succeed lets the next signer sign before its time when nobody here has the key
+// of the one before: a plugged-in CA's is nowhere any more when its files are
+// replaced, but in the memory of who read them. Not while another replica is at
+// work, which may have it: peers that do not know the new root yet would refuse it.
+func (s *succession) succeed(now time.Time) error {
+	next := s.keys.of(s.book.state.Next)
+	if next == nil {
+		return nil
+	}
+	if s.conf.Others != nil && s.conf.Others() {
+		return fmt.Errorf("%w: the files of that CA in %s were replaced; this replica serves when the other one has ended, or the new CA may sign, at %s (`ambit ca rotate --hurry` ends the wait)",
+			ErrNotYet, s.plugged.String(), s.book.state.NextAt.UTC().Format(time.RFC3339))
+	}
+	s.conf.Logger.Warn("signing with the next CA at once, because the one before is not available; peers that do not know its root yet will refuse it", "signer", next.cert.Subject)
+	s.book.set(s.book.state.Hurry(now))
+	s.advance(now)
 	return nil
 }
 

@@ -52,6 +52,28 @@ func Run(ctx context.Context, o Options, work func(context.Context)) error {
 	return nil
 }
 
+// Observer looks at a lease without wanting it. It is not safe for concurrent use.
+type Observer struct {
+	Options
+	seen sight
+}
+
+// Taken tells whether another replica holds the lease, as far as is known: it
+// has run out when it was not seen to change for as long as it holds, and one
+// that cannot be read is held.
+func (o *Observer) Taken(ctx context.Context) bool {
+	lease, err := o.Kube.CoordinationV1().Leases(o.Namespace).Get(ctx, o.Lease, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return false
+	case err != nil:
+		return true
+	}
+	now := time.Now()
+	o.seen = o.seen.saw(lease, now)
+	return !o.seen.free(o.Identity, now)
+}
+
 // campaign is one replica's part in an election.
 type campaign struct {
 	Options

@@ -91,3 +91,27 @@ func TestLost(t *testing.T) {
 	s.OnRequest(nil)
 	eventually(t, "the work begins again", func() bool { return a.working.Load() && a.terms.Load() == 2 })
 }
+
+func TestObserver(t *testing.T) {
+	s := kubetest.Start(t)
+	o := Observer{Options: Options{Kube: s.Client().Kube, Namespace: "istio-system", Lease: "l", Identity: "me"}}
+	if o.Taken(t.Context()) {
+		t.Error("a lease that nobody has ever held")
+	}
+	var all atomic.Int32
+	var other candidate
+	other.start(t, s, "other", &all)
+	eventually(t, "it is another's", func() bool { return o.Taken(t.Context()) })
+	mine := o
+	mine.Identity = "other"
+	if mine.Taken(t.Context()) {
+		t.Error("one's own lease counts as another's")
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if !o.Taken(gone) {
+		t.Error("a lease that cannot be read counts as free")
+	}
+	other.stop()
+	eventually(t, "it is free", func() bool { return !o.Taken(t.Context()) })
+}
