@@ -3,7 +3,9 @@
 package meshconfig
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,16 +19,16 @@ type Config struct {
 	DiscoverySelectors []metav1.LabelSelector `json:"discoverySelectors"`
 	// ServiceEntryVisibility is nil when every entry may be as visible as it
 	// says itself.
-	ServiceEntryVisibility *Visibility `json:"serviceEntryVisibility"`
+	ServiceEntryVisibility *Visibility `json:"-"`
 }
 
-// honoured are the names of Config's fields.
-var honoured = []string{"trustDomain", "rootNamespace", "discoverySelectors", "serviceEntryVisibility"}
+// honoured are the names of Config's fields, but for that of the visibility.
+var honoured = []string{"trustDomain", "rootNamespace", "discoverySelectors"}
 
 // Parse reads YAML. unread names the fields that are accepted and have no
 // effect, in order.
 func Parse(text []byte) (c Config, unread []string, err error) {
-	var all map[string]any
+	var all map[string]json.RawMessage
 	if err := yaml.Unmarshal(text, &all); err != nil {
 		return Config{}, nil, fmt.Errorf("mesh configuration: %w", err)
 	}
@@ -38,16 +40,15 @@ func Parse(text []byte) (c Config, unread []string, err error) {
 			return Config{}, nil, fmt.Errorf("mesh configuration: discoverySelectors[%d]: %w", i, err)
 		}
 	}
-	if c.ServiceEntryVisibility != nil {
-		if err := c.ServiceEntryVisibility.compile(); err != nil {
-			return Config{}, nil, fmt.Errorf("mesh configuration: serviceEntryVisibility.%w", err)
-		}
-	}
-	for name := range all {
-		if !slices.Contains(honoured, name) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		switch {
+		case meansVisibility(name):
+			if err := c.restrict(name, all[name], text); err != nil {
+				return Config{}, nil, fmt.Errorf("mesh configuration: %s: %w", name, err)
+			}
+		case !slices.Contains(honoured, name):
 			unread = append(unread, name)
 		}
 	}
-	slices.Sort(unread)
 	return c, unread, nil
 }

@@ -1,6 +1,7 @@
 package meshconfig_test
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,16 +33,58 @@ discoverySelectors:
 	if d := cmp.Diff([]string{"accessLogFile", "defaultConfig"}, unread); d != "" {
 		t.Error(d)
 	}
-	if got, unread, err := meshconfig.Parse(nil); err != nil || unread != nil || !cmp.Equal(got, meshconfig.Config{}) {
+	if got, unread, err := meshconfig.Parse(nil); err != nil || unread != nil || !reflect.DeepEqual(got, meshconfig.Config{}) {
 		t.Errorf("empty: %+v %v %v", got, unread, err)
 	}
 	for _, bad := range []string{"- a", "trustDomain: [", "discoverySelectors: 3", "discoverySelectors: [{matchExpressions: [{key: a, operator: Near}]}]",
-		"serviceEntryVisibility: NONE", "serviceEntryVisibility: {defaultVisibility: Everybody}", "serviceEntryVisibility: {policies: [{visibility: 2}]}",
+		"serviceEntryVisibility: NONE", "serviceEntryVisibility: {defaultVisibility: Everybody}", "serviceEntryVisibility: {policies: [{visibility: 7}]}",
 		"serviceEntryVisibility: {policies: [{visibility: MINE}]}", "serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{hostSuffix: x}]}]}",
 		"serviceEntryVisibility: {policies: [{matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: Near}]}}]}]}"} {
 		if c, _, err := meshconfig.Parse([]byte(bad)); err == nil {
 			t.Errorf("%q: %+v", bad, c)
 		}
+	}
+}
+
+// TestVisibilityIsStrict: nothing of what is said about visibility is passed
+// over, and all of it may be written as in the protobuf.
+func TestVisibilityIsStrict(t *testing.T) {
+	const rules = "[{namespaceSelector: {matchLabels: {a: b}}}]"
+	for _, bad := range []string{
+		"serviceEntryVisibility: {policies: [{visibility: NONE, matchingRule: " + rules + "}]}",
+		"serviceEntryVisibility: {policies: [{visiblity: NONE, matchingRules: " + rules + "}]}",
+		"serviceEntryVisibility: {policy: []}",
+		"serviceEntryVisibility: {DefaultVisibility: NONE}",
+		"serviceEntryVisibility: {defaultVisibility: NONE, default_visibility: PUBLIC}",
+		"serviceEntryVisibility: {defaultVisibility: none}",
+		"serviceEntryVisibility: {defaultVisibility: NONE, defaultVisibility: PUBLIC}",
+		"serviceEntryVisibility: {defaultVisibility: NONE}\nserviceEntryVisibility: {}",
+		"serviceEntryVisibility: {defaultVisibility: NONE}\nservice_entry_visibility: {}",
+		"ServiceEntryVisibility: {defaultVisibility: NONE}",
+		"serviceentry_visibility: {defaultVisibility: NONE}",
+		"serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{}]}]}",
+		"serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{namespaceSelector: {matchLabel: {a: b}}}]}]}",
+		"serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{namespaceSelector: {matchLabels: {a: true}}}]}]}",
+		"service_entry_visibility: {default: NONE}",
+	} {
+		if c, _, err := meshconfig.Parse([]byte(bad)); err == nil {
+			t.Errorf("%q: %+v", bad, c.ServiceEntryVisibility)
+		}
+	}
+	for _, good := range []string{
+		"service_entry_visibility: {default_visibility: PUBLIC, apply_to_sidecars: true, policies: [{visibility: NONE, matching_rules: [{namespace_selector: {matchLabels: {a: b}}}]}]}",
+		"serviceEntryVisibility: {policies: [{visibility: 1, matchingRules: " + rules + "}]}",
+		"serviceEntryVisibility: {defaultVisibility: VISIBILITY_UNSPECIFIED, policies: [{visibility: NONE, matchingRules: " + rules + "}]}",
+	} {
+		c, unread, err := meshconfig.Parse([]byte(good))
+		if err != nil || unread != nil {
+			t.Errorf("%q: %v %v", good, unread, err)
+		} else if hidden, other := c.ServiceEntryVisibility.Of(map[string]string{"a": "b"}), c.ServiceEntryVisibility.Of(nil); hidden != meshconfig.None || other != meshconfig.Public {
+			t.Errorf("%q: %s, %s", good, hidden, other)
+		}
+	}
+	if c, _, err := meshconfig.Parse([]byte("serviceEntryVisibility:\n")); err != nil || c.ServiceEntryVisibility != nil {
+		t.Errorf("nothing: %+v %v", c, err)
 	}
 }
 
