@@ -37,8 +37,10 @@ replaced.`,
 			switch {
 			case level != "" && reset:
 				return errors.New("--level and --reset: only one of them")
-			case cmd.Flag("file").Changed, cmd.Flag("output").Changed:
-				return errors.New("log takes neither --file nor --output: it asks the proxies, and prints what each says")
+			case cmd.Flag("file").Changed:
+				return errors.New("log does not take --file: it asks the proxies")
+			case z.output != "" && !z.table():
+				return fmt.Errorf("--output %s: log has only short: it prints what each proxy says", z.output)
 			case reset:
 				path += "?reset"
 			case level != "":
