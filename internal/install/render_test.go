@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"iter"
 	"maps"
 	"os"
@@ -15,12 +16,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	chartcommon "helm.sh/helm/v4/pkg/chart/common"
 	chartutil "helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/lint"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/golden")
@@ -393,6 +396,58 @@ func TestNull(t *testing.T) {
 			t.Errorf("%s does without all of its values", c)
 		}
 	}
+}
+
+// TestNoResources: limits and requests that are null, all or one of them, are
+// not there, as in upstream's charts; neither are variables made from them.
+func TestNoResources(t *testing.T) {
+	for _, c := range []Component{Ambitd, CNI, Ztunnel} {
+		for text, want := range map[string]map[string]any{
+			`{resources: {limits: null}}`:                                                       {"requests": true},
+			`{resources: {requests: null}}`:                                                     nil,
+			`{resources: null}`:                                                                 nil,
+			`{KEY: {resources: {requests: null}}}`:                                              nil,
+			`{KEY: {resources: {requests: null, limits: null}}}`:                                nil,
+			`{KEY: {resources: {limits: {memory: null, cpu: '1'}, requests: null}}}`:            {"limits": map[string]any{"cpu": "1"}},
+			`{KEY: {resources: {requests: {cpu: null, memory: null}, limits: {memory: null}}}}`: nil,
+		} {
+			text := strings.ReplaceAll(text, "KEY", chartKey[c])
+			var values map[string]any
+			if err := yaml.Unmarshal([]byte(text), &values); err != nil {
+				t.Fatal(err)
+			}
+			objects, err := renderChart(c, values, "istio-system", RenderOptions{Version: "v1"})
+			if err != nil {
+				t.Errorf("%s %s: %v", c, text, err)
+				continue
+			}
+			got := firstContainer(t, objects)
+			resources, _ := got["resources"].(map[string]any)
+			if requests, ok := resources["requests"].(map[string]any); ok && len(requests) == 2 && want["requests"] == true {
+				resources["requests"] = true
+			}
+			if !cmp.Equal(resources, want, cmpopts.EquateEmpty()) {
+				t.Errorf("%s %s: %v", c, text, resources)
+			}
+			env := fmt.Sprint(got["env"])
+			if strings.Contains(env, "limits.memory") || strings.Contains(env, "requests.cpu") != (c == Ztunnel && want["requests"] != nil) {
+				t.Errorf("%s %s: %s", c, text, env)
+			}
+		}
+	}
+}
+
+// firstContainer is that of the workload among objects.
+func firstContainer(t *testing.T, objects []*unstructured.Unstructured) map[string]any {
+	t.Helper()
+	for _, obj := range objects {
+		if obj.GetKind() == "Deployment" || obj.GetKind() == "DaemonSet" {
+			containers, _, _ := unstructured.NestedSlice(obj.Object, "spec", "template", "spec", "containers")
+			return containers[0].(map[string]any)
+		}
+	}
+	t.Fatal("there is no workload")
+	return nil
 }
 
 // leaves yields all paths of values, those of maps as well, with the value.

@@ -1,7 +1,11 @@
-{{- /* The values, with those below "pilot" on top of their fellows. */ -}}
+{{- /* The values, with those below "pilot" on top of their fellows; resources that are null are not there. */ -}}
 {{- define "ambitd.values" -}}
 {{- $v := deepCopy .Values -}}
 {{- $v = mergeOverwrite $v (deepCopy ($v.pilot | default dict)) -}}
+{{- range $kind, $amounts := $v.resources -}}
+{{- range $name, $amount := $amounts -}}{{- if kindIs "invalid" $amount -}}{{- $_ := unset $amounts $name -}}{{- end -}}{{- end -}}
+{{- if not $amounts -}}{{- $_ := unset $v.resources $kind -}}{{- end -}}
+{{- end -}}
 {{- $_ := set $v "meshConfig" ($v.meshConfig | default dict) -}}
 {{- toYaml $v -}}
 {{- end -}}

@@ -1,7 +1,11 @@
-{{- /* The values: those of the platform fill what is empty, those below "cni" are on top of their fellows. */ -}}
+{{- /* The values: those of the platform fill what is empty, those below "cni" are on top of their fellows; resources that are null are not there. */ -}}
 {{- define "cni.values" -}}
 {{- $v := deepCopy .Values -}}
 {{- $v = mergeOverwrite $v (deepCopy ($v.cni | default dict)) -}}
+{{- range $kind, $amounts := $v.resources -}}
+{{- range $name, $amount := $amounts -}}{{- if kindIs "invalid" $amount -}}{{- $_ := unset $amounts $name -}}{{- end -}}{{- end -}}
+{{- if not $amounts -}}{{- $_ := unset $v.resources $kind -}}{{- end -}}
+{{- end -}}
 {{- $platforms := dict
   "gke"       (dict "cniBinDir" "/home/kubernetes/bin" "quota" true)
   "openshift" (dict "cniBinDir" "/var/lib/cni/bin" "cniConfDir" "/etc/cni/multus/net.d" "chained" false "cniConfFileName" "ambit-cni.conf" "seLinuxOptions" (dict "type" "spc_t"))
