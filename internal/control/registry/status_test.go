@@ -301,3 +301,28 @@ func TestWhatIsWrittenAlready(t *testing.T) {
 		}
 	}
 }
+
+// TestMadeAnew: an object that is deleted and made again, without anything
+// between the two being seen, has lost its status.
+func TestMadeAnew(t *testing.T) {
+	r := New(Options{WriteBack: true}, newRecorder())
+	e := &networkingv1.WorkloadEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "e", Generation: 1, UID: "first"}}
+	e.Spec.Address = "192.0.2.1"
+	key := source.Key{Kind: source.KindWorkloadEntry, Namespace: "shop", Name: "e"}
+	if keys := follow(r, key.Kind, e.DeepCopy()); len(keys) != 1 {
+		t.Fatalf("a new object: %v", keys)
+	}
+	v, _ := r.Verdicts.Of(key)
+	written := e.DeepCopy()
+	for _, c := range v.Conditions {
+		written.Status.Conditions = append(written.Status.Conditions, &metav1alpha1.IstioCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, ObservedGeneration: 1})
+	}
+	if keys := follow(r, key.Kind, written); len(keys) > 0 || len(r.Verdicts.Unwritten()) > 0 {
+		t.Fatalf("after it was written: %v", keys)
+	}
+	e.UID = "second"
+	r.Apply([]source.Event{{Key: key}, {Key: key, Object: e}})
+	if keys := r.Verdicts.Take(); len(keys) != 1 {
+		t.Errorf("made again: %v", keys)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/status"
@@ -27,6 +28,9 @@ var ConditionTypes = map[string][]string{
 
 // Verdict is what there is to say about one generation of an object.
 type Verdict struct {
+	// UID is that of the object: another of the same name knows nothing of
+	// what was written to the one before, and may have its generation.
+	UID        types.UID
 	Generation int64
 	// Conditions are in order; of several of one type the last counts.
 	Conditions []status.Condition
@@ -34,9 +38,9 @@ type Verdict struct {
 	Written bool
 }
 
-// says tells whether another verdict says the same.
+// says tells whether another verdict says the same of the same object.
 func (v Verdict) says(o Verdict) bool {
-	return v.Generation == o.Generation && slices.Equal(v.Conditions, o.Conditions)
+	return v.UID == o.UID && v.Generation == o.Generation && slices.Equal(v.Conditions, o.Conditions)
 }
 
 func (v Verdict) equal(o Verdict) bool { return v.Written == o.Written && v.says(o) }
@@ -189,7 +193,7 @@ func verdicts[V any, P interface {
 	metav1.Object
 }](r *Registry, kind string, in collection.Input[Name, P], has func(P) []observed, describe func(describer, Name, P) []status.Condition) {
 	c := collection.Map(in.Collection, "verdicts on "+kind, Verdict.equal, func(rd *collection.Reader, n Name, obj P) (Verdict, bool) {
-		v := Verdict{Generation: obj.GetGeneration(), Conditions: describe(describer{r.t, &r.in, rd}, n, obj)}
+		v := Verdict{UID: obj.GetUID(), Generation: obj.GetGeneration(), Conditions: describe(describer{r.t, &r.in, rd}, n, obj)}
 		v.Written = v.written(kind, has(obj))
 		return v, true
 	})
