@@ -412,6 +412,7 @@ func TestFlags(t *testing.T) {
 		"--config-dir x --state-dir y --cert-ttl 5s":            "must be at least 10s",
 		"--config-dir x --state-dir y --max-cert-ttl 1h":        "--max-cert-ttl 1h0m0s",
 		"--config-dir x --state-dir y --rotation-margin 0s":     "--rotation-margin",
+		"--kubernetes --revision-tag prod":                      "--revision-tag prod needs --revision",
 	} {
 		if _, err := parseFlags(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)

@@ -104,6 +104,9 @@ func (c *config) complete() error {
 	if err := c.place(); err != nil {
 		return err
 	}
+	if len(c.revisionTags) > 0 && c.kube.revision == "" {
+		return fmt.Errorf("--revision-tag %s needs --revision: without one this control plane looks at everything, whatever it is labelled", c.revisionTags[0])
+	}
 	probe := identity.Identity{TrustDomain: c.trustDomain, Namespace: "a", ServiceAccount: "b"}
 	if err := probe.Validate(); err != nil {
 		return fmt.Errorf("--trust-domain: %w", err)
