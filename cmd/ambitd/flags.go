@@ -159,6 +159,18 @@ func (c *config) revisions() []string {
 	return append([]string{c.kube.revision}, c.revisionTags...)
 }
 
+// isDefault tells whether what is meant for no revision in particular is for
+// this control plane, among others or alone.
+func (c *config) isDefault() bool {
+	names := c.revisions()
+	return len(names) == 0 || slices.Contains(names, wellknown.DefaultRevision)
+}
+
+// isNamed tells whether there may be what is meant for this control plane only.
+func (c *config) isNamed() bool {
+	return slices.ContainsFunc(c.revisions(), func(name string) bool { return name != wellknown.DefaultRevision })
+}
+
 // home is the namespace that the mesh's own programs are in.
 func (c *config) home() string {
 	if c.kube.enabled {
@@ -172,7 +184,7 @@ func (c *config) home() string {
 func defaultNames(namespace, revision string) []string {
 	names := []string{"localhost", "127.0.0.1", "::1"}
 	services := []string{"istiod", "ambitd"}
-	if revision != "" && revision != "default" {
+	if revision != "" && revision != wellknown.DefaultRevision {
 		services = append(services, "istiod-"+revision, "ambitd-"+revision)
 	}
 	for _, svc := range services {

@@ -27,17 +27,20 @@ import (
 	"github.com/ambit-mesh/ambit/internal/kube/untaint"
 	"github.com/ambit-mesh/ambit/internal/kube/webhook"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/kube"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 )
 
-// Leases: what only one replica does.
+// Leases: what only one replica of all control planes of the namespace does, and
+// for status of what is labelled for a revision, one replica of this.
 const (
 	leaseCA      = "ambit-ca-leader"
 	leaseTrust   = "ambit-trust-leader"
 	leaseStatus  = "ambit-status-leader"
+	leaseNamed   = "ambit-status-%s-leader"
 	leaseUntaint = "ambit-untaint-leader"
 )
 
@@ -155,7 +158,12 @@ func (c *cluster) tasks() []func(context.Context) error {
 				Client: c.client, Texts: texts, Selected: c.scope.selects, Reselect: c.scope.changed, Logger: c.logs.Logger("trust"),
 			})
 		}),
-		c.elected(leaseStatus, c.writeStatus),
+	}
+	if c.cfg.isDefault() {
+		tasks = append(tasks, c.elected(leaseStatus, func(ctx context.Context) error { return c.writeStatus(ctx, c.registry.Verdicts) }))
+	}
+	if c.cfg.isNamed() {
+		tasks = append(tasks, c.elected(fmt.Sprintf(leaseNamed, c.cfg.kube.revision), func(ctx context.Context) error { return c.writeStatus(ctx, c.registry.NamedVerdicts) }))
 	}
 	if c.plugin != nil {
 		lists := castore.NewRevocations(c.plugin, mtls.CheckCRL, c.logs.Logger("trust"))
@@ -207,20 +215,20 @@ func replica() string {
 	return cmp.Or(os.Getenv("POD_NAME"), fmt.Sprintf("%s-%d", host, os.Getpid()))
 }
 
-// writeStatus begins when everything is known: half of the configuration would
-// give wrong answers.
-func (c *cluster) writeStatus(ctx context.Context) error {
+// writeStatus writes verdicts. It begins when everything is known: half of the
+// configuration would give wrong answers.
+func (c *cluster) writeStatus(ctx context.Context, verdicts *registry.Verdicts) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-c.synced:
 	}
-	return statuswriter.Run(ctx, statuswriter.Options{Dynamic: c.client.Dynamic, Verdicts: c.registry.Verdicts, Logger: c.logs.Logger("status")})
+	return statuswriter.Run(ctx, statuswriter.Options{Dynamic: c.client.Dynamic, Verdicts: verdicts, Logger: c.logs.Logger("status")})
 }
 
 func (c *cluster) serveWebhook(ctx context.Context, ln net.Listener) error {
 	service := "istiod"
-	if r := c.cfg.kube.revision; r != "" && r != "default" {
+	if r := c.cfg.kube.revision; r != "" && r != wellknown.DefaultRevision {
 		service += "-" + r
 	}
 	return webhook.Run(ctx, webhook.Options{

@@ -37,7 +37,7 @@ func (k *kube) liveStatus(ctx context.Context, c *client.Client, namespace strin
 		err := eachObject(ctx, c, d.kind, namespace, func(u *unstructured.Unstructured) {
 			o := objectOf(d.kind, u)
 			if len(o.Conditions) == 0 && d.ours {
-				o.Conditions = []condition{{"-", "Unknown", "NotSeen", "ambitd has not written a status: `ambit proxy-status` shows whether it runs, `kubectl get lease ambit-status-leader -n " + k.istioNamespace + "` who writes"}}
+				o.Conditions = []condition{{"-", "Unknown", "NotSeen", "ambitd has not written a status: `ambit proxy-status` shows whether it runs, `kubectl get leases -n " + k.istioNamespace + "` who writes"}}
 			}
 			if len(o.Conditions) > 0 {
 				out = append(out, o)

@@ -293,8 +293,9 @@ func TestUninstall(t *testing.T) {
 	if err := i.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	mine := reference("v1", "ConfigMap", "istio-system", "mine")
+	mine, lease := reference("v1", "ConfigMap", "istio-system", "mine"), reference("coordination.k8s.io/v1", "Lease", "istio-system", "mine")
 	s.Add(mine)
+	s.Add(lease)
 	// What the control plane makes stays, is said to stay, and goes with a purge.
 	made := map[*unstructured.Unstructured]string{
 		reference("v1", "Secret", "istio-system", "istio-ca-secret"):                                       "Secret istio-system/istio-ca-secret",
@@ -302,6 +303,7 @@ func TestUninstall(t *testing.T) {
 		reference("v1", "ConfigMap", "default", "istio-ca-crl"):                                            "istio-ca-crl",
 		reference("certificates.k8s.io/v1beta1", "ClusterTrustBundle", "", "istio.io:istiod-ca:root-cert"): "ClusterTrustBundle istio.io:istiod-ca:root-cert",
 		reference("coordination.k8s.io/v1", "Lease", "istio-system", "ambit-ca-leader"):                    "Leases istio-system/ambit-*-leader",
+		reference("coordination.k8s.io/v1", "Lease", "istio-system", "ambit-status-canary-leader"):         "Leases istio-system/ambit-*-leader",
 		reference("coordination.k8s.io/v1", "Lease", "istio-system", "ambit-untaint-leader"):               "Leases istio-system/ambit-*-leader",
 	}
 	for obj := range made {
@@ -339,7 +341,8 @@ func TestUninstall(t *testing.T) {
 	}
 
 	u.Purge = true
-	purged := strings.Join(remove(t, u).Kept, "\n")
+	purge := remove(t, u)
+	purged := strings.Join(purge.Kept, "\n")
 	if condition := "istio.io/WaypointBound"; !strings.Contains(kept, condition) || !strings.Contains(purged, condition) {
 		t.Errorf("conditions of Services stay; kept is said to be:\n%s\nand by a purge:\n%s", kept, purged)
 	}
@@ -347,6 +350,9 @@ func TestUninstall(t *testing.T) {
 		if s.Get(obj) {
 			t.Errorf("%s is there after a purge", title(obj))
 		}
+	}
+	if slices.Contains(purge.Objects, title(lease)) {
+		t.Error("a purge removes a user's lease")
 	}
 	if !s.Get(mine) && s.Get(reference("v1", "Namespace", "", "istio-system")) {
 		t.Error("a purge removed a user's object, and not with the namespace")

@@ -188,14 +188,15 @@ func (u *Uninstaller) lookForMore(ctx context.Context, c cluster, r *Removal) er
 			r.purge = append(r.purge, reference("v1", "ConfigMap", m.Namespace, m.Name))
 		}
 	}
-	for _, ref := range []struct{ version, kind, name string }{
-		{"v1", "Secret", "istio-ca-secret"},
-		{"coordination.k8s.io/v1", "Lease", "ambit-status-leader"},
-		{"coordination.k8s.io/v1", "Lease", "ambit-trust-leader"},
-		{"coordination.k8s.io/v1", "Lease", "ambit-ca-leader"},
-		{"coordination.k8s.io/v1", "Lease", "ambit-untaint-leader"},
-	} {
-		r.purge = append(r.purge, reference(ref.version, ref.kind, u.Namespace, ref.name))
+	r.purge = append(r.purge, reference("v1", "Secret", u.Namespace, "istio-ca-secret"))
+	leases, err := u.Client.Kube.CoordinationV1().Leases(u.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list Leases: %w", err)
+	}
+	for _, l := range leases.Items {
+		if strings.HasPrefix(l.Name, "ambit-") && strings.HasSuffix(l.Name, "-leader") {
+			r.purge = append(r.purge, reference("coordination.k8s.io/v1", "Lease", l.Namespace, l.Name))
+		}
 	}
 	for _, k := range trustBundles {
 		bundle := reference(k.GroupVersion().String(), k.Kind, "", bundleName)

@@ -91,8 +91,11 @@ type Registry struct {
 	opts  Options
 	out   Publisher
 	Nodes *Nodes
-	// Verdicts is nil without Options.WriteBack.
-	Verdicts *Verdicts
+	// Verdicts are on what is for the default control plane, whichever that is,
+	// and NamedVerdicts on what is for this one by a name of its own. Both are nil
+	// without Options.WriteBack. Only one of several revisions should write the
+	// former: the default one.
+	Verdicts, NamedVerdicts *Verdicts
 
 	mu      sync.Mutex
 	graph   *collection.Graph
@@ -240,6 +243,14 @@ func OfRevision(kind string) bool {
 func (r *Registry) sees(kind string, obj metav1.Object) bool {
 	revision, named := obj.GetLabels()[wellknown.LabelRevision]
 	return !named || !OfRevision(kind) || len(r.opts.Revisions) == 0 || slices.Contains(r.opts.Revisions, revision)
+}
+
+// named tells whether an object that is meant for this control plane is so by a
+// name that others do not have. To be the default one may pass from one revision
+// to another, and both are for a while.
+func (r *Registry) named(kind string, obj metav1.Object) bool {
+	revision, labelled := obj.GetLabels()[wellknown.LabelRevision]
+	return labelled && OfRevision(kind) && len(r.opts.Revisions) > 0 && revision != wellknown.DefaultRevision
 }
 
 // sort makes updates the same in every run.

@@ -14,6 +14,7 @@ import (
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -324,5 +325,78 @@ func TestMadeAnew(t *testing.T) {
 	r.Apply([]source.Event{{Key: key}, {Key: key, Object: e}})
 	if keys := r.Verdicts.Take(); len(keys) != 1 {
 		t.Errorf("made again: %v", keys)
+	}
+}
+
+// labelled is an object for a revision, or for none.
+func labelled(kind, revision string) metav1.Object {
+	meta := metav1.ObjectMeta{Namespace: "shop", Name: "e", Labels: map[string]string{wellknown.LabelUseWaypoint: "wp"}}
+	if revision != "" {
+		meta.Labels[wellknown.LabelRevision] = revision
+	}
+	if kind == source.KindService {
+		return &corev1.Service{ObjectMeta: meta}
+	}
+	e := &networkingv1.WorkloadEntry{ObjectMeta: meta}
+	e.Spec.Address = "192.0.2.1"
+	return e
+}
+
+// TestWhoseStatus: what is for one revision by its name is told apart from what
+// is for the default one.
+func TestWhoseStatus(t *testing.T) {
+	const everybody, one, nobody = "everybody's", "of one revision", "nobody's"
+	for _, tt := range []struct {
+		names             []string
+		kind, label, want string
+	}{
+		{nil, source.KindWorkloadEntry, "", everybody},
+		{nil, source.KindWorkloadEntry, "canary", everybody},
+		{[]string{"default"}, source.KindWorkloadEntry, "", everybody},
+		{[]string{"default"}, source.KindWorkloadEntry, "default", everybody},
+		{[]string{"default"}, source.KindWorkloadEntry, "canary", nobody},
+		{[]string{"default", "prod"}, source.KindWorkloadEntry, "prod", one},
+		{[]string{"canary"}, source.KindWorkloadEntry, "", everybody},
+		{[]string{"canary"}, source.KindWorkloadEntry, "canary", one},
+		{[]string{"canary", "default"}, source.KindWorkloadEntry, "default", everybody},
+		{[]string{"canary"}, source.KindService, "canary", everybody}, // what the cluster is made of
+	} {
+		r := New(Options{WriteBack: true, Revisions: tt.names}, newRecorder())
+		r.Apply([]source.Event{{Key: source.Key{Kind: tt.kind, Namespace: "shop", Name: "e"}, Object: labelled(tt.kind, tt.label)}})
+		for what, v := range map[string]*Verdicts{everybody: r.Verdicts, one: r.NamedVerdicts} {
+			want := 0
+			if what == tt.want {
+				want = 1
+			}
+			if open, changed := v.Unwritten(), v.Take(); len(open) != want || len(changed) != want {
+				t.Errorf("%q, %s labelled %q: among %s are %v, to write %v", tt.names, tt.kind, tt.label, what, open, changed)
+			}
+		}
+	}
+}
+
+// TestStatusChangesHands: an object whose label changes leaves one writer, which
+// writes no more of it, and comes to the other.
+func TestStatusChangesHands(t *testing.T) {
+	r := New(Options{WriteBack: true, Revisions: []string{"canary", "prod"}}, newRecorder())
+	key := source.Key{Kind: source.KindWorkloadEntry, Namespace: "shop", Name: "e"}
+	for _, step := range []struct {
+		label             string
+		everybody, one    bool
+		changed, changedN int
+	}{
+		{"", true, false, 1, 0},
+		{"canary", false, true, 0, 1},
+		{"prod", false, true, 0, 0}, // the same writer, who has said it
+		{"", true, false, 1, 0},
+		{"other", false, false, 0, 0},
+		{"prod", false, true, 0, 1},
+	} {
+		r.Apply([]source.Event{{Key: key, Object: labelled(key.Kind, step.label)}})
+		_, everybody := r.Verdicts.Of(key)
+		_, one := r.NamedVerdicts.Of(key)
+		if changed, changedN := len(r.Verdicts.Take()), len(r.NamedVerdicts.Take()); everybody != step.everybody || one != step.one || changed != step.changed || changedN != step.changedN {
+			t.Errorf("labelled %q: everybody's %t (%d to write), of one revision %t (%d)", step.label, everybody, changed, one, changedN)
+		}
 	}
 }

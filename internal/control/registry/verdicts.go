@@ -36,6 +36,8 @@ type Verdict struct {
 	Conditions []status.Condition
 	// Written tells that the object says so itself, as it was seen last.
 	Written bool
+
+	named bool // the object is for this revision by a name of its own
 }
 
 // says tells whether another verdict says the same of the same object.
@@ -43,7 +45,9 @@ func (v Verdict) says(o Verdict) bool {
 	return v.UID == o.UID && v.Generation == o.Generation && slices.Equal(v.Conditions, o.Conditions)
 }
 
-func (v Verdict) equal(o Verdict) bool { return v.Written == o.Written && v.says(o) }
+func (v Verdict) equal(o Verdict) bool {
+	return v.Written == o.Written && v.named == o.named && v.says(o)
+}
 
 // observed is a condition as an object has it.
 type observed struct {
@@ -100,6 +104,8 @@ func ofIstio(list []*metav1alpha1.IstioCondition) (have []observed) {
 // written back to them. They are derived like everything else: a change costs
 // the verdicts that depend on it. It has one reader, in any goroutine.
 type Verdicts struct {
+	named bool // of objects for this revision by a name of its own, or of the others
+
 	mu      sync.Mutex
 	now     map[source.Key]Verdict
 	changed map[source.Key]struct{}
@@ -147,8 +153,12 @@ func (v *Verdicts) apply(kind string, changes []collection.Change[Name, Verdict]
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, c := range changes {
+		had, has := c.Had && c.Old.named == v.named, c.Has && c.New.named == v.named
+		if !had && !has {
+			continue
+		}
 		k := source.Key{Kind: kind, Namespace: c.Key.Namespace, Name: c.Key.Name}
-		if !c.Has {
+		if !has {
 			delete(v.now, k)
 			delete(v.changed, k)
 			continue
@@ -156,7 +166,7 @@ func (v *Verdicts) apply(kind string, changes []collection.Change[Name, Verdict]
 		v.now[k] = c.New
 		// What somebody else makes of the status is not undone at once, but when
 		// the writer asks for the unwritten: two who did that would never end.
-		if !c.Had && !c.New.Written || c.Had && !c.New.says(c.Old) {
+		if !had && !c.New.Written || had && !c.New.says(c.Old) {
 			v.changed[k] = struct{}{}
 		}
 	}
@@ -169,10 +179,14 @@ func (v *Verdicts) apply(kind string, changes []collection.Change[Name, Verdict]
 	}
 }
 
+func newVerdicts(named bool) *Verdicts {
+	return &Verdicts{named: named, now: map[source.Key]Verdict{}, changed: map[source.Key]struct{}{}, signal: make(chan struct{}, 1)}
+}
+
 // deriveVerdicts adds the verdicts to the graph. It comes after everything
 // that they read.
 func (r *Registry) deriveVerdicts() {
-	r.Verdicts = &Verdicts{now: map[source.Key]Verdict{}, changed: map[source.Key]struct{}{}, signal: make(chan struct{}, 1)}
+	r.Verdicts, r.NamedVerdicts = newVerdicts(false), newVerdicts(true)
 	verdicts(r, source.KindService, r.in.services, ofService, func(d describer, n Name, s *corev1.Service) []status.Condition {
 		// Most services of a cluster do not concern the mesh: theirs is only
 		// said when they ask for a waypoint.
@@ -193,9 +207,12 @@ func verdicts[V any, P interface {
 	metav1.Object
 }](r *Registry, kind string, in collection.Input[Name, P], has func(P) []observed, describe func(describer, Name, P) []status.Condition) {
 	c := collection.Map(in.Collection, "verdicts on "+kind, Verdict.equal, func(rd *collection.Reader, n Name, obj P) (Verdict, bool) {
-		v := Verdict{UID: obj.GetUID(), Generation: obj.GetGeneration(), Conditions: describe(describer{r.t, &r.in, rd}, n, obj)}
+		v := Verdict{UID: obj.GetUID(), Generation: obj.GetGeneration(), Conditions: describe(describer{r.t, &r.in, rd}, n, obj), named: r.named(kind, obj)}
 		v.Written = v.written(kind, has(obj))
 		return v, true
 	})
-	c.OnChange(func(changes []collection.Change[Name, Verdict]) { r.Verdicts.apply(kind, changes) })
+	c.OnChange(func(changes []collection.Change[Name, Verdict]) {
+		r.Verdicts.apply(kind, changes)
+		r.NamedVerdicts.apply(kind, changes)
+	})
 }
