@@ -159,18 +159,6 @@ func (c *config) revisions() []string {
 	return append([]string{c.kube.revision}, c.revisionTags...)
 }
 
-// isDefault tells whether what is meant for no revision in particular is for
-// this control plane, among others or alone.
-func (c *config) isDefault() bool {
-	names := c.revisions()
-	return len(names) == 0 || slices.Contains(names, wellknown.DefaultRevision)
-}
-
-// isNamed tells whether there may be what is meant for this control plane only.
-func (c *config) isNamed() bool {
-	return slices.ContainsFunc(c.revisions(), func(name string) bool { return name != wellknown.DefaultRevision })
-}
-
 // home is the namespace that the mesh's own programs are in.
 func (c *config) home() string {
 	if c.kube.enabled {

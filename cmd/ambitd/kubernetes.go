@@ -158,11 +158,9 @@ func (c *cluster) tasks() []func(context.Context) error {
 				Client: c.client, Texts: texts, Selected: c.scope.selects, Reselect: c.scope.changed, Logger: c.logs.Logger("trust"),
 			})
 		}),
+		c.elected(leaseStatus, func(ctx context.Context) error { return c.writeStatus(ctx, c.registry.Verdicts) }),
 	}
-	if c.cfg.isDefault() {
-		tasks = append(tasks, c.elected(leaseStatus, func(ctx context.Context) error { return c.writeStatus(ctx, c.registry.Verdicts) }))
-	}
-	if c.cfg.isNamed() {
+	if c.cfg.kube.revision != "" {
 		tasks = append(tasks, c.elected(fmt.Sprintf(leaseNamed, c.cfg.kube.revision), func(ctx context.Context) error { return c.writeStatus(ctx, c.registry.NamedVerdicts) }))
 	}
 	if c.plugin != nil {

@@ -91,10 +91,9 @@ type Registry struct {
 	opts  Options
 	out   Publisher
 	Nodes *Nodes
-	// Verdicts are on what is for the default control plane, whichever that is,
-	// and NamedVerdicts on what is for this one by a name of its own. Both are nil
-	// without Options.WriteBack. Only one of several revisions should write the
-	// former: the default one.
+	// Verdicts are on what is labelled for no revision, which all of several
+	// control planes look at and one should write, and NamedVerdicts on what is
+	// labelled for this one. Both are nil without Options.WriteBack.
 	Verdicts, NamedVerdicts *Verdicts
 
 	mu      sync.Mutex
@@ -245,12 +244,11 @@ func (r *Registry) sees(kind string, obj metav1.Object) bool {
 	return !named || !OfRevision(kind) || len(r.opts.Revisions) == 0 || slices.Contains(r.opts.Revisions, revision)
 }
 
-// named tells whether an object that is meant for this control plane is so by a
-// name that others do not have. To be the default one may pass from one revision
-// to another, and both are for a while.
+// named tells whether an object that is looked at is labelled for this control
+// plane, so that others do not look at it.
 func (r *Registry) named(kind string, obj metav1.Object) bool {
-	revision, labelled := obj.GetLabels()[wellknown.LabelRevision]
-	return labelled && OfRevision(kind) && len(r.opts.Revisions) > 0 && revision != wellknown.DefaultRevision
+	_, labelled := obj.GetLabels()[wellknown.LabelRevision]
+	return labelled && OfRevision(kind) && len(r.opts.Revisions) > 0
 }
 
 // sort makes updates the same in every run.

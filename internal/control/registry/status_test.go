@@ -342,8 +342,8 @@ func labelled(kind, revision string) metav1.Object {
 	return e
 }
 
-// TestWhoseStatus: what is for one revision by its name is told apart from what
-// is for the default one.
+// TestWhoseStatus: what is labelled for a revision is told apart from what all
+// look at.
 func TestWhoseStatus(t *testing.T) {
 	const everybody, one, nobody = "everybody's", "of one revision", "nobody's"
 	for _, tt := range []struct {
@@ -353,12 +353,12 @@ func TestWhoseStatus(t *testing.T) {
 		{nil, source.KindWorkloadEntry, "", everybody},
 		{nil, source.KindWorkloadEntry, "canary", everybody},
 		{[]string{"default"}, source.KindWorkloadEntry, "", everybody},
-		{[]string{"default"}, source.KindWorkloadEntry, "default", everybody},
+		{[]string{"default"}, source.KindWorkloadEntry, "default", one},
 		{[]string{"default"}, source.KindWorkloadEntry, "canary", nobody},
 		{[]string{"default", "prod"}, source.KindWorkloadEntry, "prod", one},
 		{[]string{"canary"}, source.KindWorkloadEntry, "", everybody},
 		{[]string{"canary"}, source.KindWorkloadEntry, "canary", one},
-		{[]string{"canary", "default"}, source.KindWorkloadEntry, "default", everybody},
+		{[]string{"canary", "default"}, source.KindWorkloadEntry, "default", one},
 		{[]string{"canary"}, source.KindService, "canary", everybody}, // what the cluster is made of
 	} {
 		r := New(Options{WriteBack: true, Revisions: tt.names}, newRecorder())

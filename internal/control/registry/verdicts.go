@@ -37,7 +37,7 @@ type Verdict struct {
 	// Written tells that the object says so itself, as it was seen last.
 	Written bool
 
-	named bool // the object is for this revision by a name of its own
+	named bool // the object is labelled for this revision
 }
 
 // says tells whether another verdict says the same of the same object.
@@ -104,7 +104,7 @@ func ofIstio(list []*metav1alpha1.IstioCondition) (have []observed) {
 // written back to them. They are derived like everything else: a change costs
 // the verdicts that depend on it. It has one reader, in any goroutine.
 type Verdicts struct {
-	named bool // of objects for this revision by a name of its own, or of the others
+	named bool // of objects that are labelled for this revision, or of the others
 
 	mu      sync.Mutex
 	now     map[source.Key]Verdict
