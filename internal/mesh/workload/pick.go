@@ -132,6 +132,16 @@ func (p *picker) bestRank(scoped bool) int {
 	}
 }
 
+// candidate returns the weight and the rank of an endpoint; ok tells that it can
+// take this connection and is of rank best at least.
+func (p *picker) candidate(e endpoint, best int, scoped bool) (weight uint64, rank int, ok bool) {
+	if weight = e.weight(p.set.allowUnhealthy); weight == 0 {
+		return 0, 0, false
+	}
+	rank = p.rank(e.w, scoped)
+	return weight, rank, rank >= max(best, 0) && p.usable(e)
+}
+
 // own returns the client's own endpoint: among those of the best rank, that
 // which scores highest for it (rendezvous hashing). So every proxy, after any
 // restart, chooses the same one, and an endpoint that comes or goes moves only
@@ -141,12 +151,8 @@ func (p *picker) own(scoped bool) (endpoint, bool) {
 	var found endpoint
 	best, highest := -1, 0.0
 	for e := range p.set.all() {
-		w := e.weight(p.set.allowUnhealthy)
-		if w == 0 {
-			continue
-		}
-		rank := p.rank(e.w, scoped)
-		if rank < best || rank < 0 || !p.usable(e) {
+		w, rank, ok := p.candidate(e, best, scoped)
+		if !ok {
 			continue
 		}
 		score := affinity(stableHash(client, e.w.UID), w)
@@ -183,12 +189,8 @@ func stableHash(h uint64, s string) uint64 {
 func (p *picker) scan(scoped bool) (endpoint, bool) {
 	best, total := -1, uint64(0)
 	for e := range p.set.all() {
-		w := e.weight(p.set.allowUnhealthy)
-		if w == 0 {
-			continue
-		}
-		rank := p.rank(e.w, scoped)
-		if rank < best || rank < 0 || !p.usable(e) {
+		w, rank, ok := p.candidate(e, best, scoped)
+		if !ok {
 			continue
 		}
 		if rank > best {
@@ -209,8 +211,8 @@ func (p *picker) scan(scoped bool) (endpoint, bool) {
 // nth returns the endpoint that owns share r among those of a rank.
 func (p *picker) nth(r uint64, rank int, scoped bool) endpoint {
 	for e := range p.set.all() {
-		w := e.weight(p.set.allowUnhealthy)
-		if w == 0 || p.rank(e.w, scoped) != rank || !p.usable(e) {
+		w, is, ok := p.candidate(e, rank, scoped)
+		if !ok || is != rank {
 			continue
 		}
 		if r < w {
