@@ -4,6 +4,8 @@
 // are ready and says why they are not, and removes what it no longer wants.
 package install
 
+import "github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+
 // FieldManager is who applies, in the managedFields of objects.
 const FieldManager = "ambit-install"
 
@@ -41,12 +43,9 @@ var phases = [][]Component{{Base}, {Ambitd}, {CNI, Ztunnel}}
 // release is the name that a component's chart is rendered under.
 var release = map[Component]string{Base: "ambit-base", Ambitd: "ambitd", CNI: "ambit-cni", Ztunnel: "ztunnel"}
 
-// DefaultRevision is the revision of a control plane that was given none.
-const DefaultRevision = "default"
-
 // suffix is what names of a revision's objects end in.
 func suffix(revision string) string {
-	if revision == "" || revision == DefaultRevision {
+	if revision == "" || revision == wellknown.DefaultRevision {
 		return ""
 	}
 	return "-" + revision

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/discovery"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // State is how far a step is.
@@ -128,7 +129,7 @@ func (i *Installer) prepare(ctx context.Context) (*Plan, error) {
 			return nil, err
 		}
 	}
-	p.obsolete, err = c.obsolete(ctx, p.parts, i.Spec.Namespace, cmp.Or(i.Spec.Revision, DefaultRevision))
+	p.obsolete, err = c.obsolete(ctx, p.parts, i.Spec.Namespace, cmp.Or(i.Spec.Revision, wellknown.DefaultRevision))
 	return p, err
 }
 

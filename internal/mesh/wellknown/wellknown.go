@@ -70,7 +70,7 @@ const (
 	LabelWorkloadName         = "service.istio.io/workload-name"
 	LabelGatewayName          = "gateway.networking.k8s.io/gateway-name"
 	LabelRevision             = "istio.io/rev"
-	DefaultRevision           = "default" // also the tag of the one that what has no label is for
+	DefaultRevision           = "default" // of a control plane that was given none; as a tag, of the one that checks what has no label
 
 	AnnotationRedirection         = "ambient.istio.io/redirection"
 	RedirectionEnabled            = "enabled"
