@@ -55,7 +55,7 @@ demo: build ## the main job, end to end, on this machine
 # compiled and run beside it. `make lint` vets.
 test: build ## unit, virtual time and network namespaces (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 10m $(RACE) -- \
-		-p 4 -vet=off -timeout 20m ./test/scenario ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
+		-p 4 -vet=off -timeout 20m ./test/scenario ./test/attack ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
 
 race: build ## internal/ and cmd/ with the race detector, which make test has on for the small packages (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 15m ./internal/... ./cmd/...

@@ -30,7 +30,7 @@ func TestCaptured(t *testing.T) {
 			w.MustGet(stranger, to)
 		}
 		w.Eventually("both ends logged an identity", func() error {
-			return expectLines(w, "node1", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/shop/sa/far"`, `dst.hbone_addr=`+pod.String())
+			return w.ExpectLines("node1", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/shop/sa/far"`, `dst.hbone_addr=`+pod.String())
 		})
 	})
 }

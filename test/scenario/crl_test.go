@@ -134,12 +134,12 @@ func TestRevocation(t *testing.T) {
 				if held[v6].AwaitEnd() == nil {
 					t.Error("a connection of a revoked certificate is still there")
 				}
-				becomesRefused(w, far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080))
-				logs(w, c.checks, "dst.addr="+netip.AddrPortFrom(w.Pod("shop", "web", v6), 15008).String(), `reason="CERTIFICATE_REVOKED"`)
+				w.BecomesRefused(far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080))
+				w.Logs(c.checks, "dst.addr="+netip.AddrPortFrom(w.Pod("shop", "web", v6), 15008).String(), `reason="CERTIFICATE_REVOKED"`)
 			})
 			authority.revoke(t, big.NewInt(4711)) // somebody else
 			rig.Families(t, func(t *testing.T, v6 bool) {
-				becomesAnswered(w.For(t), far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080))
+				w.For(t).BecomesAnswered(far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080))
 			})
 		})
 	}

@@ -16,7 +16,7 @@ import (
 // TestDedicated: a ztunnel of a pod's own, without agent and node proxy, joins
 // it to the mesh as a client and as a server.
 func TestDedicated(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + server("shop", "hermit", "node2", ownTunnelOf("hermit")) + server("street", "kiosk", "node1", "")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.ServerObject("shop", "hermit", "node2", ownTunnelOf("hermit")) + rig.ServerObject("street", "kiosk", "node1", "")})
 
 	log := runDedicated(world, hermit, "shop", "hermit", "node2")
 	rig.Families(t, func(t *testing.T, v6 bool) {
@@ -36,7 +36,7 @@ func TestDedicated(t *testing.T) {
 			w := world.For(t)
 			want(t, "answer", w.MustGet(hermit, at("shop", "web")), rig.Answer{Name: "web", Caller: w.Pod("shop", "hermit", v6)})
 			want(t, "answer", w.MustGet(hermit, netip.AddrPortFrom(w.Service("shop", "web", v6), 80)).Name, "web")
-			logs(w, "node1", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/shop/sa/hermit"`, `dst.hbone_addr=`+at("shop", "web").String())
+			w.Logs("node1", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/shop/sa/hermit"`, `dst.hbone_addr=`+at("shop", "web").String())
 			want(t, "answer", w.MustGet(hermit, at("street", "kiosk")), rig.Answer{Name: "kiosk", Caller: w.Pod("shop", "hermit", v6)})
 		})
 	})

@@ -56,16 +56,16 @@ func TestPolicyPage(t *testing.T) {
 		becomes(w, client, web, v.client)
 		becomes(w, outsider, web, v.stranger)
 		w.MustDelete(m[1], "shop", m[2])
-		becomesAnswered(w, client, web)
-		becomesAnswered(w, outsider, web)
+		w.BecomesAnswered(client, web)
+		w.BecomesAnswered(outsider, web)
 	}
 	want(t, "policies of the page", len(seen), len(expected))
 }
 
 func becomes(w *rig.World, from lab.Where, to netip.AddrPort, answered bool) {
 	if answered {
-		becomesAnswered(w, from, to)
+		w.BecomesAnswered(from, to)
 		return
 	}
-	becomesRefused(w, from, to)
+	w.BecomesRefused(from, to)
 }

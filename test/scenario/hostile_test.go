@@ -74,7 +74,7 @@ spec: {mtls: {mode: STRICT}}
 					t.Errorf("CONNECT to port %d: status %d, %v", port, status, err)
 				}
 			}
-			logs(w, "node1", "dst.addr="+netip.AddrPortFrom(web, 15008).String(), `reason="RECURSIVE_CALL"`)
+			w.Logs("node1", "dst.addr="+netip.AddrPortFrom(web, 15008).String(), `reason="RECURSIVE_CALL"`)
 			// The same tunnel carries what is allowed.
 			s, status, err := tun.Open(http.MethodConnect, netip.AddrPortFrom(web, 9000).String(), nil)
 			if err != nil || s == nil {
@@ -100,7 +100,7 @@ spec: {mtls: {mode: STRICT}}
 // TestTunnelRequests: a tunnel leads to the pod at whose address it ends, for
 // requests that are well formed, of peers of the same trust domain.
 func TestTunnelRequests(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + outlawPod + server("shop", "other", "node1", "")})
+	world := rig.Start(t, lab.Config{YAML: shop + outlawPod + rig.ServerObject("shop", "other", "node1", "")})
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
 		web, other := w.Pod("shop", "web", v6), w.Pod("shop", "other", v6)
@@ -135,12 +135,12 @@ func TestTunnelRequests(t *testing.T) {
 					_ = s.CloseWrite()
 				}
 			}
-			logs(w, "node1", "dst.addr="+at.String(), `reason="ADDRESS_MISMATCH"`)
+			w.Logs("node1", "dst.addr="+at.String(), `reason="ADDRESS_MISMATCH"`)
 		})
 		t.Run("policy", func(t *testing.T) {
 			w := world.For(t)
 			tun := w.MustTunnel(outlaw, at, w.Bundle(farID), webID)
-			enforce(w, policy("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`), "node1", "no-far")
+			enforce(w, rig.PolicyObject("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`), "node1", "no-far")
 			if _, status, err := tun.Open(http.MethodConnect, echo, nil); err != nil || status != http.StatusUnauthorized {
 				t.Errorf("status %d, %v", status, err)
 			}
@@ -159,7 +159,7 @@ func TestTunnelRequests(t *testing.T) {
 					t.Fatalf("a peer of another trust domain was answered with %d", status)
 				}
 			}
-			logs(w, "node1", "dst.addr="+at.String(), `reason="TRUST_DOMAIN_MISMATCH"`)
+			w.Logs("node1", "dst.addr="+at.String(), `reason="TRUST_DOMAIN_MISMATCH"`)
 		})
 		t.Run("no certificate", func(t *testing.T) {
 			w := world.For(t)
@@ -178,7 +178,7 @@ func TestTunnelRequests(t *testing.T) {
 // TestImpostor: what listens at a pod's address and cannot prove to be the
 // pod, gets no byte.
 func TestImpostor(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + pod("shop", "native", "node1", ownTunnelOf("native"))})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.PodObject("shop", "native", "node1", ownTunnelOf("native"))})
 	native := lab.InPod("shop", "native")
 	for _, c := range []struct{ name, id, why string }{
 		{"honest", "spiffe://cluster.local/ns/shop/sa/native", ""},
@@ -204,7 +204,7 @@ func TestImpostor(t *testing.T) {
 				if s := wp.Seen(); len(s) > 0 {
 					t.Errorf("the impostor got %v", s)
 				}
-				logs(w, "node2", `dst.hbone_addr=`+to.String(), `reason="`+c.why)
+				w.Logs("node2", `dst.hbone_addr=`+to.String(), `reason="`+c.why)
 			})
 		})
 	}

@@ -120,7 +120,7 @@ func TestOptOut(t *testing.T) {
 		w := world.For(t)
 		to := netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080)
 		want(t, "caller", w.MustGet(outlaw, to).Caller, w.Pod("shop", "outlaw", v6))
-		logs(w, "node1", `src.workload="outlaw"`, `dst.addr=`+to.String())
+		w.Logs("node1", `src.workload="outlaw"`, `dst.addr=`+to.String())
 		d, err := nft.Dump(w.Netns(outlaw))
 		if err != nil {
 			t.Fatal(err)
@@ -250,7 +250,7 @@ func TestFailClosed(t *testing.T) {
 			}
 			w.Settled()
 			for _, from := range victims {
-				becomesAnswered(w, from, vip)
+				w.BecomesAnswered(from, vip)
 			}
 		}
 	})
@@ -263,8 +263,8 @@ func TestBrokenFile(t *testing.T) {
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
 		to := netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080)
-		enforce(w, policy("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`), "node1", "no-far")
-		becomesRefused(w, far, to)
+		enforce(w, rig.PolicyObject("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`), "node1", "no-far")
+		w.BecomesRefused(far, to)
 		path := filepath.Join(w.StateDir(), "config", "authorizationpolicy.shop.no-far.yaml")
 		good, err := os.ReadFile(path)
 		if err != nil {
@@ -322,7 +322,7 @@ func write(t *testing.T, path, text string) {
 // first connection, and nobody else's are.
 func TestCertificates(t *testing.T) {
 	t.Parallel() // it waits, mostly
-	w := rig.Start(t, lab.Config{YAML: shop + pod("shop", "short-lived", "node1", "")})
+	w := rig.Start(t, lab.Config{YAML: shop + rig.PodObject("shop", "short-lived", "node1", "")})
 	w.Eventually("certificates of the pods of each node", func() error {
 		for node, ids := range map[string][]string{
 			"node1": {"near", "short-lived", "web"},

@@ -66,7 +66,7 @@ func nameServer(w *rig.World, in lab.Where, names map[string][]netip.Addr) *atom
 // TestNames: an endpoint that has a name and no address is looked up when a
 // program calls it, by the proxy's own name servers.
 func TestNames(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + server("shop", "hermit", "node2", ownTunnelOf("hermit")) + server("street", "kiosk", "node1", "")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.ServerObject("shop", "hermit", "node2", ownTunnelOf("hermit")) + rig.ServerObject("street", "kiosk", "node1", "")})
 	kiosk := []netip.Addr{world.Pod("street", "kiosk", false), world.Pod("street", "kiosk", true)}
 	asked := nameServer(world, hermit, map[string][]netip.Addr{"db.test": kiosk, "v4.test": kiosk[:1], "v6.test": kiosk[1:]})
 	world.MustRun(hermit, "/bin/sh", "-c", "echo nameserver 127.0.0.1 > /etc/resolv.conf")

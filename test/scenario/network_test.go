@@ -61,10 +61,10 @@ func across(n int, v6 bool) netip.AddrPort {
 // that network, in a tunnel inside the tunnel to it; the gateway sees nothing,
 // and both ends prove who they are.
 func TestNetworks(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + server("shop", "hermit", "node2", ownTunnelOf("hermit")) +
-		pod("shop", "gateway", "node1", ownTunnelOf("gateway")) +
-		pod("shop", "waypoint", "node1", ownTunnelOf("waypoint")) +
-		service("shop", "named", "web", "{name: http, port: 80, targetPort: 8080}")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.ServerObject("shop", "hermit", "node2", ownTunnelOf("hermit")) +
+		rig.PodObject("shop", "gateway", "node1", ownTunnelOf("gateway")) +
+		rig.PodObject("shop", "waypoint", "node1", ownTunnelOf("waypoint")) +
+		rig.ServiceObject("shop", "named", "web", "{name: http, port: 80, targetPort: 8080}")})
 	log := runDedicated(world, hermit, "shop", "hermit", "node2", "NETWORK=east", "LOCAL_XDS="+east(world))
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
@@ -110,17 +110,17 @@ func TestNetworks(t *testing.T) {
 					`dst.workload="web"`, `dst.identity="`+webID, `dst.service="`+strings.TrimSuffix(host, ":80"))
 				// The other end knows of the client what it says of itself, and who it
 				// has proven to be.
-				logs(w, "node1", "connection complete", `direction="inbound"`, `dst.hbone_addr=`+host, `src.workload="hermit"`, `src.namespace="shop"`, `src.cluster="eastern"`,
+				w.Logs("node1", "connection complete", `direction="inbound"`, `dst.hbone_addr=`+host, `src.workload="hermit"`, `src.namespace="shop"`, `src.cluster="eastern"`,
 					`src.identity="spiffe://cluster.local/ns/shop/sa/hermit"`, `dst.workload="web"`, `dst.service="`+strings.TrimSuffix(host, ":80"))
 			})
 		}
 		t.Run("policy", func(t *testing.T) {
 			w := world.For(t)
-			w.MustApply(policy("shop", "no-hermit", "DENY", `selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/hermit"]}}]}]`))
-			becomesRefused(w, hermit, across(1, v6))
+			w.MustApply(rig.PolicyObject("shop", "no-hermit", "DENY", `selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/hermit"]}}]}]`))
+			w.BecomesRefused(hermit, across(1, v6))
 			has(w, log, "\taccess\t", `direction="outbound"`, `reason="TUNNEL_REFUSED"`, "behind the gateway", "401")
 			w.MustDelete("authorizationpolicy", "shop", "no-hermit")
-			becomesAnswered(w, hermit, across(1, v6))
+			w.BecomesAnswered(hermit, across(1, v6))
 		})
 		t.Run("somebody else behind the gateway", func(t *testing.T) {
 			w := world.For(t)

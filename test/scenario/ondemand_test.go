@@ -44,11 +44,11 @@ func TestOnDemand(t *testing.T) {
 		}
 		// Both ends know who the other one is, and which service was meant.
 		for node, direction := range map[string]string{"node2": "outbound", "node1": "inbound"} {
-			logs(w, node, `direction="`+direction+`"`, `src.workload="far"`, `dst.workload="web"`,
+			w.Logs(node, `direction="`+direction+`"`, `src.workload="far"`, `dst.workload="web"`,
 				`src.identity="spiffe://cluster.local/ns/shop/sa/far"`, `dst.service="web.shop.svc.cluster.local"`, "dst.hbone_addr="+pod.String())
 		}
 		// Not in the mesh, and not unknown either.
-		logs(w, "node1", `direction="inbound"`, "src.addr="+map[bool]string{true: "["}[v6]+w.Pod("street", "stranger", v6).String(), `src.workload="stranger"`)
+		w.Logs("node1", `direction="inbound"`, "src.addr="+map[bool]string{true: "["}[v6]+w.Pod("street", "stranger", v6).String(), `src.workload="stranger"`)
 	})
 	d, err := w.Dump("node2")
 	if err != nil {
@@ -65,20 +65,20 @@ func TestOnDemand(t *testing.T) {
 
 	// What was met is followed: policies, endpoints, leaving.
 	to := netip.AddrPortFrom(w.Service("shop", "web", false), 80)
-	w.MustApply(policy("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/far"]}}]}]`))
-	becomesRefused(w, far, to)
+	w.MustApply(rig.PolicyObject("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/far"]}}]}]`))
+	w.BecomesRefused(far, to)
 	w.MustDelete("authorizationpolicy", "shop", "no-far")
-	becomesAnswered(w, far, to)
-	w.MustApply(server("shop", "web2", "node2", "app: web", "-first", ":9100"))
+	w.BecomesAnswered(far, to)
+	w.MustApply(rig.ServerObject("shop", "web2", "node2", "app: web", "-first", ":9100"))
 	w.Eventually("the new endpoint is used", func() error {
-		if n := answers(w, far, to, 20); n["web2"] == 0 {
+		if n := w.Answers(far, to, 20); n["web2"] == 0 {
 			return fmt.Errorf("answers: %v", n)
 		}
 		return nil
 	})
 	w.MustDelete("pod", "shop", "web2")
 	w.Eventually("the endpoint is not used any more", func() error {
-		if n := answers(w, far, to, 20); n["web"] != 20 {
+		if n := w.Answers(far, to, 20); n["web"] != 20 {
 			return fmt.Errorf("answers: %v", n)
 		}
 		return nil
@@ -89,6 +89,6 @@ func TestOnDemand(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Refused(far, netip.AddrPortFrom(w.Pod("depot", "crane", false), 8080))
-	logs(w, "node2", `direction="outbound"`, `reason="UNKNOWN_DESTINATION"`)
+	w.Logs("node2", `direction="outbound"`, `reason="UNKNOWN_DESTINATION"`)
 	w.MustGet(far, to)
 }

@@ -31,36 +31,36 @@ spec: {selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls:
 		w := world.For(t)
 		web, echo := netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080), netip.AddrPortFrom(w.Pod("shop", "web", v6), 9000)
 		w.MustApply(fmt.Sprintf(strict, "PERMISSIVE"))
-		becomesAnswered(w, stranger, web)
+		w.BecomesAnswered(stranger, web)
 		held := w.MustHold(stranger, echo)
 
 		w.MustApply(fmt.Sprintf(strict, "STRICT"))
-		becomesRefused(w, stranger, web)
+		w.BecomesRefused(stranger, web)
 		w.MustGet(far, web)
 		w.MustGet(near, web)
 		if err := held.AwaitEnd(); err == nil {
 			t.Error("the stranger's connection of before is still there")
 		}
-		logs(w, "node1", `src.workload="stranger"`, fmt.Sprintf("dst.addr=%s", web), `reason="POLICY_DENIED"`)
-		logs(w, "node1", `src.workload="stranger"`, fmt.Sprintf("dst.addr=%s", echo), `reason="POLICY_CHANGED"`)
+		w.Logs("node1", `src.workload="stranger"`, fmt.Sprintf("dst.addr=%s", web), `reason="POLICY_DENIED"`)
+		w.Logs("node1", `src.workload="stranger"`, fmt.Sprintf("dst.addr=%s", echo), `reason="POLICY_CHANGED"`)
 
 		// One port may be opened again, and only that.
 		w.MustApply(exempt)
-		becomesAnswered(w, stranger, web)
+		w.BecomesAnswered(stranger, web)
 		if _, err := w.Hold(stranger, echo); err == nil {
 			t.Error("the other port is open, too")
 		}
 		w.MustDelete("PeerAuthentication", "shop", "web")
-		becomesRefused(w, stranger, web)
+		w.BecomesRefused(stranger, web)
 		w.MustDelete("PeerAuthentication", "shop", "default")
-		becomesAnswered(w, stranger, web)
+		w.BecomesAnswered(stranger, web)
 	})
 }
 
 // TestPolicy: each field of a rule that node proxies enforce decides, and
 // every refusal names the policy.
 func TestPolicy(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + namespace("garden", true) + pod("garden", "gnome", "node2", "")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.NamespaceObject("garden", true) + rig.PodObject("garden", "gnome", "node2", "")})
 	gnome := lab.InPod("garden", "gnome")
 	const app = "selector: {matchLabels: {app: web}}, "
 	rig.Families(t, func(t *testing.T, v6 bool) {
@@ -91,7 +91,7 @@ func TestPolicy(t *testing.T) {
 				// another case can stand for this one.
 				name := fmt.Sprintf("%s-%v", c.name, map[bool]string{false: "v4", true: "v6"}[v6])
 				defer w.Delete(context.Background(), "AuthorizationPolicy", "shop", name) //nolint:errcheck // lift has, unless the test failed
-				enforce(w, policy("shop", name, c.action, app+c.rest), "node1", name)
+				enforce(w, rig.PolicyObject("shop", name, c.action, app+c.rest), "node1", name)
 				w.Eventually("web names the policy", func() error { return names(w, "node1", "web", "shop/"+name) })
 				for _, from := range c.in {
 					w.MustGet(from, web)
@@ -105,7 +105,7 @@ func TestPolicy(t *testing.T) {
 					w.MustHold(far, echo)
 				}
 				if len(c.out) > 0 && c.action == "DENY" {
-					logs(w, "node1", `policy="shop/`+name+`"`, `reason="POLICY_DENIED"`, "explicitly denied by: shop/"+name)
+					w.Logs("node1", `policy="shop/`+name+`"`, `reason="POLICY_DENIED"`, "explicitly denied by: shop/"+name)
 				}
 				lift(w, "node1", name)
 				for _, from := range []lab.Where{near, far, gnome, stranger} {
@@ -178,7 +178,7 @@ spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/sho
 		}
 		// In earnest it does.
 		w.MustApply(fmt.Sprintf(trial, false))
-		becomesRefused(w, far, web)
+		w.BecomesRefused(far, web)
 		if held.AwaitEnd() == nil {
 			t.Error("the connection of before is still there")
 		}
@@ -195,11 +195,11 @@ func TestLivePolicy(t *testing.T) {
 			w := world.For(t)
 			echo := netip.AddrPortFrom(w.Pod("shop", "web", v6), 9000)
 			bad, good := w.MustHold(far, echo), w.MustHold(near, echo)
-			w.MustApply(policy("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`))
+			w.MustApply(rig.PolicyObject("shop", "no-far", "DENY", `rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`))
 			if err := bad.AwaitEnd(); err == nil {
 				t.Error("it did not end")
 			}
-			logs(w, "node1", `src.workload="far"`, `dst.hbone_addr=`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/no-far"`)
+			w.Logs("node1", `src.workload="far"`, `dst.hbone_addr=`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/no-far"`)
 			if err := good.Ping(); err != nil {
 				t.Errorf("a connection that is still allowed: %v", err)
 			}
@@ -209,7 +209,7 @@ func TestLivePolicy(t *testing.T) {
 			w := world.For(t)
 			echo := netip.AddrPortFrom(w.Pod("shop", "web", v6), 9000)
 			// The policy is not for web, until web says that it is guarded.
-			w.MustApply(policy("shop", "guarded", "DENY", `selector: {matchLabels: {guarded: "yes"}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`))
+			w.MustApply(rig.PolicyObject("shop", "guarded", "DENY", `selector: {matchLabels: {guarded: "yes"}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/far]}}]}]`))
 			bad, good := w.MustHold(far, echo), w.MustHold(near, echo)
 			w.Always("nothing ends before", bad.Ping)
 			yes := "yes"
@@ -219,14 +219,14 @@ func TestLivePolicy(t *testing.T) {
 			if err := bad.AwaitEnd(); err == nil {
 				t.Error("it did not end")
 			}
-			logs(w, "node1", `src.workload="far"`, `dst.hbone_addr=`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/guarded"`)
+			w.Logs("node1", `src.workload="far"`, `dst.hbone_addr=`+echo.String(), `reason="POLICY_CHANGED"`, `policy="shop/guarded"`)
 			if err := good.Ping(); err != nil {
 				t.Errorf("a connection that is still allowed: %v", err)
 			}
 			if err := w.Label(t.Context(), "pod", "shop", "web", map[string]*string{"guarded": nil}); err != nil {
 				t.Fatal(err)
 			}
-			becomesAnswered(w, far, netip.AddrPortFrom(echo.Addr(), 8080))
+			w.BecomesAnswered(far, netip.AddrPortFrom(echo.Addr(), 8080))
 			w.MustDelete("AuthorizationPolicy", "shop", "guarded")
 		})
 	})

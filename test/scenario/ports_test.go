@@ -17,7 +17,7 @@ import (
 // TestPortsTaken: a program of the pod that listens on a port of the proxy keeps
 // the pod out of the mesh, visibly, until it lets go.
 func TestPortsTaken(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + server("shop", "late", "node1", "istio.io/dataplane-mode: none")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.ServerObject("shop", "late", "node1", "istio.io/dataplane-mode: none")})
 	late := lab.InPod("shop", "late")
 	for _, address := range []string{"0.0.0.0:15008", "[::]:15001", "[::1]:15006"} {
 		t.Run(address, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestPortsTaken(t *testing.T) {
 			w.Settled()
 			for _, v6 := range []bool{false, true} {
 				want(t, "answer", w.MustGet(far, to(v6)).Name, "late")
-				logs(w, "node1", `direction="inbound"`, `src.identity="`+farID, "dst.hbone_addr="+to(v6).String())
+				w.Logs("node1", `direction="inbound"`, `src.identity="`+farID, "dst.hbone_addr="+to(v6).String())
 			}
 			none := "none"
 			label(&none)

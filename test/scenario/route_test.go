@@ -14,8 +14,8 @@ import (
 // TestUncaptured: a program in the mesh reaches what is outside of it, and is
 // reached from there, in plaintext and with the addresses as they are.
 func TestUncaptured(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + server("street", "kiosk", "node1", "app: kiosk") +
-		service("street", "kiosk", "kiosk", "{name: http, port: 80, targetPort: 8080}")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.ServerObject("street", "kiosk", "node1", "app: kiosk") +
+		rig.ServiceObject("street", "kiosk", "kiosk", "{name: http, port: 80, targetPort: 8080}")})
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		t.Run("server", func(t *testing.T) {
 			w := world.For(t)
@@ -24,7 +24,7 @@ func TestUncaptured(t *testing.T) {
 			for _, to := range []netip.AddrPort{pod, vip} {
 				want(t, "answer", w.MustGet(far, to), rig.Answer{Name: "kiosk", Caller: w.Pod("shop", "far", v6)})
 			}
-			logs(w, "node2", `direction="outbound"`, `src.workload="far"`, `dst.addr=`+pod.String(), `dst.workload="kiosk"`, `dst.service="kiosk.street.svc.cluster.local"`)
+			w.Logs("node2", `direction="outbound"`, `src.workload="far"`, `dst.addr=`+pod.String(), `dst.workload="kiosk"`, `dst.service="kiosk.street.svc.cluster.local"`)
 			for _, line := range w.AccessLines("node2", `dst.workload="kiosk"`, "identity=") {
 				t.Errorf("plaintext proves no identity: %s", line)
 			}
@@ -33,7 +33,7 @@ func TestUncaptured(t *testing.T) {
 			w := world.For(t)
 			pod := netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080)
 			want(t, "answer", w.MustGet(stranger, pod), rig.Answer{Name: "web", Caller: w.Pod("street", "stranger", v6)})
-			logs(w, "node1", `direction="inbound"`, `src.workload="stranger"`, `dst.workload="web"`, `dst.addr=`+pod.String())
+			w.Logs("node1", `direction="inbound"`, `src.workload="stranger"`, `dst.workload="web"`, `dst.addr=`+pod.String())
 			for _, line := range w.AccessLines("node1", `src.workload="stranger"`, "identity=") {
 				t.Errorf("plaintext proves no identity: %s", line)
 			}
@@ -49,7 +49,7 @@ func TestUncaptured(t *testing.T) {
 			}()
 			to := netip.AddrPortFrom(lanAddr(v6), 7070)
 			want(t, "answer", w.MustGet(far, to), rig.Answer{Name: "lan", Caller: w.Pod("shop", "far", v6)})
-			logs(w, "node2", `direction="outbound"`, `src.workload="far"`, `dst.addr=`+to.String())
+			w.Logs("node2", `direction="outbound"`, `src.workload="far"`, `dst.addr=`+to.String())
 		})
 	})
 }
@@ -67,44 +67,44 @@ func backends() string {
 	y := ""
 	for i, node := range []string{"node1", "node2"} {
 		// Each calls its port "web" another number.
-		y += server("shop", fmt.Sprintf("ready%d", i), node, "app: many", "-http", fmt.Sprintf(":808%d", i)) +
+		y += rig.ServerObject("shop", fmt.Sprintf("ready%d", i), node, "app: many", "-http", fmt.Sprintf(":808%d", i)) +
 			fmt.Sprintf("    ports: [{name: web, containerPort: 808%d}]\n", i)
 	}
 	// Both are ready, and one has nobody who listens.
-	y += server("shop", "good", "node1", "app: flaky") + pod("shop", "deaf", "node1", "app: flaky")
-	y += server("street", "good", "node1", "app: flaky") + pod("street", "deaf", "node1", "app: flaky")
-	return y + service("shop", "many", "many", "{name: http, port: 80, targetPort: web}") +
-		service("shop", "flaky", "flaky", "{port: 80, targetPort: 8080}") +
-		service("street", "flaky", "flaky", "{port: 80, targetPort: 8080}") +
-		service("shop", "empty", "nobody", "{port: 80, targetPort: 8080}") +
-		service("shop", "deaf", "deaf", "{port: 80}")
+	y += rig.ServerObject("shop", "good", "node1", "app: flaky") + rig.PodObject("shop", "deaf", "node1", "app: flaky")
+	y += rig.ServerObject("street", "good", "node1", "app: flaky") + rig.PodObject("street", "deaf", "node1", "app: flaky")
+	return y + rig.ServiceObject("shop", "many", "many", "{name: http, port: 80, targetPort: web}") +
+		rig.ServiceObject("shop", "flaky", "flaky", "{port: 80, targetPort: 8080}") +
+		rig.ServiceObject("street", "flaky", "flaky", "{port: 80, targetPort: 8080}") +
+		rig.ServiceObject("shop", "empty", "nobody", "{port: 80, targetPort: 8080}") +
+		rig.ServiceObject("shop", "deaf", "deaf", "{port: 80}")
 }
 
 // TestServices: a service's connections are spread over its ready endpoints,
 // on the port each has under the name, and one that refuses is passed over.
 func TestServices(t *testing.T) {
 	world := rig.Start(t, lab.Config{YAML: shop + backends()})
-	world.MustApply(pod("shop", "unready", "node1", "app: many", "ECHO", "server") +
+	world.MustApply(rig.PodObject("shop", "unready", "node1", "app: many", "ECHO", "server") +
 		"    ports: [{name: web, containerPort: 8080}]\n    readinessProbe: {tcpSocket: {port: 1}}\n")
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
 		vip := func(ns, name string) netip.AddrPort { return netip.AddrPortFrom(w.Service(ns, name, v6), 80) }
 		t.Run("balancing", func(t *testing.T) {
-			got := answers(world.For(t), far, vip("shop", "many"), 100)
+			got := world.For(t).Answers(far, vip("shop", "many"), 100)
 			if len(got) != 2 || got["ready0"] < 10 || got["ready1"] < 10 {
 				t.Errorf("of 100 requests, the endpoints answered %v", got)
 			}
 		})
 		t.Run("retry", func(t *testing.T) {
 			w := world.For(t)
-			want(t, "answers in the mesh", answers(w, far, vip("shop", "flaky"), 40), "map[good:40]")
-			want(t, "answers in plaintext", answers(w, far, vip("street", "flaky"), 40), "map[good:40]")
+			want(t, "answers in the mesh", w.Answers(far, vip("shop", "flaky"), 40), "map[good:40]")
+			want(t, "answers in plaintext", w.Answers(far, vip("street", "flaky"), 40), "map[good:40]")
 		})
 		t.Run("nobody", func(t *testing.T) {
 			w := world.For(t)
 			to := vip("shop", "empty")
 			w.Refused(far, to)
-			logs(w, "node2", `dst.addr=`+to.String(), `reason="NO_HEALTHY_UPSTREAM"`)
+			w.Logs("node2", `dst.addr=`+to.String(), `reason="NO_HEALTHY_UPSTREAM"`)
 		})
 		t.Run("other port", func(t *testing.T) {
 			w := world.For(t)

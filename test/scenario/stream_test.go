@@ -20,7 +20,7 @@ import (
 // TestStreams: through the mesh, a TCP connection is what it is without: each
 // direction ends on its own, a reset stays one, and every byte arrives.
 func TestStreams(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + pod("shop", "bulk", "node1", "", "LOAD", "server", "-listen", ":9000")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.PodObject("shop", "bulk", "node1", "", "LOAD", "server", "-listen", ":9000")})
 	callers := map[string]lab.Where{"near": near, "far": far, "stranger": stranger}
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		for name, from := range callers {
@@ -184,23 +184,23 @@ func transfer(w *rig.World, c net.Conn, n int64) {
 // nothing: no tunnel to it, and none from it.
 func TestAddressReuse(t *testing.T) {
 	// With three addresses a node and two of them taken, there is no other.
-	world := rig.Start(t, lab.Config{PodAddresses: 3, YAML: shop + policy("shop", "only-alice", "ALLOW",
+	world := rig.Start(t, lab.Config{PodAddresses: 3, YAML: shop + rig.PolicyObject("shop", "only-alice", "ALLOW",
 		`selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/alice]}}]}]`)})
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		t.Run("server", func(t *testing.T) {
 			w := world.For(t)
-			start(w, server("shop", "first", "node1", ""))
+			start(w, rig.ServerObject("shop", "first", "node1", ""))
 			to := netip.AddrPortFrom(w.Pod("shop", "first", v6), 8080)
 			want(t, "answer", w.MustGet(far, to).Name, "first")
 			want(t, "answer", w.MustGet(near, to).Name, "first")
 			w.MustDelete("Pod", "shop", "first")
-			start(w, server("shop", "second", "node1", ""))
+			start(w, rig.ServerObject("shop", "second", "node1", ""))
 			want(t, "address of the second pod", w.Pod("shop", "second", v6), to.Addr())
 			for _, from := range []lab.Where{far, near} {
 				want(t, "answer", w.MustGet(from, to).Name, "second")
 			}
 			for _, node := range []string{"node1", "node2"} {
-				logs(w, node, `direction="outbound"`, `dst.workload="second"`, `dst.identity="spiffe://cluster.local/ns/shop/sa/second"`)
+				w.Logs(node, `direction="outbound"`, `dst.workload="second"`, `dst.identity="spiffe://cluster.local/ns/shop/sa/second"`)
 			}
 			for _, line := range w.AccessLines("node1", `direction="inbound"`, `dst.workload="second"`) {
 				if contains(line, `dst.identity="spiffe://cluster.local/ns/shop/sa/second"`) != nil {
@@ -212,16 +212,16 @@ func TestAddressReuse(t *testing.T) {
 		t.Run("client", func(t *testing.T) {
 			w := world.For(t)
 			to := netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080)
-			start(w, pod("shop", "alice", "node2", ""))
+			start(w, rig.PodObject("shop", "alice", "node2", ""))
 			where := w.Pod("shop", "alice", v6)
 			w.MustGet(lab.InPod("shop", "alice"), to)
 			w.MustDelete("Pod", "shop", "alice")
-			start(w, pod("shop", "mallory", "node2", ""))
+			start(w, rig.PodObject("shop", "mallory", "node2", ""))
 			want(t, "address of the second pod", w.Pod("shop", "mallory", v6), where)
 			for range 5 {
 				w.Refused(lab.InPod("shop", "mallory"), to)
 			}
-			logs(w, "node1", `src.identity="spiffe://cluster.local/ns/shop/sa/mallory"`, `reason="NOT_ALLOWED"`)
+			w.Logs("node1", `src.identity="spiffe://cluster.local/ns/shop/sa/mallory"`, `reason="NOT_ALLOWED"`)
 			w.MustDelete("Pod", "shop", "mallory")
 		})
 	})

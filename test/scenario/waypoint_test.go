@@ -45,8 +45,8 @@ const ownTunnel = "istio.io/dataplane-mode: none, networking.istio.io/tunnel: ht
 // TestWaypoint: connections to a workload or service with a waypoint go there,
 // with the authority that the program dialled, and only there.
 func TestWaypoint(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + pod("shop", "waypoint", "node2", ownTunnel) +
-		service("shop", "waypoint", "waypoint", "{name: hbone, port: 15008}")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.PodObject("shop", "waypoint", "node2", ownTunnel) +
+		rig.ServiceObject("shop", "waypoint", "waypoint", "{name: hbone, port: 15008}")})
 	for _, c := range []struct {
 		name, traffic string
 		hostname      bool
@@ -105,7 +105,7 @@ func TestWaypoint(t *testing.T) {
 						t.Errorf("forwarded is %q", f)
 					}
 				}
-				logs(w, "node1", `direction="inbound"`, `src.identity="`+waypointID, `dst.hbone_addr=`+pod.String())
+				w.Logs("node1", `direction="inbound"`, `src.identity="`+waypointID, `dst.hbone_addr=`+pod.String())
 				if c.traffic == "workload" && !c.hostname {
 					return // to the service leads to the pod, and to its waypoint is upstream's choice
 				}
@@ -124,7 +124,7 @@ func TestWaypoint(t *testing.T) {
 // TestWaypointImpostor: what listens at the waypoint's address and is not the
 // waypoint gets no byte.
 func TestWaypointImpostor(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + pod("shop", "waypoint", "node2", ownTunnel)})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.PodObject("shop", "waypoint", "node2", ownTunnel)})
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
 		vip := netip.AddrPortFrom(w.Service("shop", "web", v6), 80)
@@ -135,22 +135,22 @@ func TestWaypointImpostor(t *testing.T) {
 		if err := w.Label(t.Context(), "service", "shop", "web", map[string]*string{"istio.io/use-waypoint": &use}); err != nil {
 			t.Fatal(err)
 		}
-		becomesRefused(w, far, vip)
+		w.BecomesRefused(far, vip)
 		if s := wp.Seen(); len(s) > 0 {
 			t.Errorf("the impostor got %v", s)
 		}
-		logs(w, "node2", `dst.hbone_addr=`+vip.String(), `reason="PEER_IDENTITY_MISMATCH"`)
+		w.Logs("node2", `dst.hbone_addr=`+vip.String(), `reason="PEER_IDENTITY_MISMATCH"`)
 		if err := w.Label(t.Context(), "service", "shop", "web", map[string]*string{"istio.io/use-waypoint": nil}); err != nil {
 			t.Fatal(err)
 		}
-		becomesAnswered(w, far, vip)
+		w.BecomesAnswered(far, vip)
 	})
 }
 
 // TestSandwich: a waypoint that leaves the tunnels to the mesh gets the
 // connections in plaintext: as they are, or with a PROXY header in front.
 func TestSandwich(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + pod("shop", "waypoint", "node1", "gateway.networking.k8s.io/gateway-name: waypoint")})
+	world := rig.Start(t, lab.Config{YAML: shop + rig.PodObject("shop", "waypoint", "node1", "gateway.networking.k8s.io/gateway-name: waypoint")})
 	for _, binding := range []string{"", "PROXY/15088"} {
 		rig.Families(t, func(t *testing.T, v6 bool) {
 			t.Run("binding "+binding, func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestSandwich(t *testing.T) {
 				if err := sandwichSaw(<-got, w.Pod("shop", "far", v6), to); err != nil {
 					t.Error(err)
 				}
-				logs(w, "node1", `direction="inbound"`, `dst.workload="waypoint"`, `src.identity="`+farID, `dst.hbone_addr=`+to.String())
+				w.Logs("node1", `direction="inbound"`, `dst.workload="waypoint"`, `src.identity="`+farID, `dst.hbone_addr=`+to.String())
 			})
 		})
 	}
