@@ -250,7 +250,7 @@ func (d describer) superseded(pa *policy.PeerAuthentication) bool {
 }
 
 func (d describer) gateway(n Name, g *source.Gateway) []status.Condition {
-	w, ok := d.t.waypoints.Get(n)
+	w, ok := collection.Fetch(d.r, d.t.waypoints, n)
 	switch {
 	case !ok:
 		return []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "class %s is none of ours (%s)", g.Spec.GatewayClassName, waypointClass)}
