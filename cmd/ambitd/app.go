@@ -168,7 +168,7 @@ func (a *app) secured(ctx context.Context) error {
 		return err
 	}
 	guard := auth.Interceptors{
-		Authenticator: auth.Chain{auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}, callers},
+		Authenticator: auth.Chain{callers, auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}},
 		Logger:        a.logs.Logger("auth"),
 		OnFailure:     cam.AuthenticationFailed,
 	}

@@ -28,8 +28,17 @@ type Caller struct {
 // Account is namespace/name of the service account.
 func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
 
+// methodCertificate is the Method of ClientCert.
+const methodCertificate = "client certificate"
+
+// ByCertificate reports whether a certificate alone proved who the caller is.
+// A certificate outlives the pod that it was made for.
+func (c Caller) ByCertificate() bool { return c.Method == methodCertificate }
+
 // Credentials are what a call brought along.
 type Credentials struct {
+	// Source groups the callers that share a network address, for bounds.
+	Source string
 	// Token is the bearer token, empty without one.
 	Token string
 	// Peer is the state of the TLS connection, nil without TLS. Its

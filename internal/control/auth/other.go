@@ -43,7 +43,7 @@ func (a ClientCert) Authenticate(_ context.Context, cr Credentials) (Caller, err
 	if _, err := cr.Peer.PeerCertificates[0].Verify(vo); err != nil {
 		return Caller{}, fmt.Errorf("client certificate of %s: %w", id, err)
 	}
-	return Caller{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, Method: "client certificate"}, nil
+	return Caller{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, Method: methodCertificate}, nil
 }
 
 // Review is the answer of the Kubernetes API about a token.
