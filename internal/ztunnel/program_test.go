@@ -8,10 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
@@ -216,8 +215,8 @@ func urgent(t *testing.T, c *net.TCPConn) {
 	raw, rawErr := c.SyscallConn()
 	var sent error
 	ctl := raw.Write(func(fd uintptr) bool {
-		sent = unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil)
-		return !errors.Is(sent, unix.EAGAIN)
+		sent = syscall.Sendto(int(fd), []byte("!"), syscall.MSG_OOB, nil)
+		return !errors.Is(sent, syscall.EAGAIN)
 	})
 	if err = errors.Join(err, rawErr, ctl, sent); err == nil {
 		_, err = io.WriteString(c, "after")
