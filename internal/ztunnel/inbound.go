@@ -27,6 +27,7 @@ type incoming struct {
 	loop  *poll.Loop
 	local *workload.Workload
 	conn  *conns.Conn
+	first error // why the program could not be reached at the first address; nil while one is tried
 	// accept hands the connected socket over; refuse answers instead. One of
 	// the two is called, once.
 	accept func(up int, done func(*relay.Flow, relay.Result)) *relay.Flow
@@ -208,18 +209,13 @@ func (in *incoming) admit(k telemetry.Key, start time.Time, to netip.AddrPort, s
 		in.deny(http.StatusUnauthorized, err.Reason, rejection(err), d.Policy)
 		return
 	}
-	fd, err := p.socket(to.Addr(), src)
-	if err != nil {
-		e := asReason(reason.ConnectFailure, err)
-		in.deny(http.StatusServiceUnavailable, e.Reason, e, "")
-		return
-	}
-	relay.Connect(in.loop, fd, to, connectTimeout, func(err error) { in.connected(fd, err) })
+	in.dial(to, src)
 }
 
+// connected ends the way to the program. fd is -1 where no socket was made.
 func (in *incoming) connected(fd int, err error) {
 	if why, policy := in.pod.set.Aborted(in.conn); why != reason.OK {
-		sockopt.Close(fd)
+		closeSocket(fd)
 		status := http.StatusServiceUnavailable
 		if why == reason.PolicyChanged {
 			status = http.StatusUnauthorized
@@ -228,7 +224,7 @@ func (in *incoming) connected(fd int, err error) {
 		return
 	}
 	if err != nil {
-		sockopt.Close(fd)
+		closeSocket(fd)
 		e := asReason(reason.ConnectFailure, err)
 		in.deny(http.StatusServiceUnavailable, e.Reason, e, "")
 		return

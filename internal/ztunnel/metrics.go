@@ -12,21 +12,27 @@ import (
 type ManagerMetrics struct {
 	node             atomic.Pointer[Node]
 	started, stopped atomic.Uint64
+	sourceLost       atomic.Uint64 // connections to programs without the client's address
+	foreign          atomic.Uint64 // listening sockets of others on the proxy's ports
+	older            atomic.Uint64 // connections from before enrolment that a policy ended
 }
 
 // NewManagerMetrics makes one for a Node.
 func NewManagerMetrics() *ManagerMetrics { return &ManagerMetrics{} }
 
 var (
-	descActive  = prometheus.NewDesc("workload_manager_active_proxy_count", "Pods that are served (unstable).", nil, nil)
-	descPending = prometheus.NewDesc("workload_manager_pending_proxy_count", "Pods that wait to be served (unstable).", nil, nil)
-	descStarted = prometheus.NewDesc("workload_manager_proxies_started_total", "Times that serving a pod began (unstable).", nil, nil)
-	descStopped = prometheus.NewDesc("workload_manager_proxies_stopped_total", "Times that serving a pod ended (unstable).", nil, nil)
+	descActive     = prometheus.NewDesc("workload_manager_active_proxy_count", "Pods that are served (unstable).", nil, nil)
+	descPending    = prometheus.NewDesc("workload_manager_pending_proxy_count", "Pods that wait to be served (unstable).", nil, nil)
+	descStarted    = prometheus.NewDesc("workload_manager_proxies_started_total", "Times that serving a pod began (unstable).", nil, nil)
+	descSourceLost = prometheus.NewDesc("ambit_inbound_without_client_address_total", "Connections that a program got from the pod's own address, because every port of the client's address was taken (unstable).", nil, nil)
+	descForeign    = prometheus.NewDesc("ambit_foreign_listeners_total", "Listening sockets of other programs that were found on the proxy's ports in a pod (unstable).", nil, nil)
+	descOlder      = prometheus.NewDesc("ambit_uncaptured_connections_closed_total", "Connections from before enrolment that were ended because a policy denies them (unstable).", nil, nil)
+	descStopped    = prometheus.NewDesc("workload_manager_proxies_stopped_total", "Times that serving a pod ended (unstable).", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *ManagerMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped} {
+	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped, descSourceLost, descForeign, descOlder} {
 		ch <- d
 	}
 }
@@ -41,6 +47,9 @@ func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descPending, prometheus.GaugeValue, float64(pending))
 	ch <- prometheus.MustNewConstMetric(descStarted, prometheus.CounterValue, float64(m.started.Load()))
 	ch <- prometheus.MustNewConstMetric(descStopped, prometheus.CounterValue, float64(m.stopped.Load()))
+	ch <- prometheus.MustNewConstMetric(descSourceLost, prometheus.CounterValue, float64(m.sourceLost.Load()))
+	ch <- prometheus.MustNewConstMetric(descForeign, prometheus.CounterValue, float64(m.foreign.Load()))
+	ch <- prometheus.MustNewConstMetric(descOlder, prometheus.CounterValue, float64(m.older.Load()))
 }
 
 // xdsMetrics counts what the control plane sends.

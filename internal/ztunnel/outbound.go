@@ -225,7 +225,7 @@ func (o *outgoing) key() telemetry.Key {
 
 // direct goes in plaintext.
 func (o *outgoing) direct() {
-	fd, err := o.pod.socket(o.route.Next.Addr(), netip.Addr{})
+	fd, err := o.pod.socket(outside, o.route.Next.Addr(), netip.Addr{})
 	if err != nil {
 		o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
 		return

@@ -23,6 +23,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
@@ -122,16 +123,17 @@ func (p *pod) start() error {
 
 type port struct {
 	number uint16
+	leg    leg
 	accept func(*poll.Loop, int, netip.AddrPort)
 }
 
 // ports are those the pod's proxy listens on.
 func (p *pod) ports() []port {
-	all := []port{{wellknown.PortHBONE, p.acceptHBONE}}
+	all := []port{{wellknown.PortHBONE, wire, p.acceptHBONE}}
 	if p.self {
 		return all
 	}
-	return append(all, port{wellknown.PortOutbound, p.acceptOutbound}, port{wellknown.PortInbound, p.acceptPlaintext})
+	return append(all, port{wellknown.PortOutbound, captured, p.acceptOutbound}, port{wellknown.PortInbound, captured, p.acceptPlaintext})
 }
 
 // listen makes the sockets of ports, in their order.
@@ -156,7 +158,7 @@ func (p *pod) listen(v6 bool) (fds []int, err error) {
 			if err != nil {
 				return err
 			}
-			p.tune(fd) // accepted sockets inherit it, which saves calls for each
+			p.tune(fd, port.leg) // accepted sockets inherit it, which saves calls for each
 			fds = append(fds, fd)
 		}
 		return nil
@@ -276,7 +278,10 @@ func (p *pod) identify() {
 		return
 	}
 	old := p.release
-	p.id, p.release = id, p.node.Certs.Hold(id, certs.Warmup)
+	p.id, p.release = id, nil
+	if id.ServiceAccount != wellknown.NoServiceAccount {
+		p.release = p.node.Certs.Hold(id, certs.Warmup)
+	}
 	if old != nil {
 		old()
 	}
@@ -313,9 +318,9 @@ func (p *pod) unknown() *reason.Error {
 	return reason.Errorf(reason.UnknownSource, "%s/%s (service account %s)", p.info.Namespace, p.info.Name, p.info.ServiceAccount)
 }
 
-// socket makes a connecting socket in the pod's namespace. A valid src is
-// what it is bound to, whether or not it is an address of this host.
-func (p *pod) socket(to, src netip.Addr) (fd int, err error) {
+// socket makes a connecting socket of a leg in the pod's namespace. A valid
+// src is what it is bound to, whether or not it is an address of this host.
+func (p *pod) socket(g leg, to, src netip.Addr) (fd int, err error) {
 	if p.closed.Load() {
 		return -1, &reason.Error{Reason: reason.WorkloadRemoved}
 	}
@@ -323,39 +328,26 @@ func (p *pod) socket(to, src netip.Addr) (fd int, err error) {
 	if err != nil {
 		return -1, reason.Errorf(reason.ResourceExhausted, "%w", err)
 	}
-	if err := p.setup(fd, src); err != nil {
+	if err := p.setup(fd, g, src); err != nil {
 		sockopt.Close(fd)
 		return -1, reason.Errorf(reason.ConnectFailure, "%w", err)
 	}
 	return fd, nil
 }
 
-func (p *pod) setup(fd int, src netip.Addr) error {
+func (p *pod) setup(fd int, g leg, src netip.Addr) error {
 	if m := p.node.Config.PacketMark; m != 0 {
 		if err := sockopt.Mark(fd, m); err != nil {
 			return err
 		}
 	}
-	p.tune(fd)
+	p.tune(fd, g)
+	// Programs may listen on a port that a connection of the proxy has.
+	_ = sockopt.ReuseAddr(fd)
 	if !src.IsValid() {
 		return nil
 	}
-	if err := sockopt.Transparent(fd, !src.Is4()); err != nil {
-		return err
-	}
-	return sockopt.Bind(fd, netip.AddrPortFrom(src, 0))
-}
-
-// tune sets what makes a connection faster or safer, but works without.
-func (p *pod) tune(fd int) {
-	_ = sockopt.NoDelay(fd)
-	k := p.node.Config.KeepAlive
-	if k.Enabled {
-		_ = sockopt.KeepAlive(fd, k.Time.Std(), k.Interval.Std(), k.Retries)
-		if k.UserTimeout {
-			_ = sockopt.UserTimeout(fd, k.Time.Std()+k.Interval.Std()*time.Duration(k.Retries))
-		}
-	}
+	return bindAs(fd, src)
 }
 
 // dial makes the socket and TLS configuration of a tunnel. It runs off the
@@ -365,7 +357,7 @@ func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
 	if err != nil {
 		return -1, nil, err
 	}
-	fd, err := p.socket(k.Dst.Addr(), netip.Addr{})
+	fd, err := p.socket(wire, k.Dst.Addr(), netip.Addr{})
 	if err != nil {
 		return -1, nil, err
 	}
@@ -394,15 +386,27 @@ func (p *pod) dialInner(ctx context.Context, k hbone.Key) (int, *tls.Config, err
 }
 
 func (p *pod) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error) {
-	bundle, err := p.node.Certs.Get(ctx, k.SrcIdentity)
+	bundle, err := p.certificate(ctx, k.SrcIdentity)
 	if err != nil {
-		return nil, asReason(reason.CertificateUnavailable, err)
+		return nil, err
 	}
 	expect, err := splitIdentities(k.DstIdentities)
 	if err != nil {
 		return nil, asReason(reason.Internal, err)
 	}
 	return p.node.TLS.Client(bundle, expect), nil
+}
+
+// certificate returns the certificate of an identity of this pod.
+func (p *pod) certificate(ctx context.Context, id identity.Identity) (*mtls.Bundle, error) {
+	if id.ServiceAccount == wellknown.NoServiceAccount {
+		return nil, reason.Errorf(reason.CertificateUnavailable, "pod %s/%s has no service account, as static pods have none, and so no identity", p.info.Namespace, p.info.Name)
+	}
+	b, err := p.node.Certs.Get(ctx, id)
+	if err != nil {
+		return nil, asReason(reason.CertificateUnavailable, err)
+	}
+	return b, nil
 }
 
 // serverTLS is asked at every handshake, off the loops.
@@ -416,9 +420,9 @@ func (p *pod) serverTLS(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	if err != nil {
 		return nil, p.unknown()
 	}
-	b, err := p.node.Certs.Get(hello.Context(), w.Identity())
+	b, err := p.certificate(hello.Context(), w.Identity())
 	if err != nil {
-		return nil, asReason(reason.CertificateUnavailable, err)
+		return nil, err
 	}
 	return p.node.TLS.ServerConfig(b), nil
 }

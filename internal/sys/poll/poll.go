@@ -60,6 +60,7 @@ const (
 	ReadHup  Events = unix.EPOLLRDHUP // the peer has sent its end of stream
 	Hangup   Events = unix.EPOLLHUP   // both directions are over
 	Failed   Events = unix.EPOLLERR   // an error is pending on the socket
+	Urgent   Events = unix.EPOLLPRI   // an urgent byte is in the receive queue, where reads stop once
 )
 
 // Handler is told about its descriptor, on the loop's goroutine.
@@ -395,7 +396,7 @@ func (l *Loop) AtTurnEnd(fn func()) { l.turnEnd = append(l.turnEnd, fn) }
 // told at once what is ready already, in the next turn. The descriptor stays
 // the caller's, who removes the registration before closing it.
 func (l *Loop) Add(fd int, h Handler) (*Registration, error) {
-	return l.add(fd, h, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
+	return l.add(fd, h, everything)
 }
 
 func (l *Loop) add(fd int, h Handler, events uint32) (*Registration, error) {
@@ -406,8 +407,11 @@ func (l *Loop) add(fd int, h Handler, events uint32) (*Registration, error) {
 // AddTo is Add with the caller's Registration, usually a field of the handler,
 // which must be zero or removed.
 func (l *Loop) AddTo(r *Registration, fd int, h Handler) error {
-	return l.addTo(r, fd, h, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
+	return l.addTo(r, fd, h, everything)
 }
+
+// everything is what a descriptor is watched for.
+const everything = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 
 func (l *Loop) addTo(r *Registration, fd int, h Handler, events uint32) error {
 	var slot int32

@@ -118,6 +118,28 @@ func FreeBind(fd int, v6 bool) error {
 	return setInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1, "IP_FREEBIND")
 }
 
+// BindLate makes a bind without a port choose none until the socket connects
+// (Linux 4.2). The kernel then looks for a port that is free for the whole
+// pair of addresses. Without it, the port must be free for every destination,
+// and no other connection of the namespace can have it.
+func BindLate(fd int) error {
+	// IPPROTO_IP for both families: the kernel keeps the flag there.
+	return setInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT")
+}
+
+// NoPortLeft reports whether a bind or connect failed because every port that
+// the socket could have is taken.
+func NoPortLeft(err error) bool {
+	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE)
+}
+
+// UrgentInline leaves urgent bytes (MSG_OOB) where they are in the stream. By
+// default the kernel takes them out, and read never returns them. Accepted
+// sockets inherit it.
+func UrgentInline(fd int) error {
+	return setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1, "SO_OOBINLINE")
+}
+
 // ReusePort lets several sockets listen on one address: two generations of a
 // proxy side by side.
 func ReusePort(fd int) error {

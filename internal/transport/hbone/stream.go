@@ -45,7 +45,7 @@ type stream struct {
 	client   bool // the application initiated the connection
 	readable bool
 	writable bool
-	hup      bool
+	short    bool // a short read does not mean that there is no more: an end, a reset or an urgent byte stops reads
 	appEnd   bool // the application's end of stream was sent on
 	peerEnd  bool // the stream's end was received
 	shut     bool // and passed to the application
@@ -83,11 +83,11 @@ func (s *stream) Ready(ev poll.Events) {
 	if ev&poll.Writable != 0 {
 		s.writable = true
 	}
-	if ev&(poll.Readable|poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
+	if ev&(poll.Readable|poll.ReadHup|poll.Hangup|poll.Failed|poll.Urgent) != 0 {
 		s.readable = true
 	}
-	if ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
-		s.hup = true
+	if ev&(poll.ReadHup|poll.Hangup|poll.Failed|poll.Urgent) != 0 {
+		s.short = true
 	}
 	if s.phase == opening {
 		// Half-closed is fine: it wants the answer. Gone altogether is not.
@@ -191,7 +191,7 @@ func (s *stream) readApp() (int, bool) {
 	if !s.send(frame, n) {
 		return n, false
 	}
-	if n < pieceSize(quota) && !s.hup {
+	if n < pieceSize(quota) && !s.short {
 		s.readable = false // a short read of a stream socket: dry
 		return n, false
 	}
@@ -327,7 +327,7 @@ func (s *stream) finishCut() {
 // connection. What it sent before that may still be in the kernel, and is sent
 // on first.
 func (s *stream) breakApp() {
-	s.broken, s.hup, s.readable = true, true, true
+	s.broken, s.short, s.readable = true, true, true
 	s.discard()
 	if s.appEnd || s.cut {
 		s.appGone(nil)

@@ -52,6 +52,7 @@ type side struct {
 	shut               bool // it was sent the end of stream
 	broken             bool // it was reset: nothing can be sent to it
 	bulk               bool // its bytes are spliced
+	urgent             bool // it sent an urgent byte, at which reads stop and splices do not pass
 
 	queue poll.Queue // bytes for it
 	pipe  poll.Pipe  // bytes for it
@@ -88,6 +89,9 @@ func (s *side) Ready(ev poll.Events) {
 	}
 	if ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
 		s.hup = true
+	}
+	if ev&poll.Urgent != 0 {
+		s.urgent, s.bulk, s.readable = true, false, true
 	}
 	if ev&poll.Failed != 0 {
 		// The bytes before the reset may be stuck behind a peer that does not
@@ -185,10 +189,10 @@ func (f *pair) read(from, to *side) (int, error) {
 	if err != nil || n == 0 {
 		return n, err
 	}
-	if n < len(p) && !from.hup {
+	if n < len(p) && !from.hup && !from.urgent {
 		from.readable = false // a short read of a stream socket: dry
 	}
-	from.bulk = n == len(p)
+	from.bulk = n == len(p) && !from.urgent
 	f.send(to, p[:n])
 	return n, nil
 }

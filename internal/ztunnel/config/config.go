@@ -51,6 +51,10 @@ const (
 	defaultThreads        = 2    // floor without an explicit limit
 	defaultThreadFraction = 0.25 // of the cores, without an explicit limit
 	defaultDrain          = 5 * time.Second
+	// defaultCapturedIdle is below the 60 s after which the kernel forgets a
+	// half-closed connection (nf_conntrack_tcp_timeout_close_wait), and its
+	// redirection with it. A probe may be late by 15 s.
+	defaultCapturedIdle = 45 * time.Second
 )
 
 // Header is one piece of gRPC metadata.
@@ -110,13 +114,18 @@ func (d Duration) String() string { return d.Std().String() }
 // MarshalText makes JSON of it.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// KeepAlive is how idle TCP connections are probed.
+// KeepAlive is how idle TCP connections are probed. The times are those of
+// connections between nodes; CapturedIdle is that of connections which are
+// redirected inside a pod.
 type KeepAlive struct {
 	Enabled     bool     `json:"keepaliveEnabled"`
 	Time        Duration `json:"keepaliveTime"`
 	Interval    Duration `json:"keepaliveInterval"`
 	Retries     int      `json:"keepaliveRetries"`
 	UserTimeout bool     `json:"userTimeoutEnabled"`
+	// CapturedIdle is the longest silence on a connection between a program and
+	// the proxy.
+	CapturedIdle Duration `json:"capturedKeepaliveTime"`
 }
 
 // Config is everything the environment says. Its JSON form is the config
@@ -298,6 +307,8 @@ func (r *reader) sockets(c *Config) {
 		Interval:    r.duration("KEEPALIVE_INTERVAL", 180*time.Second, time.Second),
 		Retries:     int(r.uint("KEEPALIVE_RETRIES", 9, 1, 127)), // the kernel's own bounds
 		UserTimeout: r.boolean("USER_TIMEOUT_ENABLED", false),
+
+		CapturedIdle: r.duration("CAPTURED_KEEPALIVE_TIME", defaultCapturedIdle, time.Second),
 	}
 	mark := uint64(0)
 	if c.Mode == Shared {

@@ -1,0 +1,92 @@
+package ztunnel
+
+import (
+	"errors"
+	"net/netip"
+	"syscall"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+)
+
+// This file is the last part of an inbound connection's way: to the program,
+// which may need several tries.
+
+// dial makes one try to connect to the program at to, from src where that is
+// valid.
+func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
+	fd, err := in.pod.socket(captured, to.Addr(), src)
+	if err != nil {
+		in.dialled(-1, to, src, err)
+		return
+	}
+	relay.Connect(in.loop, fd, to, connectTimeout, func(err error) { in.dialled(fd, to, src, err) })
+}
+
+// dialled ends a try: the next one begins, or the connection goes on.
+func (in *incoming) dialled(fd int, to netip.AddrPort, src netip.Addr, err error) {
+	if err == nil {
+		in.connected(fd, nil)
+		return
+	}
+	why, _ := in.pod.set.Aborted(in.conn)
+	switch {
+	case why != reason.OK:
+	case src.IsValid() && sockopt.NoPortLeft(err):
+		closeSocket(fd)
+		in.pod.node.Metrics.sourceLost.Add(1)
+		in.pod.node.log.Debug("no port is left for the client's address, the program gets the pod's",
+			"client", src, "to", to, "error", err)
+		in.dial(to, netip.Addr{})
+		return
+	case errors.Is(err, syscall.ECONNREFUSED) && in.tryFamily(fd, to, err):
+		return
+	}
+	if in.first != nil {
+		err = in.first
+	}
+	in.connected(fd, err)
+}
+
+// tryFamily dials the pod's address of the other family, when the program did
+// not listen on the one that was asked for. It reports whether it did so: once
+// for a connection, and only to where policies let the connection go.
+func (in *incoming) tryFamily(fd int, to netip.AddrPort, err error) bool {
+	other, ok := otherFamily(in.local, to.Addr())
+	if in.first != nil || !ok {
+		return false
+	}
+	at := netip.AddrPortFrom(other, to.Port())
+	access := in.conn.Access()
+	access.Dst = at
+	if !in.pod.node.Policies.Set().Evaluate(target(in.local), &access).Allowed {
+		return false
+	}
+	in.first = err
+	closeSocket(fd)
+	in.dial(at, netip.Addr{}) // the client's address is of the wrong family
+	return true
+}
+
+// otherFamily returns the workload's first address of the family that at,
+// which must be one of its addresses, does not have.
+func otherFamily(w *workload.Workload, at netip.Addr) (netip.Addr, bool) {
+	if !w.HasAddr(at) {
+		return netip.Addr{}, false
+	}
+	for _, a := range w.Addrs() {
+		if a.Is4() != at.Is4() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// closeSocket closes a socket, if there is one.
+func closeSocket(fd int) {
+	if fd >= 0 {
+		sockopt.Close(fd)
+	}
+}
