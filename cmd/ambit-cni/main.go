@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
+	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 	"github.com/ambit-mesh/ambit/internal/zds"
 )
 
@@ -254,21 +255,12 @@ func ignoreEnd(ctx context.Context, err error) error {
 	return nil
 }
 
-// listenUnix makes a socket in the place of one that a former process left
-// behind. It does not take it away at the end: by then it may be a successor's.
+// listenUnix makes a socket, and the directory for it.
 func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	return l, os.Chmod(path, 0o600)
+	return unixsock.Listen("unix", path)
 }
 
 func healthHandler(ready http.Handler) http.Handler {

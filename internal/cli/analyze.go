@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/internal/analysis"
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
@@ -138,7 +139,7 @@ func (z *analyze) gather(cmd *cobra.Command, args []string) (*analyzed, error) {
 	}
 	if z.useKube && len(args) > 0 && !cmd.Flag("use-kube").Changed && !z.named(cmd) && !z.configured() {
 		z.useKube = false
-		_, _ = fmt.Fprintln(z.err, "(no cluster is configured: the files are looked at alone)")
+		_ = z.err.Printf("(no cluster is configured: the files are looked at alone)\n")
 	}
 	if z.useKube {
 		if err := z.live(cmd.Context(), set); err != nil {
@@ -329,9 +330,9 @@ func (r findingRow) text() string {
 	if r.Field != "" {
 		message = r.Field + ": " + message
 	}
-	s := fmt.Sprintf("%s [%s] (%s) %s\n", r.Level, r.Code, cmp.Or(about, "-"), message)
+	s := printer.Sprintf("%s [%s] (%s) %s\n", r.Level, r.Code, cmp.Or(about, "-"), message)
 	if r.Next != "" {
-		s += "    → " + r.Next + "\n"
+		s += "    → " + printer.Field(r.Next) + "\n"
 	}
 	return s
 }
@@ -348,7 +349,7 @@ func (z *analyze) print(findings []analysis.Finding, scope string) error {
 		return z.printf("✔ Nothing to report %s.\n", scope)
 	}
 	for _, r := range rows {
-		if err := z.printf("%s", r.text()); err != nil {
+		if err := z.printf("%s", printer.Block(r.text())); err != nil {
 			return err
 		}
 	}

@@ -106,7 +106,7 @@ func (b *bugReport) run(ctx context.Context) error {
 		return fmt.Errorf("%w (another file is named with --output)", err)
 	}
 	missing, err := archive(ctx, f, entries, b.maxMebibytes<<20, func(i int, e entry) {
-		_, _ = fmt.Fprintf(b.err, "[%d/%d] %s\n", i+1, len(entries), e.path)
+		_ = b.err.Printf("[%d/%d] %s\n", i+1, len(entries), e.path)
 	})
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(b.output))

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
 // caStatus is /debug/ca.
@@ -139,13 +141,13 @@ func (a *app) printCA(b []byte, output string, now time.Time) error {
 	case !known:
 		return nil
 	case s.Stage == caSteady && s.PluggedIn:
-		return a.printf("\n%s\nTo rotate, put new files into the CA's directory.\n", text.what)
+		return a.printf("\n%s\nTo rotate, put new files into the CA's directory.\n", printer.Block(text.what))
 	case s.Stage == caSteady:
-		return a.printf("\n%s\n%s\n", text.what, text.next)
+		return a.printf("\n%s\n%s\n", printer.Block(text.what), text.next)
 	case !now.Before(s.Until):
-		return a.printf("\n%s\nNext, in a moment: %s.\n", text.what, text.next)
+		return a.printf("\n%s\nNext, in a moment: %s.\n", printer.Block(text.what), text.next)
 	}
-	return a.printf("\n%s\nNext, at %s: %s.\n", text.what, when(s.Until, now), text.next)
+	return a.printf("\n%s\nNext, at %s: %s.\n", printer.Block(text.what), when(s.Until, now), text.next)
 }
 
 // when is a time for people: absolute, and how far away.

@@ -46,7 +46,7 @@ func TestCA(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out bytes.Buffer
-			a := &app{out: &out}
+			a := newApp(nil, &out, &out)
 			if err := a.printCA(b, formatTable, now); err != nil {
 				t.Fatal(err)
 			}

@@ -12,19 +12,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 )
 
 // app is what the commands share.
 type app struct {
 	in       io.Reader
-	out, err io.Writer
+	out, err *printer.Printer // all output: much of what is shown was named by others
 
 	labName, stateDir string
 
@@ -40,14 +40,18 @@ func (c codeError) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 // Main runs one command line, args[0] being the name of the program, and
 // returns the exit code. As kubectl-ambit it is a plugin of kubectl.
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut}
+	a := newApp(in, out, errOut)
 	a.plugin = strings.TrimSuffix(filepath.Base(args[0]), ".exe") == "kubectl-ambit"
 	return a.run(ctx, args[1:])
 }
 
 // Run runs one command line and returns the exit code.
 func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	return (&app{in: in, out: out, err: errOut}).run(ctx, args)
+	return newApp(in, out, errOut).run(ctx, args)
+}
+
+func newApp(in io.Reader, out, errOut io.Writer) *app {
+	return &app{in: in, out: printer.NewPrinter(out), err: printer.NewPrinter(errOut)}
 }
 
 func (a *app) run(ctx context.Context, args []string) int {
@@ -56,7 +60,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	cmd.SetIn(a.in)
 	cmd.SetOut(a.out)
 	cmd.SetErr(a.err)
-	err := cmd.ExecuteContext(ctx)
+	err := errors.Join(cmd.ExecuteContext(ctx), a.out.Flush(), a.err.Flush())
 	var code codeError
 	switch {
 	case err == nil:
@@ -64,7 +68,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	case errors.As(err, &code):
 		return int(code)
 	}
-	_, _ = fmt.Fprintln(a.err, "error:", err)
+	_ = a.err.Printf("error: %v\n", err)
 	return 1
 }
 
@@ -133,8 +137,7 @@ func (a *app) dir() string {
 func (a *app) attach() (*lab.Lab, error) { return lab.Attach(a.dir()) }
 
 func (a *app) printf(format string, args ...any) error {
-	_, err := fmt.Fprintf(a.out, format, args...)
-	return err
+	return a.out.Printf(format, args...)
 }
 
 // encode prints a value as JSON or YAML.
@@ -143,12 +146,16 @@ func (a *app) encode(format string, v any) error {
 	if err != nil {
 		return err
 	}
+	asJSON := append(printer.JSON(b), '\n')
 	switch format {
 	case formatJSON:
-		b = append(b, '\n')
+		b = asJSON
 	case formatYAML:
 		if b, err = yaml.JSONToYAML(b); err != nil {
 			return err
+		}
+		if !printer.Clean(b) {
+			b = asJSON // which is YAML as well, and can escape any character
 		}
 	default:
 		return fmt.Errorf("output format %q: there are table, json and yaml", format)
@@ -159,13 +166,7 @@ func (a *app) encode(format string, v any) error {
 
 // table prints rows under a header, in columns with pad spaces between them.
 func (a *app) table(pad int, header []string, rows [][]string) error {
-	w := tabwriter.NewWriter(a.out, 0, 8, pad, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
-		if _, err := fmt.Fprintln(w, strings.Join(row, "\t")); err != nil {
-			return err
-		}
-	}
-	return w.Flush()
+	return a.out.Table(pad, header, rows)
 }
 
 func orNone(s string) string {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ambit-mesh/ambit/internal/node"
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
 // describe is `ambit describe`: it gathers facts; what they mean is decided in
@@ -111,7 +112,7 @@ func (d *describe) run(cmd *cobra.Command, name string, tell func(ctx context.Co
 	if d.output != formatTable {
 		return d.encode(d.output, r)
 	}
-	return d.printf("%s", r.text())
+	return d.printf("%s", printer.Block(r.text()))
 }
 
 // informant finds out whether a cluster or a lab is meant.
@@ -136,7 +137,7 @@ func (d *describe) namespaceOf(from informant) string {
 // complete completes with names; it is silent when there is nobody to ask.
 func (d *describe) complete(names func(informant, context.Context, string) ([]string, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		d.err = io.Discard // it is not the time to say which lab is asked
+		d.err = printer.NewPrinter(io.Discard) // it is not the time to say which lab is asked
 		from, err := d.informant(cmd)
 		if err != nil || len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
 // policyRow is one policy in a description.
@@ -203,17 +204,19 @@ type advice struct {
 	Next string `json:"next"`
 }
 
-// writer collects the lines of a description.
+// writer collects the lines of a description. Values are escaped.
 type writer struct{ strings.Builder }
 
 // field writes "Label:  value" with the values below each other.
 func (w *writer) field(label, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, "%-14s %s\n", label+":", fmt.Sprintf(format, args...))
+	_, _ = fmt.Fprintf(w, "%-14s %s\n", label+":", printer.Sprintf(format, args...))
 }
 
-func (w *writer) item(format string, args ...any) { _, _ = fmt.Fprintf(w, "  "+format+"\n", args...) }
+func (w *writer) item(format string, args ...any) {
+	w.WriteString("  " + printer.Sprintf(format, args...) + "\n")
+}
 
-func (w *writer) title(s string) { _, _ = fmt.Fprintf(w, "\n%s:\n", s) }
+func (w *writer) title(s string) { w.WriteString("\n" + printer.Field(s) + ":\n") }
 
 func (w *writer) advice(list []advice) {
 	if len(list) == 0 {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/ambit-mesh/ambit/internal/install"
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 )
 
@@ -169,7 +170,7 @@ func (a *app) runInstall(cmd *cobra.Command, f *installFlags, upgrade bool) erro
 func (a *app) printIgnored(spec *install.Spec) error {
 	paths, err := spec.Ignored()
 	for _, path := range paths {
-		_, _ = fmt.Fprintf(a.err, "note: %s has no effect: no chart knows it\n", path)
+		_ = a.err.Printf("note: %s has no effect: no chart knows it\n", path)
 	}
 	return err
 }
@@ -197,7 +198,7 @@ func (a *app) printPlan(p *install.Plan, output string) error {
 	case formatJSON:
 		return a.encode(formatJSON, p)
 	case formatYAML:
-		return install.Manifest(a.out, p.Parts())
+		return install.Manifest(a.out.Under(), p.Parts()) // of our charts and the user's values: as it is
 	case "":
 	default:
 		return fmt.Errorf("output format %q: there are yaml (manifests) and json (changes)", output)
@@ -359,7 +360,7 @@ func (a *app) manifestCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return install.Manifest(a.out, parts)
+			return install.Manifest(a.out.Under(), parts)
 		},
 	}
 	f.specFlags(generate.Flags())
@@ -372,14 +373,14 @@ func (a *app) manifestCommand() *cobra.Command {
 // screen shows progress: on a terminal in lines that are written over, else in
 // one line per piece of news.
 type screen struct {
-	out     io.Writer
+	out     *printer.Printer
 	tty     bool
 	pending string // the step whose line is open
 	last    map[string]string
 }
 
-func newScreen(out io.Writer) *screen {
-	return &screen{out: out, tty: isTerminal(out), last: map[string]string{}}
+func newScreen(out *printer.Printer) *screen {
+	return &screen{out: out, tty: isTerminal(out.Under()), last: map[string]string{}}
 }
 
 func isTerminal(w io.Writer) bool {
@@ -405,21 +406,21 @@ func (s *screen) show(e install.Event) {
 		return
 	}
 	s.last[e.Step] = e.Text
-	_, _ = fmt.Fprintf(s.out, "%s %s: %s\n", marks[e.State], e.Step, strings.ReplaceAll(e.Text, "\n", "\n    "))
+	_ = s.out.Printf("%s %s: %s\n", marks[e.State], e.Step, printer.Block(strings.ReplaceAll(e.Text, "\n", "\n    ")))
 }
 
 func (s *screen) showTTY(e install.Event) {
 	const rewrite = "\r\033[K"
 	if s.pending != "" {
-		_, _ = io.WriteString(s.out, rewrite)
+		_, _ = io.WriteString(s.out.Under(), rewrite)
 	}
 	if e.State == install.Working {
 		line, _, _ := strings.Cut(e.Text, "\n")
-		_, _ = fmt.Fprintf(s.out, "%s %s: %s", marks[e.State], e.Step, shorten(line, 110-len(e.Step)))
+		_ = s.out.Printf("%s %s: %s", marks[e.State], e.Step, shorten(line, 110-len(e.Step)))
 		s.pending = e.Step
 		return
 	}
-	_, _ = fmt.Fprintf(s.out, "%s %s: %s\n", marks[e.State], e.Step, e.Text)
+	_ = s.out.Printf("%s %s: %s\n", marks[e.State], e.Step, printer.Block(e.Text))
 	s.pending = ""
 }
 

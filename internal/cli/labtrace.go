@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/internal/lab/trace"
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
 func (a *app) labTrace() *cobra.Command {
@@ -67,7 +68,7 @@ func (a *app) printTrace(r trace.Report, output string, all bool) error {
 		rows = append(rows, []string{f.Protocol, f.Client.String(), f.Server.String(), string(f.Kind), yesNo(f.Plaintext), fmt.Sprint(f.Bytes), f.Excerpt})
 	}
 	err := a.table(3, []string{"PROTOCOL", "CLIENT", "SERVER", "KIND", "PLAINTEXT", "BYTES", "READABLE"}, rows)
-	err = errors.Join(err, a.printf("\n%s\n", trace.Summary(r.Flows)))
+	err = errors.Join(err, a.printf("\n%s\n", printer.Block(trace.Summary(r.Flows))))
 	if r.Dropped > 0 || r.Forgotten > 0 {
 		err = errors.Join(err, a.printf("incomplete: %d frames were lost, %d belong to flows beyond the bound\n", r.Dropped, r.Forgotten))
 	}

@@ -46,7 +46,7 @@ func (a *app) inCluster(cmd *cobra.Command, k *kube) bool {
 	}
 	_, err := a.attach()
 	if err == nil {
-		_, _ = fmt.Fprintf(a.err, "(asking lab %q, which runs on this machine; --context NAME asks a cluster)\n", a.labName)
+		_ = a.err.Printf("(asking lab %q, which runs on this machine; --context NAME asks a cluster)\n", a.labName)
 	}
 	return err != nil
 }

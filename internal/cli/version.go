@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 )
 
@@ -64,10 +65,10 @@ func (a *app) versionCommand() *cobra.Command {
 			if output != "" && output != formatTable {
 				err = errors.Join(a.encode(output, v), err)
 			} else {
-				err = errors.Join(a.printf("%s", describeVersions(v, short)), err)
+				err = errors.Join(a.printf("%s", printer.Block(describeVersions(v, short))), err)
 			}
 			if err != nil && !asked { // the cluster was not what was asked about
-				_, _ = fmt.Fprintln(a.err, "no answer from the cluster:", err)
+				_ = a.err.Printf("no answer from the cluster: %v\n", err)
 				return nil
 			}
 			return err
@@ -151,13 +152,13 @@ func describeVersions(v versions, short bool) string {
 		client = v.Client.Version
 	}
 	var b strings.Builder
-	_, _ = fmt.Fprintf(&b, "client version: %s\n", client)
+	b.WriteString(printer.Sprintf("client version: %s\n", client))
 	for _, plane := range []struct {
 		name string
 		of   []partVersion
 	}{{"control plane", v.ControlPlane}, {"data plane", v.DataPlane}} {
 		if s := tally(plane.of); s != "" {
-			_, _ = fmt.Fprintf(&b, "%s version: %s\n", plane.name, s)
+			b.WriteString(printer.Sprintf("%s version: %s\n", plane.name, s))
 		}
 	}
 	return b.String()

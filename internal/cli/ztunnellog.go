@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
 // log is `ambit ztunnel-config log`.
@@ -69,7 +71,7 @@ func (z *ztunnelConfig) tellAll(ctx context.Context, proxies []proxy, path strin
 	var err error
 	for i, p := range proxies {
 		if errs[i] == nil {
-			err = errors.Join(err, z.printf("%s:\n%s\n", p.name, said[i]))
+			err = errors.Join(err, z.printf("%s:\n%s\n", p.name, printer.Block(said[i])))
 		}
 	}
 	failed := errors.Join(errs...)

@@ -9,6 +9,8 @@ import (
 	"os/signal"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
 // initSpec is what the first process of a container does before it becomes
@@ -31,13 +33,14 @@ const (
 )
 
 func podInit(arg string) int {
+	say := printer.NewPrinter(os.Stderr).Printf
 	var s initSpec
 	if err := json.Unmarshal([]byte(arg), &s); err != nil {
-		fmt.Fprintln(os.Stderr, "lab:", err)
+		_ = say("lab: %v\n", err)
 		return exitCannotRun
 	}
 	if err := s.prepare(); err != nil {
-		fmt.Fprintln(os.Stderr, "lab: preparing the container:", err)
+		_ = say("lab: preparing the container: %v\n", err)
 		return exitCannotRun
 	}
 	if len(s.Argv) == 0 {
@@ -48,11 +51,11 @@ func podInit(arg string) int {
 	}
 	path, err := exec.LookPath(s.Argv[0])
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "lab: %v (a lab runs the programs of this machine, whatever the image)\n", err)
+		_ = say("lab: %v (a lab runs the programs of this machine, whatever the image)\n", err)
 		return exitNotFound
 	}
 	err = unix.Exec(path, s.Argv, os.Environ())
-	fmt.Fprintf(os.Stderr, "lab: %s: %v\n", path, err)
+	_ = say("lab: %s: %v\n", path, err)
 	return exitCannotRun
 }
 

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 )
 
 // maxEvents is how many events a lab remembers: what a person reads.
@@ -109,12 +111,11 @@ func newSupervisor(d dirs) (*supervisor, *net.UnixListener, error) {
 		return nil, nil, err
 	}
 	defer release()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := unixsock.Listen("unix", path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("control socket: %w", err)
 	}
-	l.SetUnlinkOnClose(false)
-	return s, l, os.Chmod(d.control(), 0o600)
+	return s, l, nil
 }
 
 // mounts makes a world in which nothing that is mounted can be seen outside.

@@ -101,6 +101,12 @@ func NewNode(o Options) *Node {
 		loads:   map[string]int{},
 	}
 	n.review = newReviewer(n)
+	o.Recorder.Follow(telemetry.Live{
+		Workload: func(w *workload.Workload) bool { return o.Directory.Snapshot().WorkloadByUID(w.UID) == w },
+		Service: func(s telemetry.ServiceRef) bool {
+			return o.Directory.Snapshot().ServiceByName(s.Namespace, s.Hostname) != nil
+		},
+	})
 	n.stop = append(n.stop,
 		o.Directory.Subscribe(n.directoryChanged),
 		o.Policies.Subscribe(func(*rbac.Set) { n.review.all() }),
@@ -337,6 +343,9 @@ func (n *Node) off(l *poll.Loop, fn func()) *reason.Error {
 func (n *Node) directoryChanged(ch workload.Changes) {
 	for i := range ch.List {
 		c := &ch.List[i]
+		if c.OldService != nil && c.NewService == nil {
+			n.Recorder.ServiceGone(c.OldService)
+		}
 		if c.OldWorkload == nil && c.NewWorkload == nil {
 			continue
 		}

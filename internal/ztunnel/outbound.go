@@ -132,7 +132,7 @@ func (o *outgoing) dispatch() {
 // resolve finds an address for a workload that only has a name.
 func (o *outgoing) resolve() {
 	n, host := o.pod.node, o.route.Hostname
-	n.Recorder.Resolved(o.source, host)
+	n.Recorder.Resolved(o.source, o.route.Workload, host)
 	if addrs, err, ok := n.names.Cached(host); ok {
 		o.resolved(addrs, err)
 		return

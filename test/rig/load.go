@@ -32,18 +32,30 @@ type LoadReport struct {
 	Final            bool
 	Sent, OK, Failed int
 	Errors           map[string]int
+	Max              int64 `json:"maxus"` // microseconds, of the slowest request
 }
 
 // StartLoad begins to make requests at a constant rate and returns when the
 // first second is over.
 func (w *World) StartLoad(from lab.Where, to netip.AddrPort, rate int) *Load {
 	w.t.Helper()
+	return w.startLoad(from, to, rate)
+}
+
+// StartConnections is StartLoad with a connection for each request.
+func (w *World) StartConnections(from lab.Where, to netip.AddrPort, rate int) *Load {
+	w.t.Helper()
+	return w.startLoad(from, to, rate, "-per-conn", "1", "-workers", "64")
+}
+
+func (w *World) startLoad(from lab.Where, to netip.AddrPort, rate int, more ...string) *Load {
+	w.t.Helper()
 	r, out, err := os.Pipe()
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	cmd, err := w.Exec(w.ctx, from, lab.ExecOptions{Stdout: out, Stderr: os.Stderr},
-		Bin("echo"), "load", "-url", "http://"+to.String()+"/", "-rate", strconv.Itoa(rate), "-duration", "0")
+		append([]string{Bin("echo"), "load", "-url", "http://" + to.String() + "/", "-rate", strconv.Itoa(rate), "-duration", "0"}, more...)...)
 	_ = out.Close()
 	if err != nil {
 		w.t.Fatal(err)

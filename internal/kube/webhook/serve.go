@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admission/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -105,7 +106,9 @@ func (h *handler) answer(q *admissionv1.AdmissionRequest) *admissionv1.Admission
 		return out
 	}
 	out.Allowed, out.Warnings = verdict.Allowed, verdict.Warnings
-	labels := prometheus.Labels{"group": gvk.Group, "version": gvk.Version, "resource": q.Resource.Resource}
+	// The kind decides: the request could name any resource with it.
+	resource, _ := meta.UnsafeGuessKindToResource(gvk)
+	labels := prometheus.Labels{"group": gvk.Group, "version": gvk.Version, "resource": resource.Resource}
 	if !known(gvk) {
 		labels = prometheus.Labels{"group": "other", "version": "", "resource": ""}
 	}

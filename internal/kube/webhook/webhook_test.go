@@ -84,6 +84,7 @@ func TestReviews(t *testing.T) {
 		"was bad":               {body: request("UPDATE", "AuthorizationPolicy", bad, bad), allowed: true, warnings: 1},
 		"goes away":             {body: request("DELETE", "AuthorizationPolicy", bad, ""), allowed: true},
 		"has no effect":         {body: request("CREATE", "RequestAuthentication", "", `{}`), allowed: true, warnings: 1},
+		"another resource":      {body: strings.Replace(request("CREATE", "AuthorizationPolicy", "", good), `"resource":"`, `"resource":"made-up-`, 1), allowed: true},
 		"is unknown":            {body: request("CREATE", "Whatever", "", `{}`), allowed: true},
 		"not JSON":              {body: `{`, code: 400},
 		"no request":            {body: `{"apiVersion":"admission.k8s.io/v1"}`, code: 400},
@@ -114,7 +115,7 @@ func TestReviews(t *testing.T) {
 			}
 		})
 	}
-	if n := testutil.CollectAndCount(m.passed); n != 2 { // one resource, and what is unknown
+	if n := testutil.CollectAndCount(m.passed); n != 3 { // two kinds, and what is unknown
 		t.Errorf("%d series of what passed", n)
 	}
 	for _, r := range []*http.Request{httptest.NewRequest("GET", "/validate", nil), httptest.NewRequest("POST", "/", nil)} {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 )
 
 // maxFiles is how many descriptors one packet may bring before the kernel cuts
@@ -32,18 +34,12 @@ type Conn struct {
 }
 
 // Listen makes the socket, in the place of one that a former process left
-// behind.
+// behind. Only the user of this process may connect.
 func Listen(path string) (*Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("removing the old socket: %w", err)
-	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	l, err := unixsock.Listen("unixpacket", path)
 	if err != nil {
 		return nil, err
 	}
-	// A successor may have made its own socket at this path by the time this
-	// one is closed.
-	l.SetUnlinkOnClose(false)
 	return &Listener{l: l}, nil
 }
 

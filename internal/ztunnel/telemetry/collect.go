@@ -49,7 +49,7 @@ func (r *Recorder) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range all {
 		s.collect(ch)
 	}
-	r.dns.Collect(ch)
+	r.names.collect(ch)
 	for rep := range numReporters {
 		if n := r.revoked[rep].Load(); n > 0 {
 			ch <- prometheus.MustNewConstMetric(descRevoked, prometheus.CounterValue, float64(n), rep.String())

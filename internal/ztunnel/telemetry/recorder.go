@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -24,34 +22,47 @@ const maxPairs = 1 << 16
 
 // Recorder counts and logs. It is safe for concurrent use.
 type Recorder struct {
-	log *slog.Logger
+	log  *slog.Logger
+	live Live
 
 	mu     sync.Mutex // guards what follows
 	pairs  map[Key]*Pair
 	series map[labelValues]*series
 	byWl   map[*workload.Workload]map[*Pair]struct{}
+	// byService has the pairs without a destination workload: those of a
+	// Service whose endpoints are not in the directory.
+	byService map[ServiceRef]map[*Pair]struct{}
 
 	sockets   [numReporters]atomic.Int64
 	revoked   [numReporters]atomic.Uint64
 	untracked [numReporters]atomic.Uint64
-	dns       *prometheus.CounterVec
+	names     *names
 }
 
 // NewRecorder writes access log lines to log.
 func NewRecorder(log *slog.Logger) *Recorder {
 	return &Recorder{
-		log:    log,
-		pairs:  map[Key]*Pair{},
-		series: map[labelValues]*series{},
-		byWl:   map[*workload.Workload]map[*Pair]struct{}{},
-		dns: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "istio_on_demand_dns_total", Help: "Endpoints that were resolved for a connection (unstable).",
-		}, []string{
-			"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
-			"source_principal", "source_app", "source_version", "source_cluster", "hostname",
-		}),
+		log:       log,
+		pairs:     map[Key]*Pair{},
+		series:    map[labelValues]*series{},
+		byWl:      map[*workload.Workload]map[*Pair]struct{}{},
+		byService: map[ServiceRef]map[*Pair]struct{}{},
+		names:     newNames(),
 	}
 }
+
+// Live reports what is in the directory at this moment. Connections that were
+// decided about before a workload or service went would otherwise make series
+// that nothing takes away.
+type Live struct {
+	Workload func(*workload.Workload) bool
+	Service  func(ServiceRef) bool
+}
+
+// Follow has the recorder keep series of what is in the directory only. It is
+// called before the first connection, and WorkloadChanged and ServiceGone after
+// each change.
+func (r *Recorder) Follow(l Live) { r.live = l }
 
 // Revoked counts a peer whose certificate is on a revocation list.
 func (r *Recorder) Revoked(rep Reporter) { r.revoked[rep].Add(1) }
@@ -59,13 +70,6 @@ func (r *Recorder) Revoked(rep Reporter) { r.revoked[rep].Add(1) }
 // Untracked counts a tunnel that could not be looked up in revocation lists
 // that changed, because its certificates or the roots were not to be had.
 func (r *Recorder) Untracked(rep Reporter) { r.untracked[rep].Add(1) }
-
-// Resolved counts an endpoint's name that was resolved for a connection of w.
-// The names are those of endpoints in the directory, so they are few.
-func (r *Recorder) Resolved(w *workload.Workload, hostname string) {
-	r.dns.WithLabelValues(unknown(w.WorkloadName), unknown(w.CanonicalName), unknown(w.CanonicalRevision), unknown(w.Namespace),
-		w.Identity().String(), unknown(w.CanonicalName), unknown(w.CanonicalRevision), unknown(w.ClusterID), hostname).Inc()
-}
 
 // pair interns k.
 func (r *Recorder) pair(k Key) *Pair {
@@ -75,6 +79,26 @@ func (r *Recorder) pair(k Key) *Pair {
 }
 
 func (r *Recorder) pairLocked(k Key) *Pair {
+	if p, ok := r.pairs[k]; ok {
+		return p
+	}
+	if !r.isLive(&k) {
+		return &Pair{key: k, series: r.seriesFor(k.labels())} // its series ends with its connections
+	}
+	return r.intern(k)
+}
+
+// isLive reports whether a later change of the directory takes the pair away.
+func (r *Recorder) isLive(k *Key) bool {
+	for _, w := range [...]*workload.Workload{k.Src, k.Dst} {
+		if w != nil && r.live.Workload != nil && !r.live.Workload(w) {
+			return false
+		}
+	}
+	return !ofService(k) || r.live.Service == nil || r.live.Service(k.Service)
+}
+
+func (r *Recorder) intern(k Key) *Pair {
 	if p, ok := r.pairs[k]; ok {
 		return p
 	}
@@ -95,8 +119,17 @@ func (r *Recorder) pairLocked(k Key) *Pair {
 		}
 		set[p] = struct{}{}
 	}
+	if ofService(&k) {
+		if r.byService[k.Service] == nil {
+			r.byService[k.Service] = map[*Pair]struct{}{}
+		}
+		r.byService[k.Service][p] = struct{}{}
+	}
 	return p
 }
+
+// ofService reports whether a pair goes with its Service.
+func ofService(k *Key) bool { return k.Dst == nil && k.Service != ServiceRef{} }
 
 func (r *Recorder) seriesFor(v labelValues) *series {
 	s, ok := r.series[v]
@@ -125,6 +158,12 @@ func (r *Recorder) drop(p *Pair) {
 			}
 		}
 	}
+	if set := r.byService[p.key.Service]; ofService(&p.key) {
+		delete(set, p)
+		if len(set) == 0 {
+			delete(r.byService, p.key.Service)
+		}
+	}
 	p.series.pairs--
 	r.release(p.series)
 }
@@ -149,6 +188,7 @@ func (r *Recorder) WorkloadChanged(old, now *workload.Workload) {
 	if old == nil {
 		return
 	}
+	r.names.changed(old, now)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for p := range r.byWl[old] {
@@ -160,8 +200,18 @@ func (r *Recorder) WorkloadChanged(old, now *workload.Workload) {
 			if k.Dst == old {
 				k.Dst = now
 			}
-			r.pairLocked(k) // before the drop, so that the series has a holder
+			r.intern(k) // before the drop, so that the series has a holder
 		}
+		r.drop(p)
+	}
+}
+
+// ServiceGone follows the directory: series of a service without known
+// endpoints die with the service.
+func (r *Recorder) ServiceGone(svc *workload.Service) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p := range r.byService[RefTo(svc)] {
 		r.drop(p)
 	}
 }
@@ -184,7 +234,9 @@ func (r *Recorder) Attempted(k Key, err *reason.Error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// With the lock held the series cannot be dropped meanwhile.
-	r.pairLocked(k).series.failed[flagIndex(err.Reason.Flag())].Add(1)
+	s := r.pairLocked(k).series
+	s.failed[flagIndex(err.Reason.Flag())].Add(1)
+	r.release(s)
 }
 
 // Failed logs a connection that ended before anything about it was known but

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 )
 
 // restartPause is between the end of a daemon and its next start.
@@ -213,8 +215,7 @@ func (k *keeper) stopped() []string {
 // socket, one line a connection, with "ok" (and names) or what is wrong.
 func (k *keeper) serve() error {
 	path := k.d.control(k.name)
-	_ = os.Remove(path) // of this keeper's predecessor
-	l, err := net.Listen("unix", path)
+	l, err := unixsock.Listen("unix", path)
 	if err != nil {
 		return err
 	}
