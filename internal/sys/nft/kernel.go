@@ -183,6 +183,8 @@ func isChain(have *nftables.Chain, want Chain) bool {
 func kernelChain(t *nftables.Table, c Chain) *nftables.Chain {
 	hook := nftables.ChainHookPrerouting
 	switch c.Hook {
+	case "input":
+		hook = nftables.ChainHookInput
 	case "output":
 		hook = nftables.ChainHookOutput
 	case "forward":

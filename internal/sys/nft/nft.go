@@ -15,7 +15,6 @@ package nft
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
@@ -64,7 +63,7 @@ type Ruleset struct {
 type Chain struct {
 	Name     string
 	Type     string // filter, nat or route
-	Hook     string // prerouting, forward or output
+	Hook     string // prerouting, input, forward or output
 	Priority int
 	Rules    []Rule
 }
@@ -82,6 +81,7 @@ const (
 	priorityRaw    = -300
 	priorityMangle = -150
 	priorityNAT    = -100
+	priorityFilter = 0
 )
 
 // zoneDNS keeps the proxy's own look-ups apart from the pod's in connection
@@ -94,11 +94,11 @@ func Rules(cfg Config) Ruleset {
 	if cfg.CaptureDNS && !cfg.Quiesce {
 		set.Chains = append(set.Chains,
 			Chain{Name: "raw-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{{
-				Match: []Match{Proto(protoUDP), notFromProxy, SourcePort{53}},
+				Match: []Match{Proto{Number: protoUDP}, notFromProxy, SourcePort{53}},
 				Do:    SetZone{zoneDNS}, Note: "answers to the proxy's own look-ups",
 			}}},
 			Chain{Name: "raw-output", Type: "filter", Hook: "output", Priority: priorityRaw, Rules: []Rule{{
-				Match: []Match{Proto(protoUDP), fromProxy, DestPort{Port: 53}},
+				Match: []Match{Proto{Number: protoUDP}, fromProxy, DestPort{Port: 53}},
 				Do:    SetZone{zoneDNS}, Note: "the proxy's own look-ups",
 			}}},
 		)
@@ -117,6 +117,7 @@ func Rules(cfg Config) Ruleset {
 		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityNAT, Rules: inboundRules(cfg)},
 		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityNAT, Rules: outboundRules(cfg)},
 	)
+	set.Chains = append(set.Chains, guardChains(cfg)...)
 	if !cfg.IPv6 {
 		for i := range set.Chains {
 			set.Chains[i].Rules = append([]Rule{{Match: []Match{Family{IPv6: true}}, Do: Accept{}, Note: "IPv6 is not captured"}}, set.Chains[i].Rules...)
@@ -134,7 +135,9 @@ var (
 // that is older than the table is tracked from its next packet on, and that
 // packet passes the NAT chains as if it was the first; redirecting it would
 // break the connection.
-func newTCP() []Match { return []Match{Proto(protoTCP), SYN{}} }
+func newTCP() []Match {
+	return []Match{Proto{Number: protoTCP}, Flags{Mask: flagFIN | flagSYN | flagRST | flagACK, Value: flagSYN}}
+}
 
 func inboundRules(cfg Config) []Rule {
 	if cfg.Quiesce {
@@ -145,27 +148,14 @@ func inboundRules(cfg Config) []Rule {
 		rules = append(rules,
 			Rule{Match: append([]Match{InInterface(name)}, newTCP()...), Count: true,
 				Do: Redirect{numbers.PortOutbound}, Note: "outbound of a machine inside the pod"},
-			Rule{Match: []Match{InInterface(name), Proto(protoTCP)}, Do: Accept{}, Note: "never inbound"})
+			Rule{Match: []Match{InInterface(name), Proto{Number: protoTCP}}, Do: Accept{}, Note: "never inbound"})
 	}
 	if cfg.BypassInbound {
 		return rules
 	}
 	rules = append(rules, Rule{Match: []Match{InInterface("lo")}, Do: Accept{}, Note: "the pod and its proxy among themselves"})
-	for _, p := range cfg.Probes {
-		if p.Source.Addr().Is6() && !cfg.IPv6 {
-			continue
-		}
-		from := []Match{SourceAddr{p.Source}}
-		if p.Host {
-			from = append(from, Hops{IPv6: p.Source.Addr().Is6(), Value: hostHops})
-		}
-		from = append(from, Proto(protoTCP))
-		if len(p.Ports) == 0 {
-			rules = append(rules, Rule{Match: from, Do: Accept{}, Note: "probe"})
-		}
-		for _, port := range p.Ports {
-			rules = append(rules, Rule{Match: append(slices.Clone(from), DestPort{Port: port}), Do: Accept{}, Note: "probe"})
-		}
+	for _, m := range probeMatches(cfg) {
+		rules = append(rules, Rule{Match: m, Do: Accept{}, Note: "probe"})
 	}
 	return append(rules, Rule{
 		Match: append(newTCP(), DestPort{Port: numbers.PortHBONE, Not: true}, notFromProxy),
@@ -179,11 +169,11 @@ func outboundRules(cfg Config) []Rule {
 	}
 	rules := []Rule{
 		{Match: []Match{OutInterface("lo")}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
-		{Match: []Match{Proto(protoTCP), Mark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
+		{Match: []Match{Proto{Number: protoTCP}, Mark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
 	}
 	if cfg.CaptureDNS {
 		rules = append(rules,
-			Rule{Match: []Match{Proto(protoUDP), notFromProxy, DestPort{Port: 53}}, Count: true,
+			Rule{Match: []Match{Proto{Number: protoUDP}, notFromProxy, DestPort{Port: 53}}, Count: true,
 				Do: Redirect{numbers.PortDNS}, Note: "look-ups"},
 			Rule{Match: append(newTCP(), notFromProxy, DestPort{Port: 53}), Count: true,
 				Do: Redirect{numbers.PortDNS}, Note: "look-ups over TCP"})
