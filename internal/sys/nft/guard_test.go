@@ -2,6 +2,7 @@ package nft
 
 import (
 	"errors"
+	"flag"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 	"github.com/ambit-mesh/ambit/internal/sys/packet"
+	"github.com/ambit-mesh/ambit/internal/sys/packet/packettest"
 )
 
 // sendFrom sends one packet from a namespace.
@@ -109,6 +111,34 @@ func TestProxyPortsAreNotForOthers(t *testing.T) {
 		}
 		if in, out := proxy.Inbound(), proxy.Outbound(); len(in)+len(out) > 0 {
 			t.Errorf("the proxy got %v and %v", in, out)
+		}
+	})
+}
+
+var sequences = flag.Int("sequences", 25000, "how many sequences of packets to send in each direction and family")
+
+// Whatever is sent first, from outside and from inside, a connection from the
+// same port does not reach a program. No proxy listens: who connects has got
+// around the redirection.
+func TestNoSequenceOpensAConnection(t *testing.T) {
+	inBoth(t, func(t *testing.T, f family) {
+		pod, peer := netnstest.Link(t)
+		inside := netnstest.Serve(t, pod, netip.AddrPortFrom(f.pod, 0))
+		outside := netnstest.Serve(t, peer, netip.AddrPortFrom(f.peer, 0))
+		apply(t, pod, Config{IPv6: true})
+		for name, a := range map[string]packettest.Attack{
+			"inbound":  {In: peer.Do, From: f.peer, To: []netip.AddrPort{inside}},
+			"outbound": {In: pod.Do, From: f.pod, To: []netip.AddrPort{outside}},
+		} {
+			a.Seed, a.Count, a.Connected = 1, *sequences, true
+			r, err := a.Run()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s: %d sequences, %d answered, %d neither answered nor refused", name, r.Tried, r.Answered, r.Silent)
+			for _, e := range r.Examples {
+				t.Errorf("%s: connected after %s", name, e)
+			}
 		}
 	})
 }

@@ -85,8 +85,9 @@ func (s Segment) Bytes() []byte {
 // Header is what a packet has in front of its payload.
 type Header struct {
 	From, To netip.Addr
-	Protocol byte // of the payload, or the first extension header
-	Hops     byte // zero: 64
+	Protocol byte   // of the payload, or the first extension header
+	Options  []byte // of IPv4, full words
+	Hops     byte   // zero: 64
 	// Fragment is where the payload begins in the whole one, in bytes, and More
 	// reports whether others follow. IPv4 only: IPv6 has a header of its own.
 	Fragment int
@@ -94,8 +95,7 @@ type Header struct {
 	ID       uint16
 }
 
-// Packet returns a payload with its IP header. The kernel computes the checksum
-// of an IPv4 header.
+// Packet returns a payload with its IP header.
 func Packet(h Header, payload []byte) []byte {
 	if h.Hops == 0 {
 		h.Hops = defaultHops
@@ -109,10 +109,11 @@ func Packet(h Header, payload []byte) []byte {
 		copy(b[24:], h.To.AsSlice())
 		return append(b, payload...)
 	}
-	const words, moreFragments, unit = ipv4Header / 4, 1 << 13, 8
-	b := make([]byte, ipv4Header, ipv4Header+len(payload))
-	b[0] = 4<<4 | words
-	binary.BigEndian.PutUint16(b[2:], uint16(ipv4Header+len(payload))) //nolint:gosec // a packet
+	const moreFragments, unit = 1 << 13, 8
+	header := ipv4Header + len(h.Options)
+	b := make([]byte, header, header+len(payload))
+	b[0] = 4<<4 | byte(header/4)
+	binary.BigEndian.PutUint16(b[2:], uint16(header+len(payload))) //nolint:gosec // a packet
 	binary.BigEndian.PutUint16(b[4:], h.ID)
 	place := uint16(h.Fragment / unit) //nolint:gosec // within a packet
 	if h.More {
@@ -122,6 +123,7 @@ func Packet(h Header, payload []byte) []byte {
 	b[8], b[9] = h.Hops, h.Protocol
 	copy(b[12:], h.From.AsSlice())
 	copy(b[16:], h.To.AsSlice())
+	copy(b[ipv4Header:], h.Options)
 	binary.BigEndian.PutUint16(b[10:], checksum(b))
 	return append(b, payload...)
 }
@@ -163,6 +165,23 @@ func (s *Sender) Send(packet []byte) error {
 
 // Close frees the sender.
 func (s *Sender) Close() error { return unix.Close(s.fd) }
+
+// Error returns an ICMP message about a packet, for the family that the
+// packet has. Rest is what follows the checksum, such as the size that a link
+// allows.
+func Error(h Header, kind, code byte, rest uint32, about []byte) []byte {
+	const most = 128 // of a packet, far beyond its ports
+	b := binary.BigEndian.AppendUint32([]byte{kind, code, 0, 0}, rest)
+	b = append(b, about[:min(len(about), most)]...)
+	h.Protocol = ICMP
+	if h.To.Is6() {
+		h.Protocol = ICMPv6
+		binary.BigEndian.PutUint16(b[2:], checksum(pseudoHeader(h.From, h.To, ICMPv6, len(b)), b))
+	} else {
+		binary.BigEndian.PutUint16(b[2:], checksum(b))
+	}
+	return Packet(h, b)
+}
 
 func pseudoHeader(from, to netip.Addr, protocol byte, length int) []byte {
 	b := append(from.AsSlice(), to.AsSlice()...)
