@@ -5,25 +5,9 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
-	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/packet/packettest"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
-
-// inside opens the network namespace of a pod.
-func inside(t *testing.T, w *rig.World, pod lab.Where) *netns.NS {
-	t.Helper()
-	f, err := w.Netns(t.Context(), pod)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ns, err := netns.FromFile(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ns.Close() })
-	return ns
-}
 
 // TestFirstPacketThatIsNoSYN is a pod with NET_RAW, which Kubernetes gives to
 // every container: before it connects, it sends packets that connection
@@ -50,7 +34,7 @@ func TestFirstPacketThatIsNoSYN(t *testing.T) {
 		for where, from := range attackers {
 			const sequences = 700 // all sets of flags twice, and some that are drawn
 			r, err := packettest.Attack{
-				In: inside(t, w, where).Do, From: from, To: to, Request: "GET / HTTP/1.0\r\n\r\n", Seed: 2, Count: sequences,
+				In: w.Netns(where).Do, From: from, To: to, Request: "GET / HTTP/1.0\r\n\r\n", Seed: 2, Count: sequences,
 			}.Run()
 			if err != nil {
 				t.Fatal(err)
