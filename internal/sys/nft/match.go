@@ -244,6 +244,41 @@ func (a SourceAddr) exprs() []expr.Any {
 	)
 }
 
+// States of connections, as bits; see ConnState.
+const (
+	stateInvalid   = expr.CtStateBitINVALID
+	stateNew       = expr.CtStateBitNEW
+	stateUntracked = expr.CtStateBitUNTRACKED
+)
+
+// ConnState matches packets whose connection is in one of the states; Not, in
+// none of them. A packet that connection tracking cannot place is invalid.
+type ConnState struct {
+	States uint32
+	Not    bool
+}
+
+func (s ConnState) String() string {
+	var names []string
+	for _, f := range []struct {
+		bit  uint32
+		name string
+	}{{stateInvalid, "invalid"}, {stateNew, "new"}, {stateUntracked, "untracked"}} {
+		if s.States&f.bit != 0 {
+			names = append(names, f.name)
+		}
+	}
+	return fmt.Sprintf("ct state & (%s) %s 0", strings.Join(names, " | "), op(!s.Not))
+}
+
+func (s ConnState) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		mask(native(s.States), native(0)),
+		&expr.Cmp{Op: cmpOp(!s.Not), Register: 1, Data: native(0)},
+	}
+}
+
 // ToLoopback matches the address that the kernel redirects the pod's own
 // connections to.
 type ToLoopback struct{ IPv6 bool }
@@ -331,6 +366,12 @@ type Reset struct{}
 
 func (Reset) String() string    { return "reject with tcp reset" }
 func (Reset) exprs() []expr.Any { return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
+
+// Drop drops the packet.
+type Drop struct{}
+
+func (Drop) String() string    { return "drop" }
+func (Drop) exprs() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
 
 // Redirect sends the connection to a port of the namespace itself.
 type Redirect struct{ Port uint16 }

@@ -39,7 +39,15 @@ type Config struct {
 	// to live on. It is the first step of taking the rules away: a connection
 	// that was redirected needs the table for as long as it lasts.
 	Quiesce bool
+
+	// settling is the first of two steps in which a table is written where none
+	// was: the connections that are older than the table are not known yet.
+	settling bool
 }
+
+// continues reports whether the connections that are older than the table are
+// known, so that all others can be held to what connection tracking has of them.
+func (c Config) continues() bool { return !c.settling }
 
 // Probe exempts plaintext connections from a source to ports of the pod. No
 // ports means all of them.
@@ -54,9 +62,10 @@ type Probe struct {
 
 // Ruleset is the content of a table.
 type Ruleset struct {
-	Table  string
-	Sets   []Set
-	Chains []Chain
+	Table    string
+	Timeouts []Timeout
+	Sets     []Set
+	Chains   []Chain
 }
 
 // Chain is a base chain. Its policy is to accept.
@@ -90,7 +99,7 @@ const zoneDNS = 1
 
 // Rules computes the table for a namespace.
 func Rules(cfg Config) Ruleset {
-	set := Ruleset{Table: TableName}
+	set := Ruleset{Table: TableName, Sets: olderSets(cfg), Timeouts: []Timeout{lasting}}
 	if cfg.CaptureDNS && !cfg.Quiesce {
 		set.Chains = append(set.Chains,
 			Chain{Name: "raw-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{{
@@ -140,10 +149,10 @@ func newTCP() []Match {
 }
 
 func inboundRules(cfg Config) []Rule {
+	rules := []Rule{lasts}
 	if cfg.Quiesce {
-		return nil
+		return rules
 	}
-	var rules []Rule
 	for _, name := range cfg.VirtualInterfaces {
 		rules = append(rules,
 			Rule{Match: append([]Match{InInterface(name)}, newTCP()...), Count: true,
@@ -165,9 +174,10 @@ func inboundRules(cfg Config) []Rule {
 
 func outboundRules(cfg Config) []Rule {
 	if cfg.Quiesce {
-		return nil
+		return []Rule{lasts}
 	}
 	rules := []Rule{
+		lasts,
 		{Match: []Match{OutInterface("lo")}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
 		{Match: []Match{Proto{Number: protoTCP}, Mark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
 	}
