@@ -141,7 +141,8 @@ func uncaptured(all []connection) []connection {
 	}
 	var rest []connection
 	for _, c := range all {
-		if !byEnds[connection{c.remote, c.local}] && !atProxy[c.local] {
+		inside := byEnds[connection{c.remote, c.local}] || atProxy[c.local] || c.local.Addr().IsLoopback()
+		if !inside {
 			rest = append(rest, c)
 		}
 	}
