@@ -296,6 +296,18 @@ func (l ToLoopback) exprs() []expr.Any {
 	return append(Family{l.IPv6}.exprs(), daddr.load(l.IPv6), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: l.addr().AsSlice()})
 }
 
+// ToItself matches packets to an address of the namespace.
+type ToItself struct{}
+
+func (ToItself) String() string { return "fib daddr type local" }
+
+func (ToItself) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(unix.RTN_LOCAL)},
+	}
+}
+
 // DestIn matches a destination address that is in a set of the table.
 type DestIn struct {
 	IPv6 bool

@@ -89,8 +89,14 @@ type Rule struct {
 const (
 	priorityRaw    = -300
 	priorityMangle = -150
-	priorityNAT    = -100
 	priorityFilter = 0
+	// The first chain that translates a connection wins. A pod may have rules of
+	// its own at -100, and which of two chains of one priority comes first would
+	// depend on when the pod was enrolled. What comes in is the pod's own first:
+	// it may pass it on to others. What goes out is captured first: the pod's
+	// rules then apply to the proxy's connection.
+	priorityInbound  = -99
+	priorityOutbound = -101
 )
 
 // zoneDNS keeps the proxy's own look-ups apart from the pod's in connection
@@ -123,8 +129,8 @@ func Rules(cfg Config) Ruleset {
 			Match: []Match{ConnMark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}},
 			Do:    RestoreMark{}, Note: "their replies go back to the proxy, whatever their address",
 		}}},
-		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityNAT, Rules: inboundRules(cfg)},
-		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityNAT, Rules: outboundRules(cfg)},
+		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityInbound, Rules: inboundRules(cfg)},
+		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityOutbound, Rules: outboundRules(cfg)},
 	)
 	set.Chains = append(set.Chains, guardChains(cfg)...)
 	if !cfg.IPv6 {
@@ -167,8 +173,8 @@ func inboundRules(cfg Config) []Rule {
 		rules = append(rules, Rule{Match: m, Do: Accept{}, Note: "probe"})
 	}
 	return append(rules, Rule{
-		Match: append(newTCP(), DestPort{Port: numbers.PortHBONE, Not: true}, notFromProxy),
-		Count: true, Do: Redirect{numbers.PortInbound}, Note: "plaintext to the pod",
+		Match: append(newTCP(), DestPort{Port: numbers.PortHBONE, Not: true}, notFromProxy, ToItself{}),
+		Count: true, Do: Redirect{numbers.PortInbound}, Note: "plaintext to the pod, and not what it passes on",
 	})
 }
 
