@@ -86,22 +86,34 @@ func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 		}
 	}
 	kept := sameChains(have, want)
-	if len(have) > 0 {
-		conn.FlushTable(table)
-	}
 	for _, c := range have {
+		if c.Name != zoneChain || !kept[c.Name] {
+			conn.FlushChain(c)
+		}
 		if !kept[c.Name] {
 			conn.DelChain(c)
 		}
 	}
 	for _, c := range want.Chains {
 		chain := conn.AddChain(kernelChain(table, c))
+		if c.Name == zoneChain {
+			continue
+		}
 		for _, r := range c.Rules {
 			conn.AddRule(kernelRule(table, chain, r))
 		}
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("writing nftables table %s: %w", want.Table, err)
+	}
+	for _, c := range want.Chains {
+		if c.Name != zoneChain {
+			continue
+		}
+		if differs, err := checkZone(ns, want.Table, c); err != nil || len(differs) == 0 {
+			return err
+		}
+		return writeZone(ns, want.Table, c.Rules)
 	}
 	return nil
 }
@@ -294,6 +306,14 @@ func checkTable(ns *netns.NS, want Ruleset) ([]string, error) {
 		if !isChain(h, w) {
 			differs = append(differs, "chain "+w.Name+" has another type, hook, priority or policy")
 		}
+		if w.Name == zoneChain {
+			zone, err := checkZone(ns, want.Table, w)
+			if err != nil {
+				return nil, err
+			}
+			differs = append(differs, zone...)
+			continue
+		}
 		rules, err := conn.GetRules(table, h)
 		if err != nil {
 			return nil, fmt.Errorf("listing nftables chain %s: %w", w.Name, err)
@@ -374,6 +394,9 @@ func Dump(ns *netns.NS) (string, error) {
 				continue
 			}
 			fmt.Fprintf(&b, "  chain %s %s\n", c.Name, c.Type)
+			if t.Name == TableName && c.Name == zoneChain {
+				continue // see zone.go
+			}
 			rules, err := conn.GetRules(t, c)
 			if err != nil {
 				return "", fmt.Errorf("listing nftables chain %s: %w", c.Name, err)

@@ -36,10 +36,7 @@ type Proto struct {
 }
 
 func (p Proto) String() string {
-	name := "udp"
-	if p.Number == protoTCP {
-		name = "tcp"
-	}
+	name := map[byte]string{protoTCP: "tcp", protoUDP: "udp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "ipv6-icmp"}[p.Number]
 	if p.Not {
 		return "meta l4proto != " + name
 	}
@@ -74,6 +71,14 @@ type InInterface string
 func (i InInterface) String() string { return fmt.Sprintf("iifname %q", string(i)) }
 func (i InInterface) exprs() []expr.Any {
 	return metaIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, ifname(string(i)))
+}
+
+// NotInInterface matches packets that came in by any other interface.
+type NotInInterface string
+
+func (i NotInInterface) String() string { return fmt.Sprintf("iifname != %q", string(i)) }
+func (i NotInInterface) exprs() []expr.Any {
+	return metaIs(expr.MetaKeyIIFNAME, expr.CmpOpNeq, ifname(string(i)))
 }
 
 // OutInterface matches the interface a packet is leaving by.

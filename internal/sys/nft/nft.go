@@ -99,13 +99,10 @@ const (
 	priorityOutbound = -101
 )
 
-// zoneDNS keeps the proxy's own look-ups apart from the pod's in connection
-// tracking: both may use the same ports at the same time.
-const zoneDNS = 1
-
 // Rules computes the table for a namespace.
 func Rules(cfg Config) Ruleset {
 	set := Ruleset{Table: TableName, Sets: olderSets(cfg), Timeouts: []Timeout{lasting}}
+	set.Chains = append(set.Chains, wireChain())
 	if cfg.CaptureDNS && !cfg.Quiesce {
 		set.Chains = append(set.Chains,
 			Chain{Name: "raw-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{{
