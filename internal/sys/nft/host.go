@@ -67,7 +67,7 @@ func ApplyHost(host *netns.NS, pods []netip.Addr) (differs []string, err error) 
 	if differs, err = checkTable(host, want); err != nil || len(differs) == 0 {
 		return nil, err
 	}
-	return differs, writeTable(host, want)
+	return differs, writeTable(host, want, nil)
 }
 
 // TryHost proves that the host's table can be written, and leaves the pods in
@@ -81,7 +81,7 @@ func TryHost(host *netns.NS) error {
 	for _, s := range sets {
 		pods = append(pods, s.Addrs...)
 	}
-	return writeTable(host, HostRules(pods))
+	return writeTable(host, HostRules(pods), nil)
 }
 
 // RemoveHost takes the host's table away. Probes of captured pods are captured

@@ -267,20 +267,34 @@ func masquerade(t *testing.T, host *netns.NS, service []byte, pod netip.Addr) {
 	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "others"})
 	post := conn.AddChain(&nftables.Chain{Table: table, Name: "post", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: post, Exprs: []expr.Any{&expr.Masq{}}})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
 	if len(service) > 0 {
-		family, offset := uint32(unix.NFPROTO_IPV4), uint32(16)
-		if pod.Is6() {
-			family, offset = unix.NFPROTO_IPV6, 24
-		}
-		for name, hook := range map[string]*nftables.ChainHook{"pre": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
-			chain := conn.AddChain(&nftables.Chain{Table: table, Name: name, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest})
-			conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(Family{IPv6: pod.Is6()}.exprs(),
-				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(len(service))},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: service},
-				&expr.Immediate{Register: 1, Data: pod.AsSlice()},
-				&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
-			)})
-		}
+		translate(t, host, service, pod)
+	}
+}
+
+// translate has a namespace send what is for the service to another address.
+func translate(t *testing.T, ns *netns.NS, service []byte, to netip.Addr) {
+	t.Helper()
+	conn, err := open(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "others"})
+	family, offset := uint32(unix.NFPROTO_IPV4), uint32(16)
+	if to.Is6() {
+		family, offset = unix.NFPROTO_IPV6, 24
+	}
+	for name, hook := range map[string]*nftables.ChainHook{"pre": nftables.ChainHookPrerouting, "out": nftables.ChainHookOutput} {
+		chain := conn.AddChain(&nftables.Chain{Table: table, Name: name, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest})
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(Family{IPv6: to.Is6()}.exprs(),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(len(service))},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: service},
+			&expr.Immediate{Register: 1, Data: to.AsSlice()},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1},
+		)})
 	}
 	if err := conn.Flush(); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -18,20 +19,41 @@ import (
 // the proxy need first, then all rules in one transaction. A namespace that is
 // already right is not touched. The table's rules are replaced inside their
 // chains, so that every packet meets either all old or all new rules.
+//
+// A table that is not there yet is written in two steps: from the first one on,
+// new connections are captured; then those that are older are listed, and all
+// others are held to what connection tracking has of them.
 func Apply(ns *netns.NS, cfg Config) error {
 	if err := applyRouting(ns, cfg); err != nil {
 		return fmt.Errorf("policy routing: %w", err)
 	}
-	want := Rules(cfg)
+	want := Rules(cfg).possible()
 	differs, err := checkTable(ns, want)
 	if err != nil || len(differs) == 0 {
 		return err
 	}
-	return writeTable(ns, want)
+	sets, err := listSets(ns, want.Table)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(want.Sets, func(s Set) bool { return s.Connections && sets[s.Name].Name == "" }) {
+		return writeTable(ns, want, nil)
+	}
+	first := cfg
+	first.settling = true
+	if err := writeTable(ns, Rules(first).possible(), nil); err != nil {
+		return err
+	}
+	list, err := older(ns)
+	if err != nil {
+		return err
+	}
+	return writeTable(ns, want, list)
 }
 
-// writeTable replaces the content of a table in one transaction.
-func writeTable(ns *netns.NS, want Ruleset) error {
+// writeTable replaces the content of a table in one transaction. Sets of
+// connections that the table does not have are made of the list.
+func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 	have, err := listChains(ns, want.Table)
 	if err != nil {
 		return err
@@ -40,27 +62,43 @@ func writeTable(ns *netns.NS, want Ruleset) error {
 	if err != nil {
 		return err
 	}
-	conn, err := open(ns)
+	conn, err := open(ns, nftables.WithSockOptions(largeTransactions))
 	if err != nil {
 		return err
 	}
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: want.Table})
+	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: want.Table}
+	timeouts, err := missingTimeouts(conn, table, want.Timeouts)
+	if err != nil {
+		return err
+	}
+	conn.AddTable(table)
+	for _, t := range timeouts {
+		addTimeout(conn, table, t)
+	}
 	for _, s := range want.Sets {
-		if err := writeSet(conn, table, s, sets[s.Name]); err != nil {
+		if s.Connections && sets[s.Name].Name == "" {
+			err = addOlder(conn, table, s, list)
+		} else if !s.Connections {
+			err = writeSet(conn, table, s, sets[s.Name])
+		}
+		if err != nil {
 			return err
 		}
 	}
 	kept := sameChains(have, want)
-	if len(have) > 0 {
-		conn.FlushTable(table)
-	}
 	for _, c := range have {
+		if c.Name != zoneChain || !kept[c.Name] {
+			conn.FlushChain(c)
+		}
 		if !kept[c.Name] {
 			conn.DelChain(c)
 		}
 	}
 	for _, c := range want.Chains {
 		chain := conn.AddChain(kernelChain(table, c))
+		if c.Name == zoneChain {
+			continue
+		}
 		for _, r := range c.Rules {
 			conn.AddRule(kernelRule(table, chain, r))
 		}
@@ -68,13 +106,22 @@ func writeTable(ns *netns.NS, want Ruleset) error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("writing nftables table %s: %w", want.Table, err)
 	}
+	for _, c := range want.Chains {
+		if c.Name != zoneChain {
+			continue
+		}
+		if differs, err := checkZone(ns, want.Table, c); err != nil || len(differs) == 0 {
+			return err
+		}
+		return writeZone(ns, want.Table, c.Rules)
+	}
 	return nil
 }
 
 // Check compares the namespace with what Apply would make of it, and says what
 // is missing, wrong or too much. Nothing means that all is as it should be.
 func Check(ns *netns.NS, cfg Config) ([]string, error) {
-	differs, err := checkTable(ns, Rules(cfg))
+	differs, err := checkTable(ns, Rules(cfg).possible())
 	if err != nil {
 		return nil, err
 	}
@@ -116,8 +163,8 @@ func removeTable(ns *netns.NS, name string) error {
 	return nil
 }
 
-func open(ns *netns.NS) (*nftables.Conn, error) {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.File().Fd())))
+func open(ns *netns.NS, options ...nftables.ConnOption) (*nftables.Conn, error) {
+	conn, err := nftables.New(append(options, nftables.WithNetNSFd(int(ns.File().Fd())))...)
 	if err != nil {
 		return nil, fmt.Errorf("opening nftables netlink: %w", err)
 	}
@@ -183,6 +230,8 @@ func isChain(have *nftables.Chain, want Chain) bool {
 func kernelChain(t *nftables.Table, c Chain) *nftables.Chain {
 	hook := nftables.ChainHookPrerouting
 	switch c.Hook {
+	case "input":
+		hook = nftables.ChainHookInput
 	case "output":
 		hook = nftables.ChainHookOutput
 	case "forward":
@@ -235,7 +284,14 @@ func checkTable(ns *netns.NS, want Ruleset) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	timeouts, err := missingTimeouts(conn, table, want.Timeouts)
+	if err != nil {
+		return nil, err
+	}
 	differs := compareSets(want.Sets, sets)
+	for _, t := range timeouts {
+		differs = append(differs, "object "+t.Name+" is missing")
+	}
 	byName := map[string]*nftables.Chain{}
 	for _, c := range have {
 		byName[c.Name] = c
@@ -249,6 +305,14 @@ func checkTable(ns *netns.NS, want Ruleset) ([]string, error) {
 		}
 		if !isChain(h, w) {
 			differs = append(differs, "chain "+w.Name+" has another type, hook, priority or policy")
+		}
+		if w.Name == zoneChain {
+			zone, err := checkZone(ns, want.Table, w)
+			if err != nil {
+				return nil, err
+			}
+			differs = append(differs, zone...)
+			continue
 		}
 		rules, err := conn.GetRules(table, h)
 		if err != nil {
@@ -330,6 +394,9 @@ func Dump(ns *netns.NS) (string, error) {
 				continue
 			}
 			fmt.Fprintf(&b, "  chain %s %s\n", c.Name, c.Type)
+			if t.Name == TableName && c.Name == zoneChain {
+				continue // see zone.go
+			}
 			rules, err := conn.GetRules(t, c)
 			if err != nil {
 				return "", fmt.Errorf("listing nftables chain %s: %w", c.Name, err)

@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -29,16 +30,22 @@ type Action interface {
 }
 
 // Proto matches the transport protocol.
-type Proto byte
-
-func (p Proto) String() string {
-	if p == protoTCP {
-		return "meta l4proto tcp"
-	}
-	return "meta l4proto udp"
+type Proto struct {
+	Number byte
+	Not    bool
 }
 
-func (p Proto) exprs() []expr.Any { return metaIs(expr.MetaKeyL4PROTO, expr.CmpOpEq, []byte{byte(p)}) }
+func (p Proto) String() string {
+	name := map[byte]string{protoTCP: "tcp", protoUDP: "udp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "ipv6-icmp"}[p.Number]
+	if p.Not {
+		return "meta l4proto != " + name
+	}
+	return "meta l4proto " + name
+}
+
+func (p Proto) exprs() []expr.Any {
+	return metaIs(expr.MetaKeyL4PROTO, cmpOp(p.Not), []byte{p.Number})
+}
 
 // Family matches the network protocol.
 type Family struct{ IPv6 bool }
@@ -64,6 +71,14 @@ type InInterface string
 func (i InInterface) String() string { return fmt.Sprintf("iifname %q", string(i)) }
 func (i InInterface) exprs() []expr.Any {
 	return metaIs(expr.MetaKeyIIFNAME, expr.CmpOpEq, ifname(string(i)))
+}
+
+// NotInInterface matches packets that came in by any other interface.
+type NotInInterface string
+
+func (i NotInInterface) String() string { return fmt.Sprintf("iifname != %q", string(i)) }
+func (i NotInInterface) exprs() []expr.Any {
+	return metaIs(expr.MetaKeyIIFNAME, expr.CmpOpNeq, ifname(string(i)))
 }
 
 // OutInterface matches the interface a packet is leaving by.
@@ -105,17 +120,57 @@ func (m ConnMark) exprs() []expr.Any {
 	}
 }
 
-// SYN matches the first packet of a TCP connection.
-type SYN struct{}
+// Flags of TCP.
+const (
+	flagFIN = 0x01
+	flagSYN = 0x02
+	flagRST = 0x04
+	flagACK = 0x10
+)
 
-func (SYN) String() string { return "tcp flags & (fin | syn | rst | ack) == syn" }
+// Flags matches the flags of a TCP packet; the protocol must have been matched.
+type Flags struct {
+	Mask, Value byte
+	Not         bool
+}
 
-func (SYN) exprs() []expr.Any {
-	const fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
+func (f Flags) String() string {
+	return fmt.Sprintf("tcp flags & (%s) %s %s", flagNames(f.Mask), op(f.Not), flagNames(f.Value))
+}
+
+func (f Flags) exprs() []expr.Any {
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
-		mask([]byte{fin | syn | rst | ack}, []byte{0}),
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
+		mask([]byte{f.Mask}, []byte{0}),
+		&expr.Cmp{Op: cmpOp(f.Not), Register: 1, Data: []byte{f.Value}},
+	}
+}
+
+func flagNames(flags byte) string {
+	var names []string
+	for _, f := range []struct {
+		bit  byte
+		name string
+	}{{flagFIN, "fin"}, {flagSYN, "syn"}, {flagRST, "rst"}, {flagACK, "ack"}} {
+		if flags&f.bit != 0 {
+			names = append(names, f.name)
+		}
+	}
+	return strings.Join(names, " | ")
+}
+
+// Translated matches packets whose connection has another destination than its
+// first packet had. It never matches a packet that is not tracked.
+type Translated struct{}
+
+func (Translated) String() string { return "ct status dnat" }
+
+func (Translated) exprs() []expr.Any {
+	const dnat = 1 << 5 // IPS_DST_NAT
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		mask(native(dnat), native(0)),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: native(0)},
 	}
 }
 
@@ -194,6 +249,70 @@ func (a SourceAddr) exprs() []expr.Any {
 	)
 }
 
+// States of connections, as bits; see ConnState.
+const (
+	stateInvalid   = expr.CtStateBitINVALID
+	stateNew       = expr.CtStateBitNEW
+	stateUntracked = expr.CtStateBitUNTRACKED
+)
+
+// ConnState matches packets whose connection is in one of the states; Not, in
+// none of them. A packet that connection tracking cannot place is invalid.
+type ConnState struct {
+	States uint32
+	Not    bool
+}
+
+func (s ConnState) String() string {
+	var names []string
+	for _, f := range []struct {
+		bit  uint32
+		name string
+	}{{stateInvalid, "invalid"}, {stateNew, "new"}, {stateUntracked, "untracked"}} {
+		if s.States&f.bit != 0 {
+			names = append(names, f.name)
+		}
+	}
+	return fmt.Sprintf("ct state & (%s) %s 0", strings.Join(names, " | "), op(!s.Not))
+}
+
+func (s ConnState) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		mask(native(s.States), native(0)),
+		&expr.Cmp{Op: cmpOp(!s.Not), Register: 1, Data: native(0)},
+	}
+}
+
+// ToLoopback matches the address that the kernel redirects the pod's own
+// connections to.
+type ToLoopback struct{ IPv6 bool }
+
+func (l ToLoopback) addr() netip.Addr {
+	if l.IPv6 {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}
+
+func (l ToLoopback) String() string { return daddr.name(l.IPv6) + " " + l.addr().String() }
+
+func (l ToLoopback) exprs() []expr.Any {
+	return append(Family{l.IPv6}.exprs(), daddr.load(l.IPv6), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: l.addr().AsSlice()})
+}
+
+// ToItself matches packets to an address of the namespace.
+type ToItself struct{}
+
+func (ToItself) String() string { return "fib daddr type local" }
+
+func (ToItself) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(unix.RTN_LOCAL)},
+	}
+}
+
 // DestIn matches a destination address that is in a set of the table.
 type DestIn struct {
 	IPv6 bool
@@ -258,6 +377,18 @@ type Accept struct{}
 
 func (Accept) String() string    { return "accept" }
 func (Accept) exprs() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+
+// Reset drops the packet, and ends the connection with a reset to its sender.
+type Reset struct{}
+
+func (Reset) String() string    { return "reject with tcp reset" }
+func (Reset) exprs() []expr.Any { return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
+
+// Drop drops the packet.
+type Drop struct{}
+
+func (Drop) String() string    { return "drop" }
+func (Drop) exprs() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
 
 // Redirect sends the connection to a port of the namespace itself.
 type Redirect struct{ Port uint16 }

@@ -15,7 +15,6 @@ package nft
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
@@ -40,7 +39,15 @@ type Config struct {
 	// to live on. It is the first step of taking the rules away: a connection
 	// that was redirected needs the table for as long as it lasts.
 	Quiesce bool
+
+	// settling is the first of two steps in which a table is written where none
+	// was: the connections that are older than the table are not known yet.
+	settling bool
 }
+
+// continues reports whether the connections that are older than the table are
+// known, so that all others can be held to what connection tracking has of them.
+func (c Config) continues() bool { return !c.settling }
 
 // Probe exempts plaintext connections from a source to ports of the pod. No
 // ports means all of them.
@@ -55,16 +62,17 @@ type Probe struct {
 
 // Ruleset is the content of a table.
 type Ruleset struct {
-	Table  string
-	Sets   []Set
-	Chains []Chain
+	Table    string
+	Timeouts []Timeout
+	Sets     []Set
+	Chains   []Chain
 }
 
 // Chain is a base chain. Its policy is to accept.
 type Chain struct {
 	Name     string
 	Type     string // filter, nat or route
-	Hook     string // prerouting, forward or output
+	Hook     string // prerouting, input, forward or output
 	Priority int
 	Rules    []Rule
 }
@@ -81,24 +89,28 @@ type Rule struct {
 const (
 	priorityRaw    = -300
 	priorityMangle = -150
-	priorityNAT    = -100
+	priorityFilter = 0
+	// The first chain that translates a connection wins. A pod may have rules of
+	// its own at -100, and which of two chains of one priority comes first would
+	// depend on when the pod was enrolled. What comes in is the pod's own first:
+	// it may pass it on to others. What goes out is captured first: the pod's
+	// rules then apply to the proxy's connection.
+	priorityInbound  = -99
+	priorityOutbound = -101
 )
-
-// zoneDNS keeps the proxy's own look-ups apart from the pod's in connection
-// tracking: both may use the same ports at the same time.
-const zoneDNS = 1
 
 // Rules computes the table for a namespace.
 func Rules(cfg Config) Ruleset {
-	set := Ruleset{Table: TableName}
+	set := Ruleset{Table: TableName, Sets: olderSets(cfg), Timeouts: []Timeout{lasting}}
+	set.Chains = append(set.Chains, wireChain())
 	if cfg.CaptureDNS && !cfg.Quiesce {
 		set.Chains = append(set.Chains,
 			Chain{Name: "raw-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{{
-				Match: []Match{Proto(protoUDP), notFromProxy, SourcePort{53}},
+				Match: []Match{Proto{Number: protoUDP}, notFromProxy, SourcePort{53}},
 				Do:    SetZone{zoneDNS}, Note: "answers to the proxy's own look-ups",
 			}}},
 			Chain{Name: "raw-output", Type: "filter", Hook: "output", Priority: priorityRaw, Rules: []Rule{{
-				Match: []Match{Proto(protoUDP), fromProxy, DestPort{Port: 53}},
+				Match: []Match{Proto{Number: protoUDP}, fromProxy, DestPort{Port: 53}},
 				Do:    SetZone{zoneDNS}, Note: "the proxy's own look-ups",
 			}}},
 		)
@@ -114,9 +126,10 @@ func Rules(cfg Config) Ruleset {
 			Match: []Match{ConnMark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}},
 			Do:    RestoreMark{}, Note: "their replies go back to the proxy, whatever their address",
 		}}},
-		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityNAT, Rules: inboundRules(cfg)},
-		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityNAT, Rules: outboundRules(cfg)},
+		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityInbound, Rules: inboundRules(cfg)},
+		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityOutbound, Rules: outboundRules(cfg)},
 	)
+	set.Chains = append(set.Chains, guardChains(cfg)...)
 	if !cfg.IPv6 {
 		for i := range set.Chains {
 			set.Chains[i].Rules = append([]Rule{{Match: []Match{Family{IPv6: true}}, Do: Accept{}, Note: "IPv6 is not captured"}}, set.Chains[i].Rules...)
@@ -134,56 +147,46 @@ var (
 // that is older than the table is tracked from its next packet on, and that
 // packet passes the NAT chains as if it was the first; redirecting it would
 // break the connection.
-func newTCP() []Match { return []Match{Proto(protoTCP), SYN{}} }
+func newTCP() []Match {
+	return []Match{Proto{Number: protoTCP}, Flags{Mask: flagFIN | flagSYN | flagRST | flagACK, Value: flagSYN}}
+}
 
 func inboundRules(cfg Config) []Rule {
+	rules := []Rule{lasts}
 	if cfg.Quiesce {
-		return nil
+		return rules
 	}
-	var rules []Rule
 	for _, name := range cfg.VirtualInterfaces {
 		rules = append(rules,
 			Rule{Match: append([]Match{InInterface(name)}, newTCP()...), Count: true,
 				Do: Redirect{numbers.PortOutbound}, Note: "outbound of a machine inside the pod"},
-			Rule{Match: []Match{InInterface(name), Proto(protoTCP)}, Do: Accept{}, Note: "never inbound"})
+			Rule{Match: []Match{InInterface(name), Proto{Number: protoTCP}}, Do: Accept{}, Note: "never inbound"})
 	}
 	if cfg.BypassInbound {
 		return rules
 	}
 	rules = append(rules, Rule{Match: []Match{InInterface("lo")}, Do: Accept{}, Note: "the pod and its proxy among themselves"})
-	for _, p := range cfg.Probes {
-		if p.Source.Addr().Is6() && !cfg.IPv6 {
-			continue
-		}
-		from := []Match{SourceAddr{p.Source}}
-		if p.Host {
-			from = append(from, Hops{IPv6: p.Source.Addr().Is6(), Value: hostHops})
-		}
-		from = append(from, Proto(protoTCP))
-		if len(p.Ports) == 0 {
-			rules = append(rules, Rule{Match: from, Do: Accept{}, Note: "probe"})
-		}
-		for _, port := range p.Ports {
-			rules = append(rules, Rule{Match: append(slices.Clone(from), DestPort{Port: port}), Do: Accept{}, Note: "probe"})
-		}
+	for _, m := range probeMatches(cfg) {
+		rules = append(rules, Rule{Match: m, Do: Accept{}, Note: "probe"})
 	}
 	return append(rules, Rule{
-		Match: append(newTCP(), DestPort{Port: numbers.PortHBONE, Not: true}, notFromProxy),
-		Count: true, Do: Redirect{numbers.PortInbound}, Note: "plaintext to the pod",
+		Match: append(newTCP(), DestPort{Port: numbers.PortHBONE, Not: true}, notFromProxy, ToItself{}),
+		Count: true, Do: Redirect{numbers.PortInbound}, Note: "plaintext to the pod, and not what it passes on",
 	})
 }
 
 func outboundRules(cfg Config) []Rule {
 	if cfg.Quiesce {
-		return nil
+		return []Rule{lasts}
 	}
 	rules := []Rule{
+		lasts,
 		{Match: []Match{OutInterface("lo")}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
-		{Match: []Match{Proto(protoTCP), Mark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
+		{Match: []Match{Proto{Number: protoTCP}, Mark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
 	}
 	if cfg.CaptureDNS {
 		rules = append(rules,
-			Rule{Match: []Match{Proto(protoUDP), notFromProxy, DestPort{Port: 53}}, Count: true,
+			Rule{Match: []Match{Proto{Number: protoUDP}, notFromProxy, DestPort{Port: 53}}, Count: true,
 				Do: Redirect{numbers.PortDNS}, Note: "look-ups"},
 			Rule{Match: append(newTCP(), notFromProxy, DestPort{Port: 53}), Count: true,
 				Do: Redirect{numbers.PortDNS}, Note: "look-ups over TCP"})

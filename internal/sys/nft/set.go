@@ -11,11 +11,15 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 )
 
-// Set is a set of addresses in a table, in order and each once.
+// Set is a set of addresses in a table, in order and each once, or one of
+// connections.
 type Set struct {
 	Name  string
 	IPv6  bool
 	Addrs []netip.Addr
+	// Connections is a set of connections. It is filled when it is made, and
+	// nothing changes it afterwards.
+	Connections bool
 }
 
 // String is the set in the language of the nft program.
@@ -23,6 +27,9 @@ func (s Set) String() string {
 	family := "ipv4_addr"
 	if s.IPv6 {
 		family = "ipv6_addr"
+	}
+	if s.Connections {
+		family += " . inet_service . " + family + " . inet_service"
 	}
 	var elements string
 	if len(s.Addrs) > 0 {
@@ -51,6 +58,11 @@ func listSets(ns *netns.NS, table string) (map[string]Set, error) {
 	sets := map[string]Set{}
 	for _, k := range all {
 		s := Set{Name: k.Name, IPv6: k.KeyType.Name == nftables.TypeIP6Addr.Name}
+		if k.Concatenation {
+			s.Connections, s.IPv6 = true, k.KeyType.Bytes == olderKey(true).Bytes
+			sets[k.Name] = s
+			continue
+		}
 		elements, err := conn.GetSetElements(k)
 		if err != nil {
 			return nil, fmt.Errorf("listing nftables set %s: %w", k.Name, err)
@@ -73,6 +85,8 @@ func compareSets(want []Set, have map[string]Set) []string {
 		switch {
 		case !ok:
 			differs = append(differs, "set "+w.Name+" is missing")
+		case h.Connections != w.Connections:
+			differs = append(differs, "of another type is "+h.String())
 		case h.IPv6 != w.IPv6 || !slices.Equal(h.Addrs, w.Addrs):
 			differs = append(differs, "other elements are in "+h.String())
 		}

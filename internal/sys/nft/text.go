@@ -10,11 +10,14 @@ import (
 func (s Ruleset) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", s.Table)
+	for _, t := range s.Timeouts {
+		fmt.Fprintf(&b, "\t%s\n", t)
+	}
 	for _, set := range s.Sets {
 		fmt.Fprintf(&b, "\t%s\n", set)
 	}
 	for i, c := range s.Chains {
-		if i > 0 || len(s.Sets) > 0 {
+		if i > 0 || len(s.Sets)+len(s.Timeouts) > 0 {
 			b.WriteByte('\n')
 		}
 		fmt.Fprintf(&b, "\tchain %s {\n\t\ttype %s hook %s priority %d; policy accept;\n", c.Name, c.Type, c.Hook, c.Priority)
