@@ -47,12 +47,15 @@ type pod struct {
 	// client's address.
 	origSrc   bool
 	listeners []*poll.Listener
+	holders   holders
+	older     older
 	closed    atomic.Bool
 
 	// Guarded by the node's mu.
 	up      bool
 	retry   *time.Timer
 	backoff time.Duration
+	tries   uint // failed starts
 
 	idMu    sync.Mutex // guards what follows
 	id      identity.Identity
@@ -106,6 +109,7 @@ func (p *pod) start() error {
 		Windows:          windows,
 	})
 	p.identify()
+	p.holders.mine(p.node.owner(), fds)
 	for i, port := range p.ports() {
 		ln, err := poll.Listen(p.node.Loops, fds[i], port.accept)
 		if err != nil {
@@ -138,7 +142,7 @@ func (p *pod) ports() []port {
 // listen makes the sockets of ports, in their order.
 func (p *pod) listen(v6 bool) (fds []int, err error) {
 	cfg := p.node.Config
-	opts := sockopt.ListenOptions{ReusePort: cfg.PortReuse, Mark: cfg.PacketMark}
+	opts := sockopt.ListenOptions{ReusePort: cfg.PortReuse, Mark: cfg.PacketMark, Owner: p.node.owner()}
 	// The proxy's own servers are not told apart by address.
 	p.origSrc = !p.self && (cfg.OrigSrc == nil || *cfg.OrigSrc)
 	if p.origSrc {
@@ -147,6 +151,11 @@ func (p *pod) listen(v6 bool) (fds []int, err error) {
 	err = p.do(func() error {
 		for _, port := range p.ports() {
 			fd, err := sockopt.Listen(anyAddr(v6, port.number), opts)
+			if errors.Is(err, sockopt.ErrOwner) {
+				p.node.withoutOwner(err)
+				opts.Owner = 0
+				fd, err = sockopt.Listen(anyAddr(v6, port.number), opts)
+			}
 			if err != nil && opts.Transparent && cfg.OrigSrc == nil {
 				// Not permitted: go on without keeping client addresses.
 				opts.Transparent = false
