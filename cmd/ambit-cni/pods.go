@@ -78,14 +78,14 @@ func (p *pods) pod(e source.Event) {
 }
 
 func podOf(pod *corev1.Pod) node.Pod {
-	account := pod.Spec.ServiceAccountName
-	if account == "" {
-		account = "default"
+	account, ok := source.Account(pod)
+	if !ok {
+		account = wellknown.NoServiceAccount
 	}
 	n := node.Pod{
 		UID: string(pod.UID), Name: pod.Name, Namespace: pod.Namespace, ServiceAccount: account,
 		Labels: pod.Labels, Annotations: pod.Annotations, HostNetwork: pod.Spec.HostNetwork,
-		Terminal:   pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed,
+		Terminal:   source.Ended(pod),
 		ProbePorts: source.KubeletPorts(pod),
 	}
 	ips := []string{pod.Status.PodIP}

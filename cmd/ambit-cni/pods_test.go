@@ -15,8 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/source/kube"
 )
 
 type recorder struct{ events []string }
@@ -60,7 +62,7 @@ func TestOnlyPodsOfThisNode(t *testing.T) {
 func TestPodOf(t *testing.T) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default", UID: "1", Labels: map[string]string{"x": "y"}},
-		Spec: corev1.PodSpec{HostNetwork: true, Containers: []corev1.Container{{
+		Spec: corev1.PodSpec{ServiceAccountName: "web", HostNetwork: true, Containers: []corev1.Container{{
 			Ports:          []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}},
 			ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("web")}}},
 			LivenessProbe:  &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(9090)}}},
@@ -69,12 +71,38 @@ func TestPodOf(t *testing.T) {
 		Status: corev1.PodStatus{Phase: corev1.PodFailed, PodIP: "10.0.0.1", PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}, {IP: "fd00::1"}, {IP: "rubbish"}}},
 	}
 	want := node.Pod{
-		UID: "1", Name: "a", Namespace: "default", ServiceAccount: "default", Labels: map[string]string{"x": "y"},
+		UID: "1", Name: "a", Namespace: "default", ServiceAccount: "web", Labels: map[string]string{"x": "y"},
 		HostNetwork: true, Terminal: true, IPs: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
 		ProbePorts: []uint16{8080, 9090},
 	}
 	if diff := cmp.Diff(want, podOf(pod), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestPodWithoutAnAccount checks that a static pod is not handed over as one of
+// the account "default".
+func TestPodWithoutAnAccount(t *testing.T) {
+	for name, pod := range map[string]*corev1.Pod{
+		"no account": {},
+		"mirror pod": {ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{source.AnnotationMirror: "x"}}, Spec: corev1.PodSpec{ServiceAccountName: "web"}},
+	} {
+		if got := podOf(pod).ServiceAccount; got != wellknown.NoServiceAccount {
+			t.Errorf("%s: account %q", name, got)
+		}
+	}
+}
+
+// TestPodInItsGracePeriodHasNotEnded checks that the phase alone does not take a
+// pod out of the mesh.
+func TestPodInItsGracePeriodHasNotEnded(t *testing.T) {
+	pod := &corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodFailed}}
+	if !podOf(pod).Terminal || !podOf(kube.Trim(pod).(*corev1.Pod)).Terminal {
+		t.Error("a failed pod without containers that run has not ended")
+	}
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+	if podOf(pod).Terminal || podOf(kube.Trim(pod).(*corev1.Pod)).Terminal {
+		t.Error("a failed pod whose containers run has ended")
 	}
 }
 

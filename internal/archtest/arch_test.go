@@ -34,6 +34,8 @@ var layers = map[string][]string{
 	"internal/control":   {"api", "internal/mesh", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
 	"internal/node":      {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
 	"internal/archtest":  {"internal/mesh"},
+	// What tests share. Every wing's tests may import it, and no program.
+	"internal/testutil": {},
 	// The Kubernetes API is one service that several wings use: a client, and
 	// a package per duty that implements what control or node asks for.
 	"internal/kube":          {"internal/kube/client", "internal/kube/kubetest", "internal/mesh", "internal/ops", "internal/source", "internal/control", "internal/node", "internal/sys"},
@@ -139,6 +141,9 @@ func TestImportDirections(t *testing.T) {
 		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
 			to, ours := strings.CutPrefix(imp, module)
 			if !ours || allowed == nil {
+				continue
+			}
+			if within(to, "internal/testutil") && !slices.Contains(p.Imports, imp) {
 				continue
 			}
 			if tw := wing(to); tw != w && !slices.Contains(allowed, tw) {

@@ -92,7 +92,7 @@ func selected(s *corev1.Service, pods []corev1.Pod) discoveryv1.EndpointSlice {
 	}
 	selector := labels.SelectorFromSet(s.Spec.Selector)
 	for _, p := range pods {
-		if len(p.Status.PodIPs) == 0 || terminal(&p) || !selector.Matches(labels.Set(p.Labels)) {
+		if len(p.Status.PodIPs) == 0 || source.Ended(&p) || !selector.Matches(labels.Set(p.Labels)) {
 			continue
 		}
 		ready := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {

@@ -95,9 +95,10 @@ const (
 // describePod says what facts come to.
 func describePod(f podFacts) *podReport {
 	p := f.Pod
+	account, _ := source.Account(p)
 	r := &podReport{
 		Name: p.Name, Namespace: p.Namespace, Node: p.Spec.NodeName, Addresses: []string{},
-		ServiceAccount: cmp.Or(p.Spec.ServiceAccountName, "default"),
+		ServiceAccount: account,
 		Services:       podServices(f), Policies: []policyRow{}, ToDo: []advice{},
 	}
 	for _, ip := range p.Status.PodIPs {
@@ -165,6 +166,9 @@ func (r *podReport) enrolment(f podFacts, w *workloadDump) {
 	r.ToDo = append(r.ToDo, enrolmentAdvice(f, r.Enrolled, why, state, w)...)
 }
 
+// noAccount is what there is to say of a pod that no identity can be given to.
+const noAccount = "the pod has no service account (static pods have none) and so no identity: connections to it are plaintext, those from it to pods of the mesh are refused"
+
 func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workloadDump) []advice {
 	p := f.Pod
 	logs := f.Type.logs(partAgent, f.Agent.Pod)
@@ -201,10 +205,17 @@ func enrolmentAdvice(f podFacts, enrolled, why string, state *podState, w *workl
 		add("ztunnel does not listen in the pod yet", f.Type.logs(partZtunnel, f.Proxy.Pod))
 	case w == nil:
 		add("the control plane has not told ztunnel about the pod: its connections are refused (UNKNOWN_SOURCE)", "ambit proxy-status"+f.Type.also())
+	case !hasAccount(p):
+		add(noAccount, "run the pod from the API server to give it an identity")
 	case w.Protocol != "HBONE":
 		add("others do not send tunnels to the pod yet", "ambit proxy-status"+f.Type.also())
 	}
 	return out
+}
+
+func hasAccount(p *corev1.Pod) bool {
+	_, ok := source.Account(p)
+	return ok
 }
 
 // canJoin tells whether a label on its namespace would bring a pod into the
@@ -218,12 +229,8 @@ func canJoin(policy node.Policy, p *corev1.Pod, root string) bool {
 func nodePod(p *corev1.Pod) node.Pod {
 	return node.Pod{
 		Name: p.Name, Namespace: p.Namespace, Labels: p.Labels, Annotations: p.Annotations,
-		HostNetwork: p.Spec.HostNetwork, Terminal: terminal(p),
+		HostNetwork: p.Spec.HostNetwork, Terminal: source.Ended(p),
 	}
-}
-
-func terminal(p *corev1.Pod) bool {
-	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
 // wants tells what the labels ask for, in words.
@@ -284,6 +291,10 @@ func (f proxyFacts) text(state *podState, w *workloadDump) string {
 
 // identity is the name others see, and what proves it.
 func (r *podReport) identity(f podFacts, w *workloadDump) {
+	if r.ServiceAccount == "" {
+		r.Identity, r.Certificate = "none", "none: "+noAccount
+		return
+	}
 	domain := wellknown.DefaultDomain
 	if w != nil {
 		domain = cmp.Or(w.TrustDomain, domain)

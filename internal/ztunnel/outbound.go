@@ -256,6 +256,7 @@ func (o *outgoing) tunnel() {
 		OnUp:    func(f *relay.Flow, _ hbone.ResponseHeader) { o.up(f, o.key()) },
 		OnFail:  o.failedAttempt,
 		OnClose: o.pod.outboundDone(o.conn),
+		Spare:   o.spare,
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
@@ -286,7 +287,10 @@ func (p *pod) identify() {
 		return
 	}
 	old := p.release
-	p.id, p.release = id, p.node.Certs.Hold(id, certs.Warmup)
+	p.id, p.release = id, nil
+	if id.ServiceAccount != wellknown.NoServiceAccount {
+		p.release = p.node.Certs.Hold(id, certs.Warmup)
+	}
 	if old != nil {
 		old()
 	}
@@ -391,15 +395,27 @@ func (p *pod) dialInner(ctx context.Context, k hbone.Key) (int, *tls.Config, err
 }
 
 func (p *pod) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error) {
-	bundle, err := p.node.Certs.Get(ctx, k.SrcIdentity)
+	bundle, err := p.certificate(ctx, k.SrcIdentity)
 	if err != nil {
-		return nil, asReason(reason.CertificateUnavailable, err)
+		return nil, err
 	}
 	expect, err := splitIdentities(k.DstIdentities)
 	if err != nil {
 		return nil, asReason(reason.Internal, err)
 	}
 	return p.node.TLS.Client(bundle, expect), nil
+}
+
+// certificate returns the certificate of an identity of this pod.
+func (p *pod) certificate(ctx context.Context, id identity.Identity) (*mtls.Bundle, error) {
+	if id.ServiceAccount == wellknown.NoServiceAccount {
+		return nil, reason.Errorf(reason.CertificateUnavailable, "pod %s/%s has no service account, as static pods have none, and so no identity", p.info.Namespace, p.info.Name)
+	}
+	b, err := p.node.Certs.Get(ctx, id)
+	if err != nil {
+		return nil, asReason(reason.CertificateUnavailable, err)
+	}
+	return b, nil
 }
 
 // serverTLS is asked at every handshake, off the loops.
@@ -413,9 +429,9 @@ func (p *pod) serverTLS(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	if err != nil {
 		return nil, p.unknown()
 	}
-	b, err := p.node.Certs.Get(hello.Context(), w.Identity())
+	b, err := p.certificate(hello.Context(), w.Identity())
 	if err != nil {
-		return nil, asReason(reason.CertificateUnavailable, err)
+		return nil, err
 	}
 	return p.node.TLS.ServerConfig(b), nil
 }

@@ -22,7 +22,7 @@ func TestMedian(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	who := []*contender{{name: "none", title: "no mesh"}, {name: "ambit", title: "Ambit"}, {name: "peer", title: "peer"}}
+	who := []*contender{{name: "none", title: "no mesh"}, {name: "ambit", title: "Ambit"}, {name: "peer", title: "peer"}, {name: "before", title: "before"}}
 	r := newReport(options{rounds: 3, duration: time.Second}, who)
 	c := cell{name: "echo"}
 	for _, v := range []float64{30, 10, 20} {
@@ -38,7 +38,7 @@ func TestReport(t *testing.T) {
 	if err := r.print(&text, "text"); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"failed: peer, echo: reset", "Ambit : no mesh", "Ambit : peer"} {
+	for _, want := range []string{"failed: peer, echo: reset", "Ambit : no mesh", "Ambit : before", "Ambit : peer"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in\n%s", want, text.String())
 		}

@@ -1,10 +1,10 @@
 // Command bench measures what a mesh costs, on this machine, in one run:
 // traffic between two pods on two nodes of a lab, with no mesh, through two
-// plain proxies that splice, through Ambit, and through another node proxy
-// given by path. Their rounds are interleaved, so that what else happens on
+// plain proxies that splice, through Ambit, and through an earlier build of
+// Ambit or another node proxy given by path. Their rounds are interleaved, so that what else happens on
 // the machine happens to all of them; read the ratios.
 //
-//	bench [-bin DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-cells NAME,…] [-o text|json]
+//	bench [-bin DIR] [-before DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-cells NAME,…] [-o text|json]
 //	bench -scale [-workloads N] [-services N]
 //
 // It ends with "N passed, N failed": a measured cell passes when there were no
@@ -36,6 +36,7 @@ const limit = 15 * time.Minute
 
 type options struct {
 	bin, peer  string
+	before     string // directory with the programs of another build
 	rounds     int
 	duration   time.Duration
 	held       int
@@ -56,10 +57,11 @@ func main() {
 	var o options
 	flag.StringVar(&o.bin, "bin", "", "directory with the programs (default: build them)")
 	flag.StringVar(&o.peer, "peer", os.Getenv("PEER_ZTUNNEL"), "another node proxy to compare with (also $PEER_ZTUNNEL)")
+	flag.StringVar(&o.before, "before", "", "directory with the programs of an earlier build of Ambit to compare with")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the table has their medians")
 	flag.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "how long one cell is measured")
 	flag.IntVar(&o.held, "held", 4000, "connections held to measure their memory")
-	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,peer (default all)")
+	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,before,peer (default all)")
 	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.BoolVar(&o.scale, "scale", false, "instead: one change in a large mesh, and what the mesh costs in memory")
@@ -157,6 +159,9 @@ func (o *options) programs(ctx context.Context, dir string) error {
 		}
 		o.peer = abs
 	}
+	if err := o.findBefore(); err != nil {
+		return err
+	}
 	if len(build) == 0 {
 		return nil
 	}
@@ -166,6 +171,24 @@ func (o *options) programs(ctx context.Context, dir string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building: %w\n%s", err, out)
 	}
+	return nil
+}
+
+// findBefore makes -before absolute and checks that the programs are there.
+func (o *options) findBefore() error {
+	if o.before == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(o.before)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"ambitd", "ztunnel", "ambit-cni"} {
+		if _, err := os.Stat(filepath.Join(abs, name)); err != nil {
+			return fmt.Errorf("-before: %w (build the other commit into a directory of its own)", err)
+		}
+	}
+	o.before = abs
 	return nil
 }
 

@@ -101,7 +101,7 @@ func (r *report) comparisons() []comparison {
 		return slices.ContainsFunc(r.contenders, func(c *contender) bool { return c.name == name })
 	}
 	var out []comparison
-	for _, v := range []comparison{{"Ambit : no mesh", "ambit", "none"}, {"Ambit : peer", "ambit", "peer"}} {
+	for _, v := range []comparison{{"Ambit : no mesh", "ambit", "none"}, {"Ambit : before", "ambit", "before"}, {"Ambit : peer", "ambit", "peer"}} {
 		if has(v.of) && has(v.to) {
 			out = append(out, v)
 		}

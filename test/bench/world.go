@@ -105,7 +105,7 @@ func (w *world) close() {
 }
 
 // build starts one lab with Ambit, where the pods outside of the mesh are as
-// well, and one with the peer. The world is to be closed also after an error.
+// well, and one each with the earlier build and the peer. The world is to be closed also after an error.
 func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 	w := new(world)
 	ours, err := w.start(ctx, o, filepath.Join(dir, "ambit"), bin, "")
@@ -136,6 +136,15 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 	}
 	if wanted(o.only, "ambit") {
 		if err := w.mesh(ctx, o, "ambit", "Ambit", ours); err != nil {
+			return w, err
+		}
+	}
+	if o.before != "" && wanted(o.only, "before") {
+		earlier, err := w.start(ctx, o, filepath.Join(dir, "before"), o.before, "")
+		if err != nil {
+			return w, err
+		}
+		if err := w.mesh(ctx, o, "before", "before", earlier); err != nil {
 			return w, err
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // ConfigDump is the part of a node proxy's /config_dump that tests look at.
@@ -19,6 +21,7 @@ type ConfigDump struct {
 		Protocol              string   `json:"protocol"`
 		NativeTunnel          bool     `json:"nativeTunnel"`
 		Status                string   `json:"status"`
+		ServiceAccount        string   `json:"serviceAccount"`
 		WorkloadIPs           []string `json:"workloadIps"`
 		AuthorizationPolicies []string `json:"authorizationPolicies"`
 	} `json:"workloads"`
@@ -32,6 +35,9 @@ type ConfigDump struct {
 		Namespace string `json:"namespace"`
 		Action    string `json:"action"`
 	} `json:"policies"`
+	Certificates []struct {
+		Identity string `json:"identity"`
+	} `json:"certificates"`
 	WorkloadState map[string]struct {
 		State       string `json:"state"`
 		Connections struct {
@@ -56,7 +62,8 @@ func (w *World) Dump(node string) (*ConfigDump, error) {
 }
 
 // Settled waits until the mesh does what the objects say: every pod that is to
-// be captured is served on its node, every proxy knows it as HBONE, and no
+// be captured is served on its node, every proxy knows it as HBONE (or as TCP,
+// when it has no service account), and no
 // other pod is either; every proxy knows which pods are ready, and all services.
 func (w *World) Settled() {
 	w.t.Helper()
@@ -80,7 +87,8 @@ func (w *World) settled() error {
 			if d.Config.XDSOnDemand && p.Node != n.Name && d.protocol(p.Namespace, p.Name) == "" {
 				continue // not asked for yet
 			}
-			if got, want := d.protocol(p.Namespace, p.Name), map[bool]string{true: "HBONE", false: "TCP"}[p.Captured]; got != want {
+			tunnelled := p.Captured && d.account(p.Namespace, p.Name) != wellknown.NoServiceAccount
+			if got, want := d.protocol(p.Namespace, p.Name), map[bool]string{true: "HBONE", false: "TCP"}[tunnelled]; got != want {
 				return fmt.Errorf("to %s, pod %s/%s is %q, and not %s", n.Name, p.Namespace, p.Name, got, want)
 			}
 			if got, want := d.healthy(p.Namespace, p.Name), p.Ready; got != want {
@@ -115,6 +123,16 @@ func (d *ConfigDump) healthy(namespace, name string) bool {
 		}
 	}
 	return false
+}
+
+// account is the service account that a pod runs as.
+func (d *ConfigDump) account(namespace, name string) string {
+	for _, w := range d.Workloads {
+		if w.Namespace == namespace && w.Name == name {
+			return w.ServiceAccount
+		}
+	}
+	return ""
 }
 
 // protocol is how a pod is reached: HBONE when the mesh does it, not when the

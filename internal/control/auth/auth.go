@@ -28,8 +28,17 @@ type Caller struct {
 // Account is namespace/name of the service account.
 func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
 
+// methodCertificate is the Method of ClientCert.
+const methodCertificate = "client certificate"
+
+// ByCertificate reports whether a certificate alone proved who the caller is.
+// A certificate outlives the pod that it was made for.
+func (c Caller) ByCertificate() bool { return c.Method == methodCertificate }
+
 // Credentials are what a call brought along.
 type Credentials struct {
+	// Source groups the callers that share a network address, for bounds.
+	Source string
 	// Token is the bearer token, empty without one.
 	Token string
 	// Peer is the state of the TLS connection, nil without TLS. Its
@@ -66,13 +75,7 @@ func (c Chain) Authenticate(ctx context.Context, cr Credentials) (Caller, error)
 			failures = append(failures, err)
 		}
 	}
-	if cr.Token == "" && (cr.Peer == nil || len(cr.Peer.PeerCertificates) == 0) {
-		return Caller{}, fmt.Errorf("%w: neither a token nor a client certificate", ErrNotMine)
-	}
-	if len(failures) == 0 { // nobody was asked; joining nothing would be success
-		return Caller{}, fmt.Errorf("%w: no authenticator is configured", ErrNotMine)
-	}
-	return Caller{}, errors.Join(failures...)
+	return Caller{}, refusal(cr, failures)
 }
 
 type contextKey struct{}

@@ -78,6 +78,9 @@ func (a *Authority) Sign(id identity.Identity, csrPEM []byte, ttl time.Duration)
 	return append(chain, string(bundle)), nil
 }
 
+// DefaultTTL is the life of a certificate whose owner asks for none.
+func (a *Authority) DefaultTTL() time.Duration { return a.conf.DefaultTTL }
+
 // lease decides who signs and until when, and records that such a certificate
 // is out. The recording happens before the signing: whoever decides about a
 // stage afterwards knows of this certificate.

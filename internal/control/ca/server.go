@@ -52,7 +52,8 @@ type Server struct {
 }
 
 // CreateCertificate signs a certificate for the caller's own identity, or for
-// the one it may impersonate.
+// the one it may impersonate. The caller must have a token: a stolen certificate
+// would otherwise renew itself without end.
 func (s *Server) CreateCertificate(ctx context.Context, req *securityapi.IstioCertificateRequest) (*securityapi.IstioCertificateResponse, error) {
 	s.Metrics.requested()
 	caller, ok := auth.FromContext(ctx)
@@ -62,6 +63,11 @@ func (s *Server) CreateCertificate(ctx context.Context, req *securityapi.IstioCe
 		return nil, errNotAuthorized
 	}
 	log := s.Logger.With("caller", caller.Account(), "node", caller.Node, "pod", caller.PodName)
+	if caller.ByCertificate() {
+		s.Metrics.notAllowed()
+		log.Warn("certificate refused", "reason", "the caller showed a certificate and no valid token: no certificate is renewed by a certificate alone")
+		return nil, errNotAuthorized
+	}
 	id, err := s.subject(caller, req)
 	if err != nil {
 		s.Metrics.notAllowed()
@@ -74,7 +80,7 @@ func (s *Server) CreateCertificate(ctx context.Context, req *securityapi.IstioCe
 		log.Warn("certificate refused", "identity", id, "reason", err)
 		return nil, errBadCSR
 	}
-	chain, err := s.Authority.Sign(id, []byte(req.GetCsr()), ttl)
+	chain, err := s.Authority.Sign(id, []byte(req.GetCsr()), s.life(caller, ttl))
 	switch {
 	case errors.Is(err, ErrBadRequest):
 		s.Metrics.malformed()
@@ -114,6 +120,16 @@ func (s *Server) subject(c auth.Caller, req *securityapi.IstioCertificateRequest
 		return id, fmt.Errorf("impersonation of %s: %w", id, err)
 	}
 	return id, nil
+}
+
+// life bounds the life of a certificate that a node proxy asks for by the
+// default. The token of a node proxy is worth every identity of its node, so that
+// what it buys must end soon.
+func (s *Server) life(c auth.Caller, asked time.Duration) time.Duration {
+	if slices.Contains(s.TrustedNodeAccounts, c.Account()) {
+		return min(asked, s.Authority.DefaultTTL())
+	}
+	return asked
 }
 
 func validity(seconds int64) (time.Duration, error) {

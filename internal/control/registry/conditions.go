@@ -103,13 +103,18 @@ func (d describer) pod(n Name, p *corev1.Pod) []status.Condition {
 	return out
 }
 
+func hasAccount(p *corev1.Pod) bool {
+	_, ok := source.Account(p)
+	return ok
+}
+
 func (d describer) inMesh(n Name, p *corev1.Pod) status.Condition {
 	mode := p.Labels[wellknown.LabelDataplaneMode]
 	if ns, ok := collection.Fetch(d.r, d.in.namespaces.Collection, n.Namespace); ok && mode == "" {
 		mode = ns.Labels[wellknown.LabelDataplaneMode]
 	}
 	switch {
-	case terminal(p):
+	case source.Ended(p):
 		return status.No(status.InMesh, status.ReasonCompleted, "the pod has ended")
 	case len(podAddresses(p)) == 0:
 		return status.Maybe(status.InMesh, status.ReasonNoAddress, "the pod has no address yet (status.podIP); see the kubelet of its node")
@@ -117,6 +122,8 @@ func (d describer) inMesh(n Name, p *corev1.Pod) status.Condition {
 		return status.Yes(status.InMesh, status.ReasonNativeTunnel, "the pod speaks HBONE itself (label %s)", wellknown.LabelTunnel)
 	case p.Spec.HostNetwork:
 		return status.No(status.InMesh, status.ReasonHostNetwork, "the pod uses its node's network, which is not redirected")
+	case p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled && !hasAccount(p):
+		return status.Yes(status.InMesh, status.ReasonRedirected, "traffic goes through the node proxy of node %s, without an identity: the pod has no service account, as static pods have none. Connections to it are plaintext, those from it to pods of the mesh are refused", p.Spec.NodeName)
 	case p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled:
 		return status.Yes(status.InMesh, status.ReasonRedirected, "traffic goes through the node proxy of node %s", p.Spec.NodeName)
 	case mode == wellknown.DataplaneModeAmbient:
@@ -250,7 +257,7 @@ func (d describer) superseded(pa *policy.PeerAuthentication) bool {
 }
 
 func (d describer) gateway(n Name, g *source.Gateway) []status.Condition {
-	w, ok := d.t.waypoints.Get(n)
+	w, ok := collection.Fetch(d.r, d.t.waypoints, n)
 	switch {
 	case !ok:
 		return []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "class %s is none of ours (%s)", g.Spec.GatewayClassName, waypointClass)}

@@ -9,6 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // placement says where a pod runs and as whom.
@@ -18,11 +19,14 @@ type placement struct {
 	uid     string
 }
 
+// placement leaves out pods without an account of their own: a node can create
+// such a pod in any namespace, and gets no identity by it.
 func (t *tables) placement(_ *collection.Reader, _ Name, p *corev1.Pod) (placement, bool) {
-	if terminal(p) || p.Spec.NodeName == "" {
+	account, ok := source.Account(p)
+	if !ok || source.Ended(p) || p.Spec.NodeName == "" {
 		return placement{}, false
 	}
-	return placement{p.Spec.NodeName, serviceAccount(p.Spec.ServiceAccountName), string(p.UID)}, true
+	return placement{p.Spec.NodeName, account, string(p.UID)}, true
 }
 
 // Nodes knows which identities run on which node. It may be asked from any

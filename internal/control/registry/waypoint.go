@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
@@ -33,7 +34,7 @@ type waypoint struct {
 }
 
 func sameWaypoint(a, b *waypoint) bool {
-	return a.serves == b.serves && a.from == b.from && a.chosen.String() == b.chosen.String() &&
+	return a.serves == b.serves && a.from == b.from && equality.Semantic.DeepEqual(a.chosen, b.chosen) &&
 		proto.Equal(a.address, b.address) && proto.Equal(a.binding, b.binding)
 }
 

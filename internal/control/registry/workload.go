@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 type locality struct{ region, zone, subzone string }
@@ -35,7 +36,9 @@ type namespaceInfo struct {
 	trafficDistribution string
 }
 
-func terminal(p *corev1.Pod) bool {
+// final reports whether a pod has a phase that it does not leave. Its containers
+// can run on for a while, but new connections do not go there.
+func final(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
@@ -64,15 +67,19 @@ func (t *tables) podUID(k Name) string {
 // podWorkload is nil while a pod has no address and after it ended.
 func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workloadpb.Workload {
 	addrs := podAddresses(p)
-	if terminal(p) || len(addrs) == 0 {
+	if source.Ended(p) || len(addrs) == 0 {
 		return nil
 	}
 	name, kind := owner(p)
+	account, own := source.Account(p)
+	if !own {
+		account = wellknown.NoServiceAccount
+	}
 	w := &workloadpb.Workload{
 		Uid:            t.podUID(k),
 		Name:           k.Name,
 		Addresses:      addrs,
-		ServiceAccount: serviceAccount(p.Spec.ServiceAccountName),
+		ServiceAccount: account,
 		Node:           p.Spec.NodeName,
 		WorkloadName:   name,
 		WorkloadType:   kind,
@@ -84,11 +91,11 @@ func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workl
 	if p.Spec.HostNetwork {
 		w.NetworkMode = workloadpb.NetworkMode_HOST_NETWORK
 	}
-	if p.DeletionTimestamp != nil || !ready(p) {
+	if p.DeletionTimestamp != nil || !ready(p) || final(p) {
 		w.Status = workloadpb.WorkloadStatus_UNHEALTHY
 	}
 	t.complete(r, w, k.Namespace, p.Labels, namedPorts(p))
-	if p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled && !p.Spec.HostNetwork {
+	if p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled && !p.Spec.HostNetwork && own {
 		w.TunnelProtocol = workloadpb.TunnelProtocol_HBONE
 	}
 	t.addManualServices(r, w, k)
@@ -96,6 +103,7 @@ func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workl
 	return w
 }
 
+// serviceAccount is the account of a workload that is no pod.
 func serviceAccount(name string) string {
 	if name == "" {
 		return "default"

@@ -124,6 +124,13 @@ func (s *secret) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	go func() {
+		// The first list has no event for a Secret that was deleted between the
+		// readers' first look and this list.
+		if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) && len(informer.GetStore().ListKeys()) == 0 {
+			s.notify(nil, true)
+		}
+	}()
 	informer.RunWithContext(ctx)
 	return nil
 }

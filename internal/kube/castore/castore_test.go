@@ -32,6 +32,12 @@ var web = identity.Identity{TrustDomain: "cluster.local", Namespace: "app", Serv
 // replica opens an authority on the Secret and follows it until the test ends.
 func replica(t *testing.T, s *kubetest.Server, conf ca.Config) *ca.Authority {
 	t.Helper()
+	return replicaAfter(t, s, conf, func() {})
+}
+
+// replicaAfter opens an authority, calls between, and then runs the authority.
+func replicaAfter(t *testing.T, s *kubetest.Server, conf ca.Config, between func()) *ca.Authority {
+	t.Helper()
 	kube := s.Client().Kube
 	store := castore.New(kube, ns)
 	plugin := castore.NewPlugin(kube, ns)
@@ -40,6 +46,7 @@ func replica(t *testing.T, s *kubetest.Server, conf ca.Config) *ca.Authority {
 	if err != nil {
 		t.Fatal(err)
 	}
+	between()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for _, run := range []func(context.Context) error{store.Run, plugin.Run, a.Run} {
@@ -312,6 +319,22 @@ func TestSecretDeleted(t *testing.T) {
 	if n := replica(t, s, ca.Config{}); !accepts(n, c) || !accepts(b, mustSign(t, n)) {
 		t.Error("another root")
 	}
+}
+
+// TestSecretDeletedBeforeTheWatch: a Secret that is deleted after the authority
+// has read it and before the first watch lists it is written again.
+func TestSecretDeletedBeforeTheWatch(t *testing.T) {
+	s := kubetest.Start(t)
+	secrets := s.Client().Kube.CoreV1().Secrets(ns)
+	replicaAfter(t, s, ca.Config{}, func() {
+		if err := secrets.Delete(t.Context(), castore.StateSecret, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	eventually(t, "the Secret is back", func() bool {
+		_, err := secrets.Get(t.Context(), castore.StateSecret, metav1.GetOptions{})
+		return err == nil
+	})
 }
 
 // TestPluginSecret: cacerts is taken up by all replicas when the leader says.

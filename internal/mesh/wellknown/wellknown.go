@@ -57,6 +57,12 @@ const (
 	ProbeSourceIPv6 = "fd16:9254:7127:1337:ffff:ffff:ffff:ffff"
 )
 
+// NoServiceAccount stands for the account of a pod that has none, as static
+// pods have none. Nothing can have it: no Kubernetes name contains an
+// underscore. An empty account would not do, because it means "default" on the
+// wire.
+const NoServiceAccount = "_none"
+
 // Labels and annotations.
 const (
 	LabelDataplaneMode        = "istio.io/dataplane-mode"

@@ -271,7 +271,7 @@ func (e *edit) dropWorkload(w *Workload) {
 
 func (w *Workload) sameUID(o *Workload) bool { return w.UID == o.UID }
 
-// same tells whether nothing changed; both are interned.
+// same reports whether nothing changed; both are interned.
 func (w *Workload) same(o *Workload) bool {
 	return w.UID == o.UID && w.Name == o.Name && w.Node == o.Node && w.Traits == o.Traits &&
 		w.Healthy == o.Healthy && slices.Equal(w.addrs, o.addrs)
@@ -337,12 +337,14 @@ func (s *Service) sameKey(o *Service) bool {
 	return s.Hostname == o.Hostname && s.Namespace == o.Namespace
 }
 
+// same reports whether two services are interchangeable; its test sets every
+// field.
 func (s *Service) same(o *Service) bool {
 	return s.Name == o.Name && s.Namespace == o.Namespace && s.Hostname == o.Hostname &&
 		slices.Equal(s.VIPs, o.VIPs) && slices.Equal(s.CIDRs, o.CIDRs) && slices.Equal(s.Ports, o.Ports) &&
 		slices.Equal(s.SANs, o.SANs) && s.Waypoint == o.Waypoint && slices.Equal(s.WeightedWaypoints, o.WeightedWaypoints) &&
 		s.HasLoadBalancing == o.HasLoadBalancing && s.Mode == o.Mode && slices.Equal(s.Scopes, o.Scopes) &&
-		s.AllowUnhealthy == o.AllowUnhealthy && s.Families == o.Families && s.Canonical == o.Canonical &&
+		s.ClientAffinity == o.ClientAffinity && s.AllowUnhealthy == o.AllowUnhealthy && s.Families == o.Families && s.Canonical == o.Canonical &&
 		s.NamespaceOnly == o.NamespaceOnly && s.IngressUseWaypoint == o.IngressUseWaypoint
 }
 

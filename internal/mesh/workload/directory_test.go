@@ -18,7 +18,7 @@ import (
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 )
 
-func TestServiceByVIP(t *testing.T) {
+func TestServicesByAddress(t *testing.T) {
 	canonical := func(s *workloadpb.Service) { s.Canonical = true }
 	hidden := func(s *workloadpb.Service) { s.Visibility = workloadpb.Service_NAMESPACE }
 	future := func(s *workloadpb.Service) { s.Visibility = 77 }
@@ -51,13 +51,13 @@ func TestServiceByVIP(t *testing.T) {
 			d := NewDirectory(Options{PreferredNamespace: "pref"})
 			d.Apply(tc.set, nil)
 			got := ""
-			if s := d.Snapshot().ServiceByVIP("net", addr(tc.ip), tc.ns); s != nil {
+			if s := d.Snapshot().Find("net", addr(tc.ip), tc.ns).Service; s != nil {
 				got = s.Key().String()
 			}
 			if got != tc.want {
 				t.Errorf("%s from %s: %q, want %q", tc.ip, tc.ns, got, tc.want)
 			}
-			if s := d.Snapshot().ServiceByVIP("elsewhere", addr(tc.ip), tc.ns); s != nil {
+			if s := d.Snapshot().Find("elsewhere", addr(tc.ip), tc.ns).Service; s != nil {
 				t.Errorf("found %v in another network", s.Key())
 			}
 		})
@@ -156,7 +156,7 @@ func TestRejections(t *testing.T) {
 				t.Errorf("the rest: %+v", changes.List)
 			}
 			if d.Snapshot().WorkloadByAddr("net", addr("10.0.0.8")) != before.WorkloadByAddr("net", addr("10.0.0.8")) ||
-				d.Snapshot().ServiceByVIP("net", addr("10.1.0.8"), "") == nil {
+				d.Snapshot().Find("net", addr("10.1.0.8"), "").Service == nil {
 				t.Error("what was known before is gone")
 			}
 		})
@@ -317,7 +317,7 @@ func checkAgainst(t *rapid.T, s *Snapshot, model map[string]*workloadpb.Address)
 			if got == nil || len(got.VIPs) != 1 || got.VIPs[0].Addr.AsSlice()[3] != svc.GetAddresses()[0].GetAddress()[3] {
 				t.Fatalf("service %s: %+v", name, got)
 			}
-			if !slices.Contains(vipOwners(s, got.VIPs[0]), name) || s.ServiceByVIP("net", got.CIDRs[0].Prefix.Addr(), "ns") == nil {
+			if !slices.Contains(vipOwners(s, got.VIPs[0]), name) || s.serviceByRange("net", got.CIDRs[0].Prefix.Addr(), "ns") == nil {
 				t.Fatalf("service %s is not found by its addresses", name)
 			}
 			continue

@@ -3,6 +3,7 @@ package workload
 import (
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Mode is how an endpoint of a service is chosen.
@@ -113,6 +114,13 @@ func findPort(ports []Port, port uint16) (uint16, bool) {
 		}
 	}
 	return 0, false
+}
+
+// isKubernetes reports whether the service is a Kubernetes Service, and no
+// ServiceEntry that has its form. The host name of a ServiceEntry is free, but
+// only Kubernetes Services have IP families on the wire.
+func (s *Service) isKubernetes() bool {
+	return s.Families != AnyFamily && strings.HasPrefix(s.Hostname, s.Name+"."+s.Namespace+".svc.")
 }
 
 func (s *Service) hasVIP(network string, a netip.Addr) bool {

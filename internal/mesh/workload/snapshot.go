@@ -45,24 +45,32 @@ func (s *Snapshot) WorkloadByUID(uid string) *Workload {
 // shares its node's addresses. When several claim it, a pod wins (its address
 // cannot be made up), then one inside the mesh, then the least UID.
 func (s *Snapshot) WorkloadByAddr(network string, a netip.Addr) *Workload {
-	a = a.Unmap()
+	return s.workloadAt(network, a.Unmap(), "")
+}
+
+// workloadAt is WorkloadByAddr for clients of a namespace, whose own claims
+// come before those of others, but after pods.
+func (s *Snapshot) workloadAt(network string, a netip.Addr, clientNamespace string) *Workload {
 	var best *Workload
 	for _, l := range s.addrs.get(hashAddr(network, a)) {
 		w := l.value
 		if w.Network != network || !w.HasAddr(a) {
 			continue
 		}
-		if best == nil || credibility(w) > credibility(best) ||
-			credibility(w) == credibility(best) && w.UID < best.UID {
+		if best == nil || credibility(w, clientNamespace) > credibility(best, clientNamespace) ||
+			credibility(w, clientNamespace) == credibility(best, clientNamespace) && w.UID < best.UID {
 			best = w
 		}
 	}
 	return best
 }
 
-func credibility(w *Workload) int {
+func credibility(w *Workload, clientNamespace string) int {
 	n := 0
-	if strings.Contains(w.UID, "//Pod/") {
+	if w.isPod() {
+		n += 4
+	}
+	if w.Namespace == clientNamespace {
 		n += 2
 	}
 	if w.Protocol == HBONE {
@@ -72,16 +80,20 @@ func credibility(w *Workload) int {
 }
 
 // WorkloadByInfo finds the workload that a pod of this node is, or nil. An
-// empty node matches any.
+// empty node matches any. A pod wins over other workloads of its name.
 func (s *Snapshot) WorkloadByInfo(node, namespace, name, serviceAccount string) *Workload {
+	var other *Workload
 	for _, l := range s.infos.get(hashPair(namespace, name)) {
 		w := l.value
-		if w.Name == name && w.Namespace == namespace && w.ServiceAccount == serviceAccount &&
-			(node == "" || w.Node == node) {
+		if w.Name != name || w.Namespace != namespace || w.ServiceAccount != serviceAccount || node != "" && w.Node != node {
+			continue
+		}
+		if w.isPod() {
 			return w
 		}
+		other = w
 	}
-	return nil
+	return other
 }
 
 // ServiceByName finds a service, or nil.
@@ -106,25 +118,20 @@ func (s *Snapshot) ServiceByHostname(hostname, clientNamespace string) *Service 
 	return best
 }
 
-// ServiceByVIP finds the best service at a virtual address for clients of a
-// namespace, or nil: one with exactly this address, else the one with the
-// narrowest range around it.
-func (s *Snapshot) ServiceByVIP(network string, a netip.Addr, clientNamespace string) *Service {
-	a = a.Unmap()
+// serviceByVIP finds the best service with exactly this virtual address for
+// clients of a namespace, or nil.
+func (s *Snapshot) serviceByVIP(network string, a netip.Addr, clientNamespace string) *Service {
 	var best *Service
 	for _, l := range s.vips.get(hashAddr(network, a)) {
 		if l.value.hasVIP(network, a) {
 			best = s.better(best, l.value, clientNamespace)
 		}
 	}
-	if best == nil {
-		best = s.serviceByRange(network, a, clientNamespace)
-	}
 	return best
 }
 
-// serviceByRange prefers the client's namespace over a narrower range, as
-// upstream does.
+// serviceByRange finds the best service with a range around an address, or
+// nil. It prefers the client's namespace, then the narrower range.
 func (s *Snapshot) serviceByRange(network string, a netip.Addr, clientNamespace string) *Service {
 	table := s.ranges[network]
 	if table == nil || !a.IsValid() {
@@ -147,8 +154,7 @@ func (s *Snapshot) serviceByRange(network string, a netip.Addr, clientNamespace 
 }
 
 // better returns the service that a client of namespace ns means: visible,
-// of its own namespace, canonical, of the preferred namespace, else the first
-// by name so that all nodes agree.
+// then the higher rank, else the first by name so that all nodes agree.
 func (s *Snapshot) better(best, other *Service, ns string) *Service {
 	if !other.VisibleTo(ns) {
 		return best
@@ -168,16 +174,30 @@ func (s *Snapshot) better(best, other *Service, ns string) *Service {
 	return best
 }
 
+// The ranks of a service for a client. rankOwner and above come before pods.
+const (
+	rankOther     = iota
+	rankPreferred // of the preferred namespace
+	rankCanonical
+	rankOwner   // a Kubernetes Service
+	rankOwn     // of the client's namespace
+	rankOwnKube // both
+)
+
 func (s *Snapshot) rank(svc *Service, ns string) int {
 	switch {
+	case svc.Namespace == ns && svc.isKubernetes():
+		return rankOwnKube
 	case svc.Namespace == ns:
-		return 3
+		return rankOwn
+	case svc.isKubernetes():
+		return rankOwner
 	case svc.Canonical:
-		return 2
+		return rankCanonical
 	case svc.Namespace == s.preferredNamespace:
-		return 1
+		return rankPreferred
 	}
-	return 0
+	return rankOther
 }
 
 // Destination is what stands at an address: a service, else a workload, else
@@ -188,12 +208,28 @@ type Destination struct {
 }
 
 // Find looks an address up as a connection of a client in clientNamespace
-// does: exact virtual address, then virtual range, then workload.
+// does. The order is that of docs/addresses.md: no claim of another namespace
+// comes before the Kubernetes Service or the pod that has the address.
+//
+//  1. exact addresses of services of the client's namespace,
+//  2. Kubernetes Services, 3. pods,
+//  4. other workloads of the client's namespace,
+//  5. exact addresses of other services, 6. other workloads,
+//  7. ranges.
 func (s *Snapshot) Find(network string, a netip.Addr, clientNamespace string) Destination {
-	if svc := s.ServiceByVIP(network, a, clientNamespace); svc != nil {
+	a = a.Unmap()
+	svc := s.serviceByVIP(network, a, clientNamespace)
+	if svc != nil && s.rank(svc, clientNamespace) >= rankOwner {
 		return Destination{Service: svc}
 	}
-	return Destination{Workload: s.WorkloadByAddr(network, a)}
+	w := s.workloadAt(network, a, clientNamespace)
+	switch {
+	case w != nil && (svc == nil || w.isPod() || w.Namespace == clientNamespace):
+		return Destination{Workload: w}
+	case svc != nil:
+		return Destination{Service: svc}
+	}
+	return Destination{Service: s.serviceByRange(network, a, clientNamespace)}
 }
 
 // FindHostname looks a gateway's host name up: a service, else a workload of

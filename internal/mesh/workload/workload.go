@@ -7,6 +7,7 @@ package workload
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
@@ -145,6 +146,13 @@ func (w *Workload) HasAddr(a netip.Addr) bool { return slices.Contains(w.addrs, 
 // Identity returns who the workload is in its certificate.
 func (w *Workload) Identity() identity.Identity {
 	return identity.Identity{TrustDomain: w.TrustDomain, Namespace: w.Namespace, ServiceAccount: w.ServiceAccount}
+}
+
+// isPod reports whether the workload is a pod. UIDs are the control plane's,
+// cluster/group/kind/namespace/name; a pod's group is empty.
+func (w *Workload) isPod() bool {
+	_, rest, _ := strings.Cut(w.UID, "/")
+	return strings.HasPrefix(rest, "/Pod/")
 }
 
 // ServesAs returns the workload's membership in a service, or nil.

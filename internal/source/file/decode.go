@@ -243,7 +243,8 @@ func (e *encoder) valueOffset(field string) (int, bool) {
 func setDefaults(obj metav1.Object) {
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		if o.Spec.ServiceAccountName == "" {
+		// As the API server's admission does, which leaves mirror pods without.
+		if _, mirror := o.Annotations[source.AnnotationMirror]; !mirror && o.Spec.ServiceAccountName == "" {
 			o.Spec.ServiceAccountName = "default"
 		}
 		for i := range o.Spec.Containers {

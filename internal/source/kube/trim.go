@@ -8,6 +8,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // Trim returns what the source keeps of a built-in object: what programs of
@@ -31,13 +33,11 @@ func Trim(obj metav1.Object) metav1.Object {
 	return obj
 }
 
-// annotationConfigHash is by what the node agent knows static pods.
-const annotationConfigHash = "kubernetes.io/config.hash"
-
-// ours tells whether an annotation is one that the mesh may read.
+// ours reports whether an annotation is one that the mesh may read.
 func ours(annotation string) bool {
 	domain, _, _ := strings.Cut(annotation, "/")
-	return domain == "istio.io" || strings.HasSuffix(domain, ".istio.io") || annotation == annotationConfigHash
+	return domain == "istio.io" || strings.HasSuffix(domain, ".istio.io") ||
+		annotation == source.AnnotationConfigHash || annotation == source.AnnotationMirror
 }
 
 // meta is what is read of the metadata of built-in kinds.
@@ -85,8 +85,15 @@ func (in *interner) pod(p *corev1.Pod) *corev1.Pod {
 			out.Status.Conditions = in.ready(c.Status)
 		}
 	}
+	if !source.Ended(p) && source.Ended(out) {
+		out.Status.ContainerStatuses = stillRunning
+	}
 	return out
 }
+
+// stillRunning is all that is kept of the status of containers, and only of a
+// pod that has a final phase and still runs.
+var stillRunning = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
 
 // containers are those with named ports or with what the kubelet connects to,
 // cut down to these.

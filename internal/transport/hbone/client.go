@@ -19,10 +19,12 @@ type client struct {
 	ref     *ref
 	key     Key
 	streams int
+	opening int  // streams of these that wait for their answer
 	ending  bool // takes no new streams
 	leaving bool // ends as soon as it has no streams
 	idle    *poll.Timer
-	probe   *poll.Timer
+
+	suspicion suspicion
 }
 
 func (c *client) start(fd int, conn *tls.Conn, w *wire) {
@@ -117,6 +119,7 @@ func (c *client) open(o *attempt) {
 	}
 	hs.User, s.hs = s, hs
 	c.streams++
+	c.opening++
 	c.idle.Stop()
 	c.check()
 	req.timer = c.shard.loop.AfterFunc(c.shard.pool.cfg.AnswerTimeout, func() {
@@ -125,24 +128,6 @@ func (c *client) open(o *attempt) {
 	})
 	c.t.touch()
 }
-
-// check asks a tunnel that was silent for a while for a sign of life.
-func (c *client) check() {
-	limit := c.shard.pool.cfg.ProbeTimeout
-	asked := c.shard.loop.Now()
-	if c.probe != nil || asked.Sub(c.t.heard) < limit {
-		return
-	}
-	c.t.h2.Ping([8]byte{})
-	c.probe = c.shard.loop.AfterFunc(limit, func() {
-		c.probe = nil
-		if !c.t.heard.After(asked) {
-			c.t.fail(reason.TunnelClosed, errSilent)
-		}
-	})
-}
-
-var errSilent = errors.New("peer does not answer")
 
 // refused has o tried elsewhere, unless that was often enough.
 func (c *client) refused(o *attempt, err *reason.Error) {
@@ -186,6 +171,7 @@ func (c *client) headers(hs *h2.Stream, h *h2.Header, end bool) {
 	}
 	o := req.open
 	req.timer.Stop()
+	c.opening--
 	s.peerEnd = end
 	s.hooks = &clientFlow{client: c, onClose: o.OnClose}
 	resp := ResponseHeader{Status: h.Status, Baggage: h.Get(fieldBaggage)}
@@ -216,7 +202,7 @@ func (c *client) settings() { c.learn() }
 func (c *client) ended(reason.Reason, error) {
 	c.ending = true
 	c.idle.Stop()
-	c.probe.Stop()
+	c.suspicion.timer.Stop()
 	c.shard.local = slices.DeleteFunc(c.shard.local, func(o *client) bool { return o == c })
 	c.ref.closed(c.shard)
 }
@@ -233,6 +219,7 @@ type clientStream struct {
 func (q *clientStream) failed(_ *stream, r reason.Reason, err error, retry bool) {
 	c, o := q.client, q.open
 	q.timer.Stop()
+	c.opening--
 	c.done()
 	re := reason.Errorf(r, "%s at %s", o.Header.Authority, c.key.Dst)
 	switch {
@@ -243,7 +230,8 @@ func (q *clientStream) failed(_ *stream, r reason.Reason, err error, retry bool)
 	case err != nil:
 		re = reason.Errorf(r, "%s at %s: %w", o.Header.Authority, c.key.Dst, err)
 	}
-	if retry && !c.shard.killed {
+	// A silent peer is likely to be silent to a new tunnel as well.
+	if retry && !c.shard.killed && !(errors.Is(err, errSilent) && o.spare()) {
 		c.refused(o, re)
 		return
 	}

@@ -83,11 +83,18 @@ type PoolConfig struct {
 	// AnswerTimeout bounds the wait for the answer to CONNECT (20 s: the other
 	// side needs up to 10 s to reach its program).
 	AnswerTimeout time.Duration
-	// ProbeTimeout is how long a tunnel that was silent may take to give a sign
-	// of life when it gets a new connection (3 s); one that does not is closed,
-	// and the connection tried on another. A peer that lost its power is found
-	// out so, before the program's patience ends.
-	ProbeTimeout time.Duration
+	// ProbeAfter is how long a connection waits for its answer, on a tunnel
+	// from which nothing arrives, before the peer is sent a PING (1 s). A tunnel
+	// that was silent for ProbeTimeout before is sent one at once.
+	// ProbeTimeout is how long the peer may take to give a sign of life (1 s).
+	// Then the tunnel takes no new connections, and those that wait for an
+	// answer are opened elsewhere. A peer without network or power is found
+	// before the program's patience ends.
+	ProbeAfter, ProbeTimeout time.Duration
+	// DialPatience is how long connections wait for a tunnel to be made when
+	// their owner has a spare endpoint (2 s: longer than the first
+	// retransmission of a SYN).
+	DialPatience time.Duration
 	// MaxDials is how many tunnels are being made at once on one loop (64);
 	// MaxWaiting how many connections wait for them there (8,192). More fail
 	// with reason ResourceExhausted.
@@ -97,8 +104,9 @@ type PoolConfig struct {
 	// silent for two more is closed.
 	KeepAlive time.Duration
 	Windows   Windows
-	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
-	// (-1).
+	// OnTunnel, if set, is called on a loop when a tunnel begins to be made (+1)
+	// and when it is gone or could not be made (-1). A workload that goes
+	// between the two is thus known to have a tunnel: see CloseWorkload.
 	OnTunnel func(k Key, delta int)
 }
 
@@ -119,7 +127,13 @@ type Open struct {
 	OnFail func(err *reason.Error, status int)
 	// OnClose is called exactly once after OnUp.
 	OnClose func(f *relay.Flow, r relay.Result)
+	// Spare, if set, reports whether the owner can open the connection at another
+	// endpoint. Then OnFail comes early where the pool would otherwise try the
+	// same destination again, or wait for it.
+	Spare func() bool
 }
+
+func (o *Open) spare() bool { return o.Spare != nil && o.Spare() }
 
 // ServerConfig says how a Server works. Zero fields take the defaults named.
 type ServerConfig struct {

@@ -20,7 +20,9 @@ const (
 	defaultIdleRelease   = 5 * time.Minute
 	defaultDialTimeout   = 10 * time.Second
 	defaultAnswerTimeout = 20 * time.Second
-	defaultProbeTimeout  = 3 * time.Second
+	defaultProbeAfter    = time.Second
+	defaultProbeTimeout  = time.Second
+	defaultDialPatience  = 2 * time.Second
 	defaultMaxDials      = 64
 	defaultMaxWaiting    = 8192
 	// maxAttempts is how many tunnels one Open is tried on when they die or
@@ -49,6 +51,8 @@ func NewPool(cfg PoolConfig) *Pool {
 	cfg.IdleRelease = or(cfg.IdleRelease, defaultIdleRelease)
 	cfg.DialTimeout = or(cfg.DialTimeout, defaultDialTimeout)
 	cfg.AnswerTimeout = or(cfg.AnswerTimeout, defaultAnswerTimeout)
+	cfg.ProbeAfter = or(cfg.ProbeAfter, defaultProbeAfter)
+	cfg.DialPatience = or(cfg.DialPatience, defaultDialPatience)
 	cfg.ProbeTimeout = or(cfg.ProbeTimeout, defaultProbeTimeout)
 	cfg.MaxDials = or(cfg.MaxDials, defaultMaxDials)
 	cfg.MaxWaiting = or(cfg.MaxWaiting, defaultMaxWaiting)
@@ -73,13 +77,15 @@ func (p *Pool) Open(o *Open) {
 	s.loop.Post(func() { s.open(&attempt{Open: o}) })
 }
 
-// CloseWorkload says that the workload with this UID is gone: its tunnels take
-// no new connections and end when their connections have.
+// CloseWorkload ends the tunnels to a workload that was removed. They take no
+// new connections, and connections without an answer fail at once, with a
+// reason for which their owner tries another endpoint. Connections that run go
+// on for as long as the peer answers.
 func (p *Pool) CloseWorkload(uid string) {
 	p.each(func(s *shard) {
 		for _, e := range s.entries {
 			if e.key.DstUID == uid {
-				s.retire(e, reason.Errorf(reason.NoHealthyUpstream, "workload %s left the mesh", uid))
+				s.remove(e, reason.Errorf(reason.TunnelClosed, "workload %s left the mesh", uid))
 			}
 		}
 	})
@@ -155,6 +161,7 @@ type entry struct {
 	refs    []*ref
 	waiting []*attempt
 	dialing bool
+	slow    bool // its dial takes longer than DialPatience
 	queued  bool
 	retired bool // not in shard.entries any more
 	leaving bool // tunnels are not kept without connections
@@ -190,6 +197,10 @@ func (s *shard) open(o *attempt) {
 		s.entries[o.Key] = e
 	}
 	if s.assign(e, o) {
+		return
+	}
+	if e.slow && o.spare() {
+		o.OnFail(s.slow(e), 0)
 		return
 	}
 	if s.waiting >= s.pool.cfg.MaxWaiting {
@@ -264,11 +275,13 @@ func (s *shard) dial(e *entry) {
 	home := s.loop.Index()
 	where := s.pool.shards[(home+e.made)%len(s.pool.shards)]
 	e.made++
+	s.count(e, 1)
+	patience := s.loop.AfterFunc(s.pool.cfg.DialPatience, func() { s.impatient(e) })
 	s.pool.dials.Add(1)
 	s.loop.Go(func() {
 		defer s.pool.dials.Done()
 		fd, conn, w, err := s.pool.connect(e.key)
-		if !s.loop.Post(func() { s.dialed(e, where, fd, conn, w, err) }) && err == nil {
+		if !s.loop.Post(func() { patience.Stop(); s.dialed(e, where, fd, conn, w, err) }) && err == nil {
 			poll.CloseFD(fd)
 			e.key.Via.end()
 		}
@@ -309,15 +322,17 @@ func asReason(err error, fallback reason.Reason, k Key) *reason.Error {
 
 // dialed goes on at home when a dial is over.
 func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, err *reason.Error) {
-	e.dialing = false
+	e.dialing, e.slow = false, false
 	s.dialing--
 	s.next()
 	if err == nil && (e.retired || s.refuse != nil) {
 		poll.CloseFD(fd)
 		e.key.Via.end()
-		return // who waited has been told
+		s.count(e, -1)
+		return // what waited has failed already
 	}
 	if err != nil {
+		s.count(e, -1)
 		s.failWaiting(e, err)
 		s.forget(e)
 		return
@@ -326,9 +341,6 @@ func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, 
 	r := &ref{home: s, entry: e, where: where, client: c, limit: e.limit}
 	c.ref = r
 	e.refs = append(e.refs, r)
-	if s.pool.cfg.OnTunnel != nil {
-		s.pool.cfg.OnTunnel(e.key, 1)
-	}
 	if where == s {
 		c.start(fd, conn, w)
 	} else if !where.loop.Post(func() { c.start(fd, conn, w) }) {
@@ -372,6 +384,48 @@ func (s *shard) retire(e *entry, why *reason.Error) {
 		r.where.loop.Post(r.client.shutdown)
 	}
 	s.failWaiting(e, why)
+}
+
+// remove retires an entry whose workload was removed.
+func (s *shard) remove(e *entry, why *reason.Error) {
+	refs := e.refs
+	s.retire(e, why)
+	for _, r := range refs {
+		r.where.loop.Post(func() { r.client.workloadGone(why) })
+	}
+}
+
+// count reports a tunnel that begins to be made, or is gone.
+func (s *shard) count(e *entry, delta int) {
+	if s.pool.cfg.OnTunnel != nil {
+		s.pool.cfg.OnTunnel(e.key, delta)
+	}
+}
+
+// impatient has those that wait for a slow dial, and have a spare endpoint, go
+// there. The others wait on.
+func (s *shard) impatient(e *entry) {
+	if !e.dialing {
+		return
+	}
+	e.slow = true
+	var stay, leave []*attempt
+	for _, o := range e.waiting {
+		if o.spare() {
+			leave = append(leave, o)
+		} else {
+			stay = append(stay, o)
+		}
+	}
+	e.waiting = stay
+	s.waiting -= len(leave)
+	for _, o := range leave {
+		o.OnFail(s.slow(e), 0)
+	}
+}
+
+func (s *shard) slow(e *entry) *reason.Error {
+	return reason.Errorf(reason.ConnectTimeout, "no tunnel to %s in %s", e.key.Dst, s.pool.cfg.DialPatience)
 }
 
 // The following are called by tunnels, from their own loop.
@@ -427,9 +481,7 @@ func (s *shard) lost(r *ref) {
 	e := r.entry
 	e.refs = slices.DeleteFunc(e.refs, func(o *ref) bool { return o == r })
 	e.key.Via.end()
-	if s.pool.cfg.OnTunnel != nil {
-		s.pool.cfg.OnTunnel(e.key, -1)
-	}
+	s.count(e, -1)
 	if len(e.waiting) > 0 {
 		s.drainWaiting(e)
 	}

@@ -258,7 +258,8 @@ func (o *Out) lookupGateway(gw workload.GatewayAddress) workload.Destination {
 	if gw.ByHostname() {
 		return o.Snapshot.FindHostname(gw.Hostname)
 	}
-	return o.Snapshot.Find(gw.Address.Network, gw.Address.Addr, o.Source.Namespace)
+	// As IsGateway does: what the client's namespace claims is no gateway.
+	return o.Snapshot.Find(gw.Address.Network, gw.Address.Addr, "")
 }
 
 // fromGateway tells whether the connection comes from gw itself: both who it

@@ -1,0 +1,122 @@
+package hbone
+
+import (
+	"errors"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/h2"
+)
+
+// This file finds peers that are gone without a FIN or RST: a pod whose
+// network was taken away, a node that lost its power.
+
+var errSilent = errors.New("peer does not answer")
+
+// suspicion is what one tunnel of a client knows about its peer's silence.
+type suspicion struct {
+	timer *poll.Timer // runs tick; armed while a stream waits, or a PING
+	armed bool
+	asked time.Time // when the PING without a sign of life was sent; zero without one
+	gone  bool      // the control plane removed the workload
+}
+
+// check is called for every new stream. A tunnel that was silent for a while is
+// asked at once; one that was heard just now when the answer is late.
+func (c *client) check() {
+	u := &c.suspicion
+	if u.armed {
+		return
+	}
+	if cfg := &c.shard.pool.cfg; c.shard.loop.Now().Sub(c.t.heard) < cfg.ProbeTimeout {
+		c.arm(cfg.ProbeAfter)
+		return
+	}
+	c.ask()
+}
+
+// ask sends a PING and waits for any sign of life.
+func (c *client) ask() {
+	c.suspicion.asked = c.shard.loop.Now()
+	c.t.h2.Ping([8]byte{})
+	c.t.touch()
+	c.arm(c.shard.pool.cfg.ProbeTimeout)
+}
+
+func (c *client) arm(after time.Duration) {
+	u := &c.suspicion
+	u.armed = true
+	if u.timer == nil {
+		u.timer = c.shard.loop.AfterFunc(after, c.tick)
+		return
+	}
+	u.timer.Reset(after)
+}
+
+// tick decides when the time to answer is over.
+func (c *client) tick() {
+	u := &c.suspicion
+	u.armed = false
+	if c.t.closed {
+		return
+	}
+	asked := u.asked
+	u.asked = time.Time{}
+	now, after := c.shard.loop.Now(), c.shard.pool.cfg.ProbeAfter
+	switch {
+	case !asked.IsZero() && !c.t.heard.After(asked):
+		c.silent()
+	case c.opening == 0:
+	case now.Sub(c.t.heard) < after:
+		c.arm(after)
+	default:
+		c.ask()
+	}
+}
+
+// silent ends what does not need the peer: streams that wait for an answer go
+// elsewhere, and no new ones come. Connections that run are left to
+// keep-alive, which is more patient, unless the workload is known to be gone.
+func (c *client) silent() {
+	if c.suspicion.gone || c.streams == c.opening {
+		c.t.fail(reason.TunnelClosed, errSilent)
+		return
+	}
+	c.shutdownSoon()
+	c.failOpening(reason.TunnelClosed, errSilent, true)
+}
+
+// failOpening ends the streams that wait for an answer. With retry the pool may
+// open them on another tunnel.
+func (c *client) failOpening(r reason.Reason, err error, retry bool) {
+	var waiting []*stream
+	c.t.h2.Each(func(hs *h2.Stream) bool {
+		if s, _ := hs.User.(*stream); s != nil && s.phase == opening {
+			waiting = append(waiting, s)
+		}
+		return true
+	})
+	for _, s := range waiting {
+		if s.phase == opening {
+			c.t.h2.Reset(s.hs, h2.Cancel)
+			s.fail(r, err, retry)
+		}
+	}
+	c.t.touch()
+}
+
+// workloadGone ends the tunnel of a workload that was removed: streams that
+// wait for an answer fail at once, so that their owners try another endpoint.
+// Connections that run may go on while the peer lives, which it is asked now.
+func (c *client) workloadGone(why *reason.Error) {
+	if c.t.closed {
+		return
+	}
+	c.suspicion.gone = true
+	c.failOpening(why.Reason, why, false)
+	c.shutdown()
+	if !c.t.closed && c.streams > 0 {
+		c.ask()
+	}
+}
