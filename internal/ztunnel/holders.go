@@ -195,11 +195,12 @@ func (p *pod) namesHolders(err error) []any {
 // watch looks at the ports of all pods, until it is closed.
 type watch struct {
 	once sync.Once
+	kick chan struct{}
 	done chan struct{}
 }
 
 func newWatch(n *Node) *watch {
-	w := &watch{done: make(chan struct{})}
+	w := &watch{kick: make(chan struct{}, 1), done: make(chan struct{})}
 	go func() {
 		t := time.NewTicker(watchEvery)
 		defer t.Stop()
@@ -208,6 +209,7 @@ func newWatch(n *Node) *watch {
 			case <-w.done:
 				return
 			case <-t.C:
+			case <-w.kick:
 			}
 			for _, p := range n.list() {
 				p.watchPorts()
@@ -215,6 +217,14 @@ func newWatch(n *Node) *watch {
 		}
 	}()
 	return w
+}
+
+// soon has it look now: a port was found taken.
+func (w *watch) soon() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
 }
 
 func (w *watch) close() { w.once.Do(func() { close(w.done) }) }

@@ -67,6 +67,7 @@ type Node struct {
 	spared    atomic.Bool   // warned that the kernel cannot end connections
 	strange   atomic.Int64  // addresses asked for because peers named them
 	idle      chan struct{} // gets a token when active falls to 0
+	watch     *watch
 	review    *reviewer
 	names     *resolve.Resolver
 	stop      []func()
@@ -105,11 +106,11 @@ func NewNode(o Options) *Node {
 		loads:   map[string]int{},
 	}
 	n.review = newReviewer(n)
-	watch := newWatch(n)
+	n.watch = newWatch(n)
 	n.stop = append(n.stop,
 		o.Directory.Subscribe(n.directoryChanged),
 		o.Policies.Subscribe(func(*rbac.Set) { n.review.all() }),
-		n.review.close, watch.close,
+		n.review.close, n.watch.close,
 	)
 	return n
 }
@@ -179,6 +180,7 @@ func (n *Node) startLocked(p *pod) error {
 		// Who has the port may be a node proxy that is being replaced: no connection
 		// is served from when it ends to the next try.
 		wait = retryStart
+		n.watch.soon()
 	}
 	if p.tries++; p.tries&(p.tries-1) == 0 || wait != retryStart {
 		n.log.With(p.namesHolders(err)...).Warn("pod cannot be served yet", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "again_in", wait.String(), "error", err)
