@@ -94,20 +94,20 @@ func (p *pod) start() error {
 	p.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dial,
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
-		Windows:  windows,
+		Windows: windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
 	p.inner = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dialInner, MaxStreams: 1, IdleRelease: innerRelease,
 		// So that what keeps the outer tunnel from being made is heard of.
 		DialTimeout: 2 * connectTimeout,
-		Windows:     windows,
+		Windows:     windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
 		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
 		OnHandshakeError: p.handshakeFailed,
 		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
-		Windows:          windows,
+		Windows:          windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 	})
 	p.identify()
 	p.holders.mine(p.node.owner(), fds)

@@ -156,6 +156,8 @@ type Config struct {
 
 	PoolMaxStreams  uint32   `json:"poolMaxStreamsPerConn"`
 	PoolIdleRelease Duration `json:"poolUnusedReleaseTimeout"`
+	// TunnelSilence is how long nothing may arrive on a tunnel with connections.
+	TunnelSilence Duration `json:"tunnelSilenceTimeout"`
 
 	// CloseUncaptured ends connections from before enrolment when a policy
 	// denies them.
@@ -248,6 +250,7 @@ func Load(env Env, host Host) (*Config, error) {
 
 		PoolMaxStreams:  uint32(r.uint("POOL_MAX_STREAMS_PER_CONNECTION", 100, 1, 65535)),
 		PoolIdleRelease: r.duration("POOL_UNUSED_RELEASE_TIMEOUT", 5*time.Minute, 0),
+		TunnelSilence:   r.duration("TUNNEL_SILENCE_TIMEOUT", 3*time.Minute, time.Second),
 
 		CloseUncaptured: r.boolean("CLOSE_UNCAPTURED_CONNECTIONS", true),
 
