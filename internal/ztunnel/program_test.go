@@ -248,3 +248,43 @@ func TestCapturedRetries(t *testing.T) {
 		t.Errorf("%d probes", n)
 	}
 }
+
+// A half-closed connection that is silent for longer than connection tracking
+// keeps it stays redirected, because the proxy probes it.
+func TestHalfClosedAndSilent(t *testing.T) {
+	for _, tunnel := range []bool{true, false} {
+		t.Run(map[bool]string{true: "tunnel", false: "plaintext"}[tunnel], func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, false)
+			for _, s := range []*side{w.client, w.server} {
+				s.node.Config.KeepAlive.CapturedIdle = config.Duration(2 * time.Second)
+			}
+			w.served(tunnel)
+			for _, s := range []*side{w.client, w.server} {
+				for _, state := range []string{"close_wait", "fin_wait"} {
+					setSysctl(t, s.ns, "netfilter/nf_conntrack_tcp_timeout_"+state, "5")
+				}
+			}
+			answer := make(chan struct{})
+			w.serve(8080, func(c *net.TCPConn) {
+				if b, err := io.ReadAll(c); err != nil || string(b) != "request" {
+					t.Errorf("%q, %v", b, err)
+				}
+				<-answer
+				_, _ = io.WriteString(c, "late")
+			})
+			c := w.dial(w.at(8080))
+			if _, err := io.WriteString(c, "request"); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(8 * time.Second) // longer than the kernel's 5 s, of which there is no other sign
+			close(answer)
+			if b, err := io.ReadAll(c); err != nil || string(b) != "late" {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
+	}
+}
