@@ -177,6 +177,30 @@ policies:
 	})
 }
 
+// So does one outside of the mesh that is called from inside.
+func TestOtherFamilyIsTriedOutside(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.apply(w.mesh("HBONE", "TCP", cartService))
+		w.enrol(w.client)
+		w.refused(w.vip(80))
+		other := netip.AddrPortFrom(netnstest.PeerIPv6, 8080)
+		if w.v6 {
+			other = netip.AddrPortFrom(netnstest.PeerIPv4, 8080)
+		}
+		l := netnstest.Listen(t, w.server.ns, other, nil)
+		defer func() { _ = l.Close() }()
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				echo(c.(*net.TCPConn))
+				_ = c.Close()
+			}
+		}()
+		if _, err := w.ask(w.dial(w.vip(80))); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // An urgent byte arrives in its place in the stream, in both directions, and
 // what follows it does not wait for more.
 func TestUrgentByte(t *testing.T) {
