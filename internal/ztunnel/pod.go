@@ -50,6 +50,7 @@ type pod struct {
 	listeners []*poll.Listener
 	holders   holders
 	older     older
+	usedUp    usedUp
 	closed    atomic.Bool
 
 	// Guarded by the node's mu.
