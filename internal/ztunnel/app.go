@@ -380,6 +380,9 @@ func (a *App) Run(ctx context.Context) error {
 	case <-a.quit:
 	case failed = <-fatal:
 		log.Error("cannot go on", "error", failed)
+	case failed = <-a.loops.Failed():
+		failed = fmt.Errorf("connections cannot be served: %w", failed)
+		log.Error("cannot go on", "error", failed)
 	}
 	log.Info("draining", "deadline", a.cfg.DrainDeadline.String())
 	stopAdding()

@@ -6,12 +6,14 @@ package ztunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -58,14 +60,17 @@ type Options struct {
 // its methods may be called from any goroutine.
 type Node struct {
 	Options
-	log     *slog.Logger
-	waiting chan struct{} // one token for each connection off the loops
-	active  atomic.Int64  // connections that are carried
-	strange atomic.Int64  // addresses asked for because peers named them
-	idle    chan struct{} // gets a token when active falls to 0
-	review  *reviewer
-	names   *resolve.Resolver
-	stop    []func()
+	log       *slog.Logger
+	waiting   chan struct{} // one token for each connection off the loops
+	active    atomic.Int64  // connections that are carried
+	ownerless atomic.Bool   // warned that listening sockets cannot be given their owner
+	spared    atomic.Bool   // warned that the kernel cannot end connections
+	strange   atomic.Int64  // addresses asked for because peers named them
+	idle      chan struct{} // gets a token when active falls to 0
+	watch     *watch
+	review    *reviewer
+	names     *resolve.Resolver
+	stop      []func()
 
 	mu       sync.Mutex // guards what follows
 	pods     map[string]*pod
@@ -107,10 +112,11 @@ func NewNode(o Options) *Node {
 			return o.Directory.Snapshot().ServiceByName(s.Namespace, s.Hostname) != nil
 		},
 	})
+	n.watch = newWatch(n)
 	n.stop = append(n.stop,
 		o.Directory.Subscribe(n.directoryChanged),
 		o.Policies.Subscribe(func(*rbac.Set) { n.review.all() }),
-		n.review.close,
+		n.review.close, n.watch.close,
 	)
 	return n
 }
@@ -170,12 +176,21 @@ func (n *Node) startLocked(p *pod) error {
 	if err == nil {
 		p.up = true
 		n.Metrics.started.Add(1)
+		n.review.pod(p)
 		n.log.Info("pod is served", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name)
 		return nil
 	}
-	n.log.Warn("pod cannot be served yet", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "again_in", p.backoff.String(), "error", err)
 	wait := p.backoff
 	p.backoff = min(2*p.backoff, retryMax)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		// Who has the port may be a node proxy that is being replaced: no connection
+		// is served from when it ends to the next try.
+		wait = retryStart
+		n.watch.soon()
+	}
+	if p.tries++; p.tries&(p.tries-1) == 0 || wait != retryStart {
+		n.log.With(p.namesHolders(err)...).Warn("pod cannot be served yet", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "again_in", wait.String(), "error", err)
+	}
 	p.retry = time.AfterFunc(wait, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()

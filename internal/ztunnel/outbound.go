@@ -33,6 +33,7 @@ type outgoing struct {
 	route    route.Route
 	attempts int
 	failed   []string // UIDs of workloads that were tried
+	family   bool     // the endpoint's other address was tried
 	conn     *conns.Conn
 }
 
@@ -331,6 +332,9 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 		o.pod.node.Recorder.Revoked(telemetry.Source)
 	}
 	why, _ := o.pod.set.Aborted(o.conn)
+	if why == reason.OK && o.tryFamily(err) {
+		return
+	}
 	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
 		next, ok := o.elsewhere()

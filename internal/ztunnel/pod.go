@@ -48,12 +48,16 @@ type pod struct {
 	// client's address.
 	origSrc   bool
 	listeners []*poll.Listener
+	holders   holders
+	older     older
+	usedUp    usedUp
 	closed    atomic.Bool
 
 	// Guarded by the node's mu.
 	up      bool
 	retry   *time.Timer
 	backoff time.Duration
+	tries   uint // failed starts
 
 	idMu    sync.Mutex // guards what follows
 	id      identity.Identity
@@ -91,22 +95,23 @@ func (p *pod) start() error {
 	p.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dial,
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
-		Windows:  windows,
+		Windows: windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
 	p.inner = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dialInner, MaxStreams: 1, IdleRelease: innerRelease,
 		// So that what keeps the outer tunnel from being made is heard of.
 		DialTimeout: 2 * connectTimeout,
-		Windows:     windows,
+		Windows:     windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
 		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
 		OnHandshakeError: p.handshakeFailed,
 		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
-		Windows:          windows,
+		Windows:          windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 	})
 	p.identify()
+	p.holders.mine(p.node.owner(), fds)
 	for i, port := range p.ports() {
 		ln, err := poll.Listen(p.node.Loops, fds[i], port.accept)
 		if err != nil {
@@ -139,7 +144,7 @@ func (p *pod) ports() []port {
 // listen makes the sockets of ports, in their order.
 func (p *pod) listen(v6 bool) (fds []int, err error) {
 	cfg := p.node.Config
-	opts := sockopt.ListenOptions{ReusePort: cfg.PortReuse, Mark: cfg.PacketMark}
+	opts := sockopt.ListenOptions{ReusePort: cfg.PortReuse, Mark: cfg.PacketMark, Owner: p.node.owner()}
 	// The proxy's own servers are not told apart by address.
 	p.origSrc = !p.self && (cfg.OrigSrc == nil || *cfg.OrigSrc)
 	if p.origSrc {
@@ -148,6 +153,11 @@ func (p *pod) listen(v6 bool) (fds []int, err error) {
 	err = p.do(func() error {
 		for _, port := range p.ports() {
 			fd, err := sockopt.Listen(anyAddr(v6, port.number), opts)
+			if errors.Is(err, sockopt.ErrOwner) {
+				p.node.withoutOwner(err)
+				opts.Owner = 0
+				fd, err = sockopt.Listen(anyAddr(v6, port.number), opts)
+			}
 			if err != nil && opts.Transparent && cfg.OrigSrc == nil {
 				// Not permitted: go on without keeping client addresses.
 				opts.Transparent = false

@@ -9,14 +9,19 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
-// This file is the last part of an inbound connection's way: to the program,
-// which may need several tries.
+// This file is the last part of a connection's way, to the program, which may
+// need several tries.
 
 // dial makes one try to connect to the program at to, from src where that is
 // valid.
 func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
+	if src.IsValid() && in.pod.usedUp.has(src, to) {
+		in.pod.node.Metrics.sourceLost.Add(1)
+		src = netip.Addr{}
+	}
 	fd, err := in.pod.socket(captured, to.Addr(), src)
 	if err != nil {
 		in.dialled(-1, to, src, err)
@@ -36,6 +41,7 @@ func (in *incoming) dialled(fd int, to netip.AddrPort, src netip.Addr, err error
 	case why != reason.OK:
 	case src.IsValid() && sockopt.NoPortLeft(err):
 		closeSocket(fd)
+		in.pod.usedUp.add(src, to)
 		in.pod.node.Metrics.sourceLost.Add(1)
 		in.pod.node.log.Debug("no port is left for the client's address, the program gets the pod's",
 			"client", src, "to", to, "error", err)
@@ -67,6 +73,25 @@ func (in *incoming) tryFamily(fd int, to netip.AddrPort, err error) bool {
 	in.first = err
 	closeSocket(fd)
 	in.dial(at, netip.Addr{}) // the client's address is of the wrong family
+	return true
+}
+
+// tryFamily goes to the other address of an endpoint without a tunnel that
+// listens on one family only. The endpoint of a tunnel has a proxy for that.
+func (o *outgoing) tryFamily(err *reason.Error) bool {
+	r := &o.route
+	if o.family || r.Protocol != route.TCP || r.Via != route.Direct || r.Workload == nil || !errors.Is(err, syscall.ECONNREFUSED) {
+		return false
+	}
+	other, ok := otherFamily(r.Workload, r.Next.Addr())
+	if !ok {
+		return false
+	}
+	o.family = true
+	o.attempts-- // it is the same endpoint
+	o.pod.leave(o.conn)
+	r.Next = netip.AddrPortFrom(other, r.Next.Port())
+	o.loop.Post(o.connect)
 	return true
 }
 

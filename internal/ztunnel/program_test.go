@@ -177,6 +177,30 @@ policies:
 	})
 }
 
+// So does one outside of the mesh that is called from inside.
+func TestOtherFamilyIsTriedOutside(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.apply(w.mesh("HBONE", "TCP", cartService))
+		w.enrol(w.client)
+		w.refused(w.vip(80))
+		other := netip.AddrPortFrom(netnstest.PeerIPv6, 8080)
+		if w.v6 {
+			other = netip.AddrPortFrom(netnstest.PeerIPv4, 8080)
+		}
+		l := netnstest.Listen(t, w.server.ns, other, nil)
+		defer func() { _ = l.Close() }()
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				echo(c.(*net.TCPConn))
+				_ = c.Close()
+			}
+		}()
+		if _, err := w.ask(w.dial(w.vip(80))); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // An urgent byte arrives in its place in the stream, in both directions, and
 // what follows it does not wait for more.
 func TestUrgentByte(t *testing.T) {
@@ -246,5 +270,45 @@ func TestCapturedRetries(t *testing.T) {
 	k.Enabled = false
 	if n := capturedRetries(k); n != 127 {
 		t.Errorf("%d probes", n)
+	}
+}
+
+// A half-closed connection that is silent for longer than connection tracking
+// keeps it stays redirected, because the proxy probes it.
+func TestHalfClosedAndSilent(t *testing.T) {
+	for _, tunnel := range []bool{true, false} {
+		t.Run(map[bool]string{true: "tunnel", false: "plaintext"}[tunnel], func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, false)
+			for _, s := range []*side{w.client, w.server} {
+				s.node.Config.KeepAlive.CapturedIdle = config.Duration(2 * time.Second)
+			}
+			w.served(tunnel)
+			for _, s := range []*side{w.client, w.server} {
+				for _, state := range []string{"close_wait", "fin_wait"} {
+					setSysctl(t, s.ns, "netfilter/nf_conntrack_tcp_timeout_"+state, "5")
+				}
+			}
+			answer := make(chan struct{})
+			w.serve(8080, func(c *net.TCPConn) {
+				if b, err := io.ReadAll(c); err != nil || string(b) != "request" {
+					t.Errorf("%q, %v", b, err)
+				}
+				<-answer
+				_, _ = io.WriteString(c, "late")
+			})
+			c := w.dial(w.at(8080))
+			if _, err := io.WriteString(c, "request"); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(8 * time.Second) // longer than the kernel's 5 s, of which there is no other sign
+			close(answer)
+			if b, err := io.ReadAll(c); err != nil || string(b) != "late" {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
 	}
 }

@@ -94,6 +94,7 @@ func target(w *workload.Workload) rbac.Target {
 // nobody can say which policies there are, and new connections are refused.
 func (p *pod) review() {
 	local := p.local(p.node.Directory.Snapshot())
+	p.reviewOlder(local)
 	if local == nil {
 		return
 	}

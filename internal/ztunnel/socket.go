@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
+	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 )
 
@@ -37,6 +38,12 @@ func (p *pod) tune(fd int, g leg) {
 	case k.Enabled:
 		_ = sockopt.KeepAlive(fd, k.Time.Std(), k.Interval.Std(), k.Retries)
 	}
+}
+
+// pingEvery is how long a tunnel is silent before its peer is sent a PING:
+// several times within the silence that is permitted.
+func (p *pod) pingEvery() time.Duration {
+	return min(hbone.DefaultKeepAlive, p.node.Config.TunnelSilence.Std()/3)
 }
 
 // patience is how long a peer may be silent before the kernel ends the

@@ -38,6 +38,12 @@ func IsProxyPort(p uint16) bool {
 	return false
 }
 
+// UIDProxy owns the sockets that the node proxy listens on inside pods. The
+// kernel lets sockets share a port (SO_REUSEPORT) only when one user owns them,
+// and no program of a pod can be this one without CAP_SETUID: Kubernetes ends
+// at 2^31-1 (runAsUser), and user namespaces of pods are mapped below.
+const UIDProxy = 1<<31 + 1337
+
 // Marks, routing and addresses of in-pod redirection.
 const (
 	MarkProxy  = 0x539 // on packets the proxy sends; masked by MarkMask

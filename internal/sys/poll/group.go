@@ -7,7 +7,8 @@ import (
 
 // Group is a fixed set of running loops.
 type Group struct {
-	loops []*Loop
+	loops  []*Loop
+	failed chan error
 }
 
 // NewGroup starts n loops; one for each processor Go may use when n is 0 or
@@ -16,7 +17,7 @@ func NewGroup(n int) (*Group, error) {
 	if n <= 0 {
 		n = runtime.GOMAXPROCS(0)
 	}
-	g := &Group{loops: make([]*Loop, 0, n)}
+	g := &Group{loops: make([]*Loop, 0, n), failed: make(chan error, n)}
 	for i := range n {
 		l, err := NewLoop()
 		if err != nil {
@@ -25,10 +26,20 @@ func NewGroup(n int) (*Group, error) {
 		}
 		l.index = i
 		g.loops = append(g.loops, l)
-		go l.Run()
+		go func() {
+			l.Run()
+			if l.waitErr != nil {
+				g.failed <- fmt.Errorf("event loop %d has ended: %w", i, l.waitErr)
+			}
+		}()
 	}
 	return g, nil
 }
+
+// Failed receives the error of every loop that ends by itself. Its descriptors
+// are served no more, and the group still assigns new ones to it: the program
+// should end.
+func (g *Group) Failed() <-chan error { return g.failed }
 
 // Len is how many loops there are.
 func (g *Group) Len() int { return len(g.loops) }

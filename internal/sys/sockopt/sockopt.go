@@ -184,6 +184,10 @@ type ListenOptions struct {
 	V6Only bool
 	// Mark is the firewall mark; 0 for none.
 	Mark uint32
+	// Owner is the user whom the kernel has as the socket's owner, and with
+	// whose sockets it can share its address; 0 for the process's own. Another
+	// one needs CAP_CHOWN: see ErrOwner.
+	Owner uint32
 	// Backlog is how many connections may wait to be accepted; 0 means the
 	// kernel's maximum (net.core.somaxconn).
 	Backlog int
@@ -217,8 +221,25 @@ func Listen(addr netip.AddrPort, o ListenOptions) (int, error) {
 	return fd, nil
 }
 
+// ErrOwner is returned when a socket cannot be given its owner.
+var ErrOwner = errors.New("the socket cannot be given an owner (CAP_CHOWN is missing)")
+
+// Inode is the number by which the kernel lists a socket.
+func Inode(fd int) (uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, os.NewSyscallError("fstat", err)
+	}
+	return uint32(st.Ino), nil
+}
+
 func listen(fd int, addr netip.AddrPort, o ListenOptions) error {
 	v6 := !addr.Addr().Is4()
+	if o.Owner != 0 {
+		if err := unix.Fchown(fd, int(o.Owner), -1); err != nil {
+			return fmt.Errorf("%w: %w", ErrOwner, err)
+		}
+	}
 	if err := ReuseAddr(fd); err != nil {
 		return err
 	}

@@ -100,10 +100,12 @@ type PoolConfig struct {
 	// with reason ResourceExhausted.
 	MaxDials, MaxWaiting int
 	// KeepAlive is how long a tunnel with connections may be silent before it
-	// is sent a PING (DefaultKeepAlive; less than 0 for never). One that is
-	// silent for two more is closed.
+	// is sent a PING (DefaultKeepAlive; less than 0 for never).
 	KeepAlive time.Duration
-	Windows   Windows
+	// Silence is how long a tunnel with connections may be silent before it is
+	// closed (twelve times KeepAlive).
+	Silence time.Duration
+	Windows Windows
 	// OnTunnel, if set, is called on a loop when a tunnel begins to be made (+1)
 	// and when it is gone or could not be made (-1). A workload that goes
 	// between the two is thus known to have a tunnel: see CloseWorkload.
@@ -155,6 +157,7 @@ type ServerConfig struct {
 	// wait, the rest are reset.
 	MaxHandshakes int
 	KeepAlive     time.Duration // as in PoolConfig
+	Silence       time.Duration // as in PoolConfig
 	Windows       Windows
 	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
 	// (-1).

@@ -221,7 +221,7 @@ func (t *serverTunnel) shard() *serverShard { return &t.server.shards[t.loop.Ind
 
 func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
 	sh, cfg := t.shard(), &t.server.cfg
-	err := t.t.start(t.loop, fd, conn, w, engineConfig(true, cfg.MaxStreams, cfg.Windows), t, cfg.KeepAlive)
+	err := t.t.start(t.loop, fd, conn, w, engineConfig(true, cfg.MaxStreams, cfg.Windows), t, cfg.KeepAlive, cfg.Silence)
 	if err != nil {
 		poll.ResetFD(fd)
 		return

@@ -164,3 +164,27 @@ func TestSlowDialFailsOver(t *testing.T) {
 		t.Errorf("%d dials", d)
 	}
 }
+
+// A tunnel whose peer pauses for longer than a few PINGs keeps its connections.
+func TestPauseIsSurvived(t *testing.T) {
+	w := newWorld(t, echo, func(_ *world, p *PoolConfig, s *ServerConfig) {
+		p.KeepAlive, p.Silence = 20*time.Millisecond, time.Hour
+		s.KeepAlive, s.Silence = 20*time.Millisecond, time.Hour
+	})
+	old := held(t, w, 1)[0]
+	release := w.mute()
+	eventually(t, "several PINGs have no answer", func() bool {
+		most := make(chan int, 1)
+		for _, s := range w.pool.shards {
+			s.loop.Post(func() {
+				for _, c := range s.local {
+					most <- c.t.silent
+				}
+			})
+		}
+		return get(t, most, "the tunnel lives") >= 5
+	})
+	release()
+	roundTrip(t, old, "still mine")
+	_ = old.Close()
+}

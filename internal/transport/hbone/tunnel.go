@@ -21,8 +21,13 @@ const (
 	closeLinger = time.Second
 
 	// DefaultKeepAlive is how long a tunnel with streams may be silent before
-	// it is asked for a sign of life; after two more it is closed.
+	// it is asked for a sign of life.
 	DefaultKeepAlive = 15 * time.Second
+	// silentIntervals is after how many of these a silent tunnel is closed. The
+	// product is 3 minutes by default: a minute without network ends no TCP
+	// connection, and TCP's next retransmission may come 51 s after that minute.
+	// New connections do not wait for a silent tunnel (see suspect.go).
+	silentIntervals = 12
 
 	// maxFrame is the largest DATA frame accepted by default: what a sender reads at once
 	// should fit one frame. It costs no memory, frames are delivered in parts.
@@ -67,11 +72,12 @@ type tunnel struct {
 	why       reason.Reason // for streams, when the tunnel ends
 	err       error
 	keepAlive *poll.Timer
+	silent    int // intervals of keepAlive since bytes last arrived
 	linger    *poll.Timer
 }
 
 // start puts a tunnel whose handshake is over on the loop it was made for.
-func (t *tunnel) start(l *poll.Loop, fd int, conn *tls.Conn, w *wire, cfg h2.Config, r role, keep time.Duration) error {
+func (t *tunnel) start(l *poll.Loop, fd int, conn *tls.Conn, w *wire, cfg h2.Config, r role, keep, silence time.Duration) error {
 	t.hub, t.fd, t.tls, t.wire, t.role = hubOf(l), fd, conn, w, r
 	t.writable, t.readable, t.why = true, true, reason.TunnelClosed
 	t.heard = l.Now()
@@ -84,7 +90,11 @@ func (t *tunnel) start(l *poll.Loop, fd int, conn *tls.Conn, w *wire, cfg h2.Con
 		keep = DefaultKeepAlive
 	}
 	if keep > 0 {
-		t.keepAlive = l.AfterFunc(keep, func() { t.alive(keep) })
+		most := silentIntervals
+		if silence > 0 {
+			most = int(max((silence+keep-1)/keep, 1))
+		}
+		t.keepAlive = l.AfterFunc(keep, func() { t.alive(keep, most) })
 	}
 	t.touch()
 	// crypto/tls may hold bytes that came with the handshake's last flight, for
@@ -100,11 +110,20 @@ func engineConfig(server bool, streams uint32, w Windows) h2.Config {
 	}
 }
 
-// alive asks for a sign of life. A tunnel without streams is left in peace.
-func (t *tunnel) alive(every time.Duration) {
-	if t.h2.Streams() > 0 && !t.h2.KeepAlive() {
+// alive asks for a sign of life, and ends a tunnel that gave none for most
+// intervals. Intervals are counted, and not time: a process that was stopped
+// itself must not take its own pause for the peer's. A tunnel without streams
+// is left in peace.
+func (t *tunnel) alive(every time.Duration, most int) {
+	switch {
+	case t.h2.Streams() == 0 || t.hub.loop.Now().Sub(t.heard) < every:
+		t.silent = 0
+	case t.silent+1 >= most:
 		t.fail(reason.TunnelClosed, errSilent)
 		return
+	default:
+		t.silent++
+		t.h2.KeepAlive() // its own count is shorter
 	}
 	t.touch()
 	t.keepAlive.Reset(every)

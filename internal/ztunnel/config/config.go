@@ -156,6 +156,12 @@ type Config struct {
 
 	PoolMaxStreams  uint32   `json:"poolMaxStreamsPerConn"`
 	PoolIdleRelease Duration `json:"poolUnusedReleaseTimeout"`
+	// TunnelSilence is how long nothing may arrive on a tunnel with connections.
+	TunnelSilence Duration `json:"tunnelSilenceTimeout"`
+
+	// CloseUncaptured ends connections from before enrolment when a policy
+	// denies them.
+	CloseUncaptured bool `json:"closeUncapturedConnections"`
 
 	ZDSSocket string `json:"inpodUds"`
 	PortReuse bool   `json:"inpodPortReuse"`
@@ -244,6 +250,9 @@ func Load(env Env, host Host) (*Config, error) {
 
 		PoolMaxStreams:  uint32(r.uint("POOL_MAX_STREAMS_PER_CONNECTION", 100, 1, 65535)),
 		PoolIdleRelease: r.duration("POOL_UNUSED_RELEASE_TIMEOUT", 5*time.Minute, 0),
+		TunnelSilence:   r.duration("TUNNEL_SILENCE_TIMEOUT", 3*time.Minute, time.Second),
+
+		CloseUncaptured: r.boolean("CLOSE_UNCAPTURED_CONNECTIONS", true),
 
 		ZDSSocket: r.str("INPOD_UDS", wellknown.ZDSSocket),
 		PortReuse: r.boolean("INPOD_PORT_REUSE", true),

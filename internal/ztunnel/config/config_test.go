@@ -37,7 +37,7 @@ func TestDefaults(t *testing.T) {
 	if c.Mode != Shared || c.PacketMark != 0x539 || c.ClusterID != "Kubernetes" || c.TrustDomain != "cluster.local" || !c.Proxy || !c.DNSProxy ||
 		c.XDS.URL() != "https://localhost:15012" || c.CA.URL() != "https://localhost:15012" || c.SecretTTL != Duration(24*time.Hour) ||
 		c.PoolMaxStreams != 100 || c.PoolIdleRelease != Duration(5*time.Minute) || c.StreamWindow != 4<<20 || c.ConnWindow != 16<<20 || c.FrameSize != 1<<20 ||
-		c.KeepAlive != (KeepAlive{true, Duration(3 * time.Minute), Duration(3 * time.Minute), 9, false}) || !c.PortReuse || c.DrainDeadline != Duration(5*time.Second) ||
+		c.KeepAlive != (KeepAlive{true, Duration(3 * time.Minute), Duration(3 * time.Minute), 9, false, Duration(45 * time.Second)}) || !c.CloseUncaptured || !c.PortReuse || c.DrainDeadline != Duration(5*time.Second) ||
 		c.Threads != 4 || c.ZDSSocket != "/var/run/ztunnel/ztunnel.sock" || !c.LocalhostAppTunnel || !c.ResponseBaggage || c.OrigSrc != nil ||
 		c.AdminAddr.String() != "127.0.0.1:15000" || c.StatsAddr.String() != "[::]:15020" || c.ReadyAddr.String() != "[::]:15021" {
 		t.Errorf("%+v", c)
