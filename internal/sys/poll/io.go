@@ -49,6 +49,20 @@ func Read(fd int, p []byte) (int, error) {
 	}
 }
 
+// Peek is Read for a socket that leaves the bytes there.
+func Peek(fd int, p []byte) (int, error) {
+	for {
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
 // Write writes to a non-blocking socket and returns how much it took. The
 // error is nil or an Errno: Again when it took nothing. It raises no SIGPIPE.
 func Write(fd int, p []byte) (int, error) {
