@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ambit-mesh/ambit/internal/xds"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 )
 
 // ManagerMetrics counts the pods' proxies.
@@ -21,12 +22,15 @@ var (
 	descActive  = prometheus.NewDesc("workload_manager_active_proxy_count", "Pods that are served (unstable).", nil, nil)
 	descPending = prometheus.NewDesc("workload_manager_pending_proxy_count", "Pods that wait to be served (unstable).", nil, nil)
 	descStarted = prometheus.NewDesc("workload_manager_proxies_started_total", "Times that serving a pod began (unstable).", nil, nil)
+	descUsed    = prometheus.NewDesc("ztunnel_budget_used", "What the pods of the node have taken of a resource that they share (unstable).", []string{"resource"}, nil)
+	descTotal   = prometheus.NewDesc("ztunnel_budget_total", "How much there is of it (unstable).", []string{"resource"}, nil)
+	descRefused = prometheus.NewDesc("ztunnel_budget_refused_total", "Times that a pod had used up its share of it (unstable).", []string{"resource"}, nil)
 	descStopped = prometheus.NewDesc("workload_manager_proxies_stopped_total", "Times that serving a pod ended (unstable).", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *ManagerMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped} {
+	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped, descUsed, descTotal, descRefused} {
 		ch <- d
 	}
 }
@@ -36,6 +40,11 @@ func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
 	var up, pending int
 	if n := m.node.Load(); n != nil {
 		up, pending = n.Counts()
+		n.budgets.each(func(resource string, p *budget.Pool) {
+			ch <- prometheus.MustNewConstMetric(descUsed, prometheus.GaugeValue, float64(p.Used()), resource)
+			ch <- prometheus.MustNewConstMetric(descTotal, prometheus.GaugeValue, float64(p.Total()), resource)
+			ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(p.Refused()), resource)
+		})
 	}
 	ch <- prometheus.MustNewConstMetric(descActive, prometheus.GaugeValue, float64(up))
 	ch <- prometheus.MustNewConstMetric(descPending, prometheus.GaugeValue, float64(pending))

@@ -18,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
@@ -46,6 +47,8 @@ type pod struct {
 	// origSrc tells that connections to the application come from the
 	// client's address.
 	origSrc   bool
+	share     share
+	logs      *accesslog.Limit
 	listeners []*poll.Listener
 	closed    atomic.Bool
 
@@ -60,7 +63,10 @@ type pod struct {
 }
 
 func newPod(n *Node, uid string, info config.WorkloadInfo, ns *netns.NS) *pod {
-	return &pod{node: n, uid: uid, info: info, ns: ns, backoff: retryStart}
+	return &pod{
+		node: n, uid: uid, info: info, ns: ns, backoff: retryStart,
+		share: n.budgets.join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
+	}
 }
 
 // do runs fn in the pod's network namespace.
@@ -90,20 +96,21 @@ func (p *pod) start() error {
 	p.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dial,
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
-		Windows:  windows,
+		Windows: windows, Sockets: p.share.sockets, Queues: p.share.queues,
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
 	p.inner = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dialInner, MaxStreams: 1, IdleRelease: innerRelease,
 		// So that what keeps the outer tunnel from being made is heard of.
 		DialTimeout: 2 * connectTimeout,
-		Windows:     windows,
+		Windows:     windows, Sockets: p.share.sockets, Queues: p.share.queues,
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
 		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
 		OnHandshakeError: p.handshakeFailed,
 		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
 		Windows:          windows,
+		Sockets:          p.share.sockets, Tunnels: p.share.tunnels, Queues: p.share.queues,
 	})
 	p.identify()
 	for i, port := range p.ports() {
@@ -234,6 +241,7 @@ func (p *pod) close(why reason.Reason) {
 	for _, c := range p.set.All() {
 		p.set.Abort(c, why, "")
 	}
+	p.share.leave()
 	closeNS(p.ns)
 }
 
@@ -289,7 +297,7 @@ func (p *pod) known(l *poll.Loop, then func(*workload.Workload, *reason.Error)) 
 		then(w, nil)
 		return
 	}
-	err := p.node.off(l, func() {
+	err := p.off(l, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
 		defer cancel()
 		w, err := workload.Wait(ctx, p.node.Directory, func(s *workload.Snapshot) (*workload.Workload, bool) {
@@ -428,7 +436,7 @@ func (p *pod) handshakeFailed(remote, local netip.AddrPort, err error) {
 	if e.Reason == reason.CertificateRevoked {
 		p.node.Recorder.Revoked(telemetry.Destination)
 	}
-	p.node.Recorder.Failed(telemetry.Destination, remote, local, e)
+	p.node.Recorder.Failed(p.logs, telemetry.Destination, remote, local, e)
 }
 
 // acceptHBONE takes a tunnel in.
