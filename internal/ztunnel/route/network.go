@@ -89,7 +89,7 @@ func (o *Out) throughGateway(up workload.Upstream, svc *workload.Service, via Vi
 // only then. The gateway passes the client's own tunnel on, so the tunnel has the
 // gateway's address and the client's identity. The directory names the gateway as
 // that of the pod's network. When it names none, the address must be that of a
-// workload which is not the client itself.
+// workload which speaks HBONE, as gateways do, and is not the client itself.
 func FromGateway(s *workload.Snapshot, network string, local *workload.Workload, at netip.Addr, client identity.Identity) bool {
 	w := s.WorkloadByAddr(network, at)
 	switch {
@@ -98,5 +98,5 @@ func FromGateway(s *workload.Snapshot, network string, local *workload.Workload,
 	case !local.NetworkGateway.IsZero():
 		return IsGateway(s, local.NetworkGateway, w.Identity(), at)
 	}
-	return w.Identity() != client
+	return w.Protocol == workload.HBONE && w.Identity() != client
 }
