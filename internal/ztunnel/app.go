@@ -84,7 +84,8 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	if a.loops, err = poll.NewGroup(cfg.Threads); err != nil {
 		return nil, err
 	}
-	rec := telemetry.NewRecorder(logs.Logger(accesslog.Scope))
+	raiseDescriptors(log)
+	rec := telemetry.NewLimited(logs.Logger(accesslog.Scope), accesslog.Rates{Complete: int(cfg.AccessLogRate), Failed: int(cfg.AccessLogFailedRate)})
 	manager := NewManagerMetrics()
 	reg.MustRegister(rec, manager)
 

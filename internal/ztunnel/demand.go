@@ -14,7 +14,8 @@ import (
 // on demand, and calls then on the loop. unknown lists what is missing; it is
 // asked again after every answer, because an answer can need more. The error
 // is why something is still not known; an address that nobody has is none.
-func (n *Node) learn(l *poll.Loop, unknown func(*workload.Snapshot) []string, then func(*reason.Error)) {
+func (p *pod) learn(l *poll.Loop, unknown func(*workload.Snapshot) []string, then func(*reason.Error)) {
+	n := p.node
 	if n.Demand == nil {
 		then(nil)
 		return
@@ -24,7 +25,7 @@ func (n *Node) learn(l *poll.Loop, unknown func(*workload.Snapshot) []string, th
 		then(nil)
 		return
 	}
-	err := n.off(l, func() {
+	err := p.off(l, func() {
 		err := n.fetch(names, unknown)
 		l.Post(func() { then(err) })
 	})

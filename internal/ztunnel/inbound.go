@@ -37,7 +37,10 @@ type incoming struct {
 // request is called for every stream of a tunnel.
 func (p *pod) request(r *hbone.Request) {
 	start := time.Now()
-	p.node.carry()
+	if err := p.carry(inboundSockets(route.HBONE)); err != nil {
+		p.refuseRequest(r, http.StatusServiceUnavailable, err)
+		return
+	}
 	p.known(r.Loop, func(w *workload.Workload, err *reason.Error) {
 		if err != nil {
 			p.early(r, http.StatusServiceUnavailable, err)
@@ -57,13 +60,32 @@ func (n *Node) foreign(h *hbone.Header) bool {
 	return h.Crosses && !strings.EqualFold(h.ForwardedNetwork, n.Config.Network)
 }
 
+// believed returns what a request says of its source, when its word counts: it has
+// come through a gateway, is allowed, and speaks of the namespace whose identity it
+// has proven.
+func (n *Node) believed(r *hbone.Request, local *workload.Workload, snap *workload.Snapshot, to netip.AddrPort) connect.Baggage {
+	none := connect.Baggage{}
+	if !route.FromGateway(snap, n.Config.Network, local, r.Remote.Addr(), r.PeerIdentity) {
+		return none
+	}
+	b, err := connect.ParseBaggage(r.Header.Baggage)
+	if err != nil || b.Namespace != r.PeerIdentity.Namespace {
+		return none
+	}
+	access := rbac.Conn{Identity: r.PeerIdentity, Src: r.Remote, Dst: to}
+	if !n.Policies.Set().Evaluate(target(local), &access).Allowed {
+		return none // nothing that is refused makes a series
+	}
+	return b
+}
+
 // meet has what an inbound connection involves made known, when addresses come
 // on demand: who calls, and for which service, which is telemetry, and what a
 // tunnel to at asks for when that is somebody else, for whom the pod may answer
 // as a gateway. The connection does not depend on an answer.
 func (p *pod) meet(l *poll.Loop, local *workload.Workload, client, at, target netip.Addr, then func()) {
 	n := p.node
-	n.learn(l, func(s *workload.Snapshot) []string {
+	p.learn(l, func(s *workload.Snapshot) []string {
 		names := route.UnknownInbound(s, n.Config.Network, local, client)
 		if !target.IsValid() || target == at || local.ApplicationTunnel.Present {
 			return names
@@ -78,9 +100,13 @@ func (p *pod) meet(l *poll.Loop, local *workload.Workload, client, at, target ne
 
 // early refuses a request about which nothing was decided.
 func (p *pod) early(r *hbone.Request, status int, err *reason.Error) {
-	p.node.Recorder.Failed(telemetry.Destination, r.Remote, r.Local, err)
+	p.refuseRequest(r, status, err)
+	p.drop(inboundSockets(route.HBONE))
+}
+
+func (p *pod) refuseRequest(r *hbone.Request, status int, err *reason.Error) {
+	p.node.Recorder.Failed(p.logs, telemetry.Destination, r.Remote, r.Local, err)
 	r.Refuse(status, hbone.ResponseHeader{Status: status})
-	p.node.drop()
 }
 
 func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time) {
@@ -98,7 +124,8 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 		return
 	}
 	c := &conns.Conn{Inbound: true, Protocol: route.HBONE, Asked: plan.Upstream, Name: host}
-	c.Src, c.Dst, c.Target = r.Remote, r.Local, plan.Target
+	c.Src, c.Dst, c.Target, c.Log = r.Remote, r.Local, plan.Target, p.logs
+	c.Sockets = inboundSockets(route.HBONE)
 	c.Trace, _ = connect.ParseTrace(r.Header.Traceparent)
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, MTLS: true, Dst: local,
@@ -110,7 +137,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 		k.Src = snap.WorkloadByAddr(n.Config.Network, r.Remote.Addr())
 	}
 	if k.Src == nil && n.Config.ResponseBaggage {
-		k.Baggage, _ = connect.ParseBaggage(r.Header.Baggage)
+		k.Baggage = n.believed(r, local, snap, plan.Upstream)
 	}
 	var prefix []byte
 	if plan.Proxy.IsValid() {
@@ -137,20 +164,16 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 // acceptPlaintext takes a captured connection without a tunnel in.
 func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 	start := time.Now()
-	dst, err := sockopt.OriginalDst(fd)
-	if err != nil {
-		if dst, err = sockopt.LocalAddr(fd); err != nil {
-			poll.ResetFD(fd)
-			return
-		}
+	dst, ok := p.accepted(telemetry.Destination, fd, remote, inboundSockets(route.TCP))
+	if !ok {
+		return
 	}
-	p.node.carry()
 	p.node.Recorder.SocketOpened(telemetry.Destination)
 	early := func(err *reason.Error) {
-		p.node.Recorder.Failed(telemetry.Destination, remote, dst, err)
+		p.node.Recorder.Failed(p.logs, telemetry.Destination, remote, dst, err)
 		p.node.Recorder.SocketClosed(telemetry.Destination)
 		poll.ResetFD(fd)
-		p.node.drop()
+		p.drop(inboundSockets(route.TCP))
 	}
 	if route.Recursive(dst.Port()) {
 		early(reason.Errorf(reason.RecursiveCall, "to %s", dst))
@@ -169,7 +192,8 @@ func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, l
 	n := p.node
 	snap := n.Directory.Snapshot()
 	c := &conns.Conn{Inbound: true, Protocol: route.TCP, Asked: dst}
-	c.Src, c.Dst = remote, dst
+	c.Src, c.Dst, c.Log = remote, dst, p.logs
+	c.Sockets = inboundSockets(route.TCP)
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, Dst: local,
 		Src:     snap.WorkloadByAddr(n.Config.Network, remote.Addr()),
@@ -237,7 +261,7 @@ func (in *incoming) deny(status int, why reason.Reason, err error, policy string
 	in.pod.node.Recorder.End(&in.conn.Conn, relay.Result{Reason: why, Err: err}, policy)
 	in.pod.set.Remove(in.conn)
 	in.refuse(status)
-	in.pod.node.drop()
+	in.pod.drop(in.conn.Sockets)
 }
 
 // inboundDone is the end of a connection that was carried. What it holds lives
@@ -253,7 +277,7 @@ func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		}
 		p.node.Recorder.End(&c.Conn, res, policy)
 		p.set.Remove(c)
-		p.node.drop()
+		p.drop(c.Sockets)
 	}
 }
 

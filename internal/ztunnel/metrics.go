@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ambit-mesh/ambit/internal/xds"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 )
 
 // ManagerMetrics counts the pods' proxies.
@@ -27,12 +28,15 @@ var (
 	descSourceLost = prometheus.NewDesc("ambit_inbound_without_client_address_total", "Connections that a program got from the pod's own address, because every port of the client's address was taken (unstable).", nil, nil)
 	descForeign    = prometheus.NewDesc("ambit_foreign_listeners_total", "Listening sockets of other programs that were found on the proxy's ports in a pod (unstable).", nil, nil)
 	descOlder      = prometheus.NewDesc("ambit_uncaptured_connections_closed_total", "Connections from before enrolment that were ended because a policy denies them (unstable).", nil, nil)
+	descUsed       = prometheus.NewDesc("ztunnel_budget_used", "What the pods of the node have taken of a resource that they share (unstable).", []string{"resource"}, nil)
+	descTotal      = prometheus.NewDesc("ztunnel_budget_total", "How much there is of it (unstable).", []string{"resource"}, nil)
+	descRefused    = prometheus.NewDesc("ztunnel_budget_refused_total", "Times that a pod had used up its share of it (unstable).", []string{"resource"}, nil)
 	descStopped    = prometheus.NewDesc("workload_manager_proxies_stopped_total", "Times that serving a pod ended (unstable).", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *ManagerMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped, descSourceLost, descForeign, descOlder} {
+	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped, descSourceLost, descForeign, descOlder, descUsed, descTotal, descRefused} {
 		ch <- d
 	}
 }
@@ -42,6 +46,11 @@ func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
 	var up, pending int
 	if n := m.node.Load(); n != nil {
 		up, pending = n.Counts()
+		n.budgets.each(func(resource string, p *budget.Pool) {
+			ch <- prometheus.MustNewConstMetric(descUsed, prometheus.GaugeValue, float64(p.Used()), resource)
+			ch <- prometheus.MustNewConstMetric(descTotal, prometheus.GaugeValue, float64(p.Total()), resource)
+			ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(p.Refused()), resource)
+		})
 	}
 	ch <- prometheus.MustNewConstMetric(descActive, prometheus.GaugeValue, float64(up))
 	ch <- prometheus.MustNewConstMetric(descPending, prometheus.GaugeValue, float64(pending))

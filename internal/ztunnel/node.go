@@ -54,6 +54,8 @@ type Options struct {
 	// has the answer.
 	Demand  func(ctx context.Context, name string) error
 	Metrics *ManagerMetrics
+	// Descriptors is how many the process may have; 0 for its limit now.
+	Descriptors int
 }
 
 // Node serves the pods of one node. It is the Handler of a zds.Client, and
@@ -61,7 +63,7 @@ type Options struct {
 type Node struct {
 	Options
 	log       *slog.Logger
-	waiting   chan struct{} // one token for each connection off the loops
+	budgets   budgets
 	active    atomic.Int64  // connections that are carried
 	ownerless atomic.Bool   // warned that listening sockets cannot be given their owner
 	spared    atomic.Bool   // warned that the kernel cannot end connections
@@ -97,7 +99,7 @@ func NewNode(o Options) *Node {
 	}
 	n := &Node{
 		Options: o, log: o.Logger,
-		waiting: make(chan struct{}, maxWaiting),
+		budgets: newBudgets(o.Descriptors, o.Loops.Len()),
 		names:   resolve.New(),
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
@@ -143,6 +145,7 @@ func (n *Node) AddSelf(info config.WorkloadInfo) error {
 		return nil
 	}
 	if err := p.start(); err != nil {
+		p.share.leave()
 		return err
 	}
 	n.self = p
@@ -326,32 +329,6 @@ func (n *Node) Close() {
 		}
 		p.close(reason.Draining)
 	}
-}
-
-// carry counts a connection that is carried; drop is its end.
-func (n *Node) carry() { n.active.Add(1) }
-
-func (n *Node) drop() {
-	if n.active.Add(-1) == 0 {
-		select {
-		case n.idle <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// off runs fn off the loop that asks, unless too many wait already.
-func (n *Node) off(l *poll.Loop, fn func()) *reason.Error {
-	select {
-	case n.waiting <- struct{}{}:
-	default:
-		return reason.Errorf(reason.ResourceExhausted, "%d connections wait already", maxWaiting)
-	}
-	l.Go(func() {
-		defer func() { <-n.waiting }()
-		fn()
-	})
-	return nil
 }
 
 // directoryChanged runs on the goroutine that applies updates.

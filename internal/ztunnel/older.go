@@ -99,7 +99,7 @@ func (p *pod) judgeOlder(d *sockdiag.Diag, local *workload.Workload) {
 		switch {
 		case err == nil:
 			n.Metrics.older.Add(1)
-			n.Recorder.Failed(telemetry.Destination, s.Remote, s.Local, &reason.Error{
+			n.Recorder.Failed(p.logs, telemetry.Destination, s.Remote, s.Local, &reason.Error{
 				Reason: reason.PolicyChanged, Detail: verdict.Policy,
 				Err: errors.New("the connection was made before the pod was enrolled"),
 			})

@@ -24,7 +24,8 @@ import (
 type outgoing struct {
 	pod      *pod
 	loop     *poll.Loop
-	fd       int // the program's socket; -1 when it has been given away
+	fd       int   // the program's socket; -1 when it has been given away
+	sockets  int64 // descriptors taken of the pod's share
 	src, dst netip.AddrPort
 	start    time.Time
 	trace    connect.Trace
@@ -40,17 +41,12 @@ type outgoing struct {
 // acceptOutbound takes a captured connection in.
 func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 	now := time.Now()
-	dst, err := sockopt.OriginalDst(fd)
-	if err != nil {
-		// Not captured: dialled directly.
-		if dst, err = sockopt.LocalAddr(fd); err != nil {
-			poll.ResetFD(fd)
-			return
-		}
+	dst, ok := p.accepted(telemetry.Source, fd, remote, 1)
+	if !ok {
+		return
 	}
-	p.node.carry()
 	p.node.Recorder.SocketOpened(telemetry.Source)
-	o := &outgoing{pod: p, loop: l, fd: fd, src: remote, dst: dst, start: now, trace: connect.NewTrace()}
+	o := &outgoing{pod: p, loop: l, fd: fd, sockets: 1, src: remote, dst: dst, start: now, trace: connect.NewTrace()}
 	if dst.Addr().IsLoopback() && route.Recursive(dst.Port()) {
 		o.refuse(reason.Errorf(reason.RecursiveCall, "to %s", dst))
 		return
@@ -70,7 +66,7 @@ func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 // right.
 func (o *outgoing) demand() {
 	n := o.pod.node
-	n.learn(o.loop, func(s *workload.Snapshot) []string {
+	o.pod.learn(o.loop, func(s *workload.Snapshot) []string {
 		return route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace)
 	}, func(err *reason.Error) {
 		if err != nil {
@@ -83,7 +79,7 @@ func (o *outgoing) demand() {
 
 // refuse ends a connection about which nothing was decided.
 func (o *outgoing) refuse(err *reason.Error) {
-	o.pod.node.Recorder.Failed(telemetry.Source, o.src, o.dst, err)
+	o.pod.node.Recorder.Failed(o.pod.logs, telemetry.Source, o.src, o.dst, err)
 	o.hangUp()
 }
 
@@ -94,7 +90,7 @@ func (o *outgoing) hangUp() {
 		o.fd = -1
 	}
 	o.pod.node.Recorder.SocketClosed(telemetry.Source)
-	o.pod.node.drop()
+	o.pod.drop(o.sockets)
 }
 
 func (o *outgoing) excluded(uid string) bool {
@@ -138,7 +134,7 @@ func (o *outgoing) resolve() {
 		o.resolved(addrs, err)
 		return
 	}
-	err := n.off(o.loop, func() {
+	err := o.pod.off(o.loop, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
 		defer cancel()
 		addrs, err := n.names.Lookup(ctx, host)
@@ -183,7 +179,7 @@ func (o *outgoing) connect() {
 	o.attempts++
 	r := &o.route
 	c := &conns.Conn{Protocol: r.Protocol, Asked: o.dst}
-	c.Src, c.Dst, c.Target, c.Trace = o.src, r.Next, r.Target, o.trace
+	c.Src, c.Dst, c.Target, c.Trace, c.Log = o.src, r.Next, r.Target, o.trace, o.pod.logs
 	if r.Workload != nil {
 		c.Name = r.Workload.UID
 		o.pod.node.load(c.Name, 1)
@@ -195,6 +191,10 @@ func (o *outgoing) connect() {
 		o.gaveUp(&reason.Error{Reason: reason.WorkloadRemoved})
 		return
 	}
+	if err := o.afford(); err != nil {
+		o.gaveUp(err)
+		return
+	}
 	switch r.Protocol {
 	case route.HBONE:
 		o.tunnel()
@@ -203,6 +203,17 @@ func (o *outgoing) connect() {
 	default:
 		o.direct()
 	}
+}
+
+// afford takes the descriptors that the route needs.
+func (o *outgoing) afford() *reason.Error {
+	need := outboundSockets(o.route.Protocol)
+	if !o.pod.share.sockets.Take(need - o.sockets) {
+		return o.pod.exhausted("descriptors")
+	}
+	o.pod.share.sockets.Give(o.sockets - need)
+	o.sockets, o.conn.Sockets = need, need
+	return nil
 }
 
 // leave takes an attempt out of the lists.
@@ -400,7 +411,7 @@ func (p *pod) outboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		p.node.Recorder.End(&c.Conn, res, "")
 		p.leave(c)
 		p.node.Recorder.SocketClosed(telemetry.Source)
-		p.node.drop()
+		p.drop(c.Sockets)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
@@ -47,6 +48,8 @@ type pod struct {
 	// origSrc tells that connections to the application come from the
 	// client's address.
 	origSrc   bool
+	share     share
+	logs      *accesslog.Limit
 	listeners []*poll.Listener
 	holders   holders
 	older     older
@@ -65,7 +68,10 @@ type pod struct {
 }
 
 func newPod(n *Node, uid string, info config.WorkloadInfo, ns *netns.NS) *pod {
-	return &pod{node: n, uid: uid, info: info, ns: ns, backoff: retryStart}
+	return &pod{
+		node: n, uid: uid, info: info, ns: ns, backoff: retryStart,
+		share: n.budgets.join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
+	}
 }
 
 // do runs fn in the pod's network namespace.
@@ -96,6 +102,7 @@ func (p *pod) start() error {
 		Loops: p.node.Loops, Dial: p.dial,
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
 		Windows: windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
+		Sockets: p.share.sockets, Queues: p.share.queues,
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
 	p.inner = hbone.NewPool(hbone.PoolConfig{
@@ -103,12 +110,14 @@ func (p *pod) start() error {
 		// So that what keeps the outer tunnel from being made is heard of.
 		DialTimeout: 2 * connectTimeout,
 		Windows:     windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
+		Sockets: p.share.sockets, Queues: p.share.queues,
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
 		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
 		OnHandshakeError: p.handshakeFailed,
 		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
 		Windows:          windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
+		Sockets: p.share.sockets, Tunnels: p.share.tunnels, Queues: p.share.queues,
 	})
 	p.identify()
 	p.holders.mine(p.node.owner(), fds)
@@ -246,6 +255,7 @@ func (p *pod) close(why reason.Reason) {
 	for _, c := range p.set.All() {
 		p.set.Abort(c, why, "")
 	}
+	p.share.leave()
 	closeNS(p.ns)
 }
 
@@ -304,7 +314,7 @@ func (p *pod) known(l *poll.Loop, then func(*workload.Workload, *reason.Error)) 
 		then(w, nil)
 		return
 	}
-	err := p.node.off(l, func() {
+	err := p.off(l, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
 		defer cancel()
 		w, err := workload.Wait(ctx, p.node.Directory, func(s *workload.Snapshot) (*workload.Workload, bool) {
@@ -442,7 +452,7 @@ func (p *pod) handshakeFailed(remote, local netip.AddrPort, err error) {
 	if e.Reason == reason.CertificateRevoked {
 		p.node.Recorder.Revoked(telemetry.Destination)
 	}
-	p.node.Recorder.Failed(telemetry.Destination, remote, local, e)
+	p.node.Recorder.Failed(p.logs, telemetry.Destination, remote, local, e)
 }
 
 // acceptHBONE takes a tunnel in.

@@ -4,6 +4,7 @@
 //
 //	load server -listen ADDR
 //	load throughput|echo|rate|connect|hold [flags] ADDR
+//	load besiege -say silent|dribble|stall [flags] ADDR
 package main
 
 import (
@@ -62,7 +63,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: load server|throughput|echo|rate|connect|hold [flags] [ADDR]")
+		return errors.New("usage: load server|throughput|echo|rate|connect|hold|besiege [flags] [ADDR]")
 	}
 	mode := args[0]
 	fs := flag.NewFlagSet(mode, flag.ContinueOnError)
@@ -71,12 +72,17 @@ func run(args []string) error {
 	fs.IntVar(&o.conns, "conns", 1, "connections at once")
 	fs.IntVar(&o.size, "size", 1024, "bytes of a request")
 	fs.IntVar(&o.rate, "rate", 1000, "rate: requests per second, over all connections")
+	say := fs.String("say", "silent", "besiege: what is sent on each connection")
 	fs.DurationVar(&o.duration, "duration", 2*time.Second, "how long")
 	if err := fs.Parse(args[1:]); err != nil {
 		return err
 	}
 	if mode == "server" {
 		return serve(*listen)
+	}
+	if mode == "besiege" && fs.NArg() == 1 {
+		o.addr = fs.Arg(0)
+		return besiege(o, *say)
 	}
 	clients := map[string]func(options) (Result, error){
 		"throughput": throughput, "echo": echo, "rate": rate, "connect": connect, "hold": hold,

@@ -38,7 +38,7 @@ const (
 	// Reaching it.
 	ConnectFailure    // refused, unreachable or reset while connecting
 	ConnectTimeout    // no answer; for a tunnel, often a NetworkPolicy on 15008
-	TunnelHandshake   // HTTP/2 did not come up inside TLS
+	TunnelHandshake   // the peer did not go on with a tunnel's handshake
 	TunnelRefused     // the peer's proxy answered CONNECT with an error
 	TunnelClosed      // the tunnel ended below the connection
 	UpstreamReset     // the destination reset the connection
@@ -84,12 +84,12 @@ var table = [...]Info{
 
 	ConnectFailure:    {"CONNECT_FAILURE", "CONNECT", "could not connect to the destination", "check that the program listens on this port"},
 	ConnectTimeout:    {"CONNECT_TIMEOUT", "NETWORK_POLICY", "connecting timed out", "for a tunnel: a NetworkPolicy or firewall may be blocking HBONE port 15008"},
-	TunnelHandshake:   {"TUNNEL_HANDSHAKE", "H2_HANDSHAKE_FAILURE", "HTTP/2 did not start inside TLS", "check what listens on port 15008 of the destination"},
+	TunnelHandshake:   {"TUNNEL_HANDSHAKE", "H2_HANDSHAKE_FAILURE", "peer did not go on with the handshake of a tunnel", "check what connects to port 15008 here, or listens there at the destination"},
 	TunnelRefused:     {"TUNNEL_REFUSED", "CONNECT", "destination proxy refused the connection", "see the destination proxy's access log for its reason"},
 	TunnelClosed:      {"TUNNEL_CLOSED", "CONNECT", "tunnel ended below the connection", "see the log of the destination's node around this time"},
 	UpstreamReset:     {"UPSTREAM_RESET", "-", "destination reset the connection", "see the log of the destination program"},
 	DownstreamReset:   {"DOWNSTREAM_RESET", "-", "client reset the connection", "see the log of the client program"},
-	ResourceExhausted: {"RESOURCE_EXHAUSTED", "CONNECT", "a resource bound was reached", "see the proxy's metrics for the bound; raise it or spread the load"},
+	ResourceExhausted: {"RESOURCE_EXHAUSTED", "CONNECT", "a resource bound was reached", "the error names the bound and the pod whose share is used up; see the proxy's metrics; spread the load"},
 	Draining:          {"DRAINING", "-", "proxy is draining", "the client should connect again"},
 	WorkloadRemoved:   {"WORKLOAD_REMOVED", "-", "workload left the mesh", ""},
 	Internal:          {"INTERNAL", "CONNECT", "internal error", "please report this with the proxy's log"},

@@ -1,6 +1,7 @@
 package poll
 
 import (
+	"errors"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,20 @@ func epollWait(epfd int, events []unix.EpollEvent, milliseconds int) (int, error
 func Read(fd int, p []byte) (int, error) {
 	for {
 		n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		switch e {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
+// Peek is Read for a socket that leaves the bytes there.
+func Peek(fd int, p []byte) (int, error) {
+	for {
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
 		switch e {
 		case 0:
 			return int(n), nil
@@ -110,6 +125,14 @@ const pipeSize = 1 << 20
 // maxPipes bounds the idle pipes a loop keeps.
 const maxPipes = 16
 
+// MaxPipes bounds the pipes of a loop, idle or not, each of two descriptors and up
+// to pipeSize bytes of the kernel's memory: those of connections whose other side
+// does not read stay with them. Without a pipe, bytes are copied.
+const MaxPipes = 256
+
+// errPipes is returned when a loop has MaxPipes.
+var errPipes = errors.New("the event loop has too many pipes")
+
 // Pipe carries bytes from one socket to another without copying them into
 // this process. The zero value is no pipe.
 type Pipe struct {
@@ -125,12 +148,16 @@ func (l *Loop) Pipe() (Pipe, error) {
 		l.pipes = l.pipes[:n-1]
 		return p, nil
 	}
+	if l.piped >= MaxPipes {
+		return Pipe{}, errPipes
+	}
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
 		return Pipe{}, err
 	}
 	// Refused when the user has many: a small pipe works too.
 	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
+	l.piped++
 	return Pipe{r: fds[0], w: fds[1]}, nil
 }
 
@@ -141,6 +168,7 @@ func (l *Loop) PutPipe(p Pipe) {
 	}
 	if p.Len > 0 || len(l.pipes) >= maxPipes {
 		p.close()
+		l.piped--
 		return
 	}
 	l.pipes = append(l.pipes, p)

@@ -112,6 +112,7 @@ type Loop struct {
 	timers          timerHeap
 	buffer          []byte
 	pipes           []Pipe
+	piped           int // pipes that are open
 	chunks          [len(chunkSizes)]chunkList
 	values          map[any]any
 }

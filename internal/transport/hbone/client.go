@@ -30,6 +30,7 @@ type client struct {
 func (c *client) start(fd int, conn *tls.Conn, w *wire) {
 	cfg := &c.shard.pool.cfg
 	c.shard.local = append(c.shard.local, c)
+	c.t.queues = cfg.Queues
 	err := c.t.start(c.shard.loop, fd, conn, w, engineConfig(false, uint32(cfg.MaxStreams), cfg.Windows), c, cfg.KeepAlive, cfg.Silence)
 	if err != nil {
 		poll.CloseFD(fd)

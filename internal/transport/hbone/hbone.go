@@ -38,6 +38,17 @@ type Key struct {
 // on success. Errors should be *reason.Error.
 type Dialer func(ctx context.Context, k Key) (fd int, conf *tls.Config, err error)
 
+// Quota is a bound that others share. Its methods may be called from any
+// goroutine and do not block.
+type Quota interface {
+	// Take takes n units, all or none, and reports whether it did.
+	Take(n int64) bool
+	// Give returns units.
+	Give(n int64)
+	// Room is how many units Take would grant now.
+	Room() int64
+}
+
 // Windows bounds what is in flight; zero fields take the defaults of package
 // h2.
 type Windows struct {
@@ -106,6 +117,9 @@ type PoolConfig struct {
 	// closed (twelve times KeepAlive).
 	Silence time.Duration
 	Windows Windows
+	// Sockets, if set, bounds the tunnels: one unit for each, from before it is
+	// dialled. Queues bounds the bytes that wait for programs which do not read.
+	Sockets, Queues Quota
 	// OnTunnel, if set, is called on a loop when a tunnel begins to be made (+1)
 	// and when it is gone or could not be made (-1). A workload that goes
 	// between the two is thus known to have a tunnel: see CloseWorkload.
@@ -151,14 +165,22 @@ type ServerConfig struct {
 	OnHandshakeError func(remote, local netip.AddrPort, err error)
 	// MaxStreams is how many connections one tunnel may carry (1,000).
 	MaxStreams uint32
-	// HandshakeTimeout bounds the TLS handshake (10 s).
-	HandshakeTimeout time.Duration
-	// MaxHandshakes is how many handshakes run at once (64); four times as many
-	// wait, the rest are reset.
+	// HelloTimeout bounds the wait for a whole ClientHello, AnswerTimeout the
+	// waits for the client's other flights together (3 s each), HandshakeTimeout
+	// the time from the hello to the end (10 s).
+	HelloTimeout, AnswerTimeout, HandshakeTimeout time.Duration
+	// MaxHandshakes is how many handshakes compute at once (64). What waits is
+	// bounded by multiples of it (handshakes.go).
 	MaxHandshakes int
-	KeepAlive     time.Duration // as in PoolConfig
-	Silence       time.Duration // as in PoolConfig
-	Windows       Windows
+	// MaxPeerTunnels is how many tunnels one address may have (512).
+	MaxPeerTunnels int
+	// Sockets, if set, bounds the connections that the server holds: one unit for
+	// each, tunnel or not yet. Tunnels bounds the tunnels, and Queues the bytes
+	// that wait for programs which do not read.
+	Sockets, Tunnels, Queues Quota
+	KeepAlive                time.Duration // as in PoolConfig
+	Silence                  time.Duration // as in PoolConfig
+	Windows                  Windows
 	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
 	// (-1).
 	OnTunnel func(delta int)

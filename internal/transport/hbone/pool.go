@@ -283,29 +283,42 @@ func (s *shard) dial(e *entry) {
 		fd, conn, w, err := s.pool.connect(e.key)
 		if !s.loop.Post(func() { patience.Stop(); s.dialed(e, where, fd, conn, w, err) }) && err == nil {
 			poll.CloseFD(fd)
+			s.pool.closed()
 			e.key.Via.end()
 		}
 	})
 }
 
+// closed gives the unit of a tunnel's descriptor back.
+func (p *Pool) closed() {
+	if p.cfg.Sockets != nil {
+		p.cfg.Sockets.Give(1)
+	}
+}
+
 // connect dials and shakes hands, on the dial's goroutine.
 func (p *Pool) connect(k Key) (int, *tls.Conn, *wire, *reason.Error) {
+	if p.cfg.Sockets != nil && !p.cfg.Sockets.Take(1) {
+		return -1, nil, nil, reason.Errorf(reason.ResourceExhausted, "tunnel to %s: %w", k.Dst, errSockets)
+	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
 	fd, conf, err := p.cfg.Dial(ctx, k)
 	if err != nil {
+		p.closed()
 		return -1, nil, nil, asReason(err, reason.ConnectFailure, k)
 	}
-	conn, w, err := handshake(ctx, fd, func(c net.Conn) *tls.Conn { return tls.Client(c, tuned(conf)) })
+	conn, w, err := handshake(ctx, fd, nil, func(c net.Conn) *tls.Conn { return tls.Client(c, tuned(conf)) })
 	if err != nil {
 		poll.CloseFD(fd)
+		p.closed()
 		k.Via.end()
 		if cause := context.Cause(p.ctx); cause != nil {
 			err = cause
 		}
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
-			return -1, nil, nil, reason.Errorf(reason.ConnectTimeout, "TLS handshake with %s: %w", k.Dst, err)
+			return -1, nil, nil, reason.Errorf(reason.TunnelHandshake, "TLS handshake with %s: %w", k.Dst, err)
 		}
 		return -1, nil, nil, asReason(mtls.Error(err), reason.TLSFailure, k)
 	}
@@ -327,6 +340,7 @@ func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, 
 	s.next()
 	if err == nil && (e.retired || s.refuse != nil) {
 		poll.CloseFD(fd)
+		s.pool.closed()
 		e.key.Via.end()
 		s.count(e, -1)
 		return // what waited has failed already
@@ -481,6 +495,7 @@ func (s *shard) lost(r *ref) {
 	e := r.entry
 	e.refs = slices.DeleteFunc(e.refs, func(o *ref) bool { return o == r })
 	e.key.Via.end()
+	s.pool.closed()
 	s.count(e, -1)
 	if len(e.waiting) > 0 {
 		s.drainWaiting(e)

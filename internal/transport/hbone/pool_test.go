@@ -323,26 +323,6 @@ func TestHandshakeTimeout(t *testing.T) {
 	get(t, w.handshakeErrs, "handshake is given up")
 }
 
-func TestHandshakesAreBounded(t *testing.T) {
-	w := newWorld(t, echo, func(_ *world, _ *PoolConfig, s *ServerConfig) {
-		s.MaxHandshakes = 1
-		s.HandshakeTimeout = time.Minute
-	})
-	var conns []net.Conn
-	for range 1 + queuedHandshakes + 1 {
-		c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(w.tunnelAddr))
-		if err == nil { // the last may be reset before it knows that it is connected
-			conns = append(conns, c)
-		}
-	}
-	if err := get(t, w.handshakeErrs, "one too many is reset"); !errors.Is(err, ErrTooManyHandshakes) {
-		t.Error(err)
-	}
-	for _, c := range conns {
-		_ = c.Close()
-	}
-}
-
 // The tunnel dies while a CONNECT waits for its answer: another one is made.
 func TestRetryWhenTunnelDies(t *testing.T) {
 	w := newWorld(t, echo)

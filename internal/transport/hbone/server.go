@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -15,37 +14,28 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
-	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 )
 
 const (
-	defaultServerStreams    = 1000
-	defaultHandshakeTimeout = 10 * time.Second
-	defaultMaxHandshakes    = 64
-	// queuedHandshakes is how many connections wait per running handshake: a
-	// restarted node brings all its peers back at once.
-	queuedHandshakes = 64
-
+	defaultServerStreams = 1000
 	// leaveAfter is how long a tunnel lives without streams at an end that is
 	// leaving: a client that has just made one must get to use it.
 	leaveAfter = 200 * time.Millisecond
 )
 
-// ErrTooManyHandshakes is reported for a connection that was reset because too
-// many others are shaking hands.
-var ErrTooManyHandshakes = errors.New("too many TLS handshakes at once")
-
-// Server accepts tunnels. Its methods may be called from any goroutine.
+// Server accepts tunnels. Its methods may be called from any goroutine, but
+// Serve.
 type Server struct {
 	cfg    ServerConfig
 	ctx    context.Context // of handshakes
 	cancel context.CancelCauseFunc
 	spread atomic.Uint64
 
-	mu      sync.Mutex // guards the handshakes' bounds
-	running int
-	waiting []func()
+	mu     sync.Mutex // guards what follows
+	lobby  *lobby
+	closed *reason.Error
+	peers  map[netip.Addr]int // tunnels by address, those being started included
 
 	shards []serverShard
 }
@@ -62,105 +52,17 @@ type serverShard struct {
 // NewServer makes a server without tunnels.
 func NewServer(cfg ServerConfig) *Server {
 	cfg.MaxStreams = or(cfg.MaxStreams, defaultServerStreams)
+	cfg.HelloTimeout = or(cfg.HelloTimeout, defaultPeerTimeout)
+	cfg.AnswerTimeout = or(cfg.AnswerTimeout, defaultPeerTimeout)
 	cfg.HandshakeTimeout = or(cfg.HandshakeTimeout, defaultHandshakeTimeout)
 	cfg.MaxHandshakes = or(cfg.MaxHandshakes, defaultMaxHandshakes)
-	s := &Server{cfg: cfg, shards: make([]serverShard, cfg.Loops.Len())}
+	cfg.MaxPeerTunnels = or(cfg.MaxPeerTunnels, defaultMaxPeerTunnels)
+	s := &Server{
+		cfg: cfg, shards: make([]serverShard, cfg.Loops.Len()), peers: map[netip.Addr]int{},
+		lobby: newLobby(cfg.MaxHandshakes, silentPerSlot*cfg.MaxHandshakes, readyPerSlot*cfg.MaxHandshakes, askedPerSlot*cfg.MaxHandshakes),
+	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	return s
-}
-
-// Serve takes over a non-blocking socket that was accepted on l. It returns at
-// once. Tunnels are spread over all loops of the group, because one listener
-// accepts on one loop, and everything of a tunnel happens on its own.
-func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
-	here := l
-	l = s.cfg.Loops.Pick(uint64(l.Index()) + s.spread.Add(1) - 1)
-	do := func() {
-		if err := s.accept(l, fd, remote, local); err != nil {
-			poll.ResetFD(fd)
-			if s.cfg.OnHandshakeError != nil {
-				s.cfg.OnHandshakeError(remote, local, err)
-			}
-		}
-		s.next()
-	}
-	s.mu.Lock()
-	switch {
-	case s.running < s.cfg.MaxHandshakes:
-		s.running++
-		here.Go(do)
-	case len(s.waiting) < queuedHandshakes*s.cfg.MaxHandshakes:
-		s.waiting = append(s.waiting, do)
-	default:
-		defer func() {
-			poll.ResetFD(fd)
-			if s.cfg.OnHandshakeError != nil {
-				s.cfg.OnHandshakeError(remote, local, ErrTooManyHandshakes)
-			}
-		}()
-	}
-	s.mu.Unlock()
-}
-
-// next starts the handshake that waits longest.
-func (s *Server) next() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.waiting) == 0 {
-		s.running--
-		return
-	}
-	do := s.waiting[0]
-	s.waiting[0] = nil
-	s.waiting = s.waiting[1:]
-	go do()
-}
-
-// accept shakes hands, on the handshake's goroutine. On error fd is still the
-// caller's.
-func (s *Server) accept(l *poll.Loop, fd int, remote, local netip.AddrPort) error {
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.HandshakeTimeout)
-	defer cancel()
-	conf := &tls.Config{
-		MinVersion: tls.VersionTLS12, // what the real configuration says counts
-		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			c, err := s.cfg.TLS(hello)
-			// One level of indirection is all crypto/tls follows.
-			if err == nil && c != nil && c.GetConfigForClient != nil {
-				inner, err := c.GetConfigForClient(hello)
-				if err != nil {
-					return nil, err
-				}
-				if inner != nil {
-					c = inner
-				}
-			}
-			if err != nil || c == nil {
-				return nil, errors.Join(err, errNoConfig(c))
-			}
-			return tuned(c), nil
-		},
-	}
-	conn, w, err := handshake(ctx, fd, func(c net.Conn) *tls.Conn { return tls.Server(c, conf) })
-	if err != nil {
-		return err
-	}
-	state := conn.ConnectionState()
-	t := &serverTunnel{server: s, loop: l, remote: remote, local: local, state: &state}
-	if id, err := mtls.PeerIdentity(&state); err == nil {
-		t.identity = id
-	}
-	if !l.Post(func() { t.start(fd, conn, w) }) {
-		return poll.ErrClosed
-	}
-	return nil
-}
-
-func errNoConfig(c *tls.Config) error {
-	if c == nil {
-		return errors.New("no TLS configuration for this connection")
-	}
-	return nil
 }
 
 // Drain tells the client of every tunnel to open no more streams (GOAWAY);
@@ -192,7 +94,9 @@ func (s *Server) Leave(yes bool) {
 
 // Close ends everything now; flows get r.
 func (s *Server) Close(r reason.Reason) {
-	s.cancel(reason.Errorf(r, "the server was closed"))
+	why := reason.Errorf(r, "the server was closed")
+	s.cancel(why)
+	s.empty(why)
 	s.each(func(sh *serverShard) {
 		sh.killed, sh.why = true, r
 		for _, t := range slices.Clone(sh.tunnels) {
@@ -221,9 +125,11 @@ func (t *serverTunnel) shard() *serverShard { return &t.server.shards[t.loop.Ind
 
 func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
 	sh, cfg := t.shard(), &t.server.cfg
+	t.t.queues = cfg.Queues
 	err := t.t.start(t.loop, fd, conn, w, engineConfig(true, cfg.MaxStreams, cfg.Windows), t, cfg.KeepAlive, cfg.Silence)
 	if err != nil {
 		poll.ResetFD(fd)
+		t.server.forget(t.remote.Addr())
 		return
 	}
 	sh.tunnels = append(sh.tunnels, t)
@@ -278,6 +184,7 @@ func (t *serverTunnel) ended(reason.Reason, error) {
 	if f := t.server.cfg.OnTunnel; f != nil {
 		f(-1)
 	}
+	t.server.forget(t.remote.Addr())
 }
 
 // Request is one stream that a client opened. Its methods are called on Loop's

@@ -36,6 +36,7 @@ type stream struct {
 	hooks hooks
 	reg   poll.Registration // of fd
 	queue poll.Queue        // for the application, which has no room
+	held  int64             // of the tunnel's budget, for queue
 	fd    int               // -1 on a server before Accept
 	extra int               // bytes at the front of queue that are not the stream's (prefix)
 
@@ -241,7 +242,9 @@ func (s *stream) data(p []byte, end bool) {
 	case s.phase == gone || s.broken:
 		s.t.h2.Consumed(s.hs, len(p))
 	case s.phase == opening || s.queue.Len() > 0 || !s.writable:
-		s.queue.Append(s.Loop(), p)
+		if !s.enqueue(p) {
+			return
+		}
 	default:
 		n, err := poll.Write(s.fd, p)
 		if err != nil && !poll.IsAgain(err) {
@@ -252,7 +255,9 @@ func (s *stream) data(p []byte, end bool) {
 		s.t.h2.Consumed(s.hs, n)
 		if n < len(p) {
 			s.writable = false
-			s.queue.Append(s.Loop(), p[n:])
+			if !s.enqueue(p[n:]) {
+				return
+			}
 		}
 	}
 	if end {
@@ -265,6 +270,7 @@ func (s *stream) deliver() {
 	if s.writable && s.queue.Len() > 0 {
 		n, err := s.queue.WriteTo(s.Loop(), s.fd)
 		s.consumed(n)
+		s.t.release(s)
 		if err != nil {
 			s.writable = false
 			if !poll.IsAgain(err) {
@@ -290,6 +296,7 @@ func (s *stream) discard() {
 	n := s.queue.Len()
 	s.queue.Discard(s.Loop(), n)
 	s.consumed(n)
+	s.t.release(s)
 }
 
 // finishIfDone passes the end of the stream on once everything before it is

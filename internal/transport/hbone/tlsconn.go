@@ -33,21 +33,31 @@ var errDry net.Error = dryError{}
 // crypto/tls never sees a write that would block.
 type wire struct {
 	file *os.File // nil once the handshake is over
+	fd   int      // file's, for reads that do not wait
+	gate gate     // nil: reads wait at once
 	in   []byte   // read from the socket, not taken yet
 	end  bool     // nothing comes after in
 	out  []byte   // to be written to the socket
 }
 
+// gate is told when a handshake waits for the peer, and when that is over.
+type gate interface {
+	// asks is called before a read waits; answered after it. An error ends the
+	// handshake.
+	asks(f *os.File) error
+	answered() error
+}
+
 // handshake does what do asks for with a tls.Conn on fd, blocking, and leaves
-// the connection ready for a loop. fd stays the caller's.
-func handshake(ctx context.Context, fd int, do func(net.Conn) *tls.Conn) (*tls.Conn, *wire, error) {
+// the connection ready for a loop. fd stays the caller's. g may be nil.
+func handshake(ctx context.Context, fd int, g gate, do func(net.Conn) *tls.Conn) (*tls.Conn, *wire, error) {
 	dup, err := poll.Dup(fd)
 	if err != nil {
 		return nil, nil, err
 	}
 	f := os.NewFile(uintptr(dup), "tunnel")
-	w := &wire{file: f}
-	defer func() { _ = f.Close(); w.file = nil }()
+	w := &wire{file: f, fd: dup, gate: g}
+	defer func() { _ = f.Close(); w.file, w.gate = nil, nil }()
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := f.SetDeadline(deadline); err != nil {
 			return nil, nil, err
@@ -84,7 +94,7 @@ func tuned(conf *tls.Config) *tls.Config {
 // Read implements net.Conn.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.file != nil {
-		return w.file.Read(p)
+		return w.handshakeRead(p)
 	}
 	if len(w.in) == 0 {
 		if w.end {
@@ -95,6 +105,28 @@ func (w *wire) Read(p []byte) (int, error) {
 	n := copy(p, w.in)
 	w.in = w.in[n:]
 	return n, nil
+}
+
+// handshakeRead waits for bytes, and has the gate know of it.
+func (w *wire) handshakeRead(p []byte) (int, error) {
+	if w.gate == nil {
+		return w.file.Read(p)
+	}
+	n, err := poll.Read(w.fd, p)
+	switch {
+	case err == nil && n > 0:
+		return n, nil
+	case !poll.IsAgain(err):
+		return w.file.Read(p) // the end or an error, in the form that crypto/tls expects
+	}
+	if err := w.gate.asks(w.file); err != nil {
+		return 0, err
+	}
+	n, err = w.file.Read(p)
+	if gerr := w.gate.answered(); err == nil && gerr != nil {
+		return 0, gerr
+	}
+	return n, err
 }
 
 // Write implements net.Conn.

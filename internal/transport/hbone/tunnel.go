@@ -66,6 +66,9 @@ type tunnel struct {
 
 	heard time.Time // when bytes last arrived
 
+	queues Quota // of the bytes that wait for programs; nil: no bound
+	held   int64 // units of it
+
 	stalled []*stream // would read, but too much ciphertext waits
 	resumed []*stream // got credit while inEngine
 

@@ -276,7 +276,7 @@ func TestNestedFailures(t *testing.T) {
 			n.conf.Store(n.outer.clientConf()) // roots of another authority
 		}, reason.TLSFailure, 0},
 		{"the gateway hangs up", func(net.Conn) {}, nil, reason.TLSFailure, 0},
-		{"the gateway is silent", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, nil, reason.ConnectTimeout, 0},
+		{"the gateway is silent", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, nil, reason.TunnelHandshake, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNested(t, echo, tc.gateway)

@@ -46,6 +46,7 @@ type Pool struct {
 	used     atomic.Int64 // by all shares
 	borrowed atomic.Int64 // Σ max(0, used − part) of all shares
 	lendable atomic.Int64 // total − parts·part
+	refused  atomic.Uint64
 
 	mu      sync.Mutex // guards what follows; locked before a share's
 	members map[*Share]struct{}
@@ -67,6 +68,9 @@ func (p *Pool) Total() int64 { return p.total }
 
 // Used is how many units are taken.
 func (p *Pool) Used() int64 { return p.used.Load() }
+
+// Refused counts the calls of Take that were refused, of all shares.
+func (p *Pool) Refused() uint64 { return p.refused.Load() }
 
 // Join makes a share that has taken nothing.
 func (p *Pool) Join() *Share {
@@ -97,8 +101,7 @@ func (p *Pool) divide() {
 // Share is what one pod takes of a pool. The nil Share has no bound. It is safe
 // for concurrent use.
 type Share struct {
-	pool    *Pool
-	refused atomic.Uint64
+	pool *Pool
 
 	mu   sync.Mutex // guards what follows
 	used int64
@@ -113,7 +116,7 @@ func (s *Share) Take(n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.take(n) {
-		s.refused.Add(1)
+		s.pool.refused.Add(1)
 		return false
 	}
 	return true
@@ -195,14 +198,6 @@ func (s *Share) Used() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.used
-}
-
-// Refused counts the calls of Take that were refused.
-func (s *Share) Refused() uint64 {
-	if s == nil {
-		return 0
-	}
-	return s.refused.Load()
 }
 
 // Leave ends the guarantee of the share. What it still uses counts as borrowed

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 )
 
 // Mode says whose traffic the process carries.
@@ -190,7 +191,11 @@ type Config struct {
 
 	LocalhostAppTunnel bool `json:"localhostAppTunnel"`
 	ResponseBaggage    bool `json:"enableEnhancedBaggage"`
-	AuthzInfoLogging   bool `json:"authzPolicyInfoLogging"`
+	// AccessLogRate and AccessLogFailedRate are how many access log lines of one
+	// pod a second are written, of connections that went well and of others.
+	AccessLogRate       uint32 `json:"accessLogRate"`
+	AccessLogFailedRate uint32 `json:"accessLogFailedRate"`
+	AuthzInfoLogging    bool   `json:"authzPolicyInfoLogging"`
 
 	// Self names the proxy's own pod, when the downward API tells it.
 	Self       *WorkloadInfo `json:"ztunnelWorkload,omitempty"`
@@ -270,8 +275,11 @@ func Load(env Env, host Host) (*Config, error) {
 
 		LocalhostAppTunnel: r.boolean("LOCALHOST_APP_TUNNEL", true),
 		ResponseBaggage:    r.boolean("ENABLE_RESPONSE_BAGGAGE", true),
-		AuthzInfoLogging:   r.boolean("AUTHZ_POLICY_INFO_LOGGING", false),
-		InstanceIP:         r.str("INSTANCE_IP", ""),
+
+		AccessLogRate:       uint32(r.uint("ACCESS_LOG_POD_RATE", uint64(accesslog.DefaultRates.Complete), 0, 1_000_000)),
+		AccessLogFailedRate: uint32(r.uint("ACCESS_LOG_POD_FAILED_RATE", uint64(accesslog.DefaultRates.Failed), 0, 1_000_000)),
+		AuthzInfoLogging:    r.boolean("AUTHZ_POLICY_INFO_LOGGING", false),
+		InstanceIP:          r.str("INSTANCE_IP", ""),
 	}
 	r.mode(c)
 	r.sockets(c)

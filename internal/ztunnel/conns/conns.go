@@ -24,6 +24,8 @@ type Conn struct {
 	// Name is the UID of the workload at the other end of an outbound
 	// connection; of an inbound one, the service that the client named.
 	Name string
+	// Sockets is how many descriptors the connection has taken of its pod's share.
+	Sockets int64
 
 	set *Set
 	// The rest is guarded by the set's mu.

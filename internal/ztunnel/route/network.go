@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
@@ -81,4 +82,21 @@ func (o *Out) throughGateway(up workload.Upstream, svc *workload.Service, via Vi
 		r.Hostname = gw.Workload.Hostname
 	}
 	return r, nil
+}
+
+// FromGateway reports whether a request at a pod can have come through the gateway
+// of this network, from another one: what a tunnel says of its client is believed
+// only then. The gateway passes the client's own tunnel on, so the tunnel has the
+// gateway's address and the client's identity. The directory names the gateway as
+// that of the pod's network. When it names none, the address must be that of a
+// workload which speaks HBONE, as gateways do, and is not the client itself.
+func FromGateway(s *workload.Snapshot, network string, local *workload.Workload, at netip.Addr, client identity.Identity) bool {
+	w := s.WorkloadByAddr(network, at)
+	switch {
+	case w == nil || client.IsZero():
+		return false
+	case !local.NetworkGateway.IsZero():
+		return IsGateway(s, local.NetworkGateway, w.Identity(), at)
+	}
+	return w.Protocol == workload.HBONE && w.Identity() != client
 }

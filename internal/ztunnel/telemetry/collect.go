@@ -25,14 +25,15 @@ func desc(name, help string) *prometheus.Desc {
 }
 
 var (
-	descOpened    = desc("istio_tcp_connections_opened_total", "Connections that were opened.")
-	descClosed    = desc("istio_tcp_connections_closed_total", "Connections that ended.")
-	descReceived  = desc("istio_tcp_received_bytes_total", "Bytes from clients to servers.")
-	descSent      = desc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
-	descFailed    = desc("istio_tcp_connections_failed_total", "Connections that failed, by why (unstable).")
-	descSockets   = prometheus.NewDesc("istio_tcp_sockets_open", "Application connections and tunnels accepted and still open (unstable).", []string{"reporter"}, nil)
-	descRevoked   = prometheus.NewDesc("istio_crl_policy_rejections_total", "Peers refused or ended because their certificate is revoked (unstable).", []string{"reporter"}, nil)
-	descUntracked = prometheus.NewDesc("istio_crl_untracked_connections_total", "Tunnels that could not be looked up in revocation lists that changed (unstable).", []string{"reporter"}, nil)
+	descOpened     = desc("istio_tcp_connections_opened_total", "Connections that were opened.")
+	descClosed     = desc("istio_tcp_connections_closed_total", "Connections that ended.")
+	descReceived   = desc("istio_tcp_received_bytes_total", "Bytes from clients to servers.")
+	descSent       = desc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
+	descFailed     = desc("istio_tcp_connections_failed_total", "Connections that failed, by why (unstable).")
+	descSockets    = prometheus.NewDesc("istio_tcp_sockets_open", "Application connections and tunnels accepted and still open (unstable).", []string{"reporter"}, nil)
+	descRevoked    = prometheus.NewDesc("istio_crl_policy_rejections_total", "Peers refused or ended because their certificate is revoked (unstable).", []string{"reporter"}, nil)
+	descSuppressed = prometheus.NewDesc("ztunnel_access_log_suppressed_total", "Access log lines that were not written because a pod had more than its rate (unstable).", []string{"outcome"}, nil)
+	descUntracked  = prometheus.NewDesc("istio_crl_untracked_connections_total", "Tunnels that could not be looked up in revocation lists that changed (unstable).", []string{"reporter"}, nil)
 )
 
 // Describe sends nothing: the series are not known beforehand.
@@ -50,6 +51,9 @@ func (r *Recorder) Collect(ch chan<- prometheus.Metric) {
 		s.collect(ch)
 	}
 	r.names.collect(ch)
+	complete, failed := r.lines.Suppressed()
+	ch <- prometheus.MustNewConstMetric(descSuppressed, prometheus.CounterValue, float64(complete), "complete")
+	ch <- prometheus.MustNewConstMetric(descSuppressed, prometheus.CounterValue, float64(failed), "failed")
 	for rep := range numReporters {
 		if n := r.revoked[rep].Load(); n > 0 {
 			ch <- prometheus.MustNewConstMetric(descRevoked, prometheus.CounterValue, float64(n), rep.String())

@@ -67,6 +67,14 @@ type Key struct {
 	Baggage connect.Baggage
 }
 
+// teller is the peer that sent the baggage.
+func (k *Key) teller() identity.Identity {
+	if k.Reporter == Source {
+		return k.DstIdentity
+	}
+	return k.SrcIdentity
+}
+
 // Pair is an interned Key with its series.
 type Pair struct {
 	key    Key

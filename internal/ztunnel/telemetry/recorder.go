@@ -20,13 +20,19 @@ import (
 // must not grow memory without end. A pair costs about 600 bytes.
 const maxPairs = 1 << 16
 
+// maxTold bounds the pairs that one identity makes by what it says of itself: many
+// times the workloads that run as one service account.
+const maxTold = 256
+
 // Recorder counts and logs. It is safe for concurrent use.
 type Recorder struct {
-	log  *slog.Logger
-	live Live
+	log   *slog.Logger
+	live  Live
+	lines *accesslog.Limiter
 
 	mu     sync.Mutex // guards what follows
 	pairs  map[Key]*Pair
+	told   map[identity.Identity]int // pairs with baggage, by the peer that sent it
 	series map[labelValues]*series
 	byWl   map[*workload.Workload]map[*Pair]struct{}
 	// byService has the pairs without a destination workload: those of a
@@ -40,9 +46,14 @@ type Recorder struct {
 }
 
 // NewRecorder writes access log lines to log.
-func NewRecorder(log *slog.Logger) *Recorder {
+func NewRecorder(log *slog.Logger) *Recorder { return NewLimited(log, accesslog.Rates{}) }
+
+// NewLimited is NewRecorder with a bound of the lines of each pod.
+func NewLimited(log *slog.Logger, rates accesslog.Rates) *Recorder {
 	return &Recorder{
 		log:       log,
+		lines:     accesslog.NewLimiter(log, rates),
+		told:      map[identity.Identity]int{},
 		pairs:     map[Key]*Pair{},
 		series:    map[labelValues]*series{},
 		byWl:      map[*workload.Workload]map[*Pair]struct{}{},
@@ -64,6 +75,9 @@ type Live struct {
 // each change.
 func (r *Recorder) Follow(l Live) { r.live = l }
 
+// Limit returns the budget of access log lines of a pod.
+func (r *Recorder) Limit(pod string) *accesslog.Limit { return r.lines.Pod(pod) }
+
 // Revoked counts a peer whose certificate is on a revocation list.
 func (r *Recorder) Revoked(rep Reporter) { r.revoked[rep].Add(1) }
 
@@ -81,6 +95,11 @@ func (r *Recorder) pair(k Key) *Pair {
 func (r *Recorder) pairLocked(k Key) *Pair {
 	if p, ok := r.pairs[k]; ok {
 		return p
+	}
+	if k.Baggage != (connect.Baggage{}) && r.told[k.teller()] >= maxTold {
+		// What this peer says further is not believed.
+		k.Baggage = connect.Baggage{}
+		return r.pairLocked(k)
 	}
 	if !r.isLive(&k) {
 		return &Pair{key: k, series: r.seriesFor(k.labels())} // its series ends with its connections
@@ -101,6 +120,9 @@ func (r *Recorder) isLive(k *Key) bool {
 func (r *Recorder) intern(k Key) *Pair {
 	if p, ok := r.pairs[k]; ok {
 		return p
+	}
+	if k.Baggage != (connect.Baggage{}) {
+		r.told[k.teller()]++
 	}
 	if len(r.pairs) >= maxPairs {
 		r.evict()
@@ -150,6 +172,11 @@ func (r *Recorder) evict() {
 
 func (r *Recorder) drop(p *Pair) {
 	delete(r.pairs, p.key)
+	if id := p.key.teller(); p.key.Baggage != (connect.Baggage{}) {
+		if r.told[id]--; r.told[id] <= 0 {
+			delete(r.told, id)
+		}
+	}
 	for _, w := range [...]*workload.Workload{p.key.Src, p.key.Dst} {
 		if set := r.byWl[w]; set != nil {
 			delete(set, p)
@@ -241,7 +268,10 @@ func (r *Recorder) Attempted(k Key, err *reason.Error) {
 
 // Failed logs a connection that ended before anything about it was known but
 // its addresses.
-func (r *Recorder) Failed(rep Reporter, src, dst netip.AddrPort, err *reason.Error) {
+func (r *Recorder) Failed(l *accesslog.Limit, rep Reporter, src, dst netip.AddrPort, err *reason.Error) {
+	if !l.Permit(false) {
+		return
+	}
 	accesslog.Failed(r.log, &accesslog.Entry{
 		Src: accesslog.Party{Addr: src}, Dst: accesslog.Party{Addr: dst},
 		Direction: rep.direction(), Reason: err.Reason, Err: err,
@@ -256,6 +286,8 @@ type Conn struct {
 	Src, Dst netip.AddrPort
 	Target   connect.Target // of the tunnel; zero without one
 	Trace    connect.Trace
+	// Log bounds the access log lines of the pod; nil for no bound.
+	Log *accesslog.Limit
 
 	pair  *Pair
 	start time.Duration // since epoch: a third of a time.Time
@@ -335,6 +367,9 @@ func (r *Recorder) End(c *Conn, res relay.Result, policy string) {
 		r.mu.Lock()
 		r.release(s)
 		r.mu.Unlock()
+	}
+	if !c.Log.Permit(res.Reason == reason.OK && res.Err == nil) {
+		return
 	}
 	e := c.entry()
 	// The log speaks as the local workload: what it sent, and what it got.

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"bytes"
+	"log/slog"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -158,5 +159,33 @@ func BenchmarkConnection(b *testing.B) {
 		c := &Conn{}
 		r.Begin(c, k, start)
 		r.End(c, relay.Result{}, "")
+	}
+}
+
+// One identity makes a few hundred pairs by what it says of itself; another one
+// still gets its own.
+func TestBaggageOfOnePeerIsBounded(t *testing.T) {
+	r := NewRecorder(slog.New(slog.DiscardHandler))
+	count := func(account string, n int) {
+		for i := range n {
+			r.pair(Key{
+				Reporter: Destination, MTLS: true, SrcIdentity: identity.Identity{TrustDomain: "t", Namespace: "n", ServiceAccount: account},
+				Baggage: connect.Baggage{Workload: account + time.Duration(i).String()},
+			})
+		}
+	}
+	count("thief", 5000)
+	if n := len(r.pairs); n != maxTold+1 {
+		t.Errorf("5,000 stories of one peer make %d pairs, not %d and one for the rest", n, maxTold)
+	}
+	count("other", 10)
+	if n := len(r.pairs); n != maxTold+1+10 {
+		t.Errorf("after 10 of another peer, %d pairs", n)
+	}
+	for _, p := range r.pairs {
+		r.drop(p)
+	}
+	if len(r.told) != 0 || len(r.pairs) != 0 {
+		t.Errorf("%d peers are still counted, %d pairs kept", len(r.told), len(r.pairs))
 	}
 }

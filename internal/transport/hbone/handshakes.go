@@ -1,0 +1,441 @@
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
+)
+
+const (
+	defaultHandshakeTimeout = 10 * time.Second
+	// defaultPeerTimeout is how long a peer may be silent: a lost SYN-ACK or first
+	// segment is sent again after 1 s, the second time after 2 s more.
+	defaultPeerTimeout = 3 * time.Second
+	// defaultMaxHandshakes is how many handshakes compute at once. More than a few
+	// per processor gain nothing; the rest is for those that wait for a certificate.
+	defaultMaxHandshakes = 64
+	// defaultMaxPeerTunnels bounds the tunnels of one address. A proxy opens one for
+	// each 100 connections.
+	defaultMaxPeerTunnels = 512
+
+	// silentPerSlot, readyPerSlot and askedPerSlot bound, in units of MaxHandshakes,
+	// the connections whose hello has not come (a descriptor and 300 bytes each),
+	// those that wait for a slot (the same: a restarted node brings all its peers
+	// back at once), and those whose peer has to send its next flight (a goroutine
+	// with the state of a handshake, some 40 KiB each).
+	silentPerSlot = 32
+	readyPerSlot  = 32
+	askedPerSlot  = 4
+
+	// maxPeeks is how often an incomplete hello is looked at. A whole one comes in
+	// one or two segments.
+	maxPeeks = 64
+)
+
+// Errors of connections that did not become a tunnel; each is inside of a
+// *reason.Error.
+var (
+	// ErrTooManyHandshakes is reported for a connection that was reset because too
+	// many others are shaking hands.
+	ErrTooManyHandshakes = errors.New("too many TLS handshakes at once")
+	// ErrTooManySilent is reported for a connection that was reset because too many
+	// wait for a peer that sends nothing.
+	ErrTooManySilent = errors.New("too many connections without a TLS handshake, most of them from this source")
+	// ErrSilent is reported for a peer that did not send its part of the handshake.
+	ErrSilent = errors.New("the peer did not send its part of the TLS handshake in time")
+
+	errForeign  = errors.New("the peer does not speak TLS")
+	errDribbles = errors.New("the peer sends its TLS handshake in too many pieces")
+	errEnded    = errors.New("the peer closed the connection before its TLS handshake")
+	errSockets  = errors.New("the pod's budget of descriptors is used up")
+	errTunnels  = errors.New("the pod's budget of tunnels is used up")
+	errPeer     = errors.New("this peer has too many tunnels")
+)
+
+// arrival is a connection that is not a tunnel yet. Until its hello is there it
+// is watched by its loop; then a goroutine of its own shakes hands.
+type arrival struct {
+	guest
+	server        *Server
+	loop          *poll.Loop // where it was accepted
+	fd            int
+	remote, local netip.AddrPort
+
+	// Of the loop.
+	reg     poll.Registration
+	timer   *poll.Timer
+	peeks   int
+	waiting bool // for the hello
+	since   time.Time
+
+	// Of the goroutine, and read by who evicts it.
+	running bool
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	turn    chan *reason.Error // brings a slot (nil), or the end
+	asked   bool               // has waited for the peer: the deadline is set
+}
+
+// Serve takes over a non-blocking socket that was accepted on l, on l's
+// goroutine. It returns at once. Tunnels are spread over all loops of the group,
+// because one listener accepts on one loop, and everything of a tunnel happens on
+// its own.
+func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
+	a := &arrival{server: s, loop: l, fd: fd, remote: remote, local: local}
+	a.start, a.evict = a.begin, a.evicted
+	if !s.admit() {
+		poll.ResetFD(fd)
+		s.report(a, exhausted(errSockets))
+		return
+	}
+	s.mu.Lock()
+	closed := s.closed
+	var v verdict
+	if closed == nil {
+		v = s.lobby.arrive(&a.guest, remote.Addr())
+	} else {
+		a.phase = outside
+	}
+	s.mu.Unlock()
+	if closed != nil {
+		a.end(closed)
+		return
+	}
+	a.waiting = true
+	if err := l.AddTo(&a.reg, fd, a); err != nil {
+		a.giveUp(exhausted(err))
+	} else {
+		a.timer = l.AfterFunc(s.cfg.HelloTimeout, func() { a.giveUp(unfinished(ErrSilent)) })
+	}
+	s.act(v, l, ErrTooManySilent)
+}
+
+func exhausted(err error) *reason.Error  { return reason.Errorf(reason.ResourceExhausted, "%w", err) }
+func unfinished(err error) *reason.Error { return reason.Errorf(reason.TunnelHandshake, "%w", err) }
+
+// admit takes a unit of Sockets. When there is none, the silent connection that
+// has to go first passes its unit on.
+func (s *Server) admit() bool {
+	if s.cfg.Sockets == nil || s.cfg.Sockets.Take(1) {
+		return true
+	}
+	s.mu.Lock()
+	g := s.lobby.spare(silent)
+	if g != nil {
+		g.lent = true
+	}
+	s.mu.Unlock()
+	if g == nil {
+		return false
+	}
+	g.evict(exhausted(ErrTooManySilent))
+	return true
+}
+
+// act carries out what the lobby decided. l is the calling loop; nil on another
+// goroutine.
+func (s *Server) act(v verdict, l *poll.Loop, full error) {
+	if v.evict != nil {
+		v.evict.evict(exhausted(full))
+	}
+	switch {
+	case v.start == nil:
+	case l != nil:
+		l.Go(v.start.start)
+	default:
+		go v.start.start()
+	}
+}
+
+// empty ends every connection that has no goroutine yet; no other one comes.
+func (s *Server) empty(why *reason.Error) {
+	s.mu.Lock()
+	s.closed = why
+	var out []*guest
+	for _, p := range []lobbyPhase{silent, ready} {
+		for g := s.lobby.spare(p); g != nil; g = s.lobby.spare(p) {
+			out = append(out, g)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range out {
+		g.evict(why)
+	}
+}
+
+// Ready implements poll.Handler: bytes of the hello have come.
+func (a *arrival) Ready(ev poll.Events) {
+	if !a.waiting {
+		return
+	}
+	p := a.loop.Buffer()[:maxHello]
+	n, err := poll.Peek(a.fd, p)
+	switch {
+	case poll.IsAgain(err):
+		return
+	case err != nil:
+		a.giveUp(unfinished(err))
+		return
+	case n == 0:
+		a.giveUp(unfinished(errEnded))
+		return
+	}
+	a.peeks++
+	switch state := lookAtHello(p[:n]); {
+	case state == helloComplete:
+		a.heard()
+	case state == helloForeign:
+		a.giveUp(unfinished(errForeign))
+	case ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0:
+		a.giveUp(unfinished(errEnded))
+	case a.peeks > maxPeeks:
+		a.giveUp(unfinished(errDribbles))
+	}
+}
+
+// heard goes on with a connection whose hello is there. The hello stays in the
+// socket, for crypto/tls.
+func (a *arrival) heard() {
+	a.quiet()
+	a.since = time.Now()
+	s := a.server
+	s.mu.Lock()
+	v := s.lobby.heard(&a.guest)
+	s.mu.Unlock()
+	s.act(v, a.loop, ErrTooManyHandshakes)
+}
+
+// quiet has the loop forget the connection.
+func (a *arrival) quiet() {
+	a.waiting = false
+	a.timer.Stop()
+	a.reg.Remove()
+}
+
+// giveUp ends a connection whose hello is awaited, on its loop.
+func (a *arrival) giveUp(err *reason.Error) {
+	if a.waiting {
+		a.quiet()
+		a.end(err)
+	}
+}
+
+// evicted implements guest.evict; the lobby has forgotten the connection.
+func (a *arrival) evicted(err *reason.Error) {
+	switch {
+	case a.was == silent:
+		if !a.loop.Post(func() { a.giveUp(err) }) {
+			a.end(err)
+		}
+	case a.was == ready && !a.running:
+		a.end(err)
+	case a.was == ready:
+		a.turn <- err
+	default:
+		a.cancel(err)
+	}
+}
+
+// end closes a connection that does not become a tunnel.
+func (a *arrival) end(err *reason.Error) {
+	poll.ResetFD(a.fd)
+	s := a.server
+	s.mu.Lock()
+	v, lent := s.lobby.leave(&a.guest), a.lent
+	s.mu.Unlock()
+	if s.cfg.Sockets != nil && !lent {
+		s.cfg.Sockets.Give(1)
+	}
+	s.act(v, nil, nil)
+	s.report(a, err)
+}
+
+func (s *Server) report(a *arrival, err *reason.Error) {
+	if s.cfg.OnHandshakeError != nil {
+		s.cfg.OnHandshakeError(a.remote, a.local, err)
+	}
+}
+
+// begin implements guest.start, on a goroutine of its own: there is a slot.
+func (a *arrival) begin() {
+	if a.running {
+		a.turn <- nil
+		return
+	}
+	s := a.server
+	a.running, a.turn = true, make(chan *reason.Error, 1)
+	left := s.cfg.HandshakeTimeout - time.Since(a.since)
+	if left <= 0 {
+		a.end(exhausted(ErrTooManyHandshakes))
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, left)
+	defer cancel()
+	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	defer a.cancel(nil)
+	if err := a.shake(); err != nil {
+		a.end(err)
+	}
+}
+
+// asks implements gate: the slot is free while the peer computes, or is silent.
+func (a *arrival) asks(f *os.File) error {
+	s := a.server
+	if !a.asked {
+		a.asked = true
+		if err := f.SetReadDeadline(time.Now().Add(s.cfg.AnswerTimeout)); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	v := s.lobby.asks(&a.guest)
+	s.mu.Unlock()
+	s.act(v, nil, ErrTooManySilent)
+	return context.Cause(a.ctx) // whose deadline the one above may have replaced
+}
+
+// answered implements gate: it waits for a slot.
+func (a *arrival) answered() error {
+	s := a.server
+	s.mu.Lock()
+	gone := a.phase == outside
+	v := s.lobby.answered(&a.guest)
+	s.mu.Unlock()
+	if gone {
+		if err := context.Cause(a.ctx); err != nil {
+			return err
+		}
+		return exhausted(ErrTooManySilent) // it was evicted a moment ago
+	}
+	s.act(v, nil, ErrTooManyHandshakes)
+	select {
+	case err := <-a.turn:
+		if err != nil {
+			return err
+		}
+		return nil
+	case <-a.ctx.Done():
+		return context.Cause(a.ctx)
+	}
+}
+
+// shake shakes hands and starts the tunnel, on the handshake's goroutine. On error
+// fd is still the caller's.
+func (a *arrival) shake() *reason.Error {
+	s := a.server
+	conn, w, err := handshake(a.ctx, a.fd, a, func(c net.Conn) *tls.Conn { return tls.Server(c, s.tlsConfig()) })
+	if err != nil {
+		return a.why(err)
+	}
+	state := conn.ConnectionState()
+	l := s.cfg.Loops.Pick(uint64(a.loop.Index()) + s.spread.Add(1) - 1)
+	t := &serverTunnel{server: s, loop: l, remote: a.remote, local: a.local, state: &state}
+	if id, err := mtls.PeerIdentity(&state); err == nil {
+		t.identity = id
+	}
+	if err := s.enlist(a.remote.Addr()); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	v := s.lobby.leave(&a.guest)
+	s.mu.Unlock()
+	s.act(v, nil, nil)
+	if !l.Post(func() { t.start(a.fd, conn, w) }) {
+		s.delist(a.remote.Addr())
+		return exhausted(poll.ErrClosed)
+	}
+	return nil
+}
+
+// why returns the reason of a handshake that failed with err.
+func (a *arrival) why(err error) *reason.Error {
+	if cause := context.Cause(a.ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		err = cause
+	}
+	var re *reason.Error
+	switch {
+	case errors.As(err, &re):
+		return re
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return unfinished(ErrSilent)
+	case errors.Is(err, io.EOF):
+		return unfinished(errEnded)
+	}
+	return asReason(mtls.Error(err), reason.TLSFailure, Key{Dst: a.local})
+}
+
+func (s *Server) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, // what the real configuration says counts
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := s.cfg.TLS(hello)
+			// One level of indirection is all crypto/tls follows.
+			if err == nil && c != nil && c.GetConfigForClient != nil {
+				inner, err := c.GetConfigForClient(hello)
+				if err != nil {
+					return nil, err
+				}
+				if inner != nil {
+					c = inner
+				}
+			}
+			if err != nil || c == nil {
+				return nil, errors.Join(err, errNoConfig(c))
+			}
+			return tuned(c), nil
+		},
+	}
+}
+
+func errNoConfig(c *tls.Config) error {
+	if c == nil {
+		return errors.New("no TLS configuration for this connection")
+	}
+	return nil
+}
+
+// enlist counts a tunnel of an address, if it may have one more.
+func (s *Server) enlist(from netip.Addr) *reason.Error {
+	if s.cfg.Tunnels != nil && !s.cfg.Tunnels.Take(1) {
+		return exhausted(errTunnels)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peers[from] >= s.cfg.MaxPeerTunnels {
+		if s.cfg.Tunnels != nil {
+			s.cfg.Tunnels.Give(1)
+		}
+		return exhausted(errPeer)
+	}
+	s.peers[from]++
+	return nil
+}
+
+// delist is the end of one enlist.
+func (s *Server) delist(from netip.Addr) {
+	s.mu.Lock()
+	if s.peers[from]--; s.peers[from] <= 0 {
+		delete(s.peers, from)
+	}
+	s.mu.Unlock()
+	if s.cfg.Tunnels != nil {
+		s.cfg.Tunnels.Give(1)
+	}
+}
+
+// forget is the end of a tunnel: its descriptor is closed.
+func (s *Server) forget(from netip.Addr) {
+	s.delist(from)
+	if s.cfg.Sockets != nil {
+		s.cfg.Sockets.Give(1)
+	}
+}

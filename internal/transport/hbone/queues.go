@@ -1,0 +1,77 @@
+package hbone
+
+import (
+	"errors"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/h2"
+)
+
+const (
+	// queueUnit is what a queue is counted in: its smallest chunk, in bytes.
+	queueUnit = 4 << 10
+	// freeQueues is how many bytes a tunnel may have in queues while others leave
+	// little room: a few streams with full windows.
+	freeQueues = 256 << 10
+)
+
+// errQueues is why a stream is reset whose program does not read.
+var errQueues = errors.New("the program does not read, and the pod's budget of queued bytes is used up, most of it by this tunnel")
+
+// enqueue has p wait for the program. When the budget does not permit that, the
+// stream ends: its window was given already and cannot be taken back.
+func (s *stream) enqueue(p []byte) bool {
+	if !s.t.hold(s, len(p)) {
+		s.t.h2.Consumed(s.hs, len(p))
+		s.overflow()
+		return false
+	}
+	s.queue.Append(s.Loop(), p)
+	return true
+}
+
+// hold takes what n more bytes in the queue of s need.
+func (t *tunnel) hold(s *stream, n int) bool {
+	if t.queues == nil {
+		return true
+	}
+	more := units(s.queue.Len()+n) - s.held
+	if more <= 0 {
+		return true
+	}
+	// A tunnel gets no more than it leaves to others: so a few tunnels whose
+	// programs do not read cannot use up what the others need.
+	if all := t.held + more; all > freeQueues && all > t.queues.Room() || !t.queues.Take(more) {
+		return false
+	}
+	s.held += more
+	t.held += more
+	return true
+}
+
+// release gives back what the queue of s does not need any more.
+func (t *tunnel) release(s *stream) {
+	if s.held == 0 {
+		return
+	}
+	if less := s.held - units(s.queue.Len()); less > 0 {
+		s.held -= less
+		t.held -= less
+		t.queues.Give(less)
+	}
+}
+
+// units rounds bytes up to what their chunks take.
+func units(n int) int64 { return (int64(n) + queueUnit - 1) / queueUnit * queueUnit }
+
+// overflow ends a stream for which there is no room.
+func (s *stream) overflow() {
+	s.t.h2.Reset(s.hs, h2.EnhanceYourCalm)
+	s.t.touch()
+	if s.phase == opening {
+		s.fail(reason.ResourceExhausted, errQueues, false)
+		return
+	}
+	s.end(reason.ResourceExhausted, errQueues, poll.ResetFD)
+}

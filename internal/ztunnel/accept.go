@@ -1,0 +1,34 @@
+package ztunnel
+
+import (
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
+)
+
+// accepted takes a connection in that was redirected to the proxy, and returns its
+// destination. A connection that was not redirected is reset: the proxy would
+// carry it to itself, again and again. So is one for which the pod has no
+// descriptors.
+func (p *pod) accepted(rep telemetry.Reporter, fd int, remote netip.AddrPort, sockets int64) (netip.AddrPort, bool) {
+	local, err := sockopt.LocalAddr(fd)
+	if err != nil {
+		poll.ResetFD(fd)
+		return netip.AddrPort{}, false
+	}
+	dst, err := sockopt.OriginalDst(fd)
+	if err != nil || dst == local {
+		p.node.Recorder.Failed(p.logs, rep, remote, local, reason.Errorf(reason.RecursiveCall, "to %s: the connection was not redirected", local))
+		poll.ResetFD(fd)
+		return netip.AddrPort{}, false
+	}
+	if err := p.carry(sockets); err != nil {
+		p.node.Recorder.Failed(p.logs, rep, remote, dst, err)
+		poll.ResetFD(fd)
+		return netip.AddrPort{}, false
+	}
+	return dst, true
+}
