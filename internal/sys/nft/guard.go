@@ -18,7 +18,7 @@ import (
 
 // inputGuard refuses connections to the pod that are neither redirected nor
 // exempt.
-func inputGuard(cfg Config) []Rule {
+func inputGuard(cfg step) []Rule {
 	opens := Flags{Mask: flagSYN | flagACK | flagRST, Value: flagSYN}
 	opensNot := Flags{Mask: opens.Mask, Value: opens.Value, Not: true}
 	known := []Match{Proto{Number: protoTCP}, opensNot, ConnState{States: stateNew, Not: true}}
@@ -46,7 +46,7 @@ func inputGuard(cfg Config) []Rule {
 		}
 		return rules
 	}
-	for _, m := range probeMatches(cfg) {
+	for _, m := range probeMatches(cfg.Config) {
 		rules = append(rules, Rule{Match: m, Do: Accept{}, Note: "probe"})
 	}
 	return append(rules,
@@ -60,7 +60,7 @@ func inputGuard(cfg Config) []Rule {
 // goes to it: a connection that was not redirected, and a packet of one whose
 // redirection was lost. The device that a rule here sees is the one from before
 // translation; the destination is the one from after it.
-func outputGuard(cfg Config) []Rule {
+func outputGuard(cfg step) []Rule {
 	opens := Flags{Mask: flagSYN | flagACK, Value: flagSYN}
 	known := []Match{Proto{Number: protoTCP}, Flags{Mask: opens.Mask, Value: opens.Value, Not: true}}
 	if cfg.continues() {
@@ -75,7 +75,7 @@ func outputGuard(cfg Config) []Rule {
 	if cfg.Quiesce {
 		rules = append(rules, Rule{Match: []Match{opens}, Do: Accept{}, Note: "nothing new is captured"})
 	} else {
-		rules = append(rules, redirected(cfg)...)
+		rules = append(rules, redirected(cfg.Config)...)
 		rules = append(rules, Rule{Match: []Match{opens}, Count: true, Do: Reset{}, Note: "not redirected"})
 	}
 	if !cfg.continues() {
@@ -128,14 +128,14 @@ func forwardGuard(cfg Config) []Rule {
 // guardChains are a part of the guard while captured connections are only brought
 // to their end: others pass then, and the captured ones still never leave in
 // plaintext.
-func guardChains(cfg Config) []Chain {
+func guardChains(cfg step) []Chain {
 	var chains []Chain
 	if !cfg.Quiesce {
 		chains = append(chains, Chain{Name: "input", Type: "filter", Hook: "input", Priority: priorityFilter, Rules: inputGuard(cfg)})
 	}
 	chains = append(chains, Chain{Name: "output", Type: "filter", Hook: "output", Priority: priorityFilter, Rules: outputGuard(cfg)})
 	if len(cfg.VirtualInterfaces) > 0 && !cfg.Quiesce {
-		chains = append(chains, Chain{Name: "forward", Type: "filter", Hook: "forward", Priority: priorityFilter, Rules: forwardGuard(cfg)})
+		chains = append(chains, Chain{Name: "forward", Type: "filter", Hook: "forward", Priority: priorityFilter, Rules: forwardGuard(cfg.Config)})
 	}
 	return chains
 }

@@ -27,7 +27,17 @@ func Apply(ns *netns.NS, cfg Config) error {
 	if err := applyRouting(ns, cfg); err != nil {
 		return fmt.Errorf("policy routing: %w", err)
 	}
-	want := Rules(cfg).possible()
+	chains, err := listChains(ns, TableName)
+	if err != nil {
+		return err
+	}
+	if len(chains) == 0 {
+		if err := beginZone(ns); err != nil {
+			return err
+		}
+		chains = []*nftables.Chain{{Name: zoneChain}}
+	}
+	want := Rules(cfg).possible().zoned(chains)
 	differs, err := checkTable(ns, want)
 	if err != nil || len(differs) == 0 {
 		return err
@@ -39,9 +49,8 @@ func Apply(ns *netns.NS, cfg Config) error {
 	if !slices.ContainsFunc(want.Sets, func(s Set) bool { return s.Connections && sets[s.Name].Name == "" }) {
 		return writeTable(ns, want, nil)
 	}
-	first := cfg
-	first.settling = true
-	if err := writeTable(ns, Rules(first).possible(), nil); err != nil {
+	first := step{Config: cfg, settling: true}
+	if err := writeTable(ns, first.rules().possible().zoned(chains), nil); err != nil {
 		return err
 	}
 	list, err := older(ns)
@@ -121,7 +130,11 @@ func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 // Check compares the namespace with what Apply would make of it, and says what
 // is missing, wrong or too much. Nothing means that all is as it should be.
 func Check(ns *netns.NS, cfg Config) ([]string, error) {
-	differs, err := checkTable(ns, Rules(cfg).possible())
+	chains, err := listChains(ns, TableName)
+	if err != nil {
+		return nil, err
+	}
+	differs, err := checkTable(ns, Rules(cfg).possible().zoned(chains))
 	if err != nil {
 		return nil, err
 	}

@@ -39,15 +39,19 @@ type Config struct {
 	// to live on. It is the first step of taking the rules away: a connection
 	// that was redirected needs the table for as long as it lasts.
 	Quiesce bool
+}
 
-	// settling is the first of two steps in which a table is written where none
-	// was: the connections that are older than the table are not known yet.
+// step is a Config, and which of two steps it is to be written in.
+type step struct {
+	Config
+	// settling is the first step of writing a table where none was: the
+	// connections that are older than the table are not known yet.
 	settling bool
 }
 
 // continues reports whether the connections that are older than the table are
 // known, so that all others can be held to what connection tracking has of them.
-func (c Config) continues() bool { return !c.settling }
+func (s step) continues() bool { return !s.settling }
 
 // Probe exempts plaintext connections from a source to ports of the pod. No
 // ports means all of them.
@@ -100,8 +104,11 @@ const (
 )
 
 // Rules computes the table for a namespace.
-func Rules(cfg Config) Ruleset {
-	set := Ruleset{Table: TableName, Sets: olderSets(cfg), Timeouts: []Timeout{lasting}}
+func Rules(cfg Config) Ruleset { return step{Config: cfg}.rules() }
+
+func (s step) rules() Ruleset {
+	cfg := s.Config
+	set := Ruleset{Table: TableName, Sets: olderSets(s), Timeouts: []Timeout{lasting}}
 	set.Chains = append(set.Chains, wireChain())
 	if cfg.CaptureDNS && !cfg.Quiesce {
 		set.Chains = append(set.Chains,
@@ -129,9 +136,12 @@ func Rules(cfg Config) Ruleset {
 		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityInbound, Rules: inboundRules(cfg)},
 		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityOutbound, Rules: outboundRules(cfg)},
 	)
-	set.Chains = append(set.Chains, guardChains(cfg)...)
+	set.Chains = append(set.Chains, guardChains(s)...)
 	if !cfg.IPv6 {
 		for i := range set.Chains {
+			if set.Chains[i].Name == zoneChain {
+				continue // it is the same for every Config: see beginZone
+			}
 			set.Chains[i].Rules = append([]Rule{{Match: []Match{Family{IPv6: true}}, Do: Accept{}, Note: "IPv6 is not captured"}}, set.Chains[i].Rules...)
 		}
 	}

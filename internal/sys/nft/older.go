@@ -32,7 +32,7 @@ const (
 	olderIPv6 = "older-ipv6"
 )
 
-func olderSets(cfg Config) []Set {
+func olderSets(cfg step) []Set {
 	if !cfg.continues() {
 		return nil
 	}

@@ -2,11 +2,14 @@ package nft
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	socket "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
@@ -45,6 +48,47 @@ func wireChain() Chain {
 		})
 	}
 	return chain
+}
+
+// beginZone makes the table with nothing but this chain. No packet from outside
+// may have been tracked without its zone: the packets that follow would begin a
+// second connection with the same answers. So the chain comes before all others,
+// is the same for every Config, and what the pod's own rules have had tracked is
+// forgotten, and taken up again at the next packet.
+func beginZone(ns *netns.NS) error {
+	conn, err := open(ns)
+	if err != nil {
+		return err
+	}
+	chain := wireChain()
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: TableName})
+	conn.AddChain(kernelChain(table, chain))
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("writing nftables table %s: %w", TableName, err)
+	}
+	if err := writeZone(ns, TableName, chain.Rules); err != nil {
+		return err
+	}
+	// Captured connections are those of a table that somebody has deleted, and
+	// are in their zone.
+	captured, err := Connections(ns)
+	if err == nil && captured == 0 {
+		err = ns.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+	}
+	if err != nil {
+		return fmt.Errorf("clearing connection tracking: %w", err)
+	}
+	return nil
+}
+
+// zoned leaves the chain out of a table that an earlier version has written
+// without it: connections of that table are tracked without the zone. The pod
+// gets it when it joins the mesh the next time.
+func (s Ruleset) zoned(have []*nftables.Chain) Ruleset {
+	if len(have) > 0 && !slices.ContainsFunc(have, func(c *nftables.Chain) bool { return c.Name == zoneChain }) {
+		s.Chains = slices.DeleteFunc(slices.Clone(s.Chains), func(c Chain) bool { return c.Name == zoneChain })
+	}
+	return s
 }
 
 // SetOriginalZone has connection tracking look a packet up in a zone by the ends
