@@ -11,14 +11,22 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
-// impatient makes the waits for a silent peer short.
-func impatient(_ *world, p *PoolConfig, _ *ServerConfig) {
-	p.KeepAlive = -1
-	p.ProbeAfter, p.ProbeTimeout, p.DialPatience = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
+// answers is how long a peer that lives has to answer a PING in these tests: it
+// shares the machine with much else.
+const answers = 2 * time.Second
+
+// impatient asks peers soon, and waits for so long.
+func impatient(probe time.Duration) option {
+	return func(_ *world, p *PoolConfig, _ *ServerConfig) {
+		p.KeepAlive = -1
+		p.ProbeAfter, p.ProbeTimeout, p.DialPatience = 50*time.Millisecond, probe, patience
+	}
 }
 
-// hasSpare is the Spare of a connection that has another endpoint.
-func hasSpare() bool { return true }
+// withSpare has every connection have another endpoint.
+func withSpare(w *world, _ *PoolConfig, _ *ServerConfig) {
+	w.spare = func() bool { return true }
+}
 
 // mute has the far side stop, as a pod does whose network was taken away. The
 // returned function lets it go on.
@@ -37,10 +45,7 @@ func (w *world) mute() (release func()) {
 // has another endpoint two short waits, and not the wait for an answer. A
 // connection that runs is left alone.
 func TestSilentPeerFailsOver(t *testing.T) {
-	w := newWorld(t, echo, impatient, func(w *world, p *PoolConfig, _ *ServerConfig) {
-		w.spare = hasSpare
-		p.ProbeTimeout = time.Second // the tunnel below counts as heard
-	})
+	w := newWorld(t, echo, impatient(answers), withSpare)
 	old := held(t, w, 1)[0]
 	roundTrip(t, old, "heard just now")
 	release := w.mute()
@@ -66,7 +71,7 @@ func TestSilentPeerFailsOver(t *testing.T) {
 
 // Without another endpoint the pool makes a second tunnel to the same place.
 func TestSilentPeerIsDialledAgain(t *testing.T) {
-	w := newWorld(t, echo, impatient)
+	w := newWorld(t, echo, impatient(answers))
 	old := held(t, w, 1)[0]
 	release := w.mute()
 	c := w.connect()
@@ -79,9 +84,9 @@ func TestSilentPeerIsDialledAgain(t *testing.T) {
 
 // A peer that answers PINGs has time to answer a connection.
 func TestSlowAnswerIsWaitedFor(t *testing.T) {
-	w := newWorld(t, echo, impatient, func(w *world, _ *PoolConfig, _ *ServerConfig) { w.spare = hasSpare })
+	w := newWorld(t, echo, impatient(answers), withSpare)
 	answer := w.onRequest
-	w.handle(func(r *Request) { r.Loop.AfterFunc(20*50*time.Millisecond, func() { answer(r) }) })
+	w.handle(func(r *Request) { r.Loop.AfterFunc(2*answers, func() { answer(r) }) })
 	c := w.connect()
 	roundTrip(t, c, "hello")
 	_ = c.Close()
@@ -112,7 +117,7 @@ func TestCloseWorkloadFailsUnanswered(t *testing.T) {
 // A removed workload whose peer is silent as well is gone: connections that
 // run are reset, instead of hanging until keep-alive ends them.
 func TestCloseWorkloadOfSilentPeer(t *testing.T) {
-	w := newWorld(t, echo, impatient)
+	w := newWorld(t, echo, impatient(50*time.Millisecond))
 	old := held(t, w, 1)[0]
 	w.mute()
 	w.pool.CloseWorkload("uid-1")
@@ -121,6 +126,21 @@ func TestCloseWorkloadOfSilentPeer(t *testing.T) {
 	}
 	if _, err := old.Read(make([]byte, 1)); err == nil || err == io.EOF { //nolint:errorlint // a bare EOF would be an orderly end
 		t.Errorf("the program read %v, and not a reset", err)
+	}
+}
+
+// The network of a removed workload may go a while after the news.
+func TestCloseWorkloadThenSilence(t *testing.T) {
+	w := newWorld(t, echo, impatient(answers))
+	old := held(t, w, 1)[0]
+	w.pool.CloseWorkload("uid-1")
+	for range 5 {
+		time.Sleep(answers / 4) // longer than a probe in all: it answers and stays
+		roundTrip(t, old, "still mine")
+	}
+	w.mute()
+	if r := get(t, w.closed, "flow closes"); r.Reason != reason.TunnelClosed {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -152,7 +172,7 @@ func TestCloseWorkloadWhileDialling(t *testing.T) {
 // A dial that takes long is not waited for by connections with another
 // endpoint, neither by those that wait already nor by new ones.
 func TestSlowDialFailsOver(t *testing.T) {
-	w := newWorld(t, echo, impatient, deadEnd, func(w *world, _ *PoolConfig, _ *ServerConfig) { w.spare = hasSpare })
+	w := newWorld(t, echo, deadEnd, withSpare, func(_ *world, p *PoolConfig, _ *ServerConfig) { p.DialPatience = 50 * time.Millisecond })
 	for range 2 {
 		c := w.connectDoomed()
 		if f := get(t, w.failures, "the connection may go elsewhere"); f.err.Reason != reason.ConnectTimeout {

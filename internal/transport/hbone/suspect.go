@@ -67,7 +67,7 @@ func (c *client) tick() {
 	switch {
 	case !asked.IsZero() && !c.t.heard.After(asked):
 		c.silent()
-	case c.opening == 0:
+	case c.opening == 0 && (!u.gone || c.streams == 0):
 	case now.Sub(c.t.heard) < after:
 		c.arm(after)
 	default:
@@ -108,7 +108,8 @@ func (c *client) failOpening(r reason.Reason, err error, retry bool) {
 
 // workloadGone ends the tunnel of a workload that was removed: streams that
 // wait for an answer fail at once, so that their owners try another endpoint.
-// Connections that run may go on while the peer lives, which it is asked now.
+// Connections that run may go on while the peer lives. It is asked now, and
+// whenever it is silent from here on: its network is likely to go next.
 func (c *client) workloadGone(why *reason.Error) {
 	if c.t.closed {
 		return
