@@ -22,6 +22,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/control/door"
 	"github.com/ambit-mesh/ambit/internal/control/push"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -50,6 +51,8 @@ type app struct {
 	registry  *registry.Registry
 	authority *ca.Authority
 	xds       *xds.Server
+	cache     *xds.Cache
+	door      *door.Door
 	secure    *grpc.Server
 	plain     *grpc.Server // nil unless asked for
 
@@ -98,14 +101,18 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	}
 	m := newMetrics(a.metrics)
 	m.problems(a.metrics, a.ground.problems)
-	cache := xds.NewCache()
-	a.xds = xds.NewServer(cache, xds.ServerOptions{Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}, Groups: groups})
+	a.cache = xds.NewCache()
+	a.door = a.newDoor()
+	a.xds = xds.NewServer(a.cache, xds.ServerOptions{
+		Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}, Groups: groups,
+		Caller: a.streamCaller, Heard: door.Heard, Settled: door.Settled,
+	})
 	opts := registry.Options{
 		ClusterID: cfg.clusterID, TrustDomain: a.cfg.trustDomain, Network: cfg.network, RootNamespace: a.cfg.rootNamespace,
 		Revisions: cfg.revisions(),
 	}
 	a.ground.mesh(&opts)
-	a.registry = registry.New(opts, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
+	a.registry = registry.New(opts, &push.Pusher{Cache: a.cache, Updated: m.updated(a.cache)})
 	return a, nil
 }
 
@@ -169,11 +176,12 @@ func (a *app) secured(ctx context.Context) error {
 	}
 	guard := auth.Interceptors{
 		Authenticator: auth.Chain{callers, auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}},
-		Logger:        a.logs.Logger("auth"),
+		Logger:        a.sparse("auth"),
 		OnFailure:     cam.AuthenticationFailed,
+		Gate:          a.door,
 	}
-	opts := append(xds.GRPCOptions(), grpc.ChainUnaryInterceptor(guard.Unary), grpc.ChainStreamInterceptor(guard.Stream))
-	a.secure = grpc.NewServer(append(opts, grpc.Creds(credentials.NewTLS(serving)))...)
+	opts := append(xds.GRPCOptions(), door.GRPCOptions(guard)...)
+	a.secure = grpc.NewServer(append(opts, grpc.Creds(a.door.Credentials(credentials.NewTLS(serving))))...)
 	discovery.RegisterAggregatedDiscoveryServiceServer(a.secure, a.xds)
 	securityapi.RegisterIstioCertificateServiceServer(a.secure, &ca.Server{
 		Authority: authority, TrustDomain: a.cfg.trustDomain, TrustedNodeAccounts: a.cfg.trustedNodeAccounts,
@@ -286,12 +294,13 @@ func (a *app) serve(ctx context.Context) error {
 	for _, s := range []struct {
 		server *grpc.Server
 		ln     net.Listener
-	}{{a.secure, a.listeners["grpc"]}, {a.plain, a.listeners["plaintext"]}} {
+		plain  bool
+	}{{a.secure, a.listeners["grpc"], false}, {a.plain, a.listeners["plaintext"], true}} {
 		if s.server == nil {
 			continue
 		}
 		g.Go(func() error {
-			if err := s.server.Serve(s.ln); !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
+			if err := s.server.Serve(a.door.Listen(s.ln, s.plain)); !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
 				return err
 			}
 			return nil

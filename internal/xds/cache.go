@@ -27,6 +27,8 @@ type table struct {
 	// reading takes listing as well.
 	names   []string
 	listing sync.Mutex
+	// listed is the size of a list of all resources, in bytes.
+	listed int
 	// numbers are how many were given to entries, free those given back.
 	numbers int
 	free    []int
@@ -104,6 +106,7 @@ type change struct {
 func (t *table) store(r *Resource, old entry) {
 	number := old.number
 	if old.Resource != nil {
+		t.listed -= old.listed()
 		t.unalias(old.Resource)
 	} else {
 		number = t.number()
@@ -121,6 +124,7 @@ func (t *table) store(r *Resource, old entry) {
 		set[r.Name] = struct{}{}
 	}
 	t.resources[r.Name] = entry{r, number}
+	t.listed += r.listed()
 }
 
 // number is one that no entry has.
@@ -137,6 +141,7 @@ func (t *table) number() int {
 func (t *table) discard(old entry) {
 	t.unalias(old.Resource)
 	t.free = append(t.free, old.number)
+	t.listed -= old.listed()
 	delete(t.resources, old.Name)
 	t.names = nil
 }
@@ -215,6 +220,18 @@ func (c *Cache) Len(typeURL string) int {
 		return len(t.resources)
 	}
 	return 0
+}
+
+// ListBytes returns the size of a request that lists every resource of every
+// type, as a client sends one when it connects again.
+func (c *Cache) ListBytes() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	n := 0
+	for _, t := range c.types {
+		n += t.listed
+	}
+	return n
 }
 
 // Resources returns the resources of a type, sorted by name.

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -18,6 +20,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/fair"
 )
 
 // ServerMetrics are called by a Server; nil members are skipped.
@@ -37,6 +41,15 @@ type ServerOptions struct {
 	// Groups tells which groups of resources (see Resource.With) a client that
 	// follows single names follows besides, by its node; may be nil.
 	Groups func(*core.Node) []string
+	// Caller returns for whom the stream of a context counts; nil makes every
+	// stream that of a node proxy of its own.
+	Caller func(context.Context) Caller
+	// Heard returns a channel that is closed when the first bytes of the
+	// stream's client have come; nil, and a nil channel, is not waited for.
+	Heard func(context.Context) <-chan struct{}
+	// Settled, when set, is called when a client that is no node proxy has said
+	// what it has: it has no reason to send large requests any more.
+	Settled func(context.Context)
 }
 
 // ClientStatus describes a connected client.
@@ -69,24 +82,17 @@ type Server struct {
 	clients map[*client]struct{}
 	closing chan struct{}
 	closed  bool
-	// joining has room for the clients that may say at a time what they know.
-	joining chan struct{}
+	streams streams
+	// Who may say at a time what it has: node proxies, and all others.
+	joining, joiningOthers *fair.Queue
 }
-
-const (
-	// joiners is how many clients are heard at a time when they connect: one
-	// that comes back lists all that it has, which is as much as the mesh's
-	// names, and after a restart of the control plane all come back at once.
-	joiners = 16
-	// joinTime is how long one may keep others waiting before it has said
-	// anything, joinPause after: it says everything in one go.
-	joinTime  = 2 * time.Second
-	joinPause = 250 * time.Millisecond
-)
 
 // client is one stream.
 type client struct {
 	*session
+	caller    Caller
+	spoke     atomic.Bool // has sent a request
+	stop      func(error) // ends the stream; the first error counts
 	peer      string
 	connected time.Time
 	mu        sync.Mutex
@@ -101,7 +107,10 @@ func NewServer(c *Cache, opts ServerOptions) *Server {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cache: c, opts: opts, clients: make(map[*client]struct{}), closing: make(chan struct{}), joining: make(chan struct{}, joiners)}
+	return &Server{cache: c, opts: opts, clients: make(map[*client]struct{}), closing: make(chan struct{}),
+		streams:       streams{owners: map[string][]*client{}},
+		joining:       fair.New(fair.Limits{Places: joiners}),
+		joiningOthers: fair.New(fair.Limits{Places: otherJoiners, PlacesEach: otherAccount})}
 }
 
 var errClosing = status.Error(codes.Unavailable, "the control plane is shutting down; connect again")
@@ -112,7 +121,7 @@ var errClosing = status.Error(codes.Unavailable, "the control plane is shutting 
 func GRPCOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(MaxRequest),
 		// Clients say little but when they connect again.
 		grpc.ReadBufferSize(readBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
@@ -158,10 +167,23 @@ func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoverySe
 	if p, ok := peer.FromContext(stream.Context()); ok && p.Addr != nil {
 		c.peer = p.Addr.String()
 	}
-	s.enter(c)
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	c.stop = cancel
+	if s.opts.Caller != nil {
+		c.caller = s.opts.Caller(ctx)
+		if !c.caller.NodeProxy {
+			c.mostNames = otherNames
+		}
+	} else {
+		c.caller = Caller{Owner: fmt.Sprintf("%p", c), NodeProxy: true}
+	}
+	if err := s.enter(c); err != nil {
+		return err
+	}
 	defer s.exit(c)
 	failed := make(chan error, 1)
-	go func() { failed <- s.receive(c, stream) }()
+	go func() { failed <- s.receive(ctx, c, stream) }()
 	for {
 		select {
 		case <-c.wake:
@@ -175,80 +197,69 @@ func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoverySe
 			return err
 		case <-s.closing:
 			return errClosing
-		case <-stream.Context().Done():
-			return status.FromContextError(stream.Context().Err()).Err()
+		case <-ctx.Done():
+			if err := context.Cause(ctx); status.Code(err) != codes.Unknown {
+				return err
+			}
+			return status.FromContextError(ctx.Err()).Err()
 		}
 	}
 }
 
-func (s *Server) enter(c *client) {
-	s.cache.join(c.session)
+func (s *Server) enter(c *client) error {
 	s.mu.Lock()
-	s.clients[c] = struct{}{}
+	victim, ok := s.streams.add(c)
+	if ok {
+		s.clients[c] = struct{}{}
+	}
 	s.mu.Unlock()
+	if !ok {
+		return errStreams
+	}
+	if victim != nil {
+		victim.stop(errReplaced)
+	}
+	s.cache.join(c.session)
 	if m := s.opts.Metrics.Clients; m != nil {
 		m(1)
 	}
+	return nil
 }
 
 func (s *Server) exit(c *client) {
 	s.cache.leave(c.session)
 	s.mu.Lock()
 	delete(s.clients, c)
+	s.streams.remove(c)
 	s.mu.Unlock()
 	if m := s.opts.Metrics.Clients; m != nil {
 		m(-1)
 	}
-	s.opts.Logger.Info("xds client left", "node", c.nodeID(), "peer", c.peer)
-}
-
-// turn is a client's turn to say what it knows. It ends by itself.
-type turn struct {
-	end   func()
-	timer *time.Timer
-}
-
-// admit waits for a client's turn.
-func (s *Server) admit(ctx context.Context) (turn, error) {
-	select {
-	case s.joining <- struct{}{}:
-	case <-s.closing:
-		return turn{}, errClosing
-	case <-ctx.Done():
-		return turn{}, status.FromContextError(ctx.Err()).Err()
+	if c.nodeID() != "" { // as joined
+		s.opts.Logger.Info("xds client left", "node", c.nodeID(), "peer", c.peer)
 	}
-	end := sync.OnceFunc(func() { <-s.joining })
-	return turn{end, time.AfterFunc(joinTime, end)}, nil
-}
-
-// heard is called with every request. Who answers has said all before.
-func (t turn) heard(req *request) {
-	if req.GetResponseNonce() != "" {
-		t.timer.Stop()
-		t.end()
-		return
-	}
-	t.timer.Reset(joinPause)
 }
 
 // receive reads until the stream ends; it returns why.
-func (s *Server) receive(c *client, stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	turn, err := s.admit(stream.Context())
+func (s *Server) receive(ctx context.Context, c *client, stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	turn, err := s.admit(ctx, c)
 	if err != nil {
 		return err
 	}
+	defer turn.timer.Stop()
 	defer turn.end()
 	for {
 		req := new(request)
 		if err := stream.RecvMsg(req); err != nil {
 			return err
 		}
+		c.spoke.Store(true)
 		if c.named(req.GetNode()) {
 			s.opts.Logger.Info("xds client joined", "node", c.nodeID(), "peer", c.peer)
 		}
 		rejected, err := c.request(req)
 		req.free()
-		turn.heard(req)
+		turn.took(req)
 		if err != nil {
 			return status.Error(codes.ResourceExhausted, err.Error())
 		}

@@ -21,6 +21,8 @@ const (
 	// maxNames bounds the subscriptions of one client by name: more than a
 	// node ever talks to, little enough to keep.
 	maxNames = 200_000
+	// otherNames is the same for a client that serves no node.
+	otherNames = 20_000
 )
 
 // session is the server's knowledge of one client: what it follows, what it
@@ -30,7 +32,9 @@ type session struct {
 	cache *Cache
 	first []string // types that go out before others
 	chunk int      // bytes; 0 is unbounded
-	wake  chan struct{}
+	// mostNames bounds the subscriptions by name of all types together.
+	mostNames int
+	wake      chan struct{}
 
 	// groups tells what the node of a client follows without asking; may be
 	// nil.
@@ -65,7 +69,7 @@ type watch struct {
 }
 
 func newSession(c *Cache, first []string) *session {
-	return &session{cache: c, first: first, wake: make(chan struct{}, 1), types: make(map[string]*watch)}
+	return &session{cache: c, first: first, wake: make(chan struct{}, 1), types: make(map[string]*watch), mostNames: maxNames}
 }
 
 func (s *session) signal() {
@@ -140,8 +144,12 @@ func (s *session) request(req *request) (rejected string, err error) {
 		w.subscribe(t, req.GetResourceNamesSubscribe(), nil)
 	}
 	w.unsubscribe(t, req.GetResourceNamesUnsubscribe())
-	if n := len(w.names); n > maxNames {
-		return "", fmt.Errorf("%d subscriptions, at most %d are served", n, maxNames)
+	n := 0
+	for _, w := range s.types {
+		n += len(w.names)
+	}
+	if n > s.mostNames {
+		return "", fmt.Errorf("%d subscriptions, at most %d are served", n, s.mostNames)
 	}
 	if nonce := req.GetResponseNonce(); nonce != "" && nonce == w.sent {
 		w.sent, w.acked = "", nonce

@@ -64,6 +64,11 @@ func (r *Resource) marshal(typeURL string) (body []byte, wire mem.Buffer) {
 	return b[head:], mem.SliceBuffer(b)
 }
 
+// listed is the size of the resource in a list of what a client has.
+func (r *Resource) listed() int {
+	return sizeBytes(fieldKnown, sizeBytes(fieldKey, len(r.Name))+sizeBytes(fieldValue, len(r.Version)))
+}
+
 // sizeBytes is the size of a field of n bytes, with its tag and length.
 func sizeBytes(field protowire.Number, n int) int {
 	return protowire.SizeTag(field) + protowire.SizeBytes(n)

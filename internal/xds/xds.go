@@ -65,4 +65,8 @@ const (
 	// partial responses get the whole mesh in one: 200 MiB is what upstream's
 	// node proxy takes.
 	maxMessage = 200 << 20
+	// MaxRequest bounds what a client sends. The largest request lists all that
+	// it has: 100,000 resources with the longest names that Kubernetes admits and
+	// their versions, some 370 bytes each.
+	MaxRequest = 40 << 20
 )

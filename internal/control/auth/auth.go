@@ -75,13 +75,7 @@ func (c Chain) Authenticate(ctx context.Context, cr Credentials) (Caller, error)
 			failures = append(failures, err)
 		}
 	}
-	if cr.Token == "" && (cr.Peer == nil || len(cr.Peer.PeerCertificates) == 0) {
-		return Caller{}, fmt.Errorf("%w: neither a token nor a client certificate", ErrNotMine)
-	}
-	if len(failures) == 0 { // nobody was asked; joining nothing would be success
-		return Caller{}, fmt.Errorf("%w: no authenticator is configured", ErrNotMine)
-	}
-	return Caller{}, errors.Join(failures...)
+	return Caller{}, refusal(cr, failures)
 }
 
 type contextKey struct{}
