@@ -126,7 +126,10 @@ func (c *cluster) callers() (auth.Authenticator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return auth.KubernetesTokens{Reviewer: tokenreview.New(own.Kube), Audience: c.cfg.kube.audience}, nil
+	return auth.KubernetesTokens{
+		Reviewer: tokenreview.New(own.Kube), Audience: c.cfg.kube.audience,
+		Signatures: tokenreview.NewKeys(c.client.Kube, c.logs.Logger("auth")),
+	}, nil
 }
 
 func userAgent() string { return "ambitd/" + version.Get().Version }

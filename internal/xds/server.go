@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/fair"
 )
 
 // ServerMetrics are called by a Server; nil members are skipped.
@@ -82,7 +84,7 @@ type Server struct {
 	closed  bool
 	streams streams
 	// Who may say at a time what it has: node proxies, and all others.
-	joining, joiningOthers *seats
+	joining, joiningOthers *fair.Queue
 }
 
 // client is one stream.
@@ -106,8 +108,9 @@ func NewServer(c *Cache, opts ServerOptions) *Server {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Server{cache: c, opts: opts, clients: make(map[*client]struct{}), closing: make(chan struct{}),
-		streams: streams{owners: map[string][]*client{}},
-		joining: newSeats(joiners, joiners), joiningOthers: newSeats(otherJoiners, otherAccount)}
+		streams:       streams{owners: map[string][]*client{}},
+		joining:       fair.New(fair.Limits{Places: joiners}),
+		joiningOthers: fair.New(fair.Limits{Places: otherJoiners, PlacesEach: otherAccount})}
 }
 
 var errClosing = status.Error(codes.Unavailable, "the control plane is shutting down; connect again")

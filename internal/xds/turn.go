@@ -55,7 +55,7 @@ func (s *Server) admit(ctx context.Context, c *client) (*turn, error) {
 	if !c.caller.NodeProxy {
 		queue = s.joiningOthers
 	}
-	end, err := queue.take(ctx, c.caller.Account)
+	end, err := queue.Take(ctx, c.caller.Account)
 	if err != nil {
 		return nil, status.FromContextError(err).Err()
 	}

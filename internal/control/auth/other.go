@@ -6,8 +6,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+
+	"google.golang.org/grpc/peer"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
@@ -93,6 +96,9 @@ func (a KubernetesTokens) Authenticate(ctx context.Context, cr Credentials) (Cal
 		if err := a.Signatures.Check(ctx, cr.Token, audience); err != nil && !errors.Is(err, ErrUndecided) {
 			return Caller{}, fmt.Errorf("token: %w", err)
 		}
+	}
+	if p, ok := peer.FromContext(ctx); ok && cr.Source == "" {
+		cr.Source, _, _ = net.SplitHostPort(p.Addr.String()) // an address that is none is one group, too
 	}
 	r, err := a.Reviewer.Review(withSource(ctx, cr.Source), cr.Token, []string{audience})
 	if err != nil {

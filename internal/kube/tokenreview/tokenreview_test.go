@@ -96,9 +96,11 @@ func TestRemembered(t *testing.T) {
 	asked("not beyond its end", 6)
 	s.OnTokenReview(func(r *authenticationv1.TokenReview) { r.Status.Error = "revoked" })
 	for n := range 2 {
-		review(token("bad", time.Now().Add(time.Hour)), false)
-		asked("a refusal is not remembered", 7+n)
+		review(token(fmt.Sprint("bad", n), time.Now().Add(time.Hour)), false)
+		review(token(fmt.Sprint("bad", n), time.Now().Add(time.Hour)), false)
+		asked("a refusal is remembered for a moment", 7+n)
 	}
+	review(long, true)
 	s.OnTokenReview(func(r *authenticationv1.TokenReview) { good(r); r.Status.Error = "but" })
 	review(token("odd", time.Now().Add(time.Hour)), false)
 	s.Stop()
