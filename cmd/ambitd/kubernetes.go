@@ -234,7 +234,7 @@ func (c *cluster) serveWebhook(ctx context.Context, ln net.Listener) error {
 	}
 	return webhook.Run(ctx, webhook.Options{
 		Client: c.client, Namespace: c.cfg.kube.namespace, ServiceName: service, Revision: c.cfg.kube.revision,
-		RootNamespace: c.cfg.rootNamespace, Listen: ln, Certificate: c.authority.ServingConfig, CABundle: c.authority.Bundle,
+		RootNamespace: c.cfg.rootNamespace, Addresses: c.registry, Listen: ln, Certificate: c.authority.ServingConfig, CABundle: c.authority.Bundle,
 		Logger: c.logs.Logger("webhook"), Registerer: c.metrics,
 	})
 }

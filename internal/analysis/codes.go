@@ -43,6 +43,10 @@ var (
 	codeNotRedirected      = code{"AMB0029", "NotRedirected", Error, ""}
 	codeCondition          = code{"AMB0030", "NegativeCondition", Warning, "IST0171"}
 	codeNoRevision         = code{"AMB0031", "RevisionNotFound", Error, ""}
+	codeOwnedByOthers      = code{"AMB0032", "OwnedByOthers", Warning, ""}
+	codeClaimedEarlier     = code{"AMB0033", "ClaimedEarlier", Warning, ""}
+	codeRangeOverOthers    = code{"AMB0034", "RangeContainsOthers", Info, ""}
+	codeEndpointIsPod      = code{"AMB0035", "EndpointIsPod", Info, ""}
 )
 
 // codes lists all of them, in order.
@@ -52,6 +56,7 @@ var codes = []code{
 	codeNoWaypoint, codeWaypointNotReady, codeWaypointRefuses, codeHostNetwork, codeSidecar, codeExcluded,
 	codeBlocksHBONE, codeBlocksProbes, codeReservedPort, codeUnmeshedClients, codeForeignTrustDomain,
 	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition, codeNoRevision,
+	codeOwnedByOthers, codeClaimedEarlier, codeRangeOverOthers, codeEndpointIsPod,
 }
 
 func (c code) finding(key source.Key, field, message, next string) Finding {

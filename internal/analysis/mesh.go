@@ -31,6 +31,7 @@ type mesh struct {
 	peers      []*securityv1.PeerAuthentication
 	firewalls  []*networkingk8s.NetworkPolicy
 
+	registry   *registry.Registry // has all objects that it reads
 	conditions map[source.Key][]status.Condition
 	findings   []Finding
 }
@@ -64,6 +65,7 @@ func newMesh(events []source.Event, opts Options) *mesh {
 		TrustDomain: opts.TrustDomain, ClusterDomain: opts.ClusterDomain, RootNamespace: opts.RootNamespace,
 	}, nobody{})
 	r.Apply(ours)
+	m.registry = r
 	for _, o := range r.Status() {
 		m.conditions[source.Key{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}] = o.Conditions
 	}

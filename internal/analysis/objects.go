@@ -82,6 +82,14 @@ func (m *mesh) verdict(c status.Condition) (code, bool) {
 	switch c.Reason {
 	case status.ReasonSuperseded:
 		return codeSuperseded, true
+	case status.ReasonOwnedByOthers:
+		return codeOwnedByOthers, true
+	case status.ReasonClaimedEarlier:
+		return codeClaimedEarlier, true
+	case status.ReasonHostOfService:
+		return code{}, false // said by hosts
+	case status.ReasonMerged:
+		return codeDuplicateHost, true
 	case status.ReasonTargetNotFound:
 		if c.Type == status.WaypointBound {
 			return codeNoWaypoint, !m.opts.Partial || m.has(source.KindGateway)
@@ -236,29 +244,6 @@ func show(labels map[string]string) string {
 	}
 	slices.Sort(list)
 	return strings.Join(list, ",")
-}
-
-// hosts says which names several objects claim.
-func (m *mesh) hosts() {
-	owner := map[string]source.Key{}
-	for _, s := range m.services {
-		owner[s.Name+"."+s.Namespace+".svc."+m.opts.ClusterDomain] = keyOf(source.KindService, s)
-	}
-	for _, e := range m.entries {
-		for i, h := range e.Spec.Hosts {
-			h = strings.ToLower(strings.TrimSuffix(h, "."))
-			key := keyOf(source.KindServiceEntry, e)
-			first, taken := owner[h]
-			if !taken {
-				owner[h] = key
-				continue
-			}
-			if first != key {
-				m.report(codeDuplicateHost, key, fmt.Sprintf("spec.hosts[%d]", i),
-					fmt.Sprintf("%s is a host of %s, too: clients see one or the other, by their namespace", h, first), "keep one of them, or limit each to its namespace with exportTo: [\".\"]")
-			}
-		}
-	}
 }
 
 // revisions says what is meant for a control plane that is not there. Which are

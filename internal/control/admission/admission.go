@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"strings"
 
@@ -79,6 +80,15 @@ const (
 // Reviewer judges. The zero value has the defaults of an installation.
 type Reviewer struct {
 	RootNamespace string // default istio-system
+	// Addresses has what the mesh knows of addresses; nil warns of none.
+	Addresses AddressBook
+}
+
+// AddressBook has who owns which address.
+type AddressBook interface {
+	// Clashes returns what other namespaces have in an address or range, for
+	// people: at most a few, and the number of the others.
+	Clashes(namespace string, p netip.Prefix) (owners []string, more int)
 }
 
 // Review judges an object with the defaults of an installation.
@@ -154,7 +164,7 @@ func judged(obj metav1.Object) bool {
 
 // Check judges an object that has been read already.
 func (r Reviewer) Check(obj metav1.Object) []Finding {
-	c := &checker{root: cmp.Or(r.RootNamespace, wellknown.SystemNamespace)}
+	c := &checker{root: cmp.Or(r.RootNamespace, wellknown.SystemNamespace), book: r.Addresses}
 	switch o := obj.(type) {
 	case *securityv1.AuthorizationPolicy:
 		c.authorizationPolicy(o)
@@ -173,6 +183,7 @@ func (r Reviewer) Check(obj metav1.Object) []Finding {
 // checker collects what there is to say about one object.
 type checker struct {
 	root     string
+	book     AddressBook // may be nil
 	findings []Finding
 }
 

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -256,4 +257,37 @@ func FuzzReview(f *testing.F) {
 			t.Error(up, got)
 		}
 	})
+}
+
+// book is an AddressBook with one Service.
+type book struct{}
+
+func (book) Clashes(namespace string, p netip.Prefix) ([]string, int) {
+	if namespace == "shop" || !p.Contains(netip.MustParseAddr("10.96.0.16")) {
+		return nil, 0
+	}
+	if p.IsSingleIP() {
+		return []string{"Service shop/web"}, 0
+	}
+	return []string{"Pod shop/a", "Pod shop/b", "Service shop/web"}, 4
+}
+
+func TestAddressesOfOthers(t *testing.T) {
+	for _, tc := range []struct{ namespace, rest, want string }{
+		{"aaa", `addresses: [10.96.0.16]`, "spec.addresses[0]: 10.96.0.16 belongs to Service shop/web: proxies do not receive this claim; remove it"},
+		{"aaa", `addresses: [10.96.0.16], exportTo: ["."]`, ""},
+		{"aaa", `addresses: [240.0.0.1, "::ffff:10.96.0.16/128"]`, ""}, // the book has plain addresses
+		{"aaa", `addresses: [240.0.0.1, 10.0.0.0/8]`, "spec.addresses[1]: 10.0.0.0/8 contains the addresses of Pod shop/a, Pod shop/b, Service shop/web and 4 more, which stay what they are; give narrower ranges"},
+		{"shop", `addresses: [10.96.0.16]`, ""},
+	} {
+		data, err := yaml.YAMLToJSON([]byte(`{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: e, namespace: ` + tc.namespace +
+			`}, spec: {hosts: [a.example], ports: [{number: 80, name: http}], resolution: STATIC, endpoints: [{address: 10.9.9.9}], ` + tc.rest + `}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := Reviewer{Addresses: book{}}.Review(data, schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"})
+		if warnings := strings.Join(got.Warnings, "\n"); !got.Allowed || warnings != tc.want {
+			t.Errorf("%s %s: allowed %v, warnings %q, want %q", tc.namespace, tc.rest, got.Allowed, warnings, tc.want)
+		}
+	}
 }

@@ -24,7 +24,9 @@ func (c *checker) serviceEntry(e *networkingv1.ServiceEntry) {
 	for i, a := range e.Spec.Addresses {
 		if !isBlock(a) {
 			c.invalid(fmt.Sprintf("spec.addresses[%d]", i), "%q is neither an address nor a CIDR block", a)
+			continue
 		}
+		c.owned(e, fmt.Sprintf("spec.addresses[%d]", i), a)
 	}
 	c.ports(e.Spec.Ports)
 	c.resolution(e, wildcard)
@@ -52,6 +54,38 @@ func (c *checker) serviceEntry(e *networkingv1.ServiceEntry) {
 		c.say(Elsewhere, "metadata.annotations["+wellknown.AnnotationConnectStrategy+"]", "bind one with the label "+wellknown.LabelUseWaypoint,
 			"node proxies do not race connections: without a waypoint %q has no effect", s)
 	}
+}
+
+// owned warns of an address that is somebody else's, and of a range around such
+// addresses.
+func (c *checker) owned(e *networkingv1.ServiceEntry, at, address string) {
+	if c.book == nil {
+		return
+	}
+	p, err := netip.ParsePrefix(address)
+	if err != nil {
+		a, err := netip.ParseAddr(address)
+		if err != nil {
+			return
+		}
+		p = netip.PrefixFrom(a, a.BitLen())
+	}
+	if p.IsSingleIP() && slices.Equal(e.Spec.ExportTo, []string{"."}) {
+		return // for clients of its own namespace, which it may decide
+	}
+	owners, more := c.book.Clashes(e.Namespace, p)
+	if len(owners) == 0 {
+		return
+	}
+	list := strings.Join(owners, ", ")
+	if more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	if p.IsSingleIP() {
+		c.say(Ignored, at, "remove it", "%s belongs to %s: proxies do not receive this claim", address, list)
+		return
+	}
+	c.say(Ignored, at, "give narrower ranges", "%s contains the addresses of %s, which stay what they are", address, list)
 }
 
 // canary warns of a second waypoint, which gets nothing.

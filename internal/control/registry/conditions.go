@@ -178,6 +178,9 @@ func (d describer) entry(n Name, e *networkingv1.ServiceEntry) []status.Conditio
 			out = append(out, status.No(status.Accepted, status.ReasonPartiallyInvalid, "address %q is neither an address nor a CIDR block and is left out", a))
 		}
 	}
+	if c := d.claims(n, e); c != nil {
+		out = append(out, *c)
+	}
 	return d.bound(out, waypoint, n.Namespace, e.Labels, e.Annotations)
 }
 
@@ -200,6 +203,9 @@ func (d describer) workloadEntry(n Name, e *networkingv1.WorkloadEntry) []status
 	c := accepted("a workload of the mesh")
 	if d.t.endpoint(&e.Spec, n) == nil {
 		c = status.No(status.Accepted, status.ReasonUnsupportedEndpointType, "address %q can be reached by no proxy: give an IP address or a host name", e.Spec.Address)
+	}
+	if pod, is := d.isPod(n, e); is {
+		c.Message = fmt.Sprintf("its address is that of pod %s: it is reached as that pod, with its identity", pod)
 	}
 	out := []status.Condition{c}
 	if _, c := d.t.waypointFor(d.r, n.Namespace, entryLabels(e.Labels, e.Spec.Labels), trafficWorkload); c != nil {

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networkingapi "istio.io/api/networking/v1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
@@ -18,7 +17,8 @@ import (
 
 const entryGroup = "networking.istio.io"
 
-// entryWorkload is nil for an entry that no proxy can reach.
+// entryWorkload is nil for an entry that no proxy can reach, and for one that
+// is a pod and adds nothing to it.
 func (t *tables) entryWorkload(r *collection.Reader, k Name, e *networkingv1.WorkloadEntry) *workloadpb.Workload {
 	labels := entryLabels(e.Labels, e.Spec.Labels)
 	w := t.endpoint(&e.Spec, k)
@@ -27,6 +27,9 @@ func (t *tables) entryWorkload(r *collection.Reader, k Name, e *networkingv1.Wor
 	}
 	w.Uid = t.opts.ClusterID + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
 	t.complete(r, w, k.Namespace, labels, ownPorts(e.Spec.Ports))
+	if pod := t.asPod(r, w, "WorkloadEntry/"+k.String()); pod != w {
+		return pod
+	}
 	t.bindWaypoint(r, w, k.Namespace, labels)
 	return w
 }
@@ -122,12 +125,11 @@ func (t *tables) inlineEndpoints(r *collection.Reader, k Name, e *networkingv1.S
 		}
 		used[ep.Address]++
 		w.Uid = t.opts.ClusterID + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
-		t.completeInline(r, w, k, e, ep, perHost)
-		emitWorkload(w, emit)
+		emitWorkload(t.completeInline(r, w, k, e, ep, perHost), emit)
 	}
 }
 
-func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k Name, e *networkingv1.ServiceEntry, ep *networkingapi.WorkloadEntry, perHost bool) {
+func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k Name, e *networkingv1.ServiceEntry, ep *networkingapi.WorkloadEntry, perHost bool) *workloadpb.Workload {
 	t.complete(r, w, k.Namespace, ep.Labels, nil)
 	// An inline endpoint belongs to its own entry and to nothing that happens
 	// to select its labels.
@@ -138,51 +140,18 @@ func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k 
 			continue
 		}
 		name := Name{k.Namespace, h}
-		c, ok := collection.Fetch(r, t.cores, name)
+		c, ok := collection.Fetch(r, t.cores, coreKey{name, k.Name})
 		if !ok {
 			continue
 		}
 		addService(w, name, c, func(p servicePort) uint32 { return targetPort(ports, p) })
 	}
+	if len(w.Services) == 0 {
+		return nil // a Kubernetes Service has the host
+	}
+	if pod := t.asPod(r, w, "ServiceEntry/"+k.String()); pod != w {
+		return pod
+	}
 	t.bindWaypoint(r, w, k.Namespace, ep.Labels)
-}
-
-// sliceEndpoints makes workloads of the endpoints that are no pods.
-func (t *tables) sliceEndpoints(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
-	if s.AddressType == discoveryv1.AddressTypeFQDN {
-		return
-	}
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		if _, pod := podOf(e, k.Namespace); pod || len(e.Addresses) == 0 {
-			continue
-		}
-		// All addresses of an endpoint are interchangeable; the first is used,
-		// as by kube-proxy.
-		addr, err := netip.ParseAddr(e.Addresses[0])
-		if err != nil {
-			continue
-		}
-		w := &workloadpb.Workload{
-			Uid:          t.opts.ClusterID + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + addr.String(),
-			Name:         k.Name,
-			Addresses:    [][]byte{addr.Unmap().AsSlice()},
-			WorkloadName: k.Name,
-			WorkloadType: workloadpb.WorkloadType_POD,
-			// The address need not be the endpoint's alone: that of the API server
-			// is its node's. Nobody is recognized by it.
-			NetworkMode: workloadpb.NetworkMode_HOST_NETWORK,
-		}
-		if e.NodeName != nil {
-			w.Node = *e.NodeName
-			l, _ := collection.Fetch(r, t.localities, w.Node)
-			w.Locality = l.proto()
-		}
-		if e.Conditions.Ready != nil && !*e.Conditions.Ready {
-			w.Status = workloadpb.WorkloadStatus_UNHEALTHY
-		}
-		t.complete(r, w, k.Namespace, nil, nil)
-		t.addSliceService(r, w, s)
-		emitWorkload(w, emit)
-	}
+	return w
 }

@@ -19,36 +19,58 @@ import (
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
-// core is what workloads need to know of a service. Its key is namespace and
-// hostname.
+// coreKey names the part of a service that one object makes: a Kubernetes
+// Service all of it, each ServiceEntry of a host its own ports and selector.
+type coreKey struct {
+	host  Name   // namespace and host name
+	entry string // name of the ServiceEntry; empty for a Kubernetes Service
+}
+
+func (k coreKey) Compare(o coreKey) int {
+	return cmp.Or(k.host.Compare(o.host), strings.Compare(k.entry, o.entry))
+}
+
+// core is what workloads need to know of such a part.
 type core struct {
 	selector map[string]string
 	ports    []servicePort
+	created  int64 // Unix seconds
+	// publish: endpoints that are not ready are used as well.
+	publish bool
 }
 
 // servicePort is a TCP port of a service. The target is a number, else the
-// name of a port of the endpoint.
+// name of a port of the endpoint. byName, if any, is a port of a pod's
+// container that replaces the number in pods that have it.
 type servicePort struct {
 	name       string
 	port       uint32
 	target     uint32
 	targetName string
+	byName     string
 	protocol   workloadpb.AppProtocol
 }
 
 func sameCore(a, b *core) bool {
-	return maps.Equal(a.selector, b.selector) && slices.Equal(a.ports, b.ports)
+	return maps.Equal(a.selector, b.selector) && slices.Equal(a.ports, b.ports) &&
+		a.created == b.created && a.publish == b.publish
 }
 
 func (t *tables) hostname(n Name) string {
 	return n.Name + "." + n.Namespace + ".svc." + t.opts.ClusterDomain
 }
 
-func (t *tables) serviceCore(_ *collection.Reader, k Name, s *corev1.Service, emit func(Name, *core)) {
+// kubeKey is the key of a Kubernetes Service.
+func (t *tables) kubeKey(n Name) coreKey { return coreKey{host: Name{n.Namespace, t.hostname(n)}} }
+
+func (t *tables) serviceCore(_ *collection.Reader, k Name, s *corev1.Service, emit func(coreKey, *core)) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		return
 	}
-	emit(Name{k.Namespace, t.hostname(k)}, &core{selector: s.Spec.Selector, ports: kubePorts(s)})
+	emit(t.kubeKey(k), &core{
+		selector: s.Spec.Selector, ports: kubePorts(s),
+		created: s.CreationTimestamp.Unix(), publish: s.Spec.PublishNotReadyAddresses,
+	})
 }
 
 // kubePorts leaves out what is not TCP: no proxy of the mesh carries it.
@@ -116,6 +138,11 @@ func (t *tables) serviceResource(r *collection.Reader, k Name, s *corev1.Service
 		LoadBalancing: serviceBalancing(s, ns.trafficDistribution),
 		IpFamilies:    kubeFamilies(s),
 		Canonical:     true,
+	}
+	if len(s.Spec.Selector) == 0 {
+		for _, p := range out.Ports {
+			p.TargetPort = 0 // the endpoint slices say, each for its own endpoints
+		}
 	}
 	ips := s.Spec.ClusterIPs
 	if len(ips) == 0 && s.Spec.ClusterIP != "" {
@@ -261,14 +288,17 @@ func dynamicDNS(e *networkingv1.ServiceEntry) bool {
 	return e.Spec.Resolution == networkingapi.ServiceEntry_DYNAMIC_DNS
 }
 
-func (t *tables) entryCores(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(Name, *core)) {
+func (t *tables) entryCores(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(coreKey, *core)) {
 	if t.scope(r, k, e) == meshconfig.None {
 		return
 	}
-	c := &core{selector: e.Spec.WorkloadSelector.GetLabels(), ports: entryPorts(e)}
+	c := &core{selector: e.Spec.WorkloadSelector.GetLabels(), ports: entryPorts(e), created: e.CreationTimestamp.Unix()}
 	for _, h := range e.Spec.Hosts {
+		if t.ofService(r, Name{k.Namespace, h}) {
+			continue // as in Istio, the Service alone has the host
+		}
 		if served(h, e) || t.servedByWaypoint(r, k, e) {
-			emit(Name{k.Namespace, h}, c)
+			emit(coreKey{Name{k.Namespace, h}, k.Name}, c)
 		}
 	}
 }
@@ -284,7 +314,8 @@ func entryPorts(e *networkingv1.ServiceEntry) []servicePort {
 		if strings.EqualFold(p.Protocol, "UDP") || p.Number == 0 || p.Number > 65535 {
 			continue
 		}
-		sp := servicePort{name: p.Name, port: p.Number, target: p.TargetPort, protocol: entryProtocol(p)}
+		// Istio finds the port of a pod by the name of the entry's port.
+		sp := servicePort{name: p.Name, port: p.Number, target: p.TargetPort, byName: p.Name, protocol: entryProtocol(p)}
 		if sp.target == 0 {
 			sp.target = p.Number
 		}
@@ -298,73 +329,6 @@ func entryProtocol(p *networkingapi.ServicePort) workloadpb.AppProtocol {
 		return appProtocol(nil, p.Name)
 	}
 	return appProtocol(&p.Protocol, p.Name)
-}
-
-func (t *tables) entryResources(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
-	scope := t.scope(r, k, e)
-	if scope == meshconfig.None {
-		return
-	}
-	ns, _ := collection.Fetch(r, t.namespaces, k.Namespace)
-	gateway, _ := t.entryWaypoint(r, k, e)
-	lb := &workloadpb.LoadBalancing{}
-	prefer(lb, firstKnown(e.Annotations[wellknown.AnnotationTrafficDistribution], ns.trafficDistribution))
-	if e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
-		lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_PASSTHROUGH, nil
-		lb.HealthPolicy = workloadpb.LoadBalancing_ALLOW_ALL // it has no endpoints whose health were known
-	}
-	for _, h := range e.Spec.Hosts {
-		if !served(h, e) && gateway == nil {
-			continue
-		}
-		out := &workloadpb.Service{
-			Name:            k.Name,
-			Namespace:       k.Namespace,
-			Hostname:        h,
-			Ports:           portsOf(entryPorts(e)),
-			SubjectAltNames: e.Spec.SubjectAltNames,
-			Waypoint:        gateway,
-			LoadBalancing:   orNil(lb),
-			Canonical:       t.canonical(r, k, h),
-			// IpFamilies is not known: that of an address in front says nothing of
-			// the endpoints.
-		}
-		out.IngressUseWaypoint = gateway != nil && ingressUsesWaypoint(e.Labels, ns)
-		if scope == meshconfig.Namespace {
-			out.Visibility = workloadpb.Service_NAMESPACE
-		}
-		for _, a := range entryAddresses(e, h) {
-			if p, ok := parseBlock(a); ok {
-				out.Addresses = append(out.Addresses, t.networkAddress(p))
-			}
-		}
-		t.emitService(out, emit)
-	}
-}
-
-// seniority orders entries by age: who comes later takes no host away from
-// who was first.
-type seniority struct {
-	created int64 // Unix seconds
-	name    Name
-}
-
-func (s seniority) Compare(o seniority) int {
-	return cmp.Or(cmp.Compare(s.created, o.created), s.name.Compare(o.name))
-}
-
-// canonical tells whether an entry is the one for its host in the namespaces
-// that have none of their own: the oldest, unless the host is that of a
-// Kubernetes Service.
-func (t *tables) canonical(r *collection.Reader, k Name, host string) bool {
-	if name, ok := strings.CutSuffix(host, ".svc."+t.opts.ClusterDomain); ok {
-		service, namespace, _ := strings.Cut(name, ".")
-		if _, taken := collection.Fetch(r, t.kube, Name{namespace, service}); taken {
-			return false
-		}
-	}
-	owner, _ := collection.Fetch(r, t.owners, host)
-	return owner == k
 }
 
 // entryAddresses are those written, else those allocated for the host.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
@@ -31,10 +32,14 @@ type tables struct {
 	scopes     *collection.Collection[string, meshconfig.Scope] // of entries, by namespace
 
 	// Services, without what only their own resource depends on.
-	cores *collection.Collection[Name, *core]
-	kube  *collection.Collection[Name, *corev1.Service]
+	cores   *collection.Collection[coreKey, *core]
+	kube    *collection.Collection[Name, *corev1.Service]
+	pods    *collection.Collection[Name, *corev1.Pod]
+	entries *collection.Collection[Name, *networkingv1.ServiceEntry]
+	byHost  *collection.Index[Name, Name, *networkingv1.ServiceEntry] // by namespace and host
 	// Of each host, the oldest entry that the whole mesh sees.
 	owners *collection.Collection[string, Name]
+	owned  ownership
 
 	// Policies.
 	translated *collection.Collection[Name, *policy.Authorization]
@@ -48,6 +53,8 @@ type tables struct {
 	// Endpoint slices of services without a selector.
 	manual      *collection.Collection[Name, *discoveryv1.EndpointSlice]
 	manualByPod *collection.Index[Name, Name, *discoveryv1.EndpointSlice]
+	manualOf    *collection.Index[Name, Name, *discoveryv1.EndpointSlice] // by Service
+	readiness   *collection.Index[Name, Name, sliceReadiness]             // by Service
 
 	// Results.
 	services        *collection.Collection[string, *xds.Resource]
@@ -119,28 +126,60 @@ func (t *tables) facts(in *inputs) {
 		}
 		return []string{p.Namespace}
 	})
+	t.serviceFacts(in)
+}
+
+// serviceFacts are the parts of services, and who has which host and address.
+func (t *tables) serviceFacts(in *inputs) {
+	t.kube, t.pods, t.entries = in.services.Collection, in.pods.Collection, in.entries.Collection
+	t.byHost = collection.NewIndex(t.entries, func(k Name, e *networkingv1.ServiceEntry) []Name {
+		var hosts []Name
+		for _, h := range e.Spec.Hosts {
+			if n := (Name{k.Namespace, h}); !slices.Contains(hosts, n) {
+				hosts = append(hosts, n)
+			}
+		}
+		return hosts
+	})
+	t.own(in)
 	fromServices := collection.FlatMap(in.services.Collection, "service cores", sameCore, Name.Compare, t.serviceCore)
 	fromEntries := collection.FlatMap(in.entries.Collection, "service entry cores", sameCore, Name.Compare, t.entryCores)
 	t.cores = collection.Merge("cores", sameCore, fromServices, fromEntries)
-	t.kube = in.services.Collection
-	byAge := collection.FlatMap(in.entries.Collection, "service entries by age", slices.Equal[[]string], Name.Compare,
-		func(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(seniority, []string)) {
+	byAge := collection.FlatMap(in.entries.Collection, "service entries by age", sameClaims, Name.Compare,
+		func(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(seniority, claims)) {
 			if t.scope(r, k, e) == meshconfig.Public {
-				emit(seniority{e.CreationTimestamp.Unix(), k}, e.Spec.Hosts)
+				emit(seniority{e.CreationTimestamp.Unix(), k}, claims{e.Spec.Hosts, allBlocks(e)})
 			}
 		})
 	t.owners = collection.FlatMap(byAge, "owners of hosts", same[Name], seniority.Compare,
-		func(_ *collection.Reader, s seniority, hosts []string, emit func(string, Name)) {
-			for _, h := range hosts {
+		func(_ *collection.Reader, s seniority, c claims, emit func(string, Name)) {
+			for _, h := range c.hosts {
 				emit(h, s.name)
+			}
+		})
+	t.owned.claims = collection.FlatMap(byAge, "first claims of addresses", same[Name], seniority.Compare,
+		func(_ *collection.Reader, s seniority, c claims, emit func(netip.Prefix, Name)) {
+			for _, p := range c.blocks {
+				emit(p, s.name)
 			}
 		})
 }
 
+// claims are what an entry asks for.
+type claims struct {
+	hosts  []string
+	blocks []netip.Prefix
+}
+
+func sameClaims(a, b claims) bool {
+	return slices.Equal(a.hosts, b.hosts) && slices.Equal(a.blocks, b.blocks)
+}
+
 // attachKey names something that selects workloads.
 type attachKey struct {
-	kind attachKind
-	name Name
+	kind  attachKind
+	name  Name
+	entry string // of a coreKey
 }
 
 type attachKind uint8
@@ -181,10 +220,10 @@ func matches(selector, labels map[string]string) bool {
 }
 
 func (t *tables) attach(in *inputs) {
-	services := collection.FlatMap(t.cores, "service selectors", sameAttachment, Name.Compare,
-		func(_ *collection.Reader, k Name, c *core, emit func(attachKey, attachment)) {
+	services := collection.FlatMap(t.cores, "service selectors", sameAttachment, coreKey.Compare,
+		func(_ *collection.Reader, k coreKey, c *core, emit func(attachKey, attachment)) {
 			if len(c.selector) > 0 {
-				emit(attachKey{attachService, k}, attachment{k.Namespace, c.selector})
+				emit(attachKey{attachService, k.host, k.entry}, attachment{k.host.Namespace, c.selector})
 			}
 		})
 	policies := collection.FlatMap(t.translated, "policy selectors", sameAttachment, Name.Compare,
@@ -196,12 +235,12 @@ func (t *tables) attach(in *inputs) {
 			if scope == t.opts.RootNamespace {
 				scope = ""
 			}
-			emit(attachKey{attachPolicy, k}, attachment{scope, p.Selector})
+			emit(attachKey{kind: attachPolicy, name: k}, attachment{scope, p.Selector})
 		})
 	peers := collection.FlatMap(t.peers, "peer authentication selectors", sameAttachment, Name.Compare,
 		func(_ *collection.Reader, k Name, p *policy.PeerAuthentication, emit func(attachKey, attachment)) {
 			if p.Selector != nil && k.Namespace != t.opts.RootNamespace {
-				emit(attachKey{attachPeer, k}, attachment{k.Namespace, p.Selector})
+				emit(attachKey{kind: attachPeer, name: k}, attachment{k.Namespace, p.Selector})
 			}
 		})
 	t.attachments = collection.Merge("attachments", sameAttachment, services, policies, peers)
@@ -209,9 +248,14 @@ func (t *tables) attach(in *inputs) {
 
 	t.manual = collection.Map(in.slices.Collection, "manual endpoint slices", samePointer[discoveryv1.EndpointSlice],
 		func(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice) (*discoveryv1.EndpointSlice, bool) {
-			c, ok := collection.Fetch(r, t.cores, t.serviceOf(s))
+			c, ok := collection.Fetch(r, t.cores, t.kubeKey(serviceOf(s)))
 			return s, ok && len(c.selector) == 0
 		})
+	t.manualOf = collection.NewIndex(t.manual, func(_ Name, s *discoveryv1.EndpointSlice) []Name { return []Name{serviceOf(s)} })
+	t.readiness = collection.NewIndex(collection.Map(t.manual, "readiness of slices", same[sliceReadiness],
+		func(_ *collection.Reader, _ Name, s *discoveryv1.EndpointSlice) (sliceReadiness, bool) {
+			return sliceReadiness{serviceOf(s), slices.ContainsFunc(s.Endpoints, isReady)}, true
+		}), func(_ Name, s sliceReadiness) []Name { return []Name{s.service} })
 	t.manualByPod = collection.NewIndex(t.manual, func(k Name, s *discoveryv1.EndpointSlice) []Name {
 		var pods []Name
 		for i := range s.Endpoints {
@@ -225,7 +269,13 @@ func (t *tables) attach(in *inputs) {
 
 func (t *tables) results(in *inputs) {
 	kube := collection.FlatMap(in.services.Collection, "kubernetes services", sameResource, Name.Compare, t.serviceResource)
-	entries := collection.FlatMap(in.entries.Collection, "service entries", sameResource, Name.Compare, t.entryResources)
+	hosts := collection.FlatMap(in.entries.Collection, "hosts of service entries", same[struct{}], Name.Compare,
+		func(_ *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(Name, struct{})) {
+			for _, h := range e.Spec.Hosts {
+				emit(Name{k.Namespace, h}, struct{}{})
+			}
+		})
+	entries := collection.FlatMap(hosts, "service entries", sameResource, Name.Compare, t.entryService)
 	t.services = collection.Merge("services", sameResource, kube, entries)
 
 	t.podWorkloads = collection.FlatMap(in.pods.Collection, "pod workloads", sameResource, Name.Compare,

@@ -20,7 +20,7 @@ import (
 // object. Others are somebody else's and stay as they are.
 var ConditionTypes = map[string][]string{
 	source.KindService:             {status.WaypointBound},
-	source.KindServiceEntry:        {status.Accepted, status.WaypointBound, status.WaypointMissing, status.VisibilityApplied},
+	source.KindServiceEntry:        {status.Accepted, status.WaypointBound, status.WaypointMissing, status.VisibilityApplied, status.ClaimsAccepted},
 	source.KindWorkloadEntry:       {status.Accepted, status.WaypointBound},
 	source.KindAuthorizationPolicy: {status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted},
 	source.KindPeerAuthentication:  {status.Accepted},

@@ -1,13 +1,13 @@
 package registry
 
 import (
+	"cmp"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
@@ -141,13 +141,28 @@ func (t *tables) complete(r *collection.Reader, w *workloadpb.Workload, namespac
 	}
 	services, policies := t.selected(r, namespace, labels)
 	w.AuthorizationPolicies = policies
-	for _, s := range services {
-		c, ok := collection.Fetch(r, t.cores, s)
-		if !ok {
-			continue
-		}
-		addService(w, s, c, func(p servicePort) uint32 { return targetPort(ports, p) })
+	for _, s := range t.partsOf(r, services) {
+		addService(w, s.key.host, s.core, func(p servicePort) uint32 { return targetPort(ports, p) })
 	}
+}
+
+// part is a part of a service with its key.
+type part struct {
+	key  coreKey
+	core *core
+}
+
+// partsOf returns parts of services, those of one service with the oldest
+// first, whose ports count where two have one port.
+func (t *tables) partsOf(r *collection.Reader, keys []coreKey) []part {
+	out := make([]part, 0, len(keys))
+	for _, k := range keys {
+		if c, ok := collection.Fetch(r, t.cores, k); ok {
+			out = append(out, part{k, c})
+		}
+	}
+	slices.SortFunc(out, func(a, b part) int { return cmp.Or(cmp.Compare(a.core.created, b.core.created), a.key.Compare(b.key)) })
+	return out
 }
 
 // ownPort marks the ports of an entry: they replace those of a service by the
@@ -157,6 +172,9 @@ const ownPort = "\x00"
 // targetPort is the port of a workload for a port of its service; 0 for none.
 func targetPort(ports map[string]uint32, p servicePort) uint32 {
 	if n := ports[ownPort+p.name]; n != 0 {
+		return n
+	}
+	if n := ports[p.byName]; p.byName != "" && n != 0 {
 		return n
 	}
 	if p.targetName == "" {
@@ -169,18 +187,26 @@ func targetPort(ports map[string]uint32, p servicePort) uint32 {
 }
 
 // addService makes w an endpoint of a service. Ports without a target on this
-// workload are left out.
+// workload are left out; ports that w has for the service already stay.
 func addService(w *workloadpb.Workload, s Name, c *core, target func(servicePort) uint32) {
-	list := &workloadpb.PortList{}
-	for _, p := range c.ports {
-		if n := target(p); n != 0 {
-			list.Ports = append(list.Ports, &workloadpb.Port{ServicePort: p.port, TargetPort: n, AppProtocol: p.protocol})
-		}
-	}
 	if w.Services == nil {
 		w.Services = map[string]*workloadpb.PortList{}
 	}
-	w.Services[s.Namespace+"/"+s.Name] = list
+	key := s.Namespace + "/" + s.Name
+	list := w.Services[key]
+	if list == nil {
+		list = &workloadpb.PortList{}
+		w.Services[key] = list
+	}
+	for _, p := range c.ports {
+		if n := target(p); n != 0 && !hasPort(list, p.port) {
+			list.Ports = append(list.Ports, &workloadpb.Port{ServicePort: p.port, TargetPort: n, AppProtocol: p.protocol})
+		}
+	}
+}
+
+func hasPort(list *workloadpb.PortList, port uint32) bool {
+	return slices.ContainsFunc(list.GetPorts(), func(p *workloadpb.Port) bool { return p.ServicePort == port })
 }
 
 func (t *tables) network(r *collection.Reader, namespace string, labels map[string]string) string {
@@ -205,7 +231,7 @@ func firstOf(labels map[string]string, otherwise string, keys ...string) string 
 
 // selected finds what selects a workload by its labels: services, and the
 // policies it has to name.
-func (t *tables) selected(r *collection.Reader, namespace string, labels map[string]string) (services []Name, policies []string) {
+func (t *tables) selected(r *collection.Reader, namespace string, labels map[string]string) (services []coreKey, policies []string) {
 	var peer *policy.PeerAuthentication
 	for k, v := range labels {
 		for _, scope := range [...]string{namespace, ""} {
@@ -215,7 +241,7 @@ func (t *tables) selected(r *collection.Reader, namespace string, labels map[str
 				}
 				switch a.kind {
 				case attachService:
-					services = append(services, a.name)
+					services = append(services, coreKey{a.name, a.entry})
 				case attachPolicy:
 					policies = append(policies, a.name.Namespace+"/"+a.name.Name)
 				case attachPeer:
@@ -322,60 +348,4 @@ func owner(p *corev1.Pod) (string, workloadpb.WorkloadType) {
 		return ref.Name, workloadpb.WorkloadType_POD
 	}
 	return ref.Name, workloadpb.WorkloadType_DEPLOYMENT
-}
-
-// podOf is the pod an endpoint of a slice stands for.
-func podOf(e *discoveryv1.Endpoint, namespace string) (Name, bool) {
-	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Name == "" {
-		return Name{}, false
-	}
-	if e.TargetRef.Namespace != "" && e.TargetRef.Namespace != namespace {
-		return Name{}, false // an endpoint cannot claim a pod of another namespace
-	}
-	return Name{namespace, e.TargetRef.Name}, true
-}
-
-// addManualServices adds the services without a selector whose endpoint
-// slices name this pod.
-func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload, k Name) {
-	var found []*discoveryv1.EndpointSlice
-	for _, s := range collection.Lookup(r, t.manualByPod, k) {
-		found = append(found, s)
-	}
-	slices.SortFunc(found, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-	for _, s := range found {
-		t.addSliceService(r, w, s)
-	}
-}
-
-func (t *tables) addSliceService(r *collection.Reader, w *workloadpb.Workload, s *discoveryv1.EndpointSlice) {
-	name := t.serviceOf(s)
-	c, ok := collection.Fetch(r, t.cores, name)
-	if !ok {
-		return
-	}
-	if _, there := w.Services[name.Namespace+"/"+name.Name]; there {
-		return
-	}
-	addService(w, name, c, func(p servicePort) uint32 { return slicePort(s, p.name) })
-}
-
-// slicePort is the port of the endpoints for a service's port, by its name.
-func slicePort(s *discoveryv1.EndpointSlice, name string) uint32 {
-	for _, p := range s.Ports {
-		own := ""
-		if p.Name != nil {
-			own = *p.Name
-		}
-		tcp := p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP
-		if own == name && tcp && p.Port != nil && *p.Port > 0 && *p.Port <= 65535 {
-			return uint32(*p.Port)
-		}
-	}
-	return 0
-}
-
-// serviceOf is the service an endpoint slice belongs to.
-func (t *tables) serviceOf(s *discoveryv1.EndpointSlice) Name {
-	return Name{s.Namespace, t.hostname(Name{s.Namespace, s.Labels[discoveryv1.LabelServiceName]})}
 }

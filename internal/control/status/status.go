@@ -15,6 +15,9 @@ const (
 	// VisibilityApplied tells of a ServiceEntry who sees it. It is always true;
 	// the reason is the answer.
 	VisibilityApplied = "istio.io/VisibilityApplied"
+	// ClaimsAccepted is about the hosts and addresses of a ServiceEntry. It is
+	// there only when some are not the entry's, and false then.
+	ClaimsAccepted = "ClaimsAccepted"
 	// InMesh tells for a workload whether traffic to it is mutual TLS.
 	InMesh = "ambit/InMesh"
 )
@@ -50,6 +53,10 @@ const (
 	ReasonHostNetwork             = "HostNetwork"
 	ReasonNoAddress               = "NoAddress"
 	ReasonCompleted               = "Completed"
+	ReasonOwnedByOthers           = "OwnedByOthers"
+	ReasonClaimedEarlier          = "ClaimedEarlier"
+	ReasonMerged                  = "Merged"
+	ReasonHostOfService           = "HostOfService"
 	ReasonUnsupportedEndpointType = "UnsupportedEndpoint"
 )
 

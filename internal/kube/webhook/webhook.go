@@ -36,7 +36,9 @@ type Options struct {
 	Revision   string // default "default"
 	// RootNamespace is where policies hold for the whole mesh; default Namespace.
 	RootNamespace string
-	Listen        net.Listener
+	// Addresses has who owns which address; may be nil.
+	Addresses admission.AddressBook
+	Listen    net.Listener
 	// Certificate makes the TLS configuration for serving under names.
 	Certificate func(names []string) (*tls.Config, error)
 	// CABundle returns the PEM roots by which that certificate is trusted, and a
@@ -78,7 +80,7 @@ func Run(ctx context.Context, o Options) error {
 	cfg.ClientAuth = tls.NoClientCert
 	m := newMetrics(o.Registerer)
 	server := &http.Server{
-		Handler:           newHandler(admission.Reviewer{RootNamespace: o.RootNamespace}, o.Logger, m),
+		Handler:           newHandler(admission.Reviewer{RootNamespace: o.RootNamespace, Addresses: o.Addresses}, o.Logger, m),
 		TLSConfig:         cfg,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,

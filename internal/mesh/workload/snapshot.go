@@ -232,6 +232,17 @@ func (s *Snapshot) Find(network string, a netip.Addr, clientNamespace string) De
 	return Destination{Service: s.serviceByRange(network, a, clientNamespace)}
 }
 
+// Certain reports whether nothing that a directory filled on demand does not
+// have yet can come before what Find returns for an address.
+func (s *Snapshot) Certain(network string, a netip.Addr, clientNamespace string) bool {
+	a = a.Unmap()
+	if svc := s.serviceByVIP(network, a, clientNamespace); svc != nil && s.rank(svc, clientNamespace) >= rankOwner {
+		return true
+	}
+	w := s.workloadAt(network, a, clientNamespace)
+	return w != nil && w.isPod()
+}
+
 // FindHostname looks a gateway's host name up: a service, else a workload of
 // that host name.
 func (s *Snapshot) FindHostname(name NamespacedName) Destination {

@@ -161,6 +161,9 @@ func (in *interner) service(s *corev1.Service) *corev1.Service {
 		PublishNotReadyAddresses: s.Spec.PublishNotReadyAddresses, SessionAffinity: s.Spec.SessionAffinity,
 	}
 	out.Status.Conditions = s.Status.Conditions
+	for _, i := range s.Status.LoadBalancer.Ingress {
+		out.Status.LoadBalancer.Ingress = append(out.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: i.IP})
+	}
 	return out
 }
 
@@ -173,18 +176,37 @@ func (in *interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.End
 	return out
 }
 
-// endpoint of a pod is its name: the rest is known from the pod itself.
+// endpoint of a pod is its name and whether it is ready: the rest is known
+// from the pod itself.
 func (in *interner) endpoint(e *discoveryv1.Endpoint, namespace string) discoveryv1.Endpoint {
 	var out discoveryv1.Endpoint
 	if r := e.TargetRef; r != nil {
 		out.TargetRef = &corev1.ObjectReference{Kind: in.get(r.Kind), Namespace: in.get(r.Namespace), Name: r.Name}
 		if r.Kind == "Pod" && r.Name != "" && (r.Namespace == "" || r.Namespace == namespace) {
+			out.Conditions = endpointConditions(e.Conditions)
 			return out
 		}
 	}
 	out.Addresses, out.NodeName = e.Addresses, e.NodeName
-	out.Conditions.Ready = e.Conditions.Ready
+	out.Conditions = endpointConditions(e.Conditions)
 	return out
+}
+
+// endpointConditions shares what the conditions point to.
+func endpointConditions(c discoveryv1.EndpointConditions) discoveryv1.EndpointConditions {
+	return discoveryv1.EndpointConditions{Ready: shared(c.Ready), Serving: shared(c.Serving), Terminating: shared(c.Terminating)}
+}
+
+var yes, no = true, false
+
+func shared(b *bool) *bool {
+	switch {
+	case b == nil:
+		return nil
+	case *b:
+		return &yes
+	}
+	return &no
 }
 
 // same tells whether nothing that we keep has changed.

@@ -14,6 +14,11 @@ import (
 func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace string) []string {
 	at := s.Find(network, dst, namespace)
 	var names []string
+	if !s.Certain(network, dst, namespace) {
+		// A claim on the address is known, or nothing is. Its owner may be known
+		// to the control plane.
+		names = append(names, addressName(network, dst))
+	}
 	switch {
 	case at.Service != nil:
 		names = unknownNetworks(names, s, network, at.Service)
@@ -23,8 +28,6 @@ func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace str
 		}
 	case at.Workload != nil:
 		names = unknownGateway(names, s, at.Workload.Waypoint)
-	default:
-		names = append(names, addressName(network, dst))
 	}
 	return names
 }

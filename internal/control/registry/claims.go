@@ -1,0 +1,99 @@
+package registry
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	networkingapi "istio.io/api/networking/v1"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+)
+
+// claims says which hosts and addresses of an entry are not its own; nil when
+// all are.
+func (d describer) claims(n Name, e *networkingv1.ServiceEntry) *status.Condition {
+	scope := d.t.scope(d.r, n, e)
+	var hosts, owned, earlier, merged []string
+	for _, h := range e.Spec.Hosts {
+		if d.t.ofService(d.r, Name{n.Namespace, h}) {
+			hosts = append(hosts, fmt.Sprintf("host %s belongs to the Kubernetes Service of that name", h))
+			continue
+		}
+		merged = append(merged, d.disputes(n, e, h)...)
+	}
+	for _, p := range allBlocks(e) {
+		switch v := d.t.rule(d.r, n, scope, p); {
+		case v.owner != "":
+			owned = append(owned, v.text(n.Namespace))
+		case v.older != (Name{}):
+			earlier = append(earlier, v.text(n.Namespace))
+		}
+	}
+	no := func(reason, next string, what []string) *status.Condition {
+		c := status.No(status.ClaimsAccepted, reason, "%s; %s", strings.Join(what, ", "), next)
+		return &c
+	}
+	switch {
+	case len(owned) > 0:
+		return no(status.ReasonOwnedByOthers, fmt.Sprintf(`proxies do not receive these claims: remove them, or write exportTo: ["."] to take addresses for clients of namespace %s only`, n.Namespace), slices.Concat(owned, hosts, earlier))
+	case len(hosts) > 0:
+		return no(status.ReasonHostOfService, "its endpoints do not join the Service: give the entry a host of its own", append(hosts, earlier...))
+	case len(earlier) > 0:
+		return no(status.ReasonClaimedEarlier, "the older entry serves clients of other namespaces: remove one of the two claims", earlier)
+	case len(merged) > 0:
+		return no(status.ReasonMerged, "give the entries of one host different ports and the same resolution and exportTo", merged)
+	}
+	return nil
+}
+
+// disputes says in what an entry differs from the older entries of its host,
+// with which it makes one service.
+func (d describer) disputes(n Name, e *networkingv1.ServiceEntry, host string) []string {
+	var out []string
+	scope := d.t.scope(d.r, n, e)
+	for _, s := range d.t.shares(d.r, Name{n.Namespace, host}) {
+		if s.k == n {
+			break
+		}
+		with := fmt.Sprintf("ServiceEntry %s of the same host %s", s.k, host)
+		if p := samePort(e.Spec.Ports, s.e.Spec.Ports); p != 0 {
+			out = append(out, fmt.Sprintf("port %d is a port of %s, too", p, with))
+		}
+		if (e.Spec.Resolution == networkingapi.ServiceEntry_NONE) != (s.e.Spec.Resolution == networkingapi.ServiceEntry_NONE) {
+			out = append(out, fmt.Sprintf("resolution %s is not that of %s, which is older and decides", e.Spec.Resolution, with))
+		}
+		if scope != s.scope && (scope == meshconfig.Namespace || s.scope == meshconfig.Namespace) {
+			out = append(out, fmt.Sprintf("exportTo is not that of %s: only clients of namespace %s see either", with, n.Namespace))
+		}
+	}
+	return out
+}
+
+// samePort is the first port that two lists have in common; 0 for none.
+func samePort(a, b []*networkingapi.ServicePort) uint32 {
+	for _, p := range a {
+		for _, o := range b {
+			if p.Number == o.Number {
+				return p.Number
+			}
+		}
+	}
+	return 0
+}
+
+// isPod returns the pod whose address a WorkloadEntry has.
+func (d describer) isPod(n Name, e *networkingv1.WorkloadEntry) (Name, bool) {
+	addr, err := netip.ParseAddr(e.Spec.Address)
+	if err != nil || addr.Zone() != "" {
+		return Name{}, false
+	}
+	network := e.Spec.Network
+	if network == "" {
+		network = d.t.network(d.r, n.Namespace, entryLabels(e.Labels, e.Spec.Labels))
+	}
+	return d.t.podAt(d.r, place{network, addr.Unmap()})
+}

@@ -1,0 +1,224 @@
+package registry
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// sliceReadiness is whether a slice of a Service has a ready endpoint.
+type sliceReadiness struct {
+	service Name
+	ready   bool
+}
+
+func isReady(e discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
+
+// used reports whether an endpoint receives connections, as kube-proxy decides
+// it: the slice says so, whatever the pod says. An endpoint that serves while
+// it terminates is used when no slice of the Service has a ready one.
+func (t *tables) used(r *collection.Reader, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) bool {
+	if isReady(*e) {
+		return true
+	}
+	serving := e.Conditions.Serving != nil && *e.Conditions.Serving
+	terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
+	if !serving || !terminating {
+		return false
+	}
+	for _, slice := range collection.Lookup(r, t.readiness, serviceOf(s)) {
+		if slice.ready {
+			return false
+		}
+	}
+	return true
+}
+
+// addManualServices makes a pod an endpoint of the Services without a selector
+// whose slices name it and find it as ready as it is. Otherwise sliceEndpoints
+// makes an endpoint of its own.
+func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload, k Name) {
+	var found []*discoveryv1.EndpointSlice
+	for _, s := range collection.Lookup(r, t.manualByPod, k) {
+		found = append(found, s)
+	}
+	slices.SortFunc(found, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
+	for _, s := range found {
+		c, ok := collection.Fetch(r, t.cores, t.kubeKey(serviceOf(s)))
+		if !ok {
+			continue
+		}
+		for i := range s.Endpoints {
+			e := &s.Endpoints[i]
+			if pod, is := podOf(e, k.Namespace); is && pod == k && t.agree(r, w, s, e, c) {
+				t.addSliceService(w, s, c)
+			}
+		}
+	}
+}
+
+// agree reports whether the status of a pod's workload is right for an endpoint
+// of a slice.
+func (t *tables) agree(r *collection.Reader, pod *workloadpb.Workload, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core) bool {
+	return c.publish || t.used(r, s, e) == (pod.Status == workloadpb.WorkloadStatus_HEALTHY)
+}
+
+func (t *tables) addSliceService(w *workloadpb.Workload, s *discoveryv1.EndpointSlice, c *core) {
+	addService(w, t.kubeKey(serviceOf(s)).host, c, func(p servicePort) uint32 { return slicePort(s, p.name) })
+}
+
+// sliceEndpoints makes workloads of the endpoints that are no pods, or whose
+// pods the slice finds less or more ready than they are.
+func (t *tables) sliceEndpoints(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
+	c, ok := collection.Fetch(r, t.cores, t.kubeKey(serviceOf(s)))
+	if s.AddressType == discoveryv1.AddressTypeFQDN || !ok {
+		return
+	}
+	taken := t.earlier(r, s)
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		var w *workloadpb.Workload
+		if pod, is := podOf(e, k.Namespace); is {
+			w = t.slicePod(r, k, s, e, c, pod)
+		} else {
+			w = t.sliceAddress(r, k, s, e, c, taken)
+		}
+		if w == nil {
+			continue
+		}
+		w.Status = workloadpb.WorkloadStatus_HEALTHY
+		if !t.used(r, s, e) {
+			w.Status = workloadpb.WorkloadStatus_UNHEALTHY
+		}
+		emitWorkload(w, emit)
+	}
+}
+
+// slicePod is the endpoint of a pod that is not an endpoint itself.
+func (t *tables) slicePod(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, pod Name) *workloadpb.Workload {
+	p, ok := collection.Fetch(r, t.pods, pod)
+	if !ok {
+		return nil
+	}
+	w := t.podWorkload(r, pod, p)
+	if w == nil || t.agree(r, w, s, e, c) {
+		return nil
+	}
+	w.Services = nil
+	t.addSliceService(w, s, c)
+	return inPlaceOf(w, t.sliceUID(k, pod.Name), "EndpointSlice/"+k.String())
+}
+
+// sliceAddress is the endpoint at an address. taken are the addresses and ports
+// of earlier slices.
+func (t *tables) sliceAddress(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, taken map[slicedPort]bool) *workloadpb.Workload {
+	if len(e.Addresses) == 0 {
+		return nil
+	}
+	// All addresses of an endpoint are interchangeable; the first is used,
+	// as by kube-proxy.
+	addr, err := netip.ParseAddr(e.Addresses[0])
+	if err != nil {
+		return nil
+	}
+	w := &workloadpb.Workload{
+		Uid:          t.sliceUID(k, addr.String()),
+		Name:         k.Name,
+		Addresses:    [][]byte{addr.Unmap().AsSlice()},
+		WorkloadName: k.Name,
+		WorkloadType: workloadpb.WorkloadType_POD,
+		// The address need not be the endpoint's alone: that of the API server
+		// is its node's. Nobody is recognized by it.
+		NetworkMode: workloadpb.NetworkMode_HOST_NETWORK,
+	}
+	if e.NodeName != nil {
+		w.Node = *e.NodeName
+		l, _ := collection.Fetch(r, t.localities, w.Node)
+		w.Locality = l.proto()
+	}
+	t.complete(r, w, k.Namespace, nil, nil)
+	addService(w, t.kubeKey(serviceOf(s)).host, c, func(p servicePort) uint32 {
+		n := slicePort(s, p.name)
+		if taken[slicedPort{addr.Unmap(), p.name, n}] {
+			return 0
+		}
+		return n
+	})
+	return t.asPod(r, w, "EndpointSlice/"+k.String())
+}
+
+func (t *tables) sliceUID(k Name, endpoint string) string {
+	return t.opts.ClusterID + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + endpoint
+}
+
+// slicedPort is one port of one address in a slice, with its name.
+type slicedPort struct {
+	addr netip.Addr
+	name string
+	port uint32
+}
+
+// earlier returns what the slices of a Service that come before one by name
+// have already: an endpoint in two slices is one endpoint.
+func (t *tables) earlier(r *collection.Reader, s *discoveryv1.EndpointSlice) map[slicedPort]bool {
+	taken := map[slicedPort]bool{}
+	for _, o := range collection.Lookup(r, t.manualOf, serviceOf(s)) {
+		if o.Name >= s.Name {
+			continue
+		}
+		for i := range o.Endpoints {
+			e := &o.Endpoints[i]
+			if _, pod := podOf(e, o.Namespace); pod || len(e.Addresses) == 0 || !isReady(*e) {
+				continue
+			}
+			addr, err := netip.ParseAddr(e.Addresses[0])
+			if err != nil {
+				continue
+			}
+			for _, p := range o.Ports {
+				if p.Port != nil && p.Name != nil {
+					taken[slicedPort{addr.Unmap(), *p.Name, uint32(*p.Port)}] = true
+				}
+			}
+		}
+	}
+	return taken
+}
+
+// serviceOf is the Service that an endpoint slice belongs to.
+func serviceOf(s *discoveryv1.EndpointSlice) Name {
+	return Name{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
+}
+
+// podOf is the pod an endpoint of a slice stands for.
+func podOf(e *discoveryv1.Endpoint, namespace string) (Name, bool) {
+	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Name == "" {
+		return Name{}, false
+	}
+	if e.TargetRef.Namespace != "" && e.TargetRef.Namespace != namespace {
+		return Name{}, false // an endpoint cannot claim a pod of another namespace
+	}
+	return Name{namespace, e.TargetRef.Name}, true
+}
+
+// slicePort is the port of the endpoints for a service's port, by its name.
+func slicePort(s *discoveryv1.EndpointSlice, name string) uint32 {
+	for _, p := range s.Ports {
+		own := ""
+		if p.Name != nil {
+			own = *p.Name
+		}
+		tcp := p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP
+		if own == name && tcp && p.Port != nil && *p.Port > 0 && *p.Port <= 65535 {
+			return uint32(*p.Port)
+		}
+	}
+	return 0
+}
