@@ -64,6 +64,7 @@ type Node struct {
 	strange atomic.Int64  // addresses asked for because peers named them
 	idle    chan struct{} // gets a token when active falls to 0
 	review  *reviewer
+	news    bell // rings when policies or workloads changed
 	names   *resolve.Resolver
 	stop    []func()
 
@@ -103,7 +104,7 @@ func NewNode(o Options) *Node {
 	n.review = newReviewer(n)
 	n.stop = append(n.stop,
 		o.Directory.Subscribe(n.directoryChanged),
-		o.Policies.Subscribe(func(*rbac.Set) { n.review.all() }),
+		o.Policies.Subscribe(func(*rbac.Set) { n.news.ring(); n.review.all() }),
 		n.review.close,
 	)
 	return n
@@ -335,6 +336,7 @@ func (n *Node) off(l *poll.Loop, fn func()) *reason.Error {
 
 // directoryChanged runs on the goroutine that applies updates.
 func (n *Node) directoryChanged(ch workload.Changes) {
+	n.news.ring()
 	for i := range ch.List {
 		c := &ch.List[i]
 		if c.OldWorkload == nil && c.NewWorkload == nil {
