@@ -288,8 +288,8 @@ func (c *checker) peerAuthentication(p *securityv1.PeerAuthentication) {
 		c.mode(at+".mode", p.Spec.PortLevelMtls[port])
 	}
 	if selects && p.Namespace == c.root {
-		c.say(Ignored, "spec.selector", "put the policy into the namespace of its workloads",
-			"a PeerAuthentication with a selector has no effect in the root namespace %s", c.root)
+		c.say(Ignored, "spec.selector", "for workloads of other namespaces, put a policy into each of them",
+			"a PeerAuthentication with a selector is for workloads of its own namespace, in the root namespace %s as well", c.root)
 	}
 }
 
