@@ -80,12 +80,12 @@ func (c *Cache) Update(typeURL string, set []*Resource, removed []string) {
 			continue
 		}
 		t.store(r, old)
-		changes = append(changes, change{r.Name, r.Aliases, r.With})
+		changes = append(changes, change{name: r.Name, aliases: r.Aliases, with: r.With, late: r.Late && old.Resource != nil})
 	}
 	for _, name := range removed {
 		if old, had := t.resources[name]; had {
 			t.discard(old)
-			changes = append(changes, change{name: name})
+			changes = append(changes, change{name: name, late: true})
 		}
 	}
 	if len(changes) == 0 {
@@ -101,6 +101,7 @@ func (c *Cache) Update(typeURL string, set []*Resource, removed []string) {
 type change struct {
 	name          string
 	aliases, with []string
+	late          bool // a removal, or of a resource that is Late and not new
 }
 
 func (t *table) store(r *Resource, old entry) {

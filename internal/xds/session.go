@@ -44,6 +44,7 @@ type session struct {
 	node   *core.Node // of the first request
 	types  map[string]*watch
 	nonces uint64
+	notes  uint64 // counts what the types other than the first were owed
 }
 
 // watch is one type of a session.
@@ -66,6 +67,7 @@ type watch struct {
 	sent     string
 	acked    string
 	rejected string
+	later
 }
 
 func newSession(c *Cache, first []string) *session {
@@ -95,10 +97,12 @@ func (s *session) changed(typeURL string, changes []change) {
 		if _, held := w.held[c.name]; !held && !w.wildcard {
 			w.oweNews(s.cache.types[typeURL], c.name, nil)
 		}
+		s.postpone(w, typeURL, c)
 		w.pending[c.name] = struct{}{}
 		woken = true
 	}
 	if woken {
+		s.owed(typeURL)
 		s.signal()
 	}
 }
@@ -144,6 +148,9 @@ func (s *session) request(req *request) (rejected string, err error) {
 		w.subscribe(t, req.GetResourceNamesSubscribe(), nil)
 	}
 	w.unsubscribe(t, req.GetResourceNamesUnsubscribe())
+	if w.dueNow() {
+		s.owed(req.GetTypeUrl())
+	}
 	n := 0
 	for _, w := range s.types {
 		n += len(w.names)
@@ -152,6 +159,7 @@ func (s *session) request(req *request) (rejected string, err error) {
 		return "", fmt.Errorf("%d subscriptions, at most %d are served", n, s.mostNames)
 	}
 	if nonce := req.GetResponseNonce(); nonce != "" && nonce == w.sent {
+		s.accepted(w)
 		w.sent, w.acked = "", nonce
 		w.rejected = ""
 		if e := req.GetErrorDetail(); e != nil {
@@ -180,6 +188,9 @@ func (s *session) start(t *table, req *request) *watch {
 	if w.wildcard && !slices.Contains(req.GetResourceNamesUnsubscribe(), Wildcard) {
 		w.owesFirst = true
 		w.catchUp(t, req)
+		if s.isFirst(req.GetTypeUrl()) {
+			w.postponeKnown(t, req)
+		}
 		return w
 	}
 	known := req.versions()
@@ -312,12 +323,22 @@ func (s *session) next() *reply {
 	defer s.mu.Unlock()
 	for _, typeURL := range s.order() {
 		w, t := s.types[typeURL], s.cache.types[typeURL]
-		if w.sent != "" || t == nil || !t.synced {
+		if t == nil || !t.synced {
 			continue
 		}
-		resp := w.respond(t, typeURL, s.chunk)
+		released := s.released(w, typeURL)
+		if w.sent != "" {
+			if s.isFirst(typeURL) && w.news(t) {
+				return nil // what names them must not overtake them
+			}
+			continue
+		}
+		resp := w.respond(t, typeURL, s.chunk, released)
 		if resp == nil {
 			continue
+		}
+		if !w.dueNow() {
+			w.covers = s.notes
 		}
 		s.nonces++
 		resp.nonce = strconv.FormatUint(s.nonces, 10)
@@ -341,7 +362,7 @@ func (s *session) preference(typeURL string) int {
 	return len(s.first)
 }
 
-func (w *watch) respond(t *table, typeURL string, limit int) *reply {
+func (w *watch) respond(t *table, typeURL string, limit int, released uint64) *reply {
 	resp := &reply{typeURL: typeURL}
 	due := len(w.pending) + len(w.backlog)
 	if limit > 0 {
@@ -353,6 +374,10 @@ func (w *watch) respond(t *table, typeURL string, limit int) *reply {
 		if limit > 0 && size >= limit {
 			break
 		}
+		if w.waits(t, name, released) {
+			continue
+		}
+		delete(w.late, name)
 		delete(w.pending, name)
 		size += w.add(resp, t, name)
 	}

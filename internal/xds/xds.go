@@ -23,6 +23,10 @@ type Resource struct {
 	// a pod, and groups (see ServerOptions.Groups): who follows one of them
 	// gets this one too. It is not sent.
 	With []string
+	// Late is set for resources of a First type (see ServerOptions.First) whose
+	// change waits until the client has accepted what came before it of the
+	// other types. A client that does not have the resource gets it at once.
+	Late bool
 
 	// wire is the resource as a field of a response, which holds Body; nil
 	// until it is made by NewResource or a Cache.

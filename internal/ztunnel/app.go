@@ -229,8 +229,9 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 		Server: server, Node: xdsNode(a.cfg),
 		Logger: a.logs.Logger("xds"), Metrics: m,
 		Types: []xds.TypeConfig{
-			{TypeURL: wellknown.TypeAddress, OnDemand: a.cfg.XDSOnDemand, Apply: func(d xds.Delta) []xds.Rejection { return applyAddresses(dir, d) }},
+			// Policies first: servers answer in the order of the questions.
 			{TypeURL: wellknown.TypeAuthorization, Apply: func(d xds.Delta) []xds.Rejection { return applyPolicies(policies, d) }},
+			{TypeURL: wellknown.TypeAddress, OnDemand: a.cfg.XDSOnDemand, Apply: func(d xds.Delta) []xds.Rejection { return applyAddresses(dir, d) }},
 		},
 	})
 	return err

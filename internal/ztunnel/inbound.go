@@ -26,6 +26,10 @@ type incoming struct {
 	loop  *poll.Loop
 	local *workload.Workload
 	conn  *conns.Conn
+	// to is where the program listens, src what the connection there is bound
+	// to, if valid.
+	to    netip.AddrPort
+	src   netip.Addr
 	first error // why the program could not be reached at the first address; nil while one is tried
 	// accept hands the connected socket over; refuse answers instead. One of
 	// the two is called, once.
@@ -225,14 +229,8 @@ func (in *incoming) admit(k telemetry.Key, start time.Time, to netip.AddrPort, s
 		in.deny(http.StatusServiceUnavailable, reason.WorkloadRemoved, nil, "")
 		return
 	}
-	access := in.conn.Access()
-	d := n.Policies.Set().Evaluate(target(in.local), &access)
-	p.logDecision(&access, d)
-	if err := d.Error(); err != nil {
-		in.deny(http.StatusUnauthorized, err.Reason, rejection(err), d.Policy)
-		return
-	}
-	in.dial(to, src)
+	in.to, in.src = to, src
+	in.judge()
 }
 
 // connected ends the way to the program. fd is -1 where no socket was made.
@@ -283,8 +281,11 @@ func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 // rejection words a policy's refusal as Istio's log readers expect it.
 func rejection(err *reason.Error) error {
 	what := "allow policies exist, but none allowed"
-	if err.Reason == reason.PolicyDenied {
+	switch err.Reason { //nolint:exhaustive // policies give no other
+	case reason.PolicyDenied:
 		what = "explicitly denied by: " + err.Detail
+	case reason.PolicyUnavailable:
+		what = "not received from the control plane: " + err.Detail
 	}
 	return fmt.Errorf("connection closed due to policy rejection: %s", what)
 }
@@ -294,9 +295,6 @@ func (p *pod) logDecision(c *rbac.Conn, d rbac.Decision) {
 	log := p.node.log.Debug
 	if p.node.Config.AuthzInfoLogging {
 		log = p.node.log.Info
-	}
-	for _, name := range d.Unknown {
-		p.node.log.Warn("policy is named by a workload but not known; it is skipped", "policy", name, "workload", p.uid)
 	}
 	for _, dr := range d.DryRun {
 		log("policy under trial", "policy", dr.Policy, "would_deny", dr.Deny, "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())

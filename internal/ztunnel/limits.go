@@ -11,6 +11,10 @@ const (
 	// knownTimeout is how long a connection waits for what the control plane
 	// may be about to say: the pod's own workload, or an address on demand.
 	knownTimeout = 5 * time.Second
+	// policyTimeout is how long a connection waits for a policy that its workload
+	// names. The control plane sends both within milliseconds of each other; a
+	// client that waited longer would be better off with an answer.
+	policyTimeout = time.Second
 	// maxAttempts bounds the endpoints one connection tries before its first
 	// byte. More would make a client wait longer than it does.
 	maxAttempts = 3

@@ -130,7 +130,7 @@ func TestPolicyChangeEndsLiveConnection(t *testing.T) {
 	for name, protos := range map[string][2]string{"HBONE": {"HBONE", "HBONE"}, "plaintext": {"TCP", "HBONE"}} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, w *world) {
-				w.apply(w.mesh(protos[0], protos[1], ""))
+				w.apply(w.mesh(protos[0], protos[1], idle))
 				if protos[0] == "HBONE" {
 					w.enrol(w.client)
 				}

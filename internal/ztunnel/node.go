@@ -71,6 +71,7 @@ type Node struct {
 	idle      chan struct{} // gets a token when active falls to 0
 	watch     *watch
 	review    *reviewer
+	news      bell // rings when policies or workloads changed
 	names     *resolve.Resolver
 	stop      []func()
 
@@ -117,7 +118,7 @@ func NewNode(o Options) *Node {
 	n.watch = newWatch(n)
 	n.stop = append(n.stop,
 		o.Directory.Subscribe(n.directoryChanged),
-		o.Policies.Subscribe(func(*rbac.Set) { n.review.all() }),
+		o.Policies.Subscribe(func(*rbac.Set) { n.news.ring(); n.review.all() }),
 		n.review.close, n.watch.close,
 	)
 	return n
@@ -333,6 +334,7 @@ func (n *Node) Close() {
 
 // directoryChanged runs on the goroutine that applies updates.
 func (n *Node) directoryChanged(ch workload.Changes) {
+	n.news.ring()
 	for i := range ch.List {
 		c := &ch.List[i]
 		if c.OldService != nil && c.NewService == nil {

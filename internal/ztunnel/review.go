@@ -81,6 +81,7 @@ func (r *reviewer) run() {
 				p.review()
 			}
 		}
+		r.node.prunePolicies()
 	}
 }
 
@@ -104,7 +105,8 @@ func (p *pod) review() {
 			continue
 		}
 		access := c.Access()
-		if d := policies.Evaluate(target(local), &access); !d.Allowed {
+		// A policy that has not come is no reason: its arrival asks for the next review.
+		if d := policies.Evaluate(target(local), &access); !d.Allowed && d.Reason != reason.PolicyUnavailable {
 			p.set.Abort(c, reason.PolicyChanged, d.Policy)
 		}
 	}

@@ -280,7 +280,7 @@ func TestPendingPodIsRetried(t *testing.T) {
 // byte is seen.
 func TestPolicyRace(t *testing.T) {
 	w := newWorld(t, false)
-	w.apply(w.mesh("HBONE", "HBONE", ""))
+	w.apply(w.mesh("HBONE", "HBONE", idle))
 	w.enrol(w.server)
 	w.serve(8080, echo)
 	cc, err := w.tunnel(w.bundle(w.certs, account("web")))
@@ -305,6 +305,6 @@ func TestPolicyRace(t *testing.T) {
 			}
 		}
 		until(t, "nothing is carried", func() bool { return w.server.node.active.Load() == 0 })
-		w.policies.Apply(nil, []string{"shop/p"})
+		w.apply(idle)
 	}
 }

@@ -95,15 +95,25 @@ type world struct {
 	v6             bool
 }
 
-// mesh describes both pods; rest is appended.
+// mesh describes both pods; rest is appended. With a policy p in rest the server
+// names it.
 func (w *world) mesh(clientProto, serverProto, rest string) string {
+	named := ""
+	if strings.Contains(rest, "name: p,") {
+		named = "shop/p"
+	}
 	return fmt.Sprintf(`
 workloads:
 - {uid: client, name: client, namespace: shop, serviceAccount: web, node: a, workloadIps: [%s, "%s"], protocol: %s, workloadName: client, canonicalName: client, canonicalRevision: v1, clusterId: Kubernetes}
-- {uid: server, name: server, namespace: shop, serviceAccount: cart, node: b, workloadIps: [%s, "%s"], protocol: %s, workloadName: server, canonicalName: server, canonicalRevision: v1, clusterId: Kubernetes, authorizationPolicies: [shop/p], services: {shop/cart.shop.svc.cluster.local: {80: 8080}}}
+- {uid: server, name: server, namespace: shop, serviceAccount: cart, node: b, workloadIps: [%s, "%s"], protocol: %s, workloadName: server, canonicalName: server, canonicalRevision: v1, clusterId: Kubernetes, authorizationPolicies: [%s], services: {shop/cart.shop.svc.cluster.local: {80: 8080}}}
 %s
-`, netnstest.PodIPv4, netnstest.PodIPv6, clientProto, netnstest.PeerIPv4, netnstest.PeerIPv6, serverProto, rest)
+`, netnstest.PodIPv4, netnstest.PodIPv6, clientProto, netnstest.PeerIPv4, netnstest.PeerIPv6, serverProto, named, rest)
 }
+
+// idle is the policy p, which matches nothing.
+const idle = `
+policies: [{name: p, namespace: shop, scope: WorkloadSelector, action: Deny, rules: [[[{destinationPorts: [1]}]]]}]
+`
 
 const cartService = `
 services:

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
@@ -125,32 +127,21 @@ func (c *checker) selector(at string, s *apitype.WorkloadSelector) {
 	c.labels(at, s.GetMatchLabels())
 }
 
-// rule checks the form of a rule: an empty part matches everything, which
-// nobody writes on purpose.
+// rule checks what the translation does not: it reports parts that are empty.
 func (c *checker) rule(at string, r *apisecurity.Rule) {
 	for i, f := range r.GetFrom() {
 		field := fmt.Sprintf("%s.from[%d].source", at, i)
 		s := f.GetSource()
-		lists := sourceLists(s)
-		switch {
-		case s == nil || empty(lists):
-			c.invalid(field, "the source is empty, which would match every client; leave out \"from\" to mean that")
-			continue
-		case len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 && len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces) > 0:
+		if accounts(s) && (len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces) > 0) {
 			c.invalid(field, "serviceAccounts cannot be combined with principals or namespaces, which they contain already")
 		}
-		c.lists(field, lists)
-		c.blocks(field+".remoteIpBlocks", s.RemoteIpBlocks)
-		c.blocks(field+".notRemoteIpBlocks", s.NotRemoteIpBlocks)
+		c.lists(field, sourceLists(s))
+		c.blocks(field+".remoteIpBlocks", s.GetRemoteIpBlocks())
+		c.blocks(field+".notRemoteIpBlocks", s.GetNotRemoteIpBlocks())
 	}
 	for i, t := range r.GetTo() {
 		field := fmt.Sprintf("%s.to[%d].operation", at, i)
-		lists := operationLists(t.GetOperation())
-		if t.GetOperation() == nil || empty(lists) {
-			c.invalid(field, "the operation is empty, which would match everything; leave out \"to\" to mean that")
-			continue
-		}
-		c.lists(field, lists)
+		c.lists(field, operationLists(t.GetOperation()))
 	}
 	for i, w := range r.GetWhen() {
 		c.condition(fmt.Sprintf("%s.when[%d]", at, i), w)
@@ -184,18 +175,24 @@ func operationLists(o *apisecurity.Operation) []list {
 	}
 }
 
-func empty(lists []list) bool {
-	return !slices.ContainsFunc(lists, func(l list) bool { return len(l.values) > 0 })
+func accounts(s *apisecurity.Source) bool {
+	return len(s.GetServiceAccounts())+len(s.GetNotServiceAccounts()) > 0
 }
 
-// byTranslation are the fields whose values the translation judges.
-var byTranslation = []string{"principals", "namespaces", "serviceAccounts", "ipBlocks", "ports"}
+// The translation judges the values of these fields, and of conditions with
+// these keys.
+var (
+	translatedFields = []string{"principals", "namespaces", "serviceAccounts", "ipBlocks", "ports"}
+	translatedKeys   = []string{"source.ip", "source.principal", "source.namespace", "source.serviceAccount", "destination.ip", "destination.port"}
+)
+
+func byTranslation(key string) bool { return slices.Contains(translatedKeys, key) }
 
 func (c *checker) lists(at string, lists []list) {
 	for _, l := range lists {
 		bare := strings.TrimPrefix(l.name, "not")
 		bare = strings.ToLower(bare[:1]) + bare[1:]
-		if slices.Contains(byTranslation, bare) {
+		if slices.Contains(translatedFields, bare) {
 			continue
 		}
 		for i, v := range l.values {
@@ -208,8 +205,12 @@ func (c *checker) lists(at string, lists []list) {
 
 func (c *checker) blocks(at string, values []string) {
 	for i, v := range values {
-		if v != "" && !isBlock(v) {
+		p, err := netip.ParsePrefix(v)
+		switch {
+		case v != "" && !isBlock(v):
 			c.invalid(fmt.Sprintf("%s[%d]", at, i), "%q is neither an address nor a CIDR block", v)
+		case err == nil && rbac.Straddles(p):
+			c.invalid(fmt.Sprintf("%s[%d]", at, i), "%q is larger than IPv4 in its IPv6 form and has it inside; write 0.0.0.0/0 for IPv4 and ::/0 for IPv6", v)
 		}
 	}
 }
@@ -233,12 +234,11 @@ func (c *checker) condition(at string, w *apisecurity.Condition) {
 		return key == a
 	})
 	switch {
-	case key == "":
-		c.invalid(at+".key", "the condition has no key")
+	case key == "": // reported by the translation
 	case !known:
 		c.invalid(at+".key", "%q is not an attribute of a connection or request", key)
-	case len(w.GetValues())+len(w.GetNotValues()) == 0:
-		c.invalid(at, "the condition has neither values nor notValues")
+	case !byTranslation(key) && slices.Contains(w.GetValues(), ""):
+		c.invalid(at+".values", "an empty value or list matches nothing")
 	case key == "remote.ip":
 		c.blocks(at+".values", w.GetValues())
 		c.blocks(at+".notValues", w.GetNotValues())
@@ -288,8 +288,8 @@ func (c *checker) peerAuthentication(p *securityv1.PeerAuthentication) {
 		c.mode(at+".mode", p.Spec.PortLevelMtls[port])
 	}
 	if selects && p.Namespace == c.root {
-		c.say(Ignored, "spec.selector", "put the policy into the namespace of its workloads",
-			"a PeerAuthentication with a selector has no effect in the root namespace %s", c.root)
+		c.say(Ignored, "spec.selector", "for workloads of other namespaces, put a policy into each of them",
+			"a PeerAuthentication with a selector is for workloads of its own namespace, in the root namespace %s as well", c.root)
 	}
 }
 

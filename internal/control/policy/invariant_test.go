@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -70,14 +71,29 @@ func ruleMatches(ns string, rule *apisecurity.Rule, r *request) bool {
 	}
 	when := true
 	for _, w := range rule.When {
+		if matches, empty := part(r, "condition", w.Values, w.NotValues); empty {
+			when = when && matches
+			continue
+		}
 		when = when && attribute(ns, w.Key, w.Values, w.NotValues, r)
 	}
 	return from && to && when
 }
 
+// part answers for a part of a rule: what an empty one matches is undefined.
+func part(r *request, what string, fields ...[]string) (matches, empty bool) {
+	if slices.ContainsFunc(fields, func(f []string) bool { return len(f) > 0 }) {
+		return false, false
+	}
+	return r.coin("empty " + what), true
+}
+
 func sourceMatches(ns string, s *apisecurity.Source, r *request) bool {
-	if s == nil {
-		return true
+	matches, empty := part(r, "source", s.GetPrincipals(), s.GetNotPrincipals(), s.GetNamespaces(), s.GetNotNamespaces(),
+		s.GetServiceAccounts(), s.GetNotServiceAccounts(), s.GetIpBlocks(), s.GetNotIpBlocks(), s.GetRemoteIpBlocks(), s.GetNotRemoteIpBlocks(),
+		s.GetTrustDomains(), s.GetNotTrustDomains(), s.GetRequestPrincipals(), s.GetNotRequestPrincipals())
+	if empty {
+		return matches
 	}
 	return attribute(ns, "source.principal", s.Principals, s.NotPrincipals, r) &&
 		attribute(ns, "source.namespace", s.Namespaces, s.NotNamespaces, r) &&
@@ -89,8 +105,10 @@ func sourceMatches(ns string, s *apisecurity.Source, r *request) bool {
 }
 
 func operationMatches(o *apisecurity.Operation, r *request) bool {
-	if o == nil {
-		return true
+	matches, empty := part(r, "operation", o.GetPorts(), o.GetNotPorts(), o.GetHosts(), o.GetNotHosts(),
+		o.GetMethods(), o.GetNotMethods(), o.GetPaths(), o.GetNotPaths())
+	if empty {
+		return matches
 	}
 	return attribute("", "destination.port", o.Ports, o.NotPorts, r) &&
 		attribute("", "host", o.Hosts, o.NotHosts, r) &&
@@ -143,6 +161,9 @@ func valueMatches(ns, key, v string, r *request) bool {
 
 func ipMatches(v string, a netip.Addr, r *request) bool {
 	if p, err := netip.ParsePrefix(v); err == nil {
+		if straddles(p) {
+			return r.coin("ip " + v)
+		}
 		if m := p.Addr(); m.Is4In6() && p.Bits() >= 96 { // the IPv4 block, written long
 			p = netip.PrefixFrom(m.Unmap(), p.Bits()-96)
 		}
@@ -152,6 +173,20 @@ func ipMatches(v string, a netip.Addr, r *request) bool {
 		return a == b
 	}
 	return r.coin("ip" + v)
+}
+
+// straddles compares bit by bit.
+func straddles(p netip.Prefix) bool {
+	if p.Addr().Is4() || p.Bits() == 0 || p.Bits() >= 96 {
+		return false
+	}
+	a, v4 := p.Addr().As16(), netip.MustParseAddr("::ffff:0:0").As16()
+	for i := range p.Bits() {
+		if (a[i/8]^v4[i/8])>>(7-i%8)&1 != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func textMatches(key, v, s string, r *request) bool {
@@ -182,8 +217,8 @@ var (
 	namePool    = []string{"shop", "web", "sh*", "*", "", "*x*"}
 	accountPool = []string{"shop/cart", "cart", "web/front", "", "*", "a/b/c", "web/"}
 	princPool   = []string{"td/ns/shop/sa/cart", "td/*", "*/sa/front", "*", "spiffe://td/ns/shop/sa/cart", ""}
-	ipPool      = []string{"10.0.0.1", "10.0.0.0/24", "0.0.0.0/0", "fd00::/8", "::ffff:10.0.0.0/120", "10.0.0.0/33", "x"}
-	portPool    = []string{"80", "8080", "0", "70000", "http", "0080"}
+	ipPool      = []string{"10.0.0.1", "10.0.0.0/24", "0.0.0.0/0", "fd00::/8", "::ffff:10.0.0.0/120", "10.0.0.0/33", "x", "", "::ffff:0:0/95", "::/1", "::/0"}
+	portPool    = []string{"80", "8080", "0", "70000", "http", "0080", ""}
 )
 
 func genSource(t *rapid.T) *apisecurity.Source {
@@ -216,6 +251,17 @@ func genCondition(t *rapid.T) *apisecurity.Condition {
 	return &apisecurity.Condition{Key: k, Values: some(t, "v", pool...), NotValues: some(t, "nv", pool...)}
 }
 
+// orEmpty returns v, or now and then none, or an empty one.
+func orEmpty[T any](t *rapid.T, v, empty *T) *T {
+	switch rapid.IntRange(0, 9).Draw(t, "part") {
+	case 0:
+		return nil
+	case 1:
+		return empty
+	}
+	return v
+}
+
 func genPolicy(t *rapid.T, name string) *securityv1.AuthorizationPolicy {
 	p := &securityv1.AuthorizationPolicy{}
 	p.Name, p.Namespace = name, rapid.SampledFrom([]string{"shop", "istio-system"}).Draw(t, "namespace")
@@ -233,10 +279,10 @@ func genPolicy(t *rapid.T, name string) *securityv1.AuthorizationPolicy {
 	for range rapid.IntRange(0, 2).Draw(t, "rules") {
 		r := &apisecurity.Rule{}
 		for range rapid.IntRange(0, 2).Draw(t, "from") {
-			r.From = append(r.From, &apisecurity.Rule_From{Source: genSource(t)})
+			r.From = append(r.From, &apisecurity.Rule_From{Source: orEmpty(t, genSource(t), &apisecurity.Source{})})
 		}
 		for range rapid.IntRange(0, 2).Draw(t, "to") {
-			r.To = append(r.To, &apisecurity.Rule_To{Operation: genOperation(t)})
+			r.To = append(r.To, &apisecurity.Rule_To{Operation: orEmpty(t, genOperation(t), &apisecurity.Operation{})})
 		}
 		for range rapid.IntRange(0, 1).Draw(t, "when") {
 			r.When = append(r.When, genCondition(t))

@@ -6,6 +6,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
@@ -263,11 +265,24 @@ type builder struct {
 	m     securitypb.Match
 	any   bool // some field is set in the result
 	never bool
+	// written: some field is set in the policy.
+	written bool
 }
+
+const (
+	emptyPart  = "this part of the rule is empty, which does not mean everything; leave it out to mean that"
+	emptyValue = "an empty value or list matches nothing; leave the field out to match everything"
+)
 
 func (c *compiler) builder(at string) *builder { return &builder{c: c, at: at} }
 
+// done returns the match. A part without any field was written for a reason
+// that is not known: it never allows and always denies.
 func (b *builder) done() match {
+	if !b.written {
+		b.c.note(b.at, emptyPart)
+		b.lost()
+	}
 	return match{pb: &b.m, never: b.never, all: !b.any && !b.never}
 }
 
@@ -282,11 +297,13 @@ func (b *builder) lost() {
 // unseen notes a field that a node proxy cannot see, when it is set.
 func (b *builder) unseen(field string, values ...[]string) {
 	for _, v := range values {
-		if len(v) > 0 {
-			b.c.note(b.at+"."+field, "")
-			b.lost()
-			return
+		if len(v) == 0 {
+			continue
 		}
+		b.written = true
+		b.c.note(b.at+"."+field, "")
+		b.lost()
+		return
 	}
 }
 
@@ -298,10 +315,14 @@ func values[T any](b *builder, dst *[]T, field string, list []string, negative b
 	if len(list) == 0 {
 		return
 	}
+	b.written = true
 	out := make([]T, 0, len(list))
 	bad := false
 	for _, s := range list {
 		v, err := parse(s)
+		if s == "" {
+			err = errors.New(emptyValue)
+		}
 		if err != nil {
 			b.c.note(b.at+"."+field, err.Error())
 			bad = true
@@ -381,7 +402,12 @@ func (c *compiler) when(at string, w *apisecurity.Condition) match {
 		both(b, &m.DestinationIps, &m.NotDestinationIps, w, parseBlock)
 	case "destination.port":
 		both(b, &m.DestinationPorts, &m.NotDestinationPorts, w, parsePort)
+	case "":
+		b.written = true
+		b.c.note(at+".key", "the condition has no key")
+		b.lost()
 	default:
+		b.written = len(w.GetValues())+len(w.GetNotValues()) > 0
 		b.c.note(fmt.Sprintf("%s.key %q", at, w.GetKey()), "")
 		b.lost()
 	}
@@ -397,8 +423,6 @@ func both[T any](b *builder, positive, negative *[]T, w *apisecurity.Condition, 
 func parseString(s string) (*securitypb.StringMatch, error) {
 	inner := strings.TrimSuffix(strings.TrimPrefix(s, "*"), "*")
 	switch {
-	case s == "":
-		return nil, fmt.Errorf("an empty string matches nobody")
 	case s == "*":
 		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Presence{Presence: &emptypb.Empty{}}}, nil
 	case strings.Contains(inner, "*"), len(s)-len(inner) == 2:
@@ -437,6 +461,9 @@ func parsePort(s string) (uint32, error) {
 	return uint32(p), nil
 }
 
+// parseBlock reads an address or a block. An IPv6 block that has all of IPv4
+// inside, in its IPv6 form, is none: whether it is meant to match IPv4 clients
+// cannot be known, and node proxies differ. ::/0 is every IPv6 client.
 func parseBlock(s string) (*securitypb.Address, error) {
 	prefix, err := netip.ParsePrefix(s)
 	if err != nil {
@@ -448,6 +475,9 @@ func parseBlock(s string) (*securitypb.Address, error) {
 	}
 	if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {
 		prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
+	}
+	if rbac.Straddles(prefix) {
+		return nil, fmt.Errorf("%q is larger than IPv4 in its IPv6 form and has it inside; write 0.0.0.0/0 for IPv4 and ::/0 for IPv6", s)
 	}
 	prefix = prefix.Masked()
 	return &securitypb.Address{Address: prefix.Addr().AsSlice(), Length: uint32(prefix.Bits())}, nil

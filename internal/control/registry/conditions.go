@@ -234,11 +234,7 @@ func (d describer) peer(n Name, p *securityv1.PeerAuthentication) []status.Condi
 	if pa == nil {
 		return nil
 	}
-	root := n.Namespace == d.t.opts.RootNamespace
 	switch {
-	case pa.Selector != nil && root:
-		return []status.Condition{status.No(status.Accepted, status.ReasonUnsupportedValue,
-			"a selector has no effect in the root namespace %s: put the policy into the namespace of its workloads", n.Namespace)}
 	case pa.Selector == nil && d.superseded(pa):
 		return []status.Condition{status.No(status.Accepted, status.ReasonSuperseded,
 			"an older PeerAuthentication of namespace %s is in effect; keep one without a selector", n.Namespace)}
@@ -247,6 +243,9 @@ func (d describer) peer(n Name, p *securityv1.PeerAuthentication) []status.Condi
 			"portLevelMtls has no effect without a selector; the mode itself is in effect")}
 	}
 	message := "in effect"
+	if pa.Selector != nil && n.Namespace == d.t.opts.RootNamespace {
+		message = "in effect for the workloads it selects in namespace " + n.Namespace + ", and in no other"
+	}
 	if p.Spec.Mtls.GetMode() == apisecurity.PeerAuthentication_MutualTLS_DISABLE {
 		message = "treated as PERMISSIVE: node proxies always use mutual TLS among themselves"
 	}

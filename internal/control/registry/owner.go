@@ -70,7 +70,7 @@ func (t *tables) own(in *inputs) {
 
 // locate leaves out pods that have ended.
 func (t *tables) locate(r *collection.Reader, k Name, p *corev1.Pod) (located, bool) {
-	if terminal(p) {
+	if source.Ended(p) {
 		return located{}, false
 	}
 	l := located{network: t.network(r, k.Namespace, p.Labels), host: p.Spec.HostNetwork}

@@ -239,7 +239,8 @@ func (t *tables) attach(in *inputs) {
 		})
 	peers := collection.FlatMap(t.peers, "peer authentication selectors", sameAttachment, Name.Compare,
 		func(_ *collection.Reader, k Name, p *policy.PeerAuthentication, emit func(attachKey, attachment)) {
-			if p.Selector != nil && k.Namespace != t.opts.RootNamespace {
+			// From the root namespace, too, it selects workloads of its own namespace only.
+			if p.Selector != nil {
 				emit(attachKey{kind: attachPeer, name: k}, attachment{k.Namespace, p.Selector})
 			}
 		})
@@ -297,7 +298,7 @@ func (t *tables) results(in *inputs) {
 		})
 	t.converted = collection.FlatMap(t.peers, "converted peer authentications", sameResource, Name.Compare,
 		func(r *collection.Reader, k Name, p *policy.PeerAuthentication, emit func(string, *xds.Resource)) {
-			if p.Selector == nil || k.Namespace == t.opts.RootNamespace {
+			if p.Selector == nil {
 				return
 			}
 			if pb, _ := policy.Convert(p, t.outerMode(r, k.Namespace)); pb != nil {
@@ -311,6 +312,9 @@ func policyName(p *securitypb.Authorization) string { return p.Namespace + "/" +
 
 func emitPolicy(p *securitypb.Authorization, emit func(string, *xds.Resource)) {
 	r := encode(wellknown.TypeAuthorization, policyName(p), nil, p)
+	// Workloads name it: where it held for a whole namespace before, they have
+	// to name it first.
+	r.Late = p.Scope == securitypb.Scope_WORKLOAD_SELECTOR
 	emit(r.Name, r)
 }
 

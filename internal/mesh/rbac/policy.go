@@ -111,7 +111,7 @@ func Compile(a *securitypb.Authorization) (*Policy, error) {
 		errs = append(errs, fmt.Errorf("scope: unknown value %d", a.GetScope()))
 	}
 	for i, g := range a.GetGroups() {
-		c, err := compileGroup(g)
+		c, err := compileGroup(g, p.action)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("groups[%d].%w", i, err))
 		}
@@ -124,7 +124,7 @@ func Compile(a *securitypb.Authorization) (*Policy, error) {
 	return p, p.broken
 }
 
-func compileGroup(g *securitypb.Group) (group, error) {
+func compileGroup(g *securitypb.Group, a action) (group, error) {
 	if err := known(g); err != nil {
 		return nil, err
 	}
@@ -139,6 +139,7 @@ func compileGroup(g *securitypb.Group) (group, error) {
 			if err != nil {
 				return nil, fmt.Errorf("rules[%d].matches[%d].%w", i, j, err)
 			}
+			compiled.settleBlocks(a)
 			if !compiled.empty() {
 				c.matches = append(c.matches, compiled)
 			}
@@ -183,6 +184,15 @@ func compileMatch(m *securitypb.Match) (match, error) {
 	return out, errors.Join(errs...)
 }
 
+// settleBlocks takes blocks that can be read in two ways as the stricter one.
+func (m *match) settleBlocks(a action) {
+	if a == deny {
+		m.sources, m.destinations = strictBlocks(m.sources), strictBlocks(m.destinations)
+	} else {
+		m.notSources, m.notDestinations = strictBlocks(m.notSources), strictBlocks(m.notDestinations)
+	}
+}
+
 func compileList[P, C any](to *[]C, field string, list []P, compile func(P) (C, error)) error {
 	for i, p := range list {
 		c, err := compile(p)
@@ -218,9 +228,6 @@ func compilePort(p uint32) (uint16, error) {
 	}
 	return uint16(p), nil
 }
-
-// v4InV6 is the length of the prefix that wraps IPv4 in IPv6 addresses.
-const v4InV6 = 96
 
 func compilePrefix(m *securitypb.Address) (netip.Prefix, error) {
 	if err := known(m); err != nil {

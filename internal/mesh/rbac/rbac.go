@@ -33,17 +33,15 @@ type DryRun struct {
 // Decision is the outcome for one connection.
 type Decision struct {
 	Allowed bool
-	// Reason is OK, PolicyDenied or NotAllowed.
+	// Reason is OK, PolicyDenied, NotAllowed or PolicyUnavailable.
 	Reason reason.Reason
-	// Policy is the one that decided, as namespace/name; empty when none did.
+	// Policy is the one that decided, or that is missing, as namespace/name;
+	// empty when none did.
 	Policy string
 	// DryRun lists policies under trial that matched; nil without any.
 	DryRun []DryRun
 	// WouldDeny: no ALLOW is enforced, and none of those under trial matched.
 	WouldDeny bool
-	// Unknown are names of Target.Policies that are not in the set; they were
-	// skipped. nil without any.
-	Unknown []string
 }
 
 // Error returns nil when allowed, else the error that refuses the connection.
@@ -59,6 +57,9 @@ type Set struct {
 	names      cow[*Policy] // by resource name
 	namespaces cow[*scoped] // by namespace; "" holds those of the whole mesh
 	size       int
+	// retired are policies that were removed while a workload may still name
+	// them, by resource name. Not changed once the Set is visible.
+	retired map[string]*Policy
 }
 
 // scoped are the policies of one namespace or of the mesh, sorted by key so
@@ -73,11 +74,12 @@ func (s *Set) Len() int {
 	return s.size
 }
 
-// Evaluate decides a connection to t: a DENY that matches refuses; without
-// any ALLOW in force the rest is allowed; else an ALLOW must match.
+// Evaluate decides a connection to t: a DENY that matches refuses; a policy
+// that t names and the set does not have may be one, so it refuses as well;
+// without any ALLOW in force the rest is allowed; else an ALLOW must match.
 func (s *Set) Evaluate(t Target, c *Conn) Decision {
 	if s == nil {
-		return Decision{Allowed: true, Unknown: t.Policies}
+		s = &Set{}
 	}
 	var buf [principalSize]byte
 	v := view{c, principal(buf[:0], &c.Identity)}
@@ -98,17 +100,30 @@ func (s *Set) Evaluate(t Target, c *Conn) Decision {
 				}
 			}
 		}
+		missing := ""
 		for _, name := range t.Policies {
-			if p, ok := s.names.get(name); !ok {
-				if phase == deny {
-					e.decision.Unknown = append(e.decision.Unknown, name)
-				}
+			if p, ok := s.named(name); !ok {
+				missing = name
 			} else if e.consider(phase, p, &v) {
 				return e.decision
 			}
 		}
+		if missing != "" {
+			e.decision.Reason, e.decision.Policy = reason.PolicyUnavailable, missing
+			return e.decision
+		}
 	}
 	return e.conclude()
+}
+
+// named returns the policy that a workload names: one that was removed holds
+// until no workload names it.
+func (s *Set) named(name string) (*Policy, bool) {
+	p, ok := s.names.get(name)
+	if !ok {
+		p, ok = s.retired[name]
+	}
+	return p, ok
 }
 
 // evaluation is one Evaluate in progress.

@@ -28,9 +28,14 @@ type Rejection struct {
 // methods may be called from any goroutine.
 type Store struct {
 	current atomic.Pointer[Set]
-	mu      sync.Mutex // serializes writers and guards subs
+	mu      sync.Mutex // serializes writers and guards the rest
 	subs    []*subscription
+	leaving []string // names of the retired, the oldest first
 }
+
+// maxRetired bounds the policies that are kept after their removal. Beyond it
+// the oldest is dropped; who still names it is refused.
+const maxRetired = 1024
 
 type subscription struct{ fn func(*Set) }
 
@@ -64,9 +69,11 @@ func (s *Store) Apply(set []Update, removed []string) []Rejection {
 		next.add(u.Name, p)
 		changed = true
 	}
+	retired := s.retire(&next, set, removed)
 	for _, name := range removed {
 		changed = next.remove(name) || changed
 	}
+	next.retired = retired
 	if !changed {
 		return rejected
 	}
@@ -76,6 +83,56 @@ func (s *Store) Apply(set []Update, removed []string) []Rejection {
 	}
 	return rejected
 }
+
+// retire returns what is kept of removed policies after an Apply: workloads and
+// policies come separately, so a workload may still name a policy that is gone.
+func (s *Store) retire(next *Set, set []Update, removed []string) map[string]*Policy {
+	out := maps.Clone(next.retired)
+	for _, u := range set {
+		delete(out, u.Name)
+	}
+	for _, name := range removed {
+		p, ok := next.names.get(name)
+		if _, shared := p.appliesTo(); !ok || shared {
+			continue // only policies of some workloads are named
+		}
+		if out == nil {
+			out = map[string]*Policy{}
+		}
+		out[name] = p
+		s.leaving = append(s.leaving, name)
+	}
+	s.leaving = slices.DeleteFunc(s.leaving, func(name string) bool { _, kept := out[name]; return !kept })
+	if over := len(s.leaving) - maxRetired; over > 0 {
+		for _, name := range s.leaving[:over] {
+			delete(out, name)
+		}
+		s.leaving = slices.Delete(s.leaving, 0, over)
+	}
+	return out
+}
+
+// Prune drops the removed policies that no workload names any more.
+func (s *Store) Prune(named func(name string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.current.Load()
+	if len(old.retired) == 0 {
+		return
+	}
+	next := *old
+	next.retired = map[string]*Policy{}
+	for name, p := range old.retired {
+		if named(name) {
+			next.retired[name] = p
+		}
+	}
+	s.leaving = slices.DeleteFunc(s.leaving, func(name string) bool { return !named(name) })
+	s.current.Store(&next)
+}
+
+// Retired counts the policies that were removed and may still be named.
+func (s *Set) Retired() int { return len(s.retired) }
 
 // Subscribe calls fn after every Apply that changed something, on the
 // goroutine of Apply, after the new Set is visible. fn must be quick and must
@@ -131,6 +188,9 @@ func (s *Set) remove(name string) bool {
 // appliesTo returns the namespace whose workloads need not name the policy;
 // empty is all of them.
 func (p *Policy) appliesTo() (ns string, ok bool) {
+	if p == nil {
+		return "", false
+	}
 	switch p.scope {
 	case global:
 		return "", true

@@ -17,6 +17,8 @@ const (
 	PolicyDenied  // an enforced DENY policy matched
 	NotAllowed    // ALLOW policies exist and none matched
 	PolicyChanged // a policy or workload change took the permission away
+	// PolicyUnavailable: the workload names a policy that has not come.
+	PolicyUnavailable
 
 	// Identity and TLS.
 	CertificateUnavailable // no certificate for the local workload
@@ -62,10 +64,11 @@ type Info struct {
 }
 
 var table = [...]Info{
-	OK:            {"OK", "-", "completed", ""},
-	PolicyDenied:  {"POLICY_DENIED", "DENY", "explicitly denied by a policy", "see the named policy; `ambit ztunnel-config policy` lists what this node enforces"},
-	NotAllowed:    {"NOT_ALLOWED", "DENY", "allow policies exist, but none allowed", "add the client to an ALLOW policy of the destination"},
-	PolicyChanged: {"POLICY_CHANGED", "DENY", "connection closed due to policy change", "see the policies that changed last for the destination"},
+	OK:                {"OK", "-", "completed", ""},
+	PolicyDenied:      {"POLICY_DENIED", "DENY", "explicitly denied by a policy", "see the named policy; `ambit ztunnel-config policy` lists what this node enforces"},
+	NotAllowed:        {"NOT_ALLOWED", "DENY", "allow policies exist, but none allowed", "add the client to an ALLOW policy of the destination"},
+	PolicyChanged:     {"POLICY_CHANGED", "DENY", "connection closed due to policy change", "see the policies that changed last for the destination"},
+	PolicyUnavailable: {"POLICY_UNAVAILABLE", "DENY", "the workload names a policy that this proxy does not have", "check that the control plane is reachable from this node, and its log for this policy"},
 
 	CertificateUnavailable: {"CERTIFICATE_UNAVAILABLE", "IDENTITY_ERROR", "no certificate for the local workload", "check that the CA is reachable from this node; `ambit ztunnel-config certificate` shows the state"},
 	TLSFailure:             {"TLS_FAILURE", "TLS_FAILURE", "TLS handshake failed", "compare the trust bundles of both nodes"},

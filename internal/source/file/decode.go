@@ -136,7 +136,11 @@ func decodeProto(obj metav1.Object, spec, status proto.Message, data []byte) []d
 		case "metadata":
 			errs = append(errs, inside(f, decodeJSON(metaOf(obj), raw, 0))...)
 		case "spec":
-			errs = append(errs, inside(f, unmarshalProto(raw, spec, false))...)
+			wrong := unmarshalProto(raw, spec, false)
+			if len(wrong) == 0 {
+				source.MarkEmpty(obj, raw)
+			}
+			errs = append(errs, inside(f, wrong)...)
 		case "status":
 			// Written by controllers, read leniently: a newer one must not
 			// invalidate the object.

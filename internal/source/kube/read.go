@@ -85,9 +85,10 @@ func (r reader) custom(u *unstructured.Unstructured) (metav1.Object, error) {
 	}
 	// Written by controllers, read leniently: a newer one must not invalidate
 	// the object.
-	_ = decodeProto(u.Object["status"], status, true)
-	err := decodeProto(u.Object["spec"], spec, false)
+	_, _ = decodeProto(u.Object["status"], status, true)
+	data, err := decodeProto(u.Object["spec"], spec, false)
 	if err == nil {
+		source.MarkEmpty(obj, data)
 		return obj, nil
 	}
 	if !closed(spec, u.Object["spec"]) {
@@ -120,19 +121,20 @@ func decode(from, into any) error {
 	return err
 }
 
-func decodeProto(from any, into proto.Message, lenient bool) error {
+// decodeProto reads a message strictly, or leniently, and returns its JSON.
+func decodeProto(from any, into proto.Message, lenient bool) ([]byte, error) {
 	if from == nil {
-		return nil
+		return nil, nil
 	}
 	data, err := json.Marshal(from)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err = (protojson.UnmarshalOptions{DiscardUnknown: lenient}).Unmarshal(data, into); err != nil {
 		// protobuf separates the words of its errors by either kind of space, by chance.
-		return errors.New("spec: " + strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\u00a0", " "), "proto: "))
+		return nil, errors.New("spec: " + strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\u00a0", " "), "proto: "))
 	}
-	return nil
+	return data, nil
 }
 
 // closed turns the spec of a policy that cannot be read into the strictest
@@ -148,7 +150,7 @@ func closed(spec proto.Message, from any) bool {
 	switch s := spec.(type) {
 	case *apisecurity.AuthorizationPolicy:
 		delete(fields, "rules")
-		if decodeProto(fields, s, false) != nil {
+		if _, err := decodeProto(fields, s, false); err != nil {
 			return false
 		}
 		switch s.Action {
@@ -161,7 +163,7 @@ func closed(spec proto.Message, from any) bool {
 	case *apisecurity.PeerAuthentication:
 		delete(fields, "mtls")
 		delete(fields, "portLevelMtls")
-		if decodeProto(fields, s, false) != nil {
+		if _, err := decodeProto(fields, s, false); err != nil {
 			return false
 		}
 		s.Mtls = &apisecurity.PeerAuthentication_MutualTLS{Mode: apisecurity.PeerAuthentication_MutualTLS_STRICT}

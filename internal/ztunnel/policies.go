@@ -1,0 +1,118 @@
+package ztunnel
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+)
+
+// Workloads and policies are two types of resources, and come in either order.
+// A connection waits a moment for a policy that its workload names; a policy
+// that was removed holds until no workload of this node names it (rbac.Store).
+
+// bell wakes whoever waits for a change. The zero value is ready.
+type bell struct {
+	mu sync.Mutex
+	ch chan struct{} // nil without anybody who waits
+}
+
+// next returns a channel that is closed by the next ring.
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
+
+// judge asks the policies, and connects when they allow. A policy that has not
+// come yet is waited for, off the loop.
+func (in *incoming) judge() {
+	n := in.pod.node
+	access := in.conn.Access()
+	d := n.Policies.Set().Evaluate(target(in.local), &access)
+	if d.Reason != reason.PolicyUnavailable {
+		in.decided(&access, d)
+		return
+	}
+	err := in.pod.off(in.loop, func() {
+		d := in.await(&access)
+		in.loop.Post(func() { in.decided(&access, d) })
+	})
+	if err != nil {
+		in.deny(http.StatusServiceUnavailable, err.Reason, err, "")
+	}
+}
+
+// await evaluates whenever policies or workloads change, until no policy is
+// missing or the time is over.
+func (in *incoming) await(access *rbac.Conn) rbac.Decision {
+	n := in.pod.node
+	over := time.NewTimer(policyTimeout)
+	defer over.Stop()
+	for {
+		changed := n.news.next()
+		local := in.local
+		if w := in.pod.local(n.Directory.Snapshot()); w != nil {
+			local = w
+		}
+		d := n.Policies.Set().Evaluate(target(local), access)
+		if d.Reason != reason.PolicyUnavailable {
+			return d
+		}
+		select {
+		case <-changed:
+		case <-over.C:
+			return d
+		}
+	}
+}
+
+func (in *incoming) decided(access *rbac.Conn, d rbac.Decision) {
+	p := in.pod
+	p.logDecision(access, d)
+	err := d.Error()
+	switch {
+	case err == nil:
+		if why, _ := p.set.Aborted(in.conn); why != reason.OK { // while it waited
+			in.connected(-1, nil)
+			return
+		}
+		in.dial(in.to, in.src)
+	case err.Reason == reason.PolicyUnavailable:
+		// Not the caller's fault: another endpoint may do.
+		in.deny(http.StatusServiceUnavailable, err.Reason, rejection(err), d.Policy)
+	default:
+		in.deny(http.StatusUnauthorized, err.Reason, rejection(err), d.Policy)
+	}
+}
+
+// prunePolicies drops removed policies that no workload of this node names.
+func (n *Node) prunePolicies() {
+	if n.Policies.Set().Retired() == 0 {
+		return
+	}
+	named := map[string]bool{}
+	s := n.Directory.Snapshot()
+	for _, p := range n.list() {
+		if w := p.local(s); w != nil {
+			for _, name := range w.Policies {
+				named[name] = true
+			}
+		}
+	}
+	n.Policies.Prune(func(name string) bool { return named[name] })
+}
