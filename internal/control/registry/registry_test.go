@@ -572,6 +572,20 @@ func TestPoliciesAreNamedByTheWorkloadsTheySelect(t *testing.T) {
 	}
 }
 
+// TestSelectorInTheRootNamespace: a PeerAuthentication there selects the pods of
+// its own namespace.
+func TestSelectorInTheRootNamespace(t *testing.T) {
+	_, rec := load(t, strings.ReplaceAll(pod("p", ", labels: {app: web}"), "namespace: shop", "namespace: istio-system")+`apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: w, namespace: istio-system}
+spec: {selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}}
+`)
+	got := rec.workload(t, "Kubernetes//Pod/istio-system/p").AuthorizationPolicies
+	if diff := cmp.Diff([]string{"istio-system/istio_converted_static_strict"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestNodesMayAskForTheirOwnPodsOnly(t *testing.T) {
 	r, _ := load(t, strings.ReplaceAll(pod("p", ", uid: u1"), "spec: {", "spec: {serviceAccountName: web, ")+
 		strings.ReplaceAll(strings.ReplaceAll(pod("done", ""), "Running", "Succeeded"), "spec: {", "spec: {serviceAccountName: job, "))
