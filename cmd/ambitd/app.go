@@ -102,7 +102,7 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	a.xds = xds.NewServer(cache, xds.ServerOptions{Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}, Groups: groups})
 	opts := registry.Options{
 		ClusterID: cfg.clusterID, TrustDomain: a.cfg.trustDomain, Network: cfg.network, RootNamespace: a.cfg.rootNamespace,
-		Revisions: cfg.revisions(),
+		Revisions: cfg.revisions(), TrustDomainAliases: a.cfg.trustDomainAliases,
 	}
 	a.ground.mesh(&opts)
 	a.registry = registry.New(opts, &push.Pusher{Cache: cache, Updated: m.updated(cache)})
