@@ -20,9 +20,12 @@ import (
 // ErrNoNamespace tells that a pod's network namespace was not found (yet).
 var ErrNoNamespace = errors.New("no network namespace found")
 
-// Resolver finds the network namespace of a pod. The namespace is the caller's.
+// Resolver finds the network namespace of a pod.
 type Resolver interface {
-	Find(uid string) (*netns.NS, error)
+	// Find opens the first namespace of a pod that prove accepts. The pod is
+	// known by any of the UIDs. Without a candidate the error matches
+	// ErrNoNamespace, else it is prove's. The namespace is the caller's.
+	Find(uids []string, prove func(*netns.NS) error) (*netns.NS, error)
 }
 
 // Proxies are the generations of the node proxy that are connected.

@@ -30,6 +30,7 @@ import (
 // Pod is what the agent knows of a pod of its node.
 type Pod struct {
 	UID                             string
+	StaticUID                       string // of a static pod: its UID on its node
 	Name, Namespace, ServiceAccount string
 	Labels, Annotations             map[string]string
 	IPs                             []netip.Addr // none before the pod has a network
@@ -39,6 +40,15 @@ type Pod struct {
 }
 
 func (p Pod) String() string { return p.Namespace + "/" + p.Name }
+
+// uids are the names that the node has for the pod. A static pod is known there
+// by another than in the API.
+func (p Pod) uids() []string {
+	if p.StaticUID != "" {
+		return []string{p.UID, p.StaticUID}
+	}
+	return []string{p.UID}
+}
 
 // probedAt are the addresses at which the kubelet connects to the pod.
 func (p Pod) probedAt() []netip.Addr {
