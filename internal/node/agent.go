@@ -148,6 +148,7 @@ type state struct {
 	clean     bool      // nothing of ours is in the namespace
 	leaving   time.Time // since when the pod is no longer announced
 	quiesced  time.Time // since when nothing new is captured
+	unseen    bool      // the owners know that the pod's namespace is not looked at
 	failing   bool      // the last attempt failed, and was logged
 }
 
@@ -398,12 +399,12 @@ func (a *Agent) pod(uid string) (Pod, bool) {
 
 func (a *Agent) wants(pod Pod) (yes bool, why string) {
 	a.mu.Lock()
-	labels, ending := a.namespaces[pod.Namespace], a.ending
+	labels, ending, policy := a.namespaces[pod.Namespace], a.ending, a.cfg.Policy
 	a.mu.Unlock()
 	if ending {
 		return false, "the mesh leaves this node"
 	}
-	return a.cfg.Policy.Enrols(pod, labels)
+	return policy.Enrols(pod, labels)
 }
 
 func workload(pod Pod, ns *netns.NS) zds.Workload {

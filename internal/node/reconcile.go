@@ -45,10 +45,11 @@ func (a *Agent) work(ctx context.Context, uid string) (again time.Duration, err 
 		}
 		err = a.forget(ctx, st, pod, exists)
 	} else if wanted, why := a.wants(pod); wanted {
-		event = eventEnrol
+		event, st.unseen = eventEnrol, false
 		err = a.enrol(ctx, st, pod, false)
 	} else {
 		event = eventUnenrol
+		a.unseen(st, pod, why)
 		again, err = a.unenrol(ctx, st, pod, why)
 	}
 	a.report(ctx, st, pod, event, err)
@@ -80,6 +81,9 @@ func (a *Agent) report(ctx context.Context, st *state, pod Pod, event string, er
 func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) error {
 	if st.ns == nil && len(pod.IPs) == 0 {
 		return nil // it has no network yet; another event comes with its address
+	}
+	if err := pod.check(); err != nil {
+		return err
 	}
 	ns, err := a.namespace(st, pod)
 	if err != nil {
