@@ -35,6 +35,7 @@ type options struct {
 	kubernetes     bool
 	kubeconfig     string
 	namespace, pod string // of this agent itself
+	meshConfig     string
 	install        install
 }
 
@@ -68,6 +69,7 @@ func parse(args []string, usage io.Writer) (options, error) {
 		o.configDirs = append(o.configDirs, s)
 		return nil
 	})
+	fs.StringVar(&o.meshConfig, "mesh-config", "", "`file` with Istio's MeshConfig, of which discoverySelectors count: pods of namespaces that the control plane does not look at are not enrolled (default: it looks at all)")
 	fs.StringVar(&o.statusDir, "status-dir", "", "`directory` in which the state of pods is announced")
 	fs.StringVar(&o.netnsDir, "netns-dir", "", "`directory` with a network namespace for every pod, named by its UID; without it, processes are looked at")
 	fs.StringVar(&o.procDir, "proc-dir", "", "`directory` where the host's processes are seen (default "+hostProc+" with --kubernetes, else /proc)")

@@ -92,6 +92,11 @@ func run(ctx context.Context, o options) error {
 	cfg := w.agent
 	cfg.Resync, cfg.Settle, cfg.Drain, cfg.Workers = o.agent.Resync, o.agent.Settle, o.agent.Drain, o.agent.Workers
 	cfg.Policy = node.Policy{Selectors: o.selectors, ExcludeNamespaces: o.excludeNamespaces}
+	var mesh *discovery
+	if o.meshConfig != "" {
+		mesh = &discovery{path: o.meshConfig, always: []string{o.namespace}, log: logger}
+		cfg.Policy.Discovery, _ = mesh.look()
+	}
 	cfg.Redirection = o.redirection
 	cfg.Proxies = server
 	cfg.Logger, cfg.Observe = logger, counters.Observe
@@ -153,6 +158,9 @@ func run(ctx context.Context, o options) error {
 		}
 		return nil
 	})
+	if mesh != nil {
+		g.Go(func() error { return mesh.follow(ctx, agent.SetDiscovery) })
+	}
 	for _, task := range w.tasks {
 		g.Go(func() error { return ignoreEnd(ctx, task(ctx, agent)) })
 	}

@@ -88,6 +88,9 @@ func podOf(pod *corev1.Pod) node.Pod {
 		Terminal:   source.Ended(pod),
 		ProbePorts: source.KubeletPorts(pod),
 	}
+	if _, mirror := pod.Annotations[source.AnnotationMirror]; mirror {
+		n.StaticUID = pod.Annotations[source.AnnotationConfigHash]
+	}
 	ips := []string{pod.Status.PodIP}
 	for _, ip := range pod.Status.PodIPs {
 		ips = append(ips, ip.IP)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/kube"
 )
 
@@ -24,7 +25,7 @@ func TestTrimmedPodsAreTheSameToTheAgent(t *testing.T) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p", UID: "u", Labels: map[string]string{"x": "y"}, Annotations: map[string]string{
 			wellknown.AnnotationRedirection: "enabled", wellknown.AnnotationSidecarStatus: "s", wellknown.AnnotationBypassInbound: "true",
-			wellknown.AnnotationDNSCapture: "false", wellknown.AnnotationRerouteInterfaces: "net1", "kubernetes.io/config.hash": "h",
+			wellknown.AnnotationDNSCapture: "false", wellknown.AnnotationRerouteInterfaces: "net1", source.AnnotationConfigHash: "h", source.AnnotationMirror: "m",
 		}},
 		Spec: corev1.PodSpec{
 			NodeName: "n", HostNetwork: true, ServiceAccountName: "sa",
@@ -49,7 +50,7 @@ func TestTrimmedPodsAreTheSameToTheAgent(t *testing.T) {
 	if d := cmp.Diff(whole, trimmed, cmpopts.EquateComparable(netip.Addr{})); d != "" {
 		t.Error(d)
 	}
-	if len(whole.ProbePorts) != 6 || len(whole.IPs) != 2 || len(whole.Annotations) != 6 {
+	if len(whole.ProbePorts) != 6 || len(whole.IPs) != 2 || len(whole.Annotations) != 7 || whole.StaticUID != "h" {
 		t.Errorf("the test pod does not say enough: %+v", whole)
 	}
 }

@@ -109,7 +109,7 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	})
 	opts := registry.Options{
 		ClusterID: cfg.clusterID, TrustDomain: a.cfg.trustDomain, Network: cfg.network, RootNamespace: a.cfg.rootNamespace,
-		Revisions: cfg.revisions(),
+		Revisions: cfg.revisions(), TrustDomainAliases: a.cfg.trustDomainAliases,
 	}
 	a.ground.mesh(&opts)
 	a.registry = registry.New(opts, &push.Pusher{Cache: a.cache, Updated: m.updated(a.cache)})

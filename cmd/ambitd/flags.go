@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // config is the command line.
 type config struct {
-	configDirs, serverNames, trustedNodeAccounts, revisionTags list
+	configDirs, serverNames, trustedNodeAccounts, revisionTags, trustDomainAliases list
 
 	statusDir, stateDir, pluginDir     string
 	listen, plaintextListen            string
@@ -68,6 +69,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.monitor, "monitor", ":"+strconv.Itoa(wellknown.PortControlMonitor), "address of metrics and health")
 	f.StringVar(&c.admin, "admin", "127.0.0.1:"+strconv.Itoa(wellknown.PortControlDebug), "address of debugging")
 	f.StringVar(&c.trustDomain, "trust-domain", identity.DefaultTrustDomain, "trust domain of the mesh")
+	f.Var(&c.trustDomainAliases, "trust-domain-alias", "another name of the trust domain, which policies may use in principals; may be repeated")
 	f.StringVar(&c.clusterID, "cluster-id", cmp.Or(os.Getenv("CLUSTER_ID"), wellknown.DefaultCluster), "name of this cluster")
 	f.StringVar(&c.network, "network", "", "network of what does not say otherwise")
 	f.StringVar(&c.rootNamespace, "root-namespace", wellknown.SystemNamespace, "namespace whose policies hold for the whole mesh")
@@ -81,7 +83,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.BoolVar(&c.kube.enabled, "kubernetes", false, "read the Kubernetes API instead of --config-dir, and keep state there")
 	f.StringVar(&c.kube.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster; default: the one this pod runs in, else kubectl's")
 	f.StringVar(&c.kube.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), wellknown.SystemNamespace), "namespace of this program: its Secrets, leases and Services")
-	f.StringVar(&c.kube.meshConfig, "mesh-config", "", "file with Istio's MeshConfig, of which trustDomain, rootNamespace, discoverySelectors and serviceEntryVisibility count")
+	f.StringVar(&c.kube.meshConfig, "mesh-config", "", "file with Istio's MeshConfig, of which trustDomain, trustDomainAliases, rootNamespace, discoverySelectors and serviceEntryVisibility count")
 	f.StringVar(&c.kube.webhookListen, "webhook-listen", ":"+strconv.Itoa(wellknown.PortControlWebhook), "address of the validating webhook, with TLS; none when empty")
 	f.StringVar(&c.kube.audience, "token-audience", wellknown.TokenAudience, "audience that service account tokens must be issued for")
 	f.StringVar(&c.kube.taint, "untaint", "", "key of the taint to remove from nodes whose agent and proxy are ready; none when empty")
@@ -110,6 +112,9 @@ func (c *config) complete() error {
 	probe := identity.Identity{TrustDomain: c.trustDomain, Namespace: "a", ServiceAccount: "b"}
 	if err := probe.Validate(); err != nil {
 		return fmt.Errorf("--trust-domain: %w", err)
+	}
+	if err := meshconfig.CheckTrustDomains(c.trustDomainAliases); err != nil {
+		return fmt.Errorf("--trust-domain-alias: %w", err)
 	}
 	if c.certTTL < ca.MinTTL || c.maxCertTTL < c.certTTL {
 		return fmt.Errorf("--cert-ttl %s and --max-cert-ttl %s: the first must be at least %s, the second no less", c.certTTL, c.maxCertTTL, ca.MinTTL)

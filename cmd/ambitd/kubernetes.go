@@ -143,6 +143,9 @@ func (c *cluster) adopt() error {
 	if m.RootNamespace != "" && !c.cfg.set["root-namespace"] {
 		c.cfg.rootNamespace = m.RootNamespace
 	}
+	if !c.cfg.set["trust-domain-alias"] {
+		c.cfg.trustDomainAliases = m.TrustDomainAliases
+	}
 	c.scope.set(m.DiscoverySelectors)
 	probe := identity.Identity{TrustDomain: c.cfg.trustDomain, Namespace: "a", ServiceAccount: "b"}
 	if err := probe.Validate(); err != nil {
@@ -250,6 +253,9 @@ func (c *cluster) followMesh(ctx context.Context) error {
 			if changed {
 				c.logs.Logger("mesh").Warn("a change of the mesh configuration takes effect when this program is restarted", "field", what)
 			}
+		}
+		if !c.cfg.set["trust-domain-alias"] {
+			c.registry.SetTrustDomainAliases(m.TrustDomainAliases)
 		}
 		c.registry.SetVisibility(m.ServiceEntryVisibility)
 		c.scope.set(m.DiscoverySelectors)

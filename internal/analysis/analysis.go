@@ -79,10 +79,12 @@ func (f Finding) MarshalJSON() ([]byte, error) {
 
 // Options describe the mesh; zero values mean the defaults.
 type Options struct {
-	RootNamespace     string   // default istio-system
-	TrustDomain       string   // default cluster.local
-	ClusterDomain     string   // default cluster.local
-	ExcludeNamespaces []string // never enrolled; default kube-system
+	RootNamespace string // default istio-system
+	TrustDomain   string // default cluster.local
+	// TrustDomainAliases stand for TrustDomain in policies.
+	TrustDomainAliases []string
+	ClusterDomain      string   // default cluster.local
+	ExcludeNamespaces  []string // never enrolled; default kube-system
 	// Partial tells that there are other objects beside these (files that are
 	// to be applied to a cluster): what is missing is not held against them
 	// unless there are others of its kind.

@@ -161,6 +161,8 @@ var cases = []struct {
 	{name: "not strict in this namespace", text: peer("s", "istio-system", `{mtls: {mode: STRICT}}`) + peer("p", "shop", `{mtls: {mode: PERMISSIVE}}`) + pod("old", ", labels: {istio.io/dataplane-mode: none}", "")},
 	{name: "another trust domain", text: authz(`{action: DENY, rules: [{from: [{source: {principals: [example.org/ns/shop/sa/web]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies nobody"}},
 	{name: "our trust domain", opts: Options{TrustDomain: "example.org"}, text: authz(`{rules: [{from: [{source: {principals: [example.org/ns/shop/sa/web]}}]}]}`)},
+	{name: "an alias of our trust domain", opts: Options{TrustDomain: "example.org", TrustDomainAliases: []string{"old.example"}}, text: authz(`{action: DENY, rules: [{from: [{source: {principals: [old.example/ns/shop/sa/web, cluster.local/ns/shop/sa/web]}}]}]}`)},
+	{name: "a wildcard of no trust domain of ours", opts: Options{TrustDomain: "example.org"}, text: authz(`{action: DENY, rules: [{from: [{source: {principals: ["*.test/ns/shop/sa/web"]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies nobody"}},
 	{name: "a target without a waypoint", text: authz(`{targetRefs: [{kind: Service, name: web}]}`), want: []string{"AMB0027 AuthorizationPolicy/shop/p Service/shop/web has no waypoint"}},
 	{name: "a target with one", text: waypoint(", namespace: shop", "", ready) + core("Service", "s", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 1}]}") + authz(`{targetRefs: [{kind: Service, name: s}]}`), want: []string{"AMB0008"}},
 	{name: "no such mode", text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: enabled}", ""), want: []string{"AMB0028 Namespace/n"}},

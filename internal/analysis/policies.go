@@ -48,6 +48,7 @@ func mentions(p *securityv1.AuthorizationPolicy) []mention {
 func (m *mesh) names() {
 	for _, p := range m.policies {
 		key := keyOf(source.KindAuthorizationPolicy, p)
+		domains := policy.TrustDomains{Local: m.opts.TrustDomain, Aliases: m.opts.TrustDomainAliases}
 		for _, n := range mentions(p) {
 			var namespace, account string
 			switch n.attribute {
@@ -63,7 +64,7 @@ func (m *mesh) names() {
 				if len(parts) != 5 || parts[1] != "ns" || parts[3] != "sa" {
 					continue // a pattern, or not a principal: admission's business
 				}
-				if td := parts[0]; td != m.opts.TrustDomain && !strings.Contains(td, "*") {
+				if td := parts[0]; !domains.Names(td) {
 					m.foreign(key, n, td, p.Spec.Action)
 					continue
 				}
@@ -81,7 +82,7 @@ func (m *mesh) foreign(key source.Key, n mention, td string, action apisecurity.
 	if action == apisecurity.AuthorizationPolicy_DENY {
 		effect = "the rule denies nobody of this mesh"
 	}
-	m.report(codeForeignTrustDomain, key, n.field, fmt.Sprintf("%s is of trust domain %s, and this mesh is %s: %s", n.value, td, m.opts.TrustDomain, effect), "write "+m.opts.TrustDomain+strings.TrimPrefix(n.value, td))
+	m.report(codeForeignTrustDomain, key, n.field, fmt.Sprintf("%s is of trust domain %s, and this mesh is %s: %s", n.value, td, m.opts.TrustDomain, effect), "name it in meshConfig.trustDomainAliases if it is an old name of this mesh, or write "+m.opts.TrustDomain+strings.TrimPrefix(n.value, td))
 }
 
 func (m *mesh) exists(key source.Key, n mention, namespace, account string) {

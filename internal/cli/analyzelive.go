@@ -30,7 +30,7 @@ func (k *kube) meshOptions(ctx context.Context, c *client.Client) analysis.Optio
 	opts := analysis.Options{RootNamespace: k.istioNamespace}
 	if m, err := c.Kube.CoreV1().ConfigMaps(k.istioNamespace).Get(ctx, meshConfigMap, metav1.GetOptions{}); err == nil {
 		if cfg, _, err := meshconfig.Parse([]byte(m.Data["mesh"])); err == nil {
-			opts.TrustDomain = cfg.TrustDomain
+			opts.TrustDomain, opts.TrustDomainAliases = cfg.TrustDomain, cfg.TrustDomainAliases
 			if cfg.RootNamespace != "" {
 				opts.RootNamespace = cfg.RootNamespace
 			}

@@ -35,6 +35,8 @@ var kinds = []kind{
 	grouped("rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", false),
 	grouped("rbac.authorization.k8s.io", "v1", "roles", "Role", true),
 	grouped("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding", true),
+	grouped("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", false),
+	grouped("admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", false),
 	core("configmaps", "ConfigMap", true),
 	core("services", "Service", true),
 	grouped("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true),

@@ -20,9 +20,12 @@ import (
 // ErrNoNamespace tells that a pod's network namespace was not found (yet).
 var ErrNoNamespace = errors.New("no network namespace found")
 
-// Resolver finds the network namespace of a pod. The namespace is the caller's.
+// Resolver finds the network namespace of a pod.
 type Resolver interface {
-	Find(uid string) (*netns.NS, error)
+	// Find opens the first namespace of a pod that prove accepts. The pod is
+	// known by any of the UIDs. Without a candidate the error matches
+	// ErrNoNamespace, else it is prove's. The namespace is the caller's.
+	Find(uids []string, prove func(*netns.NS) error) (*netns.NS, error)
 }
 
 // Proxies are the generations of the node proxy that are connected.
@@ -145,6 +148,7 @@ type state struct {
 	clean     bool      // nothing of ours is in the namespace
 	leaving   time.Time // since when the pod is no longer announced
 	quiesced  time.Time // since when nothing new is captured
+	unseen    bool      // the owners know that the pod's namespace is not looked at
 	failing   bool      // the last attempt failed, and was logged
 }
 
@@ -395,12 +399,12 @@ func (a *Agent) pod(uid string) (Pod, bool) {
 
 func (a *Agent) wants(pod Pod) (yes bool, why string) {
 	a.mu.Lock()
-	labels, ending := a.namespaces[pod.Namespace], a.ending
+	labels, ending, policy := a.namespaces[pod.Namespace], a.ending, a.cfg.Policy
 	a.mu.Unlock()
 	if ending {
 		return false, "the mesh leaves this node"
 	}
-	return a.cfg.Policy.Enrols(pod, labels)
+	return policy.Enrols(pod, labels)
 }
 
 func workload(pod Pod, ns *netns.NS) zds.Workload {

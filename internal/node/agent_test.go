@@ -337,7 +337,7 @@ func TestNewPodIsNotTakenForItsPredecessor(t *testing.T) {
 		}
 		static := b.pod
 		static.UID, static.Name = "mirror", "static"
-		static.Annotations = map[string]string{annotationStaticUID: "f00d"}
+		static.StaticUID = "f00d"
 		b.Set(static)
 		n := newPod(fdPath(b.ns), "static", netnstest.PodIPv4.String())
 		n.PodUID = "f00d"

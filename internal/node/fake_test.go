@@ -72,11 +72,16 @@ func (w *world) set(fn func()) {
 	fn()
 }
 
-func (w *world) Find(uid string) (*netns.NS, error) {
+func (w *world) Find(uids []string, prove func(*netns.NS) error) (*netns.NS, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ns := w.found[uid]; ns != nil {
-		return ns.Dup()
+	for _, uid := range uids {
+		if ns := w.found[uid]; ns != nil {
+			if err := prove(ns); err != nil {
+				return nil, err
+			}
+			return ns.Dup()
+		}
 	}
 	return nil, ErrNoNamespace
 }

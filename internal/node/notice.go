@@ -20,13 +20,21 @@ const (
 	ReasonWaiting     = "MeshWaiting"
 	ReasonEnrolFailed = "MeshEnrolFailed"
 	ReasonLeaveFailed = "MeshLeaveFailed"
+	// ReasonNotDiscovered is of a pod whose namespace the control plane does not
+	// look at.
+	ReasonNotDiscovered = "MeshNotDiscovered"
+	// ReasonBadAnnotation is of a pod with an annotation that cannot be used.
+	ReasonBadAnnotation = "MeshBadAnnotation"
 )
 
 // failure is the notice of a step that did not succeed, and is tried again.
 func failure(event string, err error) Notice {
 	n := Notice{Warning: true, Reason: ReasonEnrolFailed}
 	var refused *zds.RefusedError
+	var wish *wishError
 	switch {
+	case errors.As(err, &wish):
+		n.Reason = ReasonBadAnnotation
 	case event != eventEnrol:
 		n.Reason = ReasonLeaveFailed
 	case errors.Is(err, zds.ErrNoProxy), errors.As(err, &refused):

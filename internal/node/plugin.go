@@ -40,17 +40,14 @@ type NewPod struct {
 }
 
 // is tells whether a pod is the one that is being started. By the name alone it
-// could be another that had the name before. The UID that the runtime has of a
-// static pod is in an annotation of the pod that stands for it.
+// could be another that had the name before. The runtime has
+// another UID of a static pod than the API server.
 func (n NewPod) is(p Pod) bool {
 	if p.Name != n.PodName || p.Namespace != n.PodNamespace || p.Terminal {
 		return false
 	}
-	return n.PodUID == "" || n.PodUID == p.UID || n.PodUID == p.Annotations[annotationStaticUID]
+	return n.PodUID == "" || n.PodUID == p.UID || n.PodUID == p.StaticUID
 }
-
-// annotationStaticUID is the kubelet's.
-const annotationStaticUID = "kubernetes.io/config.hash"
 
 // Address is an interface's address. In JSON it is Go's net.IPNet, as Istio's
 // plugin sends it, or the text that CNI itself uses.

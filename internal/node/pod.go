@@ -30,6 +30,7 @@ import (
 // Pod is what the agent knows of a pod of its node.
 type Pod struct {
 	UID                             string
+	StaticUID                       string // of a static pod: its UID on its node
 	Name, Namespace, ServiceAccount string
 	Labels, Annotations             map[string]string
 	IPs                             []netip.Addr // none before the pod has a network
@@ -39,6 +40,15 @@ type Pod struct {
 }
 
 func (p Pod) String() string { return p.Namespace + "/" + p.Name }
+
+// uids are the names that the node has for the pod. A static pod is known there
+// by another than in the API.
+func (p Pod) uids() []string {
+	if p.StaticUID != "" {
+		return []string{p.UID, p.StaticUID}
+	}
+	return []string{p.UID}
+}
 
 // probedAt are the addresses at which the kubelet connects to the pod.
 func (p Pod) probedAt() []netip.Addr {
@@ -57,6 +67,7 @@ func (p Pod) announced() bool {
 type Policy struct {
 	Selectors         []Selector
 	ExcludeNamespaces []string
+	Discovery         Discovery
 }
 
 // Selector chooses pods by their own labels and by their namespace's; both have
@@ -167,9 +178,13 @@ func (p Policy) Enrols(pod Pod, namespaceLabels map[string]string) (yes bool, wh
 		return false, "the pod has a sidecar"
 	}
 	for _, s := range p.Selectors {
-		if s.PodSelector.Matches(pod.Labels) && s.NamespaceSelector.Matches(namespaceLabels) {
-			return true, ""
+		if !s.PodSelector.Matches(pod.Labels) || !s.NamespaceSelector.Matches(namespaceLabels) {
+			continue
 		}
+		if !p.Discovery.Sees(pod.Namespace, namespaceLabels) {
+			return false, whyUnseen
+		}
+		return true, ""
 	}
 	return false, "no selector matches"
 }
@@ -193,11 +208,49 @@ func Redirection(base nft.Config, pod Pod) nft.Config {
 	case "false":
 		cfg.CaptureDNS = false
 	}
-	cfg.VirtualInterfaces = nil
-	for name := range strings.SplitSeq(pod.Annotations[wellknown.AnnotationRerouteInterfaces], ",") {
-		if name = strings.TrimSpace(name); name != "" {
-			cfg.VirtualInterfaces = append(cfg.VirtualInterfaces, name)
-		}
-	}
+	cfg.VirtualInterfaces, _ = pod.interfaces()
 	return cfg
 }
+
+const (
+	// maxInterfaces is how many interfaces a pod may name: more than a pod that
+	// runs virtual machines has, and few enough for a rule each.
+	maxInterfaces = 64
+	// maxInterfaceName is the kernel's bound (IFNAMSIZ) without the final zero.
+	maxInterfaceName = 15
+)
+
+// interfaces are those whose traffic is that of programs of the pod.
+func (p Pod) interfaces() ([]string, error) {
+	text := p.Annotations[wellknown.AnnotationRerouteInterfaces]
+	if len(text) > maxInterfaces*(maxInterfaceName+len(", ")) {
+		return nil, fmt.Errorf("annotation %s has %d bytes: at most %d interfaces can be named", wellknown.AnnotationRerouteInterfaces, len(text), maxInterfaces)
+	}
+	var names []string
+	for name := range strings.SplitSeq(text, ",") {
+		switch name = strings.TrimSpace(name); {
+		case name == "":
+		case len(name) > maxInterfaceName:
+			return nil, fmt.Errorf("annotation %s: %q is longer than the name of an interface can be (%d bytes)", wellknown.AnnotationRerouteInterfaces, name, maxInterfaceName)
+		case len(names) == maxInterfaces:
+			return nil, fmt.Errorf("annotation %s names more than %d interfaces", wellknown.AnnotationRerouteInterfaces, maxInterfaces)
+		default:
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// check reports what of a pod's own wishes cannot be done.
+func (p Pod) check() error {
+	if _, err := p.interfaces(); err != nil {
+		return &wishError{err}
+	}
+	return nil
+}
+
+// wishError is about an annotation, which only the pod's owner can correct.
+type wishError struct{ err error }
+
+func (e *wishError) Error() string { return e.err.Error() + "; correct the annotation" }
+func (e *wishError) Unwrap() error { return e.err }

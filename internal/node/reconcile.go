@@ -16,6 +16,7 @@ import (
 
 var (
 	errNoAddress = errors.New("the pod has no address yet")
+	errOther     = errors.New("the network namespace is not the one that is known to be the pod's")
 	errHost      = errors.New("the network namespace is the host's")
 )
 
@@ -44,10 +45,11 @@ func (a *Agent) work(ctx context.Context, uid string) (again time.Duration, err 
 		}
 		err = a.forget(ctx, st, pod, exists)
 	} else if wanted, why := a.wants(pod); wanted {
-		event = eventEnrol
+		event, st.unseen = eventEnrol, false
 		err = a.enrol(ctx, st, pod, false)
 	} else {
 		event = eventUnenrol
+		a.unseen(st, pod, why)
 		again, err = a.unenrol(ctx, st, pod, why)
 	}
 	a.report(ctx, st, pod, event, err)
@@ -79,6 +81,9 @@ func (a *Agent) report(ctx context.Context, st *state, pod Pod, event string, er
 func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) error {
 	if st.ns == nil && len(pod.IPs) == 0 {
 		return nil // it has no network yet; another event comes with its address
+	}
+	if err := pod.check(); err != nil {
+		return err
 	}
 	ns, err := a.namespace(st, pod)
 	if err != nil {
@@ -262,25 +267,35 @@ func (a *Agent) annotate(ctx context.Context, st *state, pod Pod, value string) 
 
 // namespace finds the pod's network namespace and proves that it is the pod's.
 func (a *Agent) namespace(st *state, pod Pod) (*netns.NS, error) {
-	found, err := a.cfg.Resolver.Find(pod.UID)
-	if err != nil {
-		// What was proven once is open, and cannot have become another's.
-		if st.ns != nil && errors.Is(err, ErrNoNamespace) {
+	if st.ns != nil {
+		// What was proven once stays the pod's while a process of it is there,
+		// whatever other namespaces its processes make.
+		found, err := a.cfg.Resolver.Find(pod.uids(), st.same)
+		if err == nil {
+			_ = found.Close()
 			return st.ns, nil
 		}
-		return nil, err
 	}
-	if st.ns != nil && st.ns.ID() == found.ID() {
-		_ = found.Close()
-		return st.ns, nil
-	}
-	if err := a.prove(found, pod.IPs); err != nil {
-		_ = found.Close()
+	found, err := a.cfg.Resolver.Find(pod.uids(), func(ns *netns.NS) error { return a.prove(ns, pod.IPs) })
+	if err != nil {
+		// It is open, and cannot have become another's. It stays the pod's without
+		// a process in it, while no other is found and it carries the address.
+		if st.ns != nil && (errors.Is(err, ErrNoNamespace) || a.prove(st.ns, pod.IPs) == nil) {
+			return st.ns, nil
+		}
 		return nil, err
 	}
 	st.drop()
 	st.ns = found
 	return found, nil
+}
+
+// same accepts the namespace that is known.
+func (st *state) same(ns *netns.NS) error {
+	if ns.ID() != st.ns.ID() {
+		return errOther
+	}
+	return nil
 }
 
 // prove makes sure that a namespace is the one of the pod with these addresses:

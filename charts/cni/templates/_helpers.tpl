@@ -51,3 +51,9 @@ istio.io/rev: {{ $v.revision | default "default" }}
 {{- $given := regexFind "^[a-z]+$|default:[a-z]+" ((.logging | default dict).level | default (.global.logging | default dict).level | default "") | trimPrefix "default:" -}}
 {{- .logLevel | default $given | default "info" -}}
 {{- end -}}
+
+{{- /* The ConfigMap of the control plane: that of its revision. */ -}}
+{{- define "cni.meshConfigMap" -}}
+{{- $revision := .revision | default "default" -}}
+{{- .meshConfigMap | default (ternary "istio" (printf "istio-%s" $revision) (eq $revision "default")) -}}
+{{- end -}}

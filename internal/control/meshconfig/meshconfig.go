@@ -10,11 +10,14 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
 // Config is what is honoured; zero values say nothing.
 type Config struct {
 	TrustDomain        string                 `json:"trustDomain"`
+	TrustDomainAliases []string               `json:"trustDomainAliases"`
 	RootNamespace      string                 `json:"rootNamespace"`
 	DiscoverySelectors []metav1.LabelSelector `json:"discoverySelectors"`
 	// ServiceEntryVisibility is nil when every entry may be as visible as it
@@ -23,7 +26,24 @@ type Config struct {
 }
 
 // honoured are the names of Config's fields, but for that of the visibility.
-var honoured = []string{"trustDomain", "rootNamespace", "discoverySelectors"}
+var honoured = []string{"trustDomain", "trustDomainAliases", "rootNamespace", "discoverySelectors"}
+
+// maxTrustDomainAliases bounds how much longer a policy becomes by aliases.
+const maxTrustDomainAliases = 64
+
+// CheckTrustDomains reports what is wrong with names of the trust domain.
+func CheckTrustDomains(domains []string) error {
+	if len(domains) > maxTrustDomainAliases {
+		return fmt.Errorf("there are %d (at most %d are possible)", len(domains), maxTrustDomainAliases)
+	}
+	for _, d := range domains {
+		probe := identity.Identity{TrustDomain: d, Namespace: "a", ServiceAccount: "b"}
+		if err := probe.Validate(); err != nil {
+			return fmt.Errorf("%q: %w", d, err)
+		}
+	}
+	return nil
+}
 
 // Parse reads YAML. unread names the fields that are accepted and have no
 // effect, in order.
@@ -39,6 +59,9 @@ func Parse(text []byte) (c Config, unread []string, err error) {
 		if _, err := metav1.LabelSelectorAsSelector(&c.DiscoverySelectors[i]); err != nil {
 			return Config{}, nil, fmt.Errorf("mesh configuration: discoverySelectors[%d]: %w", i, err)
 		}
+	}
+	if err := CheckTrustDomains(c.TrustDomainAliases); err != nil {
+		return Config{}, nil, fmt.Errorf("mesh configuration: trustDomainAliases: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		switch {

@@ -14,6 +14,7 @@ func TestParse(t *testing.T) {
 	got, unread, err := meshconfig.Parse([]byte(`
 accessLogFile: /dev/stdout
 trustDomain: example.org
+trustDomainAliases: [old.example, older.example]
 defaultConfig: {proxyMetadata: {ISTIO_META_ENABLE_HBONE: "true"}}
 rootNamespace: mesh
 discoverySelectors:
@@ -21,7 +22,7 @@ discoverySelectors:
 - matchExpressions: [{key: team, operator: In, values: [a, b]}]
 `))
 	want := meshconfig.Config{
-		TrustDomain: "example.org", RootNamespace: "mesh",
+		TrustDomain: "example.org", TrustDomainAliases: []string{"old.example", "older.example"}, RootNamespace: "mesh",
 		DiscoverySelectors: []metav1.LabelSelector{
 			{MatchLabels: map[string]string{"mesh": "yes"}},
 			{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpIn, Values: []string{"a", "b"}}}},
@@ -36,7 +37,7 @@ discoverySelectors:
 	if got, unread, err := meshconfig.Parse(nil); err != nil || unread != nil || !reflect.DeepEqual(got, meshconfig.Config{}) {
 		t.Errorf("empty: %+v %v %v", got, unread, err)
 	}
-	for _, bad := range []string{"- a", "trustDomain: [", "discoverySelectors: 3", "discoverySelectors: [{matchExpressions: [{key: a, operator: Near}]}]",
+	for _, bad := range []string{"- a", "trustDomain: [", "discoverySelectors: 3", "trustDomainAliases: old", "trustDomainAliases: ['']", "trustDomainAliases: ['*']", "trustDomainAliases: [a/b]", "discoverySelectors: [{matchExpressions: [{key: a, operator: Near}]}]",
 		"serviceEntryVisibility: NONE", "serviceEntryVisibility: {defaultVisibility: Everybody}", "serviceEntryVisibility: {policies: [{visibility: 7}]}",
 		"serviceEntryVisibility: {policies: [{visibility: MINE}]}", "serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{hostSuffix: x}]}]}",
 		"serviceEntryVisibility: {policies: [{matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: Near}]}}]}]}"} {

@@ -65,6 +65,11 @@ type Note struct {
 // Translate compiles an AuthorizationPolicy. rootNamespace is the one whose
 // policies hold for the whole mesh.
 func Translate(p *securityv1.AuthorizationPolicy, rootNamespace string) *Authorization {
+	return TrustDomains{}.Translate(p, rootNamespace)
+}
+
+// Translate is the function of that name in a mesh with these trust domains.
+func (d TrustDomains) Translate(p *securityv1.AuthorizationPolicy, rootNamespace string) *Authorization {
 	targeted := p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0
 	selector := p.Spec.Selector.GetMatchLabels()
 	if targeted && len(selector) == 0 {
@@ -78,7 +83,7 @@ func Translate(p *securityv1.AuthorizationPolicy, rootNamespace string) *Authori
 		Scope:     scope(p.Namespace, rootNamespace, selector),
 		DryRun:    p.Annotations[wellknown.AnnotationDryRun] == "true",
 	}
-	c := compiler{namespace: p.Namespace}
+	c := compiler{namespace: p.Namespace, domains: d}
 	switch p.Spec.Action {
 	case apisecurity.AuthorizationPolicy_ALLOW:
 		pb.Action = securitypb.Action_ALLOW
@@ -112,6 +117,7 @@ func scope(namespace, root string, selector map[string]string) securitypb.Scope 
 // compiler collects what could not be kept on the way.
 type compiler struct {
 	namespace string
+	domains   TrustDomains
 	deny      bool
 	current   int // rule
 	notes     []Note
@@ -352,8 +358,8 @@ func (c *compiler) source(at string, s *apisecurity.Source) match {
 		return b.done()
 	}
 	m := &b.m
-	values(b, &m.Principals, "principals", s.Principals, false, parsePrincipal)
-	values(b, &m.NotPrincipals, "notPrincipals", s.NotPrincipals, true, parsePrincipal)
+	values(b, &m.Principals, "principals", c.principals(s.Principals, false), false, parsePrincipal)
+	values(b, &m.NotPrincipals, "notPrincipals", c.principals(s.NotPrincipals, true), true, parsePrincipal)
 	values(b, &m.Namespaces, "namespaces", s.Namespaces, false, parseString)
 	values(b, &m.NotNamespaces, "notNamespaces", s.NotNamespaces, true, parseString)
 	values(b, &m.ServiceAccounts, "serviceAccounts", s.ServiceAccounts, false, c.parseAccount)
@@ -393,7 +399,8 @@ func (c *compiler) when(at string, w *apisecurity.Condition) match {
 	case "source.ip":
 		both(b, &m.SourceIps, &m.NotSourceIps, w, parseBlock)
 	case "source.principal":
-		both(b, &m.Principals, &m.NotPrincipals, w, parsePrincipal)
+		values(b, &m.Principals, "values", c.principals(w.GetValues(), false), false, parsePrincipal)
+		values(b, &m.NotPrincipals, "notValues", c.principals(w.GetNotValues(), true), true, parsePrincipal)
 	case "source.namespace":
 		both(b, &m.Namespaces, &m.NotNamespaces, w, parseString)
 	case "source.serviceAccount":
@@ -433,6 +440,12 @@ func parseString(s string) (*securitypb.StringMatch, error) {
 		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Prefix{Prefix: inner}}, nil
 	}
 	return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Exact{Exact: s}}, nil
+}
+
+// principals adds the other names of the trust domain to a list.
+func (c *compiler) principals(list []string, negative bool) []string {
+	refuses := c.deny != negative
+	return c.domains.Expand(list, refuses)
 }
 
 func parsePrincipal(s string) (*securitypb.StringMatch, error) {

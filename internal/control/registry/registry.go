@@ -34,8 +34,11 @@ type Options struct {
 	ClusterID     string // default Kubernetes
 	ClusterDomain string // of service names; default cluster.local
 	TrustDomain   string // default cluster.local
-	Network       string // of everything that does not say otherwise
-	RootNamespace string // whose policies hold everywhere; default istio-system
+	// TrustDomainAliases stand for TrustDomain in policies, from the beginning on;
+	// see SetTrustDomainAliases.
+	TrustDomainAliases []string
+	Network            string // of everything that does not say otherwise
+	RootNamespace      string // whose policies hold everywhere; default istio-system
 	// Revisions are the names of this control plane, when there may be others:
 	// what users configure for another of them is not looked at. None: all is.
 	Revisions []string
@@ -119,6 +122,8 @@ type inputs struct {
 	gateways   collection.Input[Name, *source.Gateway]
 	// What the mesh's administrator says about entries: one row, or none.
 	visibility collection.Input[struct{}, *meshconfig.Visibility]
+	// The names of the trust domain: always one row.
+	domains collection.Input[struct{}, policy.TrustDomains]
 }
 
 // samePointer is the equality of inputs: a source that delivers the very same
@@ -139,8 +144,11 @@ func newInputs(g *collection.Graph) inputs {
 		peers:      collection.NewInput[Name](g, "peer authentications", samePointer[securityv1.PeerAuthentication]),
 		gateways:   collection.NewInput[Name](g, "gateways", samePointer[source.Gateway]),
 		visibility: collection.NewInput[struct{}](g, "visibility of entries", samePointer[meshconfig.Visibility]),
+		domains:    collection.NewInput[struct{}](g, "trust domains", sameDomains),
 	}
 }
+
+func sameDomains(a, b policy.TrustDomains) bool { return slices.Equal(a.All(), b.All()) }
 
 // New returns an empty registry that publishes to out.
 func New(opts Options, out Publisher) *Registry {
@@ -153,6 +161,7 @@ func New(opts Options, out Publisher) *Registry {
 	r.Nodes = newNodes(r.opts.TrustDomain, r.opts.BoundCallers)
 	r.in = newInputs(r.graph)
 	r.t = newTables(r.opts, &r.in)
+	r.in.domains.Set(struct{}{}, policy.TrustDomains{Local: r.opts.TrustDomain, Aliases: r.opts.TrustDomainAliases})
 	if opts.Visibility != nil {
 		r.in.visibility.Set(struct{}{}, opts.Visibility)
 	}
@@ -213,6 +222,15 @@ func (r *Registry) SetVisibility(v *meshconfig.Visibility) {
 	} else {
 		r.in.visibility.Set(struct{}{}, v)
 	}
+	r.settle()
+}
+
+// SetTrustDomainAliases replaces the other names of the trust domain that
+// policies may use.
+func (r *Registry) SetTrustDomainAliases(aliases []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.in.domains.Set(struct{}{}, policy.TrustDomains{Local: r.opts.TrustDomain, Aliases: slices.Clone(aliases)})
 	r.settle()
 }
 

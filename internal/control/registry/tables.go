@@ -29,6 +29,7 @@ type tables struct {
 	nsLabels   *collection.Collection[string, map[string]string]
 	waypoints  *collection.Collection[Name, *waypoint]
 	visibility *collection.Collection[struct{}, *meshconfig.Visibility]
+	domains    *collection.Collection[struct{}, policy.TrustDomains]
 	scopes     *collection.Collection[string, meshconfig.Scope] // of entries, by namespace
 
 	// Services, without what only their own resource depends on.
@@ -103,7 +104,7 @@ func (t *tables) facts(in *inputs) {
 		func(_ *collection.Reader, _ string, n *corev1.Namespace) (map[string]string, bool) {
 			return n.Labels, true
 		})
-	t.visibility = in.visibility.Collection
+	t.visibility, t.domains = in.visibility.Collection, in.domains.Collection
 	t.scopes = collection.Map(in.namespaces.Collection, "visibility of a namespace's entries", same[meshconfig.Scope],
 		func(r *collection.Reader, _ string, n *corev1.Namespace) (meshconfig.Scope, bool) {
 			v, ok := collection.Fetch(r, t.visibility, struct{}{})
@@ -112,8 +113,9 @@ func (t *tables) facts(in *inputs) {
 	t.waypoints = collection.Map(in.gateways.Collection, "waypoints", sameWaypoint,
 		func(_ *collection.Reader, k Name, g *source.Gateway) (*waypoint, bool) { return t.readWaypoint(k, g) })
 	t.translated = collection.Map(in.policies.Collection, "translated policies", never[*policy.Authorization],
-		func(_ *collection.Reader, _ Name, p *securityv1.AuthorizationPolicy) (*policy.Authorization, bool) {
-			return policy.Translate(p, t.opts.RootNamespace), true
+		func(r *collection.Reader, _ Name, p *securityv1.AuthorizationPolicy) (*policy.Authorization, bool) {
+			d, _ := collection.Fetch(r, t.domains, struct{}{})
+			return d.Translate(p, t.opts.RootNamespace), true
 		})
 	t.peers = collection.Map(in.peers.Collection, "peer authentication settings", never[*policy.PeerAuthentication],
 		func(_ *collection.Reader, _ Name, p *securityv1.PeerAuthentication) (*policy.PeerAuthentication, bool) {
