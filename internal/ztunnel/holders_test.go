@@ -25,3 +25,28 @@ func TestJudgeHolder(t *testing.T) {
 		}
 	}
 }
+
+// A pod's namespace is not closed while a thread is in it: the thread could not
+// come back, which ends the program.
+func TestPodClosesWhileItsNamespaceIsUsed(t *testing.T) {
+	w := newWorld(t, false)
+	w.apply(w.mesh("HBONE", "HBONE", ""))
+	for range 20 {
+		w.enrol(w.server)
+		p := w.server.node.list()[0]
+		over := make(chan struct{})
+		for range 4 {
+			go func() {
+				for p.do(func() error { return nil }) == nil {
+				}
+				over <- struct{}{}
+			}()
+		}
+		if err := w.server.node.Del(t.Context(), w.server.uid); err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
+			<-over
+		}
+	}
+}

@@ -89,7 +89,8 @@ func (p *pod) judgeOlder(d *sockdiag.Diag, local *workload.Workload) {
 	policies := n.Policies.Set()
 	for key, s := range p.older.known {
 		verdict := policies.Evaluate(target(local), &rbac.Conn{Src: s.Remote, Dst: s.Local})
-		if verdict.Allowed {
+		// A policy that has not come is no reason: its arrival asks for the next review.
+		if verdict.Allowed || verdict.Reason == reason.PolicyUnavailable {
 			if there, err := d.Find(s); err == nil && !there {
 				delete(p.older.known, key)
 			}

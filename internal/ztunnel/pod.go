@@ -37,6 +37,9 @@ type pod struct {
 	uid  string
 	info config.WorkloadInfo
 	ns   *netns.NS // nil: the process's own
+	// nsMu is held for reading while a thread is in ns, which must not be closed
+	// then: the thread could not come back.
+	nsMu sync.RWMutex
 	set  conns.Set
 	pool *hbone.Pool
 	// inner has the tunnels inside of the pool's, each for one connection.
@@ -78,6 +81,11 @@ func newPod(n *Node, uid string, info config.WorkloadInfo, ns *netns.NS) *pod {
 func (p *pod) do(fn func() error) error {
 	if p.ns == nil {
 		return fn()
+	}
+	p.nsMu.RLock()
+	defer p.nsMu.RUnlock()
+	if p.closed.Load() {
+		return &reason.Error{Reason: reason.WorkloadRemoved}
 	}
 	return p.ns.Do(fn)
 }
@@ -256,7 +264,9 @@ func (p *pod) close(why reason.Reason) {
 		p.set.Abort(c, why, "")
 	}
 	p.share.leave()
+	p.nsMu.Lock()
 	closeNS(p.ns)
+	p.nsMu.Unlock()
 }
 
 // shut closes the listeners and lets the certificate go.
@@ -346,7 +356,7 @@ func (p *pod) socket(g leg, to, src netip.Addr) (fd int, err error) {
 	}
 	err = p.do(func() error { fd, err = sockopt.Stream(to); return err })
 	if err != nil {
-		return -1, reason.Errorf(reason.ResourceExhausted, "%w", err)
+		return -1, asReason(reason.ResourceExhausted, err)
 	}
 	if err := p.setup(fd, g, src); err != nil {
 		sockopt.Close(fd)

@@ -74,6 +74,7 @@ func bindAs(fd int, src netip.Addr) error {
 	if err := sockopt.Transparent(fd, !src.Is4()); err != nil {
 		return err
 	}
+	_ = sockopt.SpreadPorts(fd) // older kernels take longer
 	if err := sockopt.BindLate(fd); err != nil {
 		return err
 	}
