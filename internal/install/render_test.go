@@ -346,7 +346,7 @@ func containerRights(t *testing.T, obj *unstructured.Unstructured) {
 		want := map[string][]string{
 			"Deployment istio-system/ambitd-canary": nil,
 			"DaemonSet istio-system/ambit-cni":      {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "DAC_OVERRIDE"},
-			"DaemonSet istio-system/ztunnel":        {"NET_ADMIN", "SYS_ADMIN", "NET_RAW"},
+			"DaemonSet istio-system/ztunnel":        {"NET_ADMIN", "SYS_ADMIN", "NET_RAW", "CHOWN"},
 		}
 		if !slices.Equal(add, want[title(obj)]) {
 			t.Errorf("%s: capabilities %v, want %v", title(obj), add, want[title(obj)])

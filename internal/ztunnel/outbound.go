@@ -34,7 +34,7 @@ type outgoing struct {
 	route    route.Route
 	attempts int
 	failed   []string // UIDs of workloads that were tried
-	family   bool     // the endpoint's other address was tried
+	refused  *refusal // of the endpoint's first address, when its other one is tried
 	conn     *conns.Conn
 }
 
@@ -177,15 +177,7 @@ func pickAddr(addrs []netip.Addr, want4 bool) (netip.Addr, bool) {
 // connect makes one attempt along the route.
 func (o *outgoing) connect() {
 	o.attempts++
-	r := &o.route
-	c := &conns.Conn{Protocol: r.Protocol, Asked: o.dst}
-	c.Src, c.Dst, c.Target, c.Trace, c.Log = o.src, r.Next, r.Target, o.trace, o.pod.logs
-	if r.Workload != nil {
-		c.Name = r.Workload.UID
-		o.pod.node.load(c.Name, 1)
-	}
-	o.conn = c
-	o.pod.set.Add(c)
+	o.enter()
 	if o.pod.closed.Load() {
 		// The pod went while this was under way, and saw no such connection.
 		o.gaveUp(&reason.Error{Reason: reason.WorkloadRemoved})
@@ -195,7 +187,7 @@ func (o *outgoing) connect() {
 		o.gaveUp(err)
 		return
 	}
-	switch r.Protocol {
+	switch o.route.Protocol {
 	case route.HBONE:
 		o.tunnel()
 	case route.DoubleHBONE:
@@ -203,6 +195,19 @@ func (o *outgoing) connect() {
 	default:
 		o.direct()
 	}
+}
+
+// enter adds an attempt to the lists; leave takes it out.
+func (o *outgoing) enter() {
+	r := &o.route
+	c := &conns.Conn{Protocol: r.Protocol, Asked: o.dst}
+	c.Src, c.Dst, c.Target, c.Trace, c.Log = o.src, r.Next, r.Target, o.trace, o.pod.logs
+	if r.Workload != nil {
+		c.Name = r.Workload.UID
+		o.pod.node.load(c.Name, 1)
+	}
+	o.conn = c
+	o.pod.set.Add(c)
 }
 
 // afford takes the descriptors that the route needs.
@@ -346,6 +351,7 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 	if why == reason.OK && o.tryFamily(err) {
 		return
 	}
+	err = o.firstRefusal(err)
 	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
 		next, ok := o.elsewhere()

@@ -80,19 +80,38 @@ func (in *incoming) tryFamily(fd int, to netip.AddrPort, err error) bool {
 // listens on one family only. The endpoint of a tunnel has a proxy for that.
 func (o *outgoing) tryFamily(err *reason.Error) bool {
 	r := &o.route
-	if o.family || r.Protocol != route.TCP || r.Via != route.Direct || r.Workload == nil || !errors.Is(err, syscall.ECONNREFUSED) {
+	if o.refused != nil || r.Protocol != route.TCP || r.Via != route.Direct || r.Workload == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 		return false
 	}
 	other, ok := otherFamily(r.Workload, r.Next.Addr())
 	if !ok {
 		return false
 	}
-	o.family = true
+	o.refused = &refusal{first: r.Next, other: netip.AddrPortFrom(other, r.Next.Port()), err: err}
 	o.attempts-- // it is the same endpoint
 	o.pod.leave(o.conn)
-	r.Next = netip.AddrPortFrom(other, r.Next.Port())
+	r.Next = o.refused.other
 	o.loop.Post(o.connect)
 	return true
+}
+
+// refusal is what became of the first of an endpoint's two addresses.
+type refusal struct {
+	first, other netip.AddrPort
+	err          *reason.Error
+}
+
+// firstRefusal returns what is reported when the other address failed with err
+// as well: the failure of the address that was chosen first.
+func (o *outgoing) firstRefusal(err *reason.Error) *reason.Error {
+	f := o.refused
+	if f == nil || o.route.Next != f.other {
+		return err
+	}
+	o.pod.leave(o.conn)
+	o.route.Next = f.first
+	o.enter()
+	return f.err
 }
 
 // otherFamily returns the workload's first address of the family that at,

@@ -3,6 +3,7 @@ package chaos
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -64,9 +65,9 @@ func TestAgent(t *testing.T) {
 				resume(w, agent2)
 			}
 			w.Eventually("the rules are back, flushed "+when, func() error {
-				there, err := nft.Present(ns)
-				if err == nil && !there {
-					err = errors.New("no rules")
+				rules, err := nft.Dump(ns)
+				if err == nil && !strings.Contains(rules, "chain nat-output ") {
+					err = errors.New("no rules that capture")
 				}
 				return err
 			})

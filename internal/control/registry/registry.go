@@ -351,5 +351,5 @@ func encode(typeURL, name string, aliases []string, m proto.Message) *xds.Resour
 }
 
 func sameResource(a, b *xds.Resource) bool {
-	return a.Name == b.Name && bytes.Equal(a.Body, b.Body) && slices.Equal(a.Aliases, b.Aliases) && slices.Equal(a.With, b.With)
+	return a.Name == b.Name && bytes.Equal(a.Body, b.Body) && slices.Equal(a.Aliases, b.Aliases) && slices.Equal(a.With, b.With) && a.Late == b.Late
 }

@@ -42,11 +42,15 @@ func TestPartiesTakeTurns(t *testing.T) {
 		p.ask(t.Context(), "a", 1)
 		p.ask(t.Context(), "b", 2)
 		time.Sleep(6500 * time.Millisecond)
+		synctest.Wait()
 		// The first came alone; from then on each party has its turn.
 		if want := []string{"many", "many", "a", "b", "many", "b", "many"}; !slices.Equal(p.served, want) {
 			t.Errorf("served %q, not %q", p.served, want)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
+		p.q.mu.Lock()
+		defer p.q.mu.Unlock()
 		if p.q.taken != 0 || p.q.waiting != 0 || len(p.q.held)+len(p.q.queues)+len(p.q.order) != 0 || len(p.served) != 1003 {
 			t.Errorf("left: %+v, %d served", p.q, len(p.served))
 		}

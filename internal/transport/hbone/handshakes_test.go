@@ -177,11 +177,15 @@ func TestServerBudgets(t *testing.T) {
 }
 
 func TestTunnelsOfOnePeerAreBounded(t *testing.T) {
-	w := newWorld(t, echo, func(_ *world, _ *PoolConfig, s *ServerConfig) { s.MaxPeerTunnels = 2 })
-	for i := range 3 {
+	var client atomic.Uint32 // the last byte of the client's address: each has a tunnel of its own
+	w := newWorld(t, echo, func(w *world, _ *PoolConfig, s *ServerConfig) {
+		s.MaxPeerTunnels = 2
 		w.key = func() Key {
-			return Key{SrcIdentity: alice, SrcIP: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Dst: w.tunnelAddr, DstIdentities: bob.String(), DstUID: "uid-1"}
+			return Key{SrcIdentity: alice, SrcIP: netip.AddrFrom4([4]byte{10, 0, 0, byte(client.Load())}), Dst: w.tunnelAddr, DstIdentities: bob.String(), DstUID: "uid-1"}
 		}
+	})
+	for i := range 3 {
+		client.Store(uint32(i))
 		c := w.connect()
 		if i < 2 {
 			roundTrip(t, c, "hello")
