@@ -47,7 +47,7 @@ var (
 	codeClaimedEarlier     = code{"AMB0033", "ClaimedEarlier", Warning, ""}
 	codeRangeOverOthers    = code{"AMB0034", "RangeContainsOthers", Info, ""}
 	codeEndpointIsPod      = code{"AMB0035", "EndpointIsPod", Info, ""}
-	codeNotDiscovered      = code{"AMB0036", "NamespaceNotDiscovered", Error, ""}
+	codeNotDiscovered      = code{"AMB0036", "NamespaceNotDiscovered", Warning, ""}
 )
 
 // codes lists all of them, in order.
