@@ -114,7 +114,7 @@ func TestStaticPodIsFoundAgain(t *testing.T) {
 	n.MustGet("client", n.URL("static"))
 	foundAgain(t, mirror)
 	n.MustGet("client", n.URL("static"))
-	says(t, []string{"static pods have none"}, "describe", "pod", mirror.Name, "-n", n.Name)
+	says(t, []string{"In the mesh:   yes", "static pods have none"}, "describe", "pod", mirror.Name, "-n", n.Name)
 }
 
 // What runs on in a pod's grace period keeps its connections: a deadline has
