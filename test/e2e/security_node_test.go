@@ -35,6 +35,12 @@ func TestAgentWritesForItsOwnNodeOnly(t *testing.T) {
 		_, err := as.CoreV1().Pods(n.Name).Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
 		return err
 	}
+	// One condition in the place of another, so that their number stays.
+	const double = `[{"op":"copy","from":"/status/conditions/0","path":"/status/conditions/1"},{"op":"remove","path":"/status/conditions/2"}]`
+	doubled := func(ctx context.Context, name string) error {
+		_, err := as.CoreV1().Nodes().Patch(ctx, name, types.JSONPatchType, []byte(double), metav1.PatchOptions{}, "status")
+		return err
+	}
 	node := func(ctx context.Context, name, patch string) error {
 		_, err := as.CoreV1().Nodes().Patch(ctx, name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
 		return err
@@ -55,6 +61,7 @@ func TestAgentWritesForItsOwnNodeOnly(t *testing.T) {
 		"the labels of a pod":   pod(t.Context(), own.Name, `{"metadata":{"labels":{"made":"up"}}}`),
 		"a pod's annotation":    pod(t.Context(), own.Name, `{"metadata":{"annotations":{"made":"up"}}}`),
 		"a node's readiness":    node(t.Context(), near, `{"status":{"conditions":[{"type":"Ready","message":"made up"}]}}`),
+		"a condition twice":     doubled(t.Context(), near),
 		"a node's annotation":   node(t.Context(), near, `{"metadata":{"annotations":{"ambient.istio.io/redirection":"enabled"}}}`),
 		"a node's labels":       node(t.Context(), near, `{"metadata":{"labels":{"made":"up"}}}`),
 		"a node's addresses":    node(t.Context(), near, `{"status":{"addresses":[{"type":"ExternalIP","address":"192.0.2.1"}]}}`),
