@@ -127,7 +127,7 @@ func TestConnectionInTheGracePeriod(t *testing.T) {
 	n.Service("server")
 	n.Pod("client", kit.OnNode(from))
 	n.MustGet("client", n.URL("server")) // name and address are known on this node
-	const grace = 20 // seconds: time for the phase to be written, and seen, before the end
+	const grace = 20                     // seconds: time for the phase to be written, and seen, before the end
 	// The signal reaches the shell only, which ignores it.
 	command := "trap '' TERM; /echo hold -addr server:9000 & wait"
 	n.Create("worker", kit.OnNode(from), withPrograms, kit.WithCommand("/usr/bin/sh", "-c", command), func(p *corev1.Pod) {
