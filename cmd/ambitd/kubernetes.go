@@ -13,10 +13,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/kube/castore"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
@@ -291,21 +291,9 @@ func (s *scope) set(selectors []metav1.LabelSelector) {
 func (s *scope) selectors() []metav1.LabelSelector {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.chosen) == 0 {
-		return nil
-	}
-	return append(slices.Clone(s.chosen), metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{
-		Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpIn, Values: s.always,
-	}}})
+	return meshconfig.Config{DiscoverySelectors: s.chosen}.Discovery(s.always...)
 }
 
 func (s *scope) selects(ns *corev1.Namespace) bool {
-	selectors := s.selectors()
-	for i := range selectors {
-		sel, err := metav1.LabelSelectorAsSelector(&selectors[i])
-		if err == nil && sel.Matches(labels.Set(ns.Labels)) {
-			return true
-		}
-	}
-	return len(selectors) == 0
+	return meshconfig.Discovers(s.selectors(), ns.Labels)
 }

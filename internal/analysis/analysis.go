@@ -85,6 +85,9 @@ type Options struct {
 	TrustDomainAliases []string
 	ClusterDomain      string   // default cluster.local
 	ExcludeNamespaces  []string // never enrolled; default kube-system
+	// DiscoverySelectors choose, by their labels, the namespaces that the
+	// control plane looks at beside the root namespace; none of them: all.
+	DiscoverySelectors []metav1.LabelSelector
 	// Partial tells that there are other objects beside these (files that are
 	// to be applied to a cluster): what is missing is not held against them
 	// unless there are others of its kind.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
@@ -149,6 +151,13 @@ var cases = []struct {
 	{name: "host network that says so", text: pod("h", ", labels: {istio.io/dataplane-mode: none}", ", hostNetwork: true")},
 	{name: "a sidecar", text: pod("s", ", annotations: {sidecar.istio.io/status: x}", ""), want: []string{"AMB0020 Pod/shop/s has a sidecar"}},
 	{name: "an excluded namespace", text: core("Namespace", "kube-system", ", labels: {istio.io/dataplane-mode: ambient}", ""), want: []string{"AMB0021 Namespace/kube-system is excluded"}},
+	{name: "a namespace that is not discovered", opts: Options{DiscoverySelectors: notB}, text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: ambient, team: b}", "") + in("n", pod("new", "", "")),
+		want: []string{"AMB0036 Namespace/n none of its pods is enrolled"}},
+	{name: "a pod of a namespace that is not discovered", opts: Options{DiscoverySelectors: notB}, text: core("Namespace", "n", ", labels: {team: b}", "") + in("n", pod("new", ", labels: {istio.io/dataplane-mode: ambient}", "")),
+		want: []string{"AMB0036 Pod/n/new the pod is not enrolled"}},
+	{name: "one selector is enough", opts: Options{DiscoverySelectors: append(notB, metav1.LabelSelector{MatchLabels: map[string]string{"team": "b"}})},
+		text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: ambient, team: b}", "")},
+	{name: "the root namespace is discovered", opts: Options{RootNamespace: "n", DiscoverySelectors: notB}, text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: ambient, team: b}", "")},
 	{name: "a network policy without 15008", text: firewall(`{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 8080}]}]}`), want: []string{"AMB0022 NetworkPolicy/shop/np 15008, where they arrive"}},
 	{name: "a network policy without 15008 for clients", text: firewall(`{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}, {port: 53}]}, {ports: [{port: 8080, endPort: 9000}]}]}`), want: []string{"AMB0022 NetworkPolicy/shop/np lets pod web-1 connect"}},
 	{name: "DNS alone is no wish to connect", text: firewall(`{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}, {port: 53}]}]}`)},
@@ -173,6 +182,14 @@ var cases = []struct {
 		want: []string{`AMB0031 AuthorizationPolicy/shop/d "old", and no control plane`}},
 	{name: "revisions of a mesh that is not here", text: labelled("a", "old")},
 	{name: "an endpoint nobody can reach", text: "\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: w, namespace: shop}\nspec: {network: other}", want: []string{"AMB0004 WorkloadEntry/shop/w", "AMB0030 WorkloadEntry/shop/w"}},
+}
+
+// notB chooses every namespace but those of team b.
+var notB = []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"b"}}}}}
+
+// in moves objects of the namespace shop.
+func in(namespace, text string) string {
+	return strings.ReplaceAll(text, "namespace: shop", "namespace: "+namespace)
 }
 
 func TestAnalyzers(t *testing.T) {

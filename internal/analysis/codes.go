@@ -47,6 +47,7 @@ var (
 	codeClaimedEarlier     = code{"AMB0033", "ClaimedEarlier", Warning, ""}
 	codeRangeOverOthers    = code{"AMB0034", "RangeContainsOthers", Info, ""}
 	codeEndpointIsPod      = code{"AMB0035", "EndpointIsPod", Info, ""}
+	codeNotDiscovered      = code{"AMB0036", "NamespaceNotDiscovered", Warning, ""}
 )
 
 // codes lists all of them, in order.
@@ -56,7 +57,7 @@ var codes = []code{
 	codeNoWaypoint, codeWaypointNotReady, codeWaypointRefuses, codeHostNetwork, codeSidecar, codeExcluded,
 	codeBlocksHBONE, codeBlocksProbes, codeReservedPort, codeUnmeshedClients, codeForeignTrustDomain,
 	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition, codeNoRevision,
-	codeOwnedByOthers, codeClaimedEarlier, codeRangeOverOthers, codeEndpointIsPod,
+	codeOwnedByOthers, codeClaimedEarlier, codeRangeOverOthers, codeEndpointIsPod, codeNotDiscovered,
 }
 
 func (c code) finding(key source.Key, field, message, next string) Finding {

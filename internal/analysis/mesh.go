@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingk8s "k8s.io/api/networking/v1"
 
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -120,9 +121,16 @@ func (m *mesh) excluded(namespace string) bool {
 	return slices.Contains(m.opts.ExcludeNamespaces, namespace)
 }
 
+// undiscovered reports whether the control plane leaves a namespace out. A
+// namespace whose labels are not here counts as discovered.
+func (m *mesh) undiscovered(namespace string) bool {
+	ns := m.namespaces[namespace]
+	return ns != nil && namespace != m.opts.RootNamespace && !meshconfig.Discovers(m.opts.DiscoverySelectors, ns.Labels)
+}
+
 // wanted tells whether a pod is, or is about to be, in the mesh.
 func (m *mesh) wanted(p *corev1.Pod) bool {
-	return m.mode(p) == wellknown.DataplaneModeAmbient && !p.Spec.HostNetwork && !hasSidecar(p) && !m.excluded(p.Namespace)
+	return m.mode(p) == wellknown.DataplaneModeAmbient && !p.Spec.HostNetwork && !hasSidecar(p) && !m.excluded(p.Namespace) && !m.undiscovered(p.Namespace)
 }
 
 // meshed tells whether connections of a pod have an identity.

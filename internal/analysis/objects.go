@@ -124,8 +124,8 @@ func (m *mesh) enrolment() {
 		if set && v != wellknown.DataplaneModeAmbient && v != wellknown.DataplaneModeNone {
 			m.report(codeUnknownMode, e.Key, field, fmt.Sprintf("%q is no mode: nothing is enrolled by it", v), "write ambient or none")
 		}
-		if e.Key.Kind == source.KindNamespace && v == wellknown.DataplaneModeAmbient && m.excluded(e.Key.Name) {
-			m.report(codeExcluded, e.Key, field, "the namespace is excluded from the mesh: none of its pods is enrolled", "remove the label, or change excludeNamespaces of the chart cni")
+		if e.Key.Kind == source.KindNamespace && v == wellknown.DataplaneModeAmbient {
+			m.unenrollable(e.Key, field)
 		}
 	}
 	for _, p := range m.pods {
@@ -134,12 +134,34 @@ func (m *mesh) enrolment() {
 		}
 		key := keyOf(source.KindPod, p)
 		switch {
+		case m.undiscovered(p.Namespace):
+			// What the namespace's label asks for is reported at the namespace.
+			if p.Labels[wellknown.LabelDataplaneMode] != "" && m.namespaces[p.Namespace].Labels[wellknown.LabelDataplaneMode] != wellknown.DataplaneModeAmbient {
+				m.report(codeNotDiscovered, key, "metadata.labels["+wellknown.LabelDataplaneMode+"]", undiscovered("the pod is not enrolled"), whenUndiscovered)
+			}
 		case p.Spec.HostNetwork:
 			m.report(codeHostNetwork, key, "spec.hostNetwork", "the pod uses its node's network and is not enrolled: it has no identity, and policies that ask for one refuse it", "label it "+wellknown.LabelDataplaneMode+"=none to say so, or give it a network of its own")
 		case hasSidecar(p):
 			m.report(codeSidecar, key, "", "the pod has a sidecar and is not enrolled", "turn injection off for it and restart it")
 		}
 	}
+}
+
+// unenrollable reports a namespace that is labelled for the mesh and whose pods
+// are not enrolled.
+func (m *mesh) unenrollable(key source.Key, field string) {
+	switch {
+	case m.excluded(key.Name):
+		m.report(codeExcluded, key, field, "the namespace is excluded from the mesh: none of its pods is enrolled", "remove the label, or change excludeNamespaces of the chart cni")
+	case m.undiscovered(key.Name):
+		m.report(codeNotDiscovered, key, field, undiscovered("none of its pods is enrolled, and its policies and Services are not read"), whenUndiscovered)
+	}
+}
+
+const whenUndiscovered = "give the namespace labels that meshConfig.discoverySelectors choose, or remove " + wellknown.LabelDataplaneMode
+
+func undiscovered(effect string) string {
+	return "no selector of meshConfig.discoverySelectors chooses the namespace: " + effect
 }
 
 // ports says which services end on ports that a node proxy holds in a pod.

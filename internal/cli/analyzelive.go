@@ -25,16 +25,24 @@ import (
 // meshConfigMap holds the mesh's settings, in the mesh's namespace.
 const meshConfigMap = "istio"
 
+// meshText returns the MeshConfig of a cluster; empty if it cannot be read.
+func (k *kube) meshText(ctx context.Context, c *client.Client) []byte {
+	m, err := c.Kube.CoreV1().ConfigMaps(k.istioNamespace).Get(ctx, meshConfigMap, metav1.GetOptions{})
+	if err != nil {
+		return nil
+	}
+	return []byte(m.Data["mesh"])
+}
+
 // meshOptions are the settings of a cluster's mesh, as far as they can be read.
 func (k *kube) meshOptions(ctx context.Context, c *client.Client) analysis.Options {
 	opts := analysis.Options{RootNamespace: k.istioNamespace}
-	if m, err := c.Kube.CoreV1().ConfigMaps(k.istioNamespace).Get(ctx, meshConfigMap, metav1.GetOptions{}); err == nil {
-		if cfg, _, err := meshconfig.Parse([]byte(m.Data["mesh"])); err == nil {
-			opts.TrustDomain, opts.TrustDomainAliases = cfg.TrustDomain, cfg.TrustDomainAliases
-			if cfg.RootNamespace != "" {
-				opts.RootNamespace = cfg.RootNamespace
-			}
+	if cfg, _, err := meshconfig.Parse(k.meshText(ctx, c)); err == nil {
+		opts.TrustDomain, opts.TrustDomainAliases = cfg.TrustDomain, cfg.TrustDomainAliases
+		if cfg.RootNamespace != "" {
+			opts.RootNamespace = cfg.RootNamespace
 		}
+		opts.DiscoverySelectors = cfg.Discovery(k.istioNamespace, opts.RootNamespace)
 	}
 	if agents, err := k.podsOf(ctx, c, partAgent); err == nil && len(agents) > 0 {
 		opts.ExcludeNamespaces = agentPolicy(&agents[0]).ExcludeNamespaces

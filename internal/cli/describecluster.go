@@ -15,7 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -58,6 +60,7 @@ func (i *clusterInformant) pod(ctx context.Context, namespace, name string) (f p
 		return f, err
 	}
 	f.Agent = i.agentOf(ctx, pod)
+	i.discovery(ctx, &f)
 	f.Proxy = i.proxyOf(ctx, pod.Spec.NodeName)
 	return f, nil
 }
@@ -79,6 +82,20 @@ func (i *clusterInformant) agentOf(ctx context.Context, pod *corev1.Pod) agentFa
 	return f.answered(agent.Name, pod, func() ([]byte, error) {
 		return askPod(ctx, i.c, agent, partAgent.admin, http.MethodGet, agentPods)
 	})
+}
+
+// discovery adds which namespaces control plane and agent look at.
+func (i *clusterInformant) discovery(ctx context.Context, f *podFacts) {
+	text := i.meshText(ctx, i.c)
+	cfg, _, err := meshconfig.Parse(text)
+	if err != nil {
+		return
+	}
+	f.Discovery = cfg.Discovery(i.istioNamespace, cfg.RootNamespace)
+	if d, err := node.ParseDiscovery(text); err == nil {
+		d.Always = append(d.Always, i.istioNamespace)
+		f.Agent.Policy.Discovery = d
+	}
 }
 
 // proxyOf asks the ztunnel of a node what it knows.

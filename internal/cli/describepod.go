@@ -25,6 +25,7 @@ type podFacts struct {
 	Namespace       *corev1.Namespace
 	Node            *corev1.Node // nil if it cannot be read
 	RootNamespace   string
+	Discovery       []metav1.LabelSelector            // of the namespaces that the control plane looks at; none: all
 	Policies        []*securityv1.AuthorizationPolicy // of the namespace and the root namespace
 	Services        []corev1.Service                  // of the namespace
 	NetworkPolicies []networkv1.NetworkPolicy         // of the namespace
@@ -358,7 +359,7 @@ func (r *podReport) analysis(f podFacts) {
 	}
 	// Partial: of what else there is, this knows nothing, and how far enrolment
 	// is, the agent has said.
-	opts := analysis.Options{RootNamespace: f.RootNamespace, ExcludeNamespaces: f.Agent.Policy.ExcludeNamespaces, Partial: true}
+	opts := analysis.Options{RootNamespace: f.RootNamespace, ExcludeNamespaces: f.Agent.Policy.ExcludeNamespaces, DiscoverySelectors: f.Discovery, Partial: true}
 	for _, finding := range analysis.Analyze(events, opts) {
 		if finding.Severity.AtLeast(analysis.Warning) || finding.Object.Kind == source.KindPod {
 			r.ToDo = append(r.ToDo, advice{objectName(finding.Object) + ": " + finding.Message + " (" + finding.Code + ")", finding.Next})

@@ -83,6 +83,7 @@ func TestOptions(t *testing.T) {
 	})
 	t.Run("Objects", optionalObjects)
 	t.Run("DiscoverySelectors", discovered)
+	t.Run("LabelledAndLeftOut", leftOut)
 	t.Run("Taint", func(t *testing.T) { untainted(t, excluded) })
 
 	back(t.Context())
@@ -216,6 +217,33 @@ func discovered(t *testing.T) {
 	if now := ambitd(t); now != control {
 		t.Errorf("%s has become %s", control, now)
 	}
+}
+
+// leftOut labels a namespace for the mesh that the control plane does not look
+// at: its pods keep their network, and every tool reports why they are out.
+func leftOut(t *testing.T) {
+	from, to := twoNodes(t)
+	yes := ""
+	labels := kit.Ambient()
+	labels[apart] = yes
+	n := mesh.Namespace(t, "left-out", labels)
+	server := n.Pod("server", kit.OnNode(to))
+	n.Service("server")
+	n.Pod("client", kit.OnNode(from))
+	warned(t, n, "client", "no discovery selector of the mesh matches it")
+	n.MustGet("client", n.URL("server"))
+	n.Redirected("client", false)
+	says(t, []string{"AMB0036", "Namespace " + n.Name}, "analyze", "-n", n.Name)
+	says(t, []string{"namespace " + n.Name, "discoverySelectors"}, "check")
+	says(t, []string{"AMB0036"}, "describe", "pod", "client", "-n", n.Name)
+
+	// Both sides follow the labels, and no pod restarts.
+	n.Label(map[string]*string{apart: nil})
+	n.Tunnelled("client", n.URL("server"), server)
+	n.Label(map[string]*string{apart: &yes})
+	n.Redirected("client", false)
+	n.Redirected("server", false)
+	n.MustGet("client", n.URL("server"))
 }
 
 // untainted has a node wait with pods until both its agent and its proxy are

@@ -366,14 +366,8 @@ func refusedWithAllHops(t *testing.T, at netip.AddrPort) {
 func TestRulesAreOutOfThePodsReach(t *testing.T) {
 	needsOwnCluster(t)
 	n := mesh.Namespace(t, "reach", kit.Ambient())
-	withNft := func(p *corev1.Pod) {
-		for name, at := range map[string][2]string{"usr": {"/usr", "/usr"}, "lib": {"/usr/lib", "/lib"}, "lib64": {"/usr/lib64", "/lib64"}} {
-			p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: at[0]}}})
-			p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: at[1], ReadOnly: true})
-		}
-	}
-	n.Pod("ordinary", withNft)
-	n.Pod("admin", withNft, func(p *corev1.Pod) {
+	n.Pod("ordinary", withPrograms)
+	n.Pod("admin", withPrograms, func(p *corev1.Pod) {
 		p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
 	})
 	for _, name := range []string{"ordinary", "admin"} {

@@ -8,7 +8,9 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -43,6 +45,27 @@ func CheckTrustDomains(domains []string) error {
 		}
 	}
 	return nil
+}
+
+// Discovers reports whether the control plane looks at a namespace with these
+// labels: one selector is enough, and without selectors it looks at all. A
+// selector that Parse refuses matches no namespace.
+func Discovers(selectors []metav1.LabelSelector, of map[string]string) bool {
+	return len(selectors) == 0 || slices.ContainsFunc(selectors, func(s metav1.LabelSelector) bool {
+		sel, err := metav1.LabelSelectorAsSelector(&s)
+		return err == nil && sel.Matches(labels.Set(of))
+	})
+}
+
+// Discovery returns the selectors of the namespaces that a control plane with
+// this configuration looks at: the mesh's own namespaces are always among them.
+func (c Config) Discovery(always ...string) []metav1.LabelSelector {
+	if len(c.DiscoverySelectors) == 0 {
+		return nil
+	}
+	return append(slices.Clone(c.DiscoverySelectors), metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{
+		Key: corev1.LabelMetadataName, Operator: metav1.LabelSelectorOpIn, Values: always,
+	}}})
 }
 
 // Parse reads YAML. unread names the fields that are accepted and have no

@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Level is how bad a finding is.
@@ -54,8 +55,11 @@ type Snapshot struct {
 	// Unseen says what could not be looked at, and why.
 	Unseen []string
 
-	Nodes           []corev1.Node
-	Namespaces      []corev1.Namespace
+	Nodes      []corev1.Node
+	Namespaces []corev1.Namespace
+	// Discovery are the selectors of the namespaces that the control plane looks
+	// at, its own among them; none: all.
+	Discovery       []metav1.LabelSelector
 	Pods            []corev1.Pod // of the mesh's namespace and of those with enrolled pods
 	DaemonSets      []appsv1.DaemonSet
 	Deployments     []appsv1.Deployment // of the mesh's namespace

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/discovery"
 
 	"github.com/ambit-mesh/ambit/charts"
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -48,7 +49,7 @@ func Gather(ctx context.Context, c *client.Client, namespace, version string) (*
 		return nil, fmt.Errorf("ask the API server for its version: %w", err)
 	}
 	g.s.ServerVersion = v.GitVersion
-	for _, look := range []func() error{g.permissions, g.nodes, g.namespaces, g.workloads, g.pods, g.policies, g.network, g.kinds, g.certificates, g.webhooks} {
+	for _, look := range []func() error{g.permissions, g.nodes, g.namespaces, g.mesh, g.workloads, g.pods, g.policies, g.network, g.kinds, g.certificates, g.webhooks} {
 		if err := look(); err != nil {
 			g.s.Unseen = append(g.s.Unseen, err.Error())
 		}
@@ -65,6 +66,7 @@ var needed = []authorizationv1.ResourceAttributes{
 	{Verb: "patch", Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"},
 	{Verb: "patch", Group: "rbac.authorization.k8s.io", Resource: "clusterroles"},
 	{Verb: "patch", Group: "admissionregistration.k8s.io", Resource: "validatingwebhookconfigurations"},
+	{Verb: "patch", Group: "admissionregistration.k8s.io", Resource: "validatingadmissionpolicies"},
 	{Verb: "patch", Group: "apps", Resource: "daemonsets", Namespace: "*"},
 	{Verb: "patch", Group: "apps", Resource: "deployments", Namespace: "*"},
 }
@@ -211,6 +213,23 @@ func (g *gatherer) kinds() error {
 			g.s.Kinds[name] = crd.GetAnnotations()[gatewayRelease]
 		}
 	}
+	return nil
+}
+
+// mesh reads which namespaces the control plane looks at.
+func (g *gatherer) mesh() error {
+	m, err := g.Kube.CoreV1().ConfigMaps(g.s.Namespace).Get(g.ctx, "istio", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	cfg, _, err := meshconfig.Parse([]byte(m.Data["mesh"]))
+	if err != nil {
+		return fmt.Errorf("ConfigMap %s/%s: %w", m.Namespace, m.Name, err)
+	}
+	g.s.Discovery = cfg.Discovery(g.s.Namespace, cfg.RootNamespace)
 	return nil
 }
 

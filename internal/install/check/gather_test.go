@@ -19,6 +19,7 @@ func TestGather(t *testing.T) {
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}},
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "in", Labels: ambient}},
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "out"}},
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio"}, Data: map[string]string{"mesh": "discoverySelectors: [{matchLabels: {team: a}}]"}},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "cacerts"}, Data: map[string][]byte{"ca-cert.pem": []byte("nonsense")}},
 	)
 	s.OnRequest(func(verb, resource string) int {
@@ -43,6 +44,9 @@ func TestGather(t *testing.T) {
 	}
 	if len(seen.WantedKinds) < 10 || seen.ServerVersion == "" || len(seen.Denied) > 0 {
 		t.Errorf("%+v", seen)
+	}
+	if len(seen.Discovery) != 2 || seen.Discovery[0].MatchLabels["team"] != "a" {
+		t.Errorf("discovery: %+v", seen.Discovery)
 	}
 	problems := 0
 	for _, c := range seen.Certificates {

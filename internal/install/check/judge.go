@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
@@ -54,6 +55,7 @@ func Judge(s *Snapshot, now time.Time) []Finding {
 		j.redirection()
 		j.webhooks()
 		j.certificates(now)
+		j.namespaces()
 		j.enrolled()
 	} else {
 		j.add(Info, "installation", "namespace "+s.Namespace, "no mesh is installed", "ambit install")
@@ -325,12 +327,38 @@ func (j *judge) wantsMesh(p *corev1.Pod) bool {
 	return at >= 0 && j.Namespaces[at].Labels[wellknown.LabelDataplaneMode] == wellknown.DataplaneModeAmbient
 }
 
+// discovered reports whether the control plane looks at a namespace.
+func (j *judge) discovered(namespace string) bool {
+	at := slices.IndexFunc(j.Namespaces, func(n corev1.Namespace) bool { return n.Name == namespace })
+	return at < 0 || meshconfig.Discovers(j.Discovery, j.Namespaces[at].Labels)
+}
+
+// labelledInVain reports whether a pod is out of the mesh because of its
+// namespace, which namespaces reports.
+func (j *judge) labelledInVain(p *corev1.Pod) bool {
+	return p.Labels[wellknown.LabelDataplaneMode] == "" && !j.discovered(p.Namespace)
+}
+
+// namespaces finds those that are labelled for the mesh and that the control
+// plane leaves out.
+func (j *judge) namespaces() {
+	for _, n := range j.Namespaces {
+		if n.Labels[wellknown.LabelDataplaneMode] == wellknown.DataplaneModeAmbient && !j.discovered(n.Name) {
+			j.add(Warning, "namespaces", "namespace "+n.Name, "is labelled for the mesh, and no selector of meshConfig.discoverySelectors chooses it: none of its pods is enrolled",
+				"give it labels that a selector chooses, or remove "+wellknown.LabelDataplaneMode)
+		}
+	}
+}
+
 func (j *judge) enrolled() {
 	in := 0
 	for i := range j.Pods {
 		p := &j.Pods[i]
 		if p.Status.Phase != corev1.PodRunning || !j.wantsMesh(p) {
 			continue
+		}
+		if j.labelledInVain(p) {
+			continue // reported by namespaces
 		}
 		if state := p.Annotations[wellknown.AnnotationRedirection]; state != wellknown.RedirectionEnabled {
 			j.add(Warning, "pods", fmt.Sprintf("pod %s/%s", p.Namespace, p.Name), "is labelled for the mesh and not in it", "kubectl describe pod -n "+p.Namespace+" "+p.Name+" has the agent's events; `ambit describe pod` says more")

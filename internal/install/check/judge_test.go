@@ -99,6 +99,9 @@ func TestJudge(t *testing.T) {
 		{"no default revision", func(s *Snapshot) { s.Webhooks[0].Unlabelled = false }, Warning, "admission", "no control plane is the default one"},
 		{"webhook not reached", func(s *Snapshot) { s.Webhooks[0].HasBundle = false }, Warning, "admission", "certificate"},
 		{"not enrolled", func(s *Snapshot) { s.Pods[0].Annotations = nil }, Warning, "pods", "not in it"},
+		{"not discovered", func(s *Snapshot) {
+			s.Discovery = []metav1.LabelSelector{{MatchLabels: map[string]string{"team": "a"}}}
+		}, Warning, "namespaces", "discoverySelectors"},
 		{"nothing installed", func(s *Snapshot) { s.Deployments, s.DaemonSets = nil, nil }, Info, "installation", "no mesh is installed"},
 		{"no control plane", func(s *Snapshot) { s.Deployments = nil }, Warning, "installation", "no control plane"},
 		{"Istio's control plane instead", func(s *Snapshot) { s.Deployments[0].Labels = map[string]string{"app": "istiod"} }, Info, "other meshes", "serves this mesh"},

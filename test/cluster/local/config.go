@@ -19,6 +19,10 @@ const (
 	CoreDNSImage = "localhost/coredns:1"
 )
 
+// StaticPods is the directory of a node in which its kubelet finds manifests of
+// static pods. It is not kubeadm's: the machine's own may be a node's below it.
+const StaticPods = "/etc/ambit-cluster/manifests"
+
 //go:embed files
 var files embed.FS
 
@@ -28,7 +32,7 @@ var templates = template.Must(template.ParseFS(files, "files/*"))
 type values struct {
 	Bin, State, Node, Domain           string
 	PauseImage, DNSImage, DNSNode, DNS string
-	PodNetworks                        string
+	PodNetworks, StaticPods            string
 	OpenFiles                          uint64
 }
 
@@ -36,7 +40,7 @@ func (d dirs) values(p plan, bin, node string, openFiles uint64) values {
 	return values{
 		Bin: bin, State: d.root, Node: node, Domain: clusterName,
 		PauseImage: PauseImage, DNSImage: CoreDNSImage, DNSNode: nodeName(1), DNS: p.dns()[0].String(),
-		PodNetworks: join(p.pods()), OpenFiles: openFiles,
+		PodNetworks: join(p.pods()), StaticPods: StaticPods, OpenFiles: openFiles,
 	}
 }
 

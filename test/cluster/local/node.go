@@ -85,7 +85,7 @@ func populate(d dirs, r *record, name, root string) error {
 			return err
 		}
 	}
-	for _, dir := range []string{"etc/containerd", "var/lib/containerd", "var/lib/kubelet", "var/lib/cni", ".old"} {
+	for _, dir := range []string{"etc/containerd", "var/lib/containerd", "var/lib/kubelet", "var/lib/cni", StaticPods, ".old"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return err
 		}
