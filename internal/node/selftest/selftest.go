@@ -71,8 +71,8 @@ func Await(ctx context.Context, o Options) error {
 // Judge makes a result of what a test returned.
 func Judge(err error) Result {
 	if err == nil {
-		return Result{Ready: true, Reason: ReasonProven, Message: "connections out of and into a throw-away network namespace were redirected, and probes of the host were told from others"}
+		return Result{Ready: true, Reason: ReasonProven, Message: "connections out of and into a throw-away network namespace were redirected, also after a packet that opens none, and probes of the host were told from others"}
 	}
 	return Result{Reason: ReasonFailed, Message: "no pod of this node is enrolled: " + err.Error() +
-		"; see whether the kernel has nf_tables with NAT, and whether another program of the node takes connections before nftables does"}
+		"; see whether the kernel has nf_tables with NAT and connection tracking (the list is in docs/operations.md), and whether another program of the node takes connections before nftables does"}
 }

@@ -152,6 +152,10 @@ func probeMatches(cfg Config) [][]Match {
 		from := []Match{SourceAddr{p.Source}}
 		if p.Host {
 			from = append(from, Hops{IPv6: v6, Value: hostHops})
+			if v6 {
+				// The host's tables have the pod's other addresses.
+				from = append(from, NotToLinkLocal{})
+			}
 		}
 		from = append(from, newTCP()...)
 		if len(p.Ports) == 0 {

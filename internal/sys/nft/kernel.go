@@ -27,7 +27,7 @@ func Apply(ns *netns.NS, cfg Config) error {
 	if err := applyRouting(ns, cfg); err != nil {
 		return fmt.Errorf("policy routing: %w", err)
 	}
-	chains, err := listChains(ns, TableName)
+	chains, err := listChains(ns, podTable)
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func Apply(ns *netns.NS, cfg Config) error {
 	if err != nil || len(differs) == 0 {
 		return err
 	}
-	sets, err := listSets(ns, want.Table)
+	sets, err := listSets(ns, want.id())
 	if err != nil {
 		return err
 	}
@@ -63,11 +63,11 @@ func Apply(ns *netns.NS, cfg Config) error {
 // writeTable replaces the content of a table in one transaction. Sets of
 // connections that the table does not have are made of the list.
 func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
-	have, err := listChains(ns, want.Table)
+	have, err := listChains(ns, want.id())
 	if err != nil {
 		return err
 	}
-	sets, err := listSets(ns, want.Table)
+	sets, err := listSets(ns, want.id())
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 	if err != nil {
 		return err
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: want.Table}
+	table := want.id().kernel()
 	timeouts, err := missingTimeouts(conn, table, want.Timeouts)
 	if err != nil {
 		return err
@@ -130,7 +130,7 @@ func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 // Check compares the namespace with what Apply would make of it, and says what
 // is missing, wrong or too much. Nothing means that all is as it should be.
 func Check(ns *netns.NS, cfg Config) ([]string, error) {
-	chains, err := listChains(ns, TableName)
+	chains, err := listChains(ns, podTable)
 	if err != nil {
 		return nil, err
 	}
@@ -144,14 +144,14 @@ func Check(ns *netns.NS, cfg Config) ([]string, error) {
 
 // Present tells whether the namespace has a table of ours, right or wrong.
 func Present(ns *netns.NS) (bool, error) {
-	t, err := ourTable(ns, TableName)
+	t, err := ourTable(ns, podTable)
 	return t != nil, err
 }
 
 // Remove takes out everything Apply puts in, and nothing else. Connections
 // that are redirected at this time end; see Config.Quiesce.
 func Remove(ns *netns.NS) error {
-	if err := removeTable(ns, TableName); err != nil {
+	if err := removeTable(ns, podTable); err != nil {
 		return err
 	}
 	if err := removeRouting(ns); err != nil {
@@ -160,8 +160,8 @@ func Remove(ns *netns.NS) error {
 	return nil
 }
 
-func removeTable(ns *netns.NS, name string) error {
-	t, err := ourTable(ns, name)
+func removeTable(ns *netns.NS, id tableID) error {
+	t, err := ourTable(ns, id)
 	if err != nil || t == nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func removeTable(ns *netns.NS, name string) error {
 	}
 	conn.DelTable(t)
 	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("deleting nftables table %s: %w", name, err)
+		return fmt.Errorf("deleting nftables table %s: %w", id.name, err)
 	}
 	return nil
 }
@@ -184,35 +184,35 @@ func open(ns *netns.NS, options ...nftables.ConnOption) (*nftables.Conn, error) 
 	return conn, nil
 }
 
-func ourTable(ns *netns.NS, name string) (*nftables.Table, error) {
+func ourTable(ns *netns.NS, id tableID) (*nftables.Table, error) {
 	conn, err := open(ns)
 	if err != nil {
 		return nil, err
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	tables, err := conn.ListTablesOfFamily(id.family)
 	if err != nil {
 		return nil, fmt.Errorf("listing nftables tables: %w", err)
 	}
 	for _, t := range tables {
-		if t.Name == name {
+		if t.Name == id.name {
 			return t, nil
 		}
 	}
 	return nil, nil
 }
 
-func listChains(ns *netns.NS, table string) ([]*nftables.Chain, error) {
+func listChains(ns *netns.NS, id tableID) ([]*nftables.Chain, error) {
 	conn, err := open(ns)
 	if err != nil {
 		return nil, err
 	}
-	all, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	all, err := conn.ListChainsOfTableFamily(id.family)
 	if err != nil {
 		return nil, fmt.Errorf("listing nftables chains: %w", err)
 	}
 	var ours []*nftables.Chain
 	for _, c := range all {
-		if c.Table.Name == table {
+		if c.Table.Name == id.name {
 			ours = append(ours, c)
 		}
 	}
@@ -278,18 +278,18 @@ func (r Rule) exprs() []expr.Any {
 }
 
 func checkTable(ns *netns.NS, want Ruleset) ([]string, error) {
-	table, err := ourTable(ns, want.Table)
+	table, err := ourTable(ns, want.id())
 	if err != nil {
 		return nil, err
 	}
 	if table == nil {
-		return []string{"table " + want.Table + " is missing"}, nil
+		return []string{fmt.Sprintf("table %s %s is missing", want.family(), want.Table)}, nil
 	}
-	have, err := listChains(ns, want.Table)
+	have, err := listChains(ns, want.id())
 	if err != nil {
 		return nil, err
 	}
-	sets, err := listSets(ns, want.Table)
+	sets, err := listSets(ns, want.id())
 	if err != nil {
 		return nil, err
 	}

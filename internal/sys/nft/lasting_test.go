@@ -250,7 +250,7 @@ func TestTableThatWasDeletedIsWrittenAnew(t *testing.T) {
 		proxy := netnstest.StartProxy(t, pod)
 		apply(t, pod, Config{IPv6: true})
 		openBoth(t, pod, peer, f)
-		if err := removeTable(pod, TableName); err != nil {
+		if err := removeTable(pod, podTable); err != nil {
 			t.Fatal(err)
 		}
 		between := openBoth(t, pod, peer, f)

@@ -212,6 +212,8 @@ var (
 	daddr = field{place{"ip daddr", 16, 4}, place{"ip6 daddr", 24, 16}}
 	// hops are those that are left to a packet.
 	hops = field{place{"ip ttl", 8, 1}, place{"ip6 hoplimit", 7, 1}}
+	// inside is the protocol of what follows the header.
+	inside = field{place{"ip protocol", 9, 1}, place{"ip6 nexthdr", 6, 1}}
 )
 
 func (f field) in(v6 bool) place {
@@ -247,6 +249,20 @@ func (a SourceAddr) exprs() []expr.Any {
 		mask(bits, make([]byte, len(addr))),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr},
 	)
+}
+
+// NotToLinkLocal matches destinations of IPv6 that are not the link's own; the
+// family must have been matched.
+type NotToLinkLocal struct{}
+
+func (NotToLinkLocal) String() string { return daddr.name(true) + " & ffc0:: != fe80::" }
+
+func (NotToLinkLocal) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: daddr.v6.at, Len: 2},
+		mask([]byte{0xff, 0xc0}, []byte{0, 0}),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{0xfe, 0x80}},
+	}
 }
 
 // States of connections, as bits; see ConnState.
@@ -317,6 +333,9 @@ func (ToItself) exprs() []expr.Any {
 type DestIn struct {
 	IPv6 bool
 	Set  string
+	// Bridge is for tables of the family bridge, where the network protocol is
+	// that of the frame.
+	Bridge bool
 }
 
 func (d DestIn) String() string {
@@ -324,7 +343,13 @@ func (d DestIn) String() string {
 }
 
 func (d DestIn) exprs() []expr.Any {
-	return append(Family{d.IPv6}.exprs(), daddr.load(d.IPv6), &expr.Lookup{SourceRegister: 1, SetName: d.Set})
+	is := Family{d.IPv6}.exprs()
+	if d.Bridge && d.IPv6 {
+		is = EtherType(unix.ETH_P_IPV6).exprs()
+	} else if d.Bridge {
+		is = EtherType(unix.ETH_P_IP).exprs()
+	}
+	return append(is, daddr.load(d.IPv6), &expr.Lookup{SourceRegister: 1, SetName: d.Set})
 }
 
 // Hops matches the hops that are left to a packet; the family must have been

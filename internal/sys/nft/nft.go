@@ -5,9 +5,9 @@
 // Everything is in one nftables table of the pod's namespace, changed in one
 // transaction, beside one policy routing rule per address family.
 //
-// The host's namespace has one small table of its own (HostTableName), by which
-// pods recognize connections that the host itself makes, such as the kubelet's
-// probes: it redirects nothing.
+// The host's namespace has two small tables (HostTableName), by which pods
+// recognize connections that the host itself makes, such as the kubelet's
+// probes. They redirect nothing.
 //
 // The table fails closed by construction: captured connections go to ports of
 // the pod itself, and where no proxy listens the kernel answers with a reset.
@@ -15,6 +15,8 @@ package nft
 
 import (
 	"net/netip"
+
+	"github.com/google/nftables"
 
 	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
@@ -67,9 +69,29 @@ type Probe struct {
 // Ruleset is the content of a table.
 type Ruleset struct {
 	Table    string
+	Bridge   bool // of the family bridge; otherwise of the family inet
 	Timeouts []Timeout
 	Sets     []Set
 	Chains   []Chain
+}
+
+// tableID is what the kernel recognizes a table by.
+type tableID struct {
+	family nftables.TableFamily
+	name   string
+}
+
+var podTable = tableID{nftables.TableFamilyINet, TableName}
+
+func (id tableID) kernel() *nftables.Table {
+	return &nftables.Table{Family: id.family, Name: id.name}
+}
+
+func (s Ruleset) id() tableID {
+	if s.Bridge {
+		return tableID{nftables.TableFamilyBridge, s.Table}
+	}
+	return tableID{nftables.TableFamilyINet, s.Table}
 }
 
 // Chain is a base chain. Its policy is to accept.
@@ -94,6 +116,9 @@ const (
 	priorityRaw    = -300
 	priorityMangle = -150
 	priorityFilter = 0
+	// priorityBridge is what the family bridge calls filter: before a bridge
+	// shows its frames to the family inet.
+	priorityBridge = -200
 	// The first chain that translates a connection wins. A pod may have rules of
 	// its own at -100, and which of two chains of one priority comes first would
 	// depend on when the pod was enrolled. What comes in is the pod's own first:

@@ -77,7 +77,7 @@ func TestPodsOwnTranslationIsTheSameInAnyOrder(t *testing.T) {
 						masquerade(t, pod, second.AsSlice(), third)
 						translate(t, pod, service.AsSlice(), third)
 					case "delete":
-						if err := removeTable(pod, TableName); err != nil {
+						if err := removeTable(pod, podTable); err != nil {
 							t.Fatal(err)
 						}
 					}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
+	"github.com/ambit-mesh/ambit/internal/sys/packet"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
 
@@ -23,7 +24,7 @@ const selfTestPatience = 2 * time.Second
 // SelfTest proves in a throw-away pair of namespaces that this kernel redirects,
 // in both families: a connection out of the one, and a connection into it from
 // the other, arrive at the proxy's ports and say where they wanted to go, are
-// reset when nobody listens there; a probe from the pod's host arrives where it
+// reset when nobody listens there, also after a packet that opens no connection; a probe from the pod's host arrives where it
 // wanted to, and what has the host's address only does not; and nothing remains
 // afterwards. An error says what this node is not able to do.
 func SelfTest(ipv6 bool) error {
@@ -61,6 +62,13 @@ func SelfTest(ipv6 bool) error {
 		}
 		if err := captured(pod, peer, f.inside, numbers.PortInbound); err != nil {
 			return fmt.Errorf("a connection to the pod at %s was not redirected: %w", f.inside, err)
+		}
+		outside := netip.AddrPortFrom(f.host.Addr(), f.inside.Port())
+		if err := guarded(pod, f.inside.Addr(), peer, outside); err != nil {
+			return fmt.Errorf("a connection from the pod to %s, after a packet that opens none: %w", outside, err)
+		}
+		if err := guarded(peer, f.host.Addr(), pod, f.inside); err != nil {
+			return fmt.Errorf("a connection to the pod at %s, after a packet that opens none: %w", f.inside, err)
 		}
 	}
 	for _, f := range testFamilies {
@@ -184,6 +192,50 @@ func captured(pod, from *netns.NS, to netip.AddrPort, port uint16) error {
 	return nil
 }
 
+// guardedPort is where the connections of guarded come from: nothing else is in
+// the namespaces.
+const guardedPort = 40000
+
+// guarded reports as an error that a connection gets past the redirection after
+// a bare ACK from the same port. Connection tracking has that port then, and does
+// not ask the rules that redirect.
+func guarded(from *netns.NS, source netip.Addr, at *netns.NS, to netip.AddrPort) error {
+	l, err := listen(at, to)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	local := netip.AddrPortFrom(source, guardedPort)
+	if err := send(from, packet.Segment{From: local, To: to, Flags: packet.ACK, Seq: 1, Ack: 1, Options: packet.Signature()}); err != nil {
+		return err
+	}
+	c, err := connectFrom(from, net.TCPAddrFromAddrPort(local), to)
+	if err == nil {
+		_ = c.Close()
+		return errors.New("it came through past the redirection (this kernel or another program of the node tracks connections in a way that the rules cannot guard)")
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("it was not reset: %w", err)
+	}
+	return nil
+}
+
+// send sends one segment. The sender's own rules may refuse it, which is right
+// too.
+func send(from *netns.NS, s packet.Segment) error {
+	return from.Do(func() error {
+		sender, err := packet.Open(s.To.Addr().Is6())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = sender.Close() }()
+		if err := sender.Send(packet.Of(s)); !errors.Is(err, unix.EPERM) {
+			return err
+		}
+		return nil
+	})
+}
+
 // probed tells whether a probe by the host is told from what only has the
 // host's address.
 func probed(pod, host *netns.NS, source netip.Prefix, at netip.AddrPort, ipv6 bool) error {
@@ -229,9 +281,13 @@ func listen(ns *netns.NS, at netip.AddrPort) (l *net.TCPListener, err error) {
 	return l, err
 }
 
-func dial(from *netns.NS, to netip.AddrPort) (c net.Conn, err error) {
+func dial(from *netns.NS, to netip.AddrPort) (net.Conn, error) { return connectFrom(from, nil, to) }
+
+// connectFrom connects from an address, or from any if it is nil.
+func connectFrom(from *netns.NS, source net.Addr, to netip.AddrPort) (c net.Conn, err error) {
 	err = from.Do(func() (err error) {
-		c, err = net.DialTimeout(network(to.Addr()), to.String(), selfTestPatience)
+		d := net.Dialer{Timeout: selfTestPatience, LocalAddr: source}
+		c, err = d.Dial(network(to.Addr()), to.String())
 		return err
 	})
 	return c, err

@@ -42,8 +42,8 @@ func (s Set) String() string {
 	return fmt.Sprintf("set %s { type %s;%s }", s.Name, family, elements)
 }
 
-func listSets(ns *netns.NS, table string) (map[string]Set, error) {
-	t, err := ourTable(ns, table)
+func listSets(ns *netns.NS, id tableID) (map[string]Set, error) {
+	t, err := ourTable(ns, id)
 	if err != nil || t == nil {
 		return nil, err
 	}

@@ -9,7 +9,7 @@ import (
 // for comparison in tests.
 func (s Ruleset) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n", s.Table)
+	fmt.Fprintf(&b, "table %s %s {\n", s.family(), s.Table)
 	for _, t := range s.Timeouts {
 		fmt.Fprintf(&b, "\t%s\n", t)
 	}
@@ -28,6 +28,13 @@ func (s Ruleset) String() string {
 	}
 	b.WriteString("}\n")
 	return b.String()
+}
+
+func (s Ruleset) family() string {
+	if s.Bridge {
+		return "bridge"
+	}
+	return "inet"
 }
 
 func (r Rule) String() string {

@@ -117,7 +117,7 @@ var KeepsTimeouts = sync.OnceValue(func() bool {
 	if err != nil {
 		return false
 	}
-	addTimeout(conn, conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: TableName}), lasting)
+	addTimeout(conn, conn.AddTable(podTable.kernel()), lasting)
 	return conn.Flush() == nil
 })
 

@@ -61,7 +61,7 @@ func beginZone(ns *netns.NS) error {
 		return err
 	}
 	chain := wireChain()
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: TableName})
+	table := conn.AddTable(podTable.kernel())
 	conn.AddChain(kernelChain(table, chain))
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("writing nftables table %s: %w", TableName, err)

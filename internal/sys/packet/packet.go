@@ -1,7 +1,7 @@
 // Package packet builds single IP packets by hand and sends them past the
-// kernel's TCP. The redirection is tested with it: a program that opens a
-// connection sends a SYN first, and whoever may open raw sockets sends whatever
-// it likes.
+// kernel's TCP. Tests of the redirection use it, and so does the self-test of a
+// node agent: a program that opens a connection sends a SYN first, and whoever
+// may open raw sockets sends whatever it likes.
 package packet
 
 import (
