@@ -295,6 +295,10 @@ func (n *testNode) load() (stop func() (made, failed int64)) {
 			}
 		})
 	})
+	n.t.Cleanup(func() { // a test that has failed goes on to close the namespaces
+		end.Store(true)
+		wg.Wait()
+	})
 	return func() (int64, int64) {
 		end.Store(true)
 		wg.Wait()

@@ -67,8 +67,10 @@ func FromFile(f *os.File) (*NS, error) {
 	return &NS{file: f, home: home, id: ID{Dev: uint64(st.Dev), Inode: st.Ino}}, nil //nolint:unconvert // Dev is 32 bits on some platforms
 }
 
-// Current opens the namespace of the calling process.
-func Current() (*NS, error) { return Open("/proc/self/ns/net") }
+// Current opens the namespace that the calling thread is in: the process's own,
+// outside of Do. /proc/self is that of the first thread, which another goroutine
+// may be using for Do at the same time.
+func Current() (*NS, error) { return Open("/proc/thread-self/ns/net") }
 
 // ID identifies the namespace while it is open.
 func (n *NS) ID() ID { return n.id }
