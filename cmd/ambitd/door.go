@@ -66,7 +66,7 @@ func (a *app) largest(c auth.Caller, method string) int {
 	return min(xds.MaxRequest, door.SmallMessage+2*a.cache.ListBytes())
 }
 
-// streamCaller returns for whom a stream counts.
+// streamCaller returns the account and pod for which a stream counts.
 func (a *app) streamCaller(ctx context.Context) xds.Caller {
 	c, _ := auth.FromContext(ctx) // the interceptors admit no stream without
 	owner, single := door.Owner(c)

@@ -8,7 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
-// hosts says which names objects of different namespaces claim. Those of one
+// hosts reports which names objects of different namespaces claim. Those of one
 // namespace are one service; what they dispute is in their status.
 func (m *mesh) hosts() {
 	owner := map[string]source.Key{}
@@ -32,7 +32,7 @@ func (m *mesh) hosts() {
 	}
 }
 
-// ranges says which ranges contain addresses of pods and Services, which the
+// ranges reports which ranges contain addresses of pods and Services, which the
 // ranges do not take.
 func (m *mesh) ranges() {
 	for _, e := range m.entries {
@@ -56,7 +56,7 @@ func (m *mesh) ranges() {
 	}
 }
 
-// endpoints says which endpoints are pods by their addresses.
+// endpoints reports which endpoints are pods by their addresses.
 func (m *mesh) endpoints() {
 	pods := map[string]source.Key{}
 	for _, p := range m.pods {

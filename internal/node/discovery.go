@@ -60,7 +60,7 @@ func (a *Agent) SetDiscovery(d Discovery) {
 	a.all()
 }
 
-// unseen tells the owners of a pod once that its label has no effect.
+// unseen informs the owners of a pod once that its label has no effect.
 func (a *Agent) unseen(st *state, pod Pod, why string) {
 	if why != whyUnseen {
 		st.unseen = false

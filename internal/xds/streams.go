@@ -5,13 +5,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Caller says for whom a stream counts.
+// Caller names the account and pod for which a stream counts.
 type Caller struct {
 	// Owner is the pod, or what else is one program; Account is whose it is.
 	Owner, Account string
 	// Single owners are one program; others are all programs of an account.
 	Single bool
-	// NodeProxy says that the caller serves a node: it is not held up by others.
+	// NodeProxy means that the caller serves a node: it is not held up by others.
 	NodeProxy bool
 }
 

@@ -44,7 +44,7 @@ type turn struct {
 }
 
 // admit waits until a client has begun to speak, and then for its turn. A client
-// that says nothing keeps nobody else waiting.
+// that sends nothing keeps no other client waiting.
 func (s *Server) admit(ctx context.Context, c *client) (*turn, error) {
 	if s.opts.Heard != nil {
 		if err := s.hear(ctx); err != nil {

@@ -41,7 +41,7 @@ func (w *world) without(clientProto string) string {
 	return strings.Replace(w.mesh(clientProto, "HBONE", idle), idle, "", 1)
 }
 
-// TestMissingPolicyRefuses: nobody is let in to a workload that names a policy
+// TestMissingPolicyRefuses: no client is let in to a workload that names a policy
 // the proxy does not have, in a tunnel or in plaintext, and the log says why.
 func TestMissingPolicyRefuses(t *testing.T) {
 	for _, proto := range []string{"HBONE", "TCP"} {

@@ -61,7 +61,7 @@ func set[T int | int64 | time.Duration](value *T, def T) {
 	}
 }
 
-// Cause says why a connection or a call was refused; it is the value of a
+// Cause names why a connection or a call was refused; it is the value of a
 // metric's label.
 type Cause string
 

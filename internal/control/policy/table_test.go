@@ -211,7 +211,7 @@ func TestTable(t *testing.T) {
 }
 
 // FuzzRaw: whatever a policy's JSON is, reading and translating it does not
-// crash, and a rule with a part that is empty lets nobody in.
+// crash, and a rule with a part that is empty lets no client in.
 func FuzzRaw(f *testing.F) {
 	for _, w := range table {
 		var top struct{ Spec json.RawMessage }

@@ -13,7 +13,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/status"
 )
 
-// claims says which hosts and addresses of an entry are not its own; nil when
+// claims reports which hosts and addresses of an entry are not its own; nil when
 // all are.
 func (d describer) claims(n Name, e *networkingv1.ServiceEntry) *status.Condition {
 	scope := d.t.scope(d.r, n, e)
@@ -50,7 +50,7 @@ func (d describer) claims(n Name, e *networkingv1.ServiceEntry) *status.Conditio
 	return nil
 }
 
-// disputes says in what an entry differs from the older entries of its host,
+// disputes reports in what an entry differs from the older entries of its host,
 // with which it makes one service.
 func (d describer) disputes(n Name, e *networkingv1.ServiceEntry, host string) []string {
 	var out []string

@@ -24,7 +24,7 @@ const selfTestPatience = 2 * time.Second
 // SelfTest proves in a throw-away pair of namespaces that this kernel redirects,
 // in both families: a connection out of the one, and a connection into it from
 // the other, arrive at the proxy's ports and say where they wanted to go, are
-// reset when nobody listens there, also after a packet that opens no connection; a probe from the pod's host arrives where it
+// reset when no program listens there, also after a packet that opens no connection; a probe from the pod's host arrives where it
 // wanted to, and what has the host's address only does not; and nothing remains
 // afterwards. An error says what this node is not able to do.
 func SelfTest(ipv6 bool) error {

@@ -193,7 +193,7 @@ type ListenOptions struct {
 	V6Only bool
 	// Mark is the firewall mark; 0 for none.
 	Mark uint32
-	// Owner is the user whom the kernel has as the socket's owner, and with
+	// Owner is the user that the kernel has as the socket's owner, and with
 	// whose sockets it can share its address; 0 for the process's own. Another
 	// one needs CAP_CHOWN: see ErrOwner.
 	Owner uint32

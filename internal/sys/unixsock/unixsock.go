@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mode lets the owner connect, and nobody else: the sockets of the mesh are
+// mode lets the owner connect, and no other user: the sockets of the mesh are
 // between its own programs, which run as the same user.
 const mode = 0o600
 

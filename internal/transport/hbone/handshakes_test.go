@@ -38,7 +38,7 @@ func (w *world) reach(from string) (net.Conn, error) {
 }
 
 // Peers that send nothing, a byte at a time, or nothing after their hello, and come
-// back whenever they are reset, keep nobody from making a tunnel.
+// back whenever they are reset, keep no other peer from making a tunnel.
 func TestPeersThatWaitTakeNoSlot(t *testing.T) {
 	hello := realHello(t)
 	attacks := map[string]func(net.Conn){

@@ -21,7 +21,7 @@ const (
 	helloForeign                    // it is none, or one that is too long
 )
 
-// lookAtHello says how much of a ClientHello p is. It may stand in several
+// lookAtHello reports how much of a ClientHello p is. It may stand in several
 // records. What is inside is not read.
 func lookAtHello(p []byte) helloState {
 	got := 0 // bytes of the handshake message

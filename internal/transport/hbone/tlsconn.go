@@ -40,7 +40,7 @@ type wire struct {
 	out  []byte   // to be written to the socket
 }
 
-// gate is told when a handshake waits for the peer, and when that is over.
+// gate is called when a handshake waits for the peer, and when that is over.
 type gate interface {
 	// asks is called before a read waits; answered after it. An error ends the
 	// handshake.

@@ -28,7 +28,7 @@ type Attack struct {
 	Connected bool
 }
 
-// Result says what became of the connections.
+// Result reports what became of the connections.
 type Result struct {
 	Tried, Answered, Silent int
 	// Examples are the first sequences whose connection was answered.
