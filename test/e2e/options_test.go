@@ -258,6 +258,7 @@ func untainted(t *testing.T, excluded *kit.Namespace) {
 	// The test's context has ended then.
 	t.Cleanup(func() { noTaint(context.Background(), t, node) })
 	taint(t.Context(), t, node)
+	scheduled(t, excluded, node)
 
 	n.Create("late", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node} })
 	excluded.Pod("late", kit.OnNode(node))
@@ -268,10 +269,8 @@ func untainted(t *testing.T, excluded *kit.Namespace) {
 			if err != nil {
 				return err
 			}
-			for _, c := range pod.Status.Conditions {
-				if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable && strings.Contains(c.Message, "taint") {
-					return nil
-				}
+			if unschedulable(pod) {
+				return nil
 			}
 			return fmt.Errorf("it is on %q: %+v", pod.Spec.NodeName, pod.Status.Conditions)
 		})
@@ -293,6 +292,42 @@ func untainted(t *testing.T, excluded *kit.Namespace) {
 	})
 	n.Ready("late")
 	n.Tunnelled("late", n.URL("server"), server)
+}
+
+// scheduled waits until the scheduler itself has received the node's taint: it
+// has a cache of its own, and places a pod that is created before by that.
+func scheduled(t *testing.T, n *kit.Namespace, node string) {
+	t.Helper()
+	try := 0
+	kit.Eventually(t, "the scheduler has the taint of "+node, func(ctx context.Context) error {
+		if !tainted(ctx, t, node) {
+			t.Fatalf("the taint of %s is gone, and neither agent nor proxy is there", node)
+		}
+		try++
+		name := fmt.Sprintf("placed-%d", try)
+		n.Create(name, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node} })
+		defer func() { _ = mesh.Kube.CoreV1().Pods(n.Name).Delete(ctx, name, metav1.DeleteOptions{}) }()
+		for {
+			pod, err := mesh.Kube.CoreV1().Pods(n.Name).Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if pod.Spec.NodeName != "" {
+				return errors.New("it still places pods there")
+			}
+			if unschedulable(pod) {
+				return nil
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+}
+
+// unschedulable reports whether the scheduler has refused a pod for a taint.
+func unschedulable(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonUnschedulable && strings.Contains(c.Message, "taint")
+	})
 }
 
 func taints(ctx context.Context, t *testing.T, node string) []corev1.Taint {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -150,6 +151,11 @@ func (u *untainter) look(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	for _, selector := range []string{u.AgentSelector, u.ProxySelector} {
+		if there, err := u.confirm(ctx, selector, name); err != nil || !there {
+			return err // a pod that comes has the node looked at again
+		}
+	}
 	_, err = u.Client.Kube.CoreV1().Nodes().Patch(ctx, name, types.JSONPatchType, text, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -158,6 +164,17 @@ func (u *untainter) look(ctx context.Context, name string) error {
 		u.Logger.Info("node is ready for pods: its node agent and its ztunnel are", "node", name, "taint", u.Taint)
 	}
 	return err
+}
+
+// confirm asks the API server whether a node has a ready pod of a selector. The
+// caches may be behind: a node that is new again under its old name would be freed
+// because of its former pods.
+func (u *untainter) confirm(ctx context.Context, selector, node string) (bool, error) {
+	pods, err := u.Client.Kube.CoreV1().Pods(u.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector, FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(pods.Items, func(pod corev1.Pod) bool { return ready(&pod) }), nil
 }
 
 func (u *untainter) anyReady(i cache.SharedIndexInformer, node string) bool {

@@ -15,7 +15,9 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
 
+	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/kube/kubetest"
 )
 
@@ -117,6 +119,38 @@ func TestBothHaveToBeReady(t *testing.T) {
 	// refused; what goes on is not that.
 	if n := s.Requests()["patch nodes"]; n < 3 || n > 6 {
 		t.Errorf("%d patches for 3 nodes", n)
+	}
+}
+
+// TestFormerPodsDoNotFreeANode: the caches still have pods that are gone.
+func TestFormerPodsDoNotFreeANode(t *testing.T) {
+	s := kubetest.Start(t)
+	s.Add(newNode("n1", taint))
+	s.Add(agent("n1", true))
+	core := s.Client().Kube.CoreV1()
+	u := &untainter{Options: Options{
+		Client: s.Client(), Taint: taint, Namespace: "istio-system", Logger: slog.New(slog.DiscardHandler),
+		AgentSelector: DefaultAgentSelector, ProxySelector: DefaultProxySelector,
+	}}
+	u.nodes = client.Informer(core.Nodes(), &corev1.Node{}, client.Selection{})
+	for pod, keep := range map[*corev1.Pod]*cache.SharedIndexInformer{agent("n1", true): &u.agents, proxy("n1", true): &u.proxy} {
+		*keep = client.Informer(core.Pods(u.Namespace), &corev1.Pod{}, client.Selection{})
+		if err := (*keep).AddIndexers(cache.Indexers{byNode: func(obj any) ([]string, error) { return []string{nodeOf(obj)}, nil }}); err != nil {
+			t.Fatal(err)
+		}
+		if err := (*keep).GetIndexer().Add(pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := u.nodes.GetStore().Add(newNode("n1", taint)); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.look(t.Context(), "n1"); err != nil || !slices.Contains(taints(t, s, "n1"), taint) {
+		t.Errorf("the node was freed without a ztunnel: %v", err)
+	}
+	s.Add(proxy("n1", true))
+	if err := u.look(t.Context(), "n1"); err != nil || slices.Contains(taints(t, s, "n1"), taint) {
+		t.Errorf("the node was not freed: %v", err)
 	}
 }
 
