@@ -35,7 +35,7 @@ func BridgeRules(pods []netip.Addr) Ruleset {
 	// bridge has removed one tag. No table sees the packet behind another one.
 	for _, tag := range []uint16{unix.ETH_P_8021Q, unix.ETH_P_8021AD} {
 		forward.Rules = append(forward.Rules, Rule{
-			Match: []Match{EtherType(tag), InVLAN(0)}, Count: true, Do: Drop{}, Note: "hides a packet behind two tags",
+			Match: []Match{InVLAN(0), EtherType(tag)}, Count: true, Do: Drop{}, Note: "hides a packet behind two tags",
 		})
 	}
 	for _, s := range set.Sets {
@@ -126,7 +126,8 @@ func (e EtherType) exprs() []expr.Any {
 	return metaIs(expr.MetaKeyPROTOCOL, expr.CmpOpEq, binaryutil.BigEndian.PutUint16(uint16(e)))
 }
 
-// InVLAN matches the VLAN of a tagged frame; EtherType must have matched the tag.
+// InVLAN matches the VLAN of a tagged frame, together with EtherType. It comes
+// first: the nft program cannot list a table in which it follows the tag.
 type InVLAN uint16
 
 // vlanBits are those of a tag that number the VLAN.
