@@ -40,6 +40,22 @@ spec: {hosts: [host-%d.invalid], addresses: [240.1.0.%d], ports: [{number: 80, n
 `, i, i, i+1, resolution)
 	}
 	w.MustApply(y.String())
+	w.Eventually("the proxy has the entries", func() error {
+		d, err := w.Dump("node2")
+		if err != nil {
+			return err
+		}
+		have := 0
+		for _, s := range d.Services {
+			if strings.HasPrefix(s.Name, "host-") {
+				have++
+			}
+		}
+		if have < entries {
+			return fmt.Errorf("it has %d of %d", have, entries)
+		}
+		return nil
+	})
 	var calls sync.WaitGroup
 	for i := range entries {
 		calls.Go(func() {

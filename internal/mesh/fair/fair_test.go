@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,8 @@ import (
 type parties struct {
 	t      *testing.T
 	q      *Queue
-	served []string
+	mu     sync.Mutex
+	served []string // guarded by mu
 }
 
 // ask takes a place for a second, as soon as there is one.
@@ -26,7 +28,9 @@ func (p *parties) ask(ctx context.Context, party string, n int) {
 			if err != nil {
 				return
 			}
-			p.served = append(p.served, party) // one at a time: the bubble has one clock
+			p.mu.Lock()
+			p.served = append(p.served, party)
+			p.mu.Unlock()
 			time.Sleep(time.Second)
 			release()
 			release()
@@ -43,12 +47,16 @@ func TestPartiesTakeTurns(t *testing.T) {
 		p.ask(t.Context(), "b", 2)
 		time.Sleep(6500 * time.Millisecond)
 		synctest.Wait()
+		p.mu.Lock()
 		// The first came alone; from then on each party has its turn.
 		if want := []string{"many", "many", "a", "b", "many", "b", "many"}; !slices.Equal(p.served, want) {
 			t.Errorf("served %q, not %q", p.served, want)
 		}
+		p.mu.Unlock()
 		time.Sleep(time.Hour)
 		synctest.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		p.q.mu.Lock()
 		defer p.q.mu.Unlock()
 		if p.q.taken != 0 || p.q.waiting != 0 || len(p.q.held)+len(p.q.queues)+len(p.q.order) != 0 || len(p.served) != 1003 {
