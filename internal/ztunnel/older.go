@@ -65,16 +65,22 @@ func (p *pod) reviewOlder(local *workload.Workload) {
 	}
 }
 
-// find adds what is there now.
+// find adds what is there now. The kernel lists sockets one after the other: of a
+// connection that begins meanwhile, the program's end can be in the list and the
+// proxy's not. The proxy's end is the older one, so a second list has it.
 func (o *older) find(d *sockdiag.Diag, ephemeral sockdiag.Ports) error {
-	all, err := d.List(sockdiag.Connected | sockdiag.Listening)
-	if err != nil {
-		return err
+	var lists [2][]*sockdiag.Socket
+	for i := range lists {
+		all, err := d.List(sockdiag.Connected | sockdiag.Listening)
+		if err != nil {
+			return err
+		}
+		lists[i] = sockdiag.Uncaptured(all, ephemeral)
 	}
 	if o.known == nil {
 		o.known = map[uint64]*sockdiag.Socket{}
 	}
-	for _, s := range sockdiag.Uncaptured(all, ephemeral) {
+	for _, s := range sockdiag.Both(lists[0], lists[1]) {
 		if len(o.known) < maxOlder && !wellknown.IsProxyPort(s.Local.Port()) {
 			own := *s // and not the whole list
 			o.known[s.Key()] = &own

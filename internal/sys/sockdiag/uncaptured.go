@@ -46,3 +46,18 @@ func Uncaptured(all []Socket, ephemeral Ports) []*Socket {
 	}
 	return out
 }
+
+// Both returns the sockets of the first list that are in the second one, too.
+func Both(first, second []*Socket) []*Socket {
+	have := make(map[uint64]struct{}, len(second))
+	for _, s := range second {
+		have[s.Key()] = struct{}{}
+	}
+	var out []*Socket
+	for _, s := range first {
+		if _, ok := have[s.Key()]; ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
