@@ -44,7 +44,7 @@ func (id Identity) Principal() string {
 	return id.TrustDomain + "/ns/" + id.Namespace + "/sa/" + id.ServiceAccount
 }
 
-// IsZero tells whether there is no identity.
+// IsZero reports whether there is no identity.
 func (id Identity) IsZero() bool { return id == Identity{} }
 
 // Parse reads the form that String writes, and nothing else: exactly the path

@@ -43,7 +43,7 @@ type (
 var (
 	scopeNames  = [...]string{global: "Global", namespace: "Namespace", selector: "WorkloadSelector"}
 	actionNames = [...]string{allow: "Allow", deny: "Deny"}
-	textNames   = [...]string{exact: "Exact", prefix: "Prefix", suffix: "Suffix"}
+	textNames   = [...]string{Exact: "Exact", Prefix: "Prefix", Suffix: "Suffix"}
 )
 
 // Dump renders all policies as the JSON array of /config_dump, sorted by
@@ -108,13 +108,13 @@ func (m *match) dump() matchDump {
 	}
 }
 
-func dumpTexts(list []text) []textDump {
+func dumpTexts(list []Text) []textDump {
 	var out []textDump
 	for _, t := range list {
-		if t.kind == presence {
+		if t.Kind == Presence {
 			out = append(out, textDump{"Presence": []string{}})
 		} else {
-			out = append(out, textDump{textNames[t.kind]: t.value})
+			out = append(out, textDump{textNames[t.Kind]: t.Value})
 		}
 	}
 	return out

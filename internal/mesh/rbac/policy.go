@@ -11,6 +11,8 @@ import (
 
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 type action uint8
@@ -36,6 +38,7 @@ type Policy struct {
 	action          action
 	dryRun          bool
 	rules           []group
+	refusal         reason.Reason // of a DENY that matches
 	// broken is why the policy could not be compiled. Then rules are not
 	// looked at.
 	broken error
@@ -54,27 +57,12 @@ type (
 
 // match holds when every condition holds.
 type match struct {
-	namespaces, notNamespaces             []text
+	namespaces, notNamespaces             []Text
 	accounts, notAccounts                 []account
-	principals, notPrincipals             []text
+	principals, notPrincipals             []Text
 	sources, notSources                   []netip.Prefix
 	destinations, notDestinations         []netip.Prefix
 	destinationPorts, notDestinationPorts []uint16
-}
-
-type textKind uint8
-
-const (
-	exact textKind = iota
-	prefix
-	suffix
-	presence
-)
-
-// text is a condition on a string.
-type text struct {
-	kind  textKind
-	value string
 }
 
 // account is a service account in any trust domain.
@@ -87,7 +75,10 @@ type account struct{ namespace, name string }
 func Compile(a *securitypb.Authorization) (*Policy, error) {
 	p := &Policy{
 		key:  a.GetNamespace() + "/" + a.GetName(),
-		name: a.GetName(), namespace: a.GetNamespace(), dryRun: a.GetDryRun(),
+		name: a.GetName(), namespace: a.GetNamespace(), dryRun: a.GetDryRun(), refusal: reason.PolicyDenied,
+	}
+	if strings.HasPrefix(p.name, wellknown.DerivedWaypointPolicy) {
+		p.refusal = reason.WaypointRequired
 	}
 	var errs []error
 	switch a.GetAction() {
@@ -168,12 +159,12 @@ func compileMatch(m *securitypb.Match) (match, error) {
 	}
 	var errs []error
 	errs = append(errs,
-		compileList(&out.namespaces, "namespaces", m.GetNamespaces(), compileText),
-		compileList(&out.notNamespaces, "not_namespaces", m.GetNotNamespaces(), compileText),
+		compileList(&out.namespaces, "namespaces", m.GetNamespaces(), CompileText),
+		compileList(&out.notNamespaces, "not_namespaces", m.GetNotNamespaces(), CompileText),
 		compileList(&out.accounts, "service_accounts", m.GetServiceAccounts(), compileAccount),
 		compileList(&out.notAccounts, "not_service_accounts", m.GetNotServiceAccounts(), compileAccount),
-		compileList(&out.principals, "principals", m.GetPrincipals(), compileText),
-		compileList(&out.notPrincipals, "not_principals", m.GetNotPrincipals(), compileText),
+		compileList(&out.principals, "principals", m.GetPrincipals(), CompileText),
+		compileList(&out.notPrincipals, "not_principals", m.GetNotPrincipals(), CompileText),
 		compileList(&out.sources, "source_ips", m.GetSourceIps(), compilePrefix),
 		compileList(&out.notSources, "not_source_ips", m.GetNotSourceIps(), compilePrefix),
 		compileList(&out.destinations, "destination_ips", m.GetDestinationIps(), compilePrefix),
@@ -202,20 +193,6 @@ func compileList[P, C any](to *[]C, field string, list []P, compile func(P) (C, 
 		*to = append(*to, c)
 	}
 	return nil
-}
-
-func compileText(m *securitypb.StringMatch) (text, error) {
-	switch t := m.GetMatchType().(type) {
-	case *securitypb.StringMatch_Exact:
-		return text{exact, t.Exact}, nil
-	case *securitypb.StringMatch_Prefix:
-		return text{prefix, t.Prefix}, nil
-	case *securitypb.StringMatch_Suffix:
-		return text{suffix, t.Suffix}, nil
-	case *securitypb.StringMatch_Presence:
-		return text{kind: presence}, nil
-	}
-	return text{}, errors.New("no known kind of match")
 }
 
 func compileAccount(m *securitypb.ServiceAccountMatch) (account, error) {
@@ -250,7 +227,7 @@ func compilePrefix(m *securitypb.Address) (netip.Prefix, error) {
 // undecodable is what stands for a resource that is no policy: it denies the
 // namespace that its name begins with, else the mesh.
 func undecodable(resource string) (*Policy, error) {
-	p := &Policy{key: resource, name: resource, action: deny, broken: errors.New("policy " + resource + " fails closed: it cannot be decoded")}
+	p := &Policy{key: resource, name: resource, action: deny, refusal: reason.PolicyDenied, broken: errors.New("policy " + resource + " fails closed: it cannot be decoded")}
 	if ns, name, ok := strings.Cut(resource, "/"); ok && ns != "" {
 		p.namespace, p.name, p.scope = ns, name, namespace
 	}
@@ -263,13 +240,13 @@ func (p *Policy) Key() string { return p.key }
 // Broken returns why the policy could not be compiled and fails closed, or nil.
 func (p *Policy) Broken() error { return p.broken }
 
-// Matches tells whether the policy's rules match a connection.
+// Matches reports whether the policy's rules match a connection.
 func (p *Policy) Matches(c *Conn) bool {
 	var buf [principalSize]byte
-	return p.matches(&view{c, principal(buf[:0], &c.Identity)})
+	return p.matches(&View{c, principal(buf[:0], &c.Identity)})
 }
 
-func (p *Policy) matches(v *view) bool {
+func (p *Policy) matches(v *View) bool {
 	if p.broken != nil {
 		return p.action == deny
 	}
@@ -281,7 +258,7 @@ func (p *Policy) matches(v *view) bool {
 	return false
 }
 
-func (g group) holds(v *view) bool {
+func (g group) holds(v *View) bool {
 	for i := range g {
 		if !g[i].holds(v) {
 			return false
@@ -290,7 +267,7 @@ func (g group) holds(v *view) bool {
 	return true
 }
 
-func (c *clause) holds(v *view) bool {
+func (c *clause) holds(v *View) bool {
 	if c.always {
 		return true
 	}
@@ -308,7 +285,7 @@ func (m *match) empty() bool {
 		len(m.destinations)+len(m.notDestinations)+len(m.destinationPorts)+len(m.notDestinationPorts) == 0
 }
 
-func (m *match) holds(v *view) bool {
+func (m *match) holds(v *View) bool {
 	return portsHold(m.destinationPorts, m.notDestinationPorts, v.c.Dst.Port()) &&
 		addrHolds(m.destinations, m.notDestinations, v.c.Dst.Addr()) &&
 		addrHolds(m.sources, m.notSources, v.c.Src.Addr()) &&
@@ -337,33 +314,21 @@ func within(list []netip.Prefix, a netip.Addr) bool {
 }
 
 // namespaceHolds compares with the empty string when there is no identity.
-func (m *match) namespaceHolds(v *view) bool {
+func (m *match) namespaceHolds(v *View) bool {
 	ns := v.c.Identity.Namespace
 	return (len(m.namespaces) == 0 || anyText(m.namespaces, ns)) && !anyText(m.notNamespaces, ns)
 }
 
-func anyText(list []text, s string) bool {
+func anyText(list []Text, s string) bool {
 	for _, t := range list {
-		if t.matches(s) {
+		if t.Matches(s) {
 			return true
 		}
 	}
 	return false
 }
 
-func (t text) matches(s string) bool {
-	switch t.kind {
-	case exact:
-		return s == t.value
-	case prefix:
-		return strings.HasPrefix(s, t.value)
-	case suffix:
-		return strings.HasSuffix(s, t.value)
-	}
-	return s != ""
-}
-
-func (m *match) accountHolds(v *view) bool {
+func (m *match) accountHolds(v *View) bool {
 	id := v.c.Identity
 	return (len(m.accounts) == 0 || anyAccount(m.accounts, id)) && !anyAccount(m.notAccounts, id)
 }
@@ -381,31 +346,18 @@ func anyAccount(list []account, id identity.Identity) bool {
 }
 
 // principalHolds never matches a principal when there is no identity.
-func (m *match) principalHolds(v *view) bool {
+func (m *match) principalHolds(v *View) bool {
 	return (len(m.principals) == 0 || anyPrincipal(m.principals, v.principal)) && !anyPrincipal(m.notPrincipals, v.principal)
 }
 
-func anyPrincipal(list []text, principal []byte) bool {
+func anyPrincipal(list []Text, principal []byte) bool {
 	if principal == nil {
 		return false
 	}
 	for _, t := range list {
-		if t.matchesBytes(principal) {
+		if t.MatchesBytes(principal) {
 			return true
 		}
 	}
 	return false
-}
-
-// matchesBytes is matches for bytes; the conversions do not allocate.
-func (t text) matchesBytes(b []byte) bool {
-	switch n := len(t.value); t.kind {
-	case exact:
-		return string(b) == t.value
-	case prefix:
-		return len(b) >= n && string(b[:n]) == t.value
-	case suffix:
-		return len(b) >= n && string(b[len(b)-n:]) == t.value
-	}
-	return len(b) > 0
 }

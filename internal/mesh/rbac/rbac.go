@@ -33,7 +33,7 @@ type DryRun struct {
 // Decision is the outcome for one connection.
 type Decision struct {
 	Allowed bool
-	// Reason is OK, PolicyDenied, NotAllowed or PolicyUnavailable.
+	// Reason is OK, PolicyDenied, NotAllowed, PolicyUnavailable or WaypointRequired.
 	Reason reason.Reason
 	// Policy is the one that decided, or that is missing, as namespace/name;
 	// empty when none did.
@@ -82,7 +82,7 @@ func (s *Set) Evaluate(t Target, c *Conn) Decision {
 		s = &Set{}
 	}
 	var buf [principalSize]byte
-	v := view{c, principal(buf[:0], &c.Identity)}
+	v := View{c, principal(buf[:0], &c.Identity)}
 	var e evaluation
 	var scopes [2]*scoped
 	scopes[0], _ = s.namespaces.get("")
@@ -136,7 +136,7 @@ type evaluation struct {
 
 // consider looks at one policy in the phase of its action; true ends the
 // evaluation.
-func (e *evaluation) consider(phase action, p *Policy, v *view) bool {
+func (e *evaluation) consider(phase action, p *Policy, v *View) bool {
 	if p.action != phase {
 		return false
 	}
@@ -153,7 +153,7 @@ func (e *evaluation) consider(phase action, p *Policy, v *view) bool {
 		e.trialMatched = e.trialMatched || phase == allow
 		return false
 	case phase == deny:
-		e.decision.Reason = reason.PolicyDenied
+		e.decision.Reason = p.refusal
 	default:
 		e.decision.Allowed = true
 	}
@@ -171,12 +171,19 @@ func (e *evaluation) conclude() Decision {
 	return e.decision
 }
 
-// view is a connection as matchers see it.
-type view struct {
+// View is a connection as matchers see it.
+type View struct {
 	c *Conn
 	// principal is the identity without its scheme; nil without an identity.
 	principal []byte
 }
+
+// NewView returns the view of a connection, which has to stay as it is. The view may be
+// used again for every evaluation of the connection.
+func NewView(c *Conn) View { return View{c, principal(nil, &c.Identity)} }
+
+// Conn returns the connection.
+func (v *View) Conn() *Conn { return v.c }
 
 // principalSize is room for a trust domain and an account of 253 characters
 // each, a namespace of 63, and what joins them, so that rendering one does not

@@ -19,6 +19,10 @@ const (
 	PolicyChanged // a policy or workload change took the permission away
 	// PolicyUnavailable: the workload names a policy that has not come.
 	PolicyUnavailable
+	// PolicyUnsupported: a policy holds that this proxy cannot enforce.
+	PolicyUnsupported
+	// WaypointRequired: the destination admits only its waypoint.
+	WaypointRequired
 
 	// Identity and TLS.
 	CertificateUnavailable // no certificate for the local workload
@@ -31,6 +35,7 @@ const (
 	UnknownSource       // the local pod is not in the directory yet
 	UnknownDestination  // the control plane has not said who that is
 	NoHealthyUpstream   // the service has no endpoint to choose
+	WaypointUnavailable // the destination has a waypoint that cannot be used
 	UnsupportedProtocol // the endpoint speaks a tunnel we do not
 	UnknownGateway      // another network, and no gateway to it
 	RecursiveCall       // aimed at the proxy's own ports
@@ -49,6 +54,16 @@ const (
 	Draining          // this proxy is going away
 	WorkloadRemoved   // the pod left the mesh or the node
 	Internal          // a fault of this program
+
+	// Requests.
+	NoRoute          // routes exist, and none matches the request
+	NoBackend        // the rule has no backend that it may use
+	MalformedRequest // the client broke the rules of HTTP
+	UpstreamProtocol // the destination broke the rules of HTTP
+	HeadTimeout      // the client did not complete the head of a request
+	StreamIdle       // neither side of a request sent anything
+	RequestTimeout   // the time that the route gives a request is over
+	TryTimeout       // the time that the route gives one try is over
 )
 
 // Info describes one reason for people and for metrics.
@@ -63,12 +78,22 @@ type Info struct {
 	Next string
 }
 
+// HTTPInfo is what a request gets that fails for a reason.
+type HTTPInfo struct {
+	// Status of the answer. 0: the client is gone, or nothing is wrong.
+	Status int
+	// Flag is the response flag of Envoy's access log, "-" without one.
+	Flag string
+}
+
 var table = [...]Info{
 	OK:                {"OK", "-", "completed", ""},
 	PolicyDenied:      {"POLICY_DENIED", "DENY", "explicitly denied by a policy", "see the named policy; `ambit ztunnel-config policy` lists what this node enforces"},
 	NotAllowed:        {"NOT_ALLOWED", "DENY", "allow policies exist, but none allowed", "add the client to an ALLOW policy of the destination"},
 	PolicyChanged:     {"POLICY_CHANGED", "DENY", "connection closed due to policy change", "see the policies that changed last for the destination"},
 	PolicyUnavailable: {"POLICY_UNAVAILABLE", "DENY", "the workload names a policy that this proxy does not have", "check that the control plane is reachable from this node, and its log for this policy"},
+	PolicyUnsupported: {"POLICY_UNSUPPORTED", "DENY", "a policy holds that this proxy cannot enforce", "see the status of the named policy"},
+	WaypointRequired:  {"WAYPOINT_REQUIRED", "DENY", "the destination admits only its waypoint", "call the service by its name or address; docs/waypoints.md lists the exceptions, for clients that call pods"},
 
 	CertificateUnavailable: {"CERTIFICATE_UNAVAILABLE", "IDENTITY_ERROR", "no certificate for the local workload", "check that the CA is reachable from this node; `ambit ztunnel-config certificate` shows the state"},
 	TLSFailure:             {"TLS_FAILURE", "TLS_FAILURE", "TLS handshake failed", "compare the trust bundles of both nodes"},
@@ -79,6 +104,7 @@ var table = [...]Info{
 	UnknownSource:       {"UNKNOWN_SOURCE", "CONNECT", "local workload is not known yet", "check that the control plane is reachable from this node"},
 	UnknownDestination:  {"UNKNOWN_DESTINATION", "CONNECT", "destination is not known yet", "check that the control plane is reachable from this node"},
 	NoHealthyUpstream:   {"NO_HEALTHY_UPSTREAM", "CONNECT", "no healthy upstream", "check that the service selects ready pods and serves this port"},
+	WaypointUnavailable: {"WAYPOINT_UNAVAILABLE", "CONNECT", "the waypoint of the destination cannot be used", "see the condition istio.io/WaypointBound of the destination, and the waypoint's pods with `ambit waypoint status`"},
 	UnsupportedProtocol: {"UNSUPPORTED_PROTOCOL", "CONNECT", "destination uses an unsupported tunnel protocol", "enrol the destination in ambient mode"},
 	UnknownGateway:      {"UNKNOWN_GATEWAY", "CONNECT", "no gateway to the destination's network", "deploy an east-west gateway there"},
 	RecursiveCall:       {"RECURSIVE_CALL", "CONNECT", "attempted recursive call", "do not dial the proxy's own ports"},
@@ -96,6 +122,72 @@ var table = [...]Info{
 	Draining:          {"DRAINING", "-", "proxy is draining", "the client should connect again"},
 	WorkloadRemoved:   {"WORKLOAD_REMOVED", "-", "workload left the mesh", ""},
 	Internal:          {"INTERNAL", "CONNECT", "internal error", "please report this with the proxy's log"},
+
+	NoRoute:          {"NO_ROUTE", "-", "no route matches the request", "compare host, path, method and headers of the request with the routes of the service"},
+	NoBackend:        {"NO_BACKEND", "-", "the rule has no usable backend", "see the conditions in the route's status"},
+	MalformedRequest: {"MALFORMED_REQUEST", "-", "malformed request", "the error names the rule of HTTP that the client broke"},
+	UpstreamProtocol: {"UPSTREAM_PROTOCOL", "-", "destination sent a malformed response", "check the protocol that the service port declares (appProtocol)"},
+	HeadTimeout:      {"HEAD_TIMEOUT", "-", "client did not complete the head of its request in time", "see the log of the client program"},
+	StreamIdle:       {"STREAM_IDLE", "-", "neither side sent anything for too long", "raise the idle timeout, or have the program send something"},
+	RequestTimeout:   {"REQUEST_TIMEOUT", "-", "request timed out", "see the destination program, or raise the request timeout of the route"},
+	TryTimeout:       {"TRY_TIMEOUT", "-", "the last try of the request timed out", "see the destination program, or raise the backend timeout of the route"},
+}
+
+// http is what L7 proxies answer. Flags are those of Envoy, so that what people
+// search logs for stays the same.
+var http = [...]HTTPInfo{
+	OK:                {0, "-"},
+	PolicyDenied:      {403, "-"},
+	NotAllowed:        {403, "-"},
+	PolicyChanged:     {403, "-"},
+	PolicyUnavailable: {403, "-"},
+	PolicyUnsupported: {403, "-"},
+	WaypointRequired:  {403, "-"},
+
+	CertificateUnavailable: {503, "UF"},
+	TLSFailure:             {503, "UF"},
+	PeerIdentityMismatch:   {503, "UF"},
+	TrustDomainMismatch:    {503, "UF"},
+	CertificateRevoked:     {503, "UF"},
+
+	UnknownSource:       {503, "NC"},
+	UnknownDestination:  {503, "NC"},
+	NoHealthyUpstream:   {503, "UH"},
+	WaypointUnavailable: {503, "UH"},
+	UnsupportedProtocol: {503, "UH"},
+	UnknownGateway:      {503, "UH"},
+	RecursiveCall:       {503, "NC"},
+	AddressMismatch:     {503, "NC"},
+	BadRequest:          {400, "DPE"},
+
+	ConnectFailure:    {503, "UF"},
+	ConnectTimeout:    {503, "UF"},
+	TunnelHandshake:   {503, "UF"},
+	TunnelRefused:     {503, "UF"},
+	TunnelClosed:      {503, "UC"},
+	UpstreamReset:     {503, "UC"},
+	DownstreamReset:   {0, "DC"},
+	ResourceExhausted: {503, "UO"},
+	Draining:          {503, "-"},
+	WorkloadRemoved:   {503, "-"},
+	Internal:          {500, "-"},
+
+	NoRoute:          {404, "NR"},
+	NoBackend:        {500, "NC"},
+	MalformedRequest: {400, "DPE"},
+	UpstreamProtocol: {502, "UPE"},
+	HeadTimeout:      {408, "-"},
+	StreamIdle:       {504, "SI"},
+	RequestTimeout:   {504, "UT"},
+	TryTimeout:       {504, "UT"},
+}
+
+// HTTP returns what a request gets that fails for r.
+func (r Reason) HTTP() HTTPInfo {
+	if int(r) >= len(http) {
+		return http[Internal]
+	}
+	return http[r]
 }
 
 // Info returns the description of r; of Internal when r is not of the set.
@@ -124,7 +216,7 @@ func All() []Reason {
 // Error is a failure that knows its Reason.
 type Error struct {
 	Reason Reason
-	// Detail names whom it happened to: the policy, the address, the peer.
+	// Detail names the object concerned: the policy, the address, the peer.
 	Detail string
 	Err    error
 }

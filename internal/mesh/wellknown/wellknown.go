@@ -28,7 +28,7 @@ const (
 	PortControlDebug   = 8080
 )
 
-// IsProxyPort tells whether a port belongs to the proxy itself: a connection
+// IsProxyPort reports whether a port belongs to the proxy itself: a connection
 // to one of them through the proxy would be a loop or an attempt to bypass it.
 func IsProxyPort(p uint16) bool {
 	switch p {
@@ -92,8 +92,32 @@ const (
 	AnnotationDNSCapture          = "ambient.istio.io/dns-capture"
 	AnnotationRerouteInterfaces   = "istio.io/reroute-virtual-interfaces"
 	AnnotationDryRun              = "istio.io/dry-run"
+	AnnotationClientIdentity      = "ambient.istio.io/xfcc-include-client-identity"
 	AnnotationTrafficDistribution = "networking.istio.io/traffic-distribution"
 )
+
+// Annotations of Services, ServiceEntries, Pods, WorkloadEntries and Namespaces, which
+// are Ambit's own. See docs/waypoints.md.
+const (
+	AnnotationDomain = "ambit.mesh"
+	// AnnotationWaypointBypass is WaypointBypassAllow or WaypointBypassDeny: whether
+	// traffic may go around the waypoint that a label names.
+	AnnotationWaypointBypass = AnnotationDomain + "/waypoint-bypass"
+	WaypointBypassAllow      = "allow"
+	WaypointBypassDeny       = "deny"
+	// AnnotationWaypointExempt lists accounts, as namespace/name with commas between,
+	// that are admitted beside the waypoint.
+	AnnotationWaypointExempt = AnnotationDomain + "/waypoint-exempt"
+)
+
+// DerivedWaypointPolicy begins the names of policies that admit only waypoints. No
+// Kubernetes name contains an underscore.
+const DerivedWaypointPolicy = "ambit_waypoint_"
+
+// UnavailableWaypoint ends the host names that stand for a waypoint that cannot be
+// used. Names below .invalid never exist (RFC 6761), so that a proxy which looks one
+// up finds nothing, and refuses.
+const UnavailableWaypoint = ".waypoint.invalid"
 
 // What is asked of waypoints beside that. A canary is a second waypoint, with
 // the share of new connections that it should get.
@@ -110,6 +134,8 @@ const (
 	TypeAddress       = "type.googleapis.com/istio.workload.Address"
 	TypeWorkload      = "type.googleapis.com/istio.workload.Workload"
 	TypeAuthorization = "type.googleapis.com/istio.security.Authorization"
+	TypeRoute         = "type.googleapis.com/ambit.route.v1.Rule"   // Ambit's own
+	TypePolicy        = "type.googleapis.com/ambit.authz.v1.Policy" // Ambit's own
 )
 
 // ExtensionClientAffinity is the name of a Service's extension, without a
@@ -120,6 +146,33 @@ const ExtensionClientAffinity = "ambit.client-affinity"
 
 // TokenAudience is what a service account token must be issued for.
 const TokenAudience = "istio-ca"
+
+// Keys of a ConfigMap that changes what is made for Gateways: each has YAML that is
+// merged into one object.
+const (
+	OverlayDeployment     = "deployment"
+	OverlayService        = "service"
+	OverlayServiceAccount = "serviceAccount"
+	OverlayAutoscaler     = "horizontalPodAutoscaler"
+	OverlayBudget         = "podDisruptionBudget"
+)
+
+// OverlayKeys are all of them.
+var OverlayKeys = []string{OverlayDeployment, OverlayService, OverlayServiceAccount, OverlayAutoscaler, OverlayBudget}
+
+// LabelOverlayClass is on a ConfigMap of the root namespace whose changes are for all
+// Gateways of the class that its value names.
+const LabelOverlayClass = "gateway.istio.io/defaults-for-class"
+
+// ClassWaypoint is the class of Gateways that are waypoints.
+const ClassWaypoint = "istio-waypoint"
+
+// RootsConfigMap is the ConfigMap of every namespace with the roots of the control
+// plane, in its key RootsKey.
+const (
+	RootsConfigMap = "istio-ca-root-cert"
+	RootsKey       = "root-cert.pem"
+)
 
 // Defaults of an installation.
 const (

@@ -41,7 +41,7 @@ func TestServicesByAddress(t *testing.T) {
 		{"full length is exact", []*workloadpb.Address{service("a", "h", []string{"10.0.0.1/32"})}, "10.0.0.1", "x", "a/h"},
 		{"narrowest range", []*workloadpb.Address{service("a", "h", []string{"10.0.0.0/8"}), service("b", "h2", []string{"10.2.0.0/16"})}, "10.2.3.4", "x", "b/h2"},
 		{"own namespace before narrower", []*workloadpb.Address{service("a", "h", []string{"10.0.0.0/8"}), service("b", "h2", []string{"10.2.0.0/16"})}, "10.2.3.4", "a", "a/h"},
-		{"hidden range is passed over", []*workloadpb.Address{service("a", "h", []string{"10.0.0.0/8"}), service("b", "h2", []string{"10.2.0.0/16"}, hidden)}, "10.2.3.4", "x", "a/h"},
+		{"hidden range is skipped", []*workloadpb.Address{service("a", "h", []string{"10.0.0.0/8"}), service("b", "h2", []string{"10.2.0.0/16"}, hidden)}, "10.2.3.4", "x", "a/h"},
 		{"exact before own range", []*workloadpb.Address{service("a", "h", []string{"10.0.0.0/8"}), service("b", "h2", []string{"10.2.3.4"})}, "10.2.3.4", "a", "b/h2"},
 		{"hidden exact falls to range", []*workloadpb.Address{service("a", "h", []string{"10.0.0.0/8"}), service("b", "h2", []string{"10.2.3.4"}, hidden)}, "10.2.3.4", "x", "a/h"},
 		{"v6 range", []*workloadpb.Address{service("a", "h", []string{"fd00::/16"})}, "fd00::5", "x", "a/h"},

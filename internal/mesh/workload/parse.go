@@ -288,6 +288,9 @@ func parsePorts(list []*workloadpb.Port) ([]Port, error) {
 		if out[i].Target, err = parsePort(p.GetTargetPort()); err != nil {
 			return nil, fmt.Errorf("ports[%d].target_port: %w", i, err)
 		}
+		if app := p.GetAppProtocol(); app >= 0 && app <= workloadpb.AppProtocol_TLS {
+			out[i].App = App(app)
+		}
 	}
 	return out, nil
 }
@@ -315,7 +318,7 @@ func orDefault(s, def string) string {
 	return s
 }
 
-// same tells whether two traits are interchangeable.
+// same reports whether two traits are interchangeable.
 func (t *Traits) same(o *Traits) bool {
 	return t.hash == o.hash &&
 		t.Namespace == o.Namespace && t.TrustDomain == o.TrustDomain && t.ServiceAccount == o.ServiceAccount &&

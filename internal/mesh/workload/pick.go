@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"math"
 	"net/netip"
 	"strconv"
@@ -18,6 +19,9 @@ type Query struct {
 	Service *Service
 	// Client is the workload that connects.
 	Client *Workload
+	// Affine is who keeps its endpoint where the service has affinity to clients: the
+	// UID of Client by default. A proxy that connects for others names them.
+	Affine string
 	// Dialled is the address the client used; it decides the address family.
 	// Invalid is no preference.
 	Dialled netip.Addr
@@ -147,7 +151,7 @@ func (p *picker) candidate(e endpoint, best int, scoped bool) (weight uint64, ra
 // restart, chooses the same one, and an endpoint that comes or goes moves only
 // the clients that it takes or leaves.
 func (p *picker) own(scoped bool) (endpoint, bool) {
-	client := stableHash(offset64, p.Client.UID)
+	client := stableHash(offset64, cmp.Or(p.Affine, p.Client.UID))
 	var found endpoint
 	best, highest := -1, 0.0
 	for e := range p.set.all() {
@@ -281,7 +285,7 @@ func (p *picker) shares(w *Workload, scope Scope) bool {
 	return false
 }
 
-// usable tells whether an endpoint can take this connection, health and
+// usable reports whether an endpoint can take this connection, health and
 // weight apart.
 func (p *picker) usable(e endpoint) bool {
 	if p.Excluded != nil && p.Excluded(e.w.UID) {

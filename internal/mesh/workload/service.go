@@ -41,7 +41,7 @@ const (
 	DualStack
 )
 
-// Accepts tells whether the restriction lets a through.
+// Accepts reports whether the restriction lets a through.
 func (f Families) Accepts(a netip.Addr) bool {
 	switch f {
 	case IPv4Only:
@@ -100,12 +100,22 @@ type Service struct {
 // Key returns the service's unique name.
 func (s *Service) Key() NamespacedName { return NamespacedName{s.Namespace, s.Hostname} }
 
-// VisibleTo tells whether clients of namespace ns may resolve and reach it.
+// VisibleTo reports whether clients of namespace ns may resolve and reach it.
 func (s *Service) VisibleTo(ns string) bool { return !s.NamespaceOnly || s.Namespace == ns }
 
 // TargetPort returns the target port of a service port, and whether the
 // service has that port at all. A target of 0 leaves the answer to endpoints.
 func (s *Service) TargetPort(port uint16) (target uint16, ok bool) { return findPort(s.Ports, port) }
+
+// App returns what a service port declares that it carries.
+func (s *Service) App(port uint16) App {
+	for _, p := range s.Ports {
+		if p.Service == port {
+			return p.App
+		}
+	}
+	return AppUnknown
+}
 
 func findPort(ports []Port, port uint16) (uint16, bool) {
 	for _, p := range ports {

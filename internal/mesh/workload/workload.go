@@ -1,5 +1,5 @@
 // Package workload is the directory of the mesh: who is at which address,
-// which service stands in front of whom, and which endpoint a connection
+// which service stands in front of which workload, and which endpoint a connection
 // takes. It holds values only: a Directory turns resources from the control
 // plane into immutable Snapshots, and every question is answered from one.
 package workload
@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // Protocol is how a workload wants to be reached.
@@ -70,17 +71,38 @@ type GatewayAddress struct {
 	HBONEPort uint16
 }
 
-// IsZero tells whether there is no gateway.
+// IsZero reports whether there is no gateway.
 func (g GatewayAddress) IsZero() bool { return g == GatewayAddress{} }
 
 // ByHostname tells which of the two forms is used.
 func (g GatewayAddress) ByHostname() bool { return g.Hostname.Hostname != "" }
 
+// Unavailable reports whether the address stands for a waypoint that cannot be used,
+// and which one and why.
+func (g GatewayAddress) Unavailable() (which string, unavailable bool) {
+	return strings.CutSuffix(g.Hostname.Hostname, wellknown.UnavailableWaypoint)
+}
+
 // Port maps a port of a service to the port of its endpoints.
 type Port struct {
 	Service uint16
 	Target  uint16 // 0: the endpoint says
+	// App is what the port declares that it carries.
+	App App
 }
+
+// App is the application protocol of a port.
+type App uint8
+
+// The application protocols, with the numbers of the wire.
+const (
+	AppUnknown App = iota // nothing declared, or nothing of the others
+	AppHTTP1
+	AppHTTP2
+	AppGRPC
+	AppTCP
+	AppTLS
+)
 
 // Membership is one service that a workload is an endpoint of.
 type Membership struct {
@@ -140,7 +162,7 @@ type Traits struct {
 // Addrs returns the workload's addresses; not to be changed.
 func (w *Workload) Addrs() []netip.Addr { return w.addrs }
 
-// HasAddr tells whether a is one of the workload's addresses.
+// HasAddr reports whether a is one of the workload's addresses.
 func (w *Workload) HasAddr(a netip.Addr) bool { return slices.Contains(w.addrs, a) }
 
 // Identity returns who the workload is in its certificate.
