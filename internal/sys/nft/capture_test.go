@@ -14,9 +14,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
 
 // family is one address family of the two test namespaces.
@@ -100,7 +100,7 @@ func TestMarkedSocketsAreNotCaptured(t *testing.T) {
 		server := netnstest.Serve(t, peer, netip.AddrPortFrom(f.peer, 0))
 		proxy := netnstest.StartProxy(t, pod)
 		apply(t, pod, Config{IPv6: true})
-		for _, mark := range []int{numbers.MarkProxy, 0x7000 | numbers.MarkProxy} {
+		for _, mark := range []int{wellknown.MarkProxy, 0x7000 | wellknown.MarkProxy} {
 			mustTalk(t, pod, server, netnstest.Proxied(mark))
 		}
 		if got := proxy.Outbound(); len(got) > 0 {
@@ -131,7 +131,7 @@ func TestTunnelPortIsNotRedirected(t *testing.T) {
 		pod, peer := netnstest.Link(t)
 		proxy := netnstest.StartProxy(t, pod)
 		apply(t, pod, Config{IPv6: true})
-		c, err := netnstest.Dial(peer, netip.Addr{}, netip.AddrPortFrom(f.pod, numbers.PortHBONE), nil)
+		c, err := netnstest.Dial(peer, netip.Addr{}, netip.AddrPortFrom(f.pod, wellknown.PortHBONE), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

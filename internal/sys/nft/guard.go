@@ -3,7 +3,7 @@ package nft
 import (
 	"slices"
 
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // The chains input and output are the guard. Connection tracking asks the NAT
@@ -11,6 +11,9 @@ import (
 // no connection, or a translation that was lost, would switch the redirection of
 // that connection off. The guard meets every packet, after translation, and
 // refuses what the NAT chains should have redirected.
+//
+// Each packet costs as many expressions as it meets: what most packets match
+// comes first.
 //
 // Only a connection that is redirected may pass, so a rule that asks connection
 // tracking accepts and never rejects: it does not match a packet that is not
@@ -26,9 +29,9 @@ func inputGuard(cfg step) []Rule {
 		known = known[:2]
 	}
 	rules := []Rule{
+		{Match: []Match{Loopback{}}, Do: Accept{}, Note: "the pod and its proxy among themselves"},
 		{Match: known, Do: Accept{}, Note: "opens no connection"},
 		{Match: []Match{Proto{Number: protoTCP, Not: true}}, Do: Accept{}, Note: "other protocols are not captured"},
-		{Match: []Match{InInterface("lo")}, Do: Accept{}, Note: "the pod and its proxy among themselves"},
 	}
 	if len(known) > 2 {
 		rules = append(rules, Rule{Match: []Match{resets}, Do: Accept{}, Note: "ends a connection"})
@@ -38,10 +41,10 @@ func inputGuard(cfg step) []Rule {
 		rules = append(rules, Rule{Match: []Match{opensNot}, Count: true, Do: Drop{}, Note: "connection tracking does not know it, and must not get to"})
 	}
 	for _, name := range cfg.VirtualInterfaces {
-		rules = append(rules, Rule{Match: []Match{InInterface(name), DestPort{Port: numbers.PortOutbound}, Translated{}}, Do: Accept{}, Note: "outbound of a machine inside the pod"})
+		rules = append(rules, Rule{Match: []Match{InInterface(name), DestPort{Port: wellknown.PortOutbound}, Translated{}}, Do: Accept{}, Note: "outbound of a machine inside the pod"})
 	}
 	if cfg.BypassInbound {
-		for _, port := range []uint16{numbers.PortOutbound, numbers.PortInbound, numbers.PortDNS} {
+		for _, port := range []uint16{wellknown.PortOutbound, wellknown.PortInbound, wellknown.PortDNS} {
 			rules = append(rules, Rule{Match: []Match{DestPort{Port: port}}, Count: true, Do: Reset{}, Note: "only redirection leads to the proxy"})
 		}
 		return rules
@@ -50,8 +53,8 @@ func inputGuard(cfg step) []Rule {
 		rules = append(rules, Rule{Match: m, Do: Accept{}, Note: "probe"})
 	}
 	return append(rules,
-		Rule{Match: []Match{DestPort{Port: numbers.PortHBONE}}, Do: Accept{}, Note: "tunnels"},
-		Rule{Match: []Match{DestPort{Port: numbers.PortInbound}, Translated{}}, Do: Accept{}, Note: "plaintext to the pod, redirected"},
+		Rule{Match: []Match{DestPort{Port: wellknown.PortHBONE}}, Do: Accept{}, Note: "tunnels"},
+		Rule{Match: []Match{DestPort{Port: wellknown.PortInbound}, Translated{}}, Do: Accept{}, Note: "plaintext to the pod, redirected"},
 		Rule{Count: true, Do: Reset{}, Note: "not redirected"},
 	)
 }
@@ -67,10 +70,10 @@ func outputGuard(cfg step) []Rule {
 		known = append(known, ConnState{States: stateNew | stateInvalid | stateUntracked, Not: true})
 	}
 	rules := []Rule{
+		{Match: []Match{Loopback{Out: true}}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
+		{Match: []Match{fromProxy}, Do: Accept{}, Note: "the proxy's own connections"},
 		{Match: known, Do: Accept{}, Note: "opens no connection"},
 		{Match: []Match{Proto{Number: protoTCP, Not: true}}, Do: Accept{}, Note: "other protocols are not captured"},
-		{Match: []Match{OutInterface("lo")}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
-		{Match: []Match{fromProxy}, Do: Accept{}, Note: "the proxy's own connections"},
 	}
 	if cfg.Quiesce {
 		rules = append(rules, Rule{Match: []Match{opens}, Do: Accept{}, Note: "nothing new is captured"})
@@ -93,9 +96,9 @@ func outputGuard(cfg step) []Rule {
 
 // redirected accepts the connections of the pod that go to the proxy.
 func redirected(cfg Config) []Rule {
-	ports := []uint16{numbers.PortOutbound}
+	ports := []uint16{wellknown.PortOutbound}
 	if cfg.CaptureDNS {
-		ports = append(ports, numbers.PortDNS)
+		ports = append(ports, wellknown.PortDNS)
 	}
 	var rules []Rule
 	for _, v6 := range []bool{false, true} {
@@ -138,6 +141,12 @@ func guardChains(cfg step) []Chain {
 		chains = append(chains, Chain{Name: "forward", Type: "filter", Hook: "forward", Priority: priorityFilter, Rules: forwardGuard(cfg.Config)})
 	}
 	return chains
+}
+
+// unguarded returns the rules without the guard.
+func (s Ruleset) unguarded() Ruleset {
+	s.Chains = slices.DeleteFunc(slices.Clone(s.Chains), func(c Chain) bool { return c.Priority == priorityFilter })
+	return s
 }
 
 // probeMatches are the first packets of plaintext connections that are not

@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 	"github.com/ambit-mesh/ambit/internal/sys/packet"
 	"github.com/ambit-mesh/ambit/internal/sys/packet/packettest"
 )
@@ -104,9 +104,9 @@ func TestProxyPortsAreNotForOthers(t *testing.T) {
 		pod, peer := netnstest.Link(t)
 		proxy := netnstest.StartProxy(t, pod)
 		apply(t, pod, Config{IPv6: true})
-		refused(t, "the inbound port", peer, netip.AddrPortFrom(f.pod, numbers.PortInbound), nil)
+		refused(t, "the inbound port", peer, netip.AddrPortFrom(f.pod, wellknown.PortInbound), nil)
 		apply(t, pod, Config{IPv6: true, BypassInbound: true})
-		for _, port := range []uint16{numbers.PortOutbound, numbers.PortInbound, numbers.PortDNS} {
+		for _, port := range []uint16{wellknown.PortOutbound, wellknown.PortInbound, wellknown.PortDNS} {
 			refused(t, "a port of the proxy in a pod that serves plaintext itself", peer, netip.AddrPortFrom(f.pod, port), nil)
 		}
 		if in, out := proxy.Inbound(), proxy.Outbound(); len(in)+len(out) > 0 {

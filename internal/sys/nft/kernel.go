@@ -20,9 +20,11 @@ import (
 // already right is not touched. The table's rules are replaced inside their
 // chains, so that every packet meets either all old or all new rules.
 //
-// A table that is not there yet is written in two steps: from the first one on,
-// new connections are captured; then those that are older are listed, and all
-// others are held to what connection tracking has of them.
+// A table that is not there yet is written in three steps. From the first one on,
+// new connections are captured. Then comes the guard, in a transaction of its own:
+// a packet that has passed the NAT chains before they had rules would meet it, and
+// be refused. At last those that are older are listed, and all others are held to
+// what connection tracking has of them.
 func Apply(ns *netns.NS, cfg Config) error {
 	if err := applyRouting(ns, cfg); err != nil {
 		return fmt.Errorf("policy routing: %w", err)
@@ -50,8 +52,11 @@ func Apply(ns *netns.NS, cfg Config) error {
 		return writeTable(ns, want, nil)
 	}
 	first := step{Config: cfg, settling: true}
-	if err := writeTable(ns, first.rules().possible().zoned(chains), nil); err != nil {
-		return err
+	rules := first.rules().possible().zoned(chains)
+	for _, set := range []Ruleset{rules.unguarded(), rules} {
+		if err := writeTable(ns, set, nil); err != nil {
+			return err
+		}
 	}
 	list, err := older(ns)
 	if err != nil {
@@ -142,7 +147,7 @@ func Check(ns *netns.NS, cfg Config) ([]string, error) {
 	return append(differs, routing...), err
 }
 
-// Present tells whether the namespace has a table of ours, right or wrong.
+// Present reports whether the namespace has Ambit's table, right or wrong.
 func Present(ns *netns.NS) (bool, error) {
 	t, err := ourTable(ns, podTable)
 	return t != nil, err
@@ -151,6 +156,13 @@ func Present(ns *netns.NS) (bool, error) {
 // Remove takes out everything Apply puts in, and nothing else. Connections
 // that are redirected at this time end; see Config.Quiesce.
 func Remove(ns *netns.NS) error {
+	if present, err := Present(ns); err != nil {
+		return err
+	} else if present {
+		if err := endZone(ns); err != nil {
+			return err
+		}
+	}
 	if err := removeTable(ns, podTable); err != nil {
 		return err
 	}

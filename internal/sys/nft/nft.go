@@ -18,7 +18,7 @@ import (
 
 	"github.com/google/nftables"
 
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // TableName is the table that holds every rule of the mesh in a namespace.
@@ -150,12 +150,12 @@ func (s step) rules() Ruleset {
 	set.Chains = append(set.Chains,
 		Chain{Name: "mangle-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityMangle, Rules: []Rule{{
 			Match: []Match{fromProxy},
-			Do:    SetConnMark{Value: numbers.MarkReturn, Mask: numbers.MarkMask},
+			Do:    SetConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask},
 			Note:  "connections that the proxy makes to the pod",
 		}}},
 		// A route chain looks the route up again when the mark has changed.
 		Chain{Name: "mangle-output", Type: "route", Hook: "output", Priority: priorityMangle, Rules: []Rule{{
-			Match: []Match{ConnMark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}},
+			Match: []Match{ConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}},
 			Do:    RestoreMark{}, Note: "their replies go back to the proxy, whatever their address",
 		}}},
 		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityInbound, Rules: inboundRules(cfg)},
@@ -174,8 +174,8 @@ func (s step) rules() Ruleset {
 }
 
 var (
-	fromProxy    = Mark{Value: numbers.MarkProxy, Mask: numbers.MarkMask}
-	notFromProxy = Mark{Value: numbers.MarkProxy, Mask: numbers.MarkMask, Not: true}
+	fromProxy    = Mark{Value: wellknown.MarkProxy, Mask: wellknown.MarkMask}
+	notFromProxy = Mark{Value: wellknown.MarkProxy, Mask: wellknown.MarkMask, Not: true}
 )
 
 // newTCP matches the first packet of a connection and no other. A connection
@@ -194,19 +194,19 @@ func inboundRules(cfg Config) []Rule {
 	for _, name := range cfg.VirtualInterfaces {
 		rules = append(rules,
 			Rule{Match: append([]Match{InInterface(name)}, newTCP()...), Count: true,
-				Do: Redirect{numbers.PortOutbound}, Note: "outbound of a machine inside the pod"},
+				Do: Redirect{wellknown.PortOutbound}, Note: "outbound of a machine inside the pod"},
 			Rule{Match: []Match{InInterface(name), Proto{Number: protoTCP}}, Do: Accept{}, Note: "never inbound"})
 	}
 	if cfg.BypassInbound {
 		return rules
 	}
-	rules = append(rules, Rule{Match: []Match{InInterface("lo")}, Do: Accept{}, Note: "the pod and its proxy among themselves"})
+	rules = append(rules, Rule{Match: []Match{Loopback{}}, Do: Accept{}, Note: "the pod and its proxy among themselves"})
 	for _, m := range probeMatches(cfg) {
 		rules = append(rules, Rule{Match: m, Do: Accept{}, Note: "probe"})
 	}
 	return append(rules, Rule{
-		Match: append(newTCP(), DestPort{Port: numbers.PortHBONE, Not: true}, notFromProxy, ToItself{}),
-		Count: true, Do: Redirect{numbers.PortInbound}, Note: "plaintext to the pod, and not what it passes on",
+		Match: append(newTCP(), DestPort{Port: wellknown.PortHBONE, Not: true}, notFromProxy, ToItself{}),
+		Count: true, Do: Redirect{wellknown.PortInbound}, Note: "plaintext to the pod, and not what it passes on",
 	})
 }
 
@@ -216,18 +216,18 @@ func outboundRules(cfg Config) []Rule {
 	}
 	rules := []Rule{
 		lasts,
-		{Match: []Match{OutInterface("lo")}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
-		{Match: []Match{Proto{Number: protoTCP}, Mark{Value: numbers.MarkReturn, Mask: numbers.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
+		{Match: []Match{Loopback{Out: true}}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
+		{Match: []Match{Proto{Number: protoTCP}, Mark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}}, Do: Accept{}, Note: "replies on their way to the proxy"},
 	}
 	if cfg.CaptureDNS {
 		rules = append(rules,
 			Rule{Match: []Match{Proto{Number: protoUDP}, notFromProxy, DestPort{Port: 53}}, Count: true,
-				Do: Redirect{numbers.PortDNS}, Note: "look-ups"},
+				Do: Redirect{wellknown.PortDNS}, Note: "look-ups"},
 			Rule{Match: append(newTCP(), notFromProxy, DestPort{Port: 53}), Count: true,
-				Do: Redirect{numbers.PortDNS}, Note: "look-ups over TCP"})
+				Do: Redirect{wellknown.PortDNS}, Note: "look-ups over TCP"})
 	}
 	return append(rules, Rule{
 		Match: append(newTCP(), notFromProxy), Count: true,
-		Do: Redirect{numbers.PortOutbound}, Note: "outbound of the pod",
+		Do: Redirect{wellknown.PortOutbound}, Note: "outbound of the pod",
 	})
 }

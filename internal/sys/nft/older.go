@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -10,16 +9,16 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	socket "github.com/mdlayher/netlink"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
 
 // A connection that is older than the table was never redirected and goes on as
 // before. Connection tracking may learn of it at any packet, or lose it, so the
-// table lists such connections by their ends. A table that somebody has deleted
+// table lists such connections by their ends, but for those in TIME_WAIT: what they
+// still send or get changes nothing for a program. A table that somebody has deleted
 // is written anew like the first one: what goes past the proxy at that time goes
 // on.
 
@@ -101,29 +100,12 @@ func older(ns *netns.NS) ([]connection, error) {
 }
 
 func connections(ns *netns.NS) ([]connection, error) {
-	var all []connection
-	err := ns.Do(func() error {
-		for _, f := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			sockets, err := netlink.SocketDiagTCP(f)
-			if err != nil {
-				return fmt.Errorf("listing TCP sockets: %w", err)
-			}
-			for _, s := range sockets {
-				const listens = 10 // TCP_LISTEN
-				c := connection{addrPort(s.ID.Source, s.ID.SourcePort), addrPort(s.ID.Destination, s.ID.DestinationPort)}
-				if s.State != listens && c.local.IsValid() && c.remote.IsValid() {
-					all = append(all, c)
-				}
-			}
-		}
-		return nil
-	})
+	sockets, err := sockets(ns)
+	all := make([]connection, len(sockets))
+	for i := range sockets {
+		all[i] = connection{sockets[i].Local, sockets[i].Remote}
+	}
 	return all, err
-}
-
-func addrPort(ip net.IP, port uint16) netip.AddrPort {
-	a, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(a.Unmap(), port)
 }
 
 // uncaptured leaves out the connections whose other end is in the namespace:
@@ -135,7 +117,7 @@ func uncaptured(all []connection) []connection {
 	atProxy := map[netip.AddrPort]bool{}
 	for _, c := range all {
 		byEnds[c] = true
-		if p := c.local.Port(); p == numbers.PortOutbound || p == numbers.PortDNS {
+		if p := c.local.Port(); p == wellknown.PortOutbound || p == wellknown.PortDNS {
 			atProxy[c.remote] = true
 		}
 	}

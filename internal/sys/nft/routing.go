@@ -10,8 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
 
 // Replies of the pod's programs to connections that the proxy made under the
@@ -52,9 +52,9 @@ func withRouting(ns *netns.NS, ipv6 bool, fn func(h *netlink.Handle, lo netlink.
 
 func returnRule(family int) *netlink.Rule {
 	r := netlink.NewRule()
-	mask := uint32(numbers.MarkMask)
-	r.Family, r.Priority, r.Table = family, numbers.RulePriority, numbers.RouteTable
-	r.Mark, r.Mask = numbers.MarkReturn, &mask
+	mask := uint32(wellknown.MarkMask)
+	r.Family, r.Priority, r.Table = family, wellknown.RulePriority, wellknown.RouteTable
+	r.Mark, r.Mask = wellknown.MarkReturn, &mask
 	return r
 }
 
@@ -64,7 +64,7 @@ func returnRoute(lo netlink.Link, family int) *netlink.Route {
 		all = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 	}
 	return &netlink.Route{
-		Family: family, LinkIndex: lo.Attrs().Index, Dst: all, Table: numbers.RouteTable,
+		Family: family, LinkIndex: lo.Attrs().Index, Dst: all, Table: wellknown.RouteTable,
 		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
 	}
 }
@@ -78,12 +78,12 @@ func applyRouting(ns *netns.NS, cfg Config) error {
 			}
 			if missing.route {
 				if err := h.RouteAdd(returnRoute(lo, f)); err != nil && !errors.Is(err, unix.EEXIST) {
-					return fmt.Errorf("adding the local route of table %d: %w", numbers.RouteTable, err)
+					return fmt.Errorf("adding the local route of table %d: %w", wellknown.RouteTable, err)
 				}
 			}
 			if missing.rule {
 				if err := h.RuleAdd(returnRule(f)); err != nil && !errors.Is(err, unix.EEXIST) {
-					return fmt.Errorf("adding rule %d: %w", numbers.RulePriority, err)
+					return fmt.Errorf("adding rule %d: %w", wellknown.RulePriority, err)
 				}
 			}
 		}
@@ -100,12 +100,12 @@ func removeRouting(ns *netns.NS) error {
 			}
 			if !missing.rule {
 				if err := h.RuleDel(returnRule(f)); err != nil && !errors.Is(err, unix.ENOENT) {
-					return fmt.Errorf("deleting rule %d: %w", numbers.RulePriority, err)
+					return fmt.Errorf("deleting rule %d: %w", wellknown.RulePriority, err)
 				}
 			}
 			if !missing.route {
 				if err := h.RouteDel(returnRoute(lo, f)); err != nil && !errors.Is(err, unix.ESRCH) {
-					return fmt.Errorf("deleting the local route of table %d: %w", numbers.RouteTable, err)
+					return fmt.Errorf("deleting the local route of table %d: %w", wellknown.RouteTable, err)
 				}
 			}
 		}
@@ -126,10 +126,10 @@ func checkRouting(ns *netns.NS, cfg Config) ([]string, error) {
 				name = "IPv6"
 			}
 			if missing.rule {
-				differs = append(differs, fmt.Sprintf("%s routing rule %d is missing", name, numbers.RulePriority))
+				differs = append(differs, fmt.Sprintf("%s routing rule %d is missing", name, wellknown.RulePriority))
 			}
 			if missing.route {
-				differs = append(differs, fmt.Sprintf("%s local route of table %d is missing", name, numbers.RouteTable))
+				differs = append(differs, fmt.Sprintf("%s local route of table %d is missing", name, wellknown.RouteTable))
 			}
 		}
 		return nil
@@ -146,14 +146,14 @@ func missingRouting(h *netlink.Handle, family int) (missing, error) {
 		return m, fmt.Errorf("listing routing rules: %w", err)
 	}
 	for _, r := range rules {
-		if r.Priority == numbers.RulePriority && r.Table == numbers.RouteTable &&
-			r.Mark == numbers.MarkReturn && r.Mask != nil && *r.Mask == numbers.MarkMask {
+		if r.Priority == wellknown.RulePriority && r.Table == wellknown.RouteTable &&
+			r.Mark == wellknown.MarkReturn && r.Mask != nil && *r.Mask == wellknown.MarkMask {
 			m.rule = false
 		}
 	}
-	routes, err := h.RouteListFiltered(family, &netlink.Route{Table: numbers.RouteTable}, netlink.RT_FILTER_TABLE)
+	routes, err := h.RouteListFiltered(family, &netlink.Route{Table: wellknown.RouteTable}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return m, fmt.Errorf("listing routes of table %d: %w", numbers.RouteTable, err)
+		return m, fmt.Errorf("listing routes of table %d: %w", wellknown.RouteTable, err)
 	}
 	for _, r := range routes {
 		if r.Type == unix.RTN_LOCAL && isDefault(r.Dst) {

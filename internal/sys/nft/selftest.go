@@ -12,8 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 	"github.com/ambit-mesh/ambit/internal/sys/packet"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
@@ -57,10 +57,10 @@ func SelfTest(ipv6 bool) error {
 		if f.v6 && (!ipv6 || !hasIPv6) {
 			continue
 		}
-		if err := captured(pod, pod, f.outside, numbers.PortOutbound); err != nil {
+		if err := captured(pod, pod, f.outside, wellknown.PortOutbound); err != nil {
 			return fmt.Errorf("a connection from the pod to %s was not redirected: %w", f.outside, err)
 		}
-		if err := captured(pod, peer, f.inside, numbers.PortInbound); err != nil {
+		if err := captured(pod, peer, f.inside, wellknown.PortInbound); err != nil {
 			return fmt.Errorf("a connection to the pod at %s was not redirected: %w", f.inside, err)
 		}
 		outside := netip.AddrPortFrom(f.host.Addr(), f.inside.Port())
@@ -164,7 +164,7 @@ func address(h *netlink.Handle, link netlink.Link, text string) error {
 	return h.AddrAdd(link, addr)
 }
 
-// captured tells whether a connection from a namespace arrives at a port of the
+// captured reports whether a connection from a namespace arrives at a port of the
 // pod that it did not want to go to.
 func captured(pod, from *netns.NS, to netip.AddrPort, port uint16) error {
 	all := netip.IPv4Unspecified()
@@ -236,14 +236,14 @@ func send(from *netns.NS, s packet.Segment) error {
 	})
 }
 
-// probed tells whether a probe by the host is told from what only has the
+// probed reports whether a probe by the host is told from what only has the
 // host's address.
 func probed(pod, host *netns.NS, source netip.Prefix, at netip.AddrPort, ipv6 bool) error {
 	cfg := Config{IPv6: ipv6, Probes: []Probe{{Source: source, Ports: []uint16{at.Port()}, Host: true}}}
 	if err := Apply(pod, cfg); err != nil {
 		return err
 	}
-	if err := captured(pod, host, at, numbers.PortInbound); err != nil {
+	if err := captured(pod, host, at, wellknown.PortInbound); err != nil {
 		return fmt.Errorf("without the host's rules it was not redirected: %w", err)
 	}
 	if _, err := ApplyHost(host, []netip.Addr{at.Addr()}); err != nil {

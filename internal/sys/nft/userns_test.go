@@ -10,7 +10,7 @@ import (
 )
 
 // A pod with users of its own (hostUsers: false) has a network namespace that
-// belongs to these: the agent, outside, has every right there all the same.
+// belongs to these: the agent, outside, has every right there nevertheless.
 func TestNamespaceOfAnotherUserNamespace(t *testing.T) {
 	pod := exec.Command("sleep", "60")
 	pod.SysProcAttr = &syscall.SysProcAttr{

@@ -1,8 +1,12 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -10,6 +14,7 @@ import (
 	"github.com/google/nftables/userdata"
 	socket "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
@@ -25,6 +30,9 @@ import (
 //
 // The library has no direction of a zone. Rules of this chain are written and
 // read here, after the others.
+//
+//	no table ──► between, forgotten ──► zone ──► all rules ──► between, forgotten ──► no table
+//	             (beginZone)                                   (endZone)
 
 // Zones of connection tracking.
 const (
@@ -39,46 +47,163 @@ const zoneChain = "zone"
 
 // wireChain puts connections from outside into their zone. Errors about a packet
 // are looked up where the packet's connection is.
-func wireChain() Chain {
-	chain := Chain{Name: zoneChain, Type: "filter", Hook: "prerouting", Priority: priorityRaw}
+func wireChain() Chain { return outside(SetOriginalZone{zoneWire}) }
+
+// between is the chain between two ways of tracking, with the zone and without:
+// nothing from outside is tracked. A connection that is tracked in both ways has
+// the same answers twice. The kernel then drops its packets, or gives it another
+// port, at which no program listens.
+//
+// A pod with rules of its own for address translation has no program for what
+// these rules would send elsewhere: the kernel would answer with a reset. There,
+// packets are dropped, and their senders repeat them.
+func between(translates bool) Chain {
+	if translates {
+		return outside(Drop{})
+	}
+	return outside(NoTrack{})
+}
+
+func outside(do Action) Chain {
+	chain := Chain{Name: zoneChain, Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{
+		{Match: []Match{Loopback{}}, Do: Accept{}, Note: "from the pod itself"},
+	}}
 	for _, protocol := range []byte{protoTCP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
 		chain.Rules = append(chain.Rules, Rule{
-			Match: []Match{NotInInterface("lo"), Proto{Number: protocol}},
-			Do:    SetOriginalZone{zoneWire}, Note: "from outside",
+			Match: []Match{Proto{Number: protocol}}, Do: do, Note: "from outside",
 		})
 	}
 	return chain
 }
 
-// beginZone makes the table with nothing but this chain. No packet from outside
-// may have been tracked without its zone: the packets that follow would begin a
-// second connection with the same answers. So the chain comes before all others,
-// is the same for every Config, and what the pod's own rules have had tracked is
-// forgotten, and taken up again at the next packet.
+// beginZone makes the table with nothing but this chain. It comes before all
+// others, and is the same for every Config. What is tracked without the zone is
+// forgotten, and taken up again at the next packet. A connection from outside
+// that the pod's own rules translate may end by that.
 func beginZone(ns *netns.NS) error {
-	conn, err := open(ns)
+	translates, err := translatesItself(ns)
 	if err != nil {
 		return err
 	}
-	chain := wireChain()
-	table := conn.AddTable(podTable.kernel())
-	conn.AddChain(kernelChain(table, chain))
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("writing nftables table %s: %w", TableName, err)
-	}
-	if err := writeZone(ns, TableName, chain.Rules); err != nil {
+	if err := writeBetween(ns, nil, translates); err != nil {
 		return err
 	}
 	// Captured connections are those of a table that somebody has deleted, and
 	// are in their zone.
 	captured, err := Connections(ns)
 	if err == nil && captured == 0 {
-		err = ns.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+		err = forgetTracked(ns, translates)
 	}
 	if err != nil {
-		return fmt.Errorf("clearing connection tracking: %w", err)
+		return err
+	}
+	return writeZone(ns, TableName, wireChain().Rules)
+}
+
+// endZone is the last step before the table goes: it holds nothing but a chain by
+// which nothing from outside is tracked, and what was tracked is forgotten.
+func endZone(ns *netns.NS) error {
+	have, err := listChains(ns, podTable)
+	if err != nil {
+		return err
+	}
+	translates, err := translatesItself(ns)
+	if err != nil {
+		return err
+	}
+	if err := writeBetween(ns, have, translates); err != nil {
+		return err
+	}
+	return forgetTracked(ns, translates)
+}
+
+// writeBetween makes a table of one chain, in one transaction. have are the
+// chains of the table that there is.
+func writeBetween(ns *netns.NS, have []*nftables.Chain, translates bool) error {
+	conn, err := open(ns)
+	if err != nil {
+		return err
+	}
+	chain := between(translates)
+	table := conn.AddTable(podTable.kernel())
+	for _, c := range have {
+		conn.FlushChain(c)
+		if c.Name != zoneChain {
+			conn.DelChain(c)
+		}
+	}
+	kernel := conn.AddChain(kernelChain(table, chain))
+	for _, r := range chain.Rules {
+		conn.AddRule(kernelRule(table, kernel, r))
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("writing nftables table %s: %w", TableName, err)
 	}
 	return nil
+}
+
+// forgetTracked removes from connection tracking what would be tracked in another
+// way from now on. Of a pod that translates, these are the connections that
+// somebody else has begun, for which the zone is, and those that nothing has
+// answered, which are to be captured. The pod's other connections are tracked in
+// the same way with the zone and without, and may be translated.
+func forgetTracked(ns *netns.NS, translates bool) error {
+	if !translates {
+		if err := ns.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }); err != nil {
+			return fmt.Errorf("clearing connection tracking: %w", err)
+		}
+		return nil
+	}
+	return ns.Do(func() error {
+		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("listing the addresses of the pod: %w", err)
+		}
+		for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, zonedOrUnanswered(addrs)); err != nil {
+				return fmt.Errorf("clearing connection tracking: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// zonedOrUnanswered matches connections that none of the addresses has begun, or
+// that wait for the first answer.
+type zonedOrUnanswered []netlink.Addr
+
+func (addrs zonedOrUnanswered) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	own := slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(flow.Forward.SrcIP) })
+	tcp, _ := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
+	return !own || tcp != nil && tcp.State == nl.TCP_CONNTRACK_SYN_SENT
+}
+
+// translatesItself reports whether the namespace has rules for address
+// translation that are not Ambit's: those of nftables, or of the iptables before.
+func translatesItself(ns *netns.NS) (bool, error) {
+	conn, err := open(ns)
+	if err != nil {
+		return false, err
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return false, fmt.Errorf("listing nftables chains: %w", err)
+	}
+	for _, c := range chains {
+		if c.Type == nftables.ChainTypeNAT && (c.Table.Name != podTable.name || c.Table.Family != podTable.family) {
+			return true, nil
+		}
+	}
+	for _, path := range []string{"/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"} {
+		var names []byte
+		if err := ns.Do(func() (err error) { names, err = os.ReadFile(path); return err }); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("reading the tables of iptables: %w", err)
+		}
+		if slices.Contains(strings.Fields(string(names)), "nat") {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // zoned leaves the chain out of a table that an earlier version has written
@@ -92,13 +217,17 @@ func (s Ruleset) zoned(have []*nftables.Chain) Ruleset {
 }
 
 // SetOriginalZone has connection tracking look a packet up in a zone by the ends
-// that its sender gave it, and without a zone as an answer.
+// that its sender gave it, and without a zone as an answer. It ends the chain.
 type SetOriginalZone struct{ Zone uint16 }
 
-func (z SetOriginalZone) String() string { return fmt.Sprintf("ct original zone set %d", z.Zone) }
+func (z SetOriginalZone) String() string {
+	return fmt.Sprintf("ct original zone set %d accept", z.Zone)
+}
 
 // exprs lacks the direction, which raw adds.
-func (z SetOriginalZone) exprs() []expr.Any { return SetZone(z).exprs() }
+func (z SetOriginalZone) exprs() []expr.Any {
+	return append(SetZone(z).exprs(), Accept{}.exprs()...)
+}
 
 const inet = byte(unix.NFPROTO_INET)
 

@@ -8,9 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
 
 // dialFrom connects from an address and a port.
@@ -82,7 +82,7 @@ func TestClientAndProxyMayHaveTheSamePort(t *testing.T) {
 		c, err = dialFrom(peer, netip.AddrPortFrom(f.peer, q.Port()), server, nil)
 		open("from the port that the proxy has taken", c, err)
 		p := conns["the first"].LocalAddr().(*net.TCPAddr).AddrPort()
-		c, err = dialFrom(pod, netip.AddrPortFrom(f.peer, p.Port()), server, netnstest.Proxied(numbers.MarkProxy))
+		c, err = dialFrom(pod, netip.AddrPortFrom(f.peer, p.Port()), server, netnstest.Proxied(wellknown.MarkProxy))
 		open("by the proxy from a port that the client has", c, err)
 		mustEcho(t, "all together", conns)
 		if got := proxy.Inbound(); len(got) != 2 {

@@ -82,6 +82,22 @@ func Write(fd int, p []byte) (int, error) {
 	}
 }
 
+// writev is Write for several pieces, at least one and none of them empty.
+func writev(fd int, pieces []unix.Iovec) (int, error) {
+	msg := unix.Msghdr{Iov: &pieces[0]}
+	msg.SetIovlen(len(pieces))
+	for {
+		n, _, e := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_NOSIGNAL)
+		switch e {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
 // CloseFD closes a descriptor that no loop watches; a socket's peer gets what
 // was written and then the end of the stream.
 func CloseFD(fd int) {

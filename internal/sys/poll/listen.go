@@ -38,9 +38,36 @@ var nextListener atomic.Uint64
 // connections of one are accepted on its loop, so that nothing is handed over
 // twice. On error fd stays the caller's.
 func Listen(g *Group, fd int, accept func(l *Loop, fd int, remote netip.AddrPort)) (*Listener, error) {
-	ln := &Listener{
-		loop: g.Pick(nextListener.Add(1)), fd: fd, accept: accept, spare: -1, done: make(chan struct{}),
+	return listenOn(g.Pick(nextListener.Add(1)), fd, accept)
+}
+
+// ListenEach has every loop of the group accept from a socket of its own. listen makes
+// one of them: all are bound to one address with SO_REUSEPORT, and the kernel spreads
+// connections over them. It is for a program with few addresses and many connections;
+// a node proxy has many addresses, and Listen spreads those. On error nothing is left.
+func ListenEach(g *Group, listen func() (fd int, err error), accept func(l *Loop, fd int, remote netip.AddrPort)) ([]*Listener, error) {
+	all := make([]*Listener, 0, g.Len())
+	for _, l := range g.loops {
+		fd, err := listen()
+		if err == nil {
+			var ln *Listener
+			if ln, err = listenOn(l, fd, accept); err == nil {
+				all = append(all, ln)
+				continue
+			}
+			CloseFD(fd)
+		}
+		for _, ln := range all {
+			ln.Close()
+			<-ln.Done()
+		}
+		return nil, err
 	}
+	return all, nil
+}
+
+func listenOn(l *Loop, fd int, accept func(l *Loop, fd int, remote netip.AddrPort)) (*Listener, error) {
+	ln := &Listener{loop: l, fd: fd, accept: accept, spare: -1, done: make(chan struct{})}
 	ln.keepSpare()
 	// Watched level-triggered: what one batch left is reported again.
 	errc := make(chan error, 1)
@@ -86,7 +113,7 @@ func (ln *Listener) release() {
 
 func (ln *Listener) keepSpare() {
 	if ln.spare < 0 {
-		// Without one it sheds nothing, and rests all the same.
+		// Without one it sheds nothing, and rests nevertheless.
 		if fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 			ln.spare = fd
 		}
@@ -100,8 +127,19 @@ func (ln *Listener) dropSpare() {
 	}
 }
 
+// RestAccepting is for an accept function that has refused a connection: its socket
+// rests for acceptPause after the batch at hand. Programs that connect again and
+// again then wait in the kernel's backlog, and not at the cost of the loop's others.
+func (l *Loop) RestAccepting() { l.restAccepting = true }
+
 // Ready accepts a batch.
 func (ln *Listener) Ready(Events) {
+	ln.loop.restAccepting = false
+	defer func() {
+		if ln.loop.restAccepting && !ln.closed.Load() {
+			ln.rest()
+		}
+	}()
 	for range acceptBatch {
 		if ln.closed.Load() {
 			return
@@ -114,10 +152,10 @@ func (ln *Listener) Ready(Events) {
 			// Gone before it was accepted: the next one.
 		case unix.EMFILE, unix.ENFILE:
 			ln.shed()
-			ln.rest()
+			ln.loop.restAccepting = true
 			return
 		case unix.ENOBUFS, unix.ENOMEM:
-			ln.rest()
+			ln.loop.restAccepting = true
 			return
 		default: // nothing more, or an error of the network that accept passes on
 			return
@@ -164,5 +202,5 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// IsAgain tells whether err says that a call would have had to wait.
+// IsAgain reports whether err says that a call would have had to wait.
 func IsAgain(err error) bool { return errors.Is(err, unix.EAGAIN) }

@@ -96,6 +96,8 @@ type Loop struct {
 	awake  atomic.Bool // the loop will look at posted before it sleeps
 	done   chan struct{}
 
+	restAccepting bool // see RestAccepting
+
 	running []func() // posted, being run
 	slots   []*Registration
 	free    []int32
@@ -107,9 +109,12 @@ type Loop struct {
 	started         bool // goroutines that may wait for this loop's processor
 	turns           atomic.Uint64
 	again, againRun []*Registration
-	turnEnd         []func()
+	turnEnd         []TurnEnder
+	nextEnd         []TurnEnder // turnEnd of the next turn
+	lastEnd         []TurnEnder // after those of turnEnd
 	now             time.Time
 	timers          timerHeap
+	wheel           wheel
 	buffer          []byte
 	pipes           []Pipe
 	piped           int // pipes that are open
@@ -254,14 +259,14 @@ func (l *Loop) Run() {
 	}
 }
 
-// wait fills events, sleeping when there is nothing to do. It tells whether
+// wait fills events, sleeping when there is nothing to do. It reports whether
 // it may have slept.
 func (l *Loop) wait() bool {
 	if l.started {
 		l.started = false
 		runtime.Gosched()
 	}
-	if len(l.again) > 0 || !l.mayRest() {
+	if len(l.again) > 0 || len(l.turnEnd) > 0 || !l.mayRest() {
 		l.collectNow()
 		return false
 	}
@@ -281,12 +286,16 @@ func (l *Loop) wait() bool {
 }
 
 // rest is for how many milliseconds the loop may sleep, rounded up, so that the
-// earliest timer is due then; -1 is for ever.
+// earliest timer or deadline is due then; -1 is for ever.
 func (l *Loop) rest() int {
-	if len(l.timers) == 0 {
+	next, any := l.wheel.next()
+	if len(l.timers) > 0 && (!any || l.timers[0].at.Before(next)) {
+		next, any = l.timers[0].at, true
+	}
+	if !any {
 		return -1
 	}
-	d := max(time.Until(l.timers[0].at), 0)
+	d := max(time.Until(next), 0)
 	return int(min((d+time.Millisecond-1)/time.Millisecond, math.MaxInt32))
 }
 
@@ -343,6 +352,7 @@ func (l *Loop) turn() bool {
 		}
 	}
 	l.fireTimers()
+	l.wheel.advance(l.now)
 	open := l.runPosted()
 	l.endTurn()
 	return open
@@ -366,12 +376,17 @@ func (l *Loop) runPosted() bool {
 func (l *Loop) endTurn() {
 	// What runs here may ask for more of it: a flush that closes a tunnel,
 	// whose streams write elsewhere.
-	for i := 0; i < len(l.turnEnd); i++ {
-		fn := l.turnEnd[i]
-		l.turnEnd[i] = nil
-		fn()
+	for i, j := 0, 0; i < len(l.turnEnd) || j < len(l.lastEnd); {
+		from, k := l.turnEnd, &i
+		if i == len(l.turnEnd) {
+			from, k = l.lastEnd, &j
+		}
+		e := from[*k]
+		from[*k] = nil
+		*k++
+		e.TurnEnd()
 	}
-	l.turnEnd = l.turnEnd[:0]
+	l.turnEnd, l.nextEnd, l.lastEnd = l.nextEnd, l.turnEnd[:0], l.lastEnd[:0]
 }
 
 func (l *Loop) release() {
@@ -389,9 +404,28 @@ func (l *Loop) release() {
 	close(l.done)
 }
 
-// AtTurnEnd has fn run once, after everything else of this turn: to send what
-// has gathered.
-func (l *Loop) AtTurnEnd(fn func()) { l.turnEnd = append(l.turnEnd, fn) }
+// TurnEnder is called at the end of a turn.
+type TurnEnder interface{ TurnEnd() }
+
+// EndTurnOf has e called once, after everything else of this turn: to write what has
+// gathered. It allocates nothing for a pointer.
+func (l *Loop) EndTurnOf(e TurnEnder) { l.turnEnd = append(l.turnEnd, e) }
+
+// FlushTurnOf has e called after all those of EndTurnOf: to send what they have
+// written.
+func (l *Loop) FlushTurnOf(e TurnEnder) { l.lastEnd = append(l.lastEnd, e) }
+
+// EndNextTurnOf has e called at the end of the next turn, which follows at once: for
+// one that has done its share of this turn.
+func (l *Loop) EndNextTurnOf(e TurnEnder) { l.nextEnd = append(l.nextEnd, e) }
+
+// AtTurnEnd is EndTurnOf for a function.
+func (l *Loop) AtTurnEnd(fn func()) { l.EndTurnOf(turnFunc(fn)) }
+
+type turnFunc func()
+
+// TurnEnd implements TurnEnder.
+func (f turnFunc) TurnEnd() { f() }
 
 // Add watches fd, a non-blocking descriptor, for everything. Its handler is
 // told at once what is ready already, in the next turn. The descriptor stays
@@ -433,7 +467,7 @@ func (l *Loop) addTo(r *Registration, fd int, h Handler, events uint32) error {
 	return nil
 }
 
-// Active tells whether the registration is in force.
+// Active reports whether the registration is in force.
 func (r *Registration) Active() bool { return r.loop != nil }
 
 // Remove stops watching. Events that were already collected are not delivered,
@@ -452,7 +486,7 @@ func (r *Registration) forget() {
 	l := r.loop
 	l.slots[r.slot] = nil
 	l.free = append(l.free, r.slot)
-	r.loop, r.h, r.pending = nil, nil, 0
+	r.loop, r.h, r.pending, r.fd = nil, nil, 0, -1
 }
 
 // Close stops watching and closes the descriptor, for which the kernel needs

@@ -77,25 +77,6 @@ func (q *Queue) Discard(l *Loop, n int) {
 	}
 }
 
-// WriteTo writes as much as the non-blocking descriptor takes and returns how
-// much that was. The error is nil, Again, or the socket's.
-func (q *Queue) WriteTo(l *Loop, fd int) (int, error) {
-	total := 0
-	for q.n > 0 {
-		p := q.Front()
-		n, err := Write(fd, p)
-		if err != nil {
-			return total, err
-		}
-		total += n
-		q.Discard(l, n)
-		if n < len(p) {
-			return total, Again
-		}
-	}
-	return total, nil
-}
-
 func (l *Loop) takeChunk(class int) *chunk {
 	if free := &l.chunks[class]; free.head != nil {
 		c := free.head

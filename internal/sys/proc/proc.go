@@ -23,7 +23,7 @@ type Run struct {
 // none, or it has ended.
 func Of(pid int) Run { return Run{pid, startTime(pid)} }
 
-// Alive tells whether the run has not ended.
+// Alive reports whether the run has not ended.
 func (r Run) Alive() bool { return r.PID > 0 && r.Start != 0 && startTime(r.PID) == r.Start }
 
 // startTime is 0 when there is no such process, or it has ended.
@@ -73,7 +73,7 @@ func (h *Handle) Signal(sig unix.Signal) error {
 	return nil
 }
 
-// Wait waits until the run has ended, for at most d, and tells whether it has.
+// Wait waits until the run has ended, for at most d, and reports whether it has.
 // The first process of a PID namespace ends after all others in it.
 func (h *Handle) Wait(d time.Duration) bool {
 	deadline := time.Now().Add(d)

@@ -29,12 +29,20 @@ const (
 	// Connected are connections of which at least one direction is open.
 	// TIME_WAIT is not among them: no process has such a socket any more.
 	Connected States = 1<<1 | 1<<4 | 1<<5 | 1<<8 | 1<<9 | 1<<11
+	// Opening are connections whose handshake is under way, on either side.
+	Opening States = 1<<2 | 1<<3
 )
+
+// closes are the states that a socket which this side has closed can have.
+const closes States = 1<<4 | 1<<5 | 1<<9 | 1<<11
 
 // Socket is one TCP socket. IPv4-mapped addresses are IPv4.
 type Socket struct {
 	Local, Remote netip.AddrPort
 	Listens       bool
+	// Orphaned sockets were closed by their process. The kernel brings them to
+	// their end.
+	Orphaned bool
 	// UID owns the socket, as the initial user namespace has it.
 	UID uint32
 	// Inode is that of the descriptor; 0 when no process has one.
@@ -210,6 +218,7 @@ func parse(p []byte) (Socket, bool) {
 	rest := p[4+idLen:]
 	s.UID = binary.NativeEndian.Uint32(rest[12:])
 	s.Inode = binary.NativeEndian.Uint32(rest[16:])
+	s.Orphaned = s.Inode == 0 && States(1)<<p[1]&closes != 0
 	return s, true
 }
 

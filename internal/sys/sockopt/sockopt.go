@@ -323,15 +323,5 @@ func SocketError(fd int) error {
 	return nil
 }
 
-// Pair makes two non-blocking stream sockets of this machine, connected to
-// each other. The kernel bounds what is on the way between them.
-func Pair() (a, b int, err error) {
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, -1, fmt.Errorf("socketpair: %w", err)
-	}
-	return p[0], p[1], nil
-}
-
 // Close closes a socket that nothing else owns.
 func Close(fd int) { _ = unix.Close(fd) }

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
 
 // Proxy does what a node proxy does in a pod's namespace, without a tunnel:
@@ -37,12 +37,12 @@ func StartProxy(t testing.TB, ns *netns.NS) *Proxy {
 	p := &Proxy{t: t, ns: ns}
 	t.Cleanup(p.Stop)
 	for port, serve := range map[uint16]func(*net.TCPConn){
-		numbers.PortOutbound: p.serveOutbound,
-		numbers.PortInbound:  p.serveInbound,
-		numbers.PortHBONE:    p.serveEcho,
+		wellknown.PortOutbound: p.serveOutbound,
+		wellknown.PortInbound:  p.serveInbound,
+		wellknown.PortHBONE:    p.serveEcho,
 	} {
 		for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-			l := Listen(t, ns, netip.AddrPortFrom(all, port), Proxied(numbers.MarkProxy))
+			l := Listen(t, ns, netip.AddrPortFrom(all, port), Proxied(wellknown.MarkProxy))
 			p.listeners = append(p.listeners, l)
 			go p.accept(l, serve)
 		}
@@ -134,7 +134,7 @@ func (p *Proxy) serveEcho(c *net.TCPConn) {
 }
 
 func (p *Proxy) relay(c *net.TCPConn, from netip.Addr, to netip.AddrPort) {
-	up, err := Dial(p.ns, from, to, Proxied(numbers.MarkProxy))
+	up, err := Dial(p.ns, from, to, Proxied(wellknown.MarkProxy))
 	if err != nil {
 		_ = c.SetLinger(0) // the client sees a reset
 		_ = c.Close()
