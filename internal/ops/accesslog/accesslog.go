@@ -26,7 +26,9 @@ type Party struct {
 
 // Entry is one connection. Empty fields are left out.
 type Entry struct {
-	Src, Dst  Party
+	Src, Dst Party
+	// Forwarded is the client that the end of the tunnel speaks for, as the tunnel says.
+	Forwarded netip.Addr
 	HBONEAddr string // what the tunnel was asked for: address or hostname, and port
 	Service   string // hostname of the destination service
 	Direction string // inbound or outbound
@@ -68,6 +70,9 @@ func Failed(l *slog.Logger, e *Entry) {
 
 func (e *Entry) attrs(a []slog.Attr, ended bool) []slog.Attr {
 	a = e.Src.attrs(a, &srcKeys)
+	if e.Forwarded.IsValid() {
+		a = append(a, slog.Any("forwarded.for", e.Forwarded))
+	}
 	if e.Dst.Addr.IsValid() {
 		a = append(a, slog.Any("dst.addr", e.Dst.Addr))
 	}
