@@ -9,10 +9,11 @@ import (
 
 // Conn is one HTTP/2 connection. See the package comment for who may use it.
 type Conn struct {
-	h   Handler
-	err error // why the connection ended
-	cfg Config
-	now int64 // of the Receive that runs, ns
+	h     Handler
+	err   error  // why the connection ended
+	fault string // of the header section for which a stream is being reset
+	cfg   Config
+	now   int64 // of the Receive that runs, ns
 
 	rx       receiver
 	streams  table

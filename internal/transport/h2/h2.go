@@ -125,3 +125,15 @@ type Handler interface {
 	// OnPong delivers the answer to a Ping of the owner.
 	OnPong(data [8]byte)
 }
+
+// MalformedHandler is implemented by the Handler of a server that answers requests
+// which must not be served, or logs them. Without it they are reset, and the Handler
+// does not see them.
+type MalformedHandler interface {
+	// OnMalformed delivers a request that breaks RFC 9113 (status 400), or whose
+	// header list is larger than Config.MaxHeaderList (status 431). h has the fields
+	// before the fault, and is valid during the call; its strings may be kept. The
+	// handler may answer on s by Respond, Trailers and AppendData. The stream ends
+	// with the call: an answer that is not complete is dropped.
+	OnMalformed(s *Stream, h *Header, status int, why string)
+}

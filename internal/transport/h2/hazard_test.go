@@ -54,7 +54,7 @@ func TestStuckReadersDoNotStopTheNextStream(t *testing.T) {
 	}
 }
 
-// Bytes for streams that are gone count for the connection all the same: were
+// Bytes for streams that are gone count for the connection nevertheless: were
 // they not credited, each reset would shrink it for ever.
 func TestDataForClosedStreamsIsCredited(t *testing.T) {
 	for _, how := range []string{"reset by us", "reset by the peer", "reset in the middle of a frame", "refused"} {

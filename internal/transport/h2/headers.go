@@ -123,7 +123,7 @@ func (c *Conn) sectionOf(s *Stream, id uint32) (kind section, opens bool) {
 		c.fail(StreamClosed, "HEADERS on a closed stream")
 	case unknownFate:
 		if id <= c.lastServed && !c.graves.forgot() {
-			c.fail(ProtocolError, "HEADERS on a stream that was passed over")
+			c.fail(ProtocolError, "HEADERS on a stream ID lower than one that was opened")
 			break
 		}
 		fallthrough
@@ -174,7 +174,10 @@ func (c *Conn) openedByPeer(id uint32, rd *reader, end bool) {
 	case rd.tooBig:
 		code = EnhanceYourCalm
 	case rd.fault != "" || c.rx.selfDep || (end && rd.bodyLength() > 0):
-		code = ProtocolError
+		if code = ProtocolError; c.rx.selfDep {
+			rd.malformed("stream that depends on itself")
+		}
+		rd.malformed("content-length without content")
 	case len(c.streams.rows) >= int(c.cfg.MaxStreams) || c.held > int64(c.cfg.Budget):
 		code = RefusedStream
 	default:
@@ -191,9 +194,46 @@ func (c *Conn) openedByPeer(id uint32, rd *reader, end bool) {
 		c.h.OnHeaders(s, &rd.h, end)
 		return
 	}
+	if mh, ok := c.h.(MalformedHandler); ok && code != RefusedStream {
+		c.malformed(mh, id, rd, code, end)
+	} else {
+		c.sendRST(id, code)
+		c.graves.bury(id, resetByUs)
+	}
+	if c.err == nil {
+		c.spendReset()
+	}
+}
+
+// Why a request is refused, as the status of an answer.
+const (
+	statusBadRequest     = 400
+	statusFieldsTooLarge = 431
+)
+
+// malformed has the owner answer a request that is not served, and ends its stream.
+func (c *Conn) malformed(mh MalformedHandler, id uint32, rd *reader, code ErrCode, end bool) {
+	status, why := statusBadRequest, rd.fault
+	if rd.tooBig {
+		status, why = statusFieldsTooLarge, "header list larger than SETTINGS_MAX_HEADER_LIST_SIZE"
+	}
+	s := c.newStream(id)
+	s.flags |= recvHead
+	if end {
+		s.flags |= recvEnded
+	}
+	if rd.h.Method == methodHead {
+		s.flags |= isHead
+	}
+	mh.OnMalformed(s, &rd.h, status, why)
+	if s.is(ended) {
+		return
+	}
+	if s.is(sendEnded) {
+		code = NoError // the answer is complete, the rest of the request is not wanted
+	}
 	c.sendRST(id, code)
-	c.graves.bury(id, resetByUs)
-	c.spendReset()
+	c.remove(s, resetByUs)
 }
 
 // bodyLength is what content-length promises, -1 for nothing. A CONNECT has no
@@ -209,7 +249,8 @@ func (r *reader) bodyLength() int64 {
 func (c *Conn) response(s *Stream, rd *reader, end bool) {
 	status := rd.h.Status
 	if rd.tooBig || rd.fault != "" || (status < 200 && end) {
-		c.streamError(s, badSection(rd))
+		rd.malformed("1xx that ends its stream")
+		c.sectionError(s, rd)
 		return
 	}
 	if status < 200 {
@@ -228,7 +269,8 @@ func (c *Conn) response(s *Stream, rd *reader, end bool) {
 		s.bodyLeft = rd.length
 	}
 	if end && s.bodyLeft > 0 {
-		c.streamError(s, ProtocolError)
+		rd.malformed("content-length without content")
+		c.sectionError(s, rd)
 		return
 	}
 	if end {
@@ -240,19 +282,28 @@ func (c *Conn) response(s *Stream, rd *reader, end bool) {
 // trailers takes the header section that ends a body.
 func (c *Conn) trailers(s *Stream, rd *reader, end bool) {
 	if rd.tooBig || rd.fault != "" || !end || s.is(isTunnel) || s.bodyLeft > 0 {
-		c.streamError(s, badSection(rd))
+		rd.malformed("trailers that do not belong here")
+		c.sectionError(s, rd)
 		return
 	}
 	c.endReceive(s)
 	c.h.OnHeaders(s, &rd.h, true)
 }
 
-func badSection(rd *reader) ErrCode {
+// sectionError ends a stream whose header section must not be used.
+func (c *Conn) sectionError(s *Stream, rd *reader) {
+	code, why := ProtocolError, rd.fault
 	if rd.tooBig {
-		return EnhanceYourCalm
+		code, why = EnhanceYourCalm, "header list larger than SETTINGS_MAX_HEADER_LIST_SIZE"
 	}
-	return ProtocolError
+	c.fault = why
+	c.streamError(s, code)
+	c.fault = ""
 }
+
+// Fault says why OnReset is called, if the cause is a header section that the peer
+// sent and that must not be used; "" otherwise. It is valid during OnReset.
+func (c *Conn) Fault() string { return c.fault }
 
 // newStream makes a stream with the windows of now.
 func (c *Conn) newStream(id uint32) *Stream {

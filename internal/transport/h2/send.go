@@ -244,7 +244,7 @@ func (c *Conn) SendQuota(s *Stream) int {
 	return int(min(uint32(s.sendWindow), uint32(c.sendWindow), c.peerMaxFrame))
 }
 
-// maySend tells whether DATA is in order on s: headers went before, no end.
+// maySend reports whether DATA is in order on s: headers went before, no end.
 func (c *Conn) maySend(s *Stream) bool {
 	return c.err == nil && s.flags&(sentHead|sendEnded|ended) == sentHead
 }

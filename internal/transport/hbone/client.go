@@ -1,15 +1,16 @@
 package hbone
 
 import (
-	"crypto/tls"
 	"errors"
 	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
 // client is a tunnel that a pool made, on the loop where it lives.
@@ -25,15 +26,16 @@ type client struct {
 	idle    *poll.Timer
 
 	suspicion suspicion
+	info      *bytestream.Info // of streams that are handed out; made for the first one
 }
 
-func (c *client) start(fd int, conn *tls.Conn, w *wire) {
+func (c *client) start(k link) {
 	cfg := &c.shard.pool.cfg
 	c.shard.local = append(c.shard.local, c)
 	c.t.queues = cfg.Queues
-	err := c.t.start(c.shard.loop, fd, conn, w, engineConfig(false, uint32(cfg.MaxStreams), cfg.Windows), c, cfg.KeepAlive, cfg.Silence)
+	err := c.t.start(c.shard.loop, k, engineConfig(false, uint32(cfg.maxStreams(&c.key)), cfg.Windows), c, cfg.KeepAlive, cfg.Silence)
 	if err != nil {
-		poll.CloseFD(fd)
+		k.close()
 		c.t.err = err
 		c.ended(reason.ResourceExhausted, err)
 		return
@@ -61,6 +63,9 @@ func (c *client) rest() {
 		return
 	}
 	after := c.shard.pool.cfg.IdleRelease
+	if c.key.Via != nil {
+		after = min(after, innerRelease)
+	}
 	if c.leaving {
 		after = min(after, leaveAfter)
 	}
@@ -99,16 +104,19 @@ func (c *client) open(o *attempt) {
 		return
 	}
 	req := &clientStream{client: c, open: o}
-	s := &stream{t: &c.t, fd: o.App, client: true, writable: true, hooks: req}
+	s := &stream{t: &c.t, client: true, hooks: req}
 	s.Init(c.shard.loop, s)
-	if err := c.shard.loop.AddTo(&s.reg, o.App, s); err != nil {
+	s.sock.Init(c.shard.loop)
+	if o.OnStream != nil {
+		// There is no socket.
+	} else if err := s.sock.Watch(c.shard.loop, o.App, s); err != nil {
 		c.ref.release(c.shard)
 		o.OnFail(reason.Errorf(reason.ResourceExhausted, "%w", err), 0)
 		return
 	}
 	hs, err := c.t.h2.Open(o.Header.request(), false)
 	if err != nil {
-		s.reg.Remove()
+		s.sock.Detach()
 		if errors.Is(err, h2.ErrTooManyStreams) || errors.Is(err, h2.ErrGoingAway) || errors.Is(err, h2.ErrClosed) {
 			c.learn()
 			c.refused(o, reason.Errorf(reason.TunnelClosed, "tunnel to %s: %w", c.key.Dst, err))
@@ -123,7 +131,7 @@ func (c *client) open(o *attempt) {
 	c.opening++
 	c.idle.Stop()
 	c.check()
-	req.timer = c.shard.loop.AfterFunc(c.shard.pool.cfg.AnswerTimeout, func() {
+	req.limit.Arm(c.shard.loop, c.shard.pool.cfg.AnswerTimeout, func() {
 		req.late = true
 		s.abandon(reason.ConnectTimeout)
 	})
@@ -144,7 +152,7 @@ func (c *client) refused(o *attempt, err *reason.Error) {
 func (c *client) learn() {
 	n := 0
 	if !c.t.h2.GoingAway() && !c.ending {
-		n = max(1, min(c.shard.pool.cfg.MaxStreams, c.t.h2.Available()+c.t.h2.Streams()))
+		n = max(1, min(c.shard.pool.cfg.maxStreams(&c.key), c.t.h2.Available()+c.t.h2.Streams()))
 	}
 	c.ref.setLimit(c.shard, n)
 }
@@ -171,17 +179,42 @@ func (c *client) headers(hs *h2.Stream, h *h2.Header, end bool) {
 		return
 	}
 	o := req.open
-	req.timer.Stop()
+	req.limit.Stop()
 	c.opening--
 	s.peerEnd = end
-	s.hooks = &clientFlow{client: c, onClose: o.OnClose}
 	resp := ResponseHeader{Status: h.Status, Baggage: h.Get(fieldBaggage)}
 	if c.key.Via != nil {
 		state := c.t.tls.ConnectionState()
 		resp.Peer, _ = mtls.PeerIdentity(&state) // it was verified in the handshake
 	}
+	if o.OnStream != nil {
+		o.OnStream(s.take(*c.streamInfo(), c), resp)
+		return
+	}
+	s.hooks = &clientFlow{client: c, onClose: o.OnClose}
 	o.OnUp(&s.Flow, resp)
 	s.run()
+}
+
+// streamInfo returns what is constant about the streams of this tunnel.
+func (c *client) streamInfo() *bytestream.Info {
+	if c.info == nil {
+		state := c.t.tls.ConnectionState()
+		c.info = &bytestream.Info{Remote: c.key.Dst, Dialed: true, TLS: &state}
+		c.info.Peer, _ = mtls.PeerIdentity(&state) // it was verified in the handshake
+		if c.t.under != nil {
+			c.info.Local = c.t.under.Info().Local
+		} else if local, err := sockopt.LocalAddr(c.t.sock.FD()); err == nil {
+			c.info.Local = local
+		}
+	}
+	return c.info
+}
+
+// connEnded implements connOwner.
+func (c *client) connEnded() {
+	c.done()
+	c.ref.release(c.shard)
 }
 
 // goingAway implements role.
@@ -212,14 +245,14 @@ func (c *client) ended(reason.Reason, error) {
 type clientStream struct {
 	client *client
 	open   *attempt
-	timer  *poll.Timer
+	limit  poll.Deadline // of the wait for the answer
 	status int
 	late   bool
 }
 
 func (q *clientStream) failed(_ *stream, r reason.Reason, err error, retry bool) {
 	c, o := q.client, q.open
-	q.timer.Stop()
+	q.limit.Stop()
 	c.opening--
 	c.done()
 	re := reason.Errorf(r, "%s at %s", o.Header.Authority, c.key.Dst)

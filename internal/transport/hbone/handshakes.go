@@ -12,6 +12,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/lobby"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 )
 
@@ -64,7 +65,7 @@ var (
 // arrival is a connection that is not a tunnel yet. Until its hello is there it
 // is watched by its loop; then a goroutine of its own shakes hands.
 type arrival struct {
-	guest
+	lobby.Guest
 	server        *Server
 	loop          *poll.Loop // where it was accepted
 	fd            int
@@ -91,19 +92,21 @@ type arrival struct {
 // its own.
 func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
 	a := &arrival{server: s, loop: l, fd: fd, remote: remote, local: local}
-	a.start, a.evict = a.begin, a.evicted
+	a.Start, a.Evict = a.begin, a.evicted
 	if !s.admit() {
 		poll.ResetFD(fd)
+		l.RestAccepting()
 		s.report(a, exhausted(errSockets))
 		return
 	}
+	s.count(1)
 	s.mu.Lock()
 	closed := s.closed
-	var v verdict
+	var v lobby.Verdict
 	if closed == nil {
-		v = s.lobby.arrive(&a.guest, remote.Addr())
+		v = s.lobby.Arrive(&a.Guest, remote.Addr())
 	} else {
-		a.phase = outside
+		a.Refuse()
 	}
 	s.mu.Unlock()
 	if closed != nil {
@@ -123,52 +126,71 @@ func exhausted(err error) *reason.Error  { return reason.Errorf(reason.ResourceE
 func unfinished(err error) *reason.Error { return reason.Errorf(reason.TunnelHandshake, "%w", err) }
 
 // admit takes a unit of Sockets. When there is none, the silent connection that
-// has to go first passes its unit on.
+// has to go first passes its unit on, or else one that waits for a slot.
 func (s *Server) admit() bool {
 	if s.cfg.Sockets == nil || s.cfg.Sockets.Take(1) {
 		return true
 	}
 	s.mu.Lock()
-	g := s.lobby.spare(silent)
+	g, why := s.lobby.Spare(lobby.Silent), ErrTooManySilent
+	if g == nil {
+		g, why = s.lobby.Spare(lobby.Ready), ErrTooManyHandshakes
+	}
 	if g != nil {
-		g.lent = true
+		g.Lent = true
 	}
 	s.mu.Unlock()
 	if g == nil {
 		return false
 	}
-	g.evict(exhausted(ErrTooManySilent))
+	g.Evict(exhausted(why))
 	return true
 }
 
 // act carries out what the lobby decided. l is the calling loop; nil on another
 // goroutine.
-func (s *Server) act(v verdict, l *poll.Loop, full error) {
-	if v.evict != nil {
-		v.evict.evict(exhausted(full))
+func (s *Server) act(v lobby.Verdict, l *poll.Loop, full error) {
+	if v.Evict != nil {
+		v.Evict.Evict(exhausted(full))
 	}
 	switch {
-	case v.start == nil:
+	case v.Start == nil:
+		s.wakeAfter(v.Again)
 	case l != nil:
-		l.Go(v.start.start)
+		l.Go(v.Start.Start)
 	default:
-		go v.start.start()
+		go v.Start.Start()
 	}
+}
+
+// wakeAfter has the lobby give a slot later. One timer is enough: each verdict asks
+// for what is earliest.
+func (s *Server) wakeAfter(d time.Duration) {
+	if d <= 0 || !s.waking.CompareAndSwap(false, true) {
+		return
+	}
+	time.AfterFunc(d, func() {
+		s.waking.Store(false)
+		s.mu.Lock()
+		v := s.lobby.Wake(time.Now())
+		s.mu.Unlock()
+		s.act(v, nil, nil)
+	})
 }
 
 // empty ends every connection that has no goroutine yet; no other one comes.
 func (s *Server) empty(why *reason.Error) {
 	s.mu.Lock()
 	s.closed = why
-	var out []*guest
-	for _, p := range []lobbyPhase{silent, ready} {
-		for g := s.lobby.spare(p); g != nil; g = s.lobby.spare(p) {
+	var out []*lobby.Guest
+	for _, p := range []lobby.Phase{lobby.Silent, lobby.Ready} {
+		for g := s.lobby.Spare(p); g != nil; g = s.lobby.Spare(p) {
 			out = append(out, g)
 		}
 	}
 	s.mu.Unlock()
 	for _, g := range out {
-		g.evict(why)
+		g.Evict(why)
 	}
 }
 
@@ -209,9 +231,24 @@ func (a *arrival) heard() {
 	a.since = time.Now()
 	s := a.server
 	s.mu.Lock()
-	v := s.lobby.heard(&a.guest)
+	v := s.lobby.Heard(&a.Guest, time.Now())
+	waits := a.Phase() == lobby.Ready
 	s.mu.Unlock()
 	s.act(v, a.loop, ErrTooManyHandshakes)
+	if waits {
+		a.loop.AfterFunc(s.cfg.HandshakeTimeout, a.tire)
+	}
+}
+
+// tire ends a connection that has waited for its first slot for too long.
+func (a *arrival) tire() {
+	s := a.server
+	s.mu.Lock()
+	waits := s.lobby.Tire(&a.Guest)
+	s.mu.Unlock()
+	if waits {
+		a.end(exhausted(ErrTooManyHandshakes))
+	}
 }
 
 // quiet has the loop forget the connection.
@@ -229,16 +266,16 @@ func (a *arrival) giveUp(err *reason.Error) {
 	}
 }
 
-// evicted implements guest.evict; the lobby has forgotten the connection.
+// evicted implements Guest.Evict; the lobby has forgotten the connection.
 func (a *arrival) evicted(err *reason.Error) {
 	switch {
-	case a.was == silent:
+	case a.Was() == lobby.Silent:
 		if !a.loop.Post(func() { a.giveUp(err) }) {
 			a.end(err)
 		}
-	case a.was == ready && !a.running:
+	case a.Was() == lobby.Ready && !a.running:
 		a.end(err)
-	case a.was == ready:
+	case a.Was() == lobby.Ready:
 		a.turn <- err
 	default:
 		a.cancel(err)
@@ -250,13 +287,21 @@ func (a *arrival) end(err *reason.Error) {
 	poll.ResetFD(a.fd)
 	s := a.server
 	s.mu.Lock()
-	v, lent := s.lobby.leave(&a.guest), a.lent
+	v, lent := s.lobby.Leave(&a.Guest, time.Now()), a.Lent
 	s.mu.Unlock()
 	if s.cfg.Sockets != nil && !lent {
 		s.cfg.Sockets.Give(1)
 	}
 	s.act(v, nil, nil)
 	s.report(a, err)
+	s.count(-1)
+}
+
+// count reports arrivals to their owner.
+func (s *Server) count(delta int) {
+	if s.cfg.OnArrival != nil {
+		s.cfg.OnArrival(delta)
+	}
 }
 
 func (s *Server) report(a *arrival, err *reason.Error) {
@@ -265,7 +310,7 @@ func (s *Server) report(a *arrival, err *reason.Error) {
 	}
 }
 
-// begin implements guest.start, on a goroutine of its own: there is a slot.
+// begin implements Guest.Start, on a goroutine of its own: there is a slot.
 func (a *arrival) begin() {
 	if a.running {
 		a.turn <- nil
@@ -297,7 +342,7 @@ func (a *arrival) asks(f *os.File) error {
 		}
 	}
 	s.mu.Lock()
-	v := s.lobby.asks(&a.guest)
+	v := s.lobby.Asks(&a.Guest, time.Now())
 	s.mu.Unlock()
 	s.act(v, nil, ErrTooManySilent)
 	return context.Cause(a.ctx) // whose deadline the one above may have replaced
@@ -307,8 +352,8 @@ func (a *arrival) asks(f *os.File) error {
 func (a *arrival) answered() error {
 	s := a.server
 	s.mu.Lock()
-	gone := a.phase == outside
-	v := s.lobby.answered(&a.guest)
+	gone := a.Phase() == lobby.Outside
+	v := s.lobby.Answered(&a.Guest, time.Now())
 	s.mu.Unlock()
 	if gone {
 		if err := context.Cause(a.ctx); err != nil {
@@ -346,7 +391,7 @@ func (a *arrival) shake() *reason.Error {
 		return err
 	}
 	s.mu.Lock()
-	v := s.lobby.leave(&a.guest)
+	v := s.lobby.Finished(&a.Guest, time.Now())
 	s.mu.Unlock()
 	s.act(v, nil, nil)
 	if !l.Post(func() { t.start(a.fd, conn, w) }) {

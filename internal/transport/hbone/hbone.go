@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
 // Key says which connections may share a tunnel: the same client identity and
@@ -35,7 +36,8 @@ type Key struct {
 // Dialer makes a tunnel's socket: in the pod's network namespace, marked,
 // non-blocking and connected; and the TLS configuration to speak on it. It is
 // called on a goroutine of its own and must honour ctx. fd belongs to the pool
-// on success. Errors should be *reason.Error.
+// on success. Errors should be *reason.Error. For a key with Via only the
+// configuration counts: the pool makes the way there itself.
 type Dialer func(ctx context.Context, k Key) (fd int, conf *tls.Config, err error)
 
 // Quota is a bound that others share. Its methods may be called from any
@@ -120,7 +122,7 @@ type PoolConfig struct {
 	// Sockets, if set, bounds the tunnels: one unit for each, from before it is
 	// dialled. Queues bounds the bytes that wait for programs which do not read.
 	Sockets, Queues Quota
-	// OnTunnel, if set, is called on a loop when a tunnel begins to be made (+1)
+	// OnTunnel, if set, is called on a loop when a tunnel on the network begins to be made (+1)
 	// and when it is gone or could not be made (-1). A workload that goes
 	// between the two is thus known to have a tunnel: see CloseWorkload.
 	OnTunnel func(k Key, delta int)
@@ -131,9 +133,15 @@ type PoolConfig struct {
 type Open struct {
 	Key    Key
 	Header Header
+	// Loop, if set, is where the tunnel lives: one of the pool's loops. Tunnels are
+	// then shared only by connections of that loop. Without it, the pool chooses.
+	Loop *poll.Loop
 	// App is the accepted, non-blocking application socket. It must not be
-	// watched by a loop.
+	// watched by a loop. It is not used with OnStream.
 	App int
+	// OnStream, if set, is called instead of OnUp, and gets the stream itself
+	// instead of a flow between it and App. OnClose is not used then.
+	OnStream func(s bytestream.Conn, resp ResponseHeader)
 	// OnUp is called when the other side has accepted. App belongs to the flow
 	// from here on, and bytes run.
 	OnUp func(f *relay.Flow, resp ResponseHeader)
@@ -184,6 +192,10 @@ type ServerConfig struct {
 	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
 	// (-1).
 	OnTunnel func(delta int)
+	// OnArrival, if set, counts connections that are not a tunnel yet: +1 inside of
+	// Serve, -1 once the tunnel is up or the connection has ended. -1 may come from
+	// any goroutine.
+	OnArrival func(delta int)
 }
 
 // Names of the fields beside the pseudo fields.

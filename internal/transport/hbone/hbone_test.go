@@ -2,6 +2,7 @@ package hbone
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -70,21 +71,24 @@ func TestManyStreams(t *testing.T) {
 // What an operator says is the largest frame is what peers are told.
 func TestFrameSize(t *testing.T) {
 	for _, frame := range []uint32{0, 32 << 10} {
-		w := newWorld(t, echo, func(_ *world, _ *PoolConfig, s *ServerConfig) { s.Windows.Frame = frame })
-		c := w.connect()
-		if !pingPong(c, make([]byte, 64)) {
-			t.Fatal("no echo")
-		}
-		quota := make(chan int)
-		s := w.pool.shards[0]
-		s.loop.Post(func() {
-			n := 0
-			s.local[0].t.h2.Each(func(hs *h2.Stream) bool { n = s.local[0].t.h2.SendQuota(hs); return false })
-			quota <- n
+		// One world at a time: each counts descriptors.
+		t.Run(fmt.Sprint(frame), func(t *testing.T) {
+			w := newWorld(t, echo, func(_ *world, _ *PoolConfig, s *ServerConfig) { s.Windows.Frame = frame })
+			c := w.connect()
+			if !pingPong(c, make([]byte, 64)) {
+				t.Fatal("no echo")
+			}
+			quota := make(chan int)
+			s := w.pool.shards[0]
+			s.loop.Post(func() {
+				n := 0
+				s.local[0].t.h2.Each(func(hs *h2.Stream) bool { n = s.local[0].t.h2.SendQuota(hs); return false })
+				quota <- n
+			})
+			if n := <-quota; frame > 0 && n != int(frame) || frame == 0 && n <= 32<<10 {
+				t.Errorf("with frames of %d, %d bytes may be sent at once", frame, n)
+			}
+			_ = c.Close()
 		})
-		if n := <-quota; frame > 0 && n != int(frame) || frame == 0 && n <= 32<<10 {
-			t.Errorf("with frames of %d, %d bytes may be sent at once", frame, n)
-		}
-		_ = c.Close()
 	}
 }

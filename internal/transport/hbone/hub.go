@@ -1,6 +1,9 @@
 package hbone
 
-import "github.com/ambit-mesh/ambit/internal/sys/poll"
+import (
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
+)
 
 const (
 	// outBound is how many bytes of ciphertext a tunnel may have waiting before
@@ -20,12 +23,13 @@ const (
 // that have something to send at the end of the turn.
 type hub struct {
 	loop      *poll.Loop
-	cipher    []byte // ciphertext as read
-	plain     []byte // plaintext as delivered
+	cipher    []byte          // ciphertext as read
+	plain     []byte          // plaintext as delivered
+	inner     []byte          // the same of tunnels inside of tunnels; made for the first one
+	plainHead [maxRecord]byte // a DATA frame's header and first bytes
 	free      [][]byte
 	dirty     []*tunnel
 	scheduled bool
-	flushFn   func()
 }
 
 type hubKey struct{}
@@ -33,9 +37,20 @@ type hubKey struct{}
 func hubOf(l *poll.Loop) *hub {
 	return l.Value(hubKey{}, func() any {
 		h := &hub{loop: l, cipher: make([]byte, poll.BufferSize), plain: make([]byte, poll.BufferSize+maxRecord)}
-		h.flushFn = h.flush
 		return h
 	}).(*hub)
+}
+
+// plaintext returns the buffer for what a tunnel delivers. While one tunnel delivers,
+// one inside of it may do so too.
+func (h *hub) plaintext(inside bool) []byte {
+	if !inside {
+		return h.plain
+	}
+	if h.inner == nil {
+		h.inner = make([]byte, bytestream.Window+2*maxRecord)
+	}
+	return h.inner
 }
 
 func (h *hub) takeOut() []byte {
@@ -60,11 +75,12 @@ func (h *hub) add(t *tunnel) {
 	h.dirty = append(h.dirty, t)
 	if !h.scheduled {
 		h.scheduled = true
-		h.loop.AtTurnEnd(h.flushFn)
+		h.loop.FlushTurnOf(h)
 	}
 }
 
-func (h *hub) flush() {
+// TurnEnd implements poll.TurnEnder.
+func (h *hub) TurnEnd() {
 	for i := 0; i < len(h.dirty); i++ { // a flush may add others
 		t := h.dirty[i]
 		h.dirty[i] = nil

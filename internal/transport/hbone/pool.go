@@ -12,7 +12,6 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
-	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 )
 
 const (
@@ -59,7 +58,7 @@ func NewPool(cfg PoolConfig) *Pool {
 	p := &Pool{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Loops.Len())}
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	for i := range p.shards {
-		p.shards[i] = &shard{pool: p, loop: cfg.Loops.Loop(i), entries: map[Key]*entry{}}
+		p.shards[i] = &shard{pool: p, loop: cfg.Loops.Loop(i), entries: map[place]*entry{}}
 	}
 	return p
 }
@@ -74,6 +73,9 @@ func or[T int | uint32 | time.Duration](v, def T) T {
 // Open opens a connection; it returns at once. The pool takes o over.
 func (p *Pool) Open(o *Open) {
 	s := p.shards[maphash.Comparable(p.seed, o.Key)%uint64(len(p.shards))]
+	if o.Loop != nil {
+		s = p.shards[o.Loop.Index()]
+	}
 	s.loop.Post(func() { s.open(&attempt{Open: o}) })
 }
 
@@ -146,18 +148,46 @@ func (p *Pool) each(f func(*shard)) {
 type shard struct {
 	pool    *Pool
 	loop    *poll.Loop
-	entries map[Key]*entry // whose home this is
-	local   []*client      // tunnels that live here, whatever their home
-	dialing int
+	entries map[place]*entry // whose home this is
+	local   []*client        // tunnels that live here, whatever their home
 	waiting int
-	queue   []*entry      // want to dial, but too many do
+	dials   [2]dials      // of tunnels on the network, and inside of others
 	refuse  *reason.Error // why nothing is opened any more
 	killed  bool
+}
+
+// dials bounds the tunnels that are being made. Those inside of other tunnels wait for
+// these, and have a bound of their own.
+type dials struct {
+	n     int
+	queue []*entry // want to dial, but too many do
+}
+
+func (s *shard) dialsOf(k *Key) *dials {
+	if k.Via != nil {
+		return &s.dials[1]
+	}
+	return &s.dials[0]
+}
+
+// maxStreams is how many streams a tunnel of this key has.
+func (c *PoolConfig) maxStreams(k *Key) int {
+	if k.Via != nil {
+		return 1
+	}
+	return c.MaxStreams
+}
+
+// place is a key on its home loop. The tunnels of one that is pinned stay there.
+type place struct {
+	Key
+	pinned bool
 }
 
 // entry is one key, on its home loop.
 type entry struct {
 	key     Key
+	pinned  bool // its tunnels live on this loop alone
 	refs    []*ref
 	waiting []*attempt
 	dialing bool
@@ -191,10 +221,11 @@ func (s *shard) open(o *attempt) {
 		o.OnFail(s.refuse, 0)
 		return
 	}
-	e := s.entries[o.Key]
+	at := place{o.Key, o.Loop != nil}
+	e := s.entries[at]
 	if e == nil {
-		e = &entry{key: o.Key, limit: s.pool.cfg.MaxStreams}
-		s.entries[o.Key] = e
+		e = &entry{key: o.Key, pinned: at.pinned, limit: s.pool.cfg.maxStreams(&o.Key)}
+		s.entries[at] = e
 	}
 	if s.assign(e, o) {
 		return
@@ -255,7 +286,7 @@ func (s *shard) drainWaiting(e *entry) {
 // forget drops an entry that holds nothing.
 func (s *shard) forget(e *entry) {
 	if !e.retired && len(e.refs) == 0 && len(e.waiting) == 0 && !e.dialing && !e.queued {
-		delete(s.entries, e.key)
+		delete(s.entries, place{e.key, e.pinned})
 		e.retired = true
 	}
 }
@@ -265,64 +296,70 @@ func (s *shard) dial(e *entry) {
 	if e.dialing || e.queued {
 		return
 	}
-	if s.dialing >= s.pool.cfg.MaxDials {
+	d := s.dialsOf(&e.key)
+	if d.n >= s.pool.cfg.MaxDials {
 		e.queued = true
-		s.queue = append(s.queue, e)
+		d.queue = append(d.queue, e)
 		return
 	}
 	e.dialing = true
-	s.dialing++
+	d.n++
 	home := s.loop.Index()
-	where := s.pool.shards[(home+e.made)%len(s.pool.shards)]
+	where := s
+	if !e.pinned {
+		where = s.pool.shards[(home+e.made)%len(s.pool.shards)]
+	}
 	e.made++
 	s.count(e, 1)
 	patience := s.loop.AfterFunc(s.pool.cfg.DialPatience, func() { s.impatient(e) })
 	s.pool.dials.Add(1)
 	s.loop.Go(func() {
 		defer s.pool.dials.Done()
-		fd, conn, w, err := s.pool.connect(e.key)
-		if !s.loop.Post(func() { patience.Stop(); s.dialed(e, where, fd, conn, w, err) }) && err == nil {
-			poll.CloseFD(fd)
-			s.pool.closed()
-			e.key.Via.end()
+		k, err := s.pool.connect(e.key)
+		if !s.loop.Post(func() { patience.Stop(); s.dialed(e, where, k, err) }) && err == nil {
+			s.pool.letGo(k)
 		}
 	})
 }
 
+// letGo closes a link that no tunnel has.
+func (p *Pool) letGo(k link) {
+	p.closed(k.under != nil)
+	k.close()
+}
+
 // closed gives the unit of a tunnel's descriptor back.
-func (p *Pool) closed() {
-	if p.cfg.Sockets != nil {
+func (p *Pool) closed(inside bool) {
+	if p.cfg.Sockets != nil && !inside {
 		p.cfg.Sockets.Give(1)
 	}
 }
 
 // connect dials and shakes hands, on the dial's goroutine.
-func (p *Pool) connect(k Key) (int, *tls.Conn, *wire, *reason.Error) {
+func (p *Pool) connect(k Key) (link, *reason.Error) {
+	if k.Via != nil {
+		return p.connectInside(k)
+	}
 	if p.cfg.Sockets != nil && !p.cfg.Sockets.Take(1) {
-		return -1, nil, nil, reason.Errorf(reason.ResourceExhausted, "tunnel to %s: %w", k.Dst, errSockets)
+		return link{}, reason.Errorf(reason.ResourceExhausted, "tunnel to %s: %w", k.Dst, errSockets)
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
 	fd, conf, err := p.cfg.Dial(ctx, k)
 	if err != nil {
-		p.closed()
-		return -1, nil, nil, asReason(err, reason.ConnectFailure, k)
+		p.closed(false)
+		return link{}, asReason(err, reason.ConnectFailure, k)
 	}
 	conn, w, err := handshake(ctx, fd, nil, func(c net.Conn) *tls.Conn { return tls.Client(c, tuned(conf)) })
 	if err != nil {
 		poll.CloseFD(fd)
-		p.closed()
-		k.Via.end()
+		p.closed(false)
 		if cause := context.Cause(p.ctx); cause != nil {
 			err = cause
 		}
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) {
-			return -1, nil, nil, reason.Errorf(reason.TunnelHandshake, "TLS handshake with %s: %w", k.Dst, err)
-		}
-		return -1, nil, nil, asReason(mtls.Error(err), reason.TLSFailure, k)
+		return link{}, p.handshakeError(k, err)
 	}
-	return fd, conn, w, nil
+	return link{fd: fd, conn: conn, wire: w}, nil
 }
 
 func asReason(err error, fallback reason.Reason, k Key) *reason.Error {
@@ -334,14 +371,16 @@ func asReason(err error, fallback reason.Reason, k Key) *reason.Error {
 }
 
 // dialed goes on at home when a dial is over.
-func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, err *reason.Error) {
+func (s *shard) dialed(e *entry, where *shard, k link, err *reason.Error) {
 	e.dialing, e.slow = false, false
-	s.dialing--
-	s.next()
+	d := s.dialsOf(&e.key)
+	d.n--
+	s.next(d)
+	if k.under != nil {
+		where = s.pool.shards[k.under.Loop().Index()]
+	}
 	if err == nil && (e.retired || s.refuse != nil) {
-		poll.CloseFD(fd)
-		s.pool.closed()
-		e.key.Via.end()
+		s.pool.letGo(k)
 		s.count(e, -1)
 		return // what waited has failed already
 	}
@@ -356,9 +395,9 @@ func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, 
 	c.ref = r
 	e.refs = append(e.refs, r)
 	if where == s {
-		c.start(fd, conn, w)
-	} else if !where.loop.Post(func() { c.start(fd, conn, w) }) {
-		poll.CloseFD(fd)
+		c.start(k)
+	} else if !where.loop.Post(func() { c.start(k) }) {
+		k.close()
 		s.lost(r)
 		return
 	}
@@ -366,11 +405,11 @@ func (s *shard) dialed(e *entry, where *shard, fd int, conn *tls.Conn, w *wire, 
 }
 
 // next lets the next entry dial that had to wait for it.
-func (s *shard) next() {
-	for len(s.queue) > 0 && s.dialing < s.pool.cfg.MaxDials {
-		e := s.queue[0]
-		s.queue[0] = nil
-		s.queue = s.queue[1:]
+func (s *shard) next(d *dials) {
+	for len(d.queue) > 0 && d.n < s.pool.cfg.MaxDials {
+		e := d.queue[0]
+		d.queue[0] = nil
+		d.queue = d.queue[1:]
 		e.queued = false
 		if len(e.waiting) > 0 && !e.retired {
 			s.dial(e)
@@ -391,7 +430,7 @@ func (s *shard) failWaiting(e *entry, err *reason.Error) {
 
 // retire takes an entry out of the pool: its tunnels end with their streams.
 func (s *shard) retire(e *entry, why *reason.Error) {
-	delete(s.entries, e.key)
+	delete(s.entries, place{e.key, e.pinned})
 	e.retired = true
 	for _, r := range e.refs {
 		r.gone = true
@@ -411,7 +450,7 @@ func (s *shard) remove(e *entry, why *reason.Error) {
 
 // count reports a tunnel that begins to be made, or is gone.
 func (s *shard) count(e *entry, delta int) {
-	if s.pool.cfg.OnTunnel != nil {
+	if s.pool.cfg.OnTunnel != nil && e.key.Via == nil {
 		s.pool.cfg.OnTunnel(e.key, delta)
 	}
 }
@@ -494,8 +533,7 @@ func (s *shard) lost(r *ref) {
 	r.gone = true
 	e := r.entry
 	e.refs = slices.DeleteFunc(e.refs, func(o *ref) bool { return o == r })
-	e.key.Via.end()
-	s.pool.closed()
+	s.pool.closed(e.key.Via != nil)
 	s.count(e, -1)
 	if len(e.waiting) > 0 {
 		s.drainWaiting(e)

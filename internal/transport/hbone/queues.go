@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
-	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
 )
 
@@ -22,21 +21,21 @@ var errQueues = errors.New("the program does not read, and the pod's budget of q
 // enqueue has p wait for the program. When the budget does not permit that, the
 // stream ends: its window was given already and cannot be taken back.
 func (s *stream) enqueue(p []byte) bool {
-	if !s.t.hold(s, len(p)) {
+	if !s.t.hold(&s.held, units(s.sock.Queued()+len(p))) {
 		s.t.h2.Consumed(s.hs, len(p))
 		s.overflow()
 		return false
 	}
-	s.queue.Append(s.Loop(), p)
+	s.sock.Queue(p)
 	return true
 }
 
-// hold takes what n more bytes in the queue of s need.
-func (t *tunnel) hold(s *stream, n int) bool {
+// hold takes what the queues of one stream need, which hold have of it already.
+func (t *tunnel) hold(have *int64, need int64) bool {
 	if t.queues == nil {
 		return true
 	}
-	more := units(s.queue.Len()+n) - s.held
+	more := need - *have
 	if more <= 0 {
 		return true
 	}
@@ -45,18 +44,15 @@ func (t *tunnel) hold(s *stream, n int) bool {
 	if all := t.held + more; all > freeQueues && all > t.queues.Room() || !t.queues.Take(more) {
 		return false
 	}
-	s.held += more
+	*have += more
 	t.held += more
 	return true
 }
 
-// release gives back what the queue of s does not need any more.
-func (t *tunnel) release(s *stream) {
-	if s.held == 0 {
-		return
-	}
-	if less := s.held - units(s.queue.Len()); less > 0 {
-		s.held -= less
+// release gives back what the queues of one stream do not need any more.
+func (t *tunnel) release(have *int64, need int64) {
+	if less := *have - need; less > 0 {
+		*have -= less
 		t.held -= less
 		t.queues.Give(less)
 	}
@@ -73,5 +69,5 @@ func (s *stream) overflow() {
 		s.fail(reason.ResourceExhausted, errQueues, false)
 		return
 	}
-	s.end(reason.ResourceExhausted, errQueues, poll.ResetFD)
+	s.end(reason.ResourceExhausted, errQueues, resetApp)
 }

@@ -104,7 +104,7 @@ func TestReleaseWorkload(t *testing.T) {
 }
 
 // A server whose clients are about to do without tunnels gets rid of idle
-// ones; connections are carried all the same, old and new.
+// ones; connections are carried nevertheless, old and new.
 func TestLeave(t *testing.T) {
 	w := newWorld(t, echo)
 	old := held(t, w, 1)[0]

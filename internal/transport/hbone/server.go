@@ -3,7 +3,6 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,7 +13,9 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/lobby"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
 const (
@@ -31,9 +32,10 @@ type Server struct {
 	ctx    context.Context // of handshakes
 	cancel context.CancelCauseFunc
 	spread atomic.Uint64
+	waking atomic.Bool // a timer of wakeAfter runs
 
 	mu     sync.Mutex // guards what follows
-	lobby  *lobby
+	lobby  *lobby.Lobby
 	closed *reason.Error
 	peers  map[netip.Addr]int // tunnels by address, those being started included
 
@@ -59,7 +61,7 @@ func NewServer(cfg ServerConfig) *Server {
 	cfg.MaxPeerTunnels = or(cfg.MaxPeerTunnels, defaultMaxPeerTunnels)
 	s := &Server{
 		cfg: cfg, shards: make([]serverShard, cfg.Loops.Len()), peers: map[netip.Addr]int{},
-		lobby: newLobby(cfg.MaxHandshakes, silentPerSlot*cfg.MaxHandshakes, readyPerSlot*cfg.MaxHandshakes, askedPerSlot*cfg.MaxHandshakes),
+		lobby: lobby.New(cfg.MaxHandshakes, silentPerSlot*cfg.MaxHandshakes, readyPerSlot*cfg.MaxHandshakes, askedPerSlot*cfg.MaxHandshakes),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	return s
@@ -124,9 +126,10 @@ type serverTunnel struct {
 func (t *serverTunnel) shard() *serverShard { return &t.server.shards[t.loop.Index()] }
 
 func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
+	defer t.server.count(-1)
 	sh, cfg := t.shard(), &t.server.cfg
 	t.t.queues = cfg.Queues
-	err := t.t.start(t.loop, fd, conn, w, engineConfig(true, cfg.MaxStreams, cfg.Windows), t, cfg.KeepAlive, cfg.Silence)
+	err := t.t.start(t.loop, link{fd: fd, conn: conn, wire: w}, engineConfig(true, cfg.MaxStreams, cfg.Windows), t, cfg.KeepAlive, cfg.Silence)
 	if err != nil {
 		poll.ResetFD(fd)
 		t.server.forget(t.remote.Addr())
@@ -159,8 +162,9 @@ func (t *serverTunnel) headers(hs *h2.Stream, h *h2.Header, end bool) {
 	if h.Trailer {
 		return
 	}
-	s := &stream{t: &t.t, hs: hs, fd: -1, peerEnd: end}
+	s := &stream{t: &t.t, hs: hs, peerEnd: end}
 	s.Init(t.loop, s)
+	s.sock.Init(t.loop)
 	r := &Request{
 		Method: h.Method, Header: parseHeader(h), Peer: t.state, PeerIdentity: t.identity,
 		Remote: t.remote, Local: t.local, Loop: t.loop, s: s,
@@ -232,46 +236,52 @@ func (r *Request) Refuse(status int, h ResponseHeader) {
 // Accept answers 200 and relays between the stream and up, a connected,
 // non-blocking socket which belongs to the flow from here on; prefix is sent
 // to it first. When the client has gone meanwhile, up is closed and onClose
-// called all the same. onClose, which may be nil, is never called inline.
+// still called. onClose, which may be nil, is never called inline.
 func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*relay.Flow, relay.Result)) *relay.Flow {
 	s := r.s
 	s.hooks = serverFlow(onClose)
 	if s.phase != opening {
 		poll.ResetFD(up)
-		s.hooks.ended(s, relay.Result{Reason: reason.DownstreamReset, Err: errors.New("client gave up before it was answered")})
+		s.hooks.ended(s, relay.Result{Reason: reason.DownstreamReset, Err: errGone})
 		return &s.Flow
 	}
-	s.fd, s.writable = up, true
 	if len(prefix) > 0 {
-		s.prepend(prefix)
+		s.sock.QueueFirst(prefix)
+		s.extra = len(prefix)
 	}
 	h.Status = 200
 	err := s.t.h2.Respond(s.hs, h.response(), false)
 	if err == nil {
-		err = r.Loop.AddTo(&s.reg, up, s)
+		err = s.sock.Watch(r.Loop, up, s)
 	}
 	s.phase = running
 	s.t.touch()
 	if err != nil {
 		s.t.h2.Reset(s.hs, h2.InternalError)
-		s.end(reason.ResourceExhausted, err, poll.ResetFD)
+		s.end(reason.ResourceExhausted, err, func(*stream) { poll.ResetFD(up) })
 		return &s.Flow
 	}
 	s.run()
 	return &s.Flow
 }
 
-// prepend puts bytes of ours before what the client has sent already.
-func (s *stream) prepend(prefix []byte) {
-	var q poll.Queue
-	l := s.Loop()
-	q.Append(l, prefix)
-	for s.queue.Len() > 0 {
-		p := s.queue.Front()
-		q.Append(l, p)
-		s.queue.Discard(l, len(p))
+// Stream answers 200 and returns the stream to the caller, instead of joining it with
+// a socket. When the client has gone meanwhile, the stream ends as soon as it has a
+// Sink. What the client has sent already waits for the Sink.
+func (r *Request) Stream(h ResponseHeader) bytestream.Conn {
+	s := r.s
+	info := bytestream.Info{Local: r.Local, Remote: r.Remote, Peer: r.PeerIdentity, TLS: r.Peer}
+	if s.phase != opening {
+		return &conn{t: s.t, hs: s.hs, info: info, cut: true, over: true, why: reason.DownstreamReset, err: errGone}
 	}
-	s.queue, s.extra = q, len(prefix)
+	c := s.take(info, nil)
+	h.Status = 200
+	if err := s.t.h2.Respond(s.hs, h.response(), false); err != nil {
+		s.t.h2.Reset(s.hs, h2.InternalError)
+		c.cut, c.why, c.err = true, reason.Internal, err
+	}
+	s.t.touch()
+	return c
 }
 
 // failed implements hooks: the client gave up.

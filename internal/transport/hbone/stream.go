@@ -34,40 +34,35 @@ type stream struct {
 	// hooks are what differs between client and server, and between opening
 	// and running.
 	hooks hooks
-	reg   poll.Registration // of fd
-	queue poll.Queue        // for the application, which has no room
-	held  int64             // of the tunnel's budget, for queue
-	fd    int               // -1 on a server before Accept
-	extra int               // bytes at the front of queue that are not the stream's (prefix)
+	sock  poll.Sock // the application's; its queue has what the application has no room for
+	held  int64     // of the tunnel's budget, for that queue
+	extra int       // bytes at its front that are not the stream's (prefix)
 
 	linger *poll.Timer
 
-	phase    phase
-	client   bool // the application initiated the connection
-	readable bool
-	writable bool
-	short    bool // a short read does not mean that there is no more: an end, a reset or an urgent byte stops reads
-	appEnd   bool // the application's end of stream was sent on
-	peerEnd  bool // the stream's end was received
-	shut     bool // and passed to the application
-	broken   bool // the application reset the connection: nothing can be written
-	cut      bool // the stream was reset: the queue is delivered, then the application is reset
-	cutOK    bool // ... or not, because the peer only wanted to read no more
-	stalled  bool // in tunnel.stalled
+	phase   phase
+	client  bool // the application initiated the connection
+	appEnd  bool // the application's end of stream was sent on
+	peerEnd bool // the stream's end was received
+	shut    bool // and passed to the application
+	broken  bool // the application reset the connection: nothing can be written
+	cut     bool // the stream was reset: the queue is delivered, then the application is reset
+	cutOK   bool // ... or not, because the peer only wanted to read no more
+	stalled bool // in tunnel.stalled
 }
 
 // hooks are told how a stream goes.
 type hooks interface {
-	// failed: it ended while opening. fd is the hooks' now.
+	// failed: it ended while opening. The socket is the hooks' now.
 	failed(s *stream, r reason.Reason, err error, retry bool)
 	// ended: it ended after running.
 	ended(s *stream, r relay.Result)
 }
 
-// run begins to relay with the application on s.fd, which is watched already.
+// run begins to relay with the application, whose socket is watched already.
 func (s *stream) run() {
 	s.phase = running
-	if s.queue.Len() > 0 || s.peerEnd {
+	if s.sock.Queued() > 0 || s.peerEnd {
 		s.deliver()
 	}
 	switch {
@@ -75,21 +70,13 @@ func (s *stream) run() {
 	case s.t.inEngine:
 		s.t.resumed = append(s.t.resumed, s)
 	default:
-		s.reg.Again(poll.Readable)
+		s.sock.Again(poll.Readable)
 	}
 }
 
 // Ready implements poll.Handler for the application's socket.
 func (s *stream) Ready(ev poll.Events) {
-	if ev&poll.Writable != 0 {
-		s.writable = true
-	}
-	if ev&(poll.Readable|poll.ReadHup|poll.Hangup|poll.Failed|poll.Urgent) != 0 {
-		s.readable = true
-	}
-	if ev&(poll.ReadHup|poll.Hangup|poll.Failed|poll.Urgent) != 0 {
-		s.short = true
-	}
+	s.sock.Note(ev)
 	if s.phase == opening {
 		// Half-closed is fine: it wants the answer. Gone altogether is not.
 		if ev&(poll.Hangup|poll.Failed) != 0 {
@@ -102,7 +89,7 @@ func (s *stream) Ready(ev poll.Events) {
 		// not read: not for ever.
 		s.linger = s.Loop().AfterFunc(relay.LingerBlocked, func() { s.appGone(nil) })
 	}
-	if s.queue.Len() > 0 {
+	if s.sock.Queued() > 0 {
 		s.deliver()
 	}
 	s.pump()
@@ -128,7 +115,7 @@ func (s *stream) peerReset() reason.Reason {
 // block.
 func (s *stream) pump() {
 	for budget := appTurn; budget > 0; {
-		if s.phase != running || !s.readable || s.appEnd {
+		if s.phase != running || !s.sock.Readable() || s.appEnd {
 			return
 		}
 		if s.broken || s.cut {
@@ -145,7 +132,7 @@ func (s *stream) pump() {
 		}
 		budget -= n
 	}
-	s.reg.Again(poll.Readable)
+	s.sock.Again(poll.Readable)
 }
 
 func (s *stream) stall() {
@@ -154,6 +141,13 @@ func (s *stream) stall() {
 		s.stalled = true
 		s.t.stalled = append(s.t.stalled, s)
 	}
+}
+
+// unstalled implements writer: in the next turn, and only once; others are served
+// between.
+func (s *stream) unstalled() {
+	s.stalled = false
+	s.sock.Again(poll.Readable)
 }
 
 // readApp moves one piece. The second result is false when there is nothing
@@ -165,19 +159,14 @@ func (s *stream) readApp() (int, bool) {
 		return 0, false // OnWritable continues
 	}
 	frame := t.hub.loop.Framed()[poll.HeaderRoom-h2.FrameHeaderLen:]
-	n, err := poll.Read(s.fd, frame[h2.FrameHeaderLen:h2.FrameHeaderLen+pieceSize(quota)])
+	n, err := s.sock.Read(frame[h2.FrameHeaderLen : h2.FrameHeaderLen+pieceSize(quota)])
 	switch {
 	case poll.IsAgain(err):
-		s.readable = false
 		return 0, false
 	case err != nil:
 		s.appGone(err)
 		return 0, false
 	case n == 0:
-		s.readable = false
-		if s.broken {
-			return 0, false // it was reset: that is no proper end
-		}
 		s.appEnd = true
 		t.h2.AppendData(s.hs, nil, true)
 		t.touch()
@@ -192,11 +181,7 @@ func (s *stream) readApp() (int, bool) {
 	if !s.send(frame, n) {
 		return n, false
 	}
-	if n < pieceSize(quota) && !s.short {
-		s.readable = false // a short read of a stream socket: dry
-		return n, false
-	}
-	return n, true
+	return n, s.sock.Readable()
 }
 
 // pieceSize is how much to read at once: what the quota permits, cut so that a
@@ -241,23 +226,20 @@ func (s *stream) data(p []byte, end bool) {
 	switch {
 	case s.phase == gone || s.broken:
 		s.t.h2.Consumed(s.hs, len(p))
-	case s.phase == opening || s.queue.Len() > 0 || !s.writable:
+	case s.phase == opening || s.sock.Queued() > 0 || !s.sock.Writable():
 		if !s.enqueue(p) {
 			return
 		}
 	default:
-		n, err := poll.Write(s.fd, p)
+		n, err := s.sock.Write(p)
 		if err != nil && !poll.IsAgain(err) {
 			s.t.h2.Consumed(s.hs, len(p))
 			s.breakApp()
 			return
 		}
 		s.t.h2.Consumed(s.hs, n)
-		if n < len(p) {
-			s.writable = false
-			if !s.enqueue(p[n:]) {
-				return
-			}
+		if n < len(p) && !s.enqueue(p[n:]) {
+			return
 		}
 	}
 	if end {
@@ -267,16 +249,13 @@ func (s *stream) data(p []byte, end bool) {
 
 // deliver gives the application what was queued.
 func (s *stream) deliver() {
-	if s.writable && s.queue.Len() > 0 {
-		n, err := s.queue.WriteTo(s.Loop(), s.fd)
-		s.consumed(n)
-		s.t.release(s)
+	if n := s.sock.Queued(); n > 0 {
+		err := s.sock.Flush()
+		s.consumed(n - s.sock.Queued())
+		s.t.release(&s.held, units(s.sock.Queued()))
 		if err != nil {
-			s.writable = false
-			if !poll.IsAgain(err) {
-				s.breakApp()
-				return
-			}
+			s.breakApp()
+			return
 		}
 	}
 	s.finishIfDone()
@@ -293,16 +272,16 @@ func (s *stream) consumed(n int) {
 }
 
 func (s *stream) discard() {
-	n := s.queue.Len()
-	s.queue.Discard(s.Loop(), n)
+	n := s.sock.Queued()
+	s.sock.DropQueue()
 	s.consumed(n)
-	s.t.release(s)
+	s.t.release(&s.held, 0)
 }
 
 // finishIfDone passes the end of the stream on once everything before it is
 // delivered, and ends what has ended both ways.
 func (s *stream) finishIfDone() {
-	if s.phase != running || s.queue.Len() > 0 {
+	if s.phase != running || s.sock.Queued() > 0 {
 		return
 	}
 	if s.cut {
@@ -311,43 +290,42 @@ func (s *stream) finishIfDone() {
 	}
 	if s.peerEnd && !s.shut && !s.broken {
 		s.shut = true
-		_ = poll.ShutdownWrite(s.fd) // an error means it was reset: reading tells
+		s.sock.ShutdownWrite()
 	}
 	if s.shut && s.appEnd {
-		s.end(reason.OK, nil, poll.CloseFD)
+		s.end(reason.OK, nil, closeApp)
 	}
 }
 
 func (s *stream) finishCut() {
 	if s.cutOK {
-		s.end(reason.OK, nil, poll.CloseFD)
+		s.end(reason.OK, nil, closeApp)
 		return
 	}
 	r, err := s.peerReset(), error(nil)
 	if s.t.h2.Err() != nil {
 		r, err = s.t.why, s.t.err
 	}
-	s.end(r, err, func(fd int) { relay.Reset(s.Loop(), fd) })
+	s.end(r, err, passReset)
 }
 
 // breakApp notes that writing to the application failed: it has reset the
 // connection. What it sent before that may still be in the kernel, and is sent
 // on first.
 func (s *stream) breakApp() {
-	s.broken, s.short, s.readable = true, true, true
+	s.broken = true
 	s.discard()
 	if s.appEnd || s.cut {
 		s.appGone(nil)
 		return
 	}
-	s.reg.Again(poll.Readable)
+	s.sock.Again(poll.Readable)
 }
 
 // drop is pump for a stream that was cut or an application that is broken.
 func (s *stream) drop() {
 	if s.cut {
-		s.readable = false // nobody wants it
-		return
+		return // what it sends is not wanted
 	}
 	for s.phase == running {
 		if s.t.full() {
@@ -376,7 +354,7 @@ func (s *stream) appGone(err error) {
 	}
 	s.t.h2.Reset(s.hs, h2.ConnectError)
 	s.t.touch()
-	s.end(s.appReset(), err, poll.CloseFD)
+	s.end(s.appReset(), err, closeApp)
 }
 
 // abandon ends a stream that is not wanted any more while it is opening.
@@ -426,7 +404,7 @@ func (s *stream) Abort(r reason.Reason) {
 	case running:
 		s.t.h2.Reset(s.hs, h2.Cancel)
 		s.t.touch()
-		s.end(r, nil, poll.ResetFD)
+		s.end(r, nil, resetApp)
 	}
 }
 
@@ -434,21 +412,25 @@ func (s *stream) Abort(r reason.Reason) {
 func (s *stream) fail(r reason.Reason, err error, retry bool) {
 	s.phase = gone
 	s.discard()
-	s.reg.Remove()
+	s.sock.Detach()
 	s.hooks.failed(s, r, err, retry)
 	if !s.t.inEngine {
 		s.t.settle()
 	}
 }
 
+// How a stream lets go of the application's socket.
+func closeApp(s *stream)  { s.sock.Close() }
+func resetApp(s *stream)  { s.sock.Reset() }
+func passReset(s *stream) { relay.Reset(s.Loop(), s.sock.Detach()) }
+
 // end lets go of the application's socket by the given means.
-func (s *stream) end(r reason.Reason, err error, closeFD func(int)) {
+func (s *stream) end(r reason.Reason, err error, letGo func(*stream)) {
 	s.phase = gone
 	s.discard()
 	s.t.unstall(s)
 	s.linger.Stop()
-	s.reg.Remove()
-	closeFD(s.fd)
+	letGo(s)
 	sent, received := s.Bytes()
 	s.hooks.ended(s, relay.Result{Sent: sent, Received: received, Reason: r, Err: err})
 	if !s.t.inEngine {

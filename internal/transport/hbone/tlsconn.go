@@ -10,21 +10,11 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
 // maxRecord is the most plaintext one TLS record carries (RFC 8446, 5.1).
 const maxRecord = 16 << 10
-
-// dryError is what crypto/tls is told when the socket has no more bytes now.
-// Because it is Temporary, crypto/tls keeps the half of a record that it has
-// and goes on where it stopped; every other error would be final.
-type dryError struct{}
-
-func (dryError) Error() string   { return "no more bytes now" }
-func (dryError) Timeout() bool   { return true }
-func (dryError) Temporary() bool { return true }
-
-var errDry net.Error = dryError{}
 
 // wire is the net.Conn below crypto/tls. During the handshake it blocks the
 // handshake's goroutine, on a duplicate of the descriptor that the runtime
@@ -35,9 +25,11 @@ type wire struct {
 	file *os.File // nil once the handshake is over
 	fd   int      // file's, for reads that do not wait
 	gate gate     // nil: reads wait at once
-	in   []byte   // read from the socket, not taken yet
-	end  bool     // nothing comes after in
-	out  []byte   // to be written to the socket
+	// block is what a handshake inside of another tunnel runs on, instead of file.
+	block *bytestream.Blocking
+	in    []byte // read from the socket, not taken yet
+	end   bool   // nothing comes after in
+	out   []byte // to be written to the socket
 }
 
 // gate is called when a handshake waits for the peer, and when that is over.
@@ -93,14 +85,14 @@ func tuned(conf *tls.Config) *tls.Config {
 
 // Read implements net.Conn.
 func (w *wire) Read(p []byte) (int, error) {
-	if w.file != nil {
+	if w.file != nil || w.block != nil {
 		return w.handshakeRead(p)
 	}
 	if len(w.in) == 0 {
 		if w.end {
 			return 0, io.EOF
 		}
-		return 0, errDry
+		return 0, bytestream.ErrDry
 	}
 	n := copy(p, w.in)
 	w.in = w.in[n:]
@@ -109,6 +101,9 @@ func (w *wire) Read(p []byte) (int, error) {
 
 // handshakeRead waits for bytes, and has the gate know of it.
 func (w *wire) handshakeRead(p []byte) (int, error) {
+	if w.block != nil {
+		return w.block.Read(p)
+	}
 	if w.gate == nil {
 		return w.file.Read(p)
 	}
@@ -134,12 +129,21 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.file != nil {
 		return w.file.Write(p)
 	}
+	if w.block != nil {
+		return w.block.Write(p)
+	}
 	w.out = append(w.out, p...)
 	return len(p), nil
 }
 
-// Close implements net.Conn; the descriptor is the tunnel's.
-func (w *wire) Close() error { return nil }
+// Close implements net.Conn; the descriptor is the tunnel's. A handshake on a stream
+// ends by it.
+func (w *wire) Close() error {
+	if w.block != nil {
+		return w.block.Close()
+	}
+	return nil
+}
 
 // LocalAddr implements net.Conn; nobody needs it.
 func (w *wire) LocalAddr() net.Addr { return noAddr{} }

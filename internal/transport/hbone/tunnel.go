@@ -10,6 +10,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
 const (
@@ -44,21 +45,26 @@ type role interface {
 	ended(r reason.Reason, err error)
 }
 
+// writer is a stream that has something to send.
+type writer interface {
+	// unstalled has it go on in the next turn.
+	unstalled()
+}
+
 // tunnel is one mutually authenticated HTTP/2 connection on its loop: bytes
 // from the socket through TLS into the protocol engine, and back.
 type tunnel struct {
 	hub  *hub
-	reg  poll.Registration
-	fd   int
-	wire *wire
-	tls  *tls.Conn
-	h2   *h2.Conn
-	role role
+	sock poll.Sock
+	// under, if set, carries the tunnel instead of sock.
+	under bytestream.Conn
+	wire  *wire
+	tls   *tls.Conn
+	h2    *h2.Conn
+	role  role
 
-	sent     int // of wire.out
-	readable bool
-	writable bool
-	hup      bool
+	sent     int  // of wire.out
+	blocked  bool // under has asked to wait
 	dirty    bool // in hub.dirty
 	closing  bool // said goodbye: nothing more is sent
 	closed   bool
@@ -69,7 +75,7 @@ type tunnel struct {
 	queues Quota // of the bytes that wait for programs; nil: no bound
 	held   int64 // units of it
 
-	stalled []*stream // would read, but too much ciphertext waits
+	stalled []writer  // would send, but too much ciphertext waits
 	resumed []*stream // got credit while inEngine
 
 	why       reason.Reason // for streams, when the tunnel ends
@@ -79,15 +85,35 @@ type tunnel struct {
 	linger    *poll.Timer
 }
 
-// start puts a tunnel whose handshake is over on the loop it was made for.
-func (t *tunnel) start(l *poll.Loop, fd int, conn *tls.Conn, w *wire, cfg h2.Config, r role, keep, silence time.Duration) error {
-	t.hub, t.fd, t.tls, t.wire, t.role = hubOf(l), fd, conn, w, r
-	t.writable, t.readable, t.why = true, true, reason.TunnelClosed
+// link is what a tunnel runs on: a socket or a stream, and the TLS on it whose
+// handshake is over.
+type link struct {
+	fd    int
+	under bytestream.Conn
+	conn  *tls.Conn
+	wire  *wire
+}
+
+// close lets go of a link that no tunnel has. It may be called from any goroutine.
+func (k *link) close() {
+	if k.under != nil {
+		abort(k.under)
+		return
+	}
+	poll.CloseFD(k.fd)
+}
+
+// start puts a tunnel on the loop it was made for.
+func (t *tunnel) start(l *poll.Loop, k link, cfg h2.Config, r role, keep, silence time.Duration) error {
+	t.hub, t.under, t.tls, t.wire, t.role = hubOf(l), k.under, k.conn, k.wire, r
+	t.why = reason.TunnelClosed
 	t.heard = l.Now()
 	t.h2 = h2.New(cfg, t)
-	if err := l.AddTo(&t.reg, fd, t); err != nil {
-		t.closed = true
-		return err
+	if t.under == nil {
+		if err := t.sock.Watch(l, k.fd, t); err != nil {
+			t.closed = true
+			return err
+		}
 	}
 	if keep == 0 {
 		keep = DefaultKeepAlive
@@ -100,9 +126,13 @@ func (t *tunnel) start(l *poll.Loop, fd int, conn *tls.Conn, w *wire, cfg h2.Con
 		t.keepAlive = l.AfterFunc(keep, func() { t.alive(keep, most) })
 	}
 	t.touch()
+	if t.under != nil {
+		t.startInside()
+		return nil
+	}
 	// crypto/tls may hold bytes that came with the handshake's last flight, for
 	// which there will be no event.
-	t.reg.Again(poll.Readable)
+	t.sock.Again(poll.Readable)
 	return nil
 }
 
@@ -134,17 +164,11 @@ func (t *tunnel) alive(every time.Duration, most int) {
 
 // Ready implements poll.Handler.
 func (t *tunnel) Ready(ev poll.Events) {
-	if ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
-		t.hup = true
-	}
-	if ev&poll.Writable != 0 && !t.writable {
-		t.writable = true
+	if ev&poll.Writable != 0 && !t.sock.Writable() {
 		t.touch()
 	}
-	if ev&(poll.Readable|poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
-		t.readable = true
-		t.receive()
-	}
+	t.sock.Note(ev)
+	t.receive()
 }
 
 // touch has the tunnel flushed at the end of this turn.
@@ -158,35 +182,31 @@ func (t *tunnel) touch() {
 // receive takes what the socket has.
 func (t *tunnel) receive() {
 	for budget := readTurn; budget > 0; {
-		if t.closed || !t.readable {
+		if t.closed || !t.sock.Readable() {
 			return
 		}
-		n, err := poll.Read(t.fd, t.hub.cipher)
+		n, err := t.sock.Read(t.hub.cipher)
 		switch {
 		case poll.IsAgain(err):
-			t.readable = false
 			t.wire.in = nil
 		case err != nil:
 			t.fail(reason.TunnelClosed, err)
 			return
 		default:
-			if n < len(t.hub.cipher) && !t.hup {
-				t.readable = false // a short read of a stream socket: dry
-			}
 			t.wire.in, t.wire.end = t.hub.cipher[:n], n == 0
 			t.heard = t.hub.loop.Now()
 		}
 		budget -= n
 		t.decrypt()
 	}
-	t.reg.Again(poll.Readable)
+	t.sock.Again(poll.Readable)
 }
 
 // decrypt opens every whole record and gives the plaintext to the engine in
 // pieces as large as possible: what arrives in one piece is delivered by one
 // system call.
 func (t *tunnel) decrypt() {
-	plain := t.hub.plain
+	plain := t.hub.plaintext(t.under != nil)
 	k := 0
 	for {
 		n, err := t.tls.Read(plain[k:])
@@ -200,7 +220,7 @@ func (t *tunnel) decrypt() {
 		k = 0
 		switch {
 		case err == nil:
-		case err == errDry: //nolint:errorlint // crypto/tls hands it back as it is
+		case err == bytestream.ErrDry: //nolint:errorlint // crypto/tls hands it back as it is
 			return
 		case errors.Is(err, io.EOF):
 			t.fail(reason.TunnelClosed, nil)
@@ -245,7 +265,7 @@ func (t *tunnel) settle() {
 // waiting is how many bytes wait to be written to the socket.
 func (t *tunnel) waiting() int { return len(t.wire.out) - t.sent }
 
-// full tells whether applications must not be read for now.
+// full reports whether applications must not be read for now.
 func (t *tunnel) full() bool { return t.waiting()+len(t.h2.Output()) >= outBound }
 
 // seal encrypts p behind what waits. It returns false when that ended the
@@ -286,7 +306,7 @@ func (t *tunnel) flush() {
 			t.releaseOut()
 			break
 		}
-		if !t.writable || !t.write() {
+		if !t.writable() || !t.write() {
 			break
 		}
 	}
@@ -294,14 +314,12 @@ func (t *tunnel) flush() {
 		return
 	}
 	if t.closing && t.waiting() == 0 {
-		_ = poll.ShutdownWrite(t.fd)
+		t.shutdownWrite()
 	}
 	if len(t.stalled) > 0 && !t.full() {
-		// In the next turn, and only once each: others are served between.
 		for i, s := range t.stalled {
 			t.stalled[i] = nil
-			s.stalled = false
-			s.reg.Again(poll.Readable)
+			s.unstalled()
 		}
 		t.stalled = t.stalled[:0]
 	}
@@ -310,8 +328,11 @@ func (t *tunnel) flush() {
 // write gives the socket what it takes; false means it takes no more now, or
 // the tunnel has ended.
 func (t *tunnel) write() bool {
+	if t.under != nil {
+		return t.writeInside()
+	}
 	p := t.wire.out[t.sent:]
-	n, err := poll.Write(t.fd, p)
+	n, err := t.sock.Write(p)
 	if err != nil && !poll.IsAgain(err) {
 		// What the peer said before it went away is still to be read, and its
 		// end or error with it.
@@ -320,11 +341,23 @@ func (t *tunnel) write() bool {
 		return false
 	}
 	t.sent += n
-	if n < len(p) {
-		t.writable = false
-		return false
+	return n == len(p)
+}
+
+// writable reports whether what carries the tunnel may take something.
+func (t *tunnel) writable() bool {
+	if t.under != nil {
+		return !t.blocked
 	}
-	return true
+	return t.sock.Writable()
+}
+
+func (t *tunnel) shutdownWrite() {
+	if t.under != nil {
+		t.under.CloseWrite()
+		return
+	}
+	t.sock.ShutdownWrite()
 }
 
 func (t *tunnel) releaseOut() {
@@ -366,7 +399,10 @@ func (t *tunnel) fail(r reason.Reason, err error) {
 	t.closed, t.why, t.err = true, r, err
 	t.keepAlive.Stop()
 	t.linger.Stop()
-	t.reg.Close()
+	t.sock.Close()
+	if t.under != nil {
+		t.under.Abort(reason.TunnelClosed)
+	}
 	t.releaseOut()
 	clear(t.stalled)
 	t.stalled = nil
@@ -381,29 +417,37 @@ func (t *tunnel) OnHeaders(s *h2.Stream, h *h2.Header, end bool) { t.role.header
 
 // OnData delivers.
 func (t *tunnel) OnData(s *h2.Stream, p []byte, end bool) {
-	if st, _ := s.User.(*stream); st != nil {
+	switch st := s.User.(type) {
+	case *stream:
 		st.data(p, end)
-		return
+	case *conn:
+		st.data(p, end)
+	default:
+		t.h2.Consumed(s, len(p))
 	}
-	t.h2.Consumed(s, len(p))
 }
 
 // OnReset ends a stream.
 func (t *tunnel) OnReset(s *h2.Stream, code h2.ErrCode) {
-	if st, _ := s.User.(*stream); st != nil {
+	switch st := s.User.(type) {
+	case *stream:
+		st.reset(code)
+	case *conn:
 		st.reset(code)
 	}
 }
 
 // OnWritable lets a stream read its application again.
 func (t *tunnel) OnWritable(s *h2.Stream) {
-	st, _ := s.User.(*stream)
-	switch {
-	case st == nil:
-	case t.inEngine:
-		t.resumed = append(t.resumed, st)
-	default:
-		st.reg.Again(poll.Readable)
+	switch st := s.User.(type) {
+	case *stream:
+		if t.inEngine {
+			t.resumed = append(t.resumed, st)
+			return
+		}
+		st.sock.Again(poll.Readable)
+	case *conn:
+		st.schedule()
 	}
 }
 
@@ -419,6 +463,6 @@ func (t *tunnel) OnPong([8]byte) {}
 func (t *tunnel) unstall(s *stream) {
 	if s.stalled {
 		s.stalled = false
-		t.stalled = slices.DeleteFunc(t.stalled, func(o *stream) bool { return o == s })
+		t.stalled = slices.DeleteFunc(t.stalled, func(o writer) bool { return o == s })
 	}
 }

@@ -26,7 +26,6 @@ import (
 // inner, and entry leads through both.
 type nested struct {
 	outer, inner *world
-	pool         *Pool // of the inner tunnels
 	entry        netip.AddrPort
 	peers        chan ResponseHeader
 	conf         atomic.Pointer[tls.Config] // of the inner tunnels' client
@@ -44,21 +43,22 @@ func newNested(t *testing.T, app, gateway func(net.Conn)) *nested {
 		w.near.Close()
 		w.near = group(t, 2)
 		p.Loops = w.near
+		// Of what is inside the tunnel: twice as long.
+		p.DialTimeout = time.Second
+		dial := p.Dial
+		p.Dial = func(ctx context.Context, k Key) (int, *tls.Config, error) {
+			if k.Via != nil {
+				return -1, n.conf.Load(), nil
+			}
+			return dial(ctx, k)
+		}
 	})
 	n.conf.Store(n.inner.clientConf())
-	n.pool = NewPool(PoolConfig{
-		Loops: n.outer.near, MaxStreams: 1, IdleRelease: time.Millisecond, DialTimeout: 2 * time.Second,
-		Dial: func(ctx context.Context, k Key) (int, *tls.Config, error) {
-			fd, err := n.outer.pool.Dial(ctx, k.Via)
-			return fd, n.conf.Load(), err
-		},
-	})
-	t.Cleanup(func() { n.pool.Close(reason.Draining); n.pool.dials.Wait() })
 	n.entry = n.outer.listen(n.outer.near, func(_ *poll.Loop, fd int, _, _ netip.AddrPort) {
 		_ = sockopt.NoDelay(fd)
 		k := n.outer.key()
 		k.Via = &Via{Key: n.outer.key(), Header: Header{Authority: "svc.example:80"}}
-		n.pool.Open(&Open{
+		n.outer.pool.Open(&Open{
 			Key: k, App: fd, Header: Header{Authority: "svc.example:80", Crosses: true},
 			OnUp: func(f *relay.Flow, h ResponseHeader) { n.peers <- h },
 			OnFail: func(err *reason.Error, status int) {
@@ -110,7 +110,9 @@ func (n *nested) settled(t *testing.T) {
 			s.loop.Post(func() {
 				sum := 0
 				for _, c := range s.local {
-					sum += c.streams
+					if sum += c.streams; c.key.Via != nil {
+						sum++ // as long as it lives
+					}
 				}
 				done <- sum
 			})

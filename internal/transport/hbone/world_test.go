@@ -288,7 +288,7 @@ func (w *world) connectApp(r *Request) {
 	})
 }
 
-// sentToApp tells whether the last connection brought the program n bytes.
+// sentToApp reports whether the last connection brought the program n bytes.
 func (w *world) sentToApp(n uint64) bool {
 	f := w.lastServer.Load()
 	if f == nil {

@@ -48,7 +48,7 @@ type fileStamp struct {
 	info  os.FileInfo
 }
 
-// same tells whether nothing happened to the file since.
+// same reports whether nothing happened to the file since.
 func (s fileStamp) same(info os.FileInfo) bool {
 	return s.info != nil && os.SameFile(s.info, info) && s.size == info.Size() && s.mtime.Equal(info.ModTime())
 }
@@ -70,7 +70,7 @@ type crlList struct {
 // that is there must be readable now; later it may break, which is logged,
 // and the last good lists stay. Without a file nothing is revoked until there
 // is one: where it is mounted from an object that nobody has made yet, pods
-// start all the same.
+// start nevertheless.
 func OpenCRL(path string, logger *slog.Logger) (*CRL, error) {
 	c := &CRL{path: path, logger: logger}
 	c.lists.Store(&crlSet{})
@@ -120,7 +120,7 @@ func (c *CRL) OnReload(fn func()) {
 	c.listeners = append(c.listeners, fn)
 }
 
-// Reload reads the file if it changed and tells whether it did.
+// Reload reads the file if it changed and reports whether it did.
 func (c *CRL) Reload() (changed bool, err error) {
 	changed, listeners, err := c.reload()
 	if changed {

@@ -23,7 +23,7 @@ func Connect(l *poll.Loop, fd int, to netip.AddrPort, timeout time.Duration, don
 		l.Post(func() { c.end(reason.Errorf(reason.ConnectFailure, "connecting to %s: %w", to, err)) })
 		return
 	}
-	c.timer = l.AfterFunc(timeout, func() {
+	c.limit.Arm(l, timeout, func() {
 		c.end(reason.Errorf(reason.ConnectTimeout, "no answer from %s in %s", to, timeout))
 	})
 }
@@ -32,7 +32,7 @@ type connecting struct {
 	reg   poll.Registration
 	fd    int
 	to    netip.AddrPort
-	timer *poll.Timer
+	limit poll.Deadline
 	done  func(error)
 }
 
@@ -48,7 +48,7 @@ func (c *connecting) Ready(ev poll.Events) {
 }
 
 func (c *connecting) end(err *reason.Error) {
-	c.timer.Stop()
+	c.limit.Stop()
 	c.reg.Remove()
 	if err != nil {
 		c.done(err) // not a nil *Error in an error

@@ -40,22 +40,15 @@ type pair struct {
 	ended    bool
 }
 
-// side is one socket, and what is on its way to it.
+// side is one socket, and what is on its way to it: in the socket's queue, or in pipe.
 type side struct {
-	reg  poll.Registration
+	sock poll.Sock
 	pair *pair
-	fd   int
+	pipe poll.Pipe
 
-	readable, writable bool
-	hup                bool // the peer ended: a short read does not mean dry
-	eof                bool // its end of stream was read
-	shut               bool // it was sent the end of stream
-	broken             bool // it was reset: nothing can be sent to it
-	bulk               bool // its bytes are spliced
-	urgent             bool // it sent an urgent byte, at which reads stop and splices do not pass
-
-	queue poll.Queue // bytes for it
-	pipe  poll.Pipe  // bytes for it
+	eof  bool // its end of stream was read
+	shut bool // it was sent the end of stream
+	bulk bool // its bytes are spliced
 }
 
 // Start relays bytes both ways until both sides have ended, carrying end of
@@ -64,14 +57,17 @@ type side struct {
 func Start(l *poll.Loop, p Pair) *Flow {
 	f := &pair{onClose: p.OnClose}
 	f.Init(l, f)
-	f.down = side{pair: f, fd: p.Down, writable: true}
-	f.up = side{pair: f, fd: p.Up, writable: true}
-	if len(p.Prefix) > 0 {
-		f.up.queue.Append(l, p.Prefix)
+	f.down.pair, f.up.pair = f, f
+	err := f.down.sock.Watch(l, p.Down, &f.down)
+	if err != nil {
+		poll.ResetFD(p.Down)
 	}
-	err := l.AddTo(&f.down.reg, p.Down, &f.down)
-	if err == nil {
-		err = l.AddTo(&f.up.reg, p.Up, &f.up)
+	if uerr := f.up.sock.Watch(l, p.Up, &f.up); uerr != nil {
+		poll.ResetFD(p.Up)
+		err = uerr
+	}
+	if len(p.Prefix) > 0 {
+		f.up.sock.Queue(p.Prefix)
 	}
 	if err != nil {
 		l.Post(func() { f.end(reason.ResourceExhausted, err) })
@@ -81,17 +77,9 @@ func Start(l *poll.Loop, p Pair) *Flow {
 
 // Ready remembers what happened and moves what can be moved.
 func (s *side) Ready(ev poll.Events) {
-	if ev&poll.Writable != 0 {
-		s.writable = true
-	}
-	if ev&(poll.Readable|poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
-		s.readable = true
-	}
-	if ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0 {
-		s.hup = true
-	}
-	if ev&poll.Urgent != 0 {
-		s.urgent, s.bulk, s.readable = true, false, true
+	s.sock.Note(ev)
+	if s.sock.Urgent() {
+		s.bulk = false // splices do not pass the urgent byte
 	}
 	if ev&poll.Failed != 0 {
 		// The bytes before the reset may be stuck behind a peer that does not
@@ -140,29 +128,24 @@ func (f *pair) move(from, to *side) {
 		if !f.flush(to) {
 			return
 		}
-		if to.broken {
+		if to.sock.Broken() {
 			return // the other direction ends the flow when it is drained
 		}
 		if from.eof {
 			f.shutdown(to)
 			return
 		}
-		if !from.readable {
+		if !from.sock.Readable() {
 			return
 		}
 		n, err := f.read(from, to)
 		switch {
-		case poll.IsAgain(err) && !from.broken:
-			from.readable = false
+		case poll.IsAgain(err):
 		case err != nil:
 			f.end(f.resetReason(from), err)
 			return
 		case n == 0:
-			from.eof, from.readable = true, false
-			if from.broken {
-				f.end(f.resetReason(from), nil)
-				return
-			}
+			from.eof = true
 		default:
 			budget -= n
 			f.count(from, n)
@@ -171,7 +154,7 @@ func (f *pair) move(from, to *side) {
 			return
 		}
 	}
-	from.reg.Again(poll.Readable)
+	from.sock.Again(poll.Readable)
 }
 
 // read takes bytes from one side and gives them to the other or its queue,
@@ -185,35 +168,21 @@ func (f *pair) read(from, to *side) (int, error) {
 		from.bulk = false // out of descriptors: copying needs none
 	}
 	p := f.Loop().Buffer()[:readChunk]
-	n, err := poll.Read(from.fd, p)
+	n, err := from.sock.Read(p)
 	if err != nil || n == 0 {
 		return n, err
 	}
-	if n < len(p) && !from.hup && !from.urgent {
-		from.readable = false // a short read of a stream socket: dry
-	}
-	from.bulk = n == len(p) && !from.urgent
-	f.send(to, p[:n])
-	return n, nil
-}
-
-// send writes p and queues what the socket does not take.
-func (f *pair) send(to *side, p []byte) {
-	n, err := poll.Write(to.fd, p)
-	if err != nil && !poll.IsAgain(err) {
+	from.bulk = n == len(p) && !from.sock.Urgent()
+	if to.sock.Send(p[:n]) != nil {
 		f.breakSide(to)
-		return
 	}
-	if n < len(p) {
-		to.writable = false
-		to.queue.Append(f.Loop(), p[n:])
-	}
+	return n, nil
 }
 
 // splice is read through a pipe. A pipe that is not empty afterwards stays
 // with the side it is for.
 func (f *pair) splice(p poll.Pipe, from, to *side) (int, error) {
-	n, err := p.Fill(from.fd)
+	n, err := from.sock.Fill(&p)
 	if n > 0 {
 		to.pipe = p
 		f.flush(to)
@@ -226,60 +195,48 @@ func (f *pair) splice(p poll.Pipe, from, to *side) (int, error) {
 	return n, err
 }
 
-// flush sends what waits for s; it tells whether nothing does any more.
+// flush sends what waits for s; it reports whether nothing does any more.
 func (f *pair) flush(s *side) bool {
-	if s.queue.Len() == 0 && s.pipe.Len == 0 {
+	if s.sock.Broken() {
+		return true // nothing waits any more
+	}
+	if s.sock.Flush() != nil {
+		f.breakSide(s)
 		return true
 	}
-	if !s.writable {
+	if s.sock.Queued() > 0 {
 		return false
 	}
-	l := f.Loop()
-	if s.queue.Len() > 0 {
-		_, err := s.queue.WriteTo(l, s.fd)
-		return f.flushed(s, s.queue.Len() == 0, err)
-	}
 	for s.pipe.Len > 0 {
-		if _, err := s.pipe.Drain(s.fd); err != nil {
-			return f.flushed(s, false, err)
+		if _, err := s.sock.Drain(&s.pipe); poll.IsAgain(err) {
+			return false
+		} else if err != nil {
+			f.breakSide(s)
+			return true
 		}
 	}
-	l.PutPipe(s.pipe)
+	f.Loop().PutPipe(s.pipe)
 	s.pipe = poll.Pipe{}
 	return true
 }
 
-func (f *pair) flushed(s *side, empty bool, err error) bool {
-	switch {
-	case empty:
-		return true
-	case err == nil || poll.IsAgain(err):
-		s.writable = false
-		return false
-	}
-	f.breakSide(s)
-	return true
-}
-
-// breakSide notes that s was reset. What it sent before may still wait in the
-// kernel: it is delivered, and then the flow ends.
+// breakSide lets go of what was for s, which was reset. What s sent before may still
+// wait in the kernel: it is delivered, and then the flow ends.
 func (f *pair) breakSide(s *side) {
-	s.broken, s.hup = true, true
-	s.queue.Discard(f.Loop(), s.queue.Len())
+	s.sock.DropQueue()
 	f.Loop().PutPipe(s.pipe)
 	s.pipe = poll.Pipe{}
 	if s.eof {
 		f.end(f.resetReason(s), nil)
 		return
 	}
-	s.readable = true
-	s.reg.Again(poll.Readable)
+	s.sock.Again(poll.Readable)
 }
 
 func (f *pair) shutdown(s *side) {
 	if !s.shut {
 		s.shut = true
-		_ = poll.ShutdownWrite(s.fd) // an error means it is reset: reading tells
+		s.sock.ShutdownWrite()
 	}
 	if f.down.shut && f.up.shut {
 		f.end(reason.OK, nil)
@@ -300,17 +257,16 @@ func (f *pair) end(r reason.Reason, err error) {
 	f.linger.Stop()
 	l := f.Loop()
 	for _, s := range [...]*side{&f.down, &f.up} {
-		s.queue.Discard(l, s.queue.Len())
 		l.PutPipe(s.pipe)
 		s.pipe = poll.Pipe{}
-		s.reg.Remove()
 		switch {
-		case r == reason.OK || s.broken:
-			poll.CloseFD(s.fd)
+		case !s.sock.Active():
+		case r == reason.OK || s.sock.Broken():
+			s.sock.Close()
 		case r == reason.DownstreamReset || r == reason.UpstreamReset:
-			Reset(l, s.fd)
+			Reset(l, s.sock.Detach())
 		default:
-			poll.ResetFD(s.fd)
+			s.sock.Reset()
 		}
 	}
 	if f.onClose != nil {

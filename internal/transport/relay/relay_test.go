@@ -295,6 +295,33 @@ func TestHalfClosedDoesNotSpin(t *testing.T) {
 	_ = c.Close()
 }
 
+// One side was reset while the other one reads nothing: the flow waits, and the loop
+// sleeps meanwhile.
+func TestBrokenDoesNotSpin(t *testing.T) {
+	cut := make(chan struct{})
+	p := newProxy(t, func(c *net.TCPConn) {
+		_ = c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		_, _ = c.Write(make([]byte, 64<<20)) // until nothing takes more
+		_ = c.SetLinger(0)
+		_ = c.Close()
+		close(cut)
+	})
+	c := p.connect()
+	defer c.Close() //nolint:errcheck // the test is over
+	get(t, cut, "the program resets the connection")
+	_, _ = c.Write([]byte("for a program that is gone"))
+	time.Sleep(20 * time.Millisecond)
+	before := p.loop.Turns()
+	time.Sleep(100 * time.Millisecond)
+	if n := p.loop.Turns() - before; n > 20 {
+		t.Errorf("%d turns in 100 ms", n)
+	}
+	_, _ = io.Copy(io.Discard, c)
+	if r := get(t, p.results, "the flow ends"); r.Reason != reason.UpstreamReset {
+		t.Errorf("ended with %s, %v", r.Reason, r.Err)
+	}
+}
+
 func TestConnect(t *testing.T) {
 	g, err := poll.NewGroup(1)
 	check(t, err)

@@ -1,0 +1,5 @@
+package stream
+
+import "time"
+
+func init() { lingerBlocked = 200 * time.Millisecond }
