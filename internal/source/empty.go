@@ -11,15 +11,15 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 )
 
-// MarkEmpty keeps the empty lists that a policy's rules were written with.
+// markEmptyRules keeps the empty lists that a policy's rules were written with.
 // A decoded object cannot tell an empty list from an absent one, and they mean
 // opposite things: `from: []` is no source at all, while a rule without `from`
 // is every source. Each empty list (or null) gets one element without content,
 // which no client can match; the translation and the webhook report it. Lists
 // of exceptions (notPrincipals, …) stay empty: they except nothing.
 //
-// spec is the JSON of the object's spec. Objects of other kinds stay as they are.
-func MarkEmpty(obj metav1.Object, spec []byte) {
+// spec is the JSON of the object's spec.
+func markEmptyRules(obj metav1.Object, spec []byte) {
 	p, ok := obj.(*securityv1.AuthorizationPolicy)
 	if !ok || len(p.Spec.Rules) == 0 {
 		return

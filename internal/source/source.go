@@ -6,35 +6,35 @@ package source
 
 import (
 	"cmp"
-	"strings"
 
-	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
-	securityv1 "istio.io/client-go/pkg/apis/security/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Key names one object. Namespace is empty for kinds of cluster scope.
 type Key struct {
-	Kind, Namespace, Name string
+	Kind            *Kind
+	Cluster         Cluster
+	Namespace, Name string
 }
 
-// String renders Kind/namespace/name, without the namespace for cluster scope.
+// Ref returns the key without the kind.
+func (k Key) Ref() Ref { return Ref{k.Cluster, k.Namespace, k.Name} }
+
+// String renders Kind/namespace/name, without the namespace for cluster scope,
+// and with the ID of a cluster that is not the control plane's own.
 func (k Key) String() string {
-	if k.Namespace == "" {
-		return k.Kind + "/" + k.Name
+	s := k.Kind.String() + "/"
+	if k.Namespace != "" {
+		s += k.Namespace + "/"
 	}
-	return k.Kind + "/" + k.Namespace + "/" + k.Name
+	if !k.Cluster.Own() {
+		return k.Cluster.String() + ":" + s + k.Name
+	}
+	return s + k.Name
 }
 
-// Compare orders keys by kind, namespace, name.
-func (k Key) Compare(o Key) int {
-	return cmp.Or(
-		strings.Compare(k.Kind, o.Kind),
-		strings.Compare(k.Namespace, o.Namespace),
-		strings.Compare(k.Name, o.Name))
-}
+// Compare orders keys by kind, namespace, name and cluster.
+func (k Key) Compare(o Key) int { return cmp.Or(k.Kind.Compare(o.Kind), k.Ref().Compare(o.Ref())) }
 
 // Event says that an object is now this, or is gone.
 type Event struct {
@@ -54,104 +54,4 @@ type Sink interface {
 	// Synced is called once, after the events of everything that existed when
 	// the source started.
 	Synced()
-}
-
-// Kind describes a kind of object that the mesh reads.
-type Kind struct {
-	Name       string
-	Group      string
-	Versions   []string // the first is the one we write
-	Namespaced bool
-	// New makes an empty object.
-	New func() metav1.Object
-}
-
-// Kinds returns the closed set of kinds, by name.
-func Kinds() map[string]Kind { return kinds }
-
-// Names of the kinds.
-const (
-	KindNamespace           = "Namespace"
-	KindNode                = "Node"
-	KindServiceAccount      = "ServiceAccount"
-	KindPod                 = "Pod"
-	KindService             = "Service"
-	KindEndpointSlice       = "EndpointSlice"
-	KindWorkloadEntry       = "WorkloadEntry"
-	KindServiceEntry        = "ServiceEntry"
-	KindAuthorizationPolicy = "AuthorizationPolicy"
-	KindPeerAuthentication  = "PeerAuthentication"
-	KindGateway             = "Gateway"
-)
-
-var (
-	networkingVersions = []string{"v1", "v1beta1", "v1alpha3"}
-	securityVersions   = []string{"v1", "v1beta1"}
-)
-
-var kinds = table(
-	Kind{KindNamespace, "", []string{"v1"}, false, func() metav1.Object { return &corev1.Namespace{} }},
-	Kind{KindNode, "", []string{"v1"}, false, func() metav1.Object { return &corev1.Node{} }},
-	Kind{KindServiceAccount, "", []string{"v1"}, true, func() metav1.Object { return &corev1.ServiceAccount{} }},
-	Kind{KindPod, "", []string{"v1"}, true, func() metav1.Object { return &corev1.Pod{} }},
-	Kind{KindService, "", []string{"v1"}, true, func() metav1.Object { return &corev1.Service{} }},
-	Kind{KindEndpointSlice, "discovery.k8s.io", []string{"v1"}, true, func() metav1.Object { return &discoveryv1.EndpointSlice{} }},
-	Kind{KindWorkloadEntry, "networking.istio.io", networkingVersions, true, func() metav1.Object { return &networkingv1.WorkloadEntry{} }},
-	Kind{KindServiceEntry, "networking.istio.io", networkingVersions, true, func() metav1.Object { return &networkingv1.ServiceEntry{} }},
-	Kind{KindAuthorizationPolicy, "security.istio.io", securityVersions, true, func() metav1.Object { return &securityv1.AuthorizationPolicy{} }},
-	Kind{KindPeerAuthentication, "security.istio.io", securityVersions, true, func() metav1.Object { return &securityv1.PeerAuthentication{} }},
-	Kind{KindGateway, "gateway.networking.k8s.io", []string{"v1", "v1beta1"}, true, func() metav1.Object { return &Gateway{} }},
-)
-
-func table(list ...Kind) map[string]Kind {
-	m := make(map[string]Kind, len(list))
-	for _, k := range list {
-		m[k.Name] = k
-	}
-	return m
-}
-
-// APIVersion returns group/version as manifests write it.
-func (k Kind) APIVersion() string {
-	if k.Group == "" {
-		return k.Versions[0]
-	}
-	return k.Group + "/" + k.Versions[0]
-}
-
-// KeyOf returns the key of an object by its Go type; ok is false for a type
-// that is not one of Kinds.
-func KeyOf(obj metav1.Object) (key Key, ok bool) {
-	var kind string
-	switch obj.(type) {
-	case *corev1.Namespace:
-		kind = KindNamespace
-	case *corev1.Node:
-		kind = KindNode
-	case *corev1.ServiceAccount:
-		kind = KindServiceAccount
-	case *corev1.Pod:
-		kind = KindPod
-	case *corev1.Service:
-		kind = KindService
-	case *discoveryv1.EndpointSlice:
-		kind = KindEndpointSlice
-	case *networkingv1.WorkloadEntry:
-		kind = KindWorkloadEntry
-	case *networkingv1.ServiceEntry:
-		kind = KindServiceEntry
-	case *securityv1.AuthorizationPolicy:
-		kind = KindAuthorizationPolicy
-	case *securityv1.PeerAuthentication:
-		kind = KindPeerAuthentication
-	case *Gateway:
-		kind = KindGateway
-	default:
-		return Key{}, false
-	}
-	key = Key{Kind: kind, Name: obj.GetName()}
-	if kinds[kind].Namespaced {
-		key.Namespace = obj.GetNamespace()
-	}
-	return key, true
 }

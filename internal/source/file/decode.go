@@ -9,14 +9,8 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
-	securityv1 "istio.io/client-go/pkg/apis/security/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	kjson "sigs.k8s.io/json"
 
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -31,22 +25,24 @@ type decodeError struct {
 
 // decode makes the typed object, strictly: every field must exist and have
 // its type. All mistakes are returned, at most maxErrors.
-func decode(kind source.Kind, key source.Key, data []byte) (metav1.Object, []decodeError) {
+func decode(kind *source.Kind, key source.Key, data []byte) (metav1.Object, []decodeError) {
 	obj, errs := decodeObject(kind, data)
 	if len(errs) > 0 {
 		return nil, errs
 	}
 	obj.SetName(key.Name)
 	obj.SetNamespace(key.Namespace)
-	setDefaults(obj)
+	if kind.Default != nil {
+		kind.Default(obj)
+	}
 	return obj, nil
 }
 
 // decodeObject returns what could be read beside the mistakes.
-func decodeObject(kind source.Kind, data []byte) (metav1.Object, []decodeError) {
+func decodeObject(kind *source.Kind, data []byte) (metav1.Object, []decodeError) {
 	obj := kind.New()
-	if spec, status := protoParts(obj); spec != nil {
-		return obj, decodeProto(obj, spec, status, data)
+	if kind.Messages != nil {
+		return obj, decodeProto(kind, obj, data)
 	}
 	return obj, decodeJSON(obj, data, 0)
 }
@@ -98,24 +94,9 @@ func typeName(t string) string {
 	return "an object"
 }
 
-// protoParts returns the parts of an object that are protobuf messages and
-// have to be read by protobuf's own strict reader; the ones generated for
-// clients accept unknown fields silently.
-func protoParts(obj metav1.Object) (spec, status proto.Message) {
-	switch o := obj.(type) {
-	case *networkingv1.WorkloadEntry:
-		return &o.Spec, &o.Status
-	case *networkingv1.ServiceEntry:
-		return &o.Spec, &o.Status
-	case *securityv1.AuthorizationPolicy:
-		return &o.Spec, &o.Status
-	case *securityv1.PeerAuthentication:
-		return &o.Spec, &o.Status
-	}
-	return nil, nil
-}
-
-func decodeProto(obj metav1.Object, spec, status proto.Message, data []byte) []decodeError {
+// decodeProto reads an object whose spec and status are protobuf messages. The
+// readers generated for clients accept unknown fields silently.
+func decodeProto(kind *source.Kind, obj metav1.Object, data []byte) []decodeError {
 	var top map[string]json.RawMessage
 	if err := json.Unmarshal(data, &top); err != nil {
 		return []decodeError{{offset: -1, msg: err.Error()}}
@@ -125,6 +106,7 @@ func decodeProto(obj metav1.Object, spec, status proto.Message, data []byte) []d
 		fields = append(fields, f)
 	}
 	slices.Sort(fields)
+	spec, status := kind.Messages(obj)
 	var errs []decodeError
 	for _, f := range fields {
 		raw := top[f]
@@ -134,11 +116,11 @@ func decodeProto(obj metav1.Object, spec, status proto.Message, data []byte) []d
 		switch f {
 		case "apiVersion", "kind":
 		case "metadata":
-			errs = append(errs, inside(f, decodeJSON(metaOf(obj), raw, 0))...)
+			errs = append(errs, inside(f, decodeJSON(source.Meta(obj), raw, 0))...)
 		case "spec":
 			wrong := unmarshalProto(raw, spec, false)
-			if len(wrong) == 0 {
-				source.MarkEmpty(obj, raw)
+			if len(wrong) == 0 && kind.Finish != nil {
+				kind.Finish(obj, raw)
 			}
 			errs = append(errs, inside(f, wrong)...)
 		case "status":
@@ -164,29 +146,13 @@ func inside(field string, errs []decodeError) []decodeError {
 	return errs
 }
 
-func metaOf(obj metav1.Object) *metav1.ObjectMeta {
-	switch o := obj.(type) {
-	case *networkingv1.WorkloadEntry:
-		return &o.ObjectMeta
-	case *networkingv1.ServiceEntry:
-		return &o.ObjectMeta
-	case *securityv1.AuthorizationPolicy:
-		return &o.ObjectMeta
-	case *securityv1.PeerAuthentication:
-		return &o.ObjectMeta
-	}
-	return &metav1.ObjectMeta{}
-}
-
 var protoError = regexp.MustCompile(`\(line \d+:(\d+)\):?\s*(.*)$`)
 
 func unmarshalProto(raw []byte, into proto.Message, lenient bool) []decodeError {
-	err := protojson.UnmarshalOptions{DiscardUnknown: lenient}.Unmarshal(raw, into)
-	if err == nil {
+	msg, ok := source.ReadMessage(raw, into, lenient)
+	if ok {
 		return nil
 	}
-	// protobuf separates the words of its errors by either kind of space, by chance.
-	msg := strings.ReplaceAll(err.Error(), "\u00a0", " ")
 	e := decodeError{offset: -1, msg: strings.TrimPrefix(msg, "proto: ")}
 	if m := protoError.FindStringSubmatch(msg); m != nil {
 		column, _ := strconv.Atoi(m[1])
@@ -240,48 +206,4 @@ func (e *encoder) valueOffset(field string) (int, bool) {
 		seen = true
 	}
 	return 0, false
-}
-
-// setDefaults fills in what the Kubernetes API server would, as far as the
-// mesh reads it, so that every source delivers the same object.
-func setDefaults(obj metav1.Object) {
-	switch o := obj.(type) {
-	case *corev1.Pod:
-		// As the API server's admission does, which leaves mirror pods without.
-		if _, mirror := o.Annotations[source.AnnotationMirror]; !mirror && o.Spec.ServiceAccountName == "" {
-			o.Spec.ServiceAccountName = "default"
-		}
-		for i := range o.Spec.Containers {
-			for j := range o.Spec.Containers[i].Ports {
-				setProtocol(&o.Spec.Containers[i].Ports[j].Protocol)
-			}
-		}
-	case *corev1.Service:
-		if o.Spec.Type == "" {
-			o.Spec.Type = corev1.ServiceTypeClusterIP
-		}
-		if o.Spec.ClusterIP != "" && len(o.Spec.ClusterIPs) == 0 {
-			o.Spec.ClusterIPs = []string{o.Spec.ClusterIP}
-		}
-		for i := range o.Spec.Ports {
-			p := &o.Spec.Ports[i]
-			setProtocol(&p.Protocol)
-			if p.TargetPort == (intstr.IntOrString{}) {
-				p.TargetPort = intstr.FromInt32(p.Port)
-			}
-		}
-	case *discoveryv1.EndpointSlice:
-		for i := range o.Ports {
-			if o.Ports[i].Protocol == nil {
-				tcp := corev1.ProtocolTCP
-				o.Ports[i].Protocol = &tcp
-			}
-		}
-	}
-}
-
-func setProtocol(p *corev1.Protocol) {
-	if *p == "" {
-		*p = corev1.ProtocolTCP
-	}
 }

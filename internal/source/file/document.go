@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -19,14 +18,14 @@ const maxDocuments = 50_000
 
 // document is one object of a file: as JSON, not yet typed.
 type document struct {
-	kind source.Kind
+	kind *source.Kind
 	key  source.Key
 	line int
 	json []byte
 	node *yaml.Node // for positions; dropped once the object is decoded
 }
 
-// failure is a document that could not be used. known tells whether it could
+// failure is a document that could not be used. known reports whether it could
 // at least be named.
 type failure struct {
 	problem Problem
@@ -40,7 +39,7 @@ type parsed struct {
 	failures []failure
 	ignored  []Problem
 	steps    int // see encoder
-	also     []source.Kind
+	also     []*source.Kind
 }
 
 func (p *parsed) fail(file string, line int, field, format string, args ...any) {
@@ -49,7 +48,7 @@ func (p *parsed) fail(file string, line int, field, format string, args ...any) 
 
 // parse splits a file into documents and reads each on its own, so that a bad
 // one does not take its neighbours along.
-func parse(file string, data []byte, also ...source.Kind) *parsed {
+func parse(file string, data []byte, also ...*source.Kind) *parsed {
 	p := &parsed{steps: len(data) + maxExpanded, also: also}
 	for _, part := range split(data) {
 		p.part(file, part)
@@ -113,7 +112,7 @@ func (p *parsed) part(file string, in part) {
 	p.object(file, doc.Content[0], header{})
 }
 
-// blank tells whether there is nothing but space and comments.
+// blank reports whether there is nothing but space and comments.
 func blank(text []byte) bool {
 	for line := range bytes.Lines(text) {
 		if l := bytes.TrimSpace(line); len(l) > 0 && l[0] != '#' {
@@ -189,26 +188,25 @@ func (p *parsed) list(file string, items *yaml.Node, h header) {
 	}
 }
 
-func (p *parsed) lookup(h header) (source.Kind, bool) {
-	group, version, found := strings.Cut(h.apiVersion, "/")
+func (p *parsed) lookup(h header) (*source.Kind, bool) {
+	group, _, found := strings.Cut(h.apiVersion, "/")
 	if !found {
-		group, version = "", h.apiVersion
+		group = ""
 	}
-	if kind, ok := source.Kinds()[h.kind]; ok && kind.Group == group && slices.Contains(kind.Versions, version) {
+	if kind, ok := source.KindOf(group, h.kind); ok && kind.Is(h.apiVersion, h.kind) {
 		return kind, true
 	}
 	for _, kind := range p.also {
-		name, _, _ := strings.Cut(kind.Name, ".")
-		if name == h.kind && kind.Group == group && slices.Contains(kind.Versions, version) {
+		if kind.Is(h.apiVersion, h.kind) {
 			return kind, true
 		}
 	}
-	return source.Kind{}, false
+	return nil, false
 }
 
 // known handles a document of a kind we read.
-func (p *parsed) known(file string, n *yaml.Node, kind source.Kind, h header) {
-	key := source.Key{Kind: kind.Name, Name: h.name}
+func (p *parsed) known(file string, n *yaml.Node, kind *source.Kind, h header) {
+	key := source.Key{Kind: kind, Name: h.name}
 	if kind.Namespaced {
 		key.Namespace = h.namespace
 		if key.Namespace == "" {
@@ -239,7 +237,7 @@ func checkName(key source.Key) (field, msg string) {
 		return "metadata.name", "the object has no name"
 	}
 	check := validation.IsDNS1123Subdomain
-	if key.Kind == source.KindNamespace || key.Kind == source.KindService {
+	if key.Kind.LabelName {
 		check = validation.IsDNS1123Label
 	}
 	if errs := check(key.Name); len(errs) > 0 {

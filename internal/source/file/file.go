@@ -33,9 +33,8 @@ type Options struct {
 	// the process; empty for not at all. It must be nobody else's.
 	KeepDir string
 	Logger  *slog.Logger
-	// Also are kinds to read beside source.Kinds, for analysis. Where a name
-	// is taken, it is followed by a dot and the group.
-	Also []source.Kind
+	// Also are kinds to read in addition to source.Kinds, for analysis.
+	Also []*source.Kind
 
 	// Rescan is how often everything is compared again with the disk, in case
 	// a notification was lost. Default 10 s.
@@ -223,7 +222,7 @@ func (w *watch) loop(ctx context.Context, sink source.Sink) {
 	}
 }
 
-// note tells whether an event concerns us.
+// note reports whether an event concerns us.
 func (w *watch) note(e fsnotify.Event) bool {
 	name := filepath.Base(e.Name)
 	if _, dir := w.watched[e.Name]; dir && e.Has(fsnotify.Remove|fsnotify.Rename) {
@@ -288,7 +287,7 @@ func (w *watch) scan() {
 	}
 }
 
-// add watches a directory and tells whether it was new.
+// add watches a directory and reports whether it was new.
 func (w *watch) add(dir string) bool {
 	if _, ok := w.watched[dir]; ok || w.fs == nil {
 		return false

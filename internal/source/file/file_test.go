@@ -2,6 +2,7 @@ package file
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -489,4 +490,28 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("the same content changed %v", keys(again))
 		}
 	})
+}
+
+// TestGatewaysHaveAllFieldsOfTheirAPI reads one with fields that the mesh does
+// not use, and one with a field that does not exist.
+func TestGatewaysHaveAllFieldsOfTheirAPI(t *testing.T) {
+	text := `apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: %s}
+spec:
+  gatewayClassName: istio-waypoint
+  infrastructure: {labels: {a: b}}
+  listeners:
+  - {name: mesh, port: 15008, protocol: HBONE, allowedRoutes: {kinds: [{kind: HTTPRoute}], namespaces: {from: All}}%s}
+`
+	p := parse("g.yaml", []byte(fmt.Sprintf(text, "good", "")+"---\n"+fmt.Sprintf(text, "bad", ", port2: 1")))
+	if len(p.docs) != 2 {
+		t.Fatalf("%+v", p)
+	}
+	if f := check("g.yaml", &p.docs[0], false); len(f) > 0 {
+		t.Errorf("%+v", f)
+	}
+	if f := check("g.yaml", &p.docs[1], false); len(f) != 1 || f[0].problem.Field != "spec.listeners[0].port2" {
+		t.Errorf("%+v", f)
+	}
 }

@@ -16,7 +16,7 @@ import (
 // the Kubernetes API speaks. Unknown fields of metadata are no mistakes: they
 // belong to Kubernetes, which may be newer than we are. Problems have a field
 // and no line. The object is nil when there are any.
-func DecodeJSON(kind source.Kind, data []byte) (metav1.Object, []Problem) {
+func DecodeJSON(kind *source.Kind, data []byte) (metav1.Object, []Problem) {
 	var flat bytes.Buffer // on one line, as the protobuf reader counts
 	if err := json.Compact(&flat, data); err != nil {
 		return nil, []Problem{{Message: fmt.Sprintf("not JSON: %v", err)}}
@@ -33,7 +33,9 @@ func DecodeJSON(kind source.Kind, data []byte) (metav1.Object, []Problem) {
 		}
 		return nil, problems
 	}
-	setDefaults(obj)
+	if kind.Default != nil {
+		kind.Default(obj)
+	}
 	return obj, nil
 }
 
@@ -76,7 +78,7 @@ func (f *finder) token() json.Token {
 	return t
 }
 
-// reached tells whether the search has ended; if just now, then at path.
+// reached reports whether the search has ended; if just now, then at path.
 func (f *finder) reached(path string) bool {
 	if !f.done && f.dec.InputOffset() > f.offset {
 		f.found, f.done = path, true

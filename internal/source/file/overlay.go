@@ -60,7 +60,7 @@ func RemoveOverlay(dir, writer string, key source.Key) error {
 }
 
 func overlayPath(dir, writer string, key source.Key) string {
-	return filepath.Join(dir, writer, strings.ToLower(key.Kind)+"."+key.Namespace+"."+key.Name+".yaml")
+	return filepath.Join(dir, writer, strings.ToLower(key.Kind.String())+"."+key.Namespace+"."+key.Name+".yaml")
 }
 
 // replace writes a file so that readers see the old or the new one, whole.
@@ -92,8 +92,8 @@ func overlayOf(key source.Key, obj metav1.Object) (map[string]any, error) {
 		return nil, err
 	}
 	doc := map[string]any{
-		"apiVersion": source.Kinds()[key.Kind].APIVersion(),
-		"kind":       key.Kind,
+		"apiVersion": key.Kind.APIVersion(),
+		"kind":       key.Kind.Name,
 		"metadata":   pick(full["metadata"], metaFields),
 	}
 	if spec := pick(full["spec"], specFields); len(spec) > 0 {

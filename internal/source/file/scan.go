@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// stamp tells whether a file may have changed since it was read.
+// stamp reports whether a file may have changed since it was read.
 type stamp struct {
 	size    int64
 	changed time.Time
@@ -45,7 +45,7 @@ func (r *reader) roots() []string {
 	return roots
 }
 
-// isOverlay tells whether a path lies in the status directory.
+// isOverlay reports whether a path lies in the status directory.
 func (r *reader) isOverlay(path string) bool {
 	return r.opts.StatusDir != "" && within(filepath.Clean(r.opts.StatusDir), path)
 }
@@ -130,7 +130,7 @@ func (r *reader) walk(root string, found map[string]struct{}) (dirs, unlisted []
 	return dirs, unlisted
 }
 
-// nested tells whether a directory met below a root is the status directory,
+// nested reports whether a directory met below a root is the status directory,
 // which is read by itself.
 func (r *reader) nested(root, dir string) bool {
 	return root != dir && r.opts.StatusDir != "" && dir == filepath.Clean(r.opts.StatusDir)

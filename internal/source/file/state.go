@@ -24,7 +24,7 @@ type state struct {
 	broken   map[source.Key]Problem
 	dirty    map[source.Key]struct{}
 	seed     maphash.Seed
-	also     []source.Kind // see Options
+	also     []*source.Kind // see Options
 }
 
 // fileState is the last good state of a file and what is wrong with it now.
@@ -146,23 +146,23 @@ func (s *state) drop(path string, overlay bool) {
 	}
 }
 
-// holds tells whether objects come from a file.
+// holds reports whether objects come from a file.
 func (s *state) holds(path string, overlay bool) bool {
 	files, _ := s.side(overlay)
 	return files[path] != nil && len(files[path].docs) > 0
 }
 
-// good tells whether nothing is wrong with a file.
+// good reports whether nothing is wrong with a file.
 func (s *state) good(path string) bool {
 	f := s.files[path]
 	return f != nil && len(f.problems) == 0
 }
 
-// restricts tells whether a file holds objects without which more would be
+// restricts reports whether a file holds objects without which more would be
 // allowed.
 func (s *state) restricts(path string) bool {
 	for k := range s.files[path].docs {
-		if k.Kind == source.KindAuthorizationPolicy || k.Kind == source.KindPeerAuthentication {
+		if k.Kind.Protects {
 			return true
 		}
 	}

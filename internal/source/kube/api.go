@@ -5,7 +5,6 @@ import (
 	"errors"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -15,6 +14,7 @@ import (
 	"k8s.io/client-go/metadata"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -26,7 +26,7 @@ type api struct {
 	builtin bool
 }
 
-// custom tells whether the kind can be missing; it can as long as it was not
+// custom reports whether the kind can be missing; it can as long as it was not
 // found.
 func (a *api) custom() bool { return a == nil || !a.builtin }
 
@@ -45,18 +45,19 @@ func apiOf[L runtime.Object](c client.Lister[L], builtin bool) *api {
 	}
 }
 
-func (o opener) open(ctx context.Context, kind source.Kind) (*api, error) {
-	switch kind.Name {
-	case source.KindPod:
+func (o opener) open(ctx context.Context, kind *source.Kind) (*api, error) {
+	switch {
+	case kind == source.Pod.Kind:
 		return o.pods(), nil
-	case source.KindService:
+	case kind == source.Service.Kind:
 		return apiOf(o.client.Kube.CoreV1().Services(""), true), nil
-	case source.KindEndpointSlice:
+	case kind == source.EndpointSlice.Kind:
 		return apiOf(o.client.Kube.DiscoveryV1().EndpointSlices(""), true), nil
-	case source.KindNamespace, source.KindNode, source.KindServiceAccount:
-		// Of these, metadata is all that is read.
-		plural := strings.ToLower(kind.Name) + "s"
-		return apiOf(o.metadata.Resource(corev1.SchemeGroupVersion.WithResource(plural)), true), nil
+	case kind == source.ConfigMap.Kind:
+		return o.configMaps(), nil
+	case kind.MetadataOnly:
+		gvr := schema.GroupVersionResource{Group: kind.Group, Version: kind.Versions[0], Resource: kind.Plural}
+		return apiOf(o.metadata.Resource(gvr), kind.Builtin), nil
 	}
 	gvr, err := o.served(ctx, kind)
 	if err != nil {
@@ -71,14 +72,32 @@ func (o opener) pods() *api {
 	if o.node == "" {
 		return a
 	}
-	selector := fields.OneTermEqualSelector("spec.nodeName", o.node).String()
+	return a.selecting(fields.OneTermEqualSelector("spec.nodeName", o.node).String())
+}
+
+// everywhere are the names of ConfigMaps that each namespace has, and that are not
+// read here.
+var everywhere = []string{"kube-root-ca.crt", wellknown.RootsConfigMap}
+
+// configMaps are all but those of every namespace.
+func (o opener) configMaps() *api {
+	a := apiOf(o.client.Kube.CoreV1().ConfigMaps(""), true)
+	var others []fields.Selector
+	for _, name := range everywhere {
+		others = append(others, fields.OneTermNotEqualSelector("metadata.name", name))
+	}
+	return a.selecting(fields.AndSelectors(others...).String())
+}
+
+// selecting narrows down an api by fields of its objects.
+func (a *api) selecting(fields string) *api {
 	list, watches := a.list, a.watch
 	a.list = func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
-		opts.FieldSelector = selector
+		opts.FieldSelector = fields
 		return list(ctx, opts)
 	}
 	a.watch = func(ctx context.Context, opts metav1.ListOptions) (watch.Interface, error) {
-		opts.FieldSelector = selector
+		opts.FieldSelector = fields
 		return watches(ctx, opts)
 	}
 	return a
@@ -86,7 +105,7 @@ func (o opener) pods() *api {
 
 // served finds the version of a custom kind that the cluster serves and we
 // know, and its name in paths.
-func (o opener) served(ctx context.Context, kind source.Kind) (schema.GroupVersionResource, error) {
+func (o opener) served(ctx context.Context, kind *source.Kind) (schema.GroupVersionResource, error) {
 	gvr, err := o.found(ctx, kind)
 	if !errors.Is(err, errAbsent) {
 		return gvr, err
@@ -100,7 +119,7 @@ func (o opener) served(ctx context.Context, kind source.Kind) (schema.GroupVersi
 	return o.found(ctx, kind)
 }
 
-func (o opener) found(ctx context.Context, kind source.Kind) (schema.GroupVersionResource, error) {
+func (o opener) found(ctx context.Context, kind *source.Kind) (schema.GroupVersionResource, error) {
 	for _, version := range kind.Versions {
 		gv := schema.GroupVersion{Group: kind.Group, Version: version}
 		list, err := o.client.Served(ctx, gv.Group, gv.Version)

@@ -21,7 +21,7 @@ import (
 // feed follows one kind: a list, then a watch from there, and again from
 // where it was when that ends.
 type feed struct {
-	kind   source.Kind
+	kind   *source.Kind
 	open   func(context.Context) (*api, error)
 	read   reader
 	out    chan<- op
@@ -47,10 +47,10 @@ const (
 	lived = time.Second
 )
 
-func newFeed(kind source.Kind, o opener, out chan<- op, h *health) *feed {
+func newFeed(kind *source.Kind, o opener, out chan<- op, h *health) *feed {
 	return &feed{
 		kind: kind, open: func(ctx context.Context) (*api, error) { return o.open(ctx, kind) },
-		read: reader{kind: kind, strings: new(interner)}, out: out, health: h, look: 5 * time.Second,
+		read: reader{kind: kind, strings: new(source.Interner)}, out: out, health: h, look: 5 * time.Second,
 	}
 }
 
@@ -62,7 +62,7 @@ func (f *feed) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case apierrors.IsNotFound(err) && f.api != nil && f.api.custom():
-			f.health.fail(f.kind.Name, err)
+			f.health.fail(f.kind.String(), err)
 			f.api, f.rv = nil, "" // asked for once more, by its name
 		case isAbsent(err) && f.api.custom():
 			f.absent(ctx)
@@ -70,7 +70,7 @@ func (f *feed) run(ctx context.Context) {
 		case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
 			f.rv = "" // too long away: what changed is found by listing
 		case err != nil:
-			f.health.fail(f.kind.Name, err)
+			f.health.fail(f.kind.String(), err)
 		}
 		if progress {
 			f.tries = 0
@@ -101,7 +101,7 @@ func isAbsent(err error) bool { return errors.Is(err, errAbsent) || apierrors.Is
 
 // absent says that there are no objects, and begins anew.
 func (f *feed) absent(ctx context.Context) {
-	f.health.ok(f.kind.Name)
+	f.health.ok(f.kind.String())
 	f.api, f.rv, f.tries = nil, "", 0
 	_ = f.send(ctx, replaceAll) // fails when everything ends
 }
@@ -109,7 +109,7 @@ func (f *feed) absent(ctx context.Context) {
 // send passes an op on; what it could not pass on has not been seen.
 func (f *feed) send(ctx context.Context, what opKind, items ...item) error {
 	select {
-	case f.out <- op{kind: f.kind.Name, what: what, items: items}:
+	case f.out <- op{kind: f.kind, what: what, items: items}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -141,7 +141,7 @@ func (f *feed) round(ctx context.Context) (progress bool, err error) {
 		}
 	}
 	defer w.Stop()
-	f.health.ok(f.kind.Name)
+	f.health.ok(f.kind.String())
 	return f.follow(ctx, w)
 }
 
@@ -177,7 +177,7 @@ func (f *feed) take(ctx context.Context, e watch.Event) (rv string, err error) {
 	if e.Type == watch.Bookmark {
 		m, err := meta.Accessor(e.Object)
 		if err != nil {
-			return "", fmt.Errorf("a bookmark of %s: %w", f.kind.Name, err)
+			return "", fmt.Errorf("a bookmark of %s: %w", f.kind, err)
 		}
 		return m.GetResourceVersion(), nil
 	}
@@ -229,13 +229,13 @@ func (f *feed) stream(ctx context.Context, opts metav1.ListOptions) (_ watch.Int
 			return nil, ctx.Err()
 		case <-quiet.C:
 			f.noStream = true
-			return nil, fmt.Errorf("the list of %s stopped in the middle", f.kind.Name)
+			return nil, fmt.Errorf("the list of %s stopped in the middle", f.kind)
 		case e, ok = <-w.ResultChan():
 		}
 		quiet.Reset(stalled)
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("the list of %s ended in the middle", f.kind.Name)
+			return nil, fmt.Errorf("the list of %s ended in the middle", f.kind)
 		case e.Type == watch.Error:
 			return nil, apierrors.FromObject(e.Object)
 		case e.Type == watch.Bookmark:

@@ -83,7 +83,7 @@ func (h *health) again() <-chan struct{} {
 	return h.back
 }
 
-// answered tells whether an error is the API's considered answer.
+// answered reports whether an error is the API's considered answer.
 func answered(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {

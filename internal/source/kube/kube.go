@@ -28,8 +28,8 @@ import (
 // Options say what to watch.
 type Options struct {
 	Client *client.Client
-	// Kinds are names of source.Kinds.
-	Kinds []string
+	// Kinds are some of source.Kinds.
+	Kinds []*source.Kind
 	// Node restricts pods to those of one node; empty for all.
 	Node string
 	// DiscoverySelectors pick the namespaces that the mesh looks at, by their
@@ -38,6 +38,8 @@ type Options struct {
 	DiscoverySelectors []metav1.LabelSelector
 	Logger             *slog.Logger          // nil for none
 	Registerer         prometheus.Registerer // nil for none
+	// ClusterID is the value of the label cluster of all metrics.
+	ClusterID string
 }
 
 // Origin of every event, for people.
@@ -85,17 +87,14 @@ func New(o Options) (*Source, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.metrics = newMetrics(o.Registerer)
+	if s.metrics, err = newMetrics(o.Registerer, o.ClusterID); err != nil {
+		return nil, fmt.Errorf("watch the Kubernetes API of cluster %q: %w", o.ClusterID, err)
+	}
 	health := newHealth(s.log, s.metrics)
-	names := slices.Clone(o.Kinds)
-	// The labels of namespaces decide what is looked at.
-	names = append(names, source.KindNamespace)
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		kind, ok := source.Kinds()[name]
-		if !ok {
-			return nil, fmt.Errorf("watch the Kubernetes API: %q is not a kind the mesh reads", name)
-		}
+	// The labels of namespaces decide which objects are delivered.
+	kinds := append(slices.Clone(o.Kinds), source.Namespace.Kind)
+	slices.SortFunc(kinds, (*source.Kind).Compare)
+	for _, kind := range slices.Compact(kinds) {
 		s.feeds = append(s.feeds, newFeed(kind, opener{client: o.Client, metadata: meta, node: o.Node}, s.ops, health))
 	}
 	s.state = newState(o.Kinds, selectors)
@@ -140,9 +139,10 @@ func (s *Source) Problems() []Problem {
 }
 
 // Run delivers everything to sink and then every change, until ctx ends
-// (which returns nil). The first delivery is all there is, once every kind
+// (which returns nil, and removes the metrics). The first delivery is all there is, once every kind
 // was listed; a kind that is not installed counts as listed.
 func (s *Source) Run(ctx context.Context, sink source.Sink) error {
+	defer s.metrics.stop()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, f := range s.feeds {
 		g.Go(func() error {
@@ -227,27 +227,43 @@ type sourceMetrics struct {
 	failures  *prometheus.CounterVec
 	events    *prometheus.CounterVec
 	objects   *prometheus.GaugeVec
+	stop      func() // removes them from where they were registered
 }
 
-func newMetrics(reg prometheus.Registerer) *sourceMetrics {
+func newMetrics(reg prometheus.Registerer, cluster string) (*sourceMetrics, error) {
 	m := &sourceMetrics{
 		reachable: prometheus.NewGauge(prometheus.GaugeOpts{Name: "ambit_kube_reachable", Help: "Whether the Kubernetes API answers: 1 or 0."}),
 		failures:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_kube_watch_failures_total", Help: "Attempts to list or watch that failed, by kind."}, []string{"kind"}),
 		events:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_kube_events_total", Help: "Changes of objects that were passed on, by kind."}, []string{"kind"}),
 		objects:   prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambit_kube_objects", Help: "Objects there are, by kind."}, []string{"kind"}),
 	}
-	if reg != nil {
-		reg.MustRegister(m.reachable, m.failures, m.events, m.objects)
+	m.stop = func() {}
+	if reg == nil {
+		return m, nil
 	}
-	return m
+	reg = prometheus.WrapRegistererWith(prometheus.Labels{"cluster": cluster}, reg)
+	var registered []prometheus.Collector
+	m.stop = func() {
+		for _, c := range registered {
+			reg.Unregister(c)
+		}
+	}
+	for _, c := range []prometheus.Collector{m.reachable, m.failures, m.events, m.objects} {
+		if err := reg.Register(c); err != nil {
+			m.stop()
+			return nil, err
+		}
+		registered = append(registered, c)
+	}
+	return m, nil
 }
 
 func (m *sourceMetrics) delivered(events []source.Event, s *state) {
 	for _, e := range events {
-		m.events.WithLabelValues(e.Key.Kind).Inc()
+		m.events.WithLabelValues(e.Key.Kind.String()).Inc()
 	}
 	for kind, objects := range s.kinds {
-		m.objects.WithLabelValues(kind).Set(float64(len(objects)))
+		m.objects.WithLabelValues(kind.String()).Set(float64(len(objects)))
 	}
 }
 
@@ -270,4 +286,13 @@ func message(err error) string {
 		text = text[:most] + "…"
 	}
 	return text
+}
+
+// Trim returns what the source keeps of an object of a kind that is cut down;
+// others it returns as they are.
+func Trim(obj metav1.Object) metav1.Object {
+	if kind, ok := source.KindFor(obj); ok && kind.Trim != nil {
+		return kind.Trim(new(source.Interner), obj)
+	}
+	return obj
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/kube/kubetest"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -77,7 +77,7 @@ func (r *recorder) count() int {
 	return r.events
 }
 
-func (r *recorder) get(kind, namespace, name string) metav1.Object {
+func (r *recorder) get(kind *source.Kind, namespace, name string) metav1.Object {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.objects[source.Key{Kind: kind, Namespace: namespace, Name: name}]
@@ -92,7 +92,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-var allKinds = slices.Sorted(maps.Keys(source.Kinds()))
+var allKinds = source.Kinds()
 
 // start runs a source until the test ends, and waits for the first delivery.
 func start(t testing.TB, s *kubetest.Server, o Options) (*Source, *recorder) {
@@ -162,12 +162,18 @@ func everything() []runtime.Object {
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "sa"}},
 		pod("a", "p"),
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "s"}, Spec: corev1.ServiceSpec{ClusterIP: "10.1.0.1", Selector: map[string]string{"app": "p"}}},
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "kube-root-ca.crt"}}, // every namespace has one: not read
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "cm"}, Data: map[string]string{"deployment": "{}", "x": "not kept"}},
 		custom("discovery.k8s.io/v1", "EndpointSlice", "a", "e", nil),
 		custom("networking.istio.io/v1", "WorkloadEntry", "a", "we", map[string]any{"address": "1.2.3.4"}),
 		custom("networking.istio.io/v1", "ServiceEntry", "a", "se", map[string]any{"hosts": []any{"x.example"}, "resolution": "DNS"}),
 		authz("ap", map[string]any{"action": "DENY"}),
 		custom("security.istio.io/v1", "PeerAuthentication", "a", "pa", map[string]any{"mtls": map[string]any{"mode": "STRICT"}}),
 		custom("gateway.networking.k8s.io/v1", "Gateway", "a", "gw", map[string]any{"gatewayClassName": "istio-waypoint", "unknown": "field"}),
+		custom("gateway.networking.k8s.io/v1", "GatewayClass", "", "gc", map[string]any{"controllerName": "a.example/b"}),
+		custom("gateway.networking.k8s.io/v1", "HTTPRoute", "a", "hr", map[string]any{"hostnames": []any{"a.example"}}),
+		custom("gateway.networking.k8s.io/v1", "GRPCRoute", "a", "gr", map[string]any{"hostnames": []any{"a.example"}}),
+		custom("gateway.networking.k8s.io/v1", "ReferenceGrant", "a", "rg", map[string]any{"from": []any{}}),
 	}
 }
 
@@ -183,17 +189,17 @@ func TestEveryKindIsDeliveredOnceAndThenItsChanges(t *testing.T) {
 				t.Fatalf("%d events in %d batches, want %d in one: %v", got, r.batches, len(allKinds), r.keys())
 			}
 			for _, kind := range allKinds {
-				if !slices.ContainsFunc(r.keys(), func(k string) bool { return strings.HasPrefix(k, kind+"/") }) {
+				if !slices.ContainsFunc(r.keys(), func(k string) bool { return strings.HasPrefix(k, kind.String()+"/") }) {
 					t.Errorf("no %s", kind)
 				}
 			}
-			if p := r.get(source.KindAuthorizationPolicy, "a", "ap").(*securityv1.AuthorizationPolicy); p.Spec.Action != apisecurity.AuthorizationPolicy_DENY || p.Namespace != "a" || p.UID == "" {
+			if p := r.get(source.AuthorizationPolicy.Kind, "a", "ap").(*securityv1.AuthorizationPolicy); p.Spec.Action != apisecurity.AuthorizationPolicy_DENY || p.Namespace != "a" || p.UID == "" {
 				t.Errorf("policy: %v", p)
 			}
-			if g := r.get(source.KindGateway, "a", "gw").(*source.Gateway); g.Spec.GatewayClassName != "istio-waypoint" || g.CreationTimestamp.IsZero() {
+			if g := r.get(source.Gateway.Kind, "a", "gw").(*gatewayv1.Gateway); g.Spec.GatewayClassName != "istio-waypoint" || g.CreationTimestamp.IsZero() {
 				t.Errorf("gateway: %v", g)
 			}
-			if n := r.get(source.KindNode, "", "n1"); n.GetLabels()["topology.kubernetes.io/zone"] != "z" {
+			if n := r.get(source.Node.Kind, "", "n1"); n.GetLabels()["topology.kubernetes.io/zone"] != "z" {
 				t.Errorf("node: %v", n)
 			}
 
@@ -201,10 +207,10 @@ func TestEveryKindIsDeliveredOnceAndThenItsChanges(t *testing.T) {
 			s.Delete(pod("a", "p"))
 			s.Add(pod("a", "q"))
 			eventually(t, "the changes", func() bool { return r.count() == len(allKinds)+3 })
-			if r.get(source.KindPod, "a", "p") != nil || r.get(source.KindPod, "a", "q") == nil {
+			if r.get(source.Pod.Kind, "a", "p") != nil || r.get(source.Pod.Kind, "a", "q") == nil {
 				t.Errorf("pods: %v", r.keys())
 			}
-			if p := r.get(source.KindAuthorizationPolicy, "a", "ap").(*securityv1.AuthorizationPolicy); p.Spec.Action != apisecurity.AuthorizationPolicy_ALLOW {
+			if p := r.get(source.AuthorizationPolicy.Kind, "a", "ap").(*securityv1.AuthorizationPolicy); p.Spec.Action != apisecurity.AuthorizationPolicy_ALLOW {
 				t.Errorf("policy: %v", p)
 			}
 		})
@@ -221,7 +227,7 @@ func TestChangesThatNobodyReadsAreNotDelivered(t *testing.T) {
 	s.Update(p)
 	p.Status.PodIP = "10.0.0.2"
 	s.Update(p)
-	eventually(t, "the address", func() bool { return r.get(source.KindPod, "a", "p").(*corev1.Pod).Status.PodIP == "10.0.0.2" })
+	eventually(t, "the address", func() bool { return r.get(source.Pod.Kind, "a", "p").(*corev1.Pod).Status.PodIP == "10.0.0.2" })
 	if got := r.count() - before; got != 1 {
 		t.Errorf("%d events, want 1", got)
 	}
@@ -231,7 +237,7 @@ func TestPodsOfOneNode(t *testing.T) {
 	other := pod("a", "other")
 	other.Spec.NodeName = "n2"
 	s := kubetest.Start(t, namespace("a", nil), pod("a", "p"), other)
-	_, r := start(t, s, Options{Node: "n1", Kinds: []string{source.KindPod, source.KindNamespace}})
+	_, r := start(t, s, Options{Node: "n1", Kinds: []*source.Kind{source.Pod.Kind, source.Namespace.Kind}})
 	if got := r.keys(); !slices.Equal(got, []string{"Namespace/a", "Pod/a/p"}) {
 		t.Errorf("%v", got)
 	}
@@ -244,7 +250,7 @@ func TestPagesHoldEverything(t *testing.T) {
 	for i := range many {
 		s.Add(pod("a", fmt.Sprintf("p%04d", i)))
 	}
-	_, r := start(t, s, Options{Kinds: []string{source.KindPod}})
+	_, r := start(t, s, Options{Kinds: []*source.Kind{source.Pod.Kind}})
 	if got := r.count(); got != many {
 		t.Errorf("%d pods, want %d", got, many)
 	}
@@ -283,8 +289,8 @@ func TestOutageDeliversOnlyTheDifference(t *testing.T) {
 			eventually(t, "the difference", func() bool { return r.count() == before+3 })
 			eventually(t, "back", func() bool { return strings.Contains(log.String(), "answers again") })
 			s.Add(pod("a", "last"))
-			eventually(t, "a change", func() bool { return r.get(source.KindPod, "a", "last") != nil })
-			if got := r.count() - before; got != 4 || r.get(source.KindPod, "a", "p7") != nil || r.get(source.KindPod, "a", "new") == nil {
+			eventually(t, "a change", func() bool { return r.get(source.Pod.Kind, "a", "last") != nil })
+			if got := r.count() - before; got != 4 || r.get(source.Pod.Kind, "a", "p7") != nil || r.get(source.Pod.Kind, "a", "new") == nil {
 				t.Errorf("%d events, want 4", got)
 			}
 			if lines := strings.Count(log.String(), "\n"); lines != 2 {
@@ -334,8 +340,8 @@ func TestForbiddenKindHoldsTheFirstDelivery(t *testing.T) {
 		code = 0
 	})
 	begin := time.Now()
-	_, r := start(t, s, Options{Kinds: []string{source.KindPod}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	if time.Since(begin) < time.Second || r.get(source.KindPod, "a", "p") == nil {
+	_, r := start(t, s, Options{Kinds: []*source.Kind{source.Pod.Kind}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if time.Since(begin) < time.Second || r.get(source.Pod.Kind, "a", "p") == nil {
 		t.Errorf("synced after %v with %v", time.Since(begin), r.keys())
 	}
 	if got := strings.Count(log.String(), "refuses"); got != 1 {
@@ -359,11 +365,11 @@ func TestKindsThatAreNotInstalled(t *testing.T) {
 	s.Add(custom("gateway.networking.k8s.io/v1beta1", "Gateway", "a", "gw", map[string]any{"gatewayClassName": "x"}))
 	s.Add(authz("ap", map[string]any{}))
 	eventually(t, "the new kinds", func() bool {
-		return r.get(source.KindGateway, "a", "gw") != nil && r.get(source.KindAuthorizationPolicy, "a", "ap") != nil
+		return r.get(source.Gateway.Kind, "a", "gw") != nil && r.get(source.AuthorizationPolicy.Kind, "a", "ap") != nil
 	})
 	s.Undefine("gateway.networking.k8s.io", "gateways")
-	eventually(t, "the kind goes", func() bool { return r.get(source.KindGateway, "a", "gw") == nil })
-	if r.get(source.KindAuthorizationPolicy, "a", "ap") == nil {
+	eventually(t, "the kind goes", func() bool { return r.get(source.Gateway.Kind, "a", "gw") == nil })
+	if r.get(source.AuthorizationPolicy.Kind, "a", "ap") == nil {
 		t.Error("another kind went along")
 	}
 }
@@ -386,11 +392,11 @@ func TestKindsThatAStartingServerDoesNotKnow(t *testing.T) {
 	s.BreakWatches()
 	eventually(t, "it is asked for again", func() bool { return asked.Load() > 2 })
 	time.Sleep(200 * time.Millisecond) // several looks
-	if r.get(source.KindAuthorizationPolicy, "a", "before") == nil {
+	if r.get(source.AuthorizationPolicy.Kind, "a", "before") == nil {
 		t.Fatal("a server that starts made the mesh forget a policy")
 	}
 	s.Handle("/apis/security.istio.io/v1", nil)
-	if starting.Store(false); r.get(source.KindAuthorizationPolicy, "a", "before") == nil {
+	if starting.Store(false); r.get(source.AuthorizationPolicy.Kind, "a", "before") == nil {
 		t.Fatal("the policy is gone")
 	}
 	s.Undefine("security.istio.io", "authorizationpolicies")
@@ -412,8 +418,8 @@ func TestKindsThatAStartingServerDoesNotKnow(t *testing.T) {
 	s.Define("security.istio.io", "AuthorizationPolicy", "authorizationpolicies", true, "v1", "v1beta1")
 	s.Add(authz("after", map[string]any{}))
 	starting.Store(false)
-	eventually(t, "it is synced, with the policy", func() bool { return synced() && late.get(source.KindAuthorizationPolicy, "a", "after") != nil })
-	eventually(t, "the other one follows", func() bool { return r.get(source.KindAuthorizationPolicy, "a", "after") != nil })
+	eventually(t, "it is synced, with the policy", func() bool { return synced() && late.get(source.AuthorizationPolicy.Kind, "a", "after") != nil })
+	eventually(t, "the other one follows", func() bool { return r.get(source.AuthorizationPolicy.Kind, "a", "after") != nil })
 }
 
 // An API server that gets to know a kind between two questions is not taken for
@@ -429,7 +435,7 @@ func TestKindsThatAServerLearnsWhileItIsAsked(t *testing.T) {
 		})
 	}))
 	r := &recorder{objects: map[source.Key]metav1.Object{}}
-	src, err := New(Options{Client: s.Client(), Kinds: []string{source.KindNamespace, source.KindAuthorizationPolicy}})
+	src, err := New(Options{Client: s.Client(), Kinds: []*source.Kind{source.Namespace.Kind, source.AuthorizationPolicy.Kind}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -438,7 +444,7 @@ func TestKindsThatAServerLearnsWhileItIsAsked(t *testing.T) {
 	go func() { done <- src.Run(ctx, r) }()
 	defer func() { cancel(); <-done }()
 	eventually(t, "synced", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.synced > 0 })
-	if r.get(source.KindAuthorizationPolicy, "a", "there") == nil {
+	if r.get(source.AuthorizationPolicy.Kind, "a", "there") == nil {
 		t.Error("a mesh without policies was taken for the whole")
 	}
 }
@@ -450,7 +456,7 @@ func TestDiscoverySelectors(t *testing.T) {
 	}
 	s := kubetest.Start(t, namespace("a", in), namespace("b", nil), pod("a", "p"), pod("b", "p"), pod("c", "p"),
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}})
-	src, r := start(t, s, Options{Kinds: []string{source.KindPod, source.KindNamespace, source.KindNode}, DiscoverySelectors: selector("yes")})
+	src, r := start(t, s, Options{Kinds: []*source.Kind{source.Pod.Kind, source.Namespace.Kind, source.Node.Kind}, DiscoverySelectors: selector("yes")})
 	want := func(keys ...string) {
 		t.Helper()
 		keys = append(keys, "Namespace/a", "Namespace/b", "Node/n")
@@ -498,7 +504,7 @@ func TestObjectsThatCannotBeRead(t *testing.T) {
 		t.Fatalf("problems: %v", src.Problems())
 	}
 	policy := func(name string) *securityv1.AuthorizationPolicy {
-		p, _ := r.get(source.KindAuthorizationPolicy, "a", name).(*securityv1.AuthorizationPolicy)
+		p, _ := r.get(source.AuthorizationPolicy.Kind, "a", name).(*securityv1.AuthorizationPolicy)
 		return p
 	}
 	if p := policy("closed"); p == nil || len(p.Spec.Rules) != 1 || p.Spec.Rules[0].From != nil {
@@ -510,7 +516,7 @@ func TestObjectsThatCannotBeRead(t *testing.T) {
 	if p := policy("strange"); p != nil {
 		t.Errorf("a policy of unknown scope: %v", p)
 	}
-	if p, _ := r.get(source.KindPeerAuthentication, "a", "pa").(*securityv1.PeerAuthentication); p.Spec.Mtls.Mode != apisecurity.PeerAuthentication_MutualTLS_STRICT {
+	if p, _ := r.get(source.PeerAuthentication.Kind, "a", "pa").(*securityv1.PeerAuthentication); p.Spec.Mtls.Mode != apisecurity.PeerAuthentication_MutualTLS_STRICT {
 		t.Errorf("peer authentication: %v", p)
 	}
 

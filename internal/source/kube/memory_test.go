@@ -55,7 +55,7 @@ func heap() uint64 {
 
 // TestInternerShares: what is equal is kept once, what is not stays apart.
 func TestInternerShares(t *testing.T) {
-	r := reader{kind: source.Kinds()[source.KindPod], strings: new(interner)}
+	r := reader{kind: source.Pod.Kind, strings: new(source.Interner)}
 	read := func(edit func(*corev1.Pod)) *corev1.Pod {
 		p := realPod(1)
 		edit(p)
@@ -97,7 +97,7 @@ func TestInternerShares(t *testing.T) {
 // sink's, and beside them it has little more than a pointer.
 func TestMemoryOfPods(t *testing.T) {
 	const pods = 20_000
-	r := reader{kind: source.Kinds()[source.KindPod], strings: new(interner)}
+	r := reader{kind: source.Pod.Kind, strings: new(source.Interner)}
 	objects := make([]metav1.Object, pods) // as a sink keeps them
 	items := make([]item, pods)
 	before := heap()
@@ -109,8 +109,8 @@ func TestMemoryOfPods(t *testing.T) {
 		items[i], objects[i] = it, it.obj
 	}
 	kept := heap()
-	s := newState([]string{source.KindPod}, nil)
-	s.apply(op{kind: source.KindPod, what: replaceAll, items: items})
+	s := newState([]*source.Kind{source.Pod.Kind}, nil)
+	s.apply(op{kind: source.Pod.Kind, what: replaceAll, items: items})
 	if got := len(s.flush()); got != pods {
 		t.Fatalf("%d events", got)
 	}
@@ -127,7 +127,7 @@ func TestMemoryOfPods(t *testing.T) {
 
 // BenchmarkReadPod is what a pod costs when it is listed or changes.
 func BenchmarkReadPod(b *testing.B) {
-	r := reader{kind: source.Kinds()[source.KindPod], strings: new(interner)}
+	r := reader{kind: source.Pod.Kind, strings: new(source.Interner)}
 	pods := make([]*corev1.Pod, 1000)
 	for i := range pods {
 		pods[i] = realPod(i)

@@ -87,7 +87,7 @@ func TestSinkEndsWithTheState(t *testing.T) {
 				s.NoWatchList()
 			}
 			m := &model{pods: map[string]string{}, policies: map[string]string{}, namespaces: map[string]bool{}}
-			src, r := start(t, s, Options{Kinds: []string{source.KindPod, source.KindNamespace, source.KindAuthorizationPolicy}})
+			src, r := start(t, s, Options{Kinds: []*source.Kind{source.Pod.Kind, source.Namespace.Kind, source.AuthorizationPolicy.Kind}})
 			stopped := false
 			for i := range rapid.IntRange(1, 60).Draw(rt, "steps") {
 				ns := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "namespace")

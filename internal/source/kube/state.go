@@ -25,7 +25,7 @@ type item struct {
 
 // op is what a feed has seen: all objects of its kind, or one.
 type op struct {
-	kind  string
+	kind  *source.Kind
 	what  opKind
 	items []item
 }
@@ -41,10 +41,10 @@ const (
 // state is what the cluster says: pure, fed one op at a time. The objects in
 // it are the ones that were delivered, so that whoever keeps those shares them.
 type state struct {
-	kinds     map[string]map[name]metav1.Object
-	deliver   map[string]bool
+	kinds     map[*source.Kind]map[name]metav1.Object
+	deliver   map[*source.Kind]bool
 	selectors []labels.Selector
-	synced    map[string]struct{}
+	synced    map[*source.Kind]struct{}
 	problems  map[source.Key]string
 	standIns  map[source.Key]struct{} // objects that are not what was written
 	pending   map[source.Key]source.Event
@@ -55,10 +55,10 @@ type state struct {
 // maxProblems bounds the objects that are reported.
 const maxProblems = 1000
 
-func newState(deliver []string, selectors []labels.Selector) *state {
+func newState(deliver []*source.Kind, selectors []labels.Selector) *state {
 	s := &state{
-		kinds: map[string]map[name]metav1.Object{}, deliver: map[string]bool{}, selectors: selectors,
-		synced: map[string]struct{}{}, problems: map[source.Key]string{}, standIns: map[source.Key]struct{}{}, pending: map[source.Key]source.Event{},
+		kinds: map[*source.Kind]map[name]metav1.Object{}, deliver: map[*source.Kind]bool{}, selectors: selectors,
+		synced: map[*source.Kind]struct{}{}, problems: map[source.Key]string{}, standIns: map[source.Key]struct{}{}, pending: map[source.Key]source.Event{},
 	}
 	for _, kind := range deliver {
 		s.deliver[kind] = true
@@ -105,7 +105,7 @@ func (s *state) replace(o op) {
 	}
 }
 
-func (s *state) put(kind string, it item) {
+func (s *state) put(kind *source.Kind, it item) {
 	key, old := keyOf(kind, it.name), s.kinds[kind][it.name]
 	if it.err != nil {
 		s.complain(key, message(it.err))
@@ -116,13 +116,13 @@ func (s *state) put(kind string, it item) {
 	} else {
 		s.solve(key)
 	}
-	if old != nil && same(old, it.obj) {
+	if old != nil && same(kind, old, it.obj) {
 		return
 	}
 	s.store(kind, it.name, it.obj)
 }
 
-func (s *state) remove(kind string, n name) {
+func (s *state) remove(kind *source.Kind, n name) {
 	s.solve(keyOf(kind, n))
 	if s.kinds[kind][n] != nil {
 		s.store(kind, n, nil)
@@ -131,8 +131,8 @@ func (s *state) remove(kind string, n name) {
 
 // store makes obj what n is; nil removes. A namespace whose labels change can
 // take its objects along.
-func (s *state) store(kind string, n name, obj metav1.Object) {
-	looked := kind == source.KindNamespace && s.looks(n.name)
+func (s *state) store(kind *source.Kind, n name, obj metav1.Object) {
+	looked := kind == source.Namespace.Kind && s.looks(n.name)
 	visible := s.visible(kind, n)
 	if obj == nil {
 		delete(s.kinds[kind], n)
@@ -142,25 +142,25 @@ func (s *state) store(kind string, n name, obj metav1.Object) {
 	if visible {
 		s.emit(kind, n, obj)
 	}
-	if kind == source.KindNamespace && s.looks(n.name) != looked {
+	if kind == source.Namespace.Kind && s.looks(n.name) != looked {
 		s.flip(n.name, !looked)
 	}
 }
 
-// looks tells whether the mesh looks at a namespace.
+// looks reports whether the mesh looks at a namespace.
 func (s *state) looks(namespace string) bool { return s.selects(s.selectors, namespace) }
 
 func (s *state) selects(selectors []labels.Selector, namespace string) bool {
 	if len(selectors) == 0 {
 		return true
 	}
-	ns := s.kinds[source.KindNamespace][name{name: namespace}]
+	ns := s.kinds[source.Namespace.Kind][name{name: namespace}]
 	return ns != nil && slices.ContainsFunc(selectors, func(sel labels.Selector) bool {
 		return sel.Matches(labels.Set(ns.GetLabels()))
 	})
 }
 
-func (s *state) visible(kind string, n name) bool {
+func (s *state) visible(kind *source.Kind, n name) bool {
 	return s.deliver[kind] && (n.namespace == "" || s.looks(n.namespace))
 }
 
@@ -175,7 +175,7 @@ func (s *state) flip(namespace string, show bool) {
 	}
 }
 
-func (s *state) show(kind string, n name, obj metav1.Object, show bool) {
+func (s *state) show(kind *source.Kind, n name, obj metav1.Object, show bool) {
 	if !show {
 		obj = nil
 	}
@@ -204,7 +204,7 @@ func (s *state) setSelectors(selectors []labels.Selector) {
 	}
 }
 
-func (s *state) emit(kind string, n name, obj metav1.Object) {
+func (s *state) emit(kind *source.Kind, n name, obj metav1.Object) {
 	key := keyOf(kind, n)
 	s.pending[key] = source.Event{Key: key, Object: obj, Origin: Origin}
 }
@@ -240,6 +240,11 @@ func (s *state) solve(key source.Key) {
 	}
 }
 
-func keyOf(kind string, n name) source.Key {
+func keyOf(kind *source.Kind, n name) source.Key {
 	return source.Key{Kind: kind, Namespace: n.namespace, Name: n.name}
+}
+
+// same reports whether nothing that is kept has changed.
+func same(kind *source.Kind, a, b metav1.Object) bool {
+	return a.GetResourceVersion() == b.GetResourceVersion() && a.GetResourceVersion() != "" || kind.Same(a, b)
 }

@@ -1,47 +1,25 @@
-package kube
+package source
 
 import (
-	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
-
-// Trim returns what the source keeps of a built-in object: what programs of
-// the mesh read of it. Others it returns as they are.
-func Trim(obj metav1.Object) metav1.Object {
-	in := new(interner)
-	switch o := obj.(type) {
-	case *corev1.Pod:
-		return in.pod(o)
-	case *corev1.Service:
-		return in.service(o)
-	case *discoveryv1.EndpointSlice:
-		return in.endpointSlice(o)
-	case *corev1.Namespace:
-		return in.namespace(&o.ObjectMeta)
-	case *corev1.Node:
-		return in.node(&o.ObjectMeta)
-	case *corev1.ServiceAccount:
-		return in.account(&o.ObjectMeta)
-	}
-	return obj
-}
 
 // ours reports whether an annotation is one that the mesh may read.
 func ours(annotation string) bool {
 	domain, _, _ := strings.Cut(annotation, "/")
-	return domain == "istio.io" || strings.HasSuffix(domain, ".istio.io") ||
-		annotation == source.AnnotationConfigHash || annotation == source.AnnotationMirror
+	return domain == "istio.io" || strings.HasSuffix(domain, ".istio.io") || domain == wellknown.AnnotationDomain ||
+		annotation == AnnotationConfigHash || annotation == AnnotationMirror
 }
 
 // meta is what is read of the metadata of built-in kinds.
-func (in *interner) meta(m *metav1.ObjectMeta) metav1.ObjectMeta {
+func (in *Interner) meta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 	out := metav1.ObjectMeta{
 		Name: m.Name, Namespace: in.get(m.Namespace), UID: m.UID, ResourceVersion: m.ResourceVersion,
 		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, Labels: in.all(m.Labels, nil),
@@ -53,21 +31,21 @@ func (in *interner) meta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 	return out
 }
 
-func (in *interner) namespace(m *metav1.ObjectMeta) *corev1.Namespace {
+func (in *Interner) namespace(m *metav1.ObjectMeta) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: in.meta(m)}
 }
 
-func (in *interner) node(m *metav1.ObjectMeta) *corev1.Node {
+func (in *Interner) node(m *metav1.ObjectMeta) *corev1.Node {
 	out := &corev1.Node{ObjectMeta: in.meta(m)}
 	out.Annotations = nil
 	return out
 }
 
-func (in *interner) account(m *metav1.ObjectMeta) *corev1.ServiceAccount {
+func (in *Interner) account(m *metav1.ObjectMeta) *corev1.ServiceAccount {
 	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: m.Name, Namespace: in.get(m.Namespace), UID: m.UID, ResourceVersion: m.ResourceVersion}}
 }
 
-func (in *interner) pod(p *corev1.Pod) *corev1.Pod {
+func (in *Interner) pod(p *corev1.Pod) *corev1.Pod {
 	out := &corev1.Pod{ObjectMeta: in.meta(&p.ObjectMeta)}
 	out.Spec = corev1.PodSpec{
 		NodeName: in.get(p.Spec.NodeName), ServiceAccountName: in.get(p.Spec.ServiceAccountName), HostNetwork: p.Spec.HostNetwork,
@@ -85,7 +63,7 @@ func (in *interner) pod(p *corev1.Pod) *corev1.Pod {
 			out.Status.Conditions = in.ready(c.Status)
 		}
 	}
-	if !source.Ended(p) && source.Ended(out) {
+	if !Ended(p) && Ended(out) {
 		out.Status.ContainerStatuses = stillRunning
 	}
 	return out
@@ -97,7 +75,7 @@ var stillRunning = []corev1.ContainerStatus{{State: corev1.ContainerState{Runnin
 
 // containers are those with named ports or with what the kubelet connects to,
 // cut down to these.
-func (in *interner) containers(list []corev1.Container) []corev1.Container {
+func (in *Interner) containers(list []corev1.Container) []corev1.Container {
 	var out []corev1.Container
 	for i := range list {
 		c := &list[i]
@@ -152,7 +130,7 @@ func hook(h *corev1.LifecycleHandler) *corev1.LifecycleHandler {
 	return &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: h.HTTPGet.Port}}
 }
 
-func (in *interner) service(s *corev1.Service) *corev1.Service {
+func (in *Interner) service(s *corev1.Service) *corev1.Service {
 	out := &corev1.Service{ObjectMeta: in.meta(&s.ObjectMeta)}
 	out.Spec = corev1.ServiceSpec{
 		Type: s.Spec.Type, ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, IPFamilies: s.Spec.IPFamilies,
@@ -167,7 +145,23 @@ func (in *interner) service(s *corev1.Service) *corev1.Service {
 	return out
 }
 
-func (in *interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+// configMap keeps the values that are overlays of what is made for Gateways.
+func (in *Interner) configMap(c *corev1.ConfigMap) *corev1.ConfigMap {
+	out := &corev1.ConfigMap{ObjectMeta: in.meta(&c.ObjectMeta)}
+	out.Annotations, out.OwnerReferences = nil, nil
+	for key, text := range c.Data {
+		if out.Data == nil {
+			out.Data = make(map[string]string, len(c.Data))
+		}
+		if !slices.Contains(wellknown.OverlayKeys, key) {
+			text = ""
+		}
+		out.Data[in.get(key)] = text
+	}
+	return out
+}
+
+func (in *Interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	out := &discoveryv1.EndpointSlice{ObjectMeta: in.meta(&s.ObjectMeta), AddressType: s.AddressType, Ports: s.Ports}
 	out.Endpoints = make([]discoveryv1.Endpoint, 0, len(s.Endpoints))
 	for i := range s.Endpoints {
@@ -178,7 +172,7 @@ func (in *interner) endpointSlice(s *discoveryv1.EndpointSlice) *discoveryv1.End
 
 // endpoint of a pod is its name and whether it is ready: the rest is known
 // from the pod itself.
-func (in *interner) endpoint(e *discoveryv1.Endpoint, namespace string) discoveryv1.Endpoint {
+func (in *Interner) endpoint(e *discoveryv1.Endpoint, namespace string) discoveryv1.Endpoint {
 	var out discoveryv1.Endpoint
 	if r := e.TargetRef; r != nil {
 		out.TargetRef = &corev1.ObjectReference{Kind: in.get(r.Kind), Namespace: in.get(r.Namespace), Name: r.Name}
@@ -207,39 +201,4 @@ func shared(b *bool) *bool {
 		return &yes
 	}
 	return &no
-}
-
-// same tells whether nothing that we keep has changed.
-func same(a, b metav1.Object) bool {
-	if a.GetResourceVersion() == b.GetResourceVersion() && a.GetResourceVersion() != "" {
-		return true
-	}
-	if reflect.TypeOf(a) != reflect.TypeOf(b) {
-		return false
-	}
-	switch b := b.(type) {
-	case *corev1.Pod:
-		return sameBut(*a.(*corev1.Pod), *b)
-	case *corev1.Service:
-		return sameBut(*a.(*corev1.Service), *b)
-	case *discoveryv1.EndpointSlice:
-		return sameBut(*a.(*discoveryv1.EndpointSlice), *b)
-	case *corev1.Namespace:
-		return sameBut(*a.(*corev1.Namespace), *b)
-	case *corev1.Node:
-		return sameBut(*a.(*corev1.Node), *b)
-	case *corev1.ServiceAccount:
-		return sameBut(*a.(*corev1.ServiceAccount), *b)
-	}
-	return false // protobuf messages cannot be compared this way
-}
-
-// sameBut compares objects but for their resourceVersion.
-func sameBut[T any, P interface {
-	*T
-	metav1.Object
-}](a, b T) bool {
-	P(&a).SetResourceVersion("")
-	P(&b).SetResourceVersion("")
-	return equality.Semantic.DeepEqual(a, b)
 }

@@ -1,4 +1,4 @@
-package kube
+package source
 
 import (
 	"hash/maphash"
@@ -9,11 +9,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// interner makes equal parts of objects one: names of nodes, accounts and
+// Interner makes equal parts of objects one: names of nodes, accounts and
 // namespaces repeat from object to object, and the pods of one workload differ
 // in little but their names and addresses. What it returns is shared and never
 // changed.
-type interner struct {
+type Interner struct {
 	strings    map[string]string
 	maps       map[uint64]map[string]string
 	lists      map[uint64][]corev1.Container
@@ -40,7 +40,7 @@ func keep[K comparable, V any](table *map[K]V, k K, v V) V {
 	return v
 }
 
-func (in *interner) get(s string) string {
+func (in *Interner) get(s string) string {
 	if t, ok := in.strings[s]; ok {
 		return t
 	}
@@ -48,7 +48,7 @@ func (in *interner) get(s string) string {
 }
 
 // all returns the entries whose keys are wanted; nil wants all.
-func (in *interner) all(m map[string]string, wanted func(string) bool) map[string]string {
+func (in *Interner) all(m map[string]string, wanted func(string) bool) map[string]string {
 	var hash uint64
 	n := 0
 	for k, v := range m {
@@ -72,7 +72,7 @@ func (in *interner) all(m map[string]string, wanted func(string) bool) map[strin
 	return keep(&in.maps, hash, out)
 }
 
-// within tells whether m has every entry of part.
+// within reports whether m has every entry of part.
 func within(part, m map[string]string) bool {
 	for k, v := range part {
 		if w, ok := m[k]; !ok || v != w {
@@ -83,7 +83,7 @@ func within(part, m map[string]string) bool {
 }
 
 // owner is a list of one controller, cut down to what is read of it.
-func (in *interner) owner(c *metav1.OwnerReference) []metav1.OwnerReference {
+func (in *Interner) owner(c *metav1.OwnerReference) []metav1.OwnerReference {
 	key := metav1.OwnerReference{APIVersion: c.APIVersion, Kind: c.Kind, Name: c.Name}
 	if old, ok := in.owners[key]; ok {
 		return old
@@ -95,7 +95,7 @@ func (in *interner) owner(c *metav1.OwnerReference) []metav1.OwnerReference {
 }
 
 // ready is a list of one condition.
-func (in *interner) ready(s corev1.ConditionStatus) []corev1.PodCondition {
+func (in *Interner) ready(s corev1.ConditionStatus) []corev1.PodCondition {
 	if old, ok := in.conditions[s]; ok {
 		return old
 	}
@@ -103,7 +103,7 @@ func (in *interner) ready(s corev1.ConditionStatus) []corev1.PodCondition {
 }
 
 // list shares a list of trimmed containers.
-func (in *interner) list(containers []corev1.Container) []corev1.Container {
+func (in *Interner) list(containers []corev1.Container) []corev1.Container {
 	if len(containers) == 0 {
 		return nil
 	}
