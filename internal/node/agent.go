@@ -41,7 +41,7 @@ type Proxies interface {
 // Annotator announces the state of a pod's redirection to the mesh.
 type Annotator interface {
 	// Annotate sets the redirection annotation of a pod, or removes it when the
-	// value is empty. A pod that is gone, or whose name is another pod's by now,
+	// value is empty. A pod that is gone, or whose name is another pod's meanwhile,
 	// needs nothing.
 	Annotate(ctx context.Context, pod Pod, value string) error
 }
@@ -145,7 +145,7 @@ type state struct {
 	name      string      // of the pod when it was announced
 	namespace string
 	enrolled  bool      // rules and proxy were in place at the last look
-	clean     bool      // nothing of ours is in the namespace
+	clean     bool      // the namespace has nothing that Ambit wrote
 	leaving   time.Time // since when the pod is no longer announced
 	quiesced  time.Time // since when nothing new is captured
 	unseen    bool      // the owners know that the pod's namespace is not looked at

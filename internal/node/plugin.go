@@ -39,7 +39,7 @@ type NewPod struct {
 	IPs    []struct{ Address Address }
 }
 
-// is tells whether a pod is the one that is being started. By the name alone it
+// is reports whether a pod is the one that is being started. By the name alone it
 // could be another that had the name before. The runtime has
 // another UID of a static pod than the API server.
 func (n NewPod) is(p Pod) bool {

@@ -58,7 +58,7 @@ func (p Pod) probedAt() []netip.Addr {
 	return p.IPs
 }
 
-// announced tells whether the mesh has been told that the pod is enrolled.
+// announced reports whether the mesh has been told that the pod is enrolled.
 func (p Pod) announced() bool {
 	return p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled
 }
@@ -137,7 +137,7 @@ func (e Expression) validate() error {
 	return nil
 }
 
-// Matches tells whether the selector chooses something with these labels.
+// Matches reports whether the selector chooses something with these labels.
 func (l Labels) Matches(labels map[string]string) bool {
 	for k, want := range l.MatchLabels {
 		if got, ok := labels[k]; !ok || got != want {

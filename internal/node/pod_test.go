@@ -8,9 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
-	"github.com/ambit-mesh/ambit/internal/sys/nft/numbers"
 )
 
 const mode = "istio.io/dataplane-mode"
@@ -126,26 +124,6 @@ func TestRedirection(t *testing.T) {
 	} {
 		if diff := cmp.Diff(c.want, Redirection(base, c.pod), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s: %s", name, diff)
-		}
-	}
-}
-
-// Neither the kernel's side nor the vocabulary may know the other.
-func TestTheKernelIsGivenTheMeshsNumbers(t *testing.T) {
-	for name, pair := range map[string][2]int{
-		"outbound":   {numbers.PortOutbound, wellknown.PortOutbound},
-		"inbound":    {numbers.PortInbound, wellknown.PortInbound},
-		"HBONE":      {numbers.PortHBONE, wellknown.PortHBONE},
-		"DNS":        {numbers.PortDNS, wellknown.PortDNS},
-		"SOCKS5":     {numbers.PortSOCKS5, wellknown.PortSOCKS5},
-		"proxy mark": {numbers.MarkProxy, wellknown.MarkProxy},
-		"return":     {numbers.MarkReturn, wellknown.MarkReturn},
-		"mask":       {numbers.MarkMask, wellknown.MarkMask},
-		"table":      {numbers.RouteTable, wellknown.RouteTable},
-		"priority":   {numbers.RulePriority, wellknown.RulePriority},
-	} {
-		if pair[0] != pair[1] {
-			t.Errorf("%s: %d and %d", name, pair[0], pair[1])
 		}
 	}
 }

@@ -116,7 +116,7 @@ func addrOf(a net.Addr) netip.Addr {
 	return p.Addr().Unmap()
 }
 
-// probesFrom tells whether a connection from the host to a pod can have this
+// probesFrom reports whether a connection from the host to a pod can have this
 // source.
 func probesFrom(a netip.Addr) bool {
 	return a.IsValid() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && (a.Is4() || !a.IsLinkLocalUnicast())

@@ -299,7 +299,7 @@ func (st *state) same(ns *netns.NS) error {
 }
 
 // prove makes sure that a namespace is the one of the pod with these addresses:
-// a path or a process may belong to something else by now.
+// a path or a process may belong to something else meanwhile.
 func (a *Agent) prove(ns *netns.NS, ips []netip.Addr) error {
 	if slices.Contains(a.hosts, ns.ID()) {
 		return errHost
@@ -319,7 +319,7 @@ func (a *Agent) prove(ns *netns.NS, ips []netip.Addr) error {
 	return fmt.Errorf("the network namespace carries %v and none of the pod's addresses %v: it is another pod's", have, ips)
 }
 
-// announced tells whether the mesh has been told that the pod is enrolled. What
+// announced reports whether the mesh has been told that the pod is enrolled. What
 // this process announced is newer than what it has heard of the pod.
 func (st *state) announced(pod Pod) bool {
 	if st.told {

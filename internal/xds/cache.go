@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Cache holds what a Server serves. All methods may be called from any
@@ -14,6 +15,8 @@ type Cache struct {
 	mu       sync.RWMutex
 	types    map[string]*table
 	sessions map[*session]struct{}
+	progress chan struct{} // closed when a client has answered; nil if nobody waits
+	waiting  atomic.Int32  // calls of Accepted
 }
 
 // table is the resources of one type.
@@ -22,6 +25,7 @@ type table struct {
 	resources map[string]entry
 	aliases   map[string][]string            // to the names of resources
 	parts     map[string]map[string]struct{} // resources by what they are With
+	groups    map[Group]map[string]struct{}  // resources by their Groups
 	// names is every name, shared by the clients that start with all of
 	// them; nil after a change of the set. Who holds the cache's lock for
 	// reading takes listing as well.
@@ -59,49 +63,80 @@ func (c *Cache) table(typeURL string) *table {
 	t := c.types[typeURL]
 	if t == nil {
 		t = &table{resources: make(map[string]entry), aliases: make(map[string][]string),
-			parts: make(map[string]map[string]struct{})}
+			parts: make(map[string]map[string]struct{}), groups: make(map[Group]map[string]struct{})}
 		c.types[typeURL] = t
 	}
 	return t
 }
 
-// Update sets and removes resources of a type. Resources whose version is
-// unchanged cost nothing downstream. An empty Version is filled by VersionOf.
-// The Cache keeps the resources; they must not change any more.
+// Changes are what changes of one type: resources that are set, and names of
+// resources that are removed.
+type Changes struct {
+	TypeURL string
+	Set     []*Resource
+	Removed []string
+}
+
+// Update sets and removes resources of a type, as Publish does.
 func (c *Cache) Update(typeURL string, set []*Resource, removed []string) {
+	c.Publish(Changes{TypeURL: typeURL, Set: set, Removed: removed})
+}
+
+// Publish applies changes of several types as one: no client is sent a state
+// between them. Resources whose version is unchanged cost nothing downstream.
+// An empty Version is filled by VersionOf. The Cache keeps the resources; they
+// must not change any more.
+func (c *Cache) Publish(updates ...Changes) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t := c.table(typeURL)
-	var changes []change
-	for _, r := range set {
-		r = r.sealed(typeURL)
-		old := t.resources[r.Name]
-		if old.Resource != nil && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) && slices.Equal(old.With, r.With) {
-			continue
-		}
-		t.store(r, old)
-		changes = append(changes, change{name: r.Name, aliases: r.Aliases, with: r.With, late: r.Late && old.Resource != nil})
-	}
-	for _, name := range removed {
-		if old, had := t.resources[name]; had {
-			t.discard(old)
-			changes = append(changes, change{name: name, late: true})
+	changed := make([]typeChanges, 0, len(updates))
+	for _, u := range updates {
+		if changes := c.table(u.TypeURL).apply(u); len(changes) > 0 {
+			changed = append(changed, typeChanges{u.TypeURL, changes})
 		}
 	}
-	if len(changes) == 0 {
+	if len(changed) == 0 {
 		return
 	}
 	for s := range c.sessions {
-		s.changed(typeURL, changes)
+		s.changed(changed)
 	}
 }
 
-// change names a resource that changed, what else it is called, and what it is
-// a part of.
+// typeChanges are the changes of one type.
+type typeChanges struct {
+	typeURL string
+	changes []change
+}
+
+// change is a resource that changed.
 type change struct {
 	name          string
-	aliases, with []string
-	late          bool // a removal, or of a resource that is Late and not new
+	old, resource *Resource // before and after; nil where there is none
+	added         bool      // the client did not follow the resource before
+	late          bool      // a removal, or of a resource that is Late
+}
+
+// apply changes the table and returns what is different since.
+func (t *table) apply(u Changes) []change {
+	var changes []change
+	for _, r := range u.Set {
+		r = r.sealed(u.TypeURL)
+		old := t.resources[r.Name]
+		if old.Resource != nil && old.Version == r.Version && slices.Equal(old.Aliases, r.Aliases) &&
+			slices.Equal(old.With, r.With) && slices.Equal(old.Groups, r.Groups) {
+			continue
+		}
+		t.store(r, old)
+		changes = append(changes, change{name: r.Name, old: old.Resource, resource: r, added: old.Resource == nil, late: r.Late})
+	}
+	for _, name := range u.Removed {
+		if old, had := t.resources[name]; had {
+			t.discard(old)
+			changes = append(changes, change{name: name, old: old.Resource, late: true})
+		}
+	}
+	return changes
 }
 
 func (t *table) store(r *Resource, old entry) {
@@ -116,13 +151,11 @@ func (t *table) store(r *Resource, old entry) {
 	for _, a := range r.Aliases {
 		t.aliases[a] = append(t.aliases[a], r.Name)
 	}
-	for _, g := range r.With {
-		set := t.parts[g]
-		if set == nil {
-			set = make(map[string]struct{})
-			t.parts[g] = set
-		}
-		set[r.Name] = struct{}{}
+	for _, w := range r.With {
+		include(t.parts, w, r.Name)
+	}
+	for _, g := range r.Groups {
+		include(t.groups, g, r.Name)
 	}
 	t.resources[r.Name] = entry{r, number}
 	t.listed += r.listed()
@@ -156,10 +189,27 @@ func (t *table) unalias(r *Resource) {
 			t.aliases[a] = rest
 		}
 	}
-	for _, g := range r.With {
-		if delete(t.parts[g], r.Name); len(t.parts[g]) == 0 {
-			delete(t.parts, g)
-		}
+	for _, w := range r.With {
+		exclude(t.parts, w, r.Name)
+	}
+	for _, g := range r.Groups {
+		exclude(t.groups, g, r.Name)
+	}
+}
+
+// include adds a name to the set of a key, and exclude takes it out.
+func include[K comparable](sets map[K]map[string]struct{}, k K, name string) {
+	set := sets[k]
+	if set == nil {
+		set = make(map[string]struct{})
+		sets[k] = set
+	}
+	set[name] = struct{}{}
+}
+
+func exclude[K comparable](sets map[K]map[string]struct{}, k K, name string) {
+	if delete(sets[k], name); len(sets[k]) == 0 {
+		delete(sets, k)
 	}
 }
 
@@ -170,21 +220,6 @@ func (t *table) resolve(name string) []string {
 		names = append(slices.Clone(names), name)
 	}
 	return names
-}
-
-// aliasesOf and groupsOf are those of a resource, none for one that is gone.
-func (t *table) aliasesOf(name string) []string {
-	if r, ok := t.resources[name]; ok {
-		return r.Aliases
-	}
-	return nil
-}
-
-func (t *table) groupsOf(name string) []string {
-	if r, ok := t.resources[name]; ok {
-		return r.With
-	}
-	return nil
 }
 
 // MarkSynced opens a type for clients: its resources are complete.
@@ -258,6 +293,7 @@ func (c *Cache) join(s *session) {
 
 func (c *Cache) leave(s *session) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	delete(c.sessions, s)
+	c.mu.Unlock()
+	c.advanced()
 }

@@ -7,12 +7,21 @@ import "slices"
 // the workload that no longer does. So what is new of a first type goes out
 // before the other types, and what is removed (or narrowed: Resource.Late)
 // waits until the client has accepted what the other types were owed before.
+// In one response, what is new comes first.
 
-// later is the part of a watch that keeps this order.
+// later is the part of a watch that keeps this order among what a client
+// follows of a first type.
 type later struct {
 	// late are names among pending that wait, with what s.notes was when they
 	// became so; afterHello for those that a new client may have.
 	late map[string]uint64
+	// absent are names among pending that the client has no version of: they
+	// cannot wait, since another type may name them already. It is empty where the
+	// watch tracks: there they are what is pending and not held.
+	absent map[string]struct{}
+	// backlogFirst: pending is not sent before the backlog is, so that all in
+	// the backlog is new to the client.
+	backlogFirst bool
 	// covers is what s.notes was when the response under way left nothing
 	// pending; settled is that of the last one that was accepted.
 	covers, settled uint64
@@ -26,6 +35,7 @@ func (s *session) isFirst(typeURL string) bool { return slices.Contains(s.first,
 
 // owed notes that a type has something to send.
 func (s *session) owed(typeURL string) {
+	s.clock++
 	if !s.isFirst(typeURL) {
 		s.notes++
 	}
@@ -34,23 +44,65 @@ func (s *session) owed(typeURL string) {
 // dueNow reports whether something waits to be sent.
 func (w *watch) dueNow() bool { return len(w.pending)+len(w.backlog) > 0 || w.owesFirst }
 
-// postpone decides whether a change waits.
-func (s *session) postpone(w *watch, typeURL string, c change) {
-	if !s.isFirst(typeURL) || !w.wildcard {
-		return
+// postpone makes a change pending, and decides whether it waits. What a client
+// has no version of goes out at once, and is forgotten if it is removed before.
+func (w *watch) postpone(c change, note uint64) {
+	pending, absent := has(w.pending, c.name), w.isAbsent(c.name)
+	if pending && c.late && !w.isLate(c.name) {
+		w.undone(note)
 	}
-	_, pending := w.pending[c.name]
-	_, waits := w.late[c.name]
 	switch {
-	case !c.late:
-		// New to the cache. A client that still has the old one gets the new one
-		// when it is due: it may be Late.
-	case pending && !waits:
-		// It was not sent yet: the client does not have it, or is about to get a
-		// change that does not wait.
-	default:
-		w.wait(c.name, s.notes)
+	case absent && c.resource == nil && !has(w.names, c.name):
+		w.settle(c.name)
+		return
+	case absent:
+	case c.added && !pending:
+		if !w.tracks() {
+			w.noteAbsent(c.name)
+		}
+	case c.late:
+		w.wait(c.name, note)
+	case w.isLate(c.name):
+		delete(w.late, c.name)
 	}
+	w.pending[c.name] = struct{}{}
+}
+
+// isAbsent reports whether a name is pending that the client has no version of.
+func (w *watch) isAbsent(name string) bool {
+	if w.tracks() {
+		return has(w.pending, name) && !has(w.held, name)
+	}
+	return has(w.absent, name)
+}
+
+func (w *watch) noteAbsent(name string) {
+	if w.absent == nil {
+		w.absent = map[string]struct{}{}
+	}
+	w.absent[name] = struct{}{}
+}
+
+// isLate reports whether a name has a note of its own that it waits for.
+func (w *watch) isLate(name string) bool {
+	note, late := w.late[name]
+	return late && note != afterHello
+}
+
+// undone makes all that waits wait for the other types as they are now. A
+// change that was about to be sent is undone: what waits may rest on it, as a
+// policy that is narrowed rests on one that takes its place everywhere.
+func (w *watch) undone(note uint64) {
+	for name := range w.late {
+		w.wait(name, note)
+	}
+}
+
+// settle forgets that a name is pending.
+func (w *watch) settle(name string) {
+	delete(w.pending, name)
+	delete(w.late, name)
+	delete(w.absent, name)
 }
 
 func (w *watch) wait(name string, note uint64) {
@@ -62,9 +114,11 @@ func (w *watch) wait(name string, note uint64) {
 	}
 }
 
-// postponeKnown makes what a client has already, and what is not so any more,
-// wait for the rest of its first requests.
+// postponeKnown takes in what a client has already. What is gone, or Late and
+// different, waits for the rest of its first requests; the backlog keeps only
+// what is new to the client.
 func (w *watch) postponeKnown(t *table, req *request) {
+	w.backlogFirst = true
 	for name := range w.pending { // it has them, and they are gone
 		w.wait(name, afterHello)
 	}
@@ -76,15 +130,18 @@ func (w *watch) postponeKnown(t *table, req *request) {
 		changed[name] = struct{}{}
 	}
 	req.known(func(name, _ []byte) {
-		r, ok := t.resources[string(name)]
-		if _, differs := changed[string(name)]; ok && r.Late && differs {
-			delete(changed, r.Name)
-			w.pending[r.Name] = struct{}{}
+		if _, differs := changed[string(name)]; !differs {
+			return
+		}
+		r := t.resources[string(name)]
+		delete(changed, r.Name)
+		w.pending[r.Name] = struct{}{}
+		if r.Late {
 			w.wait(r.Name, afterHello)
 		}
 	})
-	// The backlog is shared with other sessions, unless something differs.
-	w.backlog = slices.DeleteFunc(slices.Clone(w.backlog), func(name string) bool { _, waits := w.late[name]; return waits })
+	// With known names the backlog is the client's own, not shared.
+	w.backlog = slices.DeleteFunc(w.backlog, func(name string) bool { _, fresh := changed[name]; return !fresh })
 }
 
 // accepted takes in that a client answered a response.
@@ -112,13 +169,12 @@ func (s *session) released(w *watch, typeURL string) uint64 {
 	return least
 }
 
-// waits reports whether a pending name is not sent yet.
-func (w *watch) waits(t *table, name string, released uint64) bool {
-	note, late := w.late[name]
-	if !late || note <= released {
+// isPostponed reports whether a pending name is of those that wait.
+func (w *watch) isPostponed(t *table, name string) bool {
+	if _, late := w.late[name]; !late {
 		return false
 	}
-	r, there := t.resources[name]
+	r, there := w.get(t, name)
 	return !there || r.Late
 }
 
@@ -128,10 +184,7 @@ func (w *watch) news(t *table) bool {
 		return true
 	}
 	for name := range w.pending {
-		if _, late := w.late[name]; !late {
-			return true
-		}
-		if r, there := t.resources[name]; there && !r.Late {
+		if !w.isPostponed(t, name) {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"pgregory.net/rapid"
 )
@@ -95,7 +96,13 @@ type proxy struct {
 	s         *session
 	have      map[string]map[string]string // by type and name
 	versions  map[string]map[string]string
-	unackedIn []string // type nonce
+	unackedIn []string                                // type nonce
+	scope     func(*core.Node, string) (Scope, error) // nil: everything
+	names     map[string][]string                     // by type; none: all that it may have
+}
+
+func newProxy() *proxy {
+	return &proxy{have: map[string]map[string]string{"P": {}, "W": {}}, versions: map[string]map[string]string{"P": {}, "W": {}}}
 }
 
 func (p *proxy) connect(t *rapid.T, c *Cache) {
@@ -103,9 +110,11 @@ func (p *proxy) connect(t *rapid.T, c *Cache) {
 		c.leave(p.s)
 	}
 	p.s, p.unackedIn = newSession(c, []string{"P"}), nil
+	p.s.scope = p.scope
+	p.s.chunk = rapid.SampledFrom([]int{0, 1}).Draw(t, "chunk") // all, or one resource a response
 	c.join(p.s)
 	for _, typ := range rapid.Permutation([]string{"P", "W"}).Draw(t, "hello") {
-		p.hear(t, &discovery.DeltaDiscoveryRequest{TypeUrl: typ, InitialResourceVersions: maps.Clone(p.versions[typ])})
+		p.hear(t, &discovery.DeltaDiscoveryRequest{TypeUrl: typ, ResourceNamesSubscribe: p.names[typ], InitialResourceVersions: maps.Clone(p.versions[typ])})
 	}
 }
 
@@ -146,78 +155,92 @@ func (p *proxy) ack(t *rapid.T) {
 	p.hear(t, &discovery.DeltaDiscoveryRequest{TypeUrl: typ, ResponseNonce: nonce})
 }
 
-// somePolicyAlwaysHolds: policies are added, renamed, removed, narrowed to
-// single workloads and widened, while clients answer late and connect again.
-// In every published state some policy holds for each workload; so it does in
-// every state of the client, and in the end the client has everything.
-// It is not run yet: it finds sequences of changes for which no policy holds for a moment.
-func somePolicyAlwaysHolds(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := NewCache()
-		published := map[string]map[string]string{"P": {}, "W": {}}
-		publish(t, c, published)
-		c.MarkSynced("P")
-		c.MarkSynced("W")
-		p := &proxy{have: map[string]map[string]string{"P": {}, "W": {}}, versions: map[string]map[string]string{"P": {}, "W": {}}}
-		p.connect(t, c)
-		for range rapid.IntRange(1, 40).Draw(t, "steps") {
-			switch rapid.IntRange(0, 6).Draw(t, "step") {
-			case 0, 1:
-				publish(t, c, published)
-			case 2:
-				if rapid.IntRange(0, 3).Draw(t, "lost?") == 0 {
-					p.connect(t, c)
-				}
-			case 3, 4:
-				p.receive(t)
-			default:
-				if len(p.unackedIn) > 0 {
-					p.ack(t)
-				}
+// live connects, and does what a client does while publish is called in between.
+// In the end it has received everything.
+func (p *proxy) live(t *rapid.T, c *Cache, publish func()) {
+	p.connect(t, c)
+	for range rapid.IntRange(1, 40).Draw(t, "steps") {
+		switch rapid.IntRange(0, 6).Draw(t, "step") {
+		case 0, 1:
+			publish()
+		case 2:
+			if rapid.IntRange(0, 3).Draw(t, "lost?") == 0 {
+				p.connect(t, c)
 			}
-		}
-		for p.receive(t) || len(p.unackedIn) > 0 {
-			for len(p.unackedIn) > 0 {
+		case 3, 4:
+			p.receive(t)
+		default:
+			if len(p.unackedIn) > 0 {
 				p.ack(t)
 			}
 		}
-		for typ, want := range published {
-			if !maps.Equal(p.have[typ], want) {
-				t.Fatalf("in the end the client has %v of %s, and should have %v", p.have[typ], typ, want)
-			}
+	}
+	for p.receive(t) || len(p.unackedIn) > 0 {
+		for len(p.unackedIn) > 0 {
+			p.ack(t)
 		}
+	}
+}
+
+// TestSomePolicyAlwaysHolds: policies are added, renamed, removed, narrowed to
+// single workloads and widened, while clients answer late and connect again.
+// In every published state some policy holds for each workload; so it does in
+// every state of the client, and in the end the client has everything.
+func TestSomePolicyAlwaysHolds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := NewCache()
+		newProxy().holds(t, c, publish)
 	})
 }
 
-// publish makes a new state, in the order of the registry's publisher.
+// holds follows a cache in which publish makes new states, and checks that the
+// client has everything in the end. receive checks each state of the client.
+func (p *proxy) holds(t *rapid.T, c *Cache, publish func(*rapid.T, *Cache, map[string]map[string]string)) {
+	published := map[string]map[string]string{"P": {}, "W": {}}
+	publish(t, c, published)
+	c.MarkSynced("P")
+	c.MarkSynced("W")
+	p.live(t, c, func() { publish(t, c, published) })
+	for typ, want := range published {
+		if !maps.Equal(p.have[typ], want) {
+			t.Fatalf("in the end the client has %v of %s, and should have %v", p.have[typ], typ, want)
+		}
+	}
+}
+
+// publish makes a new state. A workload names no policy only while one holds
+// everywhere.
 func publish(t *rapid.T, c *Cache, old map[string]map[string]string) {
+	p, w := newState(t, old)
+	c.Publish(p, w)
+}
+
+func newState(t *rapid.T, old map[string]map[string]string) (p, w Changes) {
 	policies, workloads := map[string]string{}, map[string]string{}
 	for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c"}), 1, 3, rapid.ID[string]).Draw(t, "policies") {
 		policies[name] = "named"
 	}
 	names := slices.Sorted(maps.Keys(policies))
+	choice := names
 	if everywhere := rapid.Bool().Draw(t, "everywhere"); everywhere {
 		policies[rapid.SampledFrom(names).Draw(t, "which")] = "everywhere"
+		choice = append(slices.Clone(names), "")
 	}
 	for _, w := range []string{"w1", "w2"} {
-		workloads[w] = rapid.SampledFrom(names).Draw(t, "named")
+		workloads[w] = rapid.SampledFrom(choice).Draw(t, "named")
 	}
-	var set []*Resource
+	p, w = Changes{TypeURL: "P"}, Changes{TypeURL: "W"}
 	for _, name := range names {
-		set = append(set, &Resource{Name: name, Version: policies[name], Body: []byte(policies[name]), Late: policies[name] == "named"})
+		p.Set = append(p.Set, &Resource{Name: name, Version: policies[name], Body: []byte(policies[name]), Late: policies[name] == "named"})
 	}
-	c.Update("P", set, nil)
-	set = nil
 	for name, body := range workloads {
-		set = append(set, &Resource{Name: name, Version: body, Body: []byte(body)})
+		w.Set = append(w.Set, &Resource{Name: name, Version: "names " + body, Body: []byte(body)})
 	}
-	c.Update("W", set, nil)
-	var gone []string
 	for name := range old["P"] {
 		if policies[name] == "" {
-			gone = append(gone, name)
+			p.Removed = append(p.Removed, name)
 		}
 	}
-	c.Update("P", nil, gone)
 	old["P"], old["W"] = policies, workloads
+	return p, w
 }

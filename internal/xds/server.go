@@ -38,10 +38,12 @@ type ServerOptions struct {
 	// First are types that go to a client before others when both changed:
 	// policies before the workloads that name them.
 	First []string
-	// Groups tells which groups of resources (see Resource.With) a client that
-	// follows single names follows besides, by its node; may be nil.
-	Groups func(*core.Node) []string
-	// Caller returns for whom the stream of a context counts; nil makes every
+	// Scope returns what the client of a stream may have of a type. It is asked
+	// once per stream and type, with the stream's context and the node of the
+	// client's first request. An error ends the stream; neither the client nor the
+	// log gets it. Nil permits everything.
+	Scope func(ctx context.Context, node *core.Node, typeURL string) (Scope, error)
+	// Caller returns the client for which the stream of a context counts; nil makes every
 	// stream that of a node proxy of its own.
 	Caller func(context.Context) Caller
 	// Heard returns a channel that is closed when the first bytes of the
@@ -113,6 +115,9 @@ func NewServer(c *Cache, opts ServerOptions) *Server {
 		joiningOthers: fair.New(fair.Limits{Places: otherJoiners, PlacesEach: otherAccount})}
 }
 
+// errNotPermitted is all that a client learns whose Scope is an error.
+var errNotPermitted = status.Error(codes.PermissionDenied, "the caller may have no resources of this type")
+
 var errClosing = status.Error(codes.Unavailable, "the control plane is shutting down; connect again")
 
 // GRPCOptions are what a grpc.Server must have to serve this protocol: the
@@ -163,13 +168,15 @@ func (s *Server) Close() {
 // DeltaAggregatedResources serves one client until it leaves.
 func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	c := &client{session: newSession(s.cache, s.opts.First), connected: time.Now()}
-	c.groups = s.opts.Groups
 	if p, ok := peer.FromContext(stream.Context()); ok && p.Addr != nil {
 		c.peer = p.Addr.String()
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	c.stop = cancel
+	if s.opts.Scope != nil {
+		c.scope = func(n *core.Node, typeURL string) (Scope, error) { return s.opts.Scope(ctx, n, typeURL) }
+	}
 	if s.opts.Caller != nil {
 		c.caller = s.opts.Caller(ctx)
 		if !c.caller.NodeProxy {
@@ -258,12 +265,17 @@ func (s *Server) receive(ctx context.Context, c *client, stream discovery.Aggreg
 			s.opts.Logger.Info("xds client joined", "node", c.nodeID(), "peer", c.peer)
 		}
 		rejected, err := c.request(req)
+		if req.GetResponseNonce() != "" {
+			s.cache.advanced()
+		}
 		req.free()
 		turn.took(req)
-		if err != nil {
+		switch {
+		case errors.Is(err, errScope):
+			return errNotPermitted
+		case err != nil:
 			return status.Error(codes.ResourceExhausted, err.Error())
-		}
-		if rejected == "" {
+		case rejected == "":
 			continue
 		}
 		s.opts.Logger.Warn("xds client rejected resources", "node", c.nodeID(), "type", req.GetTypeUrl(), "error", rejected)

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -36,38 +37,17 @@ type session struct {
 	mostNames int
 	wake      chan struct{}
 
-	// groups tells what the node of a client follows without asking; may be
-	// nil.
-	groups func(*core.Node) []string
+	// scope returns what the client may have of a type; nil is everything. It
+	// is called without locks.
+	scope func(node *core.Node, typeURL string) (Scope, error)
 
 	mu     sync.Mutex // taken after the cache's
-	node   *core.Node // of the first request
+	node   *core.Node // of the first request; used by request only
 	types  map[string]*watch
+	order  []string // of types: the preferred ones, then the others by name
 	nonces uint64
 	notes  uint64 // counts what the types other than the first were owed
-}
-
-// watch is one type of a session.
-type watch struct {
-	wildcard bool
-	// names asked for, when not wildcard; they may be aliases.
-	names map[string]struct{}
-	// held are the resources sent because of names.
-	held map[string]struct{}
-	// backlog is what a new client is still to be sent, in order; shared with
-	// other sessions.
-	backlog []string
-	// pending are resources that changed since they were sent, or names that
-	// are owed an answer. Bodies are taken when sending.
-	pending map[string]struct{}
-	// owesFirst: a wildcard client waits for an answer, be it empty.
-	owesFirst bool
-	// sent is the nonce that is not answered yet: one response of a type is
-	// under way at a time, so changes to a slow client coalesce.
-	sent     string
-	acked    string
-	rejected string
-	later
+	clock  uint64 // counts what all types were owed
 }
 
 func newSession(c *Cache, first []string) *session {
@@ -81,56 +61,87 @@ func (s *session) signal() {
 	}
 }
 
-// changed is called by the cache, which is locked.
-func (s *session) changed(typeURL string, changes []change) {
+// changed takes in what the cache changed at once; the cache is locked. The
+// first types come last: what waits among them waits for the other types'
+// changes too.
+func (s *session) changed(updates []typeChanges) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := s.types[typeURL]
-	if w == nil {
-		return
+	for _, first := range [...]bool{false, true} {
+		for _, u := range updates {
+			if w := s.types[u.typeURL]; w != nil && s.isFirst(u.typeURL) == first {
+				s.take(w, u)
+			}
+		}
 	}
-	woken := false
-	for _, c := range changes {
-		if !w.interested(c) {
-			continue
+}
+
+// take owes the client the changes of one type that it follows.
+func (s *session) take(w *watch, u typeChanges) {
+	first, woken := s.isFirst(u.typeURL), false
+	var t *table
+	if w.tracks() {
+		t = s.cache.types[u.typeURL]
+	}
+	for _, c := range u.changes {
+		if t != nil {
+			var sees bool
+			if c, sees = w.seen(t, c); !sees {
+				continue
+			}
+			if c.added {
+				w.oweParts(t, c.name, nil)
+			}
 		}
-		if _, held := w.held[c.name]; !held && !w.wildcard {
-			w.oweNews(s.cache.types[typeURL], c.name, nil)
+		if first {
+			w.postpone(c, s.notes)
+		} else {
+			w.pending[c.name] = struct{}{}
 		}
-		s.postpone(w, typeURL, c)
-		w.pending[c.name] = struct{}{}
 		woken = true
 	}
 	if woken {
-		s.owed(typeURL)
+		s.owed(u.typeURL)
 		s.signal()
 	}
 }
 
-func (w *watch) interested(c change) bool {
-	if w.wildcard {
-		return true
-	}
-	if has(w.held, c.name) || has(w.names, c.name) {
-		return true
-	}
-	return slices.ContainsFunc(c.aliases, func(a string) bool { return has(w.names, a) }) ||
-		slices.ContainsFunc(c.with, func(g string) bool { return has(w.names, g) || has(w.held, g) || has(w.pending, g) })
-}
-
 func has(set map[string]struct{}, name string) bool { _, ok := set[name]; return ok }
 
+// errScope is wrapped by errors that say why a client may have nothing of a type.
+var errScope = errors.New("no resources of this type")
+
+// decide asks what the client may have of the type of a request.
+func (s *session) decide(req *request) (Scope, error) {
+	if s.node == nil {
+		s.node = req.GetNode()
+	}
+	if s.scope == nil {
+		return Scope{All: true}, nil
+	}
+	scope, err := s.scope(s.node, req.GetTypeUrl())
+	if err != nil {
+		return Scope{}, fmt.Errorf("%w: %w", errScope, err)
+	}
+	return scope, nil
+}
+
 // request takes a message of the client in. The error ends the stream.
-// Rejected is the detail of a NACK, empty for everything else.
+// Rejected is the detail of a NACK, empty for everything else. It is called by
+// one goroutine, the only one that adds types.
 func (s *session) request(req *request) (rejected string, err error) {
+	w := s.types[req.GetTypeUrl()]
+	var scope Scope
+	if w == nil {
+		if scope, err = s.decide(req); err != nil {
+			return "", err
+		}
+	}
 	s.cache.mu.RLock()
 	defer s.cache.mu.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.signal()
-	if n := req.GetNode(); n != nil && s.node == nil {
-		s.node = n
-	}
 	if slices.Contains(req.GetNode().GetClientFeatures(), featurePartial) {
 		s.chunk = chunkBytes
 	}
@@ -138,12 +149,11 @@ func (s *session) request(req *request) (rejected string, err error) {
 	if t == nil {
 		t = &table{} // nothing yet; clients do not add types to the cache
 	}
-	w := s.types[req.GetTypeUrl()]
 	if w == nil {
 		if len(s.types) >= maxTypes {
 			return "", fmt.Errorf("more than %d types of resources", maxTypes)
 		}
-		w = s.start(t, req)
+		w = s.start(t, scope, req)
 	} else {
 		w.subscribe(t, req.GetResourceNamesSubscribe(), nil)
 	}
@@ -153,7 +163,7 @@ func (s *session) request(req *request) (rejected string, err error) {
 	}
 	n := 0
 	for _, w := range s.types {
-		n += len(w.names)
+		n += len(w.names) + w.strays
 	}
 	if n > s.mostNames {
 		return "", fmt.Errorf("%d subscriptions, at most %d are served", n, s.mostNames)
@@ -162,6 +172,9 @@ func (s *session) request(req *request) (rejected string, err error) {
 		s.accepted(w)
 		w.sent, w.acked = "", nonce
 		w.rejected = ""
+		if req.GetErrorDetail() == nil {
+			w.paid = w.covered
+		}
 		if e := req.GetErrorDetail(); e != nil {
 			w.rejected = e.GetMessage()
 			if w.rejected == "" {
@@ -176,152 +189,13 @@ func (s *session) request(req *request) (rejected string, err error) {
 // maxTypes bounds the types of one client; there are three in this mesh.
 const maxTypes = 32
 
-// start takes the first request of a type in. Without names it follows
-// everything.
-func (s *session) start(t *table, req *request) *watch {
-	w := &watch{
-		names: make(map[string]struct{}), held: make(map[string]struct{}), pending: make(map[string]struct{}),
-	}
-	s.types[req.GetTypeUrl()] = w
-	subscribe := req.GetResourceNamesSubscribe()
-	w.wildcard = len(subscribe) == 0 || slices.Contains(subscribe, Wildcard)
-	if w.wildcard && !slices.Contains(req.GetResourceNamesUnsubscribe(), Wildcard) {
-		w.owesFirst = true
-		w.catchUp(t, req)
-		if s.isFirst(req.GetTypeUrl()) {
-			w.postponeKnown(t, req)
-		}
-		return w
-	}
-	known := req.versions()
-	// What a client of single names has it also follows.
-	w.wildcard = false
-	for name, version := range known {
-		w.names[name] = struct{}{}
-		r, ok := t.resources[name]
-		if ok {
-			w.held[name] = struct{}{}
-		}
-		if !ok || r.Version != version {
-			w.pending[name] = struct{}{}
-		}
-		w.oweNews(t, name, known)
-	}
-	if s.groups != nil && s.node != nil {
-		for _, g := range s.groups(s.node) {
-			w.names[g] = struct{}{}
-			w.oweNews(t, g, known)
-		}
-	}
-	rest := slices.DeleteFunc(slices.Clone(subscribe), func(n string) bool {
-		_, have := known[n]
-		return have || n == Wildcard
-	})
-	w.subscribe(t, rest, known)
-	return w
-}
-
-// oweNews owes the parts of something, less those that are known already.
-func (w *watch) oweNews(t *table, of string, known map[string]string) {
-	for name := range t.parts[of] {
-		if version, ok := known[name]; !ok || version != t.resources[name].Version {
-			w.pending[name] = struct{}{}
-		}
-	}
-}
-
-// catchUp owes a wildcard client whatever differs from what it knows; nil is
-// nothing.
-func (w *watch) catchUp(t *table, req *request) {
-	w.backlog = t.all()
-	if !req.knows() {
-		return
-	}
-	current, n := make([]uint64, (t.numbers+63)/64), 0 // a bit for each entry
-	req.known(func(name, version []byte) {
-		r, ok := t.resources[string(name)]
-		if !ok {
-			w.pending[string(name)] = struct{}{}
-		} else if r.Version == string(version) {
-			bit := uint64(1) << (r.number % 64)
-			if current[r.number/64]&bit == 0 {
-				n++
-			}
-			current[r.number/64] |= bit
-		}
-	})
-	w.backlog = nil
-	if n == len(t.resources) {
-		return
-	}
-	for _, name := range t.all() {
-		if n := t.resources[name].number; current[n/64]&(1<<(n%64)) == 0 {
-			w.backlog = append(w.backlog, name)
-		}
-	}
-}
-
-// subscribe adds names. A name asked for again is answered again, while parts
-// of what it means that are known already are not.
-func (w *watch) subscribe(t *table, names []string, known map[string]string) {
-	for _, name := range names {
-		if name == Wildcard {
-			if !w.wildcard {
-				w.wildcard, w.owesFirst = true, true
-				w.catchUp(t, nil)
-			}
-			continue
-		}
-		w.names[name] = struct{}{}
-		resolved := t.resolve(name)
-		for _, r := range resolved {
-			w.pending[r] = struct{}{}
-			w.oweNews(t, r, known)
-		}
-		if len(resolved) == 0 {
-			w.pending[name] = struct{}{}
-		}
-	}
-}
-
-// unsubscribe removes names, and with them what the client held for them.
-func (w *watch) unsubscribe(t *table, names []string) {
-	for _, name := range names {
-		if name == Wildcard {
-			w.wildcard, w.owesFirst, w.backlog = false, false, nil
-			continue
-		}
-		delete(w.names, name)
-	}
-	if len(names) == 0 || w.wildcard {
-		return
-	}
-	for _, m := range [...]map[string]struct{}{w.held, w.pending} {
-		for name := range m {
-			if !w.wanted(t, name) {
-				delete(m, name)
-			}
-		}
-	}
-}
-
-// wanted tells whether a resource is asked for: by its name or an alias, or
-// because something that it is a part of is.
-func (w *watch) wanted(t *table, name string) bool {
-	return w.named(t, name) || slices.ContainsFunc(t.groupsOf(name), func(g string) bool { return w.named(t, g) })
-}
-
-func (w *watch) named(t *table, name string) bool {
-	return has(w.names, name) || slices.ContainsFunc(t.aliasesOf(name), func(a string) bool { return has(w.names, a) })
-}
-
 // next returns a response that is due, or nil.
 func (s *session) next() *reply {
 	s.cache.mu.RLock()
 	defer s.cache.mu.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, typeURL := range s.order() {
+	for _, typeURL := range s.order {
 		w, t := s.types[typeURL], s.cache.types[typeURL]
 		if t == nil || !t.synced {
 			continue
@@ -338,7 +212,7 @@ func (s *session) next() *reply {
 			continue
 		}
 		if !w.dueNow() {
-			w.covers = s.notes
+			w.covers, w.covered = s.notes, s.clock
 		}
 		s.nonces++
 		resp.nonce = strconv.FormatUint(s.nonces, 10)
@@ -348,11 +222,11 @@ func (s *session) next() *reply {
 	return nil
 }
 
-// order lists the types: the preferred ones, then the others by name.
-func (s *session) order() []string {
-	out := slices.Sorted(maps.Keys(s.types))
-	slices.SortStableFunc(out, func(a, b string) int { return s.preference(a) - s.preference(b) })
-	return out
+// add adds a type.
+func (s *session) add(typeURL string, w *watch) {
+	s.types[typeURL] = w
+	s.order = slices.Sorted(maps.Keys(s.types))
+	slices.SortStableFunc(s.order, func(a, b string) int { return s.preference(a) - s.preference(b) })
 }
 
 func (s *session) preference(typeURL string) int {
@@ -362,61 +236,6 @@ func (s *session) preference(typeURL string) int {
 	return len(s.first)
 }
 
-func (w *watch) respond(t *table, typeURL string, limit int, released uint64) *reply {
-	resp := &reply{typeURL: typeURL}
-	due := len(w.pending) + len(w.backlog)
-	if limit > 0 {
-		due = min(due, limit/guessedBody)
-	}
-	resp.grow(due)
-	size := 0
-	for name := range w.pending {
-		if limit > 0 && size >= limit {
-			break
-		}
-		if w.waits(t, name, released) {
-			continue
-		}
-		delete(w.late, name)
-		delete(w.pending, name)
-		size += w.add(resp, t, name)
-	}
-	for len(w.backlog) > 0 && (limit == 0 || size < limit) {
-		name := w.backlog[0]
-		w.backlog = w.backlog[1:]
-		// Gone since: the client never had it.
-		if _, ok := t.resources[name]; ok {
-			size += w.add(resp, t, name)
-		}
-	}
-	if resp.partial = len(w.backlog) > 0; !resp.partial {
-		w.backlog = nil
-	}
-	if resp.resources() == 0 && len(resp.removed) == 0 && !w.owesFirst {
-		return nil
-	}
-	w.owesFirst = false
-	return resp
-}
-
-// add puts a resource or its absence into a response and returns the bytes.
-func (w *watch) add(resp *reply, t *table, name string) int {
-	r, ok := t.resources[name]
-	if !ok {
-		// A name that turns out to be an alias by now is answered by what has it.
-		if len(t.aliases[name]) == 0 || w.wildcard {
-			resp.removed = append(resp.removed, name)
-			delete(w.held, name)
-		}
-		return len(name)
-	}
-	if !w.wildcard {
-		w.held[name] = struct{}{}
-	}
-	resp.add(r.Resource)
-	return len(name) + len(r.Body)
-}
-
 // status describes what the client follows.
 func (s *session) status() []TypeStatus {
 	s.cache.mu.RLock()
@@ -424,13 +243,13 @@ func (s *session) status() []TypeStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []TypeStatus
-	for _, typeURL := range s.order() {
+	for _, typeURL := range s.order {
 		w := s.types[typeURL]
 		st := TypeStatus{
 			TypeURL: typeURL, Wildcard: w.wildcard, Resources: len(w.held), Pending: len(w.pending) + len(w.backlog),
 			Acked: w.acked, Sent: w.sent, Error: w.rejected,
 		}
-		if t := s.cache.types[typeURL]; w.wildcard && t != nil {
+		if t := s.cache.types[typeURL]; !w.tracks() && t != nil {
 			st.Resources = max(0, len(t.resources)-st.Pending)
 		}
 		if st.Sent == "" {

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"slices"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -29,6 +31,7 @@ const (
 
 var (
 	errReplaced = status.Error(codes.ResourceExhausted, "the caller has opened other streams since")
+	errChanged  = status.Error(codes.Unavailable, "what the caller may have has changed; connect again")
 	errStreams  = status.Error(codes.ResourceExhausted, "too many streams")
 )
 
@@ -87,5 +90,32 @@ func (s *streams) remove(c *client) {
 			s.others--
 		}
 		return
+	}
+}
+
+// EndOwner ends the streams of one owner (see Caller), because what it may have
+// has changed: its client connects again, and is asked about anew.
+func (s *Server) EndOwner(owner string) {
+	s.mu.Lock()
+	list := slices.Clone(s.streams.owners[owner])
+	s.mu.Unlock()
+	for _, c := range list {
+		c.stop(errChanged)
+	}
+}
+
+// EndAccount does the same for all streams of an account. It looks at every
+// stream.
+func (s *Server) EndAccount(account string) {
+	s.mu.Lock()
+	var list []*client
+	for c := range s.clients {
+		if c.caller.Account == account {
+			list = append(list, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range list {
+		c.stop(errChanged)
 	}
 }

@@ -244,4 +244,30 @@ func TestNamesOfACallerAreBounded(t *testing.T) {
 	})
 }
 
+// TestStreamsEndWhenTheirCallerChanges: of one owner or account, and of no other.
+func TestStreamsEndWhenTheirCallerChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t)
+		gone, beside, other := s.open(pod("shop/vm", "a")), s.open(pod("shop/vm", "b")), s.open(pod("front/vm", "a"))
+		for _, p := range []*pipe{gone, beside, other} {
+			p.says(everything)
+		}
+		s.server.EndOwner("nobody")
+		s.server.EndAccount("nobody")
+		s.server.EndOwner("shop/vm/a")
+		synctest.Wait()
+		if err := gone.over(); !errors.Is(err, errChanged) {
+			t.Errorf("the stream of the owner: %v", err)
+		}
+		if beside.over() != nil || other.over() != nil {
+			t.Errorf("streams of others: %v, %v", beside.over(), other.over())
+		}
+		s.server.EndAccount("shop/vm")
+		synctest.Wait()
+		if err := beside.over(); !errors.Is(err, errChanged) || other.over() != nil {
+			t.Errorf("of the account: %v, of another: %v", err, other.over())
+		}
+	})
+}
+
 var _ grpc.ServerStream = (*pipe)(nil)

@@ -135,7 +135,7 @@ func (r *request) free() {
 	}
 }
 
-// knows tells whether the client lists anything.
+// knows reports whether the client lists anything.
 func (r *request) knows() bool { return r != nil && r.raw != nil }
 
 // known calls f with everything that the client has. A name that is listed

@@ -20,9 +20,12 @@ type Resource struct {
 	// may have one alias: a subscriber gets all of them.
 	Aliases []string
 	// With names resources that this one is a part of, such as the services of
-	// a pod, and groups (see ServerOptions.Groups): who follows one of them
-	// gets this one too. It is not sent.
+	// a pod: a client that follows one of them gets this one too, as far as its
+	// Scope permits. It is not sent.
 	With []string
+	// Groups are the sets that the resource is a member of, for clients that
+	// may have a part of the type only (see Scope). They are not sent.
+	Groups []Group
 	// Late is set for resources of a First type (see ServerOptions.First) whose
 	// change waits until the client has accepted what came before it of the
 	// other types. A client that does not have the resource gets it at once.

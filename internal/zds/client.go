@@ -57,7 +57,7 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// once is one connection. It tells whether the agent got to the end of its
+// once is one connection. It reports whether the agent got to the end of its
 // first list.
 func (c *Client) once(ctx context.Context) (synced bool, err error) {
 	dialing, cancel := context.WithTimeout(ctx, Deadline)

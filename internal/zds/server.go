@@ -113,7 +113,7 @@ func (s *Server) Connected() int {
 	return len(s.peers)
 }
 
-// Served tells whether the newest proxy has acknowledged the workload.
+// Served reports whether the newest proxy has acknowledged the workload.
 func (s *Server) Served(uid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -63,7 +63,7 @@ type Handler interface {
 	// Snapshot ends the list that follows every connect: what is served and not
 	// in named is gone. The map is the handler's.
 	Snapshot(ctx context.Context, named map[string]bool)
-	// Connected tells whether the agent is there. It becomes true with the end
+	// Connected reports whether the agent is there. It becomes true with the end
 	// of the first list of a connection, and false when the connection is lost.
 	Connected(bool)
 }

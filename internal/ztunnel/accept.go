@@ -4,16 +4,16 @@ import (
 	"net/netip"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // accepted takes a connection in that was redirected to the proxy, and returns its
 // destination. A connection that was not redirected is reset: the proxy would
 // carry it to itself, again and again. So is one for which the pod has no
-// descriptors.
-func (p *pod) accepted(rep telemetry.Reporter, fd int, remote netip.AddrPort, sockets int64) (netip.AddrPort, bool) {
+// descriptors; then the pod's other ones wait for a moment.
+func (p *pod) accepted(l *poll.Loop, rep telemetry.Reporter, fd int, remote netip.AddrPort, sockets int64) (netip.AddrPort, bool) {
 	local, err := sockopt.LocalAddr(fd)
 	if err != nil {
 		poll.ResetFD(fd)
@@ -28,6 +28,7 @@ func (p *pod) accepted(rep telemetry.Reporter, fd int, remote netip.AddrPort, so
 	if err := p.carry(sockets); err != nil {
 		p.node.Recorder.Failed(p.logs, rep, remote, dst, err)
 		poll.ResetFD(fd)
+		l.RestAccepting()
 		return netip.AddrPort{}, false
 	}
 	return dst, true

@@ -1,48 +1,36 @@
 package ztunnel
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 
-	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/structpb"
+	"github.com/prometheus/client_golang/prometheus"
 
-	securitypb "github.com/ambit-mesh/ambit/api/security"
-	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
-	"github.com/ambit-mesh/ambit/internal/ops/admin"
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
-	"github.com/ambit-mesh/ambit/internal/ops/version"
+	"github.com/ambit-mesh/ambit/internal/proxy/feed"
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
+	"github.com/ambit-mesh/ambit/internal/proxy/process"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
-	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/localxds"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
-
-// fakeCASeed makes the fake CA of all proxies one: FAKE_CA is for tests in
-// which several of them meet.
-const fakeCASeed = "mesh"
 
 // App is the whole program: a Node and what feeds it.
 type App struct {
@@ -54,7 +42,7 @@ type App struct {
 	local   string      // the local configuration's text
 	ready   lifecycle.Readiness
 	loops   *poll.Group
-	metrics http.Handler
+	metrics prometheus.Gatherer
 	quit    chan struct{}
 	quitOne sync.Once
 	crl     *mtls.CRL
@@ -69,7 +57,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	dir := workload.NewDirectory(workload.Options{TrustDomain: cfg.TrustDomain, PreferredNamespace: cfg.PreferredServiceNamespace})
 	policies := rbac.NewStore()
 
-	signer, err := a.signer()
+	signer, err := feed.Signer(&cfg.Settings, cfg.Mode == config.Dedicated, dialer(cfg), logs.Logger("certs"))
 	if err != nil {
 		return nil, err
 	}
@@ -84,12 +72,12 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	if a.loops, err = poll.NewGroup(cfg.Threads); err != nil {
 		return nil, err
 	}
-	raiseDescriptors(log)
-	rec := telemetry.NewLimited(logs.Logger(accesslog.Scope), accesslog.Rates{Complete: int(cfg.AccessLogRate), Failed: int(cfg.AccessLogFailedRate)})
+	process.RaiseDescriptors(log, "a pod with many connections is refused early")
+	rec := telemetry.NewLimited("ztunnel", logs.Logger(accesslog.Scope), accesslog.Rates{Complete: int(cfg.AccessLogRate), Failed: int(cfg.AccessLogFailedRate)})
 	manager := NewManagerMetrics()
 	reg.MustRegister(rec, manager)
 
-	if err := a.source(dir, policies, xdsMetrics(reg)); err != nil {
+	if err := a.source(dir, policies, feed.Metrics(reg)); err != nil {
 		a.loops.Close()
 		return nil, err
 	}
@@ -106,47 +94,16 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 		// On a goroutine of its own: asking for certificates can wait.
 		a.crl.OnReload(func() { go a.node.revoke() })
 	}
-	a.metrics = promhttp.HandlerFor(telemetry.InOrder(reg), promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4})
+	a.metrics = reg
 	return a, nil
 }
 
 // Node is the proxy itself.
 func (a *App) Node() *Node { return a.node }
 
-func (a *App) signer() (certs.Signer, error) {
-	if a.cfg.FakeCA {
-		a.logs.Logger("certs").Warn("FAKE_CA is set: certificates protect nothing")
-		return certs.NewSharedFakeSigner(fakeCASeed)
-	}
-	if a.cfg.CA.Address == "" {
-		return nil, errors.New("CA_ADDRESS is empty: without a CA there are no certificates; set it, or FAKE_CA=true for a test")
-	}
-	server, err := a.server(a.cfg.CA)
-	if err != nil {
-		return nil, err
-	}
-	return certs.NewCAClient(certs.CAConfig{Server: server, OwnIdentity: a.cfg.Mode == config.Dedicated})
-}
-
-// server is how to reach a server of the control plane.
-func (a *App) server(e config.Endpoint) (controlplane.Server, error) {
-	root, err := rootsFile(e.RootCA)
-	if err != nil {
-		return controlplane.Server{}, err
-	}
-	token, err := a.tokenFile()
-	if err != nil {
-		return controlplane.Server{}, err
-	}
-	return controlplane.Server{
-		Address: e.URL(), RootCAFile: root, AltHostname: e.AltHostname, PQC: a.cfg.PQC,
-		TokenFile: token, ClusterID: a.cfg.ClusterID, Headers: e.HeaderMap(), Dial: dialer(a.cfg),
-	}, nil
-}
-
 // dialer marks the proxy's own connections where it lives in the network that
 // it captures, or they would come back to it; nil where it does not.
-func dialer(c *config.Config) func(context.Context, string) (net.Conn, error) {
+func dialer(c *config.Config) feed.Dial {
 	if c.Mode != config.Dedicated || c.PacketMark == 0 {
 		return nil
 	}
@@ -159,45 +116,6 @@ func dialer(c *config.Config) func(context.Context, string) (net.Conn, error) {
 	}}
 	return func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
 }
-
-// rootsFile turns what a variable says into the file that clients read; ""
-// means the system's roots. PEM text is put into a file of its own.
-func rootsFile(v string) (string, error) {
-	switch {
-	case v == config.RootsSystem:
-		return "", nil
-	case strings.Contains(v, "-----BEGIN"):
-		return inlineFile("roots", v)
-	}
-	return v, nil
-}
-
-func (a *App) tokenFile() (string, error) {
-	if a.cfg.Token != "" {
-		return inlineFile("token", a.cfg.Token)
-	}
-	return a.cfg.TokenFile, nil
-}
-
-// inlineFile keeps a value in memory that clients want in a file. The link
-// under /proc lives as long as the descriptor, which is never closed.
-func inlineFile(name, text string) (string, error) {
-	f, err := os.CreateTemp("", "ztunnel-"+name+"-")
-	if err != nil {
-		return "", err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return "", err
-	}
-	if _, err := f.WriteString(text); err != nil {
-		return "", err
-	}
-	inline = append(inline, f)
-	return fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil
-}
-
-// inline keeps the files of inlineFile from the collector.
-var inline []*os.File
 
 // source connects the directory and the policies to the control plane, or to
 // the local configuration.
@@ -216,116 +134,25 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 			return err
 		}
 		a.local = text
-		return applyLocal(c, dir, policies)
+		return feed.Local(c, dir, policies)
 	}
 	if a.cfg.XDS.Address == "" {
 		return errors.New("XDS_ADDRESS is empty, and there is no local configuration: nobody says what the mesh is")
 	}
-	server, err := a.server(a.cfg.XDS)
+	server, err := feed.Server(&a.cfg.Settings, a.cfg.XDS, dialer(a.cfg))
 	if err != nil {
 		return err
 	}
 	a.xds, err = xds.NewClient(xds.ClientConfig{
-		Server: server, Node: xdsNode(a.cfg),
+		Server: server, Node: feed.Node("ztunnel", &a.cfg.Settings, cmp.Or(a.cfg.Self, a.cfg.Workload), os.Environ()),
 		Logger: a.logs.Logger("xds"), Metrics: m,
 		Types: []xds.TypeConfig{
 			// Policies first: servers answer in the order of the questions.
-			{TypeURL: wellknown.TypeAuthorization, Apply: func(d xds.Delta) []xds.Rejection { return applyPolicies(policies, d) }},
-			{TypeURL: wellknown.TypeAddress, OnDemand: a.cfg.XDSOnDemand, Apply: func(d xds.Delta) []xds.Rejection { return applyAddresses(dir, d) }},
+			feed.Policies(policies),
+			feed.Addresses(dir, a.cfg.XDSOnDemand),
 		},
 	})
 	return err
-}
-
-func applyLocal(c *localxds.Config, dir *workload.Directory, policies *rbac.Store) error {
-	var errs []error
-	_, bad := dir.Apply(c.Addresses, nil)
-	for _, r := range bad {
-		errs = append(errs, fmt.Errorf("local xDS: %s: %w", r.Name, r.Err))
-	}
-	var ups []rbac.Update
-	for _, p := range c.Policies {
-		ups = append(ups, rbac.Update{Name: p.Namespace + "/" + p.Name, Policy: p})
-	}
-	for _, r := range policies.Apply(ups, nil) {
-		errs = append(errs, fmt.Errorf("local xDS: policy %s: %w", r.Name, r.Err))
-	}
-	return errors.Join(errs...)
-}
-
-func applyAddresses(dir *workload.Directory, d xds.Delta) []xds.Rejection {
-	var out []xds.Rejection
-	set := make([]*workloadpb.Address, 0, len(d.Updated))
-	for _, r := range d.Updated {
-		addr := &workloadpb.Address{}
-		if err := proto.Unmarshal(r.Body, addr); err != nil {
-			out = append(out, xds.Rejection{Name: r.Name, Err: err})
-			continue
-		}
-		set = append(set, addr)
-	}
-	_, bad := dir.Apply(set, d.Removed)
-	for _, b := range bad {
-		out = append(out, xds.Rejection{Name: b.Name, Err: b.Err})
-	}
-	return out
-}
-
-func applyPolicies(store *rbac.Store, d xds.Delta) []xds.Rejection {
-	var out []xds.Rejection
-	ups := make([]rbac.Update, 0, len(d.Updated))
-	for _, r := range d.Updated {
-		p := &securitypb.Authorization{}
-		if err := proto.Unmarshal(r.Body, p); err != nil {
-			// What cannot be read may be a DENY: given none, the store rejects the
-			// update and refuses everything in its namespace until it can be read.
-			p = nil
-		}
-		ups = append(ups, rbac.Update{Name: r.Name, Policy: p})
-	}
-	for _, b := range store.Apply(ups, d.Removed) {
-		out = append(out, xds.Rejection{Name: b.Name, Err: b.Err})
-	}
-	return out
-}
-
-// xdsNode says who asks, in Istio's form.
-func xdsNode(c *config.Config) *core.Node {
-	self := config.WorkloadInfo{}
-	if c.Self != nil {
-		self = *c.Self
-	} else if c.Workload != nil {
-		self = *c.Workload
-	}
-	ip := c.InstanceIP
-	if ip == "" {
-		ip = "1.1.1.1" // upstream's placeholder
-	}
-	meta := map[string]any{
-		"NAME": self.Name, "NAMESPACE": self.Namespace, "INSTANCE_IPS": ip, "NODE_NAME": c.NodeName,
-		"CLUSTER_ID": c.ClusterID, "SERVICE_ACCOUNT": self.ServiceAccount,
-		"ISTIO_VERSION": version.Get().Version,
-	}
-	for k, v := range c.ProxyMetadata {
-		meta[k] = v
-	}
-	for _, kv := range os.Environ() {
-		k, v, _ := strings.Cut(kv, "=")
-		if name, ok := strings.CutPrefix(k, "ISTIO_METAJSON_"); ok {
-			var parsed any
-			if json.Unmarshal([]byte(v), &parsed) == nil {
-				meta[name] = parsed
-			}
-		}
-	}
-	md, err := structpb.NewStruct(meta)
-	if err != nil {
-		md = nil // values that protobuf cannot carry; the id is enough
-	}
-	return &core.Node{
-		Id:       fmt.Sprintf("ztunnel~%s~%s.%s~%s.svc.%s", ip, self.Name, self.Namespace, self.Namespace, c.ClusterDomain),
-		Metadata: md,
-	}
 }
 
 // Run serves until ctx ends or /quitquitquit is posted, then drains.
@@ -334,7 +161,8 @@ func (a *App) Run(ctx context.Context) error {
 	// The servers outlive the drain, so that it can be watched.
 	serving, stopServing := context.WithCancel(context.Background())
 	defer stopServing()
-	if err := a.servers(serving); err != nil {
+	servers := process.Servers{Program: "ztunnel", Dump: a.dump, Quit: a.Quit, Logs: a.logs, Ready: &a.ready, Metrics: a.metrics}
+	if err := servers.Listen(serving, &a.cfg.Settings); err != nil {
 		return err
 	}
 	fatal := make(chan error, 4)
@@ -431,47 +259,6 @@ func (a *App) pods(ctx context.Context, ready func()) error {
 		return fmt.Errorf("node agent: %w", err)
 	}
 	return nil
-}
-
-// servers listens on the process's own ports.
-func (a *App) servers(ctx context.Context) error {
-	ready := http.NewServeMux()
-	ready.Handle("GET /healthz/ready", &a.ready)
-	stats := http.NewServeMux()
-	stats.Handle("/metrics", a.metrics)
-	stats.Handle("/stats/prometheus", a.metrics)
-	for _, s := range []struct {
-		what, addr string
-		h          http.Handler
-	}{
-		{"admin", a.cfg.AdminAddr.String(), a.adminMux()},
-		{"stats", a.cfg.StatsAddr.String(), stats},
-		{"readiness", a.cfg.ReadyAddr.String(), ready},
-	} {
-		ln, err := listen(ctx, s.addr)
-		if err != nil {
-			return fmt.Errorf("%s server: %w", s.what, err)
-		}
-		go func() {
-			if err := admin.Serve(ctx, ln, s.h); err != nil {
-				a.logs.Logger("admin").Error("server ended", "server", s.what, "error", err)
-			}
-		}()
-	}
-	return nil
-}
-
-// listen shares the port with a predecessor that is still draining in the
-// same network.
-func listen(ctx context.Context, addr string) (net.Listener, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		if cerr := c.Control(func(fd uintptr) { err = sockopt.ReusePort(int(fd)) }); cerr != nil {
-			return cerr
-		}
-		return err
-	}}
-	return lc.Listen(ctx, "tcp", addr)
 }
 
 // Quit asks the program to drain and end.

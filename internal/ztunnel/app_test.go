@@ -17,11 +17,12 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/localxds"
 )
 
 // freeAddr is a loopback address nobody listens on.
@@ -103,12 +104,12 @@ func TestApp(t *testing.T) {
 	w := newWorld(t, false)
 	cache, addr := control(t)
 	srv, path := w.agent(w.client)
-	env := config.Env{
+	env := bootstrap.Env{
 		"NODE_NAME": "a", "FAKE_CA": "true", "XDS_ADDRESS": "http://" + addr, "INPOD_UDS": path,
 		"AMBIT_ADMIN_ADDR": freeAddr(t), "AMBIT_STATS_ADDR": freeAddr(t), "AMBIT_READY_ADDR": freeAddr(t),
 		"POD_NAME": "zt", "POD_NAMESPACE": "istio-system",
 	}
-	cfg, err := config.Load(env, config.Host{CPUs: 2, Exists: func(string) bool { return false }, ReadFile: config.ThisHost().ReadFile})
+	cfg, err := config.Load(env, bootstrap.Host{CPUs: 2, Exists: func(string) bool { return false }, ReadFile: bootstrap.ThisHost().ReadFile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,10 +192,10 @@ func TestNothingIsServedBeforePolicies(t *testing.T) {
 	w := newWorld(t, false)
 	_, addr := control(t) // never in sync
 	srv, path := w.agent(w.server)
-	cfg, err := config.Load(config.Env{
+	cfg, err := config.Load(bootstrap.Env{
 		"NODE_NAME": "b", "FAKE_CA": "true", "XDS_ADDRESS": "http://" + addr, "INPOD_UDS": path,
 		"AMBIT_ADMIN_ADDR": freeAddr(t), "AMBIT_STATS_ADDR": freeAddr(t), "AMBIT_READY_ADDR": freeAddr(t),
-	}, config.Host{CPUs: 2, Exists: func(string) bool { return false }, ReadFile: config.ThisHost().ReadFile})
+	}, bootstrap.Host{CPUs: 2, Exists: func(string) bool { return false }, ReadFile: bootstrap.ThisHost().ReadFile})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,11 @@
 package ztunnel
 
 import (
-	"log/slog"
-	"syscall"
-
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/process"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
 // budgets are what the pods of a node share.
@@ -24,7 +22,7 @@ type share struct {
 // descriptors stands for its limit.
 func newBudgets(descriptors, loops int) budgets {
 	if descriptors <= 0 {
-		descriptors = descriptorLimit()
+		descriptors = process.Descriptors()
 	}
 	return budgets{
 		sockets: budget.New(int64(descriptors - reserved(descriptors, loops))),
@@ -34,41 +32,9 @@ func newBudgets(descriptors, loops int) budgets {
 	}
 }
 
-func descriptorLimit() int {
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		return fewDescriptors
-	}
-	return int(min(l.Cur, maxDescriptors))
-}
-
-// raiseDescriptors takes as many descriptors as the process may have. It warns when
-// those are few: each pod gets a part of them.
-func raiseDescriptors(log *slog.Logger) {
-	var l syscall.Rlimit
-	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l)
-	if err == nil && l.Cur < l.Max {
-		l.Cur = l.Max
-		err = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l)
-	}
-	if err != nil {
-		log.Warn("the limit of descriptors cannot be raised", "error", err)
-	}
-	if n := descriptorLimit(); n < fewDescriptors {
-		log.Warn("few descriptors: a pod with many connections is refused early (raise the limit of open files of the container runtime)",
-			"descriptors", n, "recommended", fewDescriptors)
-	}
-}
-
-const (
-	// maxDescriptors bounds what a limit that is infinite stands for.
-	maxDescriptors = 1 << 20
-	// fewDescriptors is the limit below which the program warns.
-	fewDescriptors = 16384
-	// podDescriptors is what a pod costs without connections: its namespace, three
-	// listeners, and a spare one for each.
-	podDescriptors = 7
-)
+// podDescriptors is what a pod costs without connections: its namespace, three
+// listeners, and a spare one for each.
+const podDescriptors = 7
 
 // reserved is how many descriptors no connection gets. They are for the control
 // plane, the CA, the node agent, readiness, metrics, names that are resolved, the
@@ -100,19 +66,19 @@ func (s *share) leave() {
 // outboundSockets is how many descriptors a connection of the pod's program takes,
 // by the way it goes: its own and, without a tunnel that others share, those on
 // the other side. A tunnel inside another one has a pair of local sockets.
-func outboundSockets(p route.Protocol) int64 {
+func outboundSockets(p connect.Protocol) int64 {
 	switch p {
-	case route.HBONE:
+	case connect.HBONE:
 		return 1
-	case route.DoubleHBONE:
+	case connect.DoubleHBONE:
 		return 3
 	}
 	return 2
 }
 
 // inboundSockets is the same for connections to the pod's program.
-func inboundSockets(p route.Protocol) int64 {
-	if p == route.HBONE {
+func inboundSockets(p connect.Protocol) int64 {
+	if p == connect.HBONE {
 		return 1
 	}
 	return 2
@@ -129,14 +95,19 @@ func (p *pod) carry(sockets int64) *reason.Error {
 	if !p.share.sockets.Take(sockets) {
 		return p.exhausted("descriptors")
 	}
-	p.node.active.Add(1)
+	p.node.occupied(1)
 	return nil
 }
 
 func (p *pod) drop(sockets int64) {
 	p.share.sockets.Give(sockets)
-	n := p.node
-	if n.active.Add(-1) == 0 {
+	p.node.occupied(-1)
+}
+
+// occupied counts what a drain waits for: connections that are carried, and TLS
+// handshakes of tunnels. A client whose handshake is cut off does not repeat it.
+func (n *Node) occupied(delta int) {
+	if n.active.Add(int64(delta)) == 0 {
 		select {
 		case n.idle <- struct{}{}:
 		default:

@@ -2,21 +2,17 @@ package ztunnel
 
 import (
 	"encoding/json"
-	"html/template"
-	"net/http"
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/ambit-mesh/ambit/internal/ops/admin"
-	"github.com/ambit-mesh/ambit/internal/ops/version"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 )
 
 // workloadState is one pod in /config_dump.
 type workloadState struct {
-	State       string              `json:"state"`
-	Connections *connections        `json:"connections,omitempty"`
-	Info        config.WorkloadInfo `json:"info"`
+	State       string             `json:"state"`
+	Connections *connections       `json:"connections,omitempty"`
+	Info        bootstrap.Workload `json:"info"`
 }
 
 type connections struct {
@@ -80,7 +76,7 @@ func (p *pod) connections() *connections {
 }
 
 // dump is /config_dump, in the shape that Istio's CLI reads.
-func (a *App) dump() any {
+func (a *App) dump() map[string]any {
 	snap := a.node.Directory.Snapshot()
 	raw := func(m json.RawMessage, err error) any {
 		if err != nil {
@@ -92,35 +88,13 @@ func (a *App) dump() any {
 	if a.local != "" {
 		_ = yaml.Unmarshal([]byte(a.local), &static) // it was read before
 	}
-	v := version.Get()
 	return map[string]any{
 		"workloads":     raw(snap.DumpWorkloads()),
 		"services":      raw(snap.DumpServices()),
 		"policies":      raw(a.node.Policies.Set().Dump()),
 		"staticConfig":  static,
-		"version":       map[string]any{"version": v.Version, "gitRevision": v.Commit, "goVersion": v.Go},
 		"config":        a.cfg,
 		"certificates":  a.certs.States(),
 		"workloadState": a.node.WorkloadStates(),
 	}
-}
-
-var dashboard = template.Must(template.New("").Parse(`<!DOCTYPE html><title>ztunnel</title><h1>ztunnel {{.Version}}</h1><ul>
-<li><a href="config_dump">config_dump</a>: what this proxy knows and does</li>
-<li>logging: POST ?level=LEVEL or ?level=scope=LEVEL, ?reset</li>
-<li>quitquitquit: POST drains and ends</li>
-<li><a href="debug/pprof/">debug/pprof/</a>: profiles</li></ul>
-`))
-
-func (a *App) adminMux() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/config_dump", admin.JSON(a.dump))
-	mux.Handle("/logging", admin.Logging(a.logs.Levels))
-	mux.Handle("/quitquitquit", admin.Action(a.Quit, "shutdown now"))
-	admin.Profiles(mux)
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_ = dashboard.Execute(w, version.Get()) // a client that went away is its own affair
-	})
-	return mux
 }

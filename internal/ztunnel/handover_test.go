@@ -3,6 +3,7 @@ package ztunnel
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/netip"
@@ -146,4 +147,35 @@ func (w *world) once(to netip.AddrPort) error {
 		err = fmt.Errorf("%q instead of %q", got, want)
 	}
 	return err
+}
+
+// TestDrainWaitsForHandshakes: a proxy that drains finishes the TLS handshake of a
+// tunnel that it has accepted. The client would not repeat it.
+func TestDrainWaitsForHandshakes(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.apply(w.mesh("NONE", "HBONE", ""))
+		w.enrol(w.server)
+		n := w.server.node
+		c := w.dial(w.at(15008))
+		for n.active.Load() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		drained := make(chan struct{})
+		ctx, stop := context.WithTimeout(t.Context(), netnstest.Timeout)
+		defer stop()
+		go func() { n.Drain(ctx); close(drained) }()
+		for { // until it accepts no more
+			c, err := netnstest.Dial(w.client.ns, netip.Addr{}, w.at(15008), nil)
+			if err != nil {
+				break
+			}
+			_ = c.Close()
+		}
+		client := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) //nolint:gosec // who answers does not matter
+		if err := client.HandshakeContext(ctx); err != nil {
+			t.Errorf("the handshake was cut off: %v", err)
+		}
+		_ = c.Close()
+		<-drained
+	})
 }

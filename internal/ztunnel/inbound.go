@@ -10,14 +10,14 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/conns"
+	"github.com/ambit-mesh/ambit/internal/proxy/proxyproto"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/proxyproto"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // incoming is one connection to the pod's program, on its way there.
@@ -40,7 +40,7 @@ type incoming struct {
 // request is called for every stream of a tunnel.
 func (p *pod) request(r *hbone.Request) {
 	start := time.Now()
-	if err := p.carry(inboundSockets(route.HBONE)); err != nil {
+	if err := p.carry(inboundSockets(connect.HBONE)); err != nil {
 		p.refuseRequest(r, http.StatusServiceUnavailable, err)
 		return
 	}
@@ -58,7 +58,7 @@ func (p *pod) request(r *hbone.Request) {
 	})
 }
 
-// foreign tells whether a request says that it comes from another network.
+// foreign reports whether a request says that it comes from another network.
 func (n *Node) foreign(h *hbone.Header) bool {
 	return h.Crosses && !strings.EqualFold(h.ForwardedNetwork, n.Config.Network)
 }
@@ -82,10 +82,10 @@ func (n *Node) believed(r *hbone.Request, local *workload.Workload, snap *worklo
 	return b
 }
 
-// meet has what an inbound connection involves made known, when addresses come
-// on demand: who calls, and for which service, which is telemetry, and what a
-// tunnel to at asks for when that is somebody else, for whom the pod may answer
-// as a gateway. The connection does not depend on an answer.
+// meet requests, in on-demand mode, the addresses that an inbound connection
+// refers to: the client, the service, and the target of a tunnel to at when the
+// pod may be a gateway for it. They improve telemetry only: the connection does
+// not depend on an answer.
 func (p *pod) meet(l *poll.Loop, local *workload.Workload, client, at, target netip.Addr, then func()) {
 	n := p.node
 	p.learn(l, func(s *workload.Snapshot) []string {
@@ -104,7 +104,7 @@ func (p *pod) meet(l *poll.Loop, local *workload.Workload, client, at, target ne
 // early refuses a request about which nothing was decided.
 func (p *pod) early(r *hbone.Request, status int, err *reason.Error) {
 	p.refuseRequest(r, status, err)
-	p.drop(inboundSockets(route.HBONE))
+	p.drop(inboundSockets(connect.HBONE))
 }
 
 func (p *pod) refuseRequest(r *hbone.Request, status int, err *reason.Error) {
@@ -116,7 +116,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 	n := p.node
 	snap := n.Directory.Snapshot()
 	// What cannot be read says nothing; it is telemetry only.
-	_, host, _ := connect.ParseForwarded(r.Header.Forwarded)
+	client, host, _ := connect.ParseForwarded(r.Header.Forwarded)
 	plan, status, err := route.Inbound(route.In{
 		Snapshot: snap, Network: n.Config.Network, Local: local,
 		At: r.Local, Method: r.Method, Authority: r.Header.Authority, Host: host,
@@ -126,10 +126,13 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 		p.early(r, status, err)
 		return
 	}
-	c := &conns.Conn{Inbound: true, Protocol: route.HBONE, Asked: plan.Upstream, Name: host}
+	c := &conns.Conn{Inbound: true, Protocol: connect.HBONE, Asked: plan.Upstream, Name: host}
 	c.Src, c.Dst, c.Target, c.Log = r.Remote, r.Local, plan.Target, p.logs
-	c.Sockets = inboundSockets(route.HBONE)
+	c.Sockets = inboundSockets(connect.HBONE)
 	c.Trace, _ = connect.ParseTrace(r.Header.Traceparent)
+	if a := client.Addr(); a != r.Remote.Addr() {
+		c.Forwarded = a // of a waypoint's client
+	}
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, MTLS: true, Dst: local,
 		Service: telemetry.RefTo(plan.Service), SrcIdentity: r.PeerIdentity,
@@ -167,7 +170,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 // acceptPlaintext takes a captured connection without a tunnel in.
 func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 	start := time.Now()
-	dst, ok := p.accepted(telemetry.Destination, fd, remote, inboundSockets(route.TCP))
+	dst, ok := p.accepted(l, telemetry.Destination, fd, remote, inboundSockets(connect.TCP))
 	if !ok {
 		return
 	}
@@ -176,7 +179,7 @@ func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 		p.node.Recorder.Failed(p.logs, telemetry.Destination, remote, dst, err)
 		p.node.Recorder.SocketClosed(telemetry.Destination)
 		poll.ResetFD(fd)
-		p.drop(inboundSockets(route.TCP))
+		p.drop(inboundSockets(connect.TCP))
 	}
 	if route.Recursive(dst.Port()) {
 		early(reason.Errorf(reason.RecursiveCall, "to %s", dst))
@@ -194,9 +197,9 @@ func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, local *workload.Workload, start time.Time) {
 	n := p.node
 	snap := n.Directory.Snapshot()
-	c := &conns.Conn{Inbound: true, Protocol: route.TCP, Asked: dst}
+	c := &conns.Conn{Inbound: true, Protocol: connect.TCP, Asked: dst}
 	c.Src, c.Dst, c.Log = remote, dst, p.logs
-	c.Sockets = inboundSockets(route.TCP)
+	c.Sockets = inboundSockets(connect.TCP)
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, Dst: local,
 		Src:     snap.WorkloadByAddr(n.Config.Network, remote.Addr()),
@@ -269,7 +272,7 @@ func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		if res.Reason == reason.PolicyChanged {
 			_, policy = p.set.Aborted(c)
 		}
-		if c.Protocol == route.TCP {
+		if c.Protocol == connect.TCP {
 			p.node.Recorder.SocketClosed(telemetry.Destination)
 		}
 		p.node.Recorder.End(&c.Conn, res, policy)
@@ -284,6 +287,8 @@ func rejection(err *reason.Error) error {
 	switch err.Reason { //nolint:exhaustive // policies give no other
 	case reason.PolicyDenied:
 		what = "explicitly denied by: " + err.Detail
+	case reason.WaypointRequired:
+		what = "only the waypoint of the destination is admitted, by: " + err.Detail
 	case reason.PolicyUnavailable:
 		what = "not received from the control plane: " + err.Detail
 	}

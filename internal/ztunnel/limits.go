@@ -5,9 +5,6 @@ import "time"
 const (
 	// connectTimeout bounds one attempt to reach the next hop; upstream's.
 	connectTimeout = 10 * time.Second
-	// innerRelease is how long the tunnel of one connection may be without it:
-	// it is opened at once, and nobody comes after it.
-	innerRelease = time.Millisecond
 	// knownTimeout is how long a connection waits for what the control plane
 	// may be about to say: the pod's own workload, or an address on demand.
 	knownTimeout = 5 * time.Second
@@ -30,7 +27,7 @@ const (
 	// address, its waypoints, and what is known of those, with room.
 	maxLearnt = 32
 	// maxStrange bounds the addresses that peers can have the proxy ask for by
-	// naming them in tunnels: what is asked for is followed for good.
+	// naming them in tunnels: a subscription lasts as long as the stream.
 	maxStrange = 4096
 	// retryStart is after how long a pod that could not be served is tried
 	// again by the proxy itself; it doubles up to retryMax.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 )
@@ -34,12 +35,12 @@ func pollers(t *testing.T) map[int]bool {
 // An event loop that fails ends the program, which says why: its connections
 // would hang, and new ones as well.
 func TestLoopThatFailsEndsTheProgram(t *testing.T) {
-	env := config.Env{
+	env := bootstrap.Env{
 		"NODE_NAME": "a", "FAKE_CA": "true", "LOCAL_XDS": "{}", "ZTUNNEL_WORKER_THREADS": "2",
 		"INPOD_UDS":        t.TempDir() + "/nobody",
 		"AMBIT_ADMIN_ADDR": freeAddr(t), "AMBIT_STATS_ADDR": freeAddr(t), "AMBIT_READY_ADDR": freeAddr(t),
 	}
-	cfg, err := config.Load(env, config.Host{CPUs: 2, Exists: func(string) bool { return false }, ReadFile: config.ThisHost().ReadFile})
+	cfg, err := config.Load(env, bootstrap.Host{CPUs: 2, Exists: func(string) bool { return false }, ReadFile: bootstrap.ThisHost().ReadFile})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 )
 
@@ -59,25 +58,4 @@ func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descSourceLost, prometheus.CounterValue, float64(m.sourceLost.Load()))
 	ch <- prometheus.MustNewConstMetric(descForeign, prometheus.CounterValue, float64(m.foreign.Load()))
 	ch <- prometheus.MustNewConstMetric(descOlder, prometheus.CounterValue, float64(m.older.Load()))
-}
-
-// xdsMetrics counts what the control plane sends.
-func xdsMetrics(reg prometheus.Registerer) xds.ClientMetrics {
-	terminated := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "istio_xds_connection_terminations_total", Help: "Connections to the control plane that ended (unstable).",
-	}, []string{"reason"})
-	messages := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "istio_xds_message_total", Help: "Messages from the control plane (unstable).",
-	}, []string{"url"})
-	size := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "istio_xds_message_bytes_total", Help: "Bytes of messages from the control plane (unstable).",
-	}, []string{"url"})
-	reg.MustRegister(terminated, messages, size)
-	return xds.ClientMetrics{
-		Terminated: func(t xds.Termination) { terminated.WithLabelValues(string(t)).Inc() },
-		Message: func(url string, n int) {
-			messages.WithLabelValues(url).Inc()
-			size.WithLabelValues(url).Add(float64(n))
-		},
-	}
 }

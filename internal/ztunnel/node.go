@@ -20,6 +20,9 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/proxy/resolve"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
@@ -27,8 +30,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/resolve"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // Certificates is where the proxy gets its pods' certificates.
@@ -64,7 +65,7 @@ type Node struct {
 	Options
 	log       *slog.Logger
 	budgets   budgets
-	active    atomic.Int64  // connections that are carried
+	active    atomic.Int64  // what a drain waits for, see occupied
 	ownerless atomic.Bool   // warned that listening sockets cannot be given their owner
 	spared    atomic.Bool   // warned that the kernel cannot end connections
 	strange   atomic.Int64  // addresses asked for because peers named them
@@ -126,18 +127,18 @@ func NewNode(o Options) *Node {
 
 // Add implements zds.Handler.
 func (n *Node) Add(_ context.Context, uid string, info zds.Info, ns *netns.NS) error {
-	return n.add(uid, config.WorkloadInfo{Name: info.Name, Namespace: info.Namespace, ServiceAccount: info.ServiceAccount}, ns)
+	return n.add(uid, bootstrap.Workload{Name: info.Name, Namespace: info.Namespace, ServiceAccount: info.ServiceAccount}, ns)
 }
 
 // AddLocal serves the one workload of dedicated mode, in the network that the
 // process runs in.
-func (n *Node) AddLocal(info config.WorkloadInfo) error {
+func (n *Node) AddLocal(info bootstrap.Workload) error {
 	return n.add(info.Namespace+"/"+info.Name, info, nil)
 }
 
 // AddSelf lets the proxy's own pod be reached through tunnels, for its
 // metrics, when the control plane says that it is in the mesh.
-func (n *Node) AddSelf(info config.WorkloadInfo) error {
+func (n *Node) AddSelf(info bootstrap.Workload) error {
 	p := newPod(n, "self", info, nil)
 	p.self = true
 	n.mu.Lock()
@@ -154,7 +155,7 @@ func (n *Node) AddSelf(info config.WorkloadInfo) error {
 	return nil
 }
 
-func (n *Node) add(uid string, info config.WorkloadInfo, ns *netns.NS) error {
+func (n *Node) add(uid string, info bootstrap.Workload, ns *netns.NS) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.draining {
@@ -365,7 +366,7 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 	}
 }
 
-// tunnelled tells whether a workload is reached through tunnels.
+// tunnelled reports whether a workload is reached through tunnels.
 func tunnelled(w *workload.Workload) bool { return w != nil && w.Protocol == workload.HBONE }
 
 // workloadGone closes the tunnels to a workload that left the mesh.

@@ -10,8 +10,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/sockdiag"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // maxOlder bounds the connections of before enrolment that are remembered for
@@ -94,7 +94,7 @@ func (p *pod) judgeOlder(d *sockdiag.Diag, local *workload.Workload) {
 	n := p.node
 	policies := n.Policies.Set()
 	for key, s := range p.older.known {
-		verdict := policies.Evaluate(target(local), &rbac.Conn{Src: s.Remote, Dst: s.Local})
+		verdict := policies.Evaluate(established(local), &rbac.Conn{Src: s.Remote, Dst: s.Local})
 		// A policy that has not come is no reason: its arrival asks for the next review.
 		if verdict.Allowed || verdict.Reason == reason.PolicyUnavailable {
 			if there, err := d.Find(s); err == nil && !there {

@@ -8,14 +8,14 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/conns"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // outgoing is one captured connection of a program, on its way to the next
@@ -41,7 +41,7 @@ type outgoing struct {
 // acceptOutbound takes a captured connection in.
 func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 	now := time.Now()
-	dst, ok := p.accepted(telemetry.Source, fd, remote, 1)
+	dst, ok := p.accepted(l, telemetry.Source, fd, remote, 1)
 	if !ok {
 		return
 	}
@@ -188,9 +188,9 @@ func (o *outgoing) connect() {
 		return
 	}
 	switch o.route.Protocol {
-	case route.HBONE:
+	case connect.HBONE:
 		o.tunnel()
-	case route.DoubleHBONE:
+	case connect.DoubleHBONE:
 		o.doubleTunnel()
 	default:
 		o.direct()
@@ -231,7 +231,7 @@ func (p *pod) leave(c *conns.Conn) {
 
 func (o *outgoing) key() telemetry.Key {
 	k := telemetry.Key{
-		Reporter: telemetry.Source, MTLS: o.route.Protocol != route.TCP,
+		Reporter: telemetry.Source, MTLS: o.route.Protocol != connect.TCP,
 		Src: o.source, Dst: o.route.Workload, Service: telemetry.RefTo(o.route.Service),
 	}
 	if k.MTLS {
@@ -282,7 +282,7 @@ func (o *outgoing) tunnelKey() hbone.Key {
 	r := &o.route
 	k := hbone.Key{
 		SrcIdentity: o.source.Identity(), SrcIP: o.src.Addr(),
-		Dst: r.Next, DstIdentities: joinIdentities(r.Identities),
+		Dst: r.Next, DstIdentities: hbone.Identities(r.Identities),
 	}
 	if r.Workload != nil {
 		k.DstUID = r.Workload.UID
@@ -318,11 +318,11 @@ func (o *outgoing) doubleTunnel() {
 	via := &hbone.Via{Key: outer, Header: o.header()}
 	k := hbone.Key{
 		SrcIdentity: outer.SrcIdentity, SrcIP: outer.SrcIP, Dst: outer.Dst,
-		DstIdentities: joinIdentities(o.route.Inner), Via: via,
+		DstIdentities: hbone.Identities(o.route.Inner), Via: via,
 	}
 	h := via.Header
 	h.ForwardedNetwork, h.Crosses = o.pod.node.Config.Network, true
-	o.pod.inner.Open(&hbone.Open{
+	o.pod.pool.Open(&hbone.Open{
 		Key: k, Header: h, App: o.fd,
 		OnUp: func(f *relay.Flow, resp hbone.ResponseHeader) {
 			// Only the end itself can say who it is: the gateway chose it.
@@ -384,15 +384,15 @@ func (o *outgoing) elsewhere() (route.Route, bool) {
 	return r, err == nil && r.Workload != nil && r.Hostname == "" && !o.excluded(r.Workload.UID)
 }
 
-// retryable tells whether another endpoint may succeed where one failed.
+// retryable reports whether another endpoint may succeed where one failed.
 func retryable(r reason.Reason, status int) bool {
 	switch r {
 	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelClosed,
 		reason.TLSFailure, reason.PeerIdentityMismatch, reason.UpstreamReset:
 		return true
 	case reason.TunnelRefused:
-		// 503: nobody listens there; 400: the address is somebody else's by
-		// now. A policy (401) says the same at every endpoint.
+		// 503: nobody listens there; 400: the address has another
+		// owner meanwhile. A policy (401) says the same at every endpoint.
 		return status == http.StatusServiceUnavailable || status == http.StatusBadRequest
 	}
 	return false

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +18,9 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/proxy/conns"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
@@ -26,25 +28,20 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/conns"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // pod is one pod's proxy.
 type pod struct {
 	node *Node
 	uid  string
-	info config.WorkloadInfo
+	info bootstrap.Workload
 	ns   *netns.NS // nil: the process's own
 	// nsMu is held for reading while a thread is in ns, which must not be closed
 	// then: the thread could not come back.
 	nsMu sync.RWMutex
 	set  conns.Set
 	pool *hbone.Pool
-	// inner has the tunnels inside of the pool's, each for one connection.
-	inner *hbone.Pool
-	srv   *hbone.Server
+	srv  *hbone.Server
 	// self is the proxy's own pod: it can be reached through tunnels, and
 	// nothing of it is captured.
 	self bool
@@ -70,7 +67,7 @@ type pod struct {
 	release func()
 }
 
-func newPod(n *Node, uid string, info config.WorkloadInfo, ns *netns.NS) *pod {
+func newPod(n *Node, uid string, info bootstrap.Workload, ns *netns.NS) *pod {
 	return &pod{
 		node: n, uid: uid, info: info, ns: ns, backoff: retryStart,
 		share: n.budgets.join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
@@ -113,17 +110,11 @@ func (p *pod) start() error {
 		Sockets: p.share.sockets, Queues: p.share.queues,
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
-	p.inner = hbone.NewPool(hbone.PoolConfig{
-		Loops: p.node.Loops, Dial: p.dialInner, MaxStreams: 1, IdleRelease: innerRelease,
-		// So that what keeps the outer tunnel from being made is heard of.
-		DialTimeout: 2 * connectTimeout,
-		Windows:     windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
-		Sockets: p.share.sockets, Queues: p.share.queues,
-	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
 		Loops: p.node.Loops, TLS: p.serverTLS, OnRequest: p.request,
 		OnHandshakeError: p.handshakeFailed,
 		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
+		OnArrival:        p.node.occupied,
 		Windows:          windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 		Sockets: p.share.sockets, Tunnels: p.share.tunnels, Queues: p.share.queues,
 	})
@@ -257,7 +248,6 @@ func (p *pod) close(why reason.Reason) {
 	p.shut()
 	if p.srv != nil {
 		p.srv.Close(why)
-		p.inner.Close(why)
 		p.pool.Close(why)
 	}
 	for _, c := range p.set.All() {
@@ -380,12 +370,12 @@ func (p *pod) setup(fd int, g leg, src netip.Addr) error {
 	return bindAs(fd, src)
 }
 
-// dial makes the socket and TLS configuration of a tunnel. It runs off the
-// loops.
+// dial makes the socket and TLS configuration of a tunnel; of one inside another
+// tunnel, the configuration alone. It runs off the loops.
 func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
 	conf, err := p.clientTLS(ctx, k)
-	if err != nil {
-		return -1, nil, err
+	if err != nil || k.Via != nil {
+		return -1, conf, err
 	}
 	fd, err := p.socket(wire, k.Dst.Addr(), netip.Addr{})
 	if err != nil {
@@ -405,22 +395,12 @@ func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
 	return fd, conf, nil
 }
 
-// dialInner does so for a tunnel inside another one.
-func (p *pod) dialInner(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
-	conf, err := p.clientTLS(ctx, k)
-	if err != nil {
-		return -1, nil, err
-	}
-	fd, err := p.pool.Dial(ctx, k.Via)
-	return fd, conf, err
-}
-
 func (p *pod) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error) {
 	bundle, err := p.certificate(ctx, k.SrcIdentity)
 	if err != nil {
 		return nil, err
 	}
-	expect, err := splitIdentities(k.DstIdentities)
+	expect, err := k.Expected()
 	if err != nil {
 		return nil, asReason(reason.Internal, err)
 	}
@@ -482,29 +462,4 @@ func asReason(r reason.Reason, err error) *reason.Error {
 		return e
 	}
 	return &reason.Error{Reason: r, Err: err}
-}
-
-// joinIdentities makes the canonical form of a set of identities.
-func joinIdentities(ids []identity.Identity) string {
-	if len(ids) == 1 {
-		return ids[0].String()
-	}
-	s := make([]string, len(ids))
-	for i, id := range ids {
-		s[i] = id.String()
-	}
-	slices.Sort(s)
-	return strings.Join(slices.Compact(s), ",")
-}
-
-func splitIdentities(s string) ([]identity.Identity, error) {
-	var ids []identity.Identity
-	for part := range strings.SplitSeq(s, ",") {
-		id, err := identity.Parse(part)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, nil
 }

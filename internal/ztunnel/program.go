@@ -7,6 +7,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
@@ -80,7 +81,7 @@ func (in *incoming) tryFamily(fd int, to netip.AddrPort, err error) bool {
 // listens on one family only. The endpoint of a tunnel has a proxy for that.
 func (o *outgoing) tryFamily(err *reason.Error) bool {
 	r := &o.route
-	if o.refused != nil || r.Protocol != route.TCP || r.Via != route.Direct || r.Workload == nil || !errors.Is(err, syscall.ECONNREFUSED) {
+	if o.refused != nil || r.Protocol != connect.TCP || r.Via != route.Direct || r.Workload == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 		return false
 	}
 	other, ok := otherFamily(r.Workload, r.Next.Addr())

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
@@ -252,18 +253,18 @@ func urgent(t *testing.T, c *net.TCPConn) {
 
 func TestCapturedRetries(t *testing.T) {
 	k := config.KeepAlive{
-		Enabled: true, Time: config.Duration(180 * time.Second), Interval: config.Duration(180 * time.Second), Retries: 9,
-		CapturedIdle: config.Duration(45 * time.Second),
+		Enabled: true, Time: bootstrap.Duration(180 * time.Second), Interval: bootstrap.Duration(180 * time.Second), Retries: 9,
+		CapturedIdle: bootstrap.Duration(45 * time.Second),
 	}
 	// 45 s and 39 probes are 1,800 s, as 180 s and 9 probes of 180 s are.
 	if n := capturedRetries(k); n != 39 {
 		t.Errorf("%d probes", n)
 	}
-	k.CapturedIdle = config.Duration(time.Second)
+	k.CapturedIdle = bootstrap.Duration(time.Second)
 	if n := capturedRetries(k); n != 127 {
 		t.Errorf("%d probes, and the kernel allows 127", n)
 	}
-	k.CapturedIdle = config.Duration(time.Hour)
+	k.CapturedIdle = bootstrap.Duration(time.Hour)
 	if n := capturedRetries(k); n != 1 {
 		t.Errorf("%d probes", n)
 	}
@@ -281,7 +282,7 @@ func TestHalfClosedAndSilent(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, false)
 			for _, s := range []*side{w.client, w.server} {
-				s.node.Config.KeepAlive.CapturedIdle = config.Duration(2 * time.Second)
+				s.node.Config.KeepAlive.CapturedIdle = bootstrap.Duration(2 * time.Second)
 			}
 			w.served(tunnel)
 			for _, s := range []*side{w.client, w.server} {

@@ -3,16 +3,19 @@ package ztunnel
 import (
 	"context"
 	"crypto/tls"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // reviewer judges open connections again when policies or their workload
@@ -90,6 +93,21 @@ func target(w *workload.Workload) rbac.Target {
 	return rbac.Target{Namespace: w.Namespace, Policies: w.Policies}
 }
 
+// established is a workload as policies see it for connections that were let in
+// before: a waypoint that came afterwards is for new ones, or each client with an open
+// connection would lose a request.
+func established(w *workload.Workload) rbac.Target {
+	t := target(w)
+	derived := func(name string) bool {
+		_, name, _ = strings.Cut(name, "/")
+		return strings.HasPrefix(name, wellknown.DerivedWaypointPolicy)
+	}
+	if slices.ContainsFunc(t.Policies, derived) {
+		t.Policies = slices.DeleteFunc(slices.Clone(t.Policies), derived)
+	}
+	return t
+}
+
 // review ends the pod's inbound connections that would not be let in now.
 // While its workload is not known they are left alone: without the workload
 // nobody can say which policies there are, and new connections are refused.
@@ -106,15 +124,15 @@ func (p *pod) review() {
 		}
 		access := c.Access()
 		// A policy that has not come is no reason: its arrival asks for the next review.
-		if d := policies.Evaluate(target(local), &access); !d.Allowed && d.Reason != reason.PolicyUnavailable {
+		if d := policies.Evaluate(established(local), &access); !d.Allowed && d.Reason != reason.PolicyUnavailable {
 			p.set.Abort(c, reason.PolicyChanged, d.Policy)
 		}
 	}
 }
 
 // revoke ends the tunnels of peers whose certificates are on the revocation
-// lists by now, in both directions. Handshakes that were judged by the lists
-// before and are under way now are caught by another look when they are over.
+// lists, in both directions. Handshakes that began under the former lists are
+// checked once more when they end.
 func (n *Node) revoke() {
 	n.recheck()
 	time.AfterFunc(connectTimeout, n.recheck)
@@ -128,7 +146,7 @@ func (n *Node) recheck() {
 	roots := map[identity.Identity]*mtls.Bundle{} // nil: there is no certificate
 	for _, p := range n.list() {
 		n.mu.Lock()
-		srv, pools := p.srv, [...]*hbone.Pool{p.pool, p.inner}
+		srv, pool := p.srv, p.pool
 		n.mu.Unlock()
 		if srv == nil {
 			continue // not served yet
@@ -136,11 +154,9 @@ func (n *Node) recheck() {
 		srv.Recheck(func(peer *tls.ConnectionState) *reason.Error {
 			return n.revoked(roots, telemetry.Destination, p.identity(), peer)
 		})
-		for _, pool := range pools {
-			pool.Recheck(func(k hbone.Key, peer *tls.ConnectionState) *reason.Error {
-				return n.revoked(roots, telemetry.Source, k.SrcIdentity, peer)
-			})
-		}
+		pool.Recheck(func(k hbone.Key, peer *tls.ConnectionState) *reason.Error {
+			return n.revoked(roots, telemetry.Source, k.SrcIdentity, peer)
+		})
 	}
 }
 

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/proxy/proxyproto"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/proxyproto"
 )
 
 // The server is a waypoint that wants to know who calls.

@@ -18,6 +18,10 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/proxy/feed"
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
@@ -25,8 +29,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/localxds"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // lines collects a log.
@@ -152,8 +154,8 @@ func (w *world) side(node string, ns *netns.NS, name, account string) *side {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cfg, err := config.Load(config.Env{"NODE_NAME": node, "FAKE_CA": "true"}, config.Host{
-		CPUs: 2, Exists: func(string) bool { return false }, ReadFile: config.ThisHost().ReadFile,
+	cfg, err := config.Load(bootstrap.Env{"NODE_NAME": node, "FAKE_CA": "true"}, bootstrap.Host{
+		CPUs: 2, Exists: func(string) bool { return false }, ReadFile: bootstrap.ThisHost().ReadFile,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -194,7 +196,7 @@ func (w *world) apply(text string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := applyLocal(c, w.dir, w.policies); err != nil {
+	if err := feed.Local(c, w.dir, w.policies); err != nil {
 		w.t.Fatal(err)
 	}
 }

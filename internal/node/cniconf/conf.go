@@ -76,7 +76,7 @@ func typeOf(plugin []byte) string {
 	return p.Type
 }
 
-// isOurs tells whether an entry is one that an agent of the mesh has written.
+// isOurs reports whether an entry is one that an agent of the mesh has written.
 func isOurs(plugin []byte) bool {
 	var p struct{ Name string }
 	return json.Unmarshal(plugin, &p) == nil && p.Name == EntryName

@@ -276,7 +276,7 @@ func (i *Installer) clean(keep string) (changed bool, err error) {
 	return changed, nil
 }
 
-// isOwned tells whether a whole file is ours, and not only an entry of it.
+// isOwned reports whether a whole file is ours, and not only an entry of it.
 func (i *Installer) isOwned(name string, text []byte) bool {
 	ours := name == OwnedName || name == standaloneName || (i.o.Owned || i.o.Standalone) && name == i.o.ConfName
 	return ours && bytes.Contains(text, []byte(`"`+EntryName+`"`))

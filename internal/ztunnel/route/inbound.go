@@ -6,7 +6,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 )
 
 // In is one request of a tunnel that ends at a pod.

@@ -8,7 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 )
 
 // maxNetworks bounds the endpoints of other networks that one decision looks
@@ -16,7 +16,7 @@ import (
 const maxNetworks = 4
 
 // toNetwork goes to a service whose chosen endpoint is in another network. An
-// endpoint that no gateway leads to is passed over for another one.
+// endpoint that no gateway leads to is skipped for another one.
 func (o *Out) toNetwork(up workload.Upstream, svc *workload.Service) (Route, *reason.Error) {
 	r, first := o.throughGateway(up, svc, Direct)
 	if first == nil {
@@ -68,7 +68,7 @@ func (o *Out) throughGateway(up workload.Upstream, svc *workload.Service, via Vi
 			"workload %s is in network %q, and its service names no identity that its endpoints there may have", w.UID, w.Network)
 	}
 	r := Route{
-		Protocol: DoubleHBONE, Via: via,
+		Protocol: connect.DoubleHBONE, Via: via,
 		Next:     netip.AddrPortFrom(gw.Addr, gw.Port),
 		Target:   connect.Target{Host: strings.ToLower(svc.Hostname), Port: o.Dst.Port()},
 		Workload: gw.Workload, Service: svc,

@@ -11,32 +11,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 )
-
-// Protocol is how the next hop is spoken to.
-type Protocol uint8
-
-// The protocols.
-const (
-	// TCP is plaintext as it is.
-	TCP Protocol = iota
-	// HBONE is a mutual TLS tunnel.
-	HBONE
-	// DoubleHBONE is one tunnel inside another: the outer one ends at the
-	// gateway of another network, the inner one behind it.
-	DoubleHBONE
-)
-
-func (p Protocol) String() string {
-	switch p {
-	case HBONE:
-		return "HBONE"
-	case DoubleHBONE:
-		return "DOUBLEHBONE"
-	}
-	return "TCP"
-}
 
 // Via says who stands between the proxy and the destination.
 type Via uint8
@@ -81,7 +57,7 @@ type Out struct {
 
 // Route is the answer for one connection.
 type Route struct {
-	Protocol Protocol
+	Protocol connect.Protocol
 	Via      Via
 	// Next is where to connect to. Its address is invalid when Hostname has
 	// to be resolved first; see Resolved.
@@ -103,7 +79,7 @@ type Route struct {
 	Balanced bool
 }
 
-// Recursive tells whether a port belongs to the proxy itself, so that a
+// Recursive reports whether a port belongs to the proxy itself, so that a
 // connection to it through the proxy would be a loop.
 func Recursive(port uint16) bool {
 	return port != wellknown.PortDNS && wellknown.IsProxyPort(port)
@@ -131,7 +107,7 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 	gw := workload.PickWaypoint(svc, o.Rand)
 	// A waypoint that calls the service it stands for must not get itself.
 	if !gw.IsZero() && !o.fromGateway(gw) {
-		return o.toWaypoint(gw, svc, ServiceWaypoint)
+		return o.toWaypoint(gw, svc, o.Dst, ServiceWaypoint)
 	}
 	up, err := o.pick(svc)
 	if err != nil {
@@ -142,6 +118,11 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 	}
 	if up.Workload.Network != o.Source.Network {
 		return o.toNetwork(up, svc)
+	}
+	// The endpoint admits only its own waypoint. One that is the service's waypoint
+	// as well has seen the connection already.
+	if w := up.Workload.Waypoint; !w.IsZero() && up.Addr.IsValid() && !o.fromGateway(w) {
+		return o.toWaypoint(w, svc, netip.AddrPortFrom(up.Addr, up.Port), WorkloadWaypoint)
 	}
 	return o.toEndpoint(up, svc, true)
 }
@@ -155,7 +136,7 @@ func (o *Out) pick(svc *workload.Service) (workload.Upstream, *reason.Error) {
 
 func (o *Out) toWorkload(w *workload.Workload) (Route, *reason.Error) {
 	if !w.Waypoint.IsZero() && !o.fromGateway(w.Waypoint) {
-		return o.toWaypoint(w.Waypoint, nil, WorkloadWaypoint)
+		return o.toWaypoint(w.Waypoint, nil, o.Dst, WorkloadWaypoint)
 	}
 	return o.toEndpoint(workload.Upstream{Workload: w, Addr: o.Dst.Addr(), Port: o.Dst.Port()}, nil, false)
 }
@@ -168,7 +149,7 @@ func (o *Out) toEndpoint(up workload.Upstream, svc *workload.Service, balanced b
 	}
 	r := Route{Workload: w, Service: svc, Balanced: balanced}
 	if w.Protocol == workload.HBONE {
-		r.Protocol = HBONE
+		r.Protocol = connect.HBONE
 		r.Identities = expected(w, svc)
 	}
 	if !up.Addr.IsValid() {
@@ -184,7 +165,7 @@ func (o *Out) toEndpoint(up workload.Upstream, svc *workload.Service, balanced b
 func (r Route) at(a netip.Addr, port uint16) Route {
 	app := netip.AddrPortFrom(a, port)
 	r.Next = app
-	if r.Protocol == HBONE {
+	if r.Protocol == connect.HBONE {
 		r.Next = netip.AddrPortFrom(a, wellknown.PortHBONE)
 		r.Target = connect.AddrTarget(app)
 	}
@@ -196,17 +177,20 @@ func (r Route) Resolved(a netip.Addr) Route {
 	port := r.Next.Port()
 	r.Hostname = ""
 	switch r.Protocol {
-	case DoubleHBONE:
+	case connect.DoubleHBONE:
 		r.Next = netip.AddrPortFrom(a, port)
 		return r
-	case HBONE:
+	case connect.HBONE:
 		port = r.Target.Addr.Port()
 	}
 	return r.at(a, port)
 }
 
-// toWaypoint tunnels to a waypoint, which is told the address that was dialled.
-func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, via Via) (Route, *reason.Error) {
+// toWaypoint tunnels to a waypoint, which is sent the address that it stands for.
+func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, to netip.AddrPort, via Via) (Route, *reason.Error) {
+	if why, unavailable := gw.Unavailable(); unavailable {
+		return Route{}, reason.Errorf(reason.WaypointUnavailable, "waypoint %s", why)
+	}
 	up, err := o.gateway(gw, true)
 	if err != nil {
 		return Route{}, err
@@ -215,15 +199,15 @@ func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, via 
 		return o.throughGateway(up, svc, via)
 	}
 	r := Route{
-		Protocol: HBONE, Via: via,
+		Protocol: connect.HBONE, Via: via,
 		Next:     netip.AddrPortFrom(up.Addr, up.Port),
-		Target:   connect.AddrTarget(o.Dst),
+		Target:   connect.AddrTarget(to),
 		Workload: up.Workload, Service: svc,
 		Identities: expected(up.Workload, up.Service),
 		Balanced:   up.Service != nil,
 	}
 	if !up.Addr.IsValid() {
-		return Route{}, reason.Errorf(reason.NoHealthyUpstream, "waypoint %s has no address", up.Workload.UID)
+		return Route{}, reason.Errorf(reason.WaypointUnavailable, "waypoint %s has no address", up.Workload.UID)
 	}
 	return r, nil
 }
@@ -237,10 +221,14 @@ func (o *Out) gateway(gw workload.GatewayAddress, waypoint bool) (workload.Upstr
 	}
 	switch {
 	case at.Service != nil:
-		return o.Snapshot.Pick(workload.Query{
+		up, err := o.Snapshot.Pick(workload.Query{
 			Service: at.Service, Client: o.Source, Dialled: dialled, Port: gw.HBONEPort, Waypoint: waypoint,
 			Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
 		})
+		if err != nil && waypoint {
+			err = reason.Errorf(reason.WaypointUnavailable, "%w", err.Err)
+		}
+		return up, err
 	case at.Workload != nil:
 		return workload.Upstream{Workload: at.Workload, Addr: addrFor(at.Workload, dialled), Port: gw.HBONEPort}, nil
 	}
@@ -251,7 +239,7 @@ func (o *Out) gateway(gw workload.GatewayAddress, waypoint bool) (workload.Upstr
 	if !waypoint {
 		return workload.Upstream{}, reason.Errorf(reason.UnknownGateway, "nothing is known of the network's gateway %s", name)
 	}
-	return workload.Upstream{}, reason.Errorf(reason.NoHealthyUpstream, "unknown waypoint %s", name)
+	return workload.Upstream{}, reason.Errorf(reason.WaypointUnavailable, "unknown waypoint %s", name)
 }
 
 func (o *Out) lookupGateway(gw workload.GatewayAddress) workload.Destination {
@@ -262,37 +250,16 @@ func (o *Out) lookupGateway(gw workload.GatewayAddress) workload.Destination {
 	return o.Snapshot.Find(gw.Address.Network, gw.Address.Addr, "")
 }
 
-// fromGateway tells whether the connection comes from gw itself: both who it
+// fromGateway reports whether the connection comes from gw itself: both who it
 // is and where it comes from must match.
 func (o *Out) fromGateway(gw workload.GatewayAddress) bool {
 	return IsGateway(o.Snapshot, gw, o.Source.Identity(), o.Src.Addr())
 }
 
-// IsGateway tells whether the workload of an identity at an address is the
+// IsGateway reports whether the workload of an identity at an address is the
 // gateway gw or one of its replicas.
 func IsGateway(s *workload.Snapshot, gw workload.GatewayAddress, id identity.Identity, a netip.Addr) bool {
-	if gw.IsZero() || id.IsZero() {
-		return false
-	}
-	is := func(w *workload.Workload) bool { return w.HasAddr(a) && w.Identity() == id }
-	var at workload.Destination
-	if gw.ByHostname() {
-		at = s.FindHostname(gw.Hostname)
-	} else {
-		at = s.Find(gw.Address.Network, gw.Address.Addr, "")
-	}
-	if at.Workload != nil {
-		return is(at.Workload)
-	}
-	if at.Service == nil {
-		return false
-	}
-	for w := range s.Endpoints(at.Service) {
-		if is(w) {
-			return true
-		}
-	}
-	return false
+	return s.IsGateway(gw, id, a)
 }
 
 // expected lists the identities that a next hop may prove: its own, and those

@@ -8,8 +8,8 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/localxds"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
 )
 
 const mesh = `
@@ -20,6 +20,7 @@ workloads:
 - {uid: t, name: t, namespace: shop, serviceAccount: t, workloadIps: [10.0.0.4], protocol: TCP, services: {shop/t.shop.svc.cluster.local: {80: 8080}}}
 - {uid: wp, name: wp, namespace: shop, serviceAccount: wp, workloadIps: [10.0.0.9], protocol: TCP, services: {shop/wp.shop.svc.cluster.local: {15008: 15008}}}
 - {uid: w, name: w, namespace: shop, serviceAccount: w, workloadIps: [10.0.0.5], protocol: HBONE,
+   services: {shop/kept.shop.svc.cluster.local: {80: 8080}},
    waypoint: {destination: {namespace: shop, hostname: wp.shop.svc.cluster.local}, hboneMtlsPort: 15008}}
 - {uid: w2, name: w2, namespace: shop, serviceAccount: w, workloadIps: [10.0.0.6], protocol: HBONE,
    waypoint: {destination: /10.0.0.9, hboneMtlsPort: 15008}}
@@ -60,6 +61,11 @@ services:
 - {name: westwp, namespace: shop, hostname: westwp.shop.svc, vips: [/10.96.0.27], ports: {15008: 15008}, subjectAltNames: ["spiffe://cluster.local/ns/shop/sa/westwp"]}
 - {name: gw, namespace: infra, hostname: gw.infra.svc, vips: [/10.96.0.28], ports: {15009: 15008}, subjectAltNames: ["spiffe://cluster.local/ns/infra/sa/alias"]}
 - {name: elb, namespace: infra, hostname: elb.infra.svc, vips: [/10.96.0.29], ports: {15008: 15008}}
+- {name: kept, namespace: shop, hostname: kept.shop.svc.cluster.local, vips: [/10.96.0.30], ports: {80: 8080}}
+- {name: refused, namespace: shop, hostname: refused.shop.svc.cluster.local, vips: [/10.96.0.31], ports: {80: 8080},
+   waypoint: {destination: {namespace: shop, hostname: shop.gone.NotFound.waypoint.invalid}, hboneMtlsPort: 15008}}
+- {name: idle, namespace: shop, hostname: idle.shop.svc.cluster.local, vips: [/10.96.0.32], ports: {80: 8080},
+   waypoint: {destination: {namespace: shop, hostname: none.shop.svc.cluster.local}, hboneMtlsPort: 80}}
 - {name: db, namespace: shop, hostname: db.example.com, vips: [/10.96.0.7], ports: {5432: 5432}}
 `
 
@@ -113,7 +119,11 @@ func TestOutbound(t *testing.T) {
 		{"workload waypoint by name", "c", "10.0.0.5:80", "HBONE workload waypoint next=10.0.0.9:15008 target=10.0.0.5:80 wl=wp svc=- ids=wp host=", 0},
 		{"workload waypoint by address", "c", "10.0.0.6:80", "HBONE workload waypoint next=10.0.0.9:15008 target=10.0.0.6:80 wl=wp svc=- ids=wp host=", 0},
 		{"the waypoint itself", "wp", "10.0.0.5:80", "HBONE direct next=10.0.0.5:15008 target=10.0.0.5:80 wl=w svc=- ids=w host=", 0},
-		{"unknown waypoint", "c", "10.0.0.7:80", "", reason.NoHealthyUpstream},
+		{"service, and an endpoint with a waypoint of its own", "c", "10.96.0.30:80", "HBONE workload waypoint next=10.0.0.9:15008 target=10.0.0.5:8080 wl=wp svc=kept ids=wp host=", 0},
+		{"the waypoint of the endpoint calls its service", "wp", "10.96.0.30:80", "HBONE direct next=10.0.0.5:15008 target=10.0.0.5:8080 wl=w svc=kept ids=w host=", 0},
+		{"unknown waypoint", "c", "10.0.0.7:80", "", reason.WaypointUnavailable},
+		{"waypoint that is refused", "c", "10.96.0.31:80", "", reason.WaypointUnavailable},
+		{"waypoint without a ready proxy", "c", "10.96.0.32:80", "", reason.WaypointUnavailable},
 		{"no endpoints", "c", "10.96.0.4:80", "", reason.NoHealthyUpstream},
 		{"port not served", "c", "10.96.0.1:81", "", reason.NoHealthyUpstream},
 		{"passthrough service", "c", "10.96.0.5:80", "TCP passthrough next=10.96.0.5:80 target= wl=- svc=pass ids= host=", 0},
@@ -196,10 +206,10 @@ func TestResolved(t *testing.T) {
 	if r := (Route{Hostname: "h"}).at(netip.Addr{}, 5432).Resolved(a); r.Next.String() != "192.0.2.7:5432" || r.Hostname != "" {
 		t.Error(r.show())
 	}
-	if r := (Route{Protocol: DoubleHBONE, Hostname: "h", Next: netip.AddrPortFrom(netip.Addr{}, 15009), Target: connect.Target{Host: "svc", Port: 80}}).Resolved(a); r.Next.String() != "192.0.2.7:15009" || r.Target.String() != "svc:80" || r.Hostname != "" {
+	if r := (Route{Protocol: connect.DoubleHBONE, Hostname: "h", Next: netip.AddrPortFrom(netip.Addr{}, 15009), Target: connect.Target{Host: "svc", Port: 80}}).Resolved(a); r.Next.String() != "192.0.2.7:15009" || r.Target.String() != "svc:80" || r.Hostname != "" {
 		t.Error(r.show())
 	}
-	if r := (Route{Protocol: HBONE, Hostname: "h"}).at(netip.Addr{}, 80).Resolved(a); r.Next.String() != "192.0.2.7:15008" || r.Target.String() != "192.0.2.7:80" {
+	if r := (Route{Protocol: connect.HBONE, Hostname: "h"}).at(netip.Addr{}, 80).Resolved(a); r.Next.String() != "192.0.2.7:15008" || r.Target.String() != "192.0.2.7:80" {
 		t.Error(r.show())
 	}
 }

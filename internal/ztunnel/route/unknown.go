@@ -22,6 +22,9 @@ func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace str
 	switch {
 	case at.Service != nil:
 		names = unknownNetworks(names, s, network, at.Service)
+		if at.Service.Waypoint.IsZero() {
+			names = unknownWaypoints(names, s, network, at.Service)
+		}
 		names = unknownWaypoint(names, s, network, at.Service.Waypoint)
 		for _, w := range at.Service.WeightedWaypoints {
 			names = unknownWaypoint(names, s, network, w.Destination)
@@ -58,6 +61,20 @@ func unknownWaypoint(names []string, s *workload.Snapshot, network string, gw wo
 	return unknownGateway(names, s, gw)
 }
 
+// unknownWaypoints adds the waypoints of a service's endpoints in this network.
+func unknownWaypoints(names []string, s *workload.Snapshot, network string, svc *workload.Service) []string {
+	for w := range s.Endpoints(svc) {
+		if w.Network != network || w.Waypoint.IsZero() {
+			continue
+		}
+		n := len(names)
+		if names = unknownGateway(names, s, w.Waypoint); len(names) > n && slices.Contains(names[:n], names[n]) {
+			names = names[:n]
+		}
+	}
+	return names
+}
+
 // unknownNetworks adds the gateways to the endpoints in other networks.
 func unknownNetworks(names []string, s *workload.Snapshot, network string, svc *workload.Service) []string {
 	for w := range s.Endpoints(svc) {
@@ -73,8 +90,9 @@ func unknownNetworks(names []string, s *workload.Snapshot, network string, svc *
 }
 
 func unknownGateway(names []string, s *workload.Snapshot, gw workload.GatewayAddress) []string {
+	_, unavailable := gw.Unavailable()
 	switch {
-	case gw.IsZero():
+	case gw.IsZero(), unavailable:
 	case gw.ByHostname():
 		if s.FindHostname(gw.Hostname) == (workload.Destination{}) {
 			names = append(names, gw.Hostname.String())

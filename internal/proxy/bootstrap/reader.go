@@ -1,6 +1,7 @@
-package config
+package bootstrap
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -24,32 +25,47 @@ func FromEnviron(environ []string) Env {
 	return e
 }
 
-// reader collects the errors of many look-ups, so that an operator sees all
-// of them at once.
-type reader struct {
+// Reader reads variables. It collects the errors of many look-ups, so that an
+// operator sees all of them at once.
+type Reader struct {
 	env  Env
 	errs []error
 }
 
-// get treats an empty value as absent: charts render unset options so.
-func (r *reader) get(key string) (string, bool) {
+// NewReader returns a Reader of an environment.
+func NewReader(env Env) *Reader { return &Reader{env: env} }
+
+// Err joins everything that is wrong; nil without.
+func (r *Reader) Err() error {
+	if err := errors.Join(r.errs...); err != nil {
+		return fmt.Errorf("environment not understood:\n%w", err)
+	}
+	return nil
+}
+
+// Get returns a variable's value, and whether it has one. An empty value counts as
+// absent: charts render unset options so.
+func (r *Reader) Get(key string) (string, bool) {
 	v := strings.TrimSpace(r.env[key])
 	return v, v != ""
 }
 
-func (r *reader) fail(key, value, format string, args ...any) {
+// Fail notes what is wrong with a variable.
+func (r *Reader) Fail(key, value, format string, args ...any) {
 	r.errs = append(r.errs, fmt.Errorf("%s=%q: %s", key, value, fmt.Sprintf(format, args...)))
 }
 
-func (r *reader) str(key, def string) string {
-	if v, ok := r.get(key); ok {
+// Text returns a value, or def where there is none.
+func (r *Reader) Text(key, def string) string {
+	if v, ok := r.Get(key); ok {
 		return v
 	}
 	return def
 }
 
-func (r *reader) boolean(key string, def bool) bool {
-	v, ok := r.get(key)
+// Bool returns true or false, or def where there is no value.
+func (r *Reader) Bool(key string, def bool) bool {
+	v, ok := r.Get(key)
 	if !ok {
 		return def
 	}
@@ -59,35 +75,37 @@ func (r *reader) boolean(key string, def bool) bool {
 	case "false":
 		return false
 	}
-	r.fail(key, v, "must be true or false")
+	r.Fail(key, v, "must be true or false")
 	return def
 }
 
-func (r *reader) uint(key string, def, lo, hi uint64) uint64 {
-	v, ok := r.get(key)
+// Uint returns a whole number from lo to hi, or def where there is no value.
+func (r *Reader) Uint(key string, def, lo, hi uint64) uint64 {
+	v, ok := r.Get(key)
 	if !ok {
 		return def
 	}
 	n, err := strconv.ParseUint(v, 0, 64)
 	if err != nil || n < lo || n > hi {
-		r.fail(key, v, "must be a whole number from %d to %d", lo, hi)
+		r.Fail(key, v, "must be a whole number from %d to %d", lo, hi)
 		return def
 	}
 	return n
 }
 
-func (r *reader) duration(key string, def, lo time.Duration) Duration {
-	v, ok := r.get(key)
+// Duration returns a duration of at least lo, or def where there is no value.
+func (r *Reader) Duration(key string, def, lo time.Duration) Duration {
+	v, ok := r.Get(key)
 	if !ok {
 		return Duration(def)
 	}
 	d, err := parseDuration(v)
 	if err != nil {
-		r.fail(key, v, "%v", err)
+		r.Fail(key, v, "%v", err)
 		return Duration(def)
 	}
 	if d < lo {
-		r.fail(key, v, "must be at least %v", lo)
+		r.Fail(key, v, "must be at least %v", lo)
 		return Duration(def)
 	}
 	return Duration(d)
@@ -119,23 +137,24 @@ func parseDuration(s string) (time.Duration, error) {
 	return days + d, nil
 }
 
-func (r *reader) addr(key string, def netip.AddrPort) netip.AddrPort {
-	v, ok := r.get(key)
+// Addr returns an address with a port, or def where there is no value.
+func (r *Reader) Addr(key string, def netip.AddrPort) netip.AddrPort {
+	v, ok := r.Get(key)
 	if !ok {
 		return def
 	}
 	a, err := netip.ParseAddrPort(v)
 	if err != nil {
-		r.fail(key, v, "must be ip:port")
+		r.Fail(key, v, "must be ip:port")
 		return def
 	}
 	return a
 }
 
-// cpus reads a Kubernetes CPU quantity ("2", "1500m") as whole cores, rounded
+// CPUs reads a Kubernetes CPU quantity ("2", "1500m") as whole cores, rounded
 // up; 0 when absent.
-func (r *reader) cpus(key string) int {
-	v, ok := r.get(key)
+func (r *Reader) CPUs(key string) int {
+	v, ok := r.Get(key)
 	if !ok {
 		return 0
 	}
@@ -145,14 +164,14 @@ func (r *reader) cpus(key string) int {
 		f /= 1000
 	}
 	if err != nil || math.IsNaN(f) || f <= 0 || f > maxThreads {
-		r.fail(key, v, "must be a CPU quantity such as 2 or 1500m, up to %d cores", maxThreads)
+		r.Fail(key, v, "must be a CPU quantity such as 2 or 1500m, up to %d cores", maxThreads)
 		return 0
 	}
 	return int(math.Ceil(f))
 }
 
 // headers collects PREFIX<name>=<value> as gRPC metadata, in order of name.
-func (r *reader) headers(prefix string) []Header {
+func (r *Reader) headers(prefix string) []Header {
 	var hs []Header
 	for k, v := range r.env {
 		name, ok := strings.CutPrefix(k, prefix)
@@ -161,11 +180,11 @@ func (r *reader) headers(prefix string) []Header {
 		}
 		name = strings.ToLower(name)
 		if !headerName(name) {
-			r.fail(k, v, "%q cannot be a header name", name)
+			r.Fail(k, v, "%q cannot be a header name", name)
 			continue
 		}
 		if !headerValue(v) {
-			r.fail(k, v, "the value has bytes that no header can carry")
+			r.Fail(k, v, "the value has bytes that no header can carry")
 			continue
 		}
 		hs = append(hs, Header{Name: name, Value: v})

@@ -25,15 +25,14 @@ func desc(name, help string) *prometheus.Desc {
 }
 
 var (
-	descOpened     = desc("istio_tcp_connections_opened_total", "Connections that were opened.")
-	descClosed     = desc("istio_tcp_connections_closed_total", "Connections that ended.")
-	descReceived   = desc("istio_tcp_received_bytes_total", "Bytes from clients to servers.")
-	descSent       = desc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
-	descFailed     = desc("istio_tcp_connections_failed_total", "Connections that failed, by why (unstable).")
-	descSockets    = prometheus.NewDesc("istio_tcp_sockets_open", "Application connections and tunnels accepted and still open (unstable).", []string{"reporter"}, nil)
-	descRevoked    = prometheus.NewDesc("istio_crl_policy_rejections_total", "Peers refused or ended because their certificate is revoked (unstable).", []string{"reporter"}, nil)
-	descSuppressed = prometheus.NewDesc("ztunnel_access_log_suppressed_total", "Access log lines that were not written because a pod had more than its rate (unstable).", []string{"outcome"}, nil)
-	descUntracked  = prometheus.NewDesc("istio_crl_untracked_connections_total", "Tunnels that could not be looked up in revocation lists that changed (unstable).", []string{"reporter"}, nil)
+	descOpened    = desc("istio_tcp_connections_opened_total", "Connections that were opened.")
+	descClosed    = desc("istio_tcp_connections_closed_total", "Connections that ended.")
+	descReceived  = desc("istio_tcp_received_bytes_total", "Bytes from clients to servers.")
+	descSent      = desc("istio_tcp_sent_bytes_total", "Bytes from servers to clients.")
+	descFailed    = desc("istio_tcp_connections_failed_total", "Connections that failed, by why (unstable).")
+	descSockets   = prometheus.NewDesc("istio_tcp_sockets_open", "Application connections and tunnels accepted and still open (unstable).", []string{"reporter"}, nil)
+	descRevoked   = prometheus.NewDesc("istio_crl_policy_rejections_total", "Peers refused or ended because their certificate is revoked (unstable).", []string{"reporter"}, nil)
+	descUntracked = prometheus.NewDesc("istio_crl_untracked_connections_total", "Tunnels that could not be looked up in revocation lists that changed (unstable).", []string{"reporter"}, nil)
 )
 
 // Describe sends nothing: the series are not known beforehand.
@@ -51,9 +50,12 @@ func (r *Recorder) Collect(ch chan<- prometheus.Metric) {
 		s.collect(ch)
 	}
 	r.names.collect(ch)
+	if n := r.uncounted.Load(); n > 0 {
+		ch <- prometheus.MustNewConstMetric(descUncounted, prometheus.CounterValue, float64(n))
+	}
 	complete, failed := r.lines.Suppressed()
-	ch <- prometheus.MustNewConstMetric(descSuppressed, prometheus.CounterValue, float64(complete), "complete")
-	ch <- prometheus.MustNewConstMetric(descSuppressed, prometheus.CounterValue, float64(failed), "failed")
+	ch <- prometheus.MustNewConstMetric(r.suppressed, prometheus.CounterValue, float64(complete), "complete")
+	ch <- prometheus.MustNewConstMetric(r.suppressed, prometheus.CounterValue, float64(failed), "failed")
 	for rep := range numReporters {
 		if n := r.revoked[rep].Load(); n > 0 {
 			ch <- prometheus.MustNewConstMetric(descRevoked, prometheus.CounterValue, float64(n), rep.String())
@@ -61,7 +63,9 @@ func (r *Recorder) Collect(ch chan<- prometheus.Metric) {
 		if n := r.untracked[rep].Load(); n > 0 {
 			ch <- prometheus.MustNewConstMetric(descUntracked, prometheus.CounterValue, float64(n), rep.String())
 		}
-		ch <- prometheus.MustNewConstMetric(descSockets, prometheus.GaugeValue, float64(r.sockets[rep].Load()), rep.String())
+		if n := r.sockets[rep].Load(); n > 0 || rep != Waypoint {
+			ch <- prometheus.MustNewConstMetric(descSockets, prometheus.GaugeValue, float64(n), rep.String())
+		}
 	}
 }
 
@@ -83,10 +87,15 @@ func (s *series) bytes() (sent, received uint64) {
 
 func (s *series) collect(ch chan<- prometheus.Metric) {
 	sent, received := s.bytes()
-	ch <- &counter{descOpened, s, 0, s.opened.Load()}
+	s.collectRequests(ch)
+	opened := s.opened.Load()
+	if opened == 0 && s.reporter == Waypoint {
+		return // requests alone
+	}
+	ch <- &counter{descOpened, s, 0, opened}
 	ch <- &counter{descReceived, s, 0, received}
 	ch <- &counter{descSent, s, 0, sent}
-	for i := range numFlags {
+	for i := range s.closed {
 		if n := s.closed[i].Load(); n > 0 {
 			ch <- &counter{descClosed, s, i, n}
 		}
@@ -96,13 +105,13 @@ func (s *series) collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// InOrder gives the TCP metrics their labels in Istio's order: the registry
+// InOrder gives the metrics of traffic their labels in Istio's order: the registry
 // sorts them by name.
 func InOrder(g prometheus.Gatherer) prometheus.Gatherer {
 	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
 		fams, err := g.Gather()
 		for _, f := range fams {
-			if !strings.HasPrefix(f.GetName(), "istio_tcp_") {
+			if n := f.GetName(); !strings.HasPrefix(n, "istio_tcp_") && !strings.HasPrefix(n, "istio_re") {
 				continue
 			}
 			for _, m := range f.Metric {
@@ -114,10 +123,12 @@ func InOrder(g prometheus.Gatherer) prometheus.Gatherer {
 }
 
 var labelOrder = func() map[string]int {
-	order := make(map[string]int, len(labelNames))
+	order := make(map[string]int, len(labelNames)+2)
 	for i, n := range labelNames {
-		order[n] = i
+		order[n] = 3 * i
 	}
+	// Between request_protocol and response_flags.
+	order["response_code"], order["grpc_response_status"] = order["request_protocol"]+1, order["request_protocol"]+2
 	return order
 }()
 
@@ -152,7 +163,7 @@ func (c *counter) Write(m *dto.Metric) error {
 		add(&v.party[i])
 	}
 	add(&protoTCP)
-	add(&flags[c.flag])
+	add(&c.s.reporter.flags()[c.flag])
 	if v.mtls {
 		add(&secMTLS)
 	} else {

@@ -1,33 +1,39 @@
-// Package telemetry counts and logs the connections of the node proxy: the
-// Istio metrics of TCP traffic, and one access log line for each connection.
+// Package telemetry counts and logs what a proxy carries: the Istio metrics of
+// connections and requests, and one access log line for each connection.
 //
 // What two ends have in common is built once and shared by all their
 // connections, so that a connection costs no label building.
 package telemetry
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 )
 
 // Reporter is the side that counts a connection: each is counted twice, once
-// on each node.
+// on each node, and once more by the waypoint between them.
 type Reporter uint8
 
-// The two sides.
+// The sides.
 const (
 	Source Reporter = iota
 	Destination
+	Waypoint
 	numReporters
 )
 
 func (r Reporter) String() string {
-	if r == Destination {
+	switch r {
+	case Destination:
 		return "destination"
+	case Waypoint:
+		return "waypoint"
 	}
 	return "source"
 }
@@ -53,7 +59,8 @@ func RefTo(svc *workload.Service) ServiceRef {
 // Key is what connections have in common that share their series.
 type Key struct {
 	Reporter Reporter
-	// MTLS tells that the identities were proven.
+	// MTLS reports that the identities were proven; of a Waypoint, that the
+	// destination's was. The client's always is.
 	MTLS bool
 	// Src and Dst are nil when not in the directory.
 	Src, Dst *workload.Workload
@@ -79,6 +86,7 @@ func (k *Key) teller() identity.Identity {
 type Pair struct {
 	key    Key
 	series *series
+	gone   atomic.Bool // it was dropped: what is counted under it now is lost
 }
 
 // labelValues has the values of the labels, in the order of labelNames, but
@@ -90,33 +98,53 @@ type labelValues struct {
 	locality [4]string
 }
 
-// numFlags is the number of response_flags values.
-const numFlags = 8
-
-// flags are the response_flags values; the index is what series count by.
-var flags = [numFlags]string{"-", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "NETWORK_POLICY", "IDENTITY_ERROR", "CERT_REVOKED"}
-
-func flagIndex(flag string) int {
-	for i, f := range flags {
-		if f == flag {
-			return i
+// nodeFlags are the response_flags values of node proxies, l7Flags those of proxies of
+// requests, which are Envoy's. The index is what series count by.
+var (
+	nodeFlags = []string{"-", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "NETWORK_POLICY", "IDENTITY_ERROR", "CERT_REVOKED"}
+	l7Flags   = func() (flags []string) {
+		for _, r := range reason.All() {
+			if f := r.HTTP().Flag; !slices.Contains(flags, f) {
+				flags = append(flags, f)
+			}
 		}
+		return flags
+	}()
+)
+
+// flags returns the values that a reporter uses; the first is that of no failure.
+func (r Reporter) flags() []string {
+	if r == Waypoint {
+		return l7Flags
+	}
+	return nodeFlags
+}
+
+// flagIndex returns the place of a reason's flag.
+func (r Reporter) flagIndex(why reason.Reason) int {
+	if r == Waypoint {
+		return max(0, slices.Index(l7Flags, why.HTTP().Flag))
+	}
+	if i := slices.Index(nodeFlags, why.Flag()); i >= 0 {
+		return i
 	}
 	return 2 // CONNECT: the general failure
 }
 
 // series counts the connections of one set of labels.
 type series struct {
-	labels labelValues
-	opened atomic.Uint64
-	closed [numFlags]atomic.Uint64
-	failed [numFlags]atomic.Uint64
+	labels   labelValues
+	reporter Reporter
+	opened   atomic.Uint64
+	closed   []atomic.Uint64 // by flag
+	failed   []atomic.Uint64
 
 	// The rest is guarded by mu.
 	mu       sync.Mutex
-	sent     uint64 // server to client, of connections that ended
-	received uint64 // client to server, of connections that ended
-	live     *Conn  // head of the list of open connections
+	sent     uint64   // server to client, of connections that ended
+	received uint64   // client to server, of connections that ended
+	live     *Conn    // head of the list of open connections
+	requests []*cells // by loop; nil where none were counted
 
 	pairs int // guarded by the Recorder's mu: pairs that lead here
 	conns int // guarded by mu: open connections
@@ -161,7 +189,7 @@ func (k *Key) labels() labelValues {
 	p[lReporter] = k.Reporter.String()
 	switch b := &k.Baggage; {
 	case *b == connect.Baggage{}:
-	case k.Reporter == Destination && k.Src == nil:
+	case k.Reporter != Source && k.Src == nil:
 		v.located = true
 		p[lSrcWorkload], p[lSrcApp] = b.Workload, b.Workload
 		p[lSrcCanonicalService] = b.Service
@@ -187,8 +215,14 @@ func (k *Key) labels() labelValues {
 		p[lSrcNamespace], p[lSrcCluster] = w.Namespace, w.ClusterID
 		v.locality[0], v.locality[1] = w.Locality.Region, w.Locality.Zone
 	}
-	if k.MTLS {
+	switch {
+	case k.MTLS:
 		p[lSrcPrincipal] = k.SrcIdentity.String()
+	case k.Reporter == Waypoint && !k.SrcIdentity.IsZero():
+		p[lSrcPrincipal] = k.SrcIdentity.String()
+	}
+	if k.Reporter == Waypoint && p[lSrcNamespace] == "" {
+		p[lSrcNamespace] = k.SrcIdentity.Namespace // it was proven
 	}
 	p[lService], p[lServiceNamespace], p[lServiceName] = k.Service.Hostname, k.Service.Namespace, k.Service.Name
 	if w := k.Dst; w != nil {
@@ -197,7 +231,9 @@ func (k *Key) labels() labelValues {
 		p[lDstCanonicalService], p[lDstApp] = w.CanonicalName, w.CanonicalName
 		p[lDstCanonicalRevision], p[lDstVersion] = w.CanonicalRevision, w.CanonicalRevision
 		p[lDstNamespace], p[lDstCluster] = w.Namespace, w.ClusterID
-		p[lDstPrincipal] = w.Identity().String()
+		if k.MTLS || k.Reporter != Waypoint {
+			p[lDstPrincipal] = w.Identity().String()
+		}
 		v.locality[2], v.locality[3] = w.Locality.Region, w.Locality.Zone
 	}
 	for i := range p {

@@ -16,8 +16,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
 )
 
 func wl(name string) *workload.Workload {
@@ -132,8 +132,11 @@ func TestFlagsAndUnknown(t *testing.T) {
 		t.Errorf("%s", out.String())
 	}
 	for _, rs := range reason.All() {
-		if flags[flagIndex(rs.Flag())] != rs.Flag() {
+		if i := Source.flagIndex(rs); Source.flags()[i] != rs.Flag() {
 			t.Errorf("%s: flag %s is not counted", rs, rs.Flag())
+		}
+		if i := Waypoint.flagIndex(rs); Waypoint.flags()[i] != rs.HTTP().Flag {
+			t.Errorf("%s: flag %s of waypoints is not counted", rs, rs.HTTP().Flag)
 		}
 	}
 }

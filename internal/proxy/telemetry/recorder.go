@@ -8,12 +8,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/connect"
 )
 
 // maxPairs bounds the interned pairs of a process: what peers say in baggage
@@ -43,14 +45,23 @@ type Recorder struct {
 	revoked   [numReporters]atomic.Uint64
 	untracked [numReporters]atomic.Uint64
 	names     *names
+
+	suppressed *prometheus.Desc
+
+	cells     atomic.Int64 // outcomes of requests that are counted
+	uncounted atomic.Uint64
 }
 
 // NewRecorder writes access log lines to log.
-func NewRecorder(log *slog.Logger) *Recorder { return NewLimited(log, accesslog.Rates{}) }
+func NewRecorder(log *slog.Logger) *Recorder {
+	return NewLimited("ztunnel", log, accesslog.Rates{})
+}
 
-// NewLimited is NewRecorder with a bound of the lines of each pod.
-func NewLimited(log *slog.Logger, rates accesslog.Rates) *Recorder {
+// NewLimited is NewRecorder for a program, with a bound of the lines of each pod.
+func NewLimited(program string, log *slog.Logger, rates accesslog.Rates) *Recorder {
 	return &Recorder{
+		suppressed: prometheus.NewDesc(program+"_access_log_suppressed_total",
+			"Access log lines that were not written because a pod had more than its rate (unstable).", []string{"outcome"}, nil),
 		log:       log,
 		lines:     accesslog.NewLimiter(log, rates),
 		told:      map[identity.Identity]int{},
@@ -82,7 +93,7 @@ func (r *Recorder) Limit(pod string) *accesslog.Limit { return r.lines.Pod(pod) 
 func (r *Recorder) Revoked(rep Reporter) { r.revoked[rep].Add(1) }
 
 // Untracked counts a tunnel that could not be looked up in revocation lists
-// that changed, because its certificates or the roots were not to be had.
+// that changed, because its certificates or the roots were not available.
 func (r *Recorder) Untracked(rep Reporter) { r.untracked[rep].Add(1) }
 
 // pair interns k.
@@ -102,7 +113,7 @@ func (r *Recorder) pairLocked(k Key) *Pair {
 		return r.pairLocked(k)
 	}
 	if !r.isLive(&k) {
-		return &Pair{key: k, series: r.seriesFor(k.labels())} // its series ends with its connections
+		return &Pair{key: k, series: r.seriesFor(&k)} // its series ends with its connections
 	}
 	return r.intern(k)
 }
@@ -127,7 +138,7 @@ func (r *Recorder) intern(k Key) *Pair {
 	if len(r.pairs) >= maxPairs {
 		r.evict()
 	}
-	p := &Pair{key: k, series: r.seriesFor(k.labels())}
+	p := &Pair{key: k, series: r.seriesFor(&k)}
 	p.series.pairs++
 	r.pairs[k] = p
 	for _, w := range [...]*workload.Workload{k.Src, k.Dst} {
@@ -153,10 +164,12 @@ func (r *Recorder) intern(k Key) *Pair {
 // ofService reports whether a pair goes with its Service.
 func ofService(k *Key) bool { return k.Dst == nil && k.Service != ServiceRef{} }
 
-func (r *Recorder) seriesFor(v labelValues) *series {
+func (r *Recorder) seriesFor(k *Key) *series {
+	v, rep := k.labels(), k.Reporter
 	s, ok := r.series[v]
 	if !ok {
-		s = &series{labels: v}
+		n := len(rep.flags())
+		s = &series{labels: v, reporter: rep, closed: make([]atomic.Uint64, n), failed: make([]atomic.Uint64, n)}
 		r.series[v] = s
 	}
 	return s
@@ -171,6 +184,7 @@ func (r *Recorder) evict() {
 }
 
 func (r *Recorder) drop(p *Pair) {
+	p.gone.Store(true)
 	delete(r.pairs, p.key)
 	if id := p.key.teller(); p.key.Baggage != (connect.Baggage{}) {
 		if r.told[id]--; r.told[id] <= 0 {
@@ -205,6 +219,7 @@ func (r *Recorder) release(s *series) {
 	s.mu.Unlock()
 	if idle && r.series[s.labels] == s {
 		delete(r.series, s.labels)
+		r.cells.Add(-s.end())
 	}
 }
 
@@ -262,7 +277,7 @@ func (r *Recorder) Attempted(k Key, err *reason.Error) {
 	defer r.mu.Unlock()
 	// With the lock held the series cannot be dropped meanwhile.
 	s := r.pairLocked(k).series
-	s.failed[flagIndex(err.Reason.Flag())].Add(1)
+	s.failed[s.reporter.flagIndex(err.Reason)].Add(1)
 	r.release(s)
 }
 
@@ -286,12 +301,14 @@ type Conn struct {
 	Src, Dst netip.AddrPort
 	Target   connect.Target // of the tunnel; zero without one
 	Trace    connect.Trace
+	// Forwarded is the client that the other end of the tunnel speaks for, as it says.
+	Forwarded netip.Addr
 	// Log bounds the access log lines of the pod; nil for no bound.
 	Log *accesslog.Limit
 
 	pair  *Pair
 	start time.Duration // since epoch: a third of a time.Time
-	flow  *relay.Flow   // guarded by the series' mu
+	flow  Flow          // guarded by the series' mu
 	ended atomic.Bool
 	// Links of the series' list of open connections, guarded by its mu.
 	prev, next *Conn
@@ -302,6 +319,9 @@ var epoch = time.Now()
 
 // SrcIdentity is the identity that the client proved, after Begin.
 func (c *Conn) SrcIdentity() identity.Identity { return c.pair.key.SrcIdentity }
+
+// Begun reports whether Begin was called.
+func (c *Conn) Begun() bool { return c.pair != nil }
 
 // Begin counts the connection as opened; it was accepted at start. Where other
 // endpoints may be tried it is called when the outcome is known.
@@ -322,8 +342,14 @@ func (r *Recorder) Begin(c *Conn, k Key, start time.Time) {
 	}
 }
 
+// Flow is what carries a connection: it says, from any goroutine, how many bytes went
+// from the client to the server so far, and back.
+type Flow interface {
+	Bytes() (sent, received uint64)
+}
+
 // Count has the bytes of a flow counted as the connection's.
-func (c *Conn) Count(f *relay.Flow) {
+func (c *Conn) Count(f Flow) {
 	s := c.pair.series
 	s.mu.Lock()
 	c.flow = f
@@ -358,7 +384,7 @@ func (r *Recorder) End(c *Conn, res relay.Result, policy string) {
 	c.flow = nil
 	gone := s.conns == 0
 	s.mu.Unlock()
-	i := flagIndex(res.Reason.Flag())
+	i := s.reporter.flagIndex(res.Reason)
 	s.closed[i].Add(1)
 	if i != 0 {
 		s.failed[i].Add(1)
@@ -367,6 +393,9 @@ func (r *Recorder) End(c *Conn, res relay.Result, policy string) {
 		r.mu.Lock()
 		r.release(s)
 		r.mu.Unlock()
+	}
+	if s.reporter == Waypoint {
+		return // whose lines are those of requests
 	}
 	if !c.Log.Permit(res.Reason == reason.OK && res.Err == nil) {
 		return
@@ -389,7 +418,7 @@ func (c *Conn) entry() *accesslog.Entry {
 	k := &c.pair.key
 	e := &accesslog.Entry{
 		Src: accesslog.Party{Addr: c.Src}, Dst: accesslog.Party{Addr: c.Dst},
-		HBONEAddr: c.Target.String(), Service: k.Service.Hostname,
+		Forwarded: c.Forwarded, HBONEAddr: c.Target.String(), Service: k.Service.Hostname,
 		Direction: k.Reporter.direction(), TraceID: c.Trace.TraceID(),
 	}
 	switch {

@@ -133,6 +133,14 @@ func TestForwarded(t *testing.T) {
 			t.Errorf("ParseForwarded(%s) = %q, %v", in, h, err)
 		}
 	}
+	for in, src := range map[string]string{
+		`for=192.0.2.43;host=a.b`: "192.0.2.43:0", `for="[2001:db8::1]"`: "[2001:db8::1]:0", `for=_hidden`: "invalid AddrPort", `for="[2001:db8::1"`: "invalid AddrPort",
+		`for="[fe80::1%eth0]"`: "invalid AddrPort", `for="[2001:db8::1]:80"`: "[2001:db8::1]:80",
+	} {
+		if a, _, err := ParseForwarded(in); a.String() != src || err != nil {
+			t.Errorf("ParseForwarded(%s) = %v, %v", in, a, err)
+		}
+	}
 	for _, in := range []string{`for`, `for="x`, `=x`, `for=x;`, `for="a"b`, `for="\`, "host=a\nb", `for = x`} {
 		if a, h, err := ParseForwarded(in); !errors.Is(err, ErrMalformed) || a.IsValid() || h != "" {
 			t.Errorf("ParseForwarded(%q) = %v %q %v", in, a, h, err)

@@ -43,7 +43,7 @@ type Target struct {
 // AddrTarget is the target of an address.
 func AddrTarget(a netip.AddrPort) Target { return Target{Addr: a} }
 
-// IsHost tells whether the target is a name.
+// IsHost reports whether the target is a name.
 func (t Target) IsHost() bool { return t.Host != "" }
 
 // TargetPort is the port asked for.

@@ -104,8 +104,8 @@ func Forwarded(src netip.AddrPort, host string) string {
 	return s
 }
 
-// ParseForwarded reads the header's first element: the caller's address if it
-// is one with a port (zero otherwise), and the host, in lower case ("" when
+// ParseForwarded reads the header's first element: the caller's address (zero when
+// it is none, with port 0 when it has none), and the host, in lower case ("" when
 // absent or not a host name). What does not follow RFC 7239 is an error.
 func ParseForwarded(s string) (src netip.AddrPort, host string, err error) {
 	if len(s) > maxForwarded {
@@ -122,10 +122,7 @@ func ParseForwarded(s string) (src netip.AddrPort, host string, err error) {
 		}
 		switch strings.ToLower(name) {
 		case "for":
-			// An obfuscated or port-less node is legal, and tells us nothing.
-			if a, err := netip.ParseAddrPort(value); err == nil && a.Addr().Zone() == "" {
-				src = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
-			}
+			src = forwardedNode(value)
 		case "host":
 			host = hostOnly(value)
 		}
@@ -140,6 +137,23 @@ func ParseForwarded(s string) (src netip.AddrPort, host string, err error) {
 		}
 	}
 	return src, host, nil
+}
+
+// forwardedNode reads a node of RFC 7239, 6. An obfuscated one is legal, and says nothing.
+func forwardedNode(v string) netip.AddrPort {
+	if a, err := netip.ParseAddrPort(v); err == nil && a.Addr().Zone() == "" {
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
+	if inner, ok := strings.CutPrefix(v, "["); ok {
+		v, ok = strings.CutSuffix(inner, "]")
+		if !ok {
+			return netip.AddrPort{}
+		}
+	}
+	if a, err := netip.ParseAddr(v); err == nil && a.Zone() == "" {
+		return netip.AddrPortFrom(a.Unmap(), 0)
+	}
+	return netip.AddrPort{}
 }
 
 // hostOnly drops a port; what is not a host name becomes empty.
@@ -218,7 +232,7 @@ func NewTrace() Trace {
 	return t
 }
 
-// IsZero tells whether there is none.
+// IsZero reports whether there is none.
 func (t Trace) IsZero() bool { return t == Trace{} }
 
 // traceparentLen is version-id-span-flags: 2+1+32+1+16+1+2.

@@ -1,4 +1,4 @@
-// Package conns keeps track of the connections that the node proxy carries, so
+// Package conns keeps track of the connections that a proxy carries, so
 // that they can be listed, judged again when policies change, and ended.
 package conns
 
@@ -8,16 +8,16 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/telemetry"
 )
 
 // Conn is one connection, from before its first policy check until its end.
 type Conn struct {
 	telemetry.Conn
 	Inbound  bool
-	Protocol route.Protocol
+	Protocol connect.Protocol
 	// Asked is the address the program dialled, of an outbound connection; of
 	// an inbound one, where it goes in the pod, which is what policies see.
 	Asked netip.AddrPort
