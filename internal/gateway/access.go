@@ -1,0 +1,155 @@
+package gateway
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+)
+
+// begin begins a decision by the policies in force: about a request, or, with a nil
+// head, about a connection that carries no HTTP.
+func (c *session) begin(h *message.Head) *reason.Error {
+	set := c.shard.g.opts.Policies()
+	if set == nil {
+		return errNoConfig
+	}
+	snapshot := c.shard.g.opts.Directory()
+	if c.judged != snapshot {
+		switch w, err := c.shard.whereabouts(c.peer.Namespace); {
+		case err != nil:
+		case w.elsewhere(&c.dest):
+			// Its policies are at the other waypoint now, which a new connection finds.
+			c.shard.loop.Post(c.drain)
+			return errMoved
+		case !w.uses(&c.dest):
+			c.shard.loop.Post(c.drain) // its clients are on their way to the other
+		}
+	}
+	switch {
+	case c.access == nil:
+		c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: c.dest.target()}, c.dest.services(snapshot), c.shard.g.opts.Telemetry.Policy)
+	case c.dest.workload != nil && c.judged != snapshot:
+		// The pod may have become an endpoint of another service.
+		c.access.Services(c.dest.services(snapshot))
+	}
+	c.judged = snapshot
+	c.access.Begin(set, h)
+	return nil
+}
+
+// judge decides about a connection that carries no HTTP.
+func (c *session) judge() *reason.Error {
+	if err := c.begin(nil); err != nil {
+		return err
+	}
+	return c.access.Judge()
+}
+
+// rejudge looks again at what is under way.
+func (c *session) rejudge(h *message.Head) *reason.Error {
+	switch err := c.begin(h); {
+	case err == errMoved: //nolint:errorlint // never wrapped
+		return errChanged // policies change, and this gateway does not get them
+	case err != nil:
+		return nil // no policies have come yet
+	case c.access.Rejudge() != nil:
+		return errChanged
+	}
+	return nil
+}
+
+var errMoved = reason.Errorf(reason.AddressMismatch, "it uses another waypoint now")
+
+// elsewhere reports whether a destination, which used this gateway, uses another one
+// now. One that uses none has no policies but those that this gateway is sent.
+func (w *whereabouts) elsewhere(d *destination) bool {
+	if d.service != nil {
+		now := w.snapshot.ServiceByName(d.service.Namespace, d.service.Hostname)
+		return now != nil && !now.Waypoint.IsZero() && !w.serves(now)
+	}
+	now := w.snapshot.WorkloadByUID(d.workload.UID)
+	return now != nil && !now.Waypoint.IsZero() && !w.snapshot.IsGateway(now.Waypoint, w.self.Identity(), w.source)
+}
+
+var errChanged = &reason.Error{Reason: reason.PolicyChanged}
+
+// Recheck ends the connections, and the requests under way, that policies do not allow
+// any more. It follows a change of the policies.
+func (g *Gateway) Recheck() { g.recheck(func(*session) bool { return true }) }
+
+// Moved ends the connections to a service that uses another waypoint now, those that
+// are in use behind their requests. The requests themselves are for Recheck.
+func (g *Gateway) Moved(name workload.NamespacedName) {
+	g.each(func(s *shard) {
+		w, err := s.whereabouts("")
+		if err != nil {
+			return
+		}
+		for c := range s.sessions {
+			if d := &c.dest; d.service != nil && d.service.Key() == name && w.elsewhere(d) {
+				c.drain()
+			}
+		}
+	})
+}
+
+// Joined is Recheck for the connections to a workload, whose services have changed.
+func (g *Gateway) Joined(uid string) {
+	g.recheck(func(c *session) bool { return c.dest.workload != nil && c.dest.workload.UID == uid })
+}
+
+func (g *Gateway) recheck(concerns func(*session) bool) {
+	g.each(func(s *shard) {
+		for c := range s.sessions {
+			if c.tcp != nil && concerns(c) && c.rejudge(nil) != nil {
+				c.close(reason.PolicyChanged)
+			}
+		}
+		s.engine.Recheck(func(x *exchange.Exchange, h *message.Head) *reason.Error {
+			if c, ok := x.Owner().(*session); ok && concerns(c) {
+				return c.rejudge(h)
+			}
+			return nil
+		})
+	})
+}
+
+// target returns what policies take for the destination of a connection: the address
+// that the client called. A name has that of the service, if there is one.
+func (d *destination) target() netip.AddrPort {
+	a := d.addr
+	if !a.IsValid() && d.service != nil {
+		if len(d.service.VIPs) > 0 {
+			a = d.service.VIPs[0].Addr
+		}
+	}
+	return netip.AddrPortFrom(a, d.port)
+}
+
+// services returns those whose policies are for a destination: the service that was
+// called, or every service that the workload backs at this port. A service that the
+// directory does not have may be one of them.
+func (d *destination) services(s *workload.Snapshot) []authz.Service {
+	if d.service != nil {
+		return []authz.Service{{Namespace: d.service.Namespace, Hostname: d.service.Hostname}}
+	}
+	w := d.workload
+	if now := s.WorkloadByUID(w.UID); now != nil {
+		w = now
+	}
+	var out []authz.Service
+	for i := range w.Services {
+		m := &w.Services[i]
+		svc := s.ServiceByName(m.Service.Namespace, m.Service.Hostname)
+		if svc == nil || slices.ContainsFunc(svc.Ports, func(p workload.Port) bool { return target(m, p) == d.port }) {
+			out = append(out, authz.Service{Namespace: m.Service.Namespace, Hostname: m.Service.Hostname})
+		}
+	}
+	return out
+}

@@ -1,0 +1,84 @@
+package app
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/wire"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// rules keeps the routes that the control plane has sent.
+type rules struct {
+	config  atomic.Pointer[route.Config] // nil before the first have come
+	changed chan struct{}                // has a value after a change
+
+	mu    sync.Mutex // guards store: it is dumped while it changes
+	store *wire.Store
+}
+
+func newRules() *rules {
+	return &rules{changed: make(chan struct{}, 1), store: wire.NewStore()}
+}
+
+// apply takes a response in.
+func (r *rules) apply(d xds.Delta) []xds.Rejection {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []xds.Rejection
+	for _, res := range d.Updated {
+		if err := r.store.Set(res.Name, res.Body); err != nil {
+			out = append(out, xds.Rejection{Name: res.Name, Err: err})
+		}
+	}
+	for _, name := range d.Removed {
+		r.store.Remove(name)
+	}
+	r.config.Store(r.store.Config())
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+	return out
+}
+
+// dump lists the rules for /config_dump, by the names of their resources.
+func (r *rules) dump() any {
+	type rule struct {
+		Name    string   `json:"name"`
+		Origin  string   `json:"origin"`
+		Dropped string   `json:"dropped,omitempty"`
+		Parents []string `json:"parents"`
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.store.Rules()
+	out := make([]rule, 0, len(all))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		d := rule{Name: name, Origin: all[name].Origin.String(), Dropped: all[name].Dropped}
+		for _, p := range all[name].Parents {
+			d.Parents = append(d.Parents, p.Port.UpstreamName())
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// named returns the services that a configuration names, as names for the control
+// plane, each once.
+func named(c *route.Config) []string {
+	if c == nil {
+		return nil
+	}
+	set := map[string]struct{}{}
+	for k := range c.Ports {
+		set[k.Namespace+"/"+k.Hostname] = struct{}{}
+	}
+	for _, u := range c.Upstreams {
+		set[u.Service.Namespace+"/"+u.Service.Hostname] = struct{}{}
+	}
+	return slices.Sorted(maps.Keys(set))
+}

@@ -1,0 +1,88 @@
+package gateway
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+)
+
+// learn requests resources, if the directory is filled on demand. done runs on the
+// loop later, or never if learn reports false.
+func (s *shard) learn(names []string, done func()) bool {
+	f := s.g.opts.Learn
+	return f != nil && len(names) > 0 && f(s.loop, names, done)
+}
+
+// unknown lists what a decision about a target and a client needs and the directory
+// does not have, as names of resources: an address as network/ip, a service as
+// namespace/hostname.
+func (w *whereabouts) unknown(t connect.Target, client netip.Addr) (names []string) {
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	address := func(network string, a netip.Addr) { add(network + "/" + a.Unmap().String()) }
+	var at workload.Destination
+	if t.IsHost() {
+		at.Service = w.snapshot.ServiceByHostname(t.Host, w.namespace)
+		if ns := namespaceOf(t.Host); at.Service == nil && ns != "" {
+			add(ns + "/" + t.Host)
+		}
+	} else {
+		at = w.snapshot.Find(w.network, t.Addr.Addr(), w.namespace)
+		if !w.snapshot.Certain(w.network, t.Addr.Addr(), w.namespace) {
+			address(w.network, t.Addr.Addr())
+		}
+	}
+	gateway := func(g workload.GatewayAddress) {
+		switch {
+		case g.IsZero():
+		case g.ByHostname():
+			if w.snapshot.FindHostname(g.Hostname) == (workload.Destination{}) {
+				add(g.Hostname.String())
+			}
+		case w.snapshot.Find(g.Address.Network, g.Address.Addr, "") == (workload.Destination{}):
+			address(g.Address.Network, g.Address.Addr)
+		}
+	}
+	switch {
+	case at.Service != nil:
+		gateway(at.Service.Waypoint)
+		for _, o := range at.Service.WeightedWaypoints {
+			gateway(o.Destination)
+		}
+	case at.Workload != nil:
+		gateway(at.Workload.Waypoint)
+	}
+	if client.IsValid() && w.snapshot.WorkloadByAddr(w.network, client) == nil {
+		address(w.network, client)
+	}
+	return names
+}
+
+// namespaceOf returns the namespace in the host name of a Kubernetes Service, "" for
+// any other name.
+func namespaceOf(host string) string {
+	parts := strings.SplitN(host, ".", 4)
+	if len(parts) == 4 && parts[2] == "svc" {
+		return parts[1]
+	}
+	return ""
+}
+
+// unknownBackend names the service of a backend if the directory does not have it.
+func (s *shard) unknownBackend(cfg *route.Config, b *route.Backend) []string {
+	if b == nil {
+		return nil
+	}
+	up := cfg.Upstreams[b.Name]
+	if up == nil || s.g.opts.Directory().ServiceByName(up.Service.Namespace, up.Service.Hostname) != nil {
+		return nil
+	}
+	return []string{up.Service.Namespace + "/" + up.Service.Hostname}
+}

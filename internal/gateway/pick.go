@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+)
+
+// endpoint is where a try or a connection goes.
+type endpoint struct {
+	target   pool.Target
+	workload *workload.Workload
+	service  *workload.Service // nil: a workload was called
+	protocol route.Protocol
+	app      workload.App
+	upstream *route.Upstream // nil without a route
+	port     uint16          // of the service, or of the workload without one
+}
+
+// http2 reports whether requests go there by HTTP/2. A port that declares neither
+// version gets the client's.
+func (e *endpoint) http2(client bool) bool {
+	switch e.protocol {
+	case route.HTTP1:
+		return false
+	case route.HTTP2:
+		return true
+	}
+	return client || e.app == workload.AppHTTP2 || e.app == workload.AppGRPC
+}
+
+// pick chooses an endpoint: of the backend, or without one of what was called. The
+// rules are those of the node proxy. last is the address that has failed before, if one
+// did: one of the other family is preferred.
+func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, failed func(string) bool, last netip.Addr) (endpoint, *reason.Error) {
+	where, err := s.whereabouts(c.peer.Namespace)
+	if err != nil {
+		return endpoint{}, err
+	}
+	e := endpoint{service: c.dest.service}
+	port := c.dest.port
+	dialled := c.dest.addr
+	if b != nil {
+		up := cfg.Upstreams[b.Name]
+		if up == nil {
+			return e, reason.Errorf(reason.NoBackend, "upstream %q is not configured", b.Name)
+		}
+		e.protocol, port, e.upstream = up.Protocol, up.Service.Port, up
+		if n := up.Limits.Requests; n > 0 && s.requests[up] >= int(n) {
+			return e, reason.Errorf(reason.ResourceExhausted, "upstream %q has %d requests under way", b.Name, n)
+		}
+		if up.Service != c.dest.key {
+			dialled = netip.Addr{}
+		}
+		if e.service = where.snapshot.ServiceByName(up.Service.Namespace, up.Service.Hostname); e.service == nil {
+			return e, reason.Errorf(reason.NoHealthyUpstream, "service %s/%s is not known", up.Service.Namespace, up.Service.Hostname)
+		}
+	} else if e.service != nil {
+		// The directory may have changed since the connection began.
+		if now := where.snapshot.ServiceByName(e.service.Namespace, e.service.Hostname); now != nil {
+			e.service = now
+		}
+	}
+	if e.port = port; last.IsValid() {
+		dialled = otherFamily(last)
+	}
+	var up workload.Upstream
+	if e.service == nil {
+		w := where.snapshot.WorkloadByUID(c.dest.workload.UID)
+		if w == nil {
+			return e, reason.Errorf(reason.WorkloadRemoved, "workload %s", c.dest.workload.UID)
+		}
+		up, e.app = workload.Upstream{Workload: w, Addr: c.dest.addr, Port: port}, c.dest.app
+	} else {
+		e.app = e.service.App(port)
+		q := workload.Query{
+			Service: e.service, Client: where.self, Affine: c.affine(e.service), Dialled: dialled, Port: port,
+			Excluded: s.health.excluding(port, failed, s.loop.Now()), Load: s.loadFn, Rand: random,
+		}
+		if up, err = near(&where, q); err != nil && len(s.health.of) > 0 {
+			q.Excluded = failed // those that are ejected are better than none
+			up, err = near(&where, q)
+		}
+		if err != nil {
+			return e, err
+		}
+	}
+	e.workload = up.Workload
+	return e, s.complete(&e, up, where.self, c)
+}
+
+// maxNetworks bounds the endpoints of other networks that one choice looks at: this
+// gateway does not reach them yet.
+const maxNetworks = 4
+
+// near chooses an endpoint, of this network if there is one.
+func near(w *whereabouts, q workload.Query) (workload.Upstream, *reason.Error) {
+	up, err := w.snapshot.Pick(q)
+	if err != nil || up.Workload == nil || up.Workload.Network == w.self.Network {
+		return up, err
+	}
+	excluded := q.Excluded
+	far := []string{up.Workload.UID}
+	q.Excluded = func(uid string) bool { return slices.Contains(far, uid) || excluded != nil && excluded(uid) }
+	for range maxNetworks {
+		next, err := w.snapshot.Pick(q)
+		switch {
+		case err != nil || next.Workload == nil:
+			return up, nil
+		case next.Workload.Network == w.self.Network:
+			return next, nil
+		}
+		far = append(far, next.Workload.UID)
+	}
+	return up, nil
+}
+
+func random(n uint64) uint64 { return rand.Uint64N(n) }
+
+func (s *shard) loadOf(uid string) int { return s.load[uid] }
+
+// complete fills in how the endpoint is reached.
+func (s *shard) complete(e *endpoint, up workload.Upstream, self *workload.Workload, c *session) *reason.Error {
+	w := up.Workload
+	switch {
+	case up.Direct || w == nil:
+		return reason.Errorf(reason.NoHealthyUpstream, "service %s sends each connection to the address that was called", e.service.Key())
+	case w.Network != self.Network:
+		return reason.Errorf(reason.UnknownGateway, "workload %s is in network %q", w.UID, w.Network)
+	case !up.Addr.IsValid():
+		return reason.Errorf(reason.NoHealthyUpstream, "workload %s has no address", w.UID)
+	}
+	k := targetKey{w, e.service, up.Addr, up.Port}
+	t, ok := s.targets[k]
+	if !ok {
+		t = pool.Target{App: netip.AddrPortFrom(up.Addr, up.Port), UID: w.UID}
+		if w.Protocol == workload.HBONE {
+			t.Tunnel = netip.AddrPortFrom(up.Addr, wellknown.PortHBONE)
+			t.Identities = identities(w, e.service)
+		}
+		if len(s.targets) >= maxTargets {
+			clear(s.targets)
+		}
+		s.targets[k] = t
+	}
+	if t.Tunnel.IsValid() {
+		t.Client = c.says
+	}
+	e.target = t
+	return nil
+}
+
+// targetKey is what a target is made of. Workloads and services are immutable.
+type targetKey struct {
+	w    *workload.Workload
+	svc  *workload.Service
+	addr netip.Addr
+	port uint16
+}
+
+// maxTargets bounds the targets that a loop keeps so that they need not be made for
+// each request.
+const maxTargets = 4096
+
+// identities lists those that an endpoint may prove: its own, and those that its
+// service vouches for.
+func identities(w *workload.Workload, svc *workload.Service) string {
+	ids := []string{w.Identity().String()}
+	if svc != nil {
+		for _, san := range svc.SANs {
+			if id, err := identity.Parse(san); err == nil && !slices.Contains(ids, id.String()) {
+				ids = append(ids, id.String())
+			}
+		}
+	}
+	slices.Sort(ids)
+	return strings.Join(ids, ",")
+}
+
+// forwarded renders RFC 7239's header for the connections that a client's requests
+// share: its address without a port, and the service that it called.
+func forwarded(client netip.Addr, svc *workload.Service) string {
+	v := `for="` + client.String() + `"`
+	if client.Is6() {
+		v = `for="[` + client.String() + `]"`
+	}
+	if svc != nil {
+		v += ";host=" + svc.Hostname
+	}
+	return v
+}

@@ -1,0 +1,200 @@
+package gateway
+
+import (
+	"maps"
+	"net/netip"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
+)
+
+// source is what telemetry keeps of the client of a session.
+type source struct {
+	counted telemetry.Client
+	name    string // the identity, as it is written
+	lines   *accesslog.Limit
+}
+
+// limit is the budget of log lines of the clients of one identity on one loop, and how
+// many sessions have it now.
+type limit struct {
+	*accesslog.Limit
+	sessions int
+}
+
+// NewTelemetry returns the hooks that count and log what a gateway carries. directory
+// returns the current one.
+func NewTelemetry(rec *telemetry.Recorder, lines *accesslog.Requests, directory func() *workload.Snapshot) Telemetry {
+	r := &reporter{rec: rec, lines: lines}
+	r.current = func(w *workload.Workload) *workload.Workload {
+		if w != nil {
+			if now := directory().WorkloadByUID(w.UID); now != nil {
+				return now
+			}
+		}
+		return w
+	}
+	return Telemetry{Request: r.request, Progress: r.progress, ConnectionOpened: r.opened, ConnectionClosed: r.closed}
+}
+
+type reporter struct {
+	rec     *telemetry.Recorder
+	lines   *accesslog.Requests
+	current func(*workload.Workload) *workload.Workload
+}
+
+// source returns what is kept of the client of a record.
+func (t *reporter) source(r *Record) *source {
+	c := r.from
+	if c == nil { // of a CONNECT that was refused
+		return &source{name: name(r.ClientIdentity), lines: r.shard.limit(t.rec, r.ClientIdentity).Limit}
+	}
+	s := &c.source
+	if s.lines == nil {
+		s.name = name(r.ClientIdentity)
+		l := c.shard.limit(t.rec, r.ClientIdentity)
+		l.sessions++
+		s.lines = l.Limit
+		s.counted = telemetry.Client{Loop: c.shard.loop.Index(), Src: r.Client, Identity: r.ClientIdentity, Baggage: r.Baggage}
+	}
+	return s
+}
+
+func name(id identity.Identity) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}
+
+// maxLimits is how many budgets a loop keeps of identities without a session, so that
+// a client does not get a new one by coming again.
+const maxLimits = 1024
+
+// limit returns the budget of lines of an identity.
+func (s *shard) limit(rec *telemetry.Recorder, id identity.Identity) *limit {
+	l := s.limits[id]
+	if l == nil {
+		if len(s.limits) >= maxLimits {
+			maps.DeleteFunc(s.limits, func(_ identity.Identity, o *limit) bool { return o.sessions == 0 })
+		}
+		l = &limit{Limit: rec.Limit(id.Namespace + "/" + id.ServiceAccount)}
+		s.limits[id] = l
+	}
+	return l
+}
+
+// forgetLimit reports that a session has ended.
+func (s *shard) forgetLimit(c *session) {
+	if c.source.lines == nil {
+		return
+	}
+	if l := s.limits[c.peer]; l != nil {
+		l.sessions--
+	}
+}
+
+// upstream returns where a record's request went. A service that was called, but of
+// which no endpoint was chosen, is the destination nevertheless.
+func (r *Record) upstream() telemetry.Upstream {
+	to := telemetry.Upstream{Workload: r.Endpoint, Service: r.Backend, MTLS: r.Identities != ""}
+	if to.Service == nil {
+		to.Service = r.Service
+	}
+	return to
+}
+
+func (t *reporter) count(s *source, r *Record, partial bool) {
+	q := telemetry.Request{
+		GRPC: r.GRPC, Status: r.Status, GRPCStatus: r.GRPCStatus, Reason: r.Reason, Duration: r.Duration,
+		Received: r.Received + r.Heads.Request, Sent: r.Sent + r.Heads.Response,
+		Asked: r.Messages.Request, Responded: r.Messages.Response, Partial: partial,
+	}
+	t.rec.Request(&s.counted, r.upstream(), &q, t.current)
+}
+
+func (t *reporter) request(r *Record) {
+	s := t.source(r)
+	t.count(s, r, false)
+	t.log(s, r)
+}
+
+func (t *reporter) progress(r *Record) { t.count(t.source(r), r, true) }
+
+// opened counts a connection that carries no HTTP.
+func (t *reporter) opened(r *Record) { t.begin(r, r.conn) }
+
+func (t *reporter) begin(r *Record, c *telemetry.Conn) {
+	to := r.upstream()
+	c.Src = r.ClientAddr
+	t.rec.Begin(c, telemetry.Key{
+		Reporter: telemetry.Waypoint, MTLS: to.MTLS, Src: t.current(r.Client), Dst: t.current(to.Workload), Service: telemetry.RefTo(to.Service),
+		SrcIdentity: r.ClientIdentity, Baggage: r.Baggage,
+	}, r.Start)
+	if r.flow != nil {
+		c.Count(r.flow)
+	}
+}
+
+func (t *reporter) closed(r *Record) {
+	c := r.conn
+	if c == nil || !c.Begun() {
+		c = &telemetry.Conn{} // it got no endpoint
+		t.begin(r, c)
+	}
+	t.rec.End(c, relay.Result{Sent: uint64(r.Received), Received: uint64(r.Sent), Reason: r.Reason, Err: r.Err}, "")
+	t.log(t.source(r), r)
+}
+
+// log writes the line of a record.
+func (t *reporter) log(s *source, r *Record) {
+	if !t.lines.Enabled() || !s.lines.Permit(r.Reason == reason.OK) {
+		return
+	}
+	e := accesslog.Request{
+		Start: r.Start, Duration: r.Duration, Reason: r.Reason, Err: r.Err,
+		Method: r.Method, Path: r.Path, Authority: r.Authority, Protocol: r.Version, Status: r.Status, Received: r.Received, Sent: r.Sent,
+		FirstByte: r.FirstByte, ForwardedFor: r.ForwardedFor, UserAgent: r.UserAgent, ID: r.RequestID, TraceID: traceID(r.Traceparent), Tries: r.Tries,
+		Answered: r.Answered, Direct: r.Direct, Upstream: r.Upstream, ClusterKind: "tcp", Called: r.Called, Client: r.ClientAddr, Route: r.Route,
+		Src: accesslog.Party{Workload: r.Baggage.Workload, Namespace: r.Baggage.Namespace, Identity: s.name},
+	}
+	if r.HTTP {
+		e.ClusterKind = "http"
+	}
+	if r.Backend != nil {
+		e.ClusterHost, e.ClusterPort = r.Backend.Hostname, r.BackendPort
+	}
+	if r.Endpoint == nil {
+		e.Upstream = netip.AddrPort{}
+	}
+	if w := r.Client; w != nil {
+		e.Src.Workload, e.Src.Namespace = w.Name, w.Namespace
+	}
+	if w := r.Endpoint; w != nil {
+		e.Dst = accesslog.Party{Workload: w.Name, Namespace: w.Namespace}
+		if !strings.Contains(r.Identities, ",") {
+			e.Dst.Identity = r.Identities
+		}
+	}
+	t.lines.Write(&e)
+}
+
+// traceID returns the trace of a traceparent (W3C Trace Context, 3.2), nil when it is
+// none: the line shows only what a search would find.
+func traceID(v []byte) []byte {
+	const from, to = len("00-"), len("00-") + 32
+	if len(v) < to+1 || v[2] != '-' || v[to] != '-' {
+		return nil
+	}
+	for _, c := range v[from:to] {
+		if (c < '0' || '9' < c) && (c < 'a' || 'f' < c) {
+			return nil
+		}
+	}
+	return v[from:to]
+}

@@ -1,0 +1,161 @@
+package gateway
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/filter"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/stream"
+)
+
+// session is one CONNECT stream. While its first bytes decide what it carries, it is
+// the stream's Sink.
+type session struct {
+	shard  *shard
+	dest   destination
+	peer   identity.Identity
+	remote netip.AddrPort
+	client *workload.Workload // nil when unknown
+	// baggage is what a client that is not in the directory says of itself.
+	baggage connect.Baggage
+	says    pool.Client   // to endpoints, of the client
+	trace   string        // of the client's connection, as its tunnel says
+	seen    filter.Client // to programs, of the client
+	start   time.Time
+	access  *authz.Access      // nil before the first decision
+	judged  *workload.Snapshot // the directory of the last decision
+	source  source             // of telemetry
+
+	conn  stream.Conn
+	first []byte // bytes that have not decided yet
+	quiet poll.Deadline
+	http  codec.Server // when it carries HTTP
+	tcp   *joint       // when it does not
+	over  bool
+}
+
+// open decides what a stream carries.
+func (c *session) open(conn stream.Conn) {
+	c.conn = conn
+	switch c.dest.carries() {
+	case carriesTCP:
+		c.carryTCP(false)
+		return
+	case carriesUnknown:
+		c.quiet.Arm(c.shard.loop, silence, func() { c.carryTCP(false) })
+	case carriesHTTP:
+		c.quiet.Arm(c.shard.loop, headTime, func() { c.close(reason.HeadTimeout) })
+	}
+	conn.Bind(c)
+}
+
+// OnData implements stream.Sink.
+func (c *session) OnData(p []byte, end bool) {
+	c.first = append(c.first, p...)
+	g := sniff(c.first)
+	if c.dest.carries() == carriesHTTP && (g == isOther || end) {
+		g = isHTTP1 // which refuses what it is not
+	}
+	switch {
+	case g == isHTTP1:
+		c.carryHTTP(codec.NewHTTP1Server, end)
+	case g == isHTTP2:
+		c.carryHTTP(codec.NewHTTP2Server, end)
+	case g == isOther || end:
+		c.carryTCP(end)
+	case c.quiet.Armed():
+		c.quiet.Rearm(silence)
+	}
+}
+
+// OnWritable implements stream.Sink.
+func (c *session) OnWritable() {}
+
+// OnClose implements stream.Sink.
+func (c *session) OnClose(why reason.Reason, err error) {
+	c.closed(why, err)
+	c.end()
+}
+
+func (c *session) carryHTTP(open func(stream.Conn, *codec.ServerConfig) codec.Server, end bool) {
+	c.quiet.Stop()
+	cfg := c.shard.http
+	cfg.Accept = func(down codec.Response) codec.Receiver { return c.shard.engine.Accept(c, down) }
+	cfg.Refused = c.refused
+	cfg.Closed = func(reason.Reason) { c.end() }
+	c.http = open(c.conn, &cfg)
+	first := c.first
+	c.first = nil
+	c.http.OnData(first, end)
+	if c.shard.g.draining.Load() && !c.over {
+		c.http.Drain()
+	}
+}
+
+func (c *session) drain() {
+	if c.http != nil {
+		c.http.Drain()
+	}
+}
+
+// close ends the session now.
+func (c *session) close(why reason.Reason) {
+	switch {
+	case c.over:
+	case c.http != nil:
+		c.http.Close(why)
+	case c.tcp != nil:
+		c.tcp.fail(why, nil)
+	default:
+		c.conn.Abort(why)
+		c.closed(why, nil)
+		c.end()
+	}
+}
+
+// end forgets the session.
+func (c *session) end() {
+	if c.over {
+		return
+	}
+	c.over = true
+	c.shard.forgetLimit(c)
+	c.quiet.Stop()
+	delete(c.shard.sessions, c)
+	c.shard.g.active.Add(-1)
+}
+
+// record returns what is the same of all requests of a session.
+func (c *session) record() Record {
+	return Record{
+		Start: c.start, Client: c.client, ClientIdentity: c.peer, ClientAddr: c.remote, Baggage: c.baggage,
+		Service: c.dest.service, Port: c.dest.port, Called: c.dest.called(), Endpoint: c.dest.workload, GRPCStatus: -1, shard: c.shard, from: c,
+	}
+}
+
+// closed reports the end of a connection that carries no HTTP.
+func (c *session) closed(why reason.Reason, err error) {
+	r := c.record()
+	r.Duration, r.Reason, r.Err = c.shard.loop.Now().Sub(c.start), why, err
+	c.shard.closed(&r)
+}
+
+// refused reports a request whose head could not be read.
+func (c *session) refused(status int, err error) {
+	if f := c.shard.g.opts.Telemetry.Request; f != nil {
+		r := c.record()
+		r.HTTP, r.Start, r.Reason, r.Err, r.Status = true, c.shard.loop.Now(), reason.MalformedRequest, err, status
+		if status == reason.HeadTimeout.HTTP().Status {
+			r.Reason = reason.HeadTimeout
+		}
+		f(&r)
+	}
+}

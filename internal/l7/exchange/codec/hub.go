@@ -1,0 +1,59 @@
+package codec
+
+import (
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/stream"
+)
+
+const (
+	// scratchKeep is the largest scratch buffer that a loop keeps, in bytes.
+	scratchKeep = 128 << 10
+	// outFlush is how much of HTTP/2 gathers before it is written in the middle of
+	// a turn.
+	outFlush = 64 << 10
+	// direct is the size from which bytes are written from where they are: below,
+	// one copy is cheaper than one more write.
+	direct = 4 << 10
+)
+
+// hub is what the connections of a loop share.
+type hub struct {
+	loop    *poll.Loop
+	scratch []byte       // for heads, until they are written
+	head    message.Head // of HTTP/2, while it is delivered
+	heads   heads        // for those of HTTP/2, until they are encoded
+}
+
+type hubKey struct{}
+
+func hubOf(l *poll.Loop) *hub {
+	return l.Value(hubKey{}, func() any { return &hub{loop: l, scratch: make([]byte, 0, 4<<10)} }).(*hub)
+}
+
+// output is where a connection of HTTP/1 writes. Its carrier gathers what is written
+// in a turn.
+type output struct {
+	conn stream.Conn
+	hub  *hub
+	full bool // the carrier has no room until OnWritable
+}
+
+// room returns an empty buffer. It is sent before anything else asks for one.
+func (o *output) room() []byte { return o.hub.scratch[:0] }
+
+// send writes what was appended to room.
+func (o *output) send(b []byte) {
+	if cap(b) > cap(o.hub.scratch) && cap(b) <= scratchKeep {
+		o.hub.scratch = b[:0]
+	}
+	if len(b) > 0 {
+		o.write(b)
+	}
+}
+
+func (o *output) write(p []byte) {
+	if !o.conn.Write(p) {
+		o.full = true
+	}
+}

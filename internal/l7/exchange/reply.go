@@ -1,0 +1,103 @@
+package exchange
+
+import (
+	"strconv"
+
+	"github.com/ambit-mesh/ambit/internal/l7/filter"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+)
+
+var (
+	keyContentType = message.NewKey("content-type")
+	keyGRPCStatus  = message.NewKey("grpc-status")
+	keyGRPCMessage = message.NewKey("grpc-message")
+	keyOverloaded  = message.NewKey("x-envoy-overloaded")
+)
+
+var (
+	textPlain = []byte("text/plain")
+	typeGRPC  = []byte("application/grpc")
+)
+
+// grpcStatusOf is the status of gRPC for one of HTTP (gRPC's
+// doc/http-grpc-status-mapping.md).
+func grpcStatusOf(status int) int {
+	switch status {
+	case 400:
+		return 13 // INTERNAL
+	case 401:
+		return 16 // UNAUTHENTICATED
+	case 403:
+		return 7 // PERMISSION_DENIED
+	case 404:
+		return 12 // UNIMPLEMENTED
+	case 429, 502, 503, 504:
+		return 14 // UNAVAILABLE
+	}
+	return 2 // UNKNOWN
+}
+
+// reply answers with a failure: in words, or as a status of gRPC.
+func (x *Exchange) reply(status int, why reason.Reason) {
+	h := &x.Reply
+	h.Reset()
+	text := why.Info().What
+	switch why { //nolint:exhaustive // all others say what happened
+	case reason.NoRoute:
+		text = ""
+	case reason.PolicyDenied, reason.NotAllowed, reason.PolicyChanged, reason.PolicyUnavailable, reason.PolicyUnsupported:
+		text = "RBAC: access denied" // as upstream; which policy it was is not the client's business
+	}
+	if why == reason.ResourceExhausted {
+		h.Add(keyOverloaded, []byte("true"))
+	}
+	if x.GRPC || x.Rule != nil && x.Rule.Rule.GRPC {
+		x.GRPCStatus = grpcStatusOf(status)
+		if why == reason.NoBackend {
+			x.GRPCStatus = grpcUnavailable
+		}
+		h.Status = 200
+		h.Add(keyContentType, typeGRPC)
+		h.Add(keyGRPCStatus, strconv.AppendInt(nil, int64(x.GRPCStatus), 10))
+		if text != "" {
+			h.Add(keyGRPCMessage, []byte(text))
+		}
+		x.respond("")
+		return
+	}
+	h.Status = status
+	if text != "" {
+		h.Add(keyContentType, textPlain)
+	}
+	x.respond(text)
+}
+
+// answer sends what a filter answers with.
+func (x *Exchange) answer() {
+	x.Direct = true
+	x.respond("")
+}
+
+// respond sends x.Reply, and ends the exchange.
+func (x *Exchange) respond(body string) {
+	h := &x.Reply
+	x.Call.Response = h
+	filter.Response(&x.Call)
+	x.Call.Response = nil
+	x.Status = h.Status
+	x.FirstByte = max(x.engine.loop.Now().Sub(x.Start), 1)
+	if !x.down.Respond(h, int64(len(body))) {
+		x.down.Abort(reason.Internal)
+		x.finish()
+		return
+	}
+	x.responded = true
+	x.Heads.Response = h.Size()
+	if len(body) > 0 && !x.head {
+		x.Sent += int64(len(body))
+		x.down.Data([]byte(body))
+	}
+	x.down.Finish(nil)
+	x.finish()
+}

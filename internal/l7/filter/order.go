@@ -1,0 +1,121 @@
+// Package filter holds what happens to a request between its arrival and its
+// backend, and to the response on the way back. Filters are pure: they change heads,
+// or answer.
+package filter
+
+import (
+	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+)
+
+// Verdict is what a filter decides of a request.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Continue Verdict = iota
+	Answer           // Call.Reply is the response
+	Refuse           // Call.Refusal is why
+)
+
+// Call is one request on its way through the filters.
+type Call struct {
+	// Request is the head as it will be forwarded, Response that of the answer.
+	Request, Response *message.Head
+	// Rule is what the request takes, by which of its matches; nil without routes.
+	Rule    *route.Target
+	Backend *route.Backend // nil before one is chosen
+	// Port of the service or listener that was called, TLS whether the client used
+	// it: a redirect repeats both.
+	Port uint16
+	TLS  bool
+	// Access decides by policies, and has begun with this request; nil allows
+	// everything.
+	Access *authz.Access
+
+	Refusal *reason.Error // of Refuse
+	Reply   message.Head  // of Answer: Status and fields
+	Origin  []byte        // of the request, for CORS on the way back; nil when not permitted
+}
+
+// Filter is a place in the order. One without functions is not built yet: it
+// marks where policy will act, for authors of policies rely on the order.
+type Filter struct {
+	Name string
+	// Unrouted filters also see requests that no route takes: who may not send a
+	// request does not learn whether it has a route.
+	Unrouted bool
+	Request  func(*Call) Verdict
+	Response func(*Call)
+}
+
+// Order is the order of filters on requests. Responses pass it backwards. It is
+// that of Istio's waypoints, with two differences: CORS stands before the policies,
+// for a preflight request carries no credentials; and external authorization stands
+// behind JWT, so that it sees verified claims.
+//
+// Everything before "route" decides on the request as the client sent it.
+var Order = [...]Filter{
+	{Name: "client-certificate"},
+	{Name: "cors", Request: corsRequest, Response: corsResponse},
+	{Name: "extensions-authn"},
+	{Name: "jwt"},
+	{Name: "extensions-authz"},
+	{Name: "external-authorization"},
+	{Name: "authorization-audit", Unrouted: true, Request: audit},
+	{Name: "authorization-deny", Unrouted: true, Request: deny},
+	{Name: "authorization-allow", Unrouted: true, Request: allowed},
+	{Name: "rate-limit"},
+	{Name: "fault"},
+	{Name: "extensions"},
+	{Name: "redirect", Request: redirect},
+	{Name: "route", Request: ruleRequest, Response: ruleResponse},
+	{Name: "rewrite", Request: rewrite},
+}
+
+// active are those that do something.
+var active = func() (fs []*Filter) {
+	for i := range Order {
+		if Order[i].Request != nil || Order[i].Response != nil {
+			fs = append(fs, &Order[i])
+		}
+	}
+	return fs
+}()
+
+// Request passes a request through the filters until one answers or refuses.
+func Request(c *Call) Verdict {
+	for _, f := range active {
+		if f.Request == nil || c.Rule == nil && !f.Unrouted {
+			continue
+		}
+		if v := f.Request(c); v != Continue {
+			return v
+		}
+	}
+	return Continue
+}
+
+// Backend applies what a backend demands of its requests.
+func Backend(c *Call) {
+	if c.Backend != nil {
+		edit(c.Request, c.Backend.Filters.Request)
+	}
+}
+
+// Response passes a response back through the filters.
+func Response(c *Call) {
+	if c.Backend != nil {
+		edit(c.Response, c.Backend.Filters.Response)
+	}
+	if c.Rule == nil {
+		return
+	}
+	for i := len(active) - 1; i >= 0; i-- {
+		if f := active[i]; f.Response != nil {
+			f.Response(c)
+		}
+	}
+}
