@@ -12,7 +12,6 @@ import (
 	"runtime/debug"
 	"time"
 
-	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	securityapi "istio.io/api/security/v1alpha1"
 
+	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/control/door"
@@ -47,8 +47,11 @@ type app struct {
 	ready     lifecycle.Readiness
 	opened    chan struct{} // closed when there is an authority
 	synced    chan struct{}
-	ground    ground
+	env       environment
 	registry  *registry.Registry
+	callers   access.Callers
+	clusters  *auth.Clusters // set by secured
+	outsiders *slog.Logger   // for callers that are refused
 	authority *ca.Authority
 	xds       *xds.Server
 	cache     *xds.Cache
@@ -59,23 +62,30 @@ type app struct {
 	listeners map[string]net.Listener // grpc, plaintext, monitor, admin, webhook
 }
 
-// ground is what a control plane stands on: a directory of files, or the
-// Kubernetes API.
-type ground struct {
-	source interface {
-		Run(context.Context, source.Sink) error
-	}
-	// problems are what is wrong in the configuration, as JSON shows it, and
-	// how many count.
-	problems func() (list any, count int)
-	// mesh completes the options of the registry.
-	mesh func(*registry.Options)
-	// state completes the configuration of the CA.
-	state func(*ca.Config)
-	// callers vouches for who calls, beside client certificates.
-	callers func() (auth.Authenticator, error)
-	// tasks run beside the servers until the program ends.
-	tasks func() []func(context.Context) error
+// environment is where a control plane runs: on directories of files, or on the
+// Kubernetes API. Its methods are called in this order.
+type environment interface {
+	// Problems returns what is wrong in the configuration, as JSON shows it, and
+	// how many of these count. It may be called at any time.
+	Problems() (list any, count int)
+	// Mesh completes the options of the registry.
+	Mesh(*registry.Options)
+	// State completes the configuration of the CA.
+	State(*ca.Config)
+	// Callers authenticates callers, in addition to client certificates.
+	Callers() (auth.Authenticator, error)
+	// Run delivers the objects of the control plane's own cluster.
+	Run(context.Context, source.Sink) error
+	// Tasks returns what runs next to the servers until the program ends.
+	Tasks(started) []func(context.Context) error
+}
+
+// started is what exists when an environment's tasks begin.
+type started struct {
+	authority *ca.Authority
+	registry  *registry.Registry
+	webhook   net.Listener    // nil without a webhook
+	synced    <-chan struct{} // closed when all objects have been read once
 }
 
 // newApp prepares what needs nobody else, and listens.
@@ -83,46 +93,41 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	a := &app{
 		cfg: cfg, logs: logs, log: logs.Logger("ambitd"), opened: make(chan struct{}), synced: make(chan struct{}),
 		metrics: metrics.NewRegistry("ambitd"), listeners: map[string]net.Listener{},
+		callers: access.Callers{NodeProxies: cfg.trustedNodeAccounts, Readers: cfg.directoryReaders},
 	}
 	defer func() {
 		if err != nil {
 			a.close()
 		}
 	}()
-	find := a.onFiles
+	open := openFiles
 	if cfg.kube.enabled {
-		find = a.onKubernetes
+		open = openCluster
 	}
-	if a.ground, err = find(); err != nil {
+	if a.env, err = open(&a.cfg, logs, a.metrics); err != nil {
 		return nil, err
 	}
 	if err := a.listen(); err != nil {
 		return nil, err
 	}
 	m := newMetrics(a.metrics)
-	m.problems(a.metrics, a.ground.problems)
+	m.problems(a.metrics, a.env.Problems)
 	a.cache = xds.NewCache()
-	a.door = a.newDoor()
+	a.door, a.outsiders = a.newDoor(), a.sparse("xds")
 	a.xds = xds.NewServer(a.cache, xds.ServerOptions{
-		Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization}, Groups: groups,
+		Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization, wellknown.TypePolicy}, Scope: a.scopeOf,
 		Caller: a.streamCaller, Heard: door.Heard, Settled: door.Settled,
 	})
 	opts := registry.Options{
 		ClusterID: cfg.clusterID, TrustDomain: a.cfg.trustDomain, Network: cfg.network, RootNamespace: a.cfg.rootNamespace,
 		Revisions: cfg.revisions(), TrustDomainAliases: a.cfg.trustDomainAliases,
+		WaypointBypass: cfg.waypointBypass == wellknown.WaypointBypassAllow,
 	}
-	a.ground.mesh(&opts)
+	a.env.Mesh(&opts)
 	a.registry = registry.New(opts, &push.Pusher{Cache: a.cache, Updated: m.updated(a.cache)})
+	a.callers.Nodes, a.callers.Gateways = a.registry.Nodes, a.registry.Gateways
+	a.endOutdatedStreams()
 	return a, nil
-}
-
-// groups are what a node proxy gets that follows single addresses: the
-// workloads that it serves itself.
-func groups(n *core.Node) []string {
-	if node := n.GetMetadata().GetFields()["NODE_NAME"].GetStringValue(); node != "" {
-		return []string{registry.NodeGroup(node)}
-	}
-	return nil
 }
 
 func (a *app) listen() error {
@@ -151,7 +156,7 @@ func (a *app) secured(ctx context.Context) error {
 		DefaultTTL: a.cfg.certTTL, MaxTTL: a.cfg.maxCertTTL, Margin: a.cfg.rotationMargin,
 		Logger: a.logs.Logger("ca"), Metrics: cam,
 	}
-	a.ground.state(&conf)
+	a.env.State(&conf)
 	var authority *ca.Authority
 	err := a.patiently(ctx, "the keys of the certificate authority", func() (err error) {
 		authority, err = ca.Open(conf)
@@ -162,10 +167,11 @@ func (a *app) secured(ctx context.Context) error {
 	}
 	a.authority = authority
 	close(a.opened)
-	callers, err := a.ground.callers()
+	tokens, err := a.env.Callers()
 	if err != nil {
 		return err
 	}
+	a.clusters = auth.NewClusters(a.cfg.clusterID, tokens)
 	var serving *tls.Config
 	err = a.patiently(ctx, "a certificate of its own", func() (err error) {
 		serving, err = authority.ServingConfig(a.cfg.serverNames)
@@ -175,7 +181,7 @@ func (a *app) secured(ctx context.Context) error {
 		return err
 	}
 	guard := auth.Interceptors{
-		Authenticator: auth.Chain{callers, auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}},
+		Authenticator: auth.Chain{a.clusters, auth.ClientCert{TrustDomain: a.cfg.trustDomain, Roots: authority.Roots}},
 		Logger:        a.sparse("auth"),
 		OnFailure:     cam.AuthenticationFailed,
 		Gate:          a.door,
@@ -206,7 +212,7 @@ const (
 
 // patiently tries until where the CA's keys are kept answers, however long it
 // takes: a program that ended instead would be started again later and later.
-// Until then it is not ready and serves nobody. Other errors, such as that of keys
+// Until then it is not ready and serves no client. Other errors, such as that of keys
 // that are broken, are returned.
 func (a *app) patiently(ctx context.Context, what string, try func() error) error {
 	done := a.ready.Task(what)
@@ -240,8 +246,11 @@ func (a *app) patiently(ctx context.Context, what string, try func() error) erro
 // addr is where xDS and CA are served.
 func (a *app) addr() net.Addr { return a.listeners["grpc"].Addr() }
 
-// sink passes what the source says to the registry, and notes the first sync.
+// sink passes what sources deliver to the registry. A source.Set calls Synced
+// once, whatever the number of sources.
 type sink struct{ a *app }
+
+func (s sink) Leave(c source.Cluster) { s.a.registry.Leave(c) }
 
 func (s sink) Apply(events []source.Event) { s.a.registry.Apply(events) }
 
@@ -263,9 +272,13 @@ func (a *app) run(ctx context.Context) error {
 		if err := a.secured(ctx); err != nil {
 			return ignoreCanceled(err)
 		}
-		g.Go(func() error { return ignoreCanceled(a.ground.source.Run(ctx, sink{a})) })
+		own, err := source.NewSet(sink{a}).Join(source.Cluster{})
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return ignoreCanceled(a.env.Run(ctx, own)) })
 		g.Go(func() error { return ignoreCanceled(a.authority.Run(ctx)) })
-		for _, task := range a.ground.tasks() {
+		for _, task := range a.env.Tasks(started{a.authority, a.registry, a.listeners["webhook"], a.synced}) {
 			g.Go(func() error { return ignoreCanceled(task(ctx)) })
 		}
 		select {
@@ -273,6 +286,7 @@ func (a *app) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		g.Go(func() error { a.registry.Move(ctx, a.cache); return nil })
 		done()
 		a.log.Info("configuration read, serving", "addresses", a.addr().String())
 		// Reading everything has left more behind than all that follows will.

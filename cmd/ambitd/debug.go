@@ -10,10 +10,10 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
-	securitypb "github.com/ambit-mesh/ambit/api/security"
-	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -34,7 +34,7 @@ func (a *app) adminHandler() http.Handler {
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, debugIndex) })
 	mux.Handle("/debug/syncz", admin.JSON(func() any { return syncz(a.xds.Clients(), a.cfg.clusterID) }))
 	mux.Handle("/debug/status", admin.JSON(func() any { return a.registry.Status() }))
-	mux.Handle("/debug/problems", admin.JSON(func() any { list, _ := a.ground.problems(); return list }))
+	mux.Handle("/debug/problems", admin.JSON(func() any { list, _ := a.env.Problems(); return list }))
 	mux.Handle("/debug/config_dump", admin.JSON(func() any { return a.configDump() }))
 	mux.Handle("/debug/ca", a.withCA(admin.JSON(func() any { return a.authority.Status() })))
 	mux.Handle("POST /ca/rotate", a.withCA(http.HandlerFunc(a.rotate)))
@@ -134,6 +134,8 @@ func shortType(url string) string { return url[strings.LastIndex(url, ".")+1:] }
 type dump struct {
 	Addresses []dumped `json:"addresses"`
 	Policies  []dumped `json:"policies"`
+	// Others are resources of further types, by the last word of the type.
+	Others map[string][]dumped `json:"others,omitempty"`
 }
 
 type dumped struct {
@@ -144,20 +146,33 @@ type dumped struct {
 }
 
 func (a *app) configDump() dump {
-	addresses, policies := a.registry.Resources()
-	return dump{
-		Addresses: dumpAll(addresses, func() proto.Message { return &workloadpb.Address{} }),
-		Policies:  dumpAll(policies, func() proto.Message { return &securitypb.Authorization{} }),
+	d := dump{Addresses: []dumped{}, Policies: []dumped{}}
+	named := map[string]*[]dumped{wellknown.TypeAddress: &d.Addresses, wellknown.TypeAuthorization: &d.Policies}
+	for _, t := range a.registry.Resources() {
+		list := dumpAll(t.TypeURL, t.Set)
+		if into := named[t.TypeURL]; into != nil {
+			*into = list
+			continue
+		}
+		if d.Others == nil {
+			d.Others = map[string][]dumped{}
+		}
+		d.Others[shortType(t.TypeURL)] = list
 	}
+	return d
 }
 
-func dumpAll(list []*xds.Resource, empty func() proto.Message) []dumped {
+// dumpAll writes resources as JSON. A type that is not linked has no JSON form.
+func dumpAll(typeURL string, list []*xds.Resource) []dumped {
+	typ, err := protoregistry.GlobalTypes.FindMessageByURL(typeURL)
 	out := make([]dumped, 0, len(list))
 	for _, r := range list {
 		d := dumped{Name: r.Name, Version: r.Version, Aliases: r.Aliases}
-		m := empty()
-		if err := proto.Unmarshal(r.Body, m); err == nil {
-			d.Body, _ = protojson.Marshal(m) // null when it has no JSON form
+		if err == nil {
+			m := typ.New().Interface()
+			if proto.Unmarshal(r.Body, m) == nil {
+				d.Body, _ = protojson.Marshal(m) // null when it has no JSON form
+			}
 		}
 		out = append(out, d)
 	}

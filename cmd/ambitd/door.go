@@ -3,13 +3,14 @@ package main
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/door"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
@@ -38,7 +39,7 @@ func (a *app) newDoor() *door.Door {
 	d := door.New(door.Options{
 		Logger:    a.sparse("door"),
 		Refused:   func(c door.Cause) { refused.WithLabelValues(string(c)).Inc() },
-		NodeProxy: a.nodeProxy,
+		NodeProxy: a.callers.IsNodeProxy,
 		Largest:   a.largest,
 	})
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -48,18 +49,13 @@ func (a *app) newDoor() *door.Door {
 	return d
 }
 
-// nodeProxy reports whether a caller proved by a token that it is a node proxy.
-func (a *app) nodeProxy(c auth.Caller) bool {
-	return !c.ByCertificate() && slices.Contains(a.cfg.trustedNodeAccounts, c.Account())
-}
-
 // largest returns the largest message that a caller may send to a method. Only
 // a client of xDS has something long to say: a list of what it has.
 func (a *app) largest(c auth.Caller, method string) int {
 	switch {
 	case !strings.HasPrefix(method, "/"+discovery.AggregatedDiscoveryService_ServiceDesc.ServiceName+"/"):
 		return door.SmallMessage
-	case a.nodeProxy(c):
+	case a.callers.IsNodeProxy(c):
 		return xds.MaxRequest
 	}
 	// Twice the list of this moment: the client may have what is gone since.
@@ -70,5 +66,27 @@ func (a *app) largest(c auth.Caller, method string) int {
 func (a *app) streamCaller(ctx context.Context) xds.Caller {
 	c, _ := auth.FromContext(ctx) // the interceptors admit no stream without
 	owner, single := door.Owner(c)
-	return xds.Caller{Owner: owner, Account: c.Account(), Single: single, NodeProxy: a.nodeProxy(c)}
+	return xds.Caller{Owner: owner, Account: c.Account(), Single: single, NodeProxy: a.callers.IsNodeProxy(c)}
+}
+
+// scopeOf returns what the caller of a stream may have of a type.
+func (a *app) scopeOf(ctx context.Context, n *core.Node, typeURL string) (xds.Scope, error) {
+	c, _ := auth.FromContext(ctx)
+	s, err := a.callers.Scope(c, n.GetMetadata().GetFields()["NODE_NAME"].GetStringValue(), typeURL)
+	if err != nil {
+		a.outsiders.Warn("xds client refused", "caller", c.Account(), "pod", c.PodName, "node", c.Node, "cluster", c.Cluster, "type", typeURL, "error", err)
+	}
+	return s, err
+}
+
+// endOutdatedStreams ends streams whose caller is not what it was when they
+// began: its pod ended, or its account became or ceased to be that of a gateway.
+func (a *app) endOutdatedStreams() {
+	a.registry.Nodes.Ended = func(p access.Pod, at access.Placement) {
+		owner, _ := door.Owner(auth.Caller{Cluster: p.Cluster, Namespace: p.Namespace, ServiceAccount: at.Account, PodName: p.Name, PodUID: at.UID})
+		a.xds.EndOwner(owner)
+	}
+	a.registry.Gateways.Changed = func(account access.Account) {
+		a.xds.EndAccount(account.Namespace + "/" + account.Name)
+	}
 }

@@ -5,41 +5,56 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
 
-// onFiles is a control plane on directories: one process, which issues the
-// tokens of its callers itself.
-func (a *app) onFiles() (ground, error) {
-	for _, dir := range []string{a.cfg.stateDir, a.cfg.statusDir} {
+// files is a control plane on directories: one process, which issues the tokens
+// of its callers itself.
+type files struct {
+	*file.Source
+	stateDir string
+}
+
+func openFiles(cfg *config, logs *logging.Logging, _ *prometheus.Registry) (environment, error) {
+	for _, dir := range []string{cfg.stateDir, cfg.statusDir} {
 		if dir == "" {
 			continue
 		}
 		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // others read what is public in it; keys are 0600
-			return ground{}, err
+			return nil, err
 		}
 	}
-	files := file.New(file.Options{
-		ConfigDirs: a.cfg.configDirs, StatusDir: a.cfg.statusDir, KeepDir: filepath.Join(a.cfg.stateDir, "last-good"),
-		Logger: a.logs.Logger("source"),
-	})
-	return ground{
-		source: files,
-		problems: func() (any, int) {
-			list, count := files.Problems(), 0
-			for _, p := range list {
-				if !p.Ignored {
-					count++
-				}
-			}
-			return orEmpty(list), count
-		},
-		mesh:    func(*registry.Options) {},
-		state:   func(c *ca.Config) { c.StateDir = a.cfg.stateDir },
-		callers: func() (auth.Authenticator, error) { return auth.OpenIssuer(a.cfg.stateDir) },
-		tasks:   func() []func(context.Context) error { return nil },
-	}, nil
+	return &files{stateDir: cfg.stateDir, Source: file.New(file.Options{
+		ConfigDirs: cfg.configDirs, StatusDir: cfg.statusDir, KeepDir: filepath.Join(cfg.stateDir, "last-good"),
+		Logger: logs.Logger("source"),
+	})}, nil
 }
+
+// Problems implements environment.
+func (f *files) Problems() (list any, count int) {
+	all := f.Source.Problems()
+	for _, p := range all {
+		if !p.Ignored {
+			count++
+		}
+	}
+	return orEmpty(all), count
+}
+
+// Mesh implements environment.
+func (f *files) Mesh(*registry.Options) {}
+
+// State implements environment.
+func (f *files) State(c *ca.Config) { c.StateDir = f.stateDir }
+
+// Callers implements environment.
+func (f *files) Callers() (auth.Authenticator, error) { return auth.OpenIssuer(f.stateDir) }
+
+// Tasks implements environment.
+func (f *files) Tasks(started) []func(context.Context) error { return nil }

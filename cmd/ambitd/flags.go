@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,7 +13,10 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -20,13 +24,15 @@ import (
 
 // config is the command line.
 type config struct {
-	configDirs, serverNames, trustedNodeAccounts, revisionTags, trustDomainAliases list
+	configDirs, serverNames, revisionTags, trustDomainAliases list
+	trustedNodeAccounts, directoryReaders                     list
 
 	statusDir, stateDir, pluginDir     string
 	listen, plaintextListen            string
 	monitor, admin                     string
 	trustDomain, clusterID, network    string
 	rootNamespace, logLevel, logFormat string
+	waypointBypass                     string
 
 	certTTL, maxCertTTL, rotationMargin time.Duration
 
@@ -41,6 +47,9 @@ type kubeConfig struct {
 	meshConfig, webhookListen string
 	audience, revision        string
 	taint, taintNamespace     string
+	waypointImage             string
+	waypointResources         resources
+	waypointDeployment        string
 }
 
 // list is a flag that may be given several times.
@@ -54,6 +63,27 @@ func (l *list) Set(s string) error {
 	}
 	*l = append(*l, s)
 	return nil
+}
+
+// resources is a flag with the resources of a container.
+type resources struct{ *corev1.ResourceRequirements }
+
+func (r *resources) String() string {
+	if r.ResourceRequirements == nil {
+		return ""
+	}
+	b, _ := json.Marshal(r.ResourceRequirements) // was JSON
+	return string(b)
+}
+
+func (r *resources) Set(s string) error {
+	if s == "" || s == "null" {
+		return nil
+	}
+	r.ResourceRequirements = &corev1.ResourceRequirements{}
+	d := json.NewDecoder(strings.NewReader(s))
+	d.DisallowUnknownFields()
+	return d.Decode(r.ResourceRequirements)
 }
 
 func parseFlags(args []string, out io.Writer) (config, error) {
@@ -73,8 +103,10 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.clusterID, "cluster-id", cmp.Or(os.Getenv("CLUSTER_ID"), wellknown.DefaultCluster), "name of this cluster")
 	f.StringVar(&c.network, "network", "", "network of what does not say otherwise")
 	f.StringVar(&c.rootNamespace, "root-namespace", wellknown.SystemNamespace, "namespace whose policies hold for the whole mesh")
+	f.StringVar(&c.waypointBypass, "waypoint-bypass", wellknown.WaypointBypassDeny, "deny or allow: whether traffic may go around the waypoint that a label names, as it may with Istio; the annotation "+wellknown.AnnotationWaypointBypass+" decides for one object or namespace")
 	f.Var(&c.serverNames, "server-name", "name or IP address in the serving certificate, beside the usual ones; may be repeated")
 	f.Var(&c.trustedNodeAccounts, "trusted-node-account", "namespace/account of node proxies, which may ask for certificates of pods on their node; may be repeated (default ztunnel in the root namespace, or in --namespace)")
+	f.Var(&c.directoryReaders, "directory-reader", "namespace/account that may read all addresses and policies, as node proxies may: for a proxy of a workload's own, or a tool; may be repeated")
 	f.DurationVar(&c.certTTL, "cert-ttl", ca.DefaultTTL, "life of certificates whose owners ask for none in particular, and the longest that node proxies get")
 	f.DurationVar(&c.maxCertTTL, "max-cert-ttl", ca.MaxTTL, "longest life of a certificate of anybody but a node proxy; a change of the root takes about twice the longest that was given")
 	f.DurationVar(&c.rotationMargin, "rotation-margin", ca.DefaultMargin, "time added to each stage of a change of the root, for clocks that differ and for the way of root-cert.pem to its readers")
@@ -88,6 +120,12 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.StringVar(&c.kube.audience, "token-audience", wellknown.TokenAudience, "audience that service account tokens must be issued for")
 	f.StringVar(&c.kube.taint, "untaint", "", "key of the taint to remove from nodes whose agent and proxy are ready; none when empty")
 	f.StringVar(&c.kube.taintNamespace, "untaint-namespace", "", "namespace of that agent and proxy (default: --namespace)")
+	f.StringVar(&c.kube.waypointImage, "waypoint-image", "", "image of the proxies that are run for Gateways of class "+wellknown.ClassWaypoint+"; none are run when empty")
+	f.Var(&c.kube.waypointResources, "waypoint-resources", "resources of such a proxy's container, as JSON of the field resources; Istio's when empty")
+	f.Func("waypoint-deployment", "what is changed of the Deployments of such proxies, as JSON that is merged into them", func(s string) error {
+		c.kube.waypointDeployment = s
+		return deploy.CheckDeployment(s)
+	})
 	f.StringVar(&c.kube.revision, "revision", "", "revision of this control plane: objects labelled "+wellknown.LabelRevision+" for another are not looked at; all are when empty")
 	f.Var(&c.revisionTags, "revision-tag", "another name of this revision; may be repeated")
 	if err := f.Parse(args); err != nil {
@@ -105,6 +143,9 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 func (c *config) complete() error {
 	if err := c.place(); err != nil {
 		return err
+	}
+	if b := c.waypointBypass; b != wellknown.WaypointBypassDeny && b != wellknown.WaypointBypassAllow {
+		return fmt.Errorf("--waypoint-bypass %q: it must be deny or allow", b)
 	}
 	if len(c.revisionTags) > 0 && c.kube.revision == "" {
 		return fmt.Errorf("--revision-tag %s needs --revision: without one this control plane looks at everything, whatever it is labelled", c.revisionTags[0])
@@ -125,9 +166,11 @@ func (c *config) complete() error {
 	if len(c.trustedNodeAccounts) == 0 {
 		c.trustedNodeAccounts = list{c.home() + "/ztunnel"}
 	}
-	for _, a := range c.trustedNodeAccounts {
-		if ns, sa, ok := strings.Cut(a, "/"); !ok || ns == "" || sa == "" || strings.Contains(sa, "/") {
-			return fmt.Errorf("--trusted-node-account %q is not namespace/account", a)
+	for flag, accounts := range map[string]list{"trusted-node-account": c.trustedNodeAccounts, "directory-reader": c.directoryReaders} {
+		for _, a := range accounts {
+			if ns, sa, ok := strings.Cut(a, "/"); !ok || ns == "" || sa == "" || strings.Contains(sa, "/") {
+				return fmt.Errorf("--%s %q is not namespace/account", flag, a)
+			}
 		}
 	}
 	c.serverNames = append(c.serverNames, defaultNames(c.home(), c.kube.revision)...)
@@ -148,7 +191,7 @@ func (c *config) place() error {
 	case c.stateDir == "":
 		return errors.New("--state-dir is needed: keys must survive a restart")
 	}
-	for _, name := range []string{"kubeconfig", "mesh-config", "webhook-listen", "untaint", "untaint-namespace", "token-audience"} {
+	for _, name := range []string{"kubeconfig", "mesh-config", "webhook-listen", "untaint", "untaint-namespace", "token-audience", "waypoint-image", "waypoint-resources"} {
 		if c.set[name] {
 			return fmt.Errorf("--%s needs --kubernetes", name)
 		}

@@ -4,22 +4,27 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"net"
 	"os"
-	"slices"
+	"strconv"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
+	"github.com/ambit-mesh/ambit/internal/control/deploy"
+	"github.com/ambit-mesh/ambit/internal/control/gateways"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/kube/castore"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/kube/deployer"
 	"github.com/ambit-mesh/ambit/internal/kube/election"
 	"github.com/ambit-mesh/ambit/internal/kube/statuswriter"
 	"github.com/ambit-mesh/ambit/internal/kube/tokenreview"
@@ -28,6 +33,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/kube/webhook"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/kube"
@@ -35,80 +41,91 @@ import (
 )
 
 // Leases: what only one replica of all control planes of the namespace does, and
-// for status of what is labelled for a revision, one replica of this.
+// for status and proxies of what is labelled for a revision, one replica of this.
 const (
 	leaseCA      = "ambit-ca-leader"
 	leaseTrust   = "ambit-trust-leader"
 	leaseStatus  = "ambit-status-leader"
 	leaseNamed   = "ambit-status-%s-leader"
 	leaseUntaint = "ambit-untaint-leader"
+
+	leaseDeploy      = "ambit-gateways-leader"
+	leaseDeployNamed = "ambit-gateways-%s-leader"
 )
 
 // leaseLook bounds a look at a lease.
 const leaseLook = 5 * time.Second
 
-// cluster is the control plane's side of the Kubernetes API.
+// cluster is a control plane on the Kubernetes API, which any number of replicas
+// share.
 type cluster struct {
-	*app
-	client *client.Client
-	source *kube.Source
-	store  *castore.Store
-	plugin *castore.Plugin // nil with --ca-dir
-	mesh   *meshFile       // nil without --mesh-config
-	scope  *scope
+	cfg     *config
+	logs    *logging.Logging
+	metrics *prometheus.Registry
+	client  *client.Client
+	source  *kube.Source
+	store   *castore.Store
+	plugin  *castore.Plugin // nil with --ca-dir
+	mesh    *meshFile       // nil without --mesh-config
+	scope   *scope
+
+	started // set by Tasks
 }
 
-// onKubernetes is a control plane on the Kubernetes API, which any number of
-// replicas share.
-func (a *app) onKubernetes() (_ ground, err error) {
-	c := &cluster{app: a, scope: newScope()}
-	if a.cfg.kube.meshConfig != "" {
-		if c.mesh, err = openMeshFile(a.cfg.kube.meshConfig, a.logs.Logger("mesh")); err != nil {
-			return ground{}, err
+func openCluster(cfg *config, logs *logging.Logging, metrics *prometheus.Registry) (_ environment, err error) {
+	c := &cluster{cfg: cfg, logs: logs, metrics: metrics, scope: newScope()}
+	if cfg.kube.meshConfig != "" {
+		if c.mesh, err = openMeshFile(cfg.kube.meshConfig, logs.Logger("mesh")); err != nil {
+			return nil, err
 		}
 		if err := c.adopt(); err != nil {
-			return ground{}, err
+			return nil, err
 		}
 	}
-	c.scope.always = []string{a.cfg.kube.namespace, a.cfg.rootNamespace}
-	c.client, err = client.New(client.Options{Kubeconfig: a.cfg.kube.kubeconfig, UserAgent: userAgent()})
+	c.scope.always = []string{cfg.kube.namespace, cfg.rootNamespace}
+	c.client, err = client.New(client.Options{Kubeconfig: cfg.kube.kubeconfig, UserAgent: userAgent()})
 	if err != nil {
-		return ground{}, err
+		return nil, err
 	}
 	c.source, err = kube.New(kube.Options{
-		Client: c.client, Kinds: slices.Sorted(maps.Keys(source.Kinds())), DiscoverySelectors: c.scope.selectors(),
-		Logger: a.logs.Logger("source"), Registerer: a.metrics,
+		Client: c.client, Kinds: source.Kinds(), DiscoverySelectors: c.scope.selectors(),
+		Logger: logs.Logger("source"), Registerer: metrics, ClusterID: cfg.clusterID,
 	})
 	if err != nil {
-		return ground{}, err
+		return nil, err
 	}
-	c.store = castore.New(c.client.Kube, a.cfg.kube.namespace)
-	if a.cfg.pluginDir == "" {
-		c.plugin = castore.NewPlugin(c.client.Kube, a.cfg.kube.namespace)
+	c.store = castore.New(c.client.Kube, cfg.kube.namespace)
+	if cfg.pluginDir == "" {
+		c.plugin = castore.NewPlugin(c.client.Kube, cfg.kube.namespace)
 	}
-	return ground{
-		source: c.source,
-		problems: func() (any, int) {
-			list := c.source.Problems()
-			return orEmpty(list), len(list)
-		},
-		mesh: func(o *registry.Options) {
-			o.WriteBack, o.BoundCallers = true, true
-			if c.mesh != nil {
-				o.Visibility = c.mesh.config().ServiceEntryVisibility
-			}
-		},
-		state: func(conf *ca.Config) {
-			conf.Store = c.store
-			conf.Others = c.othersSign()
-			if c.plugin != nil {
-				conf.Plugin = c.plugin
-			}
-		},
-		callers: c.callers,
-		tasks:   c.tasks,
-	}, nil
+	return c, nil
 }
+
+// Problems implements environment.
+func (c *cluster) Problems() (any, int) {
+	list := c.source.Problems()
+	return orEmpty(list), len(list)
+}
+
+// Mesh implements environment.
+func (c *cluster) Mesh(o *registry.Options) {
+	o.WriteBack, o.BoundCallers = true, true
+	if c.mesh != nil {
+		o.Visibility = c.mesh.config().ServiceEntryVisibility
+	}
+}
+
+// State implements environment.
+func (c *cluster) State(conf *ca.Config) {
+	conf.Store = c.store
+	conf.Others = c.othersSign()
+	if c.plugin != nil {
+		conf.Plugin = c.plugin
+	}
+}
+
+// Run implements environment.
+func (c *cluster) Run(ctx context.Context, sink source.Sink) error { return c.source.Run(ctx, sink) }
 
 // Reviews a second, and at once: the nodes of a large mesh that all connect
 // when this program starts, while who tries tokens that are none cannot make
@@ -118,10 +135,10 @@ const (
 	reviewBurst = 1000
 )
 
-// callers asks the API server who calls. It does so by a client of its own:
+// Callers asks the API server who calls. It does so by a client of its own:
 // nodes that all connect at once would use up the rate of everything else, and
 // wait in it for longer than they may.
-func (c *cluster) callers() (auth.Authenticator, error) {
+func (c *cluster) Callers() (auth.Authenticator, error) {
 	own, err := client.New(client.Options{Kubeconfig: c.cfg.kube.kubeconfig, UserAgent: userAgent(), QPS: reviewRate, Burst: reviewBurst})
 	if err != nil {
 		return nil, err
@@ -154,8 +171,11 @@ func (c *cluster) adopt() error {
 	return nil
 }
 
-func (c *cluster) tasks() []func(context.Context) error {
+// Tasks implements environment.
+func (c *cluster) Tasks(s started) []func(context.Context) error {
+	c.started = s
 	texts := map[trust.Document]func() ([]byte, <-chan struct{}){trust.Roots: c.authority.Bundle}
+	shared := c.registry.Reports.Follow(status.Unnamed)
 	tasks := []func(context.Context) error{
 		c.store.Run,
 		c.elected(leaseCA, func(ctx context.Context) error { c.authority.Lead(ctx); return nil }),
@@ -164,11 +184,13 @@ func (c *cluster) tasks() []func(context.Context) error {
 				Client: c.client, Texts: texts, Selected: c.scope.selects, Reselect: c.scope.changed, Logger: c.logs.Logger("trust"),
 			})
 		}),
-		c.elected(leaseStatus, func(ctx context.Context) error { return c.writeStatus(ctx, c.registry.Verdicts) }),
+		c.elected(leaseStatus, func(ctx context.Context) error { return c.writeStatus(ctx, shared) }),
 	}
 	if c.cfg.kube.revision != "" {
-		tasks = append(tasks, c.elected(fmt.Sprintf(leaseNamed, c.cfg.kube.revision), func(ctx context.Context) error { return c.writeStatus(ctx, c.registry.NamedVerdicts) }))
+		own := c.registry.Reports.Follow(status.Named)
+		tasks = append(tasks, c.elected(fmt.Sprintf(leaseNamed, c.cfg.kube.revision), func(ctx context.Context) error { return c.writeStatus(ctx, own) }))
 	}
+	tasks = append(tasks, c.deployments()...)
 	if c.plugin != nil {
 		lists := castore.NewRevocations(c.plugin, mtls.CheckCRL, c.logs.Logger("trust"))
 		texts[trust.Revocations] = lists.Text
@@ -177,7 +199,7 @@ func (c *cluster) tasks() []func(context.Context) error {
 	if c.mesh != nil {
 		tasks = append(tasks, c.followMesh)
 	}
-	if ln := c.listeners["webhook"]; ln != nil {
+	if ln := c.webhook; ln != nil {
 		tasks = append(tasks, func(ctx context.Context) error { return c.serveWebhook(ctx, ln) })
 	}
 	if c.cfg.kube.taint != "" {
@@ -203,7 +225,7 @@ func (c *cluster) elected(lease string, work func(context.Context) error) func(c
 	}
 }
 
-// othersSign tells whether another replica leads the CA.
+// othersSign reports whether another replica leads the CA.
 func (c *cluster) othersSign() func() bool {
 	o := election.Observer{Options: election.Options{Kube: c.client.Kube, Namespace: c.cfg.kube.namespace, Lease: leaseCA, Identity: replica()}}
 	return func() bool {
@@ -219,24 +241,66 @@ func replica() string {
 	return cmp.Or(os.Getenv("POD_NAME"), fmt.Sprintf("%s-%d", host, os.Getpid()))
 }
 
-// writeStatus writes verdicts. It begins when everything is known: half of the
+// writeStatus writes reports. It begins when everything is known: half of the
 // configuration would give wrong answers.
-func (c *cluster) writeStatus(ctx context.Context, verdicts *registry.Verdicts) error {
+func (c *cluster) writeStatus(ctx context.Context, reports *status.Follower) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-c.synced:
 	}
-	return statuswriter.Run(ctx, statuswriter.Options{Dynamic: c.client.Dynamic, Verdicts: verdicts, Logger: c.logs.Logger("status")})
+	return statuswriter.Run(ctx, statuswriter.Options{Dynamic: c.client.Dynamic, Reports: reports, Logger: c.logs.Logger("status")})
+}
+
+// deployments are the tasks that run the proxies of Gateways.
+func (c *cluster) deployments() []func(context.Context) error {
+	if c.cfg.kube.waypointImage == "" {
+		return nil
+	}
+	tasks := []func(context.Context) error{c.elected(leaseDeploy, func(ctx context.Context) error { return c.deploy(ctx, false) })}
+	if c.cfg.kube.revision != "" {
+		tasks = append(tasks, c.elected(fmt.Sprintf(leaseDeployNamed, c.cfg.kube.revision), func(ctx context.Context) error { return c.deploy(ctx, true) }))
+	}
+	return tasks
+}
+
+// deploy runs the proxies of Gateways that are labelled for this revision (named), or
+// for none. It begins when everything is known: a Gateway that has not been read yet
+// looks like one that is gone.
+func (c *cluster) deploy(ctx context.Context, named bool) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-c.synced:
+	}
+	all := c.registry.Deployments
+	var classes []*gatewayv1.GatewayClass
+	if !named { // they are shared by all revisions
+		classes = gateways.Classes()
+	}
+	return deployer.Run(ctx, deployer.Options{
+		Client: c.client, Gateways: func() []*deploy.Plan { return all.List(named) }, Changed: all.Changed(), Classes: classes,
+		Settings: deploy.Settings{
+			Image: c.cfg.kube.waypointImage, XDS: c.service() + "." + c.cfg.kube.namespace + ".svc:" + strconv.Itoa(wellknown.PortXDS),
+			ClusterID: c.cfg.clusterID, Network: c.cfg.network, TrustDomain: c.cfg.trustDomain, Domain: wellknown.DefaultDomain,
+			Revision: c.cfg.kube.revision, LogLevel: "info", Resources: c.cfg.kube.waypointResources.ResourceRequirements,
+			Deployment: c.cfg.kube.waypointDeployment,
+		},
+		Logger: c.logs.Logger("gateways"),
+	})
+}
+
+// service is the name of this control plane's Service.
+func (c *cluster) service() string {
+	if r := c.cfg.kube.revision; r != "" && r != wellknown.DefaultRevision {
+		return "istiod-" + r
+	}
+	return "istiod"
 }
 
 func (c *cluster) serveWebhook(ctx context.Context, ln net.Listener) error {
-	service := "istiod"
-	if r := c.cfg.kube.revision; r != "" && r != wellknown.DefaultRevision {
-		service += "-" + r
-	}
 	return webhook.Run(ctx, webhook.Options{
-		Client: c.client, Namespace: c.cfg.kube.namespace, ServiceName: service, Revision: c.cfg.kube.revision,
+		Client: c.client, Namespace: c.cfg.kube.namespace, ServiceName: c.service(), Revision: c.cfg.kube.revision,
 		RootNamespace: c.cfg.rootNamespace, Addresses: c.registry, Listen: ln, Certificate: c.authority.ServingConfig, CABundle: c.authority.Bundle,
 		Logger: c.logs.Logger("webhook"), Registerer: c.metrics,
 	})

@@ -52,7 +52,7 @@ func pod(ns, name, uid, account, node, ip string) *corev1.Pod {
 	return p
 }
 
-// holder is whom the API server knows a token for: service account, pod, its
+// holder is the subject that the API server has for a token: service account, pod, its
 // UID, node, and the audience.
 type holder [5]string
 
@@ -66,6 +66,7 @@ var holders = map[string]holder{
 	"no-uid":    {"istio-system:ztunnel", "ztunnel-1", "", "node1", "istio-ca"},
 	"borrowed":  {"istio-system:ztunnel", "other", "o1", "node1", "istio-ca"},
 	"web":       {"shop:web", "web", "w1", "node1", "istio-ca"},
+	"waypoint":  {"shop:waypoint", "waypoint-1", "p1", "node1", "istio-ca"},
 	"audience":  {"istio-system:ztunnel", "ztunnel-1", "z1", "node1", "api"},
 }
 
@@ -214,8 +215,14 @@ func (c *onCluster) eventually(what string, ok func() bool) {
 // certificate asks for a certificate of a service account of namespace shop.
 func (c *onCluster) certificate(a *app, token, account string) error {
 	c.t.Helper()
+	return c.certificateClaiming(a, token, "Kubernetes", account)
+}
+
+// certificateClaiming does so as a caller that claims to be of a cluster.
+func (c *onCluster) certificateClaiming(a *app, token, cluster, account string) error {
+	c.t.Helper()
 	client, err := certs.NewCAClient(certs.CAConfig{
-		Server: controlplane.Server{Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token(token), ClusterID: "Kubernetes"},
+		Server: controlplane.Server{Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token(token), ClusterID: cluster},
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -265,15 +272,21 @@ func TestImpersonation(t *testing.T) {
 
 func (c *onCluster) follow(a *app) *proxy {
 	c.t.Helper()
+	return c.followAs(a, "ztunnel-1")
+}
+
+// followAs has a client ask for addresses: for those names, or for all without.
+func (c *onCluster) followAs(a *app, token string, names ...string) *proxy {
+	c.t.Helper()
 	px := &proxy{t: c.t, deltas: make(chan xds.Delta, 64)}
 	meta, err := structpb.NewStruct(map[string]any{"NODE_NAME": "node1", "ISTIO_VERSION": "v1.2.3"})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	client, err := xds.NewClient(xds.ClientConfig{
-		Server: controlplane.Server{Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token("ztunnel-1")},
+		Server: controlplane.Server{Address: "https://" + a.addr().String(), RootCAFile: c.roots(), TokenFile: c.token(token)},
 		Node:   &core.Node{Id: "ztunnel~10.0.1.1~ztunnel-1.istio-system~istio-system.svc.cluster.local", Metadata: meta},
-		Types: []xds.TypeConfig{{TypeURL: wellknown.TypeAddress, Apply: func(d xds.Delta) []xds.Rejection {
+		Types: []xds.TypeConfig{{TypeURL: wellknown.TypeAddress, OnDemand: len(names) > 0, Apply: func(d xds.Delta) []xds.Rejection {
 			px.deltas <- d
 			return nil
 		}}},
@@ -283,9 +296,12 @@ func (c *onCluster) follow(a *app) *proxy {
 		c.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = client.Run(ctx) }()
-	c.t.Cleanup(func() { cancel(); <-done })
+	var running sync.WaitGroup
+	running.Go(func() { _ = client.Run(ctx) })
+	for _, name := range names {
+		running.Go(func() { _ = client.Demand(ctx, wellknown.TypeAddress, name) })
+	}
+	c.t.Cleanup(func() { cancel(); running.Wait() })
 	return px
 }
 

@@ -32,7 +32,7 @@ func main() {
 
 // gcPercent trades collector time for memory: what is kept is the mesh, which
 // is much, and what a change leaves behind is little, so that collections are
-// rare all the same. GOGC has the last word, and GOMEMLIMIT holds beside it.
+// rare nevertheless. GOGC has the last word, and GOMEMLIMIT holds beside it.
 const gcPercent = 50
 
 func run(args []string) error {

@@ -37,7 +37,7 @@ func openMeshFile(path string, log *slog.Logger) (*meshFile, error) {
 	return m, nil
 }
 
-// read tells whether there was something new.
+// read reports whether there was something new.
 func (m *meshFile) read() (changed bool, err error) {
 	text, err := os.ReadFile(m.path)
 	if err != nil {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -49,10 +51,12 @@ func (m *controlMetrics) server() xds.ServerMetrics {
 	}
 }
 
+// served are the types that have a label of their own.
+var served = registry.Types()
+
 // typeLabel bounds the values of the label: the type is the client's to name.
 func typeLabel(url string) string {
-	switch url {
-	case wellknown.TypeAddress, wellknown.TypeAuthorization:
+	if slices.Contains(served, url) {
 		return shortType(url)
 	}
 	return "other"

@@ -18,7 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 )
 
-// closed tells whether a control plane serves nobody.
+// closed reports whether a control plane serves no client.
 func closed(a *app) bool {
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 200 * time.Millisecond}, Config: &tls.Config{InsecureSkipVerify: true}}
 	conn, err := d.Dial("tcp", a.addr().String())

@@ -12,8 +12,6 @@ import (
 	"reflect"
 	"strings"
 
-	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
-	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -37,9 +35,10 @@ const (
 	DeniesAll                // a DENY rule that refuses every connection
 	Elsewhere                // enforced only by a waypoint
 	Ineffectual              // an object that is valid and decides nothing
+	Failing                  // a rule of a route whose requests are answered with an error
 )
 
-// Refuses tells whether an object with such a finding is not stored.
+// Refuses reports whether an object with such a finding is not stored.
 func (c Class) Refuses() bool { return c <= Invalid }
 
 // Finding is one thing to say about an object.
@@ -123,17 +122,16 @@ func (r Reviewer) review(data []byte, gvk schema.GroupVersionKind) (name string,
 	if f, known := unread(gvk.Group, gvk.Kind); known {
 		return "", []Finding{f}
 	}
-	kind, known := source.Kinds()[gvk.Kind]
-	if !known || kind.Group != gvk.Group || !judged(kind.New()) {
+	kind, known := source.KindOf(gvk.Group, gvk.Kind)
+	if !known || kind.Builtin {
 		return "", nil
 	}
-	if kind.Name == source.KindGateway {
-		// Read in part: the schema of the Gateway API is checked elsewhere.
-		g := &source.Gateway{}
-		if json.Unmarshal(data, g) != nil {
+	if kind.Shared {
+		shared := kind.New()
+		if json.Unmarshal(data, shared) != nil {
 			return "", nil
 		}
-		return title(kind, g), r.Check(g)
+		return title(kind, shared), r.Check(shared)
 	}
 	obj, problems := file.DecodeJSON(kind, data)
 	if obj == nil {
@@ -147,35 +145,31 @@ func (r Reviewer) review(data []byte, gvk schema.GroupVersionKind) (name string,
 	return title(kind, obj), r.Check(obj)
 }
 
-func title(kind source.Kind, obj metav1.Object) string {
+func title(kind *source.Kind, obj metav1.Object) string {
 	return kind.Name + " " + obj.GetNamespace() + "/" + cmp.Or(obj.GetName(), obj.GetGenerateName())
 }
 
-// judged tells whether objects of a type can be refused at all. The mesh reads
-// others (pods, services), which are the business of Kubernetes.
-func judged(obj metav1.Object) bool {
-	switch obj.(type) {
-	case *securityv1.AuthorizationPolicy, *securityv1.PeerAuthentication,
-		*networkingv1.ServiceEntry, *networkingv1.WorkloadEntry, *source.Gateway:
-		return true
-	}
-	return false
+// checks judge what the schema of a kind leaves open. A kind that is not here is
+// only read, strictly.
+var checks = map[*source.Kind]func(*checker, metav1.Object){
+	source.AuthorizationPolicy.Kind: check((*checker).authorizationPolicy),
+	source.PeerAuthentication.Kind:  check((*checker).peerAuthentication),
+	source.ServiceEntry.Kind:        check((*checker).serviceEntry),
+	source.WorkloadEntry.Kind:       check((*checker).workloadEntry),
+	source.Gateway.Kind:             check((*checker).gateway),
+	source.HTTPRoute.Kind:           (*checker).route,
+	source.GRPCRoute.Kind:           (*checker).route,
+}
+
+func check[P metav1.Object](f func(*checker, P)) func(*checker, metav1.Object) {
+	return func(c *checker, obj metav1.Object) { f(c, obj.(P)) }
 }
 
 // Check judges an object that has been read already.
 func (r Reviewer) Check(obj metav1.Object) []Finding {
 	c := &checker{root: cmp.Or(r.RootNamespace, wellknown.SystemNamespace), book: r.Addresses}
-	switch o := obj.(type) {
-	case *securityv1.AuthorizationPolicy:
-		c.authorizationPolicy(o)
-	case *securityv1.PeerAuthentication:
-		c.peerAuthentication(o)
-	case *networkingv1.ServiceEntry:
-		c.serviceEntry(o)
-	case *networkingv1.WorkloadEntry:
-		c.workloadEntry(o)
-	case *source.Gateway:
-		c.gateway(o)
+	if kind, known := source.KindFor(obj); known && checks[kind] != nil {
+		checks[kind](c, obj)
 	}
 	return c.findings
 }
@@ -228,7 +222,7 @@ func cut(s string, most int) string {
 	return strings.ToValidUTF8(s[:most-len("…")], "") + "…"
 }
 
-// sameMeaning tells whether two versions of an object ask for the same.
+// sameMeaning reports whether two versions of an object ask for the same.
 func sameMeaning(a, b []byte) bool {
 	type meaning struct {
 		Spec     any `json:"spec"`

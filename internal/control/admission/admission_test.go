@@ -16,29 +16,30 @@ import (
 )
 
 // object makes the JSON and kind of one with this spec.
-func object(t testing.TB, kind, namespace, spec string) ([]byte, schema.GroupVersionKind) {
+func object(t testing.TB, k *source.Kind, namespace, spec string) ([]byte, schema.GroupVersionKind) {
 	t.Helper()
-	k := source.Kinds()[kind]
-	text := fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {name: x, namespace: %s, uid: u, managedFields: [{manager: m}]}\nspec: %s\n", k.APIVersion(), kind, namespace, spec)
+	text := fmt.Sprintf("apiVersion: %s\nkind: %s\nmetadata: {name: x, namespace: %s, uid: u, managedFields: [{manager: m}]}\nspec: %s\n", k.APIVersion(), k.Name, namespace, spec)
 	data, err := yaml.YAMLToJSON([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return data, schema.GroupVersionKind{Group: k.Group, Version: k.Versions[0], Kind: kind}
+	return data, schema.GroupVersionKind{Group: k.Group, Version: k.Versions[0], Kind: k.Name}
 }
 
-const (
-	authz   = source.KindAuthorizationPolicy
-	peer    = source.KindPeerAuthentication
-	entry   = source.KindServiceEntry
-	machine = source.KindWorkloadEntry
+var (
+	authz   = source.AuthorizationPolicy.Kind
+	peer    = source.PeerAuthentication.Kind
+	entry   = source.ServiceEntry.Kind
+	machine = source.WorkloadEntry.Kind
 )
 
 func TestReview(t *testing.T) {
 	tests := []struct {
-		name, kind, spec string
-		refused          []string // parts of the message; none: allowed
-		warned           []string // a part of each warning, in order
+		name    string
+		kind    *source.Kind
+		spec    string
+		refused []string // parts of the message; none: allowed
+		warned  []string // a part of each warning, in order
 	}{
 		{name: "an ordinary policy", kind: authz, spec: `{selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b], notNamespaces: [c]}}], to: [{operation: {ports: ["80"]}}], when: [{key: source.ip, values: [10.0.0.0/8]}]}]}`},
 		{name: "allow nothing", kind: authz, spec: `{}`},
@@ -69,6 +70,9 @@ func TestReview(t *testing.T) {
 		{name: "all of IPv6", kind: authz, spec: `{action: DENY, rules: [{from: [{source: {ipBlocks: ["::/0", "2000::/3"]}}]}]}`},
 		{name: "condition without values", kind: authz, spec: `{rules: [{when: [{key: source.ip}]}]}`, refused: []string{"spec.rules[0].when[0]: "}},
 		{name: "condition without key", kind: authz, spec: `{rules: [{when: [{values: [a]}]}]}`, refused: []string{"spec.rules[0].when[0].key: the condition"}},
+		{name: "a path that is no template", kind: authz, spec: `{targetRefs: [{kind: Service, name: w}], rules: [{to: [{operation: {paths: ["/a/{*}", "/a/{*}.txt"], notPaths: ["/{**}/{*}"]}}]}]}`,
+			refused: []string{"spec.rules[0].to[0].operation.paths[1]: ", "spec.rules[0].to[0].operation.notPaths[0]: "}, warned: []string{"only the waypoint"}},
+		{name: "a trust domain", kind: authz, spec: `{targetRefs: [{kind: Service, name: w}], rules: [{when: [{key: source.trustDomain, values: [a]}]}]}`, warned: []string{"only the waypoint"}},
 		{name: "unknown attribute", kind: authz, spec: `{rules: [{when: [{key: source.labels, values: [a]}]}]}`, refused: []string{`"source.labels" is not an attribute`}, warned: []string{"never allows"}},
 		{name: "accounts with namespaces", kind: authz, spec: `{rules: [{from: [{source: {serviceAccounts: [a], namespaces: [b]}}]}]}`, refused: []string{"cannot be combined"}},
 		{name: "selector nothing can match", kind: authz, spec: `{selector: {matchLabels: {app: "we*"}}}`, refused: []string{"spec.selector.matchLabels[app]"}},
@@ -118,13 +122,21 @@ func TestReview(t *testing.T) {
 		{name: "bad endpoint", kind: machine, spec: `{address: "a b", ports: {x: 70000}, serviceAccount: "a/b", labels: {"": b}}`, refused: []string{"spec.address", "spec.ports[x]", "spec.serviceAccount", "spec.labels"}},
 		{name: "zone", kind: machine, spec: `{address: "fe80::1%eth0"}`, refused: []string{"zone"}},
 
-		{name: "a waypoint", kind: source.KindGateway, spec: `{gatewayClassName: istio-waypoint, infrastructure: {labels: {a: b}}, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}`},
-		{name: "a waypoint that gets nothing", kind: source.KindGateway, spec: `{gatewayClassName: istio-waypoint, listeners: [{name: h, port: 80, protocol: HTTP}]}`, warned: []string{"HBONE"}},
-		{name: "another gateway", kind: source.KindGateway, spec: `{gatewayClassName: other}`},
-		{name: "what Kubernetes judges", kind: source.KindService, spec: `{nonsense: 1}`},
+		{name: "a waypoint", kind: source.Gateway.Kind, spec: `{gatewayClassName: istio-waypoint, infrastructure: {labels: {a: b}}, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}`},
+		{name: "a waypoint that gets nothing", kind: source.Gateway.Kind, spec: `{gatewayClassName: istio-waypoint, listeners: [{name: h, port: 80, protocol: HTTP}]}`, warned: []string{"HBONE"}},
+		{name: "another gateway", kind: source.Gateway.Kind, spec: `{gatewayClassName: other}`},
+		{name: "a route", kind: source.HTTPRoute.Kind, spec: `{parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}`},
+		{name: "a match that cannot be evaluated", kind: source.HTTPRoute.Kind, spec: `{parentRefs: [{group: "", kind: Service, name: web}], rules: [{}, {matches: [{path: {type: RegularExpression, value: "("}}]}]}`, refused: []string{"spec.rules[1]: matches[0]: error parsing regexp"}},
+		{name: "the same beside a Gateway", kind: source.HTTPRoute.Kind, spec: `{parentRefs: [{name: edge}, {group: "", kind: Service, name: web}], rules: [{matches: [{path: {type: RegularExpression, value: "("}}]}]}`, warned: []string{"the rule fits no request"}},
+		{name: "the same of a Gateway", kind: source.HTTPRoute.Kind, spec: `{parentRefs: [{name: edge}], rules: [{matches: [{path: {type: RegularExpression, value: "("}}]}]}`},
+		{name: "what is not executed", kind: source.HTTPRoute.Kind,
+			spec:   `{hostnames: [a.b], parentRefs: [{group: networking.istio.io, kind: ServiceEntry, name: x}], rules: [{filters: [{type: ExternalAuth}]}, {sessionPersistence: {}}, {backendRefs: [{name: web, port: 80, filters: [{type: CORS}]}]}]}`,
+			warned: []string{"hostnames have no meaning", "spec.rules[0]: filters[0]: filters of type ExternalAuth are not supported: in the mesh, its requests are answered with 500", "spec.rules[1]: sessionPersistence is not supported", "spec.rules[2]: backendRefs[0].filters[0]"}},
+		{name: "an empty method", kind: source.GRPCRoute.Kind, spec: `{parentRefs: [{group: "", kind: Service, name: web}], rules: [{matches: [{method: {}}]}]}`, refused: []string{"neither service nor method"}},
+		{name: "what Kubernetes judges", kind: source.Service.Kind, spec: `{nonsense: 1}`},
 	}
 	for _, tt := range tests {
-		t.Run(tt.kind+" "+tt.name, func(t *testing.T) {
+		t.Run(tt.kind.Name+" "+tt.name, func(t *testing.T) {
 			got := Review(object(t, tt.kind, "shop", tt.spec))
 			if got.Allowed != (len(tt.refused) == 0) {
 				t.Errorf("allowed: %v (%s)", got.Allowed, got.Message)
@@ -190,7 +202,7 @@ func TestKindsWithoutEffect(t *testing.T) {
 		if !got.Allowed || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], gk.Kind) || len(got.Warnings[0]) >= maxWarning {
 			t.Errorf("%s: %+v", gk, got)
 		}
-		if _, read := source.Kinds()[gk.Kind]; read && source.Kinds()[gk.Kind].Group == gk.Group {
+		if _, read := source.KindOf(gk.Group, gk.Kind); read {
 			t.Errorf("%s is read", gk)
 		}
 	}
@@ -203,7 +215,7 @@ func TestKindsWithoutEffect(t *testing.T) {
 func TestDryRunAnnotation(t *testing.T) {
 	for value, allowed := range map[string]bool{"true": true, "false": true, "yes": false, "": false, "True": false} {
 		data := fmt.Appendf(nil, `{"metadata":{"name":"x","namespace":"n","annotations":{"istio.io/dry-run":%q}},"spec":{}}`, value)
-		got := Review(data, schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: authz})
+		got := Review(data, schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: authz.Name})
 		if got.Allowed != allowed {
 			t.Errorf("%q: %+v", value, got)
 		}
@@ -238,7 +250,7 @@ func TestAnswersAreBounded(t *testing.T) {
 }
 
 func FuzzReview(f *testing.F) {
-	kinds := []string{authz, peer, entry, machine, source.KindGateway}
+	kinds := []*source.Kind{authz, peer, entry, machine, source.Gateway.Kind}
 	for i, spec := range []string{
 		`{action: DENY, rules: [{from: [{source: {notIpBlocks: [x]}}], to: [{operation: {ports: ["1"]}}], when: [{key: "a[", values: [b]}]}]}`,
 		`{selector: {matchLabels: {a: b}}, portLevelMtls: {1: {mode: STRICT}}}`,
@@ -251,7 +263,7 @@ func FuzzReview(f *testing.F) {
 	}
 	f.Add(uint8(0), []byte(`{"spec":{"rules":[null,{"from":[null],"to":[{"operation":null}]}]},"metadata":null}`))
 	f.Fuzz(func(t *testing.T, k uint8, data []byte) {
-		kind := source.Kinds()[kinds[int(k)%len(kinds)]]
+		kind := kinds[int(k)%len(kinds)]
 		gvk := schema.GroupVersionKind{Group: kind.Group, Version: kind.Versions[0], Kind: kind.Name}
 		got := Review(data, gvk)
 		if got.Allowed == (got.Message != "") {

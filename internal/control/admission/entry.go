@@ -11,9 +11,9 @@ import (
 	networkingapi "istio.io/api/networking/v1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
-	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 func (c *checker) serviceEntry(e *networkingv1.ServiceEntry) {
@@ -260,7 +260,7 @@ func (c *checker) endpoint(at string, e *networkingapi.WorkloadEntry) {
 
 // gateway checks what makes a Gateway a waypoint; other classes are none of
 // our business.
-func (c *checker) gateway(g *source.Gateway) {
+func (c *checker) gateway(g *gatewayv1.Gateway) {
 	if g.Spec.GatewayClassName != waypointClass {
 		return
 	}

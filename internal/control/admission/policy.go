@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/ambit-mesh/ambit/internal/control/policy"
+	l7authz "github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -142,9 +143,23 @@ func (c *checker) rule(at string, r *apisecurity.Rule) {
 	for i, t := range r.GetTo() {
 		field := fmt.Sprintf("%s.to[%d].operation", at, i)
 		c.lists(field, operationLists(t.GetOperation()))
+		c.templates(field+".paths", t.GetOperation().GetPaths())
+		c.templates(field+".notPaths", t.GetOperation().GetNotPaths())
 	}
 	for i, w := range r.GetWhen() {
 		c.condition(fmt.Sprintf("%s.when[%d]", at, i), w)
+	}
+}
+
+// templates checks paths with operators.
+func (c *checker) templates(at string, paths []string) {
+	for i, p := range paths {
+		if !l7authz.IsTemplate(p) {
+			continue
+		}
+		if err := l7authz.CheckTemplate(p); err != nil {
+			c.invalid(fmt.Sprintf("%s[%d]", at, i), "%v", err)
+		}
 	}
 }
 
@@ -218,7 +233,7 @@ func (c *checker) blocks(at string, values []string) {
 // attributes are the keys of conditions; those that end in [ take a name.
 var attributes = []string{
 	"source.ip", "source.principal", "source.namespace", "source.serviceAccount", "destination.ip", "destination.port",
-	"remote.ip", "connection.sni", "request.auth.principal", "request.auth.audiences", "request.auth.presenter",
+	"source.trustDomain", "remote.ip", "connection.sni", "request.auth.principal", "request.auth.audiences", "request.auth.presenter",
 	"request.headers[", "request.auth.claims[", "experimental.envoy.filters.",
 }
 

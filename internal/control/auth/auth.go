@@ -19,8 +19,9 @@ type Caller struct {
 	PodName string
 	PodUID  string
 	Node    string
-	// ClusterID is what the caller calls its cluster; a claim, not a proof.
-	ClusterID string
+	// Cluster is the cluster whose tokens the authenticator judges that accepted
+	// the caller's; empty for a certificate, which shows none.
+	Cluster string
 	// Method names the authenticator, for logs.
 	Method string
 }
@@ -28,12 +29,12 @@ type Caller struct {
 // Account is namespace/name of the service account.
 func (c Caller) Account() string { return c.Namespace + "/" + c.ServiceAccount }
 
-// methodCertificate is the Method of ClientCert.
-const methodCertificate = "client certificate"
+// MethodCertificate is the Method of ClientCert.
+const MethodCertificate = "client certificate"
 
 // ByCertificate reports whether a certificate alone proved who the caller is.
 // A certificate outlives the pod that it was made for.
-func (c Caller) ByCertificate() bool { return c.Method == methodCertificate }
+func (c Caller) ByCertificate() bool { return c.Method == MethodCertificate }
 
 // Credentials are what a call brought along.
 type Credentials struct {
@@ -41,6 +42,8 @@ type Credentials struct {
 	Source string
 	// Token is the bearer token, empty without one.
 	Token string
+	// Cluster is what the caller calls its cluster: a claim, which proves nothing.
+	Cluster string
 	// Peer is the state of the TLS connection, nil without TLS. Its
 	// certificates are not verified yet.
 	Peer *tls.ConnectionState

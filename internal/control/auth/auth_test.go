@@ -312,7 +312,7 @@ func TestInterceptors(t *testing.T) {
 				return nil
 			})
 			if tt.ok {
-				if err != nil || serr != nil || got.Account() != ztunnel.Account() || got.ClusterID != "c1" || failures != 0 {
+				if err != nil || serr != nil || got.Account() != ztunnel.Account() || got.Cluster != "" || failures != 0 {
 					t.Errorf("%v %v %+v", err, serr, got)
 				}
 				return

@@ -55,7 +55,7 @@ func (i Interceptors) Tap(ctx context.Context, info *tap.Info) (context.Context,
 	if !ok {
 		return i.undecided(ctx)
 	}
-	cr, cluster, err := i.fromCall(ctx)
+	cr, err := i.fromCall(ctx)
 	var caller Caller
 	if err == nil {
 		caller, err = s.Screen(cr)
@@ -66,7 +66,7 @@ func (i Interceptors) Tap(ctx context.Context, info *tap.Info) (context.Context,
 	case err != nil:
 		return ctx, i.refuse(ctx, info.FullMethodName, err)
 	}
-	return i.admit(ctx, caller, cluster, info.FullMethodName)
+	return i.admit(ctx, caller, info.FullMethodName)
 }
 
 func (i Interceptors) undecided(ctx context.Context) (context.Context, error) {
@@ -108,7 +108,7 @@ func (i Interceptors) authenticate(ctx context.Context, method string) (context.
 	if i.Gate != nil {
 		defer i.Gate.Decided(ctx)
 	}
-	cr, cluster, err := i.fromCall(ctx)
+	cr, err := i.fromCall(ctx)
 	var caller Caller
 	if err == nil {
 		caller, err = i.Authenticator.Authenticate(ctx, cr)
@@ -116,7 +116,7 @@ func (i Interceptors) authenticate(ctx context.Context, method string) (context.
 	if err != nil {
 		return nil, i.refuse(ctx, method, err)
 	}
-	return i.admit(ctx, caller, cluster, method)
+	return i.admit(ctx, caller, method)
 }
 
 // refuse returns the answer to a call that is not authenticated.
@@ -135,8 +135,7 @@ func (i Interceptors) refuse(ctx context.Context, method string, err error) erro
 	return errRefused
 }
 
-func (i Interceptors) admit(ctx context.Context, c Caller, cluster, method string) (context.Context, error) {
-	c.ClusterID = cluster
+func (i Interceptors) admit(ctx context.Context, c Caller, method string) (context.Context, error) {
 	if i.Gate != nil {
 		if err := i.Gate.Admitted(ctx, c, method); err != nil {
 			i.Logger.Warn("call refused", "caller", c.Account(), "pod", c.PodName, "method", method, "error", err)
@@ -147,16 +146,16 @@ func (i Interceptors) admit(ctx context.Context, c Caller, cluster, method strin
 }
 
 // fromCall collects the credentials of a call, and its source.
-func (i Interceptors) fromCall(ctx context.Context) (cr Credentials, cluster string, err error) {
-	cr, cluster, err = fromCall(ctx)
+func (i Interceptors) fromCall(ctx context.Context) (cr Credentials, err error) {
+	cr, err = fromCall(ctx)
 	if i.Gate != nil {
 		cr.Source = i.Gate.Source(ctx)
 	}
-	return cr, cluster, err
+	return cr, err
 }
 
 // fromCall collects the credentials of a call. Ambiguous ones are an error.
-func fromCall(ctx context.Context) (cr Credentials, cluster string, err error) {
+func fromCall(ctx context.Context) (cr Credentials, err error) {
 	if p, ok := peer.FromContext(ctx); ok {
 		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
 			cr.Peer = &info.State
@@ -168,14 +167,14 @@ func fromCall(ctx context.Context) (cr Credentials, cluster string, err error) {
 	case 1:
 		scheme, token, _ := strings.Cut(v[0], " ")
 		if !strings.EqualFold(scheme, "Bearer") || token == "" {
-			return cr, "", errors.New("the authorization header is not a bearer token")
+			return cr, errors.New("the authorization header is not a bearer token")
 		}
 		cr.Token = token
 	default:
-		return cr, "", errors.New("more than one authorization header")
+		return cr, errors.New("more than one authorization header")
 	}
 	if v := md.Get("clusterid"); len(v) == 1 && len(v[0]) <= maxClusterID {
-		cluster = v[0]
+		cr.Cluster = v[0]
 	}
-	return cr, cluster, nil
+	return cr, nil
 }

@@ -153,8 +153,8 @@ func makeKey(dir, path string) error {
 	return d.Sync()
 }
 
-// Issue makes a token for c that is valid for ttl from now. Method and
-// ClusterID are not part of a token.
+// Issue makes a token for c that is valid for ttl from now. Method and Cluster
+// are not part of a token.
 func (i *Issuer) Issue(c Caller, ttl time.Duration) (string, error) {
 	if err := c.validate(); err != nil {
 		return "", fmt.Errorf("token: %w", err)

@@ -46,7 +46,7 @@ func (a ClientCert) Authenticate(_ context.Context, cr Credentials) (Caller, err
 	if _, err := cr.Peer.PeerCertificates[0].Verify(vo); err != nil {
 		return Caller{}, fmt.Errorf("client certificate of %s: %w", id, err)
 	}
-	return Caller{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, Method: methodCertificate}, nil
+	return Caller{Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, Method: MethodCertificate}, nil
 }
 
 // Review is the answer of the Kubernetes API about a token.
@@ -82,7 +82,7 @@ type KubernetesTokens struct {
 	Reviewer TokenReviewer
 	// Signatures, when set, refuses made-up tokens before the Reviewer is asked.
 	Signatures Signatures
-	// Audience is whom tokens must be meant for; default wellknown.TokenAudience.
+	// Audience is the audience that tokens must have; default wellknown.TokenAudience.
 	Audience string
 }
 

@@ -21,8 +21,8 @@
 //
 // So what outlives a stage is bounded by what the stage has waited for, however
 // late a replica learns. Only the one that leads (see Lead) starts and advances
-// rotations, lest replicas that see a plugged-in CA at different times undo each
-// other's.
+// rotations: otherwise replicas that see a plugged-in CA at different times would
+// undo each other's.
 package ca
 
 import (
@@ -130,7 +130,7 @@ func (a *Authority) publish() []byte {
 	return v.bundle
 }
 
-// shared tells whether other replicas use the store.
+// shared reports whether other replicas use the store.
 func (a *Authority) shared() bool { return a.conf.Store != nil }
 
 // change is book.change under the lock.

@@ -36,7 +36,7 @@ type Config struct {
 	// Plugin, when set, is asked for these files instead.
 	Plugin      PluginSource
 	TrustDomain string
-	// Others, when set, tells whether another replica is at work. It may still
+	// Others, when set, reports whether another replica is at work. It may still
 	// have the key of a CA whose files were replaced.
 	Others func() bool
 	// DefaultTTL is given to who asks for none, MaxTTL bounds the rest.

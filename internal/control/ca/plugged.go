@@ -27,7 +27,7 @@ func (p *plugged) String() string {
 	return p.source.String()
 }
 
-// broken tells whether there are files that cannot be used.
+// broken reports whether there are files that cannot be used.
 func (p *plugged) broken() bool { return p.reason != nil && !errors.Is(p.reason, errNoPlugin) }
 
 // look loads what is new in the files, and returns it. What is wrong with them

@@ -96,7 +96,7 @@ func (s *Server) CreateCertificate(ctx context.Context, req *securityapi.IstioCe
 	return &securityapi.IstioCertificateResponse{CertChain: chain}, nil
 }
 
-// subject decides whom the certificate is for.
+// subject decides which identity the certificate has.
 func (s *Server) subject(c auth.Caller, req *securityapi.IstioCertificateRequest) (identity.Identity, error) {
 	own := identity.Identity{TrustDomain: s.TrustDomain, Namespace: c.Namespace, ServiceAccount: c.ServiceAccount}
 	value, asked := req.GetMetadata().GetFields()[impersonatedKey]

@@ -16,7 +16,7 @@ type Status struct {
 	Roots int `json:"roots"`
 	// PluginProblem is why the files of the plugged-in CA are not in use.
 	PluginProblem string `json:"pluginProblem,omitempty"`
-	// Leads tells whether this replica starts and advances rotations.
+	// Leads reports whether this replica starts and advances rotations.
 	Leads bool `json:"leads"`
 }
 

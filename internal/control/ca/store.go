@@ -45,8 +45,8 @@ var ErrConflict = errors.New("the CA's state was changed by somebody else")
 var ErrUnavailable = errors.New("cannot be read or written now")
 
 // ErrNotYet matches the error of an authority that may not sign yet, because
-// another replica does with a key that is not to be had any more.
-var ErrNotYet = errors.New("another replica signs with a key that is not to be had any more")
+// another replica does with a key that this replica cannot load.
+var ErrNotYet = errors.New("another replica signs with a key that this replica cannot load")
 
 // Store keeps the state of an authority where a restart finds it. A store of
 // several replicas makes one sequence of their saves, by versions. Calls are

@@ -20,7 +20,7 @@ type succession struct {
 	leader  bool
 }
 
-// leads tells whether this authority decides about rotations.
+// leads reports whether this authority decides about rotations.
 func (s *succession) leads() bool { return !s.book.shared || s.leader }
 
 func (s *succession) current() *signer { return s.keys.of(s.book.state.Current) }

@@ -107,6 +107,69 @@ type emitted[K comparable, V any] struct {
 	value V
 }
 
+// fewRows is how many rows of one derivation are searched one by one; of more,
+// a map is made.
+const fewRows = 16
+
+// emissions collects what a derivation emits. The first row of a key counts.
+type emissions[K comparable, V any] struct {
+	list []emitted[K, V]
+	seen map[K]struct{} // of list, when it is long
+}
+
+func (e *emissions[K, V]) add(k K, v V) {
+	if len(e.list) < fewRows {
+		if slices.ContainsFunc(e.list, func(o emitted[K, V]) bool { return o.key == k }) {
+			return
+		}
+		e.list = append(e.list, emitted[K, V]{k, v})
+		return
+	}
+	if e.seen == nil {
+		e.seen = keysOf(e.list)
+	}
+	if _, again := e.seen[k]; again {
+		return
+	}
+	e.seen[k] = struct{}{}
+	e.list = append(e.list, emitted[K, V]{k, v})
+}
+
+func keysOf[K comparable, V any](list []emitted[K, V]) map[K]struct{} {
+	keys := make(map[K]struct{}, len(list))
+	for i := range list {
+		keys[list[i].key] = struct{}{}
+	}
+	return keys
+}
+
+// finder finds keys in a list.
+type finder[K comparable, V any] struct {
+	list []emitted[K, V]
+	keys map[K]struct{} // of list, when it is long
+}
+
+func find[K comparable, V any](list []emitted[K, V]) finder[K, V] {
+	f := finder[K, V]{list: list}
+	if len(list) > fewRows {
+		f.keys = keysOf(list)
+	}
+	return f
+}
+
+func (f *finder[K, V]) has(k K) bool {
+	if f.keys != nil {
+		_, has := f.keys[k]
+		return has
+	}
+	for i := range f.list {
+		if f.list[i].key == k {
+			return true
+		}
+	}
+	return false
+}
+
 // entry is what was derived from one row of the input.
 type entry[IK, OK comparable, O any] struct {
 	key   IK
@@ -188,34 +251,24 @@ func (d *derived[IK, IV, OK, O]) compute(row int32) {
 		return
 	}
 	r := Reader{self: self, deps: e.deps[:0]}
-	var outs []emitted[OK, O]
-	d.f(&r, e.key, v, func(k OK, o O) {
-		for i := range outs {
-			if outs[i].key == k {
-				return // the first counts
-			}
-		}
-		outs = append(outs, emitted[OK, O]{k, o})
-	})
+	var outs emissions[OK, O]
+	d.f(&r, e.key, v, outs.add)
 	e.deps = slices.Clip(r.deps)
-	e.outs = outs
-	d.publish(row, before, outs)
+	e.outs = outs.list
+	d.publish(row, before, outs.list)
 }
 
 // publish makes the output follow one entry.
 func (d *derived[IK, IV, OK, O]) publish(row int32, before, now []emitted[OK, O]) {
+	old, next := find(before), find(now)
 	for _, b := range before {
-		if !emits(now, b.key) {
+		if !next.has(b.key) {
 			d.withdraw(row, b.key)
 		}
 	}
 	for _, n := range now {
-		d.claim(row, n.key, n.value, emits(before, n.key))
+		d.claim(row, n.key, n.value, old.has(n.key))
 	}
-}
-
-func emits[K comparable, V any](list []emitted[K, V], k K) bool {
-	return slices.ContainsFunc(list, func(e emitted[K, V]) bool { return e.key == k })
 }
 
 func (d *derived[IK, IV, OK, O]) claim(row int32, k OK, v O, held bool) {

@@ -11,6 +11,7 @@ type Index[I, K comparable, V any] struct {
 	keys    func(K, V) []I
 	rows    map[I]map[K]struct{}
 	readers tracker[I]
+	onTouch func(I) // called with the keys of rows that change; may be nil
 }
 
 // NewIndex adds an index to a collection. keys returns the index keys of a
@@ -40,7 +41,7 @@ func (x *Index[I, K, V]) update(k K, old V, had bool, now V, has bool) {
 				delete(x.rows, i)
 			}
 		}
-		x.readers.touch(i)
+		x.touch(i)
 	}
 	for _, i := range after {
 		set := x.rows[i]
@@ -49,7 +50,14 @@ func (x *Index[I, K, V]) update(k K, old V, had bool, now V, has bool) {
 			x.rows[i] = set
 		}
 		set[k] = struct{}{}
-		x.readers.touch(i)
+		x.touch(i)
+	}
+}
+
+func (x *Index[I, K, V]) touch(i I) {
+	x.readers.touch(i)
+	if x.onTouch != nil {
+		x.onTouch(i)
 	}
 }
 
@@ -77,7 +85,7 @@ func Lookup[I, K comparable, V any](r *Reader, x *Index[I, K, V], i I) iter.Seq2
 
 // dependency is something a row was made from.
 type dependency interface {
-	// add tells whether r was not there yet.
+	// add reports whether r was not there yet.
 	add(r ref) bool
 	remove(r ref)
 }

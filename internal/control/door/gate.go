@@ -91,16 +91,17 @@ func (d *Door) Source(ctx context.Context) string {
 	return ""
 }
 
-// Owner names who a caller's connections and streams count for: its pod, or its
-// account on a node, or its account.
+// Owner names the program for which a caller's connections and streams count: its
+// pod, or its account on a node, or its account. Clusters may use the same names.
 func Owner(c auth.Caller) (owner string, single bool) {
+	account := c.Cluster + ":" + c.Account()
 	switch {
 	case c.PodName != "":
-		return c.Account() + "/" + c.PodName + "/" + c.PodUID, true
+		return account + "/" + c.PodName + "/" + c.PodUID, true
 	case c.Node != "":
-		return c.Account() + "@" + c.Node, true
+		return account + "@" + c.Node, true
 	}
-	return c.Account(), false
+	return account, false
 }
 
 // own makes a connection that of a caller, unless there are too many.

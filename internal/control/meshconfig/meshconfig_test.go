@@ -47,8 +47,8 @@ discoverySelectors:
 	}
 }
 
-// TestVisibilityIsStrict: nothing of what is said about visibility is passed
-// over, and all of it may be written as in the protobuf.
+// TestVisibilityIsStrict: each setting of visibility is applied or refused, and
+// all of them may be written as in the protobuf.
 func TestVisibilityIsStrict(t *testing.T) {
 	const rules = "[{namespaceSelector: {matchLabels: {a: b}}}]"
 	for _, bad := range []string{

@@ -66,7 +66,7 @@ func (p visibilityPolicy) matches(namespace labels.Set) bool {
 	return true
 }
 
-// meansVisibility tells whether somebody meant to limit visibility by a name,
+// meansVisibility reports whether somebody meant to limit visibility by a name,
 // rightly written or not.
 func meansVisibility(name string) bool {
 	return strings.EqualFold(strings.ReplaceAll(name, "_", ""), visibility)

@@ -72,7 +72,7 @@ func mode(m *apisecurity.PeerAuthentication_MutualTLS) Mode {
 	return Unset
 }
 
-// Older tells whether a takes precedence over b: the one created first, then
+// Older reports whether a takes precedence over b: the one created first, then
 // by namespace and name.
 func Older(a, b *PeerAuthentication) bool {
 	if !a.Created.Equal(b.Created) {

@@ -8,18 +8,14 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
-	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/types/known/emptypb"
 	apisecurity "istio.io/api/security/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/control/status"
-	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
@@ -119,7 +115,8 @@ type compiler struct {
 	namespace string
 	domains   TrustDomains
 	deny      bool
-	current   int // rule
+	requests  bool // for a gateway, which sees requests
+	current   int  // rule
 	notes     []Note
 	effects   []Effect
 }
@@ -183,35 +180,53 @@ func (c *compiler) condition(p *securityv1.AuthorizationPolicy, targeted bool) s
 // no groups at all means never.
 func (c *compiler) rules(rules []*apisecurity.Rule) []*securitypb.Group {
 	groups := []*securitypb.Group{}
-	for i, r := range rules {
-		c.current = i
-		before := len(c.notes)
-		g := c.rule(fmt.Sprintf("spec.rules[%d]", i), r)
-		if g != nil {
-			groups = append(groups, g)
+	c.each(rules, func(_ int, clauses []clause) {
+		g := &securitypb.Group{}
+		for _, cl := range clauses {
+			r := &securitypb.Rules{}
+			for i := range cl {
+				r.Matches = append(r.Matches, cl[i].connection)
+			}
+			g.Rules = append(g.Rules, r)
 		}
-		c.effects = append(c.effects, c.effect(g, len(c.notes) > before))
-	}
+		if len(g.Rules) == 0 {
+			g.Rules = []*securitypb.Rules{{}} // a clause without alternatives holds
+		}
+		groups = append(groups, g)
+	})
 	return groups
 }
 
-func (c *compiler) effect(g *securitypb.Group, lossy bool) Effect {
+// each emits the clauses of every rule that can match.
+func (c *compiler) each(rules []*apisecurity.Rule, emit func(place int, clauses []clause)) {
+	for i, r := range rules {
+		c.current = i
+		before := len(c.notes)
+		clauses, possible := c.rule(fmt.Sprintf("spec.rules[%d]", i), r)
+		if possible {
+			emit(i, clauses)
+		}
+		c.effects = append(c.effects, c.effect(clauses, possible, len(c.notes) > before))
+	}
+}
+
+func (c *compiler) effect(clauses []clause, possible, lossy bool) Effect {
 	switch {
 	case !lossy:
 		return Exact
-	case g == nil:
+	case !possible:
 		return Never
 	case !c.deny:
 		return Narrowed
-	case len(g.Rules) == 1 && len(g.Rules[0].Matches) == 0:
+	case len(clauses) == 0:
 		return Everything
 	}
 	return Widened
 }
 
-func (c *compiler) rule(at string, r *apisecurity.Rule) *securitypb.Group {
-	g := &securitypb.Group{}
-	possible := true
+// rule returns the clauses of a rule, all of which must hold, and reports whether they
+// can.
+func (c *compiler) rule(at string, r *apisecurity.Rule) (clauses []clause, possible bool) {
 	var from, to []match
 	for i, f := range r.GetFrom() {
 		from = append(from, c.source(fmt.Sprintf("%s.from[%d].source", at, i), f.GetSource()))
@@ -219,58 +234,59 @@ func (c *compiler) rule(at string, r *apisecurity.Rule) *securitypb.Group {
 	for i, t := range r.GetTo() {
 		to = append(to, c.operation(fmt.Sprintf("%s.to[%d].operation", at, i), t.GetOperation()))
 	}
-	possible = clause(g, from) && possible
-	possible = clause(g, to) && possible
+	possible = add(&clauses, from)
+	possible = add(&clauses, to) && possible
 	for i, w := range r.GetWhen() {
 		// Each condition is a clause of its own: all of them must hold.
-		possible = clause(g, []match{c.when(fmt.Sprintf("%s.when[%d]", at, i), w)}) && possible
+		possible = add(&clauses, []match{c.when(fmt.Sprintf("%s.when[%d]", at, i), w)}) && possible
 	}
-	if !possible {
-		return nil
-	}
-	if len(g.Rules) == 0 {
-		g.Rules = []*securitypb.Rules{{}} // a clause without alternatives holds
-	}
-	return g
+	return clauses, possible
 }
 
-// match is one alternative of a clause.
+// match is one alternative of a clause: what it says of connections and, for gateways,
+// of requests.
 type match struct {
-	pb *securitypb.Match
+	connection *securitypb.Match
+	request    *authzpb.Match
 	// never: it cannot hold. all: it holds for everything.
 	never, all bool
 }
 
-// clause adds alternatives of which one must hold; false when none can.
+// clause is a list of alternatives, of which one must hold.
+type clause []match
+
+// add adds a clause; false when none of its alternatives can hold.
 // Proxies skip an alternative without fields, so one that always holds makes
 // the whole clause superfluous instead.
-func clause(g *securitypb.Group, alternatives []match) bool {
+func add(to *[]clause, alternatives []match) bool {
 	if len(alternatives) == 0 {
 		return true
 	}
-	rules := &securitypb.Rules{}
+	var c clause
 	for _, a := range alternatives {
 		if a.all {
 			return true
 		}
 		if !a.never {
-			rules.Matches = append(rules.Matches, a.pb)
+			c = append(c, a)
 		}
 	}
-	if len(rules.Matches) == 0 {
+	if len(c) == 0 {
 		return false
 	}
-	g.Rules = append(g.Rules, rules)
+	*to = append(*to, c)
 	return true
 }
 
 // builder makes one match, field by field, keeping to the invariant.
 type builder struct {
-	c     *compiler
-	at    string
-	m     securitypb.Match
-	any   bool // some field is set in the result
-	never bool
+	c      *compiler
+	at     string
+	m      securitypb.Match
+	remote securitypb.Match // of the address that headers tell, at a gateway
+	r      authzpb.Match
+	any    bool // some field is set in the result
+	never  bool
 	// written: some field is set in the policy.
 	written bool
 }
@@ -289,7 +305,7 @@ func (b *builder) done() match {
 		b.c.note(b.at, emptyPart)
 		b.lost()
 	}
-	return match{pb: &b.m, never: b.never, all: !b.any && !b.never}
+	return match{connection: &b.m, request: b.request(), never: b.never, all: !b.any && !b.never}
 }
 
 // lost notes a constraint that cannot be expressed: an ALLOW must not match
@@ -368,6 +384,13 @@ func (c *compiler) source(at string, s *apisecurity.Source) match {
 	values(b, &m.NotSourceIps, "notIpBlocks", s.NotIpBlocks, true, parseBlock)
 	b.unseen("requestPrincipals", s.RequestPrincipals)
 	b.unseen("notRequestPrincipals", s.NotRequestPrincipals)
+	if c.requests {
+		values(b, &b.remote.SourceIps, "remoteIpBlocks", s.RemoteIpBlocks, false, parseBlock)
+		values(b, &b.remote.NotSourceIps, "notRemoteIpBlocks", s.NotRemoteIpBlocks, true, parseBlock)
+		values(b, &b.r.TrustDomains, "trustDomains", c.trustDomains(s.TrustDomains), false, parseString)
+		values(b, &b.r.NotTrustDomains, "notTrustDomains", c.trustDomains(s.NotTrustDomains), true, parseString)
+		return b.done()
+	}
 	b.unseen("remoteIpBlocks", s.RemoteIpBlocks)
 	b.unseen("notRemoteIpBlocks", s.NotRemoteIpBlocks)
 	// Seen by the proxy, but the protocol has no field for it.
@@ -383,6 +406,15 @@ func (c *compiler) operation(at string, o *apisecurity.Operation) match {
 	}
 	values(b, &b.m.DestinationPorts, "ports", o.Ports, false, parsePort)
 	values(b, &b.m.NotDestinationPorts, "notPorts", o.NotPorts, true, parsePort)
+	if c.requests {
+		values(b, &b.r.Hosts, "hosts", o.Hosts, false, parseString)
+		values(b, &b.r.NotHosts, "notHosts", o.NotHosts, true, parseString)
+		values(b, &b.r.Methods, "methods", o.Methods, false, parseString)
+		values(b, &b.r.NotMethods, "notMethods", o.NotMethods, true, parseString)
+		values(b, &b.r.Paths, "paths", o.Paths, false, parsePath)
+		values(b, &b.r.NotPaths, "notPaths", o.NotPaths, true, parsePath)
+		return b.done()
+	}
 	b.unseen("hosts", o.Hosts)
 	b.unseen("notHosts", o.NotHosts)
 	b.unseen("methods", o.Methods)
@@ -414,6 +446,9 @@ func (c *compiler) when(at string, w *apisecurity.Condition) match {
 		b.c.note(at+".key", "the condition has no key")
 		b.lost()
 	default:
+		if c.requests && b.whenRequest(w) {
+			break
+		}
 		b.written = len(w.GetValues())+len(w.GetNotValues()) > 0
 		b.c.note(fmt.Sprintf("%s.key %q", at, w.GetKey()), "")
 		b.lost()
@@ -424,84 +459,4 @@ func (c *compiler) when(at string, w *apisecurity.Condition) match {
 func both[T any](b *builder, positive, negative *[]T, w *apisecurity.Condition, parse func(string) (T, error)) {
 	values(b, positive, "values", w.GetValues(), false, parse)
 	values(b, negative, "notValues", w.GetNotValues(), true, parse)
-}
-
-// parseString reads the four forms of a string: exact, prefix*, *suffix and *.
-func parseString(s string) (*securitypb.StringMatch, error) {
-	inner := strings.TrimSuffix(strings.TrimPrefix(s, "*"), "*")
-	switch {
-	case s == "*":
-		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Presence{Presence: &emptypb.Empty{}}}, nil
-	case strings.Contains(inner, "*"), len(s)-len(inner) == 2:
-		return nil, fmt.Errorf("%q: one * is allowed, at the beginning or the end", s)
-	case strings.HasPrefix(s, "*"):
-		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Suffix{Suffix: inner}}, nil
-	case strings.HasSuffix(s, "*"):
-		return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Prefix{Prefix: inner}}, nil
-	}
-	return &securitypb.StringMatch{MatchType: &securitypb.StringMatch_Exact{Exact: s}}, nil
-}
-
-// principals adds the other names of the trust domain to a list.
-func (c *compiler) principals(list []string, negative bool) []string {
-	refuses := c.deny != negative
-	return c.domains.Expand(list, refuses)
-}
-
-func parsePrincipal(s string) (*securitypb.StringMatch, error) {
-	if strings.HasPrefix(s, "spiffe://") {
-		return nil, fmt.Errorf("%q: principals are written without spiffe://", s)
-	}
-	return parseString(s)
-}
-
-func (c *compiler) parseAccount(s string) (*securitypb.ServiceAccountMatch, error) {
-	ns, name, qualified := strings.Cut(s, "/")
-	if !qualified {
-		ns, name = c.namespace, s
-	}
-	if ns == "" || name == "" || strings.ContainsAny(name, "/*") || strings.Contains(ns, "*") {
-		return nil, fmt.Errorf("%q is not <namespace>/<service account>", s)
-	}
-	return &securitypb.ServiceAccountMatch{Namespace: ns, ServiceAccount: name}, nil
-}
-
-func parsePort(s string) (uint32, error) {
-	p, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || p == 0 {
-		return 0, fmt.Errorf("%q is not a port", s)
-	}
-	return uint32(p), nil
-}
-
-// parseBlock reads an address or a block. An IPv6 block that has all of IPv4
-// inside, in its IPv6 form, is none: whether it is meant to match IPv4 clients
-// cannot be known, and node proxies differ. ::/0 is every IPv6 client.
-func parseBlock(s string) (*securitypb.Address, error) {
-	prefix, err := netip.ParsePrefix(s)
-	if err != nil {
-		addr, aerr := netip.ParseAddr(s)
-		if aerr != nil || addr.Zone() != "" {
-			return nil, fmt.Errorf("%q is neither an address nor a CIDR block", s)
-		}
-		prefix = netip.PrefixFrom(addr, addr.BitLen())
-	}
-	if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {
-		prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
-	}
-	if rbac.Straddles(prefix) {
-		return nil, fmt.Errorf("%q is larger than IPv4 in its IPv6 form and has it inside; write 0.0.0.0/0 for IPv4 and ::/0 for IPv6", s)
-	}
-	prefix = prefix.Masked()
-	return &securitypb.Address{Address: prefix.Addr().AsSlice(), Length: uint32(prefix.Bits())}, nil
-}
-
-// sortedKeys is for maps whose order must not show.
-func sortedKeys[V any](m map[uint32]V) []uint32 {
-	keys := make([]uint32, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

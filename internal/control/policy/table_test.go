@@ -183,7 +183,7 @@ func TestTable(t *testing.T) {
 			if r.Allowed == w.refused {
 				t.Errorf("webhook: allowed %v %s", r.Allowed, r.Message)
 			}
-			obj, problems := file.DecodeJSON(source.Kinds()[source.KindAuthorizationPolicy], data)
+			obj, problems := file.DecodeJSON(source.AuthorizationPolicy.Kind, data)
 			p, ok := obj.(*securityv1.AuthorizationPolicy)
 			if !ok {
 				t.Fatalf("not read: %v", problems)
@@ -225,7 +225,7 @@ func FuzzRaw(f *testing.F) {
 			return
 		}
 		data := fmt.Appendf(nil, `{"apiVersion":"security.istio.io/v1","kind":"AuthorizationPolicy","metadata":{"namespace":"shop","name":"p"},"spec":%s}`, spec)
-		obj, _ := file.DecodeJSON(source.Kinds()[source.KindAuthorizationPolicy], data)
+		obj, _ := file.DecodeJSON(source.AuthorizationPolicy.Kind, data)
 		p, ok := obj.(*securityv1.AuthorizationPolicy)
 		if !ok {
 			return

@@ -23,7 +23,7 @@ func nodePod(namespace, name, account string, more func(*corev1.Pod)) source.Eve
 	if more != nil {
 		more(p)
 	}
-	return source.Event{Key: source.Key{Kind: source.KindPod, Namespace: namespace, Name: name}, Object: p}
+	return source.Event{Key: source.Key{Kind: source.Pod.Kind, Namespace: namespace, Name: name}, Object: p}
 }
 
 // TestOnlyPodsWithAnAccountGiveIdentities checks that nothing that a node can
@@ -31,7 +31,7 @@ func nodePod(namespace, name, account string, more func(*corev1.Pod)) source.Eve
 // mirror pods, which have no account.
 func TestOnlyPodsWithAnAccountGiveIdentities(t *testing.T) {
 	proxy := nodePod("istio-system", "ztunnel-1", "ztunnel", nil)
-	caller := auth.Caller{Namespace: "istio-system", ServiceAccount: "ztunnel", PodName: "ztunnel-1", PodUID: "uid-of-pod", Node: "n1"}
+	caller := auth.Caller{Cluster: "Kubernetes", Namespace: "istio-system", ServiceAccount: "ztunnel", PodName: "ztunnel-1", PodUID: "uid-of-pod", Node: "n1"}
 	mirror := func(p *corev1.Pod) {
 		p.Annotations[source.AnnotationMirror], p.Annotations[source.AnnotationConfigHash] = "x", "x"
 	}

@@ -39,17 +39,17 @@ func (c canaryUse) under(ns canaryUse) canaryUse {
 
 // noteCanary adds to the condition of a bound waypoint what becomes of the
 // canary beside it. A namespace's canary is for those that use its waypoint.
-func (d describer) noteCanary(namespace string, labels, annotations map[string]string, c *status.Condition) {
-	primary, own, _ := d.t.wantedWaypoint(d.r, namespace, labels)
+func (d describer) noteCanary(home Space, labels, annotations map[string]string, c *status.Condition) {
+	primary, own, _ := d.t.wantedWaypoint(d.r, home, labels)
 	use := useCanary(labels, annotations)
 	if !own {
-		info, _ := collection.Fetch(d.r, d.t.namespaces, namespace)
+		info, _ := collection.Fetch(d.r, d.t.namespaces, home)
 		use = use.under(info.canary)
 	}
 	if !use.set || use.name == "" || use.name == wellknown.DataplaneModeNone {
 		return
 	}
-	canary := Name{cmp.Or(use.namespace, namespace), use.name}
+	canary := Space{Cluster: home.Cluster, Name: cmp.Or(use.namespace, home.Name)}.At(use.name)
 	percent, err := strconv.Atoi(use.weight)
 	switch {
 	case canary == primary:

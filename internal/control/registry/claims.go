@@ -15,11 +15,11 @@ import (
 
 // claims reports which hosts and addresses of an entry are not its own; nil when
 // all are.
-func (d describer) claims(n Name, e *networkingv1.ServiceEntry) *status.Condition {
+func (d describer) claims(n Ref, e *networkingv1.ServiceEntry) *status.Condition {
 	scope := d.t.scope(d.r, n, e)
 	var hosts, owned, earlier, merged []string
 	for _, h := range e.Spec.Hosts {
-		if d.t.ofService(d.r, Name{n.Namespace, h}) {
+		if d.t.ofService(d.r, n.Cluster, Host{n.Namespace, h}) {
 			hosts = append(hosts, fmt.Sprintf("host %s belongs to the Kubernetes Service of that name", h))
 			continue
 		}
@@ -29,7 +29,7 @@ func (d describer) claims(n Name, e *networkingv1.ServiceEntry) *status.Conditio
 		switch v := d.t.rule(d.r, n, scope, p); {
 		case v.owner != "":
 			owned = append(owned, v.text(n.Namespace))
-		case v.older != (Name{}):
+		case v.older != (Ref{}):
 			earlier = append(earlier, v.text(n.Namespace))
 		}
 	}
@@ -52,10 +52,10 @@ func (d describer) claims(n Name, e *networkingv1.ServiceEntry) *status.Conditio
 
 // disputes reports in what an entry differs from the older entries of its host,
 // with which it makes one service.
-func (d describer) disputes(n Name, e *networkingv1.ServiceEntry, host string) []string {
+func (d describer) disputes(n Ref, e *networkingv1.ServiceEntry, host string) []string {
 	var out []string
 	scope := d.t.scope(d.r, n, e)
-	for _, s := range d.t.shares(d.r, Name{n.Namespace, host}) {
+	for _, s := range d.t.shares(d.r, n.Cluster, Host{n.Namespace, host}) {
 		if s.k == n {
 			break
 		}
@@ -86,14 +86,14 @@ func samePort(a, b []*networkingapi.ServicePort) uint32 {
 }
 
 // isPod returns the pod whose address a WorkloadEntry has.
-func (d describer) isPod(n Name, e *networkingv1.WorkloadEntry) (Name, bool) {
+func (d describer) isPod(n Ref, e *networkingv1.WorkloadEntry) (Ref, bool) {
 	addr, err := netip.ParseAddr(e.Spec.Address)
 	if err != nil || addr.Zone() != "" {
-		return Name{}, false
+		return Ref{}, false
 	}
 	network := e.Spec.Network
 	if network == "" {
-		network = d.t.network(d.r, n.Namespace, entryLabels(e.Labels, e.Spec.Labels))
+		network = d.t.network(d.r, n.Home(), entryLabels(e.Labels, e.Spec.Labels))
 	}
 	return d.t.podAt(d.r, place{network, addr.Unmap()})
 }

@@ -12,6 +12,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
@@ -26,10 +27,16 @@ import (
 func (r *Registry) Status() []status.Object {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := describer{r.t, &r.in, collection.Untracked()}
 	out := make([]status.Object, 0, len(r.origins))
 	for k, origin := range r.origins {
-		o := status.Object{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Conditions: s.describe(k)}
+		o := status.Object{Kind: k.Kind.Name, Group: k.Kind.Group, Cluster: k.Cluster.String(), Namespace: k.Namespace, Name: k.Name, Conditions: []status.Condition{}}
+		for _, s := range r.sections(k) {
+			if s.List == "" {
+				o.Conditions = append(o.Conditions, s.Conditions...)
+			} else {
+				o.Entries = append(o.Entries, status.EntryOf(s))
+			}
+		}
 		if file, line, ok := cutLast(origin, ":"); ok {
 			o.File = file
 			o.Line, _ = strconv.Atoi(line)
@@ -37,7 +44,7 @@ func (r *Registry) Status() []status.Object {
 		out = append(out, o)
 	}
 	slices.SortFunc(out, func(a, b status.Object) int {
-		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Group, b.Group), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name), strings.Compare(a.Cluster, b.Cluster))
 	})
 	return out
 }
@@ -60,45 +67,15 @@ func accepted(format string, args ...any) status.Condition {
 	return status.Yes(status.Accepted, status.ReasonAccepted, format, args...)
 }
 
-func (d describer) describe(k source.Key) []status.Condition {
-	n := Name{k.Namespace, k.Name}
-	switch k.Kind {
-	case source.KindPod:
-		if p, ok := d.in.pods.Get(n); ok {
-			return d.pod(n, p)
-		}
-	case source.KindService:
-		if s, ok := d.in.services.Get(n); ok {
-			return d.service(n, s)
-		}
-	case source.KindServiceEntry:
-		if e, ok := d.in.entries.Get(n); ok {
-			return d.entry(n, e)
-		}
-	case source.KindWorkloadEntry:
-		if e, ok := d.in.workloads.Get(n); ok {
-			return d.workloadEntry(n, e)
-		}
-	case source.KindAuthorizationPolicy:
-		if p, ok := d.in.policies.Get(n); ok {
-			return d.policy(n, p)
-		}
-	case source.KindPeerAuthentication:
-		if p, ok := d.in.peers.Get(n); ok {
-			return d.peer(n, p)
-		}
-	case source.KindGateway:
-		if g, ok := d.in.gateways.Get(n); ok {
-			return d.gateway(n, g)
+func (d describer) pod(n Ref, p *corev1.Pod) []status.Condition {
+	out := []status.Condition{d.inMesh(n, p)}
+	if _, is := d.t.isProxy(d.r, n.Home(), p.Labels); !is {
+		if _, c := d.t.target(d.r, n.Home(), p.Labels, p.Annotations, trafficWorkload); c != nil {
+			out = append(out, *c)
 		}
 	}
-	return []status.Condition{accepted("read")}
-}
-
-func (d describer) pod(n Name, p *corev1.Pod) []status.Condition {
-	out := []status.Condition{d.inMesh(n, p)}
-	if _, c := d.t.waypointFor(d.r, n.Namespace, p.Labels, trafficWorkload); c != nil {
-		out = append(out, *c)
+	if _, policy := d.t.closedPod(d.r, n, p); policy != nil {
+		out = append(out, status.Yes(status.WaypointOnly, status.ReasonWaypointRequired, "%s (policy %s)", binding.Describe(policy), policyName(policy)))
 	}
 	return out
 }
@@ -108,9 +85,9 @@ func hasAccount(p *corev1.Pod) bool {
 	return ok
 }
 
-func (d describer) inMesh(n Name, p *corev1.Pod) status.Condition {
+func (d describer) inMesh(n Ref, p *corev1.Pod) status.Condition {
 	mode := p.Labels[wellknown.LabelDataplaneMode]
-	if ns, ok := collection.Fetch(d.r, d.in.namespaces.Collection, n.Namespace); ok && mode == "" {
+	if ns, ok := collection.Fetch(d.r, d.in.namespaces.Collection, n.Home()); ok && mode == "" {
 		mode = ns.Labels[wellknown.LabelDataplaneMode]
 	}
 	switch {
@@ -132,35 +109,44 @@ func (d describer) inMesh(n Name, p *corev1.Pod) status.Condition {
 	return status.No(status.InMesh, status.ReasonNotRedirected, "not enrolled; label the namespace or the pod %s=%s", wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient)
 }
 
-func (d describer) service(n Name, s *corev1.Service) []status.Condition {
+func (d describer) service(n Ref, s *corev1.Service) []status.Condition {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		return []status.Condition{status.No(status.Accepted, status.ReasonUnsupportedValue,
 			"node proxies do not serve ExternalName services: DNS answers for them as without the mesh; use a ServiceEntry")}
 	}
-	c := accepted("served as %s", d.t.hostname(n))
+	c := accepted("served as %s", d.t.hostname(d.r, n))
 	if skipped := len(s.Spec.Ports) - len(kubePorts(s)); skipped > 0 {
 		c.Message += fmt.Sprintf("; %d ports are not TCP and bypass the mesh", skipped)
 	}
 	return d.serviceWaypoint([]status.Condition{c}, n, s)
 }
 
-func (d describer) serviceWaypoint(out []status.Condition, n Name, s *corev1.Service) []status.Condition {
-	_, c := d.t.waypointFor(d.r, n.Namespace, s.Labels, trafficService)
-	return d.bound(out, c, n.Namespace, s.Labels, s.Annotations)
+func (d describer) serviceWaypoint(out []status.Condition, n Ref, s *corev1.Service) []status.Condition {
+	_, c := d.t.target(d.r, n.Home(), s.Labels, s.Annotations, trafficService)
+	d.awaits(moved{source.Service.Kind, n}, c)
+	return d.bound(out, c, n.Home(), s.Labels, s.Annotations)
+}
+
+// awaits changes the condition of an object whose waypoint has not accepted it yet.
+func (d describer) awaits(k moved, c *status.Condition) {
+	if p, moves := collection.Fetch(d.r, d.t.bound.moving, k); c != nil && moves && p.Refuses() {
+		*c = status.No(status.WaypointBound, status.ReasonPending,
+			"its waypoint has not accepted the configuration: connections are refused (WAYPOINT_UNAVAILABLE); see /debug/syncz of ambitd, and the waypoint's log")
+	}
 }
 
 // bound adds the condition of a waypoint for a service, if there is one.
-func (d describer) bound(out []status.Condition, c *status.Condition, namespace string, labels, annotations map[string]string) []status.Condition {
+func (d describer) bound(out []status.Condition, c *status.Condition, home Space, labels, annotations map[string]string) []status.Condition {
 	if c == nil {
 		return out
 	}
 	if c.Status == status.True {
-		d.noteCanary(namespace, labels, annotations, c)
+		d.noteCanary(home, labels, annotations, c)
 	}
 	return append(out, *c)
 }
 
-func (d describer) entry(n Name, e *networkingv1.ServiceEntry) []status.Condition {
+func (d describer) entry(n Ref, e *networkingv1.ServiceEntry) []status.Condition {
 	visible := d.visible(n, e)
 	if d.t.scope(d.r, n, e) == meshconfig.None {
 		return []status.Condition{status.No(status.Accepted, status.ReasonNotVisible, "no proxy is told of it: %s", visible.Message), *visible}
@@ -169,8 +155,9 @@ func (d describer) entry(n Name, e *networkingv1.ServiceEntry) []status.Conditio
 	if visible != nil {
 		out = append(out, *visible)
 	}
-	addr, waypoint := d.t.entryWaypoint(d.r, n, e)
-	if addr == nil {
+	target, waypoint := d.t.entryTarget(d.r, n, e)
+	d.awaits(moved{source.ServiceEntry.Kind, n}, waypoint)
+	if target.Address == nil {
 		out = append(out, withoutWaypoint(e)...)
 	}
 	for _, a := range e.Spec.Addresses {
@@ -181,7 +168,7 @@ func (d describer) entry(n Name, e *networkingv1.ServiceEntry) []status.Conditio
 	if c := d.claims(n, e); c != nil {
 		out = append(out, *c)
 	}
-	return d.bound(out, waypoint, n.Namespace, e.Labels, e.Annotations)
+	return d.bound(out, waypoint, n.Home(), e.Labels, e.Annotations)
 }
 
 // withoutWaypoint is what an entry needs a waypoint for that it does not have.
@@ -199,7 +186,7 @@ func withoutWaypoint(e *networkingv1.ServiceEntry) []status.Condition {
 	return nil
 }
 
-func (d describer) workloadEntry(n Name, e *networkingv1.WorkloadEntry) []status.Condition {
+func (d describer) workloadEntry(n Ref, e *networkingv1.WorkloadEntry) []status.Condition {
 	c := accepted("a workload of the mesh")
 	if d.t.endpoint(&e.Spec, n) == nil {
 		c = status.No(status.Accepted, status.ReasonUnsupportedEndpointType, "address %q can be reached by no proxy: give an IP address or a host name", e.Spec.Address)
@@ -208,28 +195,27 @@ func (d describer) workloadEntry(n Name, e *networkingv1.WorkloadEntry) []status
 		c.Message = fmt.Sprintf("its address is that of pod %s: it is reached as that pod, with its identity", pod)
 	}
 	out := []status.Condition{c}
-	if _, c := d.t.waypointFor(d.r, n.Namespace, entryLabels(e.Labels, e.Spec.Labels), trafficWorkload); c != nil {
+	if _, c := d.t.target(d.r, n.Home(), entryLabels(e.Labels, e.Spec.Labels), e.Annotations, trafficWorkload); c != nil {
 		out = append(out, *c)
 	}
 	return out
 }
 
-func (d describer) policy(n Name, p *securityv1.AuthorizationPolicy) []status.Condition {
+func (d describer) policy(n Ref, _ *securityv1.AuthorizationPolicy) []status.Condition {
 	a, _ := collection.Fetch(d.r, d.t.translated, n)
 	if a == nil {
 		return nil
 	}
-	refs := p.Spec.TargetRefs
-	if p.Spec.TargetRef != nil {
-		refs = append(slices.Clone(refs), p.Spec.TargetRef)
-	}
 	if a.Policy != nil || !a.Targeted {
 		return slices.Clone(a.Conditions)
 	}
-	return []status.Condition{d.targets(n, refs)}
+	if res, ok := collection.Fetch(d.r, d.t.targets.Policies, n); ok {
+		return []status.Condition{res.Condition}
+	}
+	return nil
 }
 
-func (d describer) peer(n Name, p *securityv1.PeerAuthentication) []status.Condition {
+func (d describer) peer(n Ref, p *securityv1.PeerAuthentication) []status.Condition {
 	pa, _ := collection.Fetch(d.r, d.t.peers, n)
 	if pa == nil {
 		return nil
@@ -259,17 +245,6 @@ func (d describer) superseded(pa *policy.PeerAuthentication) bool {
 		}
 	}
 	return false
-}
-
-func (d describer) gateway(n Name, g *source.Gateway) []status.Condition {
-	w, ok := collection.Fetch(d.r, d.t.waypoints, n)
-	switch {
-	case !ok:
-		return []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "class %s is none of ours (%s)", g.Spec.GatewayClassName, waypointClass)}
-	case w.address == nil:
-		return []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "no address yet (status.addresses): nothing is sent to it")}
-	}
-	return []status.Condition{accepted("a waypoint for %s traffic", w.serves)}
 }
 
 // Origin returns where an object was written, for people.

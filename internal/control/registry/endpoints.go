@@ -9,7 +9,9 @@ import (
 	networkingapi "istio.io/api/networking/v1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 
+	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -19,19 +21,25 @@ const entryGroup = "networking.istio.io"
 
 // entryWorkload is nil for an entry that no proxy can reach, and for one that
 // is a pod and adds nothing to it.
-func (t *tables) entryWorkload(r *collection.Reader, k Name, e *networkingv1.WorkloadEntry) *workloadpb.Workload {
+func (t *tables) entryWorkload(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry) *workloadpb.Workload {
+	w, _ := t.closedEntry(r, k, e)
+	return w
+}
+
+// closedEntry is entryWorkload with the policy that the workload names because of its
+// waypoints, nil for none.
+func (t *tables) closedEntry(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry) (*workloadpb.Workload, *securitypb.Authorization) {
 	labels := entryLabels(e.Labels, e.Spec.Labels)
 	w := t.endpoint(&e.Spec, k)
 	if w == nil {
-		return nil
+		return nil, nil
 	}
-	w.Uid = t.opts.ClusterID + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
-	t.complete(r, w, k.Namespace, labels, ownPorts(e.Spec.Ports))
+	w.Uid = t.cluster(r, k.Cluster).id + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
+	t.complete(r, w, k.Home(), labels, ownPorts(e.Spec.Ports))
 	if pod := t.asPod(r, w, "WorkloadEntry/"+k.String()); pod != w {
-		return pod
+		return pod, nil
 	}
-	t.bindWaypoint(r, w, k.Namespace, labels)
-	return w
+	return w, t.bindWaypoint(r, w, k.Home(), labels, t.workloadState(r, k))
 }
 
 // entryLabels are those of the spec over those of the object: both select.
@@ -65,7 +73,7 @@ func ownPorts(ports map[string]uint32) map[string]uint32 {
 
 // endpoint makes the part of a workload that WorkloadEntry says; the same
 // message is an inline endpoint of a ServiceEntry.
-func (t *tables) endpoint(e *networkingapi.WorkloadEntry, k Name) *workloadpb.Workload {
+func (t *tables) endpoint(e *networkingapi.WorkloadEntry, k Ref) *workloadpb.Workload {
 	w := &workloadpb.Workload{
 		Name:           k.Name,
 		Network:        e.Network,
@@ -100,7 +108,7 @@ func (t *tables) endpoint(e *networkingapi.WorkloadEntry, k Name) *workloadpb.Wo
 
 // inlineEndpoints makes the workloads that a ServiceEntry lists itself. One
 // that is resolved by name and lists none has its hosts as endpoints.
-func (t *tables) inlineEndpoints(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
+func (t *tables) inlineEndpoints(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
 	endpoints := e.Spec.Endpoints
 	perHost := len(endpoints) == 0 && (e.Spec.Resolution == networkingapi.ServiceEntry_DNS || e.Spec.Resolution == networkingapi.ServiceEntry_DNS_ROUND_ROBIN)
 	if e.Spec.WorkloadSelector != nil || e.Spec.Resolution == networkingapi.ServiceEntry_NONE || t.scope(r, k, e) == meshconfig.None {
@@ -124,13 +132,13 @@ func (t *tables) inlineEndpoints(r *collection.Reader, k Name, e *networkingv1.S
 			section += "~" + strconv.Itoa(n) // one address, several ports
 		}
 		used[ep.Address]++
-		w.Uid = t.opts.ClusterID + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
+		w.Uid = t.cluster(r, k.Cluster).id + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
 		emitWorkload(t.completeInline(r, w, k, e, ep, perHost), emit)
 	}
 }
 
-func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k Name, e *networkingv1.ServiceEntry, ep *networkingapi.WorkloadEntry, perHost bool) *workloadpb.Workload {
-	t.complete(r, w, k.Namespace, ep.Labels, nil)
+func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k Ref, e *networkingv1.ServiceEntry, ep *networkingapi.WorkloadEntry, perHost bool) *workloadpb.Workload {
+	t.complete(r, w, k.Home(), ep.Labels, nil)
 	// An inline endpoint belongs to its own entry and to nothing that happens
 	// to select its labels.
 	w.Services = nil
@@ -139,8 +147,8 @@ func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k 
 		if perHost && h != ep.Address {
 			continue
 		}
-		name := Name{k.Namespace, h}
-		c, ok := collection.Fetch(r, t.cores, coreKey{name, k.Name})
+		name := Host{k.Namespace, h}
+		c, ok := collection.Fetch(r, t.cores, coreKey{name, k.Name, k.Cluster})
 		if !ok {
 			continue
 		}
@@ -152,6 +160,13 @@ func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k 
 	if pod := t.asPod(r, w, "ServiceEntry/"+k.String()); pod != w {
 		return pod
 	}
-	t.bindWaypoint(r, w, k.Namespace, ep.Labels)
+	if proxied, is := t.isProxy(r, k.Home(), ep.Labels); is {
+		w.ApplicationTunnel = proxied.binding
+		return w
+	}
+	// No proxy of Ambit's stands before what is neither a pod nor has an entry of its
+	// own: nothing could be closed there.
+	target, _ := t.target(r, k.Home(), ep.Labels, e.Annotations, trafficWorkload)
+	w.Waypoint = binding.Final(target).Waypoint
 	return w
 }

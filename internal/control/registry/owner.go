@@ -17,13 +17,19 @@ import (
 type ownership struct {
 	// Pods and Services, by address. Pods of the host's network are apart: their
 	// addresses are the node's.
-	pods      *collection.Collection[Name, located]
-	podAt     *collection.Index[place, Name, located]
-	services  *collection.Collection[Name, []netip.Addr]
-	serviceAt *collection.Index[netip.Addr, Name, []netip.Addr]
-	hostPodAt *collection.Index[place, Name, located]
+	pods      *collection.Collection[Ref, located]
+	podAt     *collection.Index[place, Ref, located]
+	services  *collection.Collection[Ref, []netip.Addr]
+	serviceAt *collection.Index[virtual, Ref, []netip.Addr]
+	hostPodAt *collection.Index[place, Ref, located]
 	// Of each address and range, the oldest entry that the whole mesh sees.
-	claims *collection.Collection[netip.Prefix, Name]
+	claims *collection.Collection[netip.Prefix, Ref]
+}
+
+// virtual is an address of a Service, which is of a cluster and no network.
+type virtual struct {
+	cluster source.Cluster
+	addr    netip.Addr
 }
 
 // place is an address in a network.
@@ -58,22 +64,28 @@ func (l located) places(host bool) []place {
 // (readiness, heartbeats) changes nothing here.
 func (t *tables) own(in *inputs) {
 	t.owned.pods = collection.Map(in.pods.Collection, "addresses of pods", sameLocated, t.locate)
-	t.owned.podAt = collection.NewIndex(t.owned.pods, func(_ Name, l located) []place { return l.places(false) })
-	t.owned.hostPodAt = collection.NewIndex(t.owned.pods, func(_ Name, l located) []place { return l.places(true) })
+	t.owned.podAt = collection.NewIndex(t.owned.pods, func(_ Ref, l located) []place { return l.places(false) })
+	t.owned.hostPodAt = collection.NewIndex(t.owned.pods, func(_ Ref, l located) []place { return l.places(true) })
 	t.owned.services = collection.Map(in.services.Collection, "addresses of services", slices.Equal[[]netip.Addr],
-		func(_ *collection.Reader, _ Name, s *corev1.Service) ([]netip.Addr, bool) {
+		func(_ *collection.Reader, _ Ref, s *corev1.Service) ([]netip.Addr, bool) {
 			addrs := serviceAddresses(s)
 			return addrs, len(addrs) > 0
 		})
-	t.owned.serviceAt = collection.NewIndex(t.owned.services, func(_ Name, addrs []netip.Addr) []netip.Addr { return addrs })
+	t.owned.serviceAt = collection.NewIndex(t.owned.services, func(k Ref, addrs []netip.Addr) []virtual {
+		out := make([]virtual, 0, len(addrs))
+		for _, a := range addrs {
+			out = append(out, virtual{k.Cluster, a})
+		}
+		return out
+	})
 }
 
 // locate leaves out pods that have ended.
-func (t *tables) locate(r *collection.Reader, k Name, p *corev1.Pod) (located, bool) {
+func (t *tables) locate(r *collection.Reader, k Ref, p *corev1.Pod) (located, bool) {
 	if source.Ended(p) {
 		return located{}, false
 	}
-	l := located{network: t.network(r, k.Namespace, p.Labels), host: p.Spec.HostNetwork}
+	l := located{network: t.network(r, k.Home(), p.Labels), host: p.Spec.HostNetwork}
 	for _, b := range podAddresses(p) {
 		a, _ := netip.AddrFromSlice(b)
 		l.addrs = append(l.addrs, a)
@@ -104,32 +116,32 @@ func appendAddr(list []netip.Addr, s string) []netip.Addr {
 }
 
 // podAt returns the pod that has an address.
-func (t *tables) podAt(r *collection.Reader, at place) (Name, bool) {
-	var pods []Name
+func (t *tables) podAt(r *collection.Reader, at place) (Ref, bool) {
+	var pods []Ref
 	for k := range collection.Lookup(r, t.owned.podAt, at) {
 		pods = append(pods, k)
 	}
 	if len(pods) == 0 {
-		return Name{}, false
+		return Ref{}, false
 	}
 	// Two pods have one address only while one takes the other's place.
-	return slices.MinFunc(pods, Name.Compare), true
+	return slices.MinFunc(pods, Ref.Compare), true
 }
 
-// owner returns what has an address, for people: a Service or a pod. What is
-// of namespace not does not count.
-func (t *tables) owner(r *collection.Reader, a netip.Addr, not string) string {
+// owner returns what has an address in a cluster, for people: a Service, or a
+// pod of its network. What is of namespace not does not count.
+func (t *tables) owner(r *collection.Reader, c source.Cluster, a netip.Addr, not string) string {
 	var found []string
-	for k := range collection.Lookup(r, t.owned.serviceAt, a) {
+	for k := range collection.Lookup(r, t.owned.serviceAt, virtual{c, a}) {
 		if k.Namespace != not {
-			found = append(found, source.KindService+" "+k.String())
+			found = append(found, source.Service.Name+" "+k.String())
 		}
 	}
-	at := place{t.opts.Network, a}
-	for _, index := range []*collection.Index[place, Name, located]{t.owned.podAt, t.owned.hostPodAt} {
+	at := place{t.cluster(r, c).network, a}
+	for _, index := range []*collection.Index[place, Ref, located]{t.owned.podAt, t.owned.hostPodAt} {
 		for k := range collection.Lookup(r, index, at) {
 			if k.Namespace != not {
-				found = append(found, source.KindPod+" "+k.String())
+				found = append(found, source.Pod.Name+" "+k.String())
 			}
 		}
 	}
@@ -146,7 +158,7 @@ type ruling struct {
 	owner string
 	// older is the entry of another namespace that claimed it first: its claim
 	// holds for clients of all other namespaces.
-	older Name
+	older Ref
 	// dropped claims are not sent.
 	dropped bool
 }
@@ -155,13 +167,13 @@ type ruling struct {
 // of other namespaces must not be led away from the owner by a proxy that
 // prefers claims, so a claim on what another namespace owns is not sent, unless
 // only the entry's own namespace sees it.
-func (t *tables) rule(r *collection.Reader, k Name, scope meshconfig.Scope, p netip.Prefix) ruling {
+func (t *tables) rule(r *collection.Reader, k Ref, scope meshconfig.Scope, p netip.Prefix) ruling {
 	v := ruling{block: p}
 	if scope != meshconfig.Public {
 		return v
 	}
 	if p.IsSingleIP() {
-		if v.owner = t.owner(r, p.Addr(), k.Namespace); v.owner != "" {
+		if v.owner = t.owner(r, k.Cluster, p.Addr(), k.Namespace); v.owner != "" {
 			v.dropped = true
 			return v
 		}
@@ -176,13 +188,13 @@ func (t *tables) rule(r *collection.Reader, k Name, scope meshconfig.Scope, p ne
 }
 
 // leads reports whether an entry is canonical for all its hosts.
-func (t *tables) leads(r *collection.Reader, k Name) bool {
+func (t *tables) leads(r *collection.Reader, k Ref) bool {
 	e, ok := collection.Fetch(r, t.entries, k)
 	if !ok {
 		return false
 	}
 	for _, h := range e.Spec.Hosts {
-		if !t.canonical(r, Name{k.Namespace, h}) {
+		if !t.canonical(r, k.Cluster, Host{k.Namespace, h}) {
 			return false
 		}
 	}
@@ -230,7 +242,7 @@ func (r *Registry) Clashes(namespace string, p netip.Prefix) (owners []string, m
 	defer r.mu.Unlock()
 	p = plain(p)
 	if p.IsSingleIP() {
-		if o := r.t.owner(collection.Untracked(), p.Addr(), namespace); o != "" {
+		if o := r.t.owner(collection.Untracked(), source.Cluster{}, p.Addr(), namespace); o != "" {
 			owners = append(owners, o)
 		}
 		return owners, 0
@@ -242,11 +254,14 @@ func (r *Registry) Clashes(namespace string, p netip.Prefix) (owners []string, m
 		}
 	}
 	for k, addrs := range r.t.owned.services.All() {
-		add(source.KindService, k.Namespace, k.String(), addrs)
+		if !k.Cluster.Own() {
+			continue
+		}
+		add(source.Service.Name, k.Namespace, k.String(), addrs)
 	}
 	for k, l := range r.t.owned.pods.All() {
 		if l.network == r.opts.Network {
-			add(source.KindPod, k.Namespace, k.String(), l.addrs)
+			add(source.Pod.Name, k.Namespace, k.String(), l.addrs)
 		}
 	}
 	slices.Sort(found)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -65,7 +66,7 @@ func addressesOf(t *testing.T, rec *recorder, name string) []string {
 
 func claimsOf(r *Registry, namespace, name string) string {
 	for _, o := range r.Status() {
-		if o.Kind != source.KindServiceEntry || o.Namespace != namespace || o.Name != name {
+		if o.Kind != source.ServiceEntry.Name || o.Namespace != namespace || o.Name != name {
 			continue
 		}
 		for _, c := range o.Conditions {
@@ -115,7 +116,7 @@ func TestClaimFollowsTheOwner(t *testing.T) {
 	if got := addressesOf(t, rec, "zzz/made.up"); !slices.Equal(got, none) {
 		t.Fatalf("sent with %v", got)
 	}
-	r.Apply([]source.Event{{Key: source.Key{Kind: source.KindPod, Namespace: "shop", Name: "web"}}})
+	r.Apply([]source.Event{{Key: source.Key{Kind: source.Pod.Kind, Namespace: "shop", Name: "web"}}})
 	if got := addressesOf(t, rec, "zzz/made.up"); !slices.Equal(got, []string{"10.1.0.5"}) {
 		t.Fatalf("without the pod, sent with %v", got)
 	}
@@ -126,8 +127,8 @@ func TestClaimFollowsTheOwner(t *testing.T) {
 	// What else changes in the pod costs the entry nothing.
 	updates := rec.updates
 	r.Apply(events(t, strings.Replace(owners, `status: "True"`, `status: "False"`, 1)))
-	if len(rec.last.Addresses) != 1 || rec.updates != updates+1 {
-		t.Errorf("a pod that is no longer ready changes %d resources in %d updates", len(rec.last.Addresses), rec.updates-updates)
+	if len(rec.set(wellknown.TypeAddress)) != 1 || rec.updates != updates+1 {
+		t.Errorf("a pod that is no longer ready changes %d resources in %d updates", len(rec.set(wellknown.TypeAddress)), rec.updates-updates)
 	}
 }
 

@@ -19,37 +19,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
 
-// recorder keeps what is published, as a proxy would.
-type recorder struct {
-	addresses, policies map[string][]byte
-	last                Update
-	updates             int
-	synced              bool
-}
-
-func newRecorder() *recorder {
-	return &recorder{addresses: map[string][]byte{}, policies: map[string][]byte{}}
-}
-
-func (r *recorder) Publish(u Update) {
-	r.last = u
-	r.updates++
-	for _, a := range u.Addresses {
-		r.addresses[a.Name] = a.Body
-	}
-	for _, p := range u.Policies {
-		r.policies[p.Name] = p.Body
-	}
-	for _, n := range u.RemovedAddresses {
-		delete(r.addresses, n)
-	}
-	for _, n := range u.RemovedPolicies {
-		delete(r.policies, n)
-	}
-}
-
-func (r *recorder) Synced() { r.synced = true }
-
 // events reads YAML through the file source, as in life.
 func events(t testing.TB, yaml string) []source.Event {
 	t.Helper()
@@ -87,16 +56,6 @@ func (r *recorder) address(t testing.TB, name string) *workloadpb.Address {
 		t.Fatal(err)
 	}
 	return a
-}
-
-func (r *recorder) workload(t testing.TB, name string) *workloadpb.Workload {
-	t.Helper()
-	return r.address(t, name).GetWorkload()
-}
-
-func (r *recorder) service(t testing.TB, name string) *workloadpb.Service {
-	t.Helper()
-	return r.address(t, name).GetService()
 }
 
 // equal compares a message with its JSON.
@@ -171,7 +130,7 @@ spec: {selector: {app: web}, clusterIP: None, ports: [{port: 80}]}
 	if s := rec.service(t, "elsewhere/web.elsewhere.svc.cluster.local"); len(s.Addresses) != 0 {
 		t.Errorf("headless, but %v", s.Addresses)
 	}
-	for _, a := range rec.last.Addresses {
+	for _, a := range rec.set(wellknown.TypeAddress) {
 		if a.Name == "Kubernetes//Pod/shop/web-5d4f-x" {
 			if diff := cmp.Diff([]string{"n1/10.0.0.5", "n1/fd00::5"}, a.Aliases); diff != "" {
 				t.Error(diff)
@@ -430,24 +389,27 @@ func TestWaypoints(t *testing.T) {
 	const ns = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio.io/use-waypoint: wp}}\n---\n"
 	tests := map[string]struct {
 		gw, yaml          string
-		service, workload bool
+		service, workload string // see way
 		reason            string // of the service, else the pod
 	}{
-		"for services":    {fmt.Sprintf(gateway, "", "", address), ns, true, false, "WaypointAccepted"},
-		"for all":         {fmt.Sprintf(gateway, ", labels: {istio.io/waypoint-for: all}", "", address), ns, true, true, "WaypointAccepted"},
-		"for workloads":   {fmt.Sprintf(gateway, ", labels: {istio.io/waypoint-for: workload}", "", address), ns, false, true, "WaypointAccepted"},
-		"without address": {fmt.Sprintf(gateway, "", "", ""), ns, false, false, "WaypointIsNotReady"},
-		"there is none":   {"", ns, false, false, "TargetNotFound"},
-		"nobody asks":     {fmt.Sprintf(gateway, "", "", address), "", false, false, ""},
+		"for services":    {fmt.Sprintf(gateway, "", "", address), ns, "there", "", "WaypointAccepted"},
+		"for all":         {fmt.Sprintf(gateway, ", labels: {istio.io/waypoint-for: all}", "", address), ns, "there", "there", "WaypointAccepted"},
+		"for workloads":   {fmt.Sprintf(gateway, ", labels: {istio.io/waypoint-for: workload}", "", address), ns, "", "there", "WaypointAccepted"},
+		"without address": {fmt.Sprintf(gateway, "", "", ""), ns, "refused", "", "WaypointIsNotReady"},
+		"there is none":   {"", ns, "refused", "refused", "TargetNotFound"},
+		"nobody asks":     {fmt.Sprintf(gateway, "", "", address), "", "", "", ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			r, rec := load(t, tt.gw+tt.yaml+fmt.Sprintf(svc, "shop", "")+pod("p", ""))
 			s, w := rec.service(t, "shop/s.shop.svc.cluster.local"), rec.workload(t, "Kubernetes//Pod/shop/p")
-			if (s.Waypoint != nil) != tt.service || (w.Waypoint != nil) != tt.workload {
+			if way(s.Waypoint) != tt.service || way(w.Waypoint) != tt.workload {
 				t.Errorf("service %v, workload %v", s.Waypoint, w.Waypoint)
 			}
-			if tt.service {
+			if closed := slices.ContainsFunc(w.AuthorizationPolicies, derived); closed != (tt.workload != "") {
+				t.Errorf("the pod, of no service, has policies %v", w.AuthorizationPolicies)
+			}
+			if tt.service == "there" {
 				equal(t, `{"address":{"network":"n1","address":"CgAATQ=="},"hboneMtlsPort":15008}`, s.Waypoint)
 			}
 			if got := condition(r, "istio.io/WaypointBound"); got != tt.reason {
@@ -478,18 +440,17 @@ func TestWaypoints(t *testing.T) {
 		}
 	})
 	for name, tt := range map[string]struct {
-		routes string
-		bound  bool
+		routes, way string
 	}{
-		"same namespace only": {"", false},
-		"all":                 {", allowedRoutes: {namespaces: {from: All}}", true},
-		"selected":            {", allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}}", true},
-		"not selected":        {", allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: b}}}}", false},
+		"same namespace only": {"", "refused"},
+		"all":                 {", allowedRoutes: {namespaces: {from: All}}", "there"},
+		"selected":            {", allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}}", "there"},
+		"not selected":        {", allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: b}}}}", "refused"},
 	} {
 		t.Run("from another namespace, "+name, func(t *testing.T) {
 			_, rec := load(t, fmt.Sprintf(gateway, "", tt.routes, address)+"apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: a}}\n---\n"+
 				fmt.Sprintf(svc, "web", ", labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: shop}"))
-			if s := rec.service(t, "web/s.web.svc.cluster.local"); (s.Waypoint != nil) != tt.bound {
+			if s := rec.service(t, "web/s.web.svc.cluster.local"); way(s.Waypoint) != tt.way {
 				t.Errorf("waypoint %v", s.Waypoint)
 			}
 		})
@@ -502,6 +463,20 @@ func TestWaypoints(t *testing.T) {
 		}
 	})
 }
+
+// way says where an address leads: there, to a refusal, or nowhere.
+func way(a *workloadpb.GatewayAddress) string {
+	switch {
+	case a == nil:
+		return ""
+	case strings.HasSuffix(a.GetHostname().GetHostname(), wellknown.UnavailableWaypoint):
+		return "refused"
+	}
+	return "there"
+}
+
+// derived reports whether a policy is one that admits only waypoints.
+func derived(name string) bool { return strings.Contains(name, "/"+wellknown.DerivedWaypointPolicy) }
 
 // condition is the reason of the first condition of a type, False ones last.
 func condition(r *Registry, typ string) string {
@@ -592,8 +567,8 @@ func TestNodesMayAskForTheirOwnPodsOnly(t *testing.T) {
 	web := identity.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "web"}
 	job, foreign := web, web
 	job.ServiceAccount, foreign.TrustDomain = "job", "else.where"
-	zt := auth.Caller{Namespace: "istio-system", ServiceAccount: "ztunnel", Node: "n1"}
-	other, none, own := zt, zt, auth.Caller{Namespace: "shop", ServiceAccount: "web", PodName: "p", PodUID: "u1"}
+	zt := auth.Caller{Cluster: "Kubernetes", Namespace: "istio-system", ServiceAccount: "ztunnel", Node: "n1"}
+	other, none, own := zt, zt, auth.Caller{Cluster: "Kubernetes", Namespace: "shop", ServiceAccount: "web", PodName: "p", PodUID: "u1"}
 	other.Node, none.Node = "n2", ""
 	stale := own
 	stale.PodUID = "u0"
@@ -613,11 +588,11 @@ func TestNodesMayAskForTheirOwnPodsOnly(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 	}
-	r.Apply([]source.Event{{Key: source.Key{Kind: source.KindPod, Namespace: "shop", Name: "p"}}})
+	r.Apply([]source.Event{{Key: source.Key{Kind: source.Pod.Kind, Namespace: "shop", Name: "p"}}})
 	if err := r.Nodes.MayImpersonate(zt, web); err == nil {
 		t.Error("the pod is gone")
 	}
-	if n := len(r.Nodes.ids) + len(r.Nodes.pods); n != 0 {
-		t.Errorf("%d entries left", n)
+	if left := r.Nodes.Identities(); len(left)+r.Nodes.Pods() != 0 {
+		t.Errorf("%v left", left)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,6 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
@@ -84,10 +88,10 @@ func TestOnePodOneResource(t *testing.T) {
 		t.Fatalf("%d resources", len(rec.addresses))
 	}
 	r.Apply([]source.Event{event(synthetic(4321, "v2"))})
-	if u := rec.last; len(u.Addresses) != 1 || len(u.RemovedAddresses)+len(u.Policies)+len(u.RemovedPolicies) != 0 {
+	if u := rec.last; len(u) != 1 || u[0].TypeURL != wellknown.TypeAddress || len(u[0].Set) != 1 || len(u[0].Removed) != 0 {
 		t.Fatalf("update: %+v", u)
 	}
-	t.Logf("10,000 pods, 2,000 services; a label of one pod: 1 resource, %d bytes", len(rec.last.Addresses[0].Body))
+	t.Logf("10,000 pods, 2,000 services; a label of one pod: 1 resource, %d bytes", len(rec.last[0].Set[0].Body))
 	before := rec.updates
 	beat := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", Annotations: map[string]string{"heartbeat": "1"}}}
 	r.Apply([]source.Event{event(beat)})
@@ -145,7 +149,9 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 	pool := fragments(t)
 	rapid.Check(t, func(t *rapid.T) {
 		rec := newRecorder()
-		r := New(Options{}, rec)
+		r := New(Options{WriteBack: true}, rec)
+		joinEast(t, r)
+		tracked := trackReports(r, pool)
 		now := map[source.Key]source.Event{}
 		for range rapid.IntRange(1, 8).Draw(t, "turns") {
 			var batch []source.Event
@@ -162,7 +168,8 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 			r.Apply(batch)
 		}
 		fresh := newRecorder()
-		r2 := New(Options{}, fresh)
+		r2 := New(Options{WriteBack: true}, fresh)
+		joinEast(t, r2)
 		for _, e := range now {
 			r2.Apply([]source.Event{e})
 		}
@@ -171,10 +178,38 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		if diff := cmp.Diff(r2.Status(), r.Status()); diff != "" {
 			t.Fatalf("status (-fresh +incremental):\n%s", diff)
 		}
-		if diff := cmp.Diff(r2.Nodes.ids, r.Nodes.ids); diff != "" {
+		if diff := cmp.Diff(r2.Reports.All(), r.Reports.All()); diff != "" {
+			t.Fatalf("reports (-fresh +incremental):\n%s", diff)
+		}
+		for k := range now {
+			if have, _ := tracked.Get(k); !slices.EqualFunc(have, r.sections(k), status.Section.Equal) {
+				t.Fatalf("the report on %s, kept up to date, is\n%+v\nnot\n%+v", k, have, r.sections(k))
+			}
+		}
+		if diff := cmp.Diff(r2.Nodes.Identities(), r.Nodes.Identities()); diff != "" {
 			t.Fatalf("nodes (-fresh +incremental):\n%s", diff)
 		}
 	})
+}
+
+func joinEast(t *rapid.T, r *Registry) {
+	if err := r.Join(source.ClusterOf("east"), ClusterOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// trackReports keeps the reports on objects of all kinds up to date, also of
+// those that are computed only on demand. A report that reads something in a way
+// that is not remembered goes stale.
+func trackReports(r *Registry, pool []source.Event) *collection.Collection[source.Key, []status.Section] {
+	keys := collection.NewInput[source.Key](r.graph, "keys", same[bool])
+	for _, e := range pool {
+		keys.Set(e.Key, true)
+	}
+	return collection.Map(keys.Collection, "all reports", never[[]status.Section],
+		func(rd *collection.Reader, k source.Key, _ bool) ([]status.Section, bool) {
+			return r.describe(describer{r.t, &r.in, rd}, k), true
+		})
 }
 
 func compare(t *rapid.T, what string, want, got map[string][]byte) {
@@ -209,6 +244,7 @@ func fragments(t *testing.T) []source.Event {
 		"apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: shop}\nspec: {selector: {matchLabels: {app: web}}, portLevelMtls: {80: {mode: STRICT}}}\n",
 		"apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: b, namespace: shop}\nspec: {selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}}\n",
 		fmt.Sprintf(gateway, ", labels: {istio.io/waypoint-for: all}", "", "{value: 10.0.0.7}"),
+		routeYAML(`{name: wp}, {group: "", kind: Service, name: s, port: 80}`), routeYAML("{name: wp, sectionName: a}"),
 		fmt.Sprintf(gateway, "", "", "{type: Hostname, value: wp.shop.svc.cluster.local}"),
 	}
 	var all []source.Event
@@ -222,6 +258,10 @@ func fragments(t *testing.T) []source.Event {
 		e := list[0]
 		e.Origin = "x.yaml:1"
 		all = append(all, e)
+		if e.Key.Kind.Builtin { // another cluster has the same
+			e.Key.Cluster = source.ClusterOf("east")
+			all = append(all, e)
+		}
 	}
 	return all
 }

@@ -13,21 +13,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
 // coreKey names the part of a service that one object makes: a Kubernetes
 // Service all of it, each ServiceEntry of a host its own ports and selector.
 type coreKey struct {
-	host  Name   // namespace and host name
-	entry string // name of the ServiceEntry; empty for a Kubernetes Service
+	host    Host
+	entry   string // name of the ServiceEntry; empty for a Kubernetes Service
+	cluster source.Cluster
 }
 
 func (k coreKey) Compare(o coreKey) int {
-	return cmp.Or(k.host.Compare(o.host), strings.Compare(k.entry, o.entry))
+	return cmp.Or(k.host.Compare(o.host), strings.Compare(k.entry, o.entry), k.cluster.Compare(o.cluster))
 }
 
 // core is what workloads need to know of such a part.
@@ -56,18 +59,21 @@ func sameCore(a, b *core) bool {
 		a.created == b.created && a.publish == b.publish
 }
 
-func (t *tables) hostname(n Name) string {
-	return n.Name + "." + n.Namespace + ".svc." + t.opts.ClusterDomain
+// hostname returns the host name of a Kubernetes Service.
+func (t *tables) hostname(r *collection.Reader, n Ref) string {
+	return n.Name + "." + n.Namespace + ".svc." + t.cluster(r, n.Cluster).domain
 }
 
 // kubeKey is the key of a Kubernetes Service.
-func (t *tables) kubeKey(n Name) coreKey { return coreKey{host: Name{n.Namespace, t.hostname(n)}} }
+func (t *tables) kubeKey(r *collection.Reader, n Ref) coreKey {
+	return coreKey{host: Host{n.Namespace, t.hostname(r, n)}, cluster: n.Cluster}
+}
 
-func (t *tables) serviceCore(_ *collection.Reader, k Name, s *corev1.Service, emit func(coreKey, *core)) {
+func (t *tables) serviceCore(r *collection.Reader, k Ref, s *corev1.Service, emit func(coreKey, *core)) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		return
 	}
-	emit(t.kubeKey(k), &core{
+	emit(t.kubeKey(r, k), &core{
 		selector: s.Spec.Selector, ports: kubePorts(s),
 		created: s.CreationTimestamp.Unix(), publish: s.Spec.PublishNotReadyAddresses,
 	})
@@ -125,15 +131,15 @@ func portsOf(ports []servicePort) []*workloadpb.Port {
 	return out
 }
 
-func (t *tables) serviceResource(r *collection.Reader, k Name, s *corev1.Service, emit func(string, *xds.Resource)) {
+func (t *tables) serviceResource(r *collection.Reader, k Ref, s *corev1.Service, emit func(string, *xds.Resource)) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		return
 	}
-	ns, _ := collection.Fetch(r, t.namespaces, k.Namespace)
+	ns, _ := collection.Fetch(r, t.namespaces, k.Home())
 	out := &workloadpb.Service{
 		Name:          k.Name,
 		Namespace:     k.Namespace,
-		Hostname:      t.hostname(k),
+		Hostname:      t.hostname(r, k),
 		Ports:         portsOf(kubePorts(s)),
 		LoadBalancing: serviceBalancing(s, ns.trafficDistribution),
 		IpFamilies:    kubeFamilies(s),
@@ -150,24 +156,34 @@ func (t *tables) serviceResource(r *collection.Reader, k Name, s *corev1.Service
 	}
 	for _, ip := range ips {
 		if a, err := netip.ParseAddr(ip); err == nil { // not: "None"
-			out.Addresses = append(out.Addresses, t.networkAddress(netip.PrefixFrom(a, a.BitLen())))
+			out.Addresses = append(out.Addresses, networkAddress(t.cluster(r, k.Cluster).network, netip.PrefixFrom(a, a.BitLen())))
 		}
 	}
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		out.Extensions = []*workloadpb.Extension{{Name: wellknown.ExtensionClientAffinity}}
 	}
-	out.Waypoint, _ = t.waypointFor(r, k.Namespace, s.Labels, trafficService)
+	state := t.serviceState(r, k)
+	out.Waypoint, out.WeightedWaypoints = state.Waypoint, accepting(state)
 	out.IngressUseWaypoint = out.Waypoint != nil && ingressUsesWaypoint(s.Labels, ns)
 	t.emitService(out, emit)
 }
 
-func (t *tables) networkAddress(p netip.Prefix) *workloadpb.NetworkAddress {
+// accepting are the waypoints that take the traffic of a service and that clients do
+// not go to: they have no weight.
+func accepting(s binding.State) (out []*workloadpb.WeightedWaypoint) {
+	for _, a := range s.Accepts {
+		out = append(out, &workloadpb.WeightedWaypoint{Destination: a})
+	}
+	return out
+}
+
+func networkAddress(network string, p netip.Prefix) *workloadpb.NetworkAddress {
 	a := p.Addr()
 	bits := p.Bits()
 	if a.Is4In6() && bits >= 96 {
 		a, bits = a.Unmap(), bits-96
 	}
-	out := &workloadpb.NetworkAddress{Network: t.opts.Network, Address: a.AsSlice()}
+	out := &workloadpb.NetworkAddress{Network: network, Address: a.AsSlice()}
 	if bits < a.BitLen() {
 		n := uint32(bits)
 		out.Length = &n
@@ -177,7 +193,7 @@ func (t *tables) networkAddress(p netip.Prefix) *workloadpb.NetworkAddress {
 }
 
 func (t *tables) emitService(s *workloadpb.Service, emit func(string, *xds.Resource)) {
-	name := s.Namespace + "/" + s.Hostname
+	name := Host{s.Namespace, s.Hostname}.String()
 	var aliases []string
 	for _, a := range s.Addresses {
 		if a.Length == nil {
@@ -278,7 +294,7 @@ func prefer(lb *workloadpb.LoadBalancing, distribution string) {
 	lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_FAILOVER, scopes
 }
 
-// served tells whether a host of a ServiceEntry can be told to node proxies;
+// served reports whether a host of a ServiceEntry can be told to node proxies;
 // wildcards can only be served by a waypoint.
 func served(host string, e *networkingv1.ServiceEntry) bool {
 	return host != "" && !strings.Contains(host, "*") && !dynamicDNS(e)
@@ -288,24 +304,25 @@ func dynamicDNS(e *networkingv1.ServiceEntry) bool {
 	return e.Spec.Resolution == networkingapi.ServiceEntry_DYNAMIC_DNS
 }
 
-func (t *tables) entryCores(r *collection.Reader, k Name, e *networkingv1.ServiceEntry, emit func(coreKey, *core)) {
+func (t *tables) entryCores(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(coreKey, *core)) {
 	if t.scope(r, k, e) == meshconfig.None {
 		return
 	}
 	c := &core{selector: e.Spec.WorkloadSelector.GetLabels(), ports: entryPorts(e), created: e.CreationTimestamp.Unix()}
 	for _, h := range e.Spec.Hosts {
-		if t.ofService(r, Name{k.Namespace, h}) {
+		if t.ofService(r, k.Cluster, Host{k.Namespace, h}) {
 			continue // as in Istio, the Service alone has the host
 		}
-		if served(h, e) || t.servedByWaypoint(r, k, e) {
-			emit(coreKey{Name{k.Namespace, h}, k.Name}, c)
+		if served(h, e) || t.servedByWaypoint(r, k) {
+			emit(coreKey{Host{k.Namespace, h}, k.Name, k.Cluster}, c)
 		}
 	}
 }
 
-func (t *tables) servedByWaypoint(r *collection.Reader, k Name, e *networkingv1.ServiceEntry) bool {
-	addr, _ := t.entryWaypoint(r, k, e)
-	return addr != nil
+// servedByWaypoint reports whether a ServiceEntry has a waypoint that can be used.
+func (t *tables) servedByWaypoint(r *collection.Reader, k Ref) bool {
+	target, _ := collection.Fetch(r, t.bound.entries, k)
+	return target.Address != nil
 }
 
 func entryPorts(e *networkingv1.ServiceEntry) []servicePort {

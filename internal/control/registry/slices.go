@@ -15,7 +15,7 @@ import (
 
 // sliceReadiness is whether a slice of a Service has a ready endpoint.
 type sliceReadiness struct {
-	service Name
+	service Ref
 	ready   bool
 }
 
@@ -24,7 +24,7 @@ func isReady(e discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || 
 // used reports whether an endpoint receives connections, as kube-proxy decides
 // it: the slice says so, whatever the pod says. An endpoint that serves while
 // it terminates is used when no slice of the Service has a ready one.
-func (t *tables) used(r *collection.Reader, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) bool {
+func (t *tables) used(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) bool {
 	if isReady(*e) {
 		return true
 	}
@@ -33,7 +33,7 @@ func (t *tables) used(r *collection.Reader, s *discoveryv1.EndpointSlice, e *dis
 	if !serving || !terminating {
 		return false
 	}
-	for _, slice := range collection.Lookup(r, t.readiness, serviceOf(s)) {
+	for _, slice := range collection.Lookup(r, t.readiness, serviceOf(k, s)) {
 		if slice.ready {
 			return false
 		}
@@ -44,21 +44,22 @@ func (t *tables) used(r *collection.Reader, s *discoveryv1.EndpointSlice, e *dis
 // addManualServices makes a pod an endpoint of the Services without a selector
 // whose slices name it and find it as ready as it is. Otherwise sliceEndpoints
 // makes an endpoint of its own.
-func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload, k Name) {
+func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload, k Ref) {
 	var found []*discoveryv1.EndpointSlice
 	for _, s := range collection.Lookup(r, t.manualByPod, k) {
 		found = append(found, s)
 	}
 	slices.SortFunc(found, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
 	for _, s := range found {
-		c, ok := collection.Fetch(r, t.cores, t.kubeKey(serviceOf(s)))
+		at := k.At(s.Namespace, s.Name)
+		c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, serviceOf(at, s)))
 		if !ok {
 			continue
 		}
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
-			if pod, is := podOf(e, k.Namespace); is && pod == k && t.agree(r, w, s, e, c) {
-				t.addSliceService(w, s, c)
+			if pod, is := podOf(e, at); is && pod == k && t.agree(r, w, at, s, e, c) {
+				t.addSliceService(r, w, at, s, c)
 			}
 		}
 	}
@@ -66,26 +67,26 @@ func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload,
 
 // agree reports whether the status of a pod's workload is right for an endpoint
 // of a slice.
-func (t *tables) agree(r *collection.Reader, pod *workloadpb.Workload, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core) bool {
-	return c.publish || t.used(r, s, e) == (pod.Status == workloadpb.WorkloadStatus_HEALTHY)
+func (t *tables) agree(r *collection.Reader, pod *workloadpb.Workload, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core) bool {
+	return c.publish || t.used(r, k, s, e) == (pod.Status == workloadpb.WorkloadStatus_HEALTHY)
 }
 
-func (t *tables) addSliceService(w *workloadpb.Workload, s *discoveryv1.EndpointSlice, c *core) {
-	addService(w, t.kubeKey(serviceOf(s)).host, c, func(p servicePort) uint32 { return slicePort(s, p.name) })
+func (t *tables) addSliceService(r *collection.Reader, w *workloadpb.Workload, k Ref, s *discoveryv1.EndpointSlice, c *core) {
+	addService(w, t.kubeKey(r, serviceOf(k, s)).host, c, func(p servicePort) uint32 { return slicePort(s, p.name) })
 }
 
 // sliceEndpoints makes workloads of the endpoints that are no pods, or whose
 // pods the slice finds less or more ready than they are.
-func (t *tables) sliceEndpoints(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
-	c, ok := collection.Fetch(r, t.cores, t.kubeKey(serviceOf(s)))
+func (t *tables) sliceEndpoints(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
+	c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, serviceOf(k, s)))
 	if s.AddressType == discoveryv1.AddressTypeFQDN || !ok {
 		return
 	}
-	taken := t.earlier(r, s)
+	taken := t.earlier(r, k, s)
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		var w *workloadpb.Workload
-		if pod, is := podOf(e, k.Namespace); is {
+		if pod, is := podOf(e, k); is {
 			w = t.slicePod(r, k, s, e, c, pod)
 		} else {
 			w = t.sliceAddress(r, k, s, e, c, taken)
@@ -94,7 +95,7 @@ func (t *tables) sliceEndpoints(r *collection.Reader, k Name, s *discoveryv1.End
 			continue
 		}
 		w.Status = workloadpb.WorkloadStatus_HEALTHY
-		if !t.used(r, s, e) {
+		if !t.used(r, k, s, e) {
 			w.Status = workloadpb.WorkloadStatus_UNHEALTHY
 		}
 		emitWorkload(w, emit)
@@ -102,23 +103,23 @@ func (t *tables) sliceEndpoints(r *collection.Reader, k Name, s *discoveryv1.End
 }
 
 // slicePod is the endpoint of a pod that is not an endpoint itself.
-func (t *tables) slicePod(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, pod Name) *workloadpb.Workload {
+func (t *tables) slicePod(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, pod Ref) *workloadpb.Workload {
 	p, ok := collection.Fetch(r, t.pods, pod)
 	if !ok {
 		return nil
 	}
 	w := t.podWorkload(r, pod, p)
-	if w == nil || t.agree(r, w, s, e, c) {
+	if w == nil || t.agree(r, w, k, s, e, c) {
 		return nil
 	}
 	w.Services = nil
-	t.addSliceService(w, s, c)
-	return inPlaceOf(w, t.sliceUID(k, pod.Name), "EndpointSlice/"+k.String())
+	t.addSliceService(r, w, k, s, c)
+	return inPlaceOf(w, t.sliceUID(r, k, pod.Name), "EndpointSlice/"+k.String())
 }
 
 // sliceAddress is the endpoint at an address. taken are the addresses and ports
 // of earlier slices.
-func (t *tables) sliceAddress(r *collection.Reader, k Name, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, taken map[slicedPort]bool) *workloadpb.Workload {
+func (t *tables) sliceAddress(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, taken map[slicedPort]bool) *workloadpb.Workload {
 	if len(e.Addresses) == 0 {
 		return nil
 	}
@@ -129,7 +130,7 @@ func (t *tables) sliceAddress(r *collection.Reader, k Name, s *discoveryv1.Endpo
 		return nil
 	}
 	w := &workloadpb.Workload{
-		Uid:          t.sliceUID(k, addr.String()),
+		Uid:          t.sliceUID(r, k, addr.String()),
 		Name:         k.Name,
 		Addresses:    [][]byte{addr.Unmap().AsSlice()},
 		WorkloadName: k.Name,
@@ -140,11 +141,11 @@ func (t *tables) sliceAddress(r *collection.Reader, k Name, s *discoveryv1.Endpo
 	}
 	if e.NodeName != nil {
 		w.Node = *e.NodeName
-		l, _ := collection.Fetch(r, t.localities, w.Node)
+		l, _ := collection.Fetch(r, t.localities, Space{Cluster: k.Cluster, Name: w.Node})
 		w.Locality = l.proto()
 	}
-	t.complete(r, w, k.Namespace, nil, nil)
-	addService(w, t.kubeKey(serviceOf(s)).host, c, func(p servicePort) uint32 {
+	t.complete(r, w, k.Home(), nil, nil)
+	addService(w, t.kubeKey(r, serviceOf(k, s)).host, c, func(p servicePort) uint32 {
 		n := slicePort(s, p.name)
 		if taken[slicedPort{addr.Unmap(), p.name, n}] {
 			return 0
@@ -154,8 +155,8 @@ func (t *tables) sliceAddress(r *collection.Reader, k Name, s *discoveryv1.Endpo
 	return t.asPod(r, w, "EndpointSlice/"+k.String())
 }
 
-func (t *tables) sliceUID(k Name, endpoint string) string {
-	return t.opts.ClusterID + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + endpoint
+func (t *tables) sliceUID(r *collection.Reader, k Ref, endpoint string) string {
+	return t.cluster(r, k.Cluster).id + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + endpoint
 }
 
 // slicedPort is one port of one address in a slice, with its name.
@@ -167,15 +168,15 @@ type slicedPort struct {
 
 // earlier returns what the slices of a Service that come before one by name
 // have already: an endpoint in two slices is one endpoint.
-func (t *tables) earlier(r *collection.Reader, s *discoveryv1.EndpointSlice) map[slicedPort]bool {
+func (t *tables) earlier(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) map[slicedPort]bool {
 	taken := map[slicedPort]bool{}
-	for _, o := range collection.Lookup(r, t.manualOf, serviceOf(s)) {
+	for _, o := range collection.Lookup(r, t.manualOf, serviceOf(k, s)) {
 		if o.Name >= s.Name {
 			continue
 		}
 		for i := range o.Endpoints {
 			e := &o.Endpoints[i]
-			if _, pod := podOf(e, o.Namespace); pod || len(e.Addresses) == 0 || !isReady(*e) {
+			if _, pod := podOf(e, k.At(o.Namespace, o.Name)); pod || len(e.Addresses) == 0 || !isReady(*e) {
 				continue
 			}
 			addr, err := netip.ParseAddr(e.Addresses[0])
@@ -193,19 +194,19 @@ func (t *tables) earlier(r *collection.Reader, s *discoveryv1.EndpointSlice) map
 }
 
 // serviceOf is the Service that an endpoint slice belongs to.
-func serviceOf(s *discoveryv1.EndpointSlice) Name {
-	return Name{s.Namespace, s.Labels[discoveryv1.LabelServiceName]}
+func serviceOf(k Ref, s *discoveryv1.EndpointSlice) Ref {
+	return k.At(k.Namespace, s.Labels[discoveryv1.LabelServiceName])
 }
 
-// podOf is the pod an endpoint of a slice stands for.
-func podOf(e *discoveryv1.Endpoint, namespace string) (Name, bool) {
+// podOf is the pod that an endpoint of a slice stands for.
+func podOf(e *discoveryv1.Endpoint, slice Ref) (Ref, bool) {
 	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Name == "" {
-		return Name{}, false
+		return Ref{}, false
 	}
-	if e.TargetRef.Namespace != "" && e.TargetRef.Namespace != namespace {
-		return Name{}, false // an endpoint cannot claim a pod of another namespace
+	if e.TargetRef.Namespace != "" && e.TargetRef.Namespace != slice.Namespace {
+		return Ref{}, false // an endpoint cannot claim a pod of another namespace
 	}
-	return Name{namespace, e.TargetRef.Name}, true
+	return slice.At(slice.Namespace, e.TargetRef.Name), true
 }
 
 // slicePort is the port of the endpoints for a service's port, by its name.

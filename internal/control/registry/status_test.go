@@ -108,12 +108,12 @@ func TestVisibilityOfEntries(t *testing.T) {
 						t.Errorf("%v (%d bytes)", s, len(body))
 					}
 				}
-				expect(t, r, source.KindServiceEntry, "e", status.VisibilityApplied, tt.reason)
+				expect(t, r, source.ServiceEntry.Name, "e", status.VisibilityApplied, tt.reason)
 				accepted := "True Accepted"
 				if !there {
 					accepted = "False NotVisible: no proxy is told of it: nobody sees it"
 				}
-				expect(t, r, source.KindServiceEntry, "e", status.Accepted, accepted)
+				expect(t, r, source.ServiceEntry.Name, "e", status.Accepted, accepted)
 			})
 		}
 	}
@@ -152,9 +152,9 @@ func TestWaypointsOfHiddenEntries(t *testing.T) {
 	for namespace, want := range map[string]string{"shop": "True WaypointAccepted", "web": "False CrossNamespaceWaypointForbidden"} {
 		r := New(Options{Visibility: c.ServiceEntryVisibility}, newRecorder())
 		r.Apply(events(t, gw+entryYAML(namespace, ", labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: shop}", "")))
-		expect(t, r, source.KindServiceEntry, "e", status.WaypointBound, want)
+		expect(t, r, source.ServiceEntry.Name, "e", status.WaypointBound, want)
 		r.SetVisibility(nil)
-		expect(t, r, source.KindServiceEntry, "e", status.WaypointBound, "True WaypointAccepted")
+		expect(t, r, source.ServiceEntry.Name, "e", status.WaypointBound, "True WaypointAccepted")
 	}
 }
 
@@ -165,9 +165,9 @@ func TestCanaryWaypoints(t *testing.T) {
 	for name, tt := range map[string]struct{ meta, namespace, want string }{
 		"none":                  {fmt.Sprintf(use, ""), "", "True WaypointAccepted: bound to waypoint shop/wp"},
 		"for nothing yet":       {fmt.Sprintf(use, canary), "", "True WaypointAccepted"},
-		"a share":               {fmt.Sprintf(use, canary) + fmt.Sprintf(weight, "5"), "", "True CanaryNotHonoured: bound to waypoint shop/wp; the canary shop/new gets nothing"},
-		"everything":            {fmt.Sprintf(use, canary+", istio.io/use-waypoint-canary-namespace: web") + fmt.Sprintf(weight, "100"), "", "True CanaryNotHonoured: bound to waypoint shop/wp; the canary web/new"},
-		"no number":             {fmt.Sprintf(use, canary) + fmt.Sprintf(weight, "half"), "", `True CanaryInvalidWeight: bound to waypoint shop/wp; the canary shop/new gets nothing: its weight "half"`},
+		"a share":               {fmt.Sprintf(use, canary) + fmt.Sprintf(weight, "5"), "", "True CanaryNotHonoured: bound to waypoint shop/wp: endpoints in the mesh admit no others; the canary shop/new gets nothing"},
+		"everything":            {fmt.Sprintf(use, canary+", istio.io/use-waypoint-canary-namespace: web") + fmt.Sprintf(weight, "100"), "", "True CanaryNotHonoured: bound to waypoint shop/wp: endpoints in the mesh admit no others; the canary web/new"},
+		"no number":             {fmt.Sprintf(use, canary) + fmt.Sprintf(weight, "half"), "", `True CanaryInvalidWeight: bound to waypoint shop/wp: endpoints in the mesh admit no others; the canary shop/new gets nothing: its weight "half"`},
 		"too much":              {fmt.Sprintf(use, canary) + fmt.Sprintf(weight, "101"), "", "True CanaryInvalidWeight"},
 		"the same":              {fmt.Sprintf(use, ", istio.io/use-waypoint-canary: wp") + fmt.Sprintf(weight, "5"), "", "True CanarySameAsPrimary"},
 		"the namespace's":       {"", "labels: {istio.io/use-waypoint: wp" + canary + "}" + fmt.Sprintf(weight, "5"), "True CanaryNotHonoured"},
@@ -179,9 +179,9 @@ func TestCanaryWaypoints(t *testing.T) {
 			ns := "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, " + strings.TrimPrefix(tt.namespace, ", ") + "}\n---\n"
 			r, rec := load(t, fmt.Sprintf(gateway, "", "", "{type: IPAddress, value: 10.0.0.77}")+ns+
 				"apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop"+tt.meta+"}\nspec: {ports: [{port: 80}]}\n---\n"+entryYAML("shop", tt.meta, ""))
-			expect(t, r, source.KindService, "s", status.WaypointBound, tt.want)
-			expect(t, r, source.KindServiceEntry, "e", status.WaypointBound, tt.want)
-			if s := rec.service(t, "shop/s.shop.svc.cluster.local"); (s.Waypoint != nil) != strings.HasPrefix(tt.want, "True") || len(s.WeightedWaypoints) > 0 {
+			expect(t, r, source.Service.Name, "s", status.WaypointBound, tt.want)
+			expect(t, r, source.ServiceEntry.Name, "e", status.WaypointBound, tt.want)
+			if s := rec.service(t, "shop/s.shop.svc.cluster.local"); (way(s.Waypoint) == "there") != strings.HasPrefix(tt.want, "True") || len(s.WeightedWaypoints) > 0 {
 				t.Errorf("%v", s)
 			}
 		})
@@ -194,9 +194,9 @@ func TestConnectStrategy(t *testing.T) {
 	}
 	gw := fmt.Sprintf(gateway, "", "", "{type: IPAddress, value: 10.0.0.77}")
 	r, _ := load(t, gw+entryYAML("shop", meta(""), ""))
-	expect(t, r, source.KindServiceEntry, "e", status.WaypointMissing, "True NoWaypointForRacingConnectStrategy")
+	expect(t, r, source.ServiceEntry.Name, "e", status.WaypointMissing, "True NoWaypointForRacingConnectStrategy")
 	r, _ = load(t, gw+entryYAML("shop", meta("istio.io/use-waypoint: wp"), ""))
-	expect(t, r, source.KindServiceEntry, "e", status.WaypointMissing, "")
+	expect(t, r, source.ServiceEntry.Name, "e", status.WaypointMissing, "")
 }
 
 func TestPolicyTargets(t *testing.T) {
@@ -208,29 +208,32 @@ func TestPolicyTargets(t *testing.T) {
 	const gatewayRef, serviceRef = "{kind: Gateway, group: gateway.networking.k8s.io, name: wp}", "{kind: Service, name: s}"
 	foreign := strings.Replace(ready, "istio-waypoint", "cloud", 1)
 	for name, tt := range map[string]struct{ yaml, namespace, refs, want string }{
-		"a waypoint":                {ready, "shop", gatewayRef, "True Accepted: bound to waypoint shop/wp"},
+		"a waypoint":                {ready, "shop", gatewayRef, "True Accepted: enforced by waypoint shop/wp"},
 		"one that is not there":     {"", "shop", gatewayRef, "False TargetNotFound: there is no Gateway shop/wp"},
 		"one without address":       {fmt.Sprintf(gateway, "", "", ""), "shop", gatewayRef, "False AncestorNotBound: waypoint shop/wp has no address"},
 		"a gateway of others":       {foreign, "shop", gatewayRef, "Unknown EnforcedByWaypoint: Gateway shop/wp is of class cloud"},
 		"of another namespace":      {ready, "web", gatewayRef, "False TargetNotFound: there is no Gateway web/wp"},
-		"a service":                 {ready + service(bound), "shop", serviceRef, "True Accepted: bound to the waypoint of Service shop/s"},
-		"a service without":         {ready + service(""), "shop", serviceRef, "False AncestorNotBound: Service shop/s has no waypoint"},
+		"named in another":          {ready, "web", "{kind: Gateway, group: gateway.networking.k8s.io, namespace: shop, name: wp}", "False Invalid: Gateway shop/wp is of another namespace"},
+		"a service":                 {ready + service(bound), "shop", serviceRef, "True Accepted: enforced by waypoint shop/wp for Service shop/s"},
+		"a service without":         {ready + service(""), "shop", serviceRef, "False AncestorNotBound: nobody enforces the policy for Service shop/s: it has no waypoint"},
+		"a service of others":       {foreign + service(bound), "shop", serviceRef, "Unknown EnforcedByWaypoint: Service shop/s uses a Gateway of another class"},
+		"a waypoint that is late":   {fmt.Sprintf(gateway, "", "", "") + service(bound), "shop", serviceRef, "False AncestorNotBound: nobody enforces the policy for Service shop/s yet: waypoint shop/wp has no address"},
 		"no service":                {ready, "shop", serviceRef, "False TargetNotFound: there is no Service shop/s"},
-		"an entry":                  {ready + entryYAML("shop", ", labels: {"+bound+"}", ""), "shop", "{kind: ServiceEntry, group: networking.istio.io, name: e}", "True Accepted"},
+		"an entry":                  {ready + entryYAML("shop", ", labels: {"+bound+"}", ""), "shop", "{kind: ServiceEntry, group: networking.istio.io, name: e}", "True Accepted: enforced by waypoint shop/wp for ServiceEntry shop/e"},
 		"an entry without":          {ready + entryYAML("shop", "", ""), "shop", "{kind: ServiceEntry, group: networking.istio.io, name: e}", "False AncestorNotBound"},
-		"all waypoints":             {"", "istio-system", "{kind: GatewayClass, group: gateway.networking.k8s.io, name: istio-waypoint}", "True Accepted: for every waypoint"},
+		"all waypoints":             {"", "istio-system", "{kind: GatewayClass, group: gateway.networking.k8s.io, name: istio-waypoint}", "True Accepted: enforced by every waypoint of class istio-waypoint"},
 		"all waypoints, by a guest": {"", "shop", "{kind: GatewayClass, group: gateway.networking.k8s.io, name: istio-waypoint}", "False Invalid: only a policy of the root namespace istio-system"},
 		"another class":             {"", "istio-system", "{kind: GatewayClass, group: gateway.networking.k8s.io, name: istio}", "False Invalid: GatewayClass istio is not that of waypoints"},
 		"a kind that is no target":  {"", "shop", "{kind: Pod, name: p}", "False Invalid: nothing enforces a policy for a Pod"},
-		"two":                       {ready + service(bound), "shop", serviceRef + ", " + gatewayRef, "True Accepted: bound to the waypoints of all its targets"},
-		"two, one is missing":       {ready, "shop", serviceRef + ", " + gatewayRef, "True PartiallyInvalid: bound for 1 of 2 targets; Service shop/s: there is no Service shop/s"},
+		"two":                       {ready + service(bound), "shop", serviceRef + ", " + gatewayRef, "True Accepted: enforced by waypoint shop/wp for Service shop/s, waypoint shop/wp"},
+		"two, one is missing":       {ready, "shop", serviceRef + ", " + gatewayRef, "False PartiallyInvalid: enforced by waypoint shop/wp; not for 1 of 2 targets: Service shop/s: there is no Service shop/s"},
 		"two, none is there":        {"", "shop", serviceRef + ", " + gatewayRef, "False Invalid: nobody enforces it: Service shop/s: "},
 		"two, one of others":        {foreign, "shop", serviceRef + ", " + gatewayRef, "Unknown EnforcedByWaypoint: Service shop/s: there is no"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, rec := load(t, tt.yaml+"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: "+tt.namespace+"}\nspec: {targetRefs: ["+tt.refs+"], rules: [{}]}\n---\n")
-			expect(t, r, source.KindAuthorizationPolicy, "p", status.WaypointAccepted, tt.want)
-			expect(t, r, source.KindAuthorizationPolicy, "p", status.ZtunnelAccepted, "")
+			expect(t, r, source.AuthorizationPolicy.Name, "p", status.WaypointAccepted, tt.want)
+			expect(t, r, source.AuthorizationPolicy.Name, "p", status.ZtunnelAccepted, "")
 			if _, sent := rec.policies[tt.namespace+"/p"]; sent {
 				t.Error("node proxies got it")
 			}
@@ -239,25 +242,26 @@ func TestPolicyTargets(t *testing.T) {
 }
 
 // follow gives an object to a registry, and returns what of it is to write.
-func follow(r *Registry, kind string, obj metav1.Object) []source.Key {
+func follow(r *Registry, f *status.Follower, kind *source.Kind, obj metav1.Object) []source.Key {
 	r.Apply([]source.Event{{Key: source.Key{Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName()}, Object: obj}})
-	return r.Verdicts.Take()
+	return f.Take()
 }
 
 func TestWhatIsWrittenAlready(t *testing.T) {
 	r := New(Options{WriteBack: true}, newRecorder())
+	f := r.Reports.Follow(status.Unnamed)
 	service := func(labels map[string]string, conditions ...metav1.Condition) *corev1.Service {
 		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "s", Labels: labels}}
 		s.Status.Conditions = conditions
 		return s
 	}
 	asks := map[string]string{"istio.io/use-waypoint": "wp"}
-	key := source.Key{Kind: source.KindService, Namespace: "shop", Name: "s"}
-	if keys := follow(r, source.KindService, service(asks)); len(keys) != 1 || len(r.Verdicts.Unwritten()) != 1 {
-		t.Fatalf("a new object: %v, %v", keys, r.Verdicts.Unwritten())
+	key := source.Key{Kind: source.Service.Kind, Namespace: "shop", Name: "s"}
+	if keys := follow(r, f, source.Service.Kind, service(asks)); len(keys) != 1 || len(f.Unwritten()) != 1 {
+		t.Fatalf("a new object: %v, %v", keys, f.Unwritten())
 	}
-	v, _ := r.Verdicts.Of(key)
-	said := metav1.Condition{Type: v.Conditions[0].Type, Status: metav1.ConditionStatus(v.Conditions[0].Status), Reason: v.Conditions[0].Reason, Message: v.Conditions[0].Message}
+	v, _ := f.Of(key)
+	said := metav1.Condition{Type: v.Sections[0].Conditions[0].Type, Status: metav1.ConditionStatus(v.Sections[0].Conditions[0].Status), Reason: v.Sections[0].Conditions[0].Reason, Message: v.Sections[0].Conditions[0].Message}
 	foreign, other := metav1.Condition{Type: "Mine", Status: "True"}, said
 	other.Message = "of another version"
 	for name, tt := range map[string]struct {
@@ -273,20 +277,21 @@ func TestWhatIsWrittenAlready(t *testing.T) {
 		"nothing to say, nothing said": {nil, []metav1.Condition{foreign}, true},
 	} {
 		fresh := New(Options{WriteBack: true}, newRecorder())
-		keys := follow(fresh, source.KindService, service(tt.labels, tt.conditions...))
-		if open := fresh.Verdicts.Unwritten(); (len(keys) == 0) != tt.written || (len(open) == 0) != tt.written {
+		f := fresh.Reports.Follow(status.Unnamed)
+		keys := follow(fresh, f, source.Service.Kind, service(tt.labels, tt.conditions...))
+		if open := f.Unwritten(); (len(keys) == 0) != tt.written || (len(open) == 0) != tt.written {
 			t.Errorf("%s, at the start: to write %v, unwritten %v", name, keys, open)
 		}
 	}
 	// The object comes back with what was written, and with what somebody made
 	// of that: neither is a change of what there is to say.
-	if keys := follow(r, source.KindService, service(asks, said)); len(keys) > 0 || len(r.Verdicts.Unwritten()) > 0 {
+	if keys := follow(r, f, source.Service.Kind, service(asks, said)); len(keys) > 0 || len(f.Unwritten()) > 0 {
 		t.Errorf("after it was written: %v", keys)
 	}
-	if keys := follow(r, source.KindService, service(asks, other)); len(keys) > 0 || len(r.Verdicts.Unwritten()) != 1 {
+	if keys := follow(r, f, source.Service.Kind, service(asks, other)); len(keys) > 0 || len(f.Unwritten()) != 1 {
 		t.Errorf("after somebody else wrote: %v", keys)
 	}
-	if keys := follow(r, source.KindService, service(nil, other)); len(keys) != 1 {
+	if keys := follow(r, f, source.Service.Kind, service(nil, other)); len(keys) != 1 {
 		t.Errorf("after nothing is asked for: %v", keys)
 	}
 	// A condition about an older version of the object is not about this one.
@@ -297,7 +302,8 @@ func TestWhatIsWrittenAlready(t *testing.T) {
 		e := e.DeepCopy()
 		e.Status.Conditions = []*metav1alpha1.IstioCondition{{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, ObservedGeneration: generation}}
 		fresh := New(Options{WriteBack: true}, newRecorder())
-		if keys := follow(fresh, source.KindWorkloadEntry, e); slices.Contains(keys, source.Key{Kind: source.KindWorkloadEntry, Namespace: "shop", Name: "e"}) == written {
+		f := fresh.Reports.Follow(status.Unnamed)
+		if keys := follow(fresh, f, source.WorkloadEntry.Kind, e); slices.Contains(keys, source.Key{Kind: source.WorkloadEntry.Kind, Namespace: "shop", Name: "e"}) == written {
 			t.Errorf("observed generation %d: %v", generation, keys)
 		}
 	}
@@ -307,34 +313,35 @@ func TestWhatIsWrittenAlready(t *testing.T) {
 // between the two being seen, has lost its status.
 func TestMadeAnew(t *testing.T) {
 	r := New(Options{WriteBack: true}, newRecorder())
+	f := r.Reports.Follow(status.Unnamed)
 	e := &networkingv1.WorkloadEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "e", Generation: 1, UID: "first"}}
 	e.Spec.Address = "192.0.2.1"
-	key := source.Key{Kind: source.KindWorkloadEntry, Namespace: "shop", Name: "e"}
-	if keys := follow(r, key.Kind, e.DeepCopy()); len(keys) != 1 {
+	key := source.Key{Kind: source.WorkloadEntry.Kind, Namespace: "shop", Name: "e"}
+	if keys := follow(r, f, key.Kind, e.DeepCopy()); len(keys) != 1 {
 		t.Fatalf("a new object: %v", keys)
 	}
-	v, _ := r.Verdicts.Of(key)
+	v, _ := f.Of(key)
 	written := e.DeepCopy()
-	for _, c := range v.Conditions {
+	for _, c := range v.Sections[0].Conditions {
 		written.Status.Conditions = append(written.Status.Conditions, &metav1alpha1.IstioCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, ObservedGeneration: 1})
 	}
-	if keys := follow(r, key.Kind, written); len(keys) > 0 || len(r.Verdicts.Unwritten()) > 0 {
+	if keys := follow(r, f, key.Kind, written); len(keys) > 0 || len(f.Unwritten()) > 0 {
 		t.Fatalf("after it was written: %v", keys)
 	}
 	e.UID = "second"
 	r.Apply([]source.Event{{Key: key}, {Key: key, Object: e}})
-	if keys := r.Verdicts.Take(); len(keys) != 1 {
+	if keys := f.Take(); len(keys) != 1 {
 		t.Errorf("made again: %v", keys)
 	}
 }
 
 // labelled is an object for a revision, or for none.
-func labelled(kind, revision string) metav1.Object {
+func labelled(kind *source.Kind, revision string) metav1.Object {
 	meta := metav1.ObjectMeta{Namespace: "shop", Name: "e", Labels: map[string]string{wellknown.LabelUseWaypoint: "wp"}}
 	if revision != "" {
 		meta.Labels[wellknown.LabelRevision] = revision
 	}
-	if kind == source.KindService {
+	if kind == source.Service.Kind {
 		return &corev1.Service{ObjectMeta: meta}
 	}
 	e := &networkingv1.WorkloadEntry{ObjectMeta: meta}
@@ -347,23 +354,25 @@ func labelled(kind, revision string) metav1.Object {
 func TestWhoseStatus(t *testing.T) {
 	const everybody, one, nobody = "everybody's", "of one revision", "nobody's"
 	for _, tt := range []struct {
-		names             []string
-		kind, label, want string
+		names       []string
+		kind        *source.Kind
+		label, want string
 	}{
-		{nil, source.KindWorkloadEntry, "", everybody},
-		{nil, source.KindWorkloadEntry, "canary", everybody},
-		{[]string{"default"}, source.KindWorkloadEntry, "", everybody},
-		{[]string{"default"}, source.KindWorkloadEntry, "default", one},
-		{[]string{"default"}, source.KindWorkloadEntry, "canary", nobody},
-		{[]string{"default", "prod"}, source.KindWorkloadEntry, "prod", one},
-		{[]string{"canary"}, source.KindWorkloadEntry, "", everybody},
-		{[]string{"canary"}, source.KindWorkloadEntry, "canary", one},
-		{[]string{"canary", "default"}, source.KindWorkloadEntry, "default", one},
-		{[]string{"canary"}, source.KindService, "canary", everybody}, // what the cluster is made of
+		{nil, source.WorkloadEntry.Kind, "", everybody},
+		{nil, source.WorkloadEntry.Kind, "canary", everybody},
+		{[]string{"default"}, source.WorkloadEntry.Kind, "", everybody},
+		{[]string{"default"}, source.WorkloadEntry.Kind, "default", one},
+		{[]string{"default"}, source.WorkloadEntry.Kind, "canary", nobody},
+		{[]string{"default", "prod"}, source.WorkloadEntry.Kind, "prod", one},
+		{[]string{"canary"}, source.WorkloadEntry.Kind, "", everybody},
+		{[]string{"canary"}, source.WorkloadEntry.Kind, "canary", one},
+		{[]string{"canary", "default"}, source.WorkloadEntry.Kind, "default", one},
+		{[]string{"canary"}, source.Service.Kind, "canary", everybody}, // what the cluster is made of
 	} {
 		r := New(Options{WriteBack: true, Revisions: tt.names}, newRecorder())
+		unnamed, named := r.Reports.Follow(status.Unnamed), r.Reports.Follow(status.Named)
 		r.Apply([]source.Event{{Key: source.Key{Kind: tt.kind, Namespace: "shop", Name: "e"}, Object: labelled(tt.kind, tt.label)}})
-		for what, v := range map[string]*Verdicts{everybody: r.Verdicts, one: r.NamedVerdicts} {
+		for what, v := range map[string]*status.Follower{everybody: unnamed, one: named} {
 			want := 0
 			if what == tt.want {
 				want = 1
@@ -379,7 +388,8 @@ func TestWhoseStatus(t *testing.T) {
 // writes no more of it, and comes to the other.
 func TestStatusChangesHands(t *testing.T) {
 	r := New(Options{WriteBack: true, Revisions: []string{"canary", "prod"}}, newRecorder())
-	key := source.Key{Kind: source.KindWorkloadEntry, Namespace: "shop", Name: "e"}
+	unnamed, named := r.Reports.Follow(status.Unnamed), r.Reports.Follow(status.Named)
+	key := source.Key{Kind: source.WorkloadEntry.Kind, Namespace: "shop", Name: "e"}
 	for _, step := range []struct {
 		label             string
 		everybody, one    bool
@@ -393,9 +403,9 @@ func TestStatusChangesHands(t *testing.T) {
 		{"prod", false, true, 0, 1},
 	} {
 		r.Apply([]source.Event{{Key: key, Object: labelled(key.Kind, step.label)}})
-		_, everybody := r.Verdicts.Of(key)
-		_, one := r.NamedVerdicts.Of(key)
-		if changed, changedN := len(r.Verdicts.Take()), len(r.NamedVerdicts.Take()); everybody != step.everybody || one != step.one || changed != step.changed || changedN != step.changedN {
+		_, everybody := unnamed.Of(key)
+		_, one := named.Of(key)
+		if changed, changedN := len(unnamed.Take()), len(named.Take()); everybody != step.everybody || one != step.one || changed != step.changed || changedN != step.changedN {
 			t.Errorf("labelled %q: everybody's %t (%d to write), of one revision %t (%d)", step.label, everybody, changed, one, changedN)
 		}
 	}

@@ -32,7 +32,7 @@ func sameFromTrimmed(t testing.TB, whole []source.Event, r *Registry, rec *recor
 	if d := cmp.Diff(r.Status(), r2.Status()); d != "" {
 		t.Errorf("status from trimmed objects differs: %s", d)
 	}
-	if d := cmp.Diff(r.Nodes.ids, r2.Nodes.ids); d != "" {
+	if d := cmp.Diff(r.Nodes.Identities(), r2.Nodes.Identities()); d != "" {
 		t.Errorf("placement of trimmed pods differs: %s", d)
 	}
 }

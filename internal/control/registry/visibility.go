@@ -5,13 +5,12 @@ import (
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 
-	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 )
 
-// namespaceOnly tells whether an entry says itself that it is for clients of
+// namespaceOnly reports whether an entry says itself that it is for clients of
 // its own namespace.
 func namespaceOnly(e *networkingv1.ServiceEntry) bool {
 	return slices.Equal(e.Spec.ExportTo, []string{"."})
@@ -19,8 +18,8 @@ func namespaceOnly(e *networkingv1.ServiceEntry) bool {
 
 // allowedScope is what the mesh lets entries of a namespace be; empty when it
 // says nothing about entries.
-func (t *tables) allowedScope(r *collection.Reader, namespace string) meshconfig.Scope {
-	if s, known := collection.Fetch(r, t.scopes, namespace); known {
+func (t *tables) allowedScope(r *collection.Reader, home Space) meshconfig.Scope {
+	if s, known := collection.Fetch(r, t.scopes, home); known {
 		return s
 	}
 	// No rule, or not known as a namespace.
@@ -31,9 +30,9 @@ func (t *tables) allowedScope(r *collection.Reader, namespace string) meshconfig
 	return v.Of(nil)
 }
 
-// scope is who sees an entry: whom both the mesh and the entry allow.
-func (t *tables) scope(r *collection.Reader, k Name, e *networkingv1.ServiceEntry) meshconfig.Scope {
-	switch allowed := t.allowedScope(r, k.Namespace); {
+// scope is the namespaces that see an entry: those that both the mesh and the entry allow.
+func (t *tables) scope(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry) meshconfig.Scope {
+	switch allowed := t.allowedScope(r, k.Home()); {
 	case allowed == meshconfig.None, allowed == meshconfig.Namespace:
 		return allowed
 	case namespaceOnly(e):
@@ -42,26 +41,23 @@ func (t *tables) scope(r *collection.Reader, k Name, e *networkingv1.ServiceEntr
 	return meshconfig.Public
 }
 
-// entryWaypoint is waypointFor of an entry. One that the mesh keeps to its
-// namespace is not given away to a waypoint of another.
-func (t *tables) entryWaypoint(r *collection.Reader, k Name, e *networkingv1.ServiceEntry) (*workloadpb.GatewayAddress, *status.Condition) {
-	addr, c := t.waypointFor(r, k.Namespace, e.Labels, trafficService)
-	if addr == nil || t.allowedScope(r, k.Namespace) != meshconfig.Namespace {
-		return addr, c
+// entryAllotted is allotted of an entry. One that the mesh keeps to its namespace
+// is not given away to a waypoint of another.
+func (t *tables) entryAllotted(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry) (Ref, *waypoint, *status.Condition) {
+	name, w, c := t.allotted(r, k.Home(), e.Labels, trafficService)
+	if w == nil || name.Namespace == k.Namespace || t.allowedScope(r, k.Home()) != meshconfig.Namespace {
+		return name, w, c
 	}
-	if w, _, _ := t.wantedWaypoint(r, k.Namespace, e.Labels); w.Namespace != k.Namespace {
-		no := status.No(status.WaypointBound, status.ReasonCrossNamespaceWaypoint,
-			"waypoint %s is of another namespace, and serviceEntryVisibility of the mesh keeps this entry to its own: traffic goes without one; use a waypoint of namespace %s", w, k.Namespace)
-		return nil, &no
-	}
-	return addr, c
+	no := status.No(status.WaypointBound, status.ReasonCrossNamespaceWaypoint,
+		"waypoint %s is of another namespace, and serviceEntryVisibility of the mesh keeps this entry to its own; use a waypoint of namespace %s", name, k.Namespace)
+	return name, nil, &no
 }
 
 // visible says who sees an entry; nil when there is nothing to say, because
 // neither the mesh nor the entry did.
-func (d describer) visible(n Name, e *networkingv1.ServiceEntry) *status.Condition {
+func (d describer) visible(n Ref, e *networkingv1.ServiceEntry) *status.Condition {
 	var c status.Condition
-	allowed, to := d.t.allowedScope(d.r, n.Namespace), e.Spec.ExportTo
+	allowed, to := d.t.allowedScope(d.r, n.Home()), e.Spec.ExportTo
 	switch {
 	case allowed == meshconfig.None:
 		c = status.Yes(status.VisibilityApplied, status.ReasonNone,

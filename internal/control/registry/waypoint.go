@@ -9,16 +9,17 @@ import (
 	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
-	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 const (
-	waypointClass = "istio-waypoint"
+	waypointClass = wellknown.ClassWaypoint
 	// annotationInboundBinding says how a waypoint wants connections handed
 	// over: PROXY or PROXY/<port>.
 	annotationInboundBinding = "ambient.istio.io/waypoint-inbound-binding"
@@ -28,21 +29,25 @@ const (
 type waypoint struct {
 	address *workloadpb.GatewayAddress // nil until it has one
 	serves  string                     // istio.io/waypoint-for
-	from    string                     // namespaces that may use it: Same, All, Selector
+	from    gatewayv1.FromNamespaces   // namespaces that may use it: Same, All, Selector
 	chosen  *metav1.LabelSelector
 	binding *workloadpb.ApplicationTunnel
+	account string // of its proxies
 }
 
+// waypointForNothing is a waypoint that no traffic goes to, by its own label.
+const waypointForNothing = "none"
+
 func sameWaypoint(a, b *waypoint) bool {
-	return a.serves == b.serves && a.from == b.from && equality.Semantic.DeepEqual(a.chosen, b.chosen) &&
+	return a.serves == b.serves && a.from == b.from && a.account == b.account && equality.Semantic.DeepEqual(a.chosen, b.chosen) &&
 		proto.Equal(a.address, b.address) && proto.Equal(a.binding, b.binding)
 }
 
-func (t *tables) readWaypoint(k Name, g *source.Gateway) (*waypoint, bool) {
+func (t *tables) readWaypoint(r *collection.Reader, k Ref, g *gatewayv1.Gateway) (*waypoint, bool) {
 	if g.Spec.GatewayClassName != waypointClass {
 		return nil, false
 	}
-	w := &waypoint{serves: g.Labels[wellknown.LabelWaypointFor], from: "Same"}
+	w := &waypoint{serves: g.Labels[wellknown.LabelWaypointFor], from: gatewayv1.NamespacesFromSame}
 	if w.serves == "" {
 		w.serves = "service"
 	}
@@ -50,23 +55,24 @@ func (t *tables) readWaypoint(k Name, g *source.Gateway) (*waypoint, bool) {
 		if l.Port != wellknown.PortHBONE && l.Protocol != "HBONE" {
 			continue
 		}
-		if l.AllowedRoutes != nil && l.AllowedRoutes.Namespaces != nil && l.AllowedRoutes.Namespaces.From != "" {
-			w.from, w.chosen = l.AllowedRoutes.Namespaces.From, l.AllowedRoutes.Namespaces.Selector
+		if l.AllowedRoutes != nil && l.AllowedRoutes.Namespaces != nil && value(l.AllowedRoutes.Namespaces.From) != "" {
+			w.from, w.chosen = *l.AllowedRoutes.Namespaces.From, l.AllowedRoutes.Namespaces.Selector
 		}
 		break
 	}
-	w.address = t.gatewayAddress(k, g)
+	w.address = t.gatewayAddress(r, k, g)
+	w.account, _ = deploy.Account(g)
 	w.binding = parseBinding(g.Annotations[annotationInboundBinding])
 	return w, true
 }
 
 // gatewayAddress prefers a name: it stays when addresses change, and has those
 // of both families.
-func (t *tables) gatewayAddress(k Name, g *source.Gateway) *workloadpb.GatewayAddress {
+func (t *tables) gatewayAddress(r *collection.Reader, k Ref, g *gatewayv1.Gateway) *workloadpb.GatewayAddress {
 	var first *workloadpb.GatewayAddress
 	for _, a := range g.Status.Addresses {
 		out := &workloadpb.GatewayAddress{HboneMtlsPort: wellknown.PortHBONE}
-		if a.Type == "Hostname" {
+		if value(a.Type) == gatewayv1.HostnameAddressType {
 			if a.Value == "" {
 				continue
 			}
@@ -74,11 +80,19 @@ func (t *tables) gatewayAddress(k Name, g *source.Gateway) *workloadpb.GatewayAd
 			return out
 		}
 		if addr, err := netip.ParseAddr(a.Value); err == nil && first == nil {
-			out.Destination = &workloadpb.GatewayAddress_Address{Address: &workloadpb.NetworkAddress{Network: t.opts.Network, Address: addr.Unmap().AsSlice()}}
+			out.Destination = &workloadpb.GatewayAddress_Address{Address: &workloadpb.NetworkAddress{Network: t.cluster(r, k.Cluster).network, Address: addr.Unmap().AsSlice()}}
 			first = out
 		}
 	}
 	return first
+}
+
+// value returns what p points to, or the zero value for nil.
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }
 
 func parseBinding(s string) *workloadpb.ApplicationTunnel {
@@ -93,7 +107,7 @@ func parseBinding(s string) *workloadpb.ApplicationTunnel {
 // waypointUse is what the labels of an object ask for.
 type waypointUse struct {
 	name, namespace string
-	set             bool // asked at all, be it for none
+	set             bool // asked at all, also for none
 }
 
 func useWaypoint(labels map[string]string) waypointUse {
@@ -104,7 +118,7 @@ func useWaypoint(labels map[string]string) waypointUse {
 // ingressUse is what labels say of gateways' traffic, "" if nothing.
 func ingressUse(labels map[string]string) string { return labels[wellknown.LabelIngressUseWaypoint] }
 
-// ingressUsesWaypoint tells whether gateways send what is for a service to its
+// ingressUsesWaypoint reports whether gateways send what is for a service to its
 // waypoint, by the labels of the service, else those of its namespace.
 func ingressUsesWaypoint(labels map[string]string, ns namespaceInfo) bool {
 	yes, err := strconv.ParseBool(cmp.Or(ingressUse(labels), ns.ingressUse))
@@ -121,54 +135,55 @@ const (
 
 // wantedWaypoint is the waypoint that an object asks for by its labels (own),
 // else by those of its namespace.
-func (t *tables) wantedWaypoint(r *collection.Reader, namespace string, labels map[string]string) (name Name, own, asked bool) {
+func (t *tables) wantedWaypoint(r *collection.Reader, home Space, labels map[string]string) (name Ref, own, asked bool) {
 	use := useWaypoint(labels)
 	own = use.set
 	if !own {
-		info, _ := collection.Fetch(r, t.namespaces, namespace)
+		info, _ := collection.Fetch(r, t.namespaces, home)
 		use = info.use
 	}
 	if !use.set || use.name == wellknown.DataplaneModeNone {
-		return Name{}, own, false
+		return Ref{}, own, false
 	}
-	return Name{cmp.Or(use.namespace, namespace), use.name}, own, true
+	return Space{Cluster: home.Cluster, Name: cmp.Or(use.namespace, home.Name)}.At(use.name), own, true
 }
 
-// waypointFor resolves the waypoint that an object asks for. The condition is
-// nil when it asks for none.
-func (t *tables) waypointFor(r *collection.Reader, namespace string, labels map[string]string, what traffic) (*workloadpb.GatewayAddress, *status.Condition) {
-	name, own, asked := t.wantedWaypoint(r, namespace, labels)
+// allotted resolves the waypoint that an object asks for, which may be without an
+// address. The waypoint is nil when there is none that the object may use, and the
+// condition when the object asks for none.
+func (t *tables) allotted(r *collection.Reader, home Space, labels map[string]string, what traffic) (Ref, *waypoint, *status.Condition) {
+	name, own, asked := t.wantedWaypoint(r, home, labels)
 	if !asked {
-		return nil, nil
+		return Ref{}, nil, nil
 	}
 	w, ok := collection.Fetch(r, t.waypoints, name)
-	no := func(reason, format string, args ...any) (*workloadpb.GatewayAddress, *status.Condition) {
+	no := func(reason, format string, args ...any) *status.Condition {
 		c := status.No(status.WaypointBound, reason, format, args...)
-		return nil, &c
+		return &c
 	}
 	where := name.String()
 	switch {
 	case !ok:
-		return no(status.ReasonTargetNotFound, "there is no waypoint %s: traffic goes without one; create a Gateway of class %s, or remove the label %s", where, waypointClass, wellknown.LabelUseWaypoint)
+		return name, nil, no(status.ReasonTargetNotFound, "there is no waypoint %s; create a Gateway of class %s, or remove the label %s", where, waypointClass, wellknown.LabelUseWaypoint)
 	case w.serves != string(what) && w.serves != "all":
 		if !own {
-			return nil, nil // a namespace's waypoint for the other kind of traffic
+			return Ref{}, nil, nil // a namespace's waypoint for the other kind of traffic
 		}
-		return no(status.ReasonUnsupportedTrafficType, "waypoint %s is for %s traffic, not for that of a %s; see its label %s", where, w.serves, what, wellknown.LabelWaypointFor)
-	case !t.mayUse(r, w, name.Namespace, namespace):
-		return no(status.ReasonAttachmentDenied, "waypoint %s does not admit namespace %s; see allowedRoutes of its listener", where, namespace)
+		return name, nil, no(status.ReasonUnsupportedTrafficType, "waypoint %s is for %s traffic, not for that of a %s; see its label %s", where, w.serves, what, wellknown.LabelWaypointFor)
+	case !t.mayUse(r, w, name.Home(), home):
+		return name, nil, no(status.ReasonAttachmentDenied, "waypoint %s does not admit namespace %s; see allowedRoutes of its listener", where, home.Name)
 	case w.address == nil:
-		return no(status.ReasonWaypointIsNotReady, "waypoint %s has no address yet: traffic goes without one until its pod is ready", where)
+		return name, w, no(status.ReasonWaypointIsNotReady, "waypoint %s has no address yet; see its pods", where)
 	}
 	c := status.Yes(status.WaypointBound, status.ReasonWaypointAccepted, "bound to waypoint %s", where)
-	return w.address, &c
+	return name, w, &c
 }
 
-func (t *tables) mayUse(r *collection.Reader, w *waypoint, home, user string) bool {
+func (t *tables) mayUse(r *collection.Reader, w *waypoint, home, user Space) bool {
 	switch {
-	case home == user || w.from == "All":
+	case home == user || w.from == gatewayv1.NamespacesFromAll:
 		return true
-	case w.from == "Selector":
+	case w.from == gatewayv1.NamespacesFromSelector:
 		sel, err := metav1.LabelSelectorAsSelector(w.chosen)
 		if err != nil {
 			return false

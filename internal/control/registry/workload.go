@@ -10,7 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -30,6 +32,7 @@ func (l locality) proto() *workloadpb.Locality {
 // namespaceInfo is what workloads and services take from their namespace.
 type namespaceInfo struct {
 	use                 waypointUse
+	bypass              bypassUse
 	ingressUse          string
 	canary              canaryUse
 	network             string
@@ -60,15 +63,22 @@ func podAddresses(p *corev1.Pod) [][]byte {
 	return out
 }
 
-func (t *tables) podUID(k Name) string {
-	return t.opts.ClusterID + "//Pod/" + k.Namespace + "/" + k.Name
+func (t *tables) podUID(r *collection.Reader, k Ref) string {
+	return t.cluster(r, k.Cluster).id + "//Pod/" + k.Namespace + "/" + k.Name
 }
 
 // podWorkload is nil while a pod has no address and after it ended.
-func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workloadpb.Workload {
+func (t *tables) podWorkload(r *collection.Reader, k Ref, p *corev1.Pod) *workloadpb.Workload {
+	w, _ := t.closedPod(r, k, p)
+	return w
+}
+
+// closedPod is podWorkload with the policy that the workload names because of its
+// waypoints, nil for none.
+func (t *tables) closedPod(r *collection.Reader, k Ref, p *corev1.Pod) (*workloadpb.Workload, *securitypb.Authorization) {
 	addrs := podAddresses(p)
 	if source.Ended(p) || len(addrs) == 0 {
-		return nil
+		return nil, nil
 	}
 	name, kind := owner(p)
 	account, own := source.Account(p)
@@ -76,7 +86,7 @@ func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workl
 		account = wellknown.NoServiceAccount
 	}
 	w := &workloadpb.Workload{
-		Uid:            t.podUID(k),
+		Uid:            t.podUID(r, k),
 		Name:           k.Name,
 		Addresses:      addrs,
 		ServiceAccount: account,
@@ -85,7 +95,7 @@ func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workl
 		WorkloadType:   kind,
 	}
 	if p.Spec.NodeName != "" {
-		l, _ := collection.Fetch(r, t.localities, p.Spec.NodeName)
+		l, _ := collection.Fetch(r, t.localities, Space{Cluster: k.Cluster, Name: p.Spec.NodeName})
 		w.Locality = l.proto()
 	}
 	if p.Spec.HostNetwork {
@@ -94,13 +104,12 @@ func (t *tables) podWorkload(r *collection.Reader, k Name, p *corev1.Pod) *workl
 	if p.DeletionTimestamp != nil || !ready(p) || final(p) {
 		w.Status = workloadpb.WorkloadStatus_UNHEALTHY
 	}
-	t.complete(r, w, k.Namespace, p.Labels, namedPorts(p))
+	t.complete(r, w, k.Home(), p.Labels, namedPorts(p))
 	if p.Annotations[wellknown.AnnotationRedirection] == wellknown.RedirectionEnabled && !p.Spec.HostNetwork && own {
 		w.TunnelProtocol = workloadpb.TunnelProtocol_HBONE
 	}
 	t.addManualServices(r, w, k)
-	t.bindWaypoint(r, w, k.Namespace, p.Labels)
-	return w
+	return w, t.bindWaypoint(r, w, k.Home(), p.Labels, t.podState(r, k))
 }
 
 // serviceAccount is the account of a workload that is no pod.
@@ -122,14 +131,15 @@ func ready(p *corev1.Pod) bool {
 
 // complete fills in what every kind of workload takes from its labels, its
 // namespace and what selects it. ports resolves named ports of the workload.
-func (t *tables) complete(r *collection.Reader, w *workloadpb.Workload, namespace string, labels map[string]string, ports map[string]uint32) {
-	w.Namespace = namespace
-	w.ClusterId = t.opts.ClusterID
-	if t.opts.TrustDomain != identity.DefaultTrustDomain {
-		w.TrustDomain = t.opts.TrustDomain
+func (t *tables) complete(r *collection.Reader, w *workloadpb.Workload, home Space, labels map[string]string, ports map[string]uint32) {
+	c := t.cluster(r, home.Cluster)
+	w.Namespace = home.Name
+	w.ClusterId = c.id
+	if c.trustDomain != identity.DefaultTrustDomain {
+		w.TrustDomain = c.trustDomain
 	}
 	if w.Network == "" {
-		w.Network = t.network(r, namespace, labels)
+		w.Network = t.networkOf(r, home, labels, c)
 	}
 	if n := labels[wellknown.LabelWorkloadName]; n != "" {
 		w.WorkloadName = n
@@ -139,7 +149,7 @@ func (t *tables) complete(r *collection.Reader, w *workloadpb.Workload, namespac
 	if labels[wellknown.LabelTunnel] == "http" {
 		w.TunnelProtocol, w.NativeTunnel = workloadpb.TunnelProtocol_HBONE, true
 	}
-	services, policies := t.selected(r, namespace, labels)
+	services, policies := t.selected(r, home, labels)
 	w.AuthorizationPolicies = policies
 	for _, s := range t.partsOf(r, services) {
 		addService(w, s.key.host, s.core, func(p servicePort) uint32 { return targetPort(ports, p) })
@@ -188,11 +198,11 @@ func targetPort(ports map[string]uint32, p servicePort) uint32 {
 
 // addService makes w an endpoint of a service. Ports without a target on this
 // workload are left out; ports that w has for the service already stay.
-func addService(w *workloadpb.Workload, s Name, c *core, target func(servicePort) uint32) {
+func addService(w *workloadpb.Workload, s Host, c *core, target func(servicePort) uint32) {
 	if w.Services == nil {
 		w.Services = map[string]*workloadpb.PortList{}
 	}
-	key := s.Namespace + "/" + s.Name
+	key := s.String()
 	list := w.Services[key]
 	if list == nil {
 		list = &workloadpb.PortList{}
@@ -209,15 +219,20 @@ func hasPort(list *workloadpb.PortList, port uint32) bool {
 	return slices.ContainsFunc(list.GetPorts(), func(p *workloadpb.Port) bool { return p.ServicePort == port })
 }
 
-func (t *tables) network(r *collection.Reader, namespace string, labels map[string]string) string {
+func (t *tables) network(r *collection.Reader, home Space, labels map[string]string) string {
+	return t.networkOf(r, home, labels, t.cluster(r, home.Cluster))
+}
+
+// networkOf returns the network of a workload, whose cluster has these facts.
+func (t *tables) networkOf(r *collection.Reader, home Space, labels map[string]string, c clusterFacts) string {
 	if n := labels[wellknown.LabelNetwork]; n != "" {
 		return n
 	}
-	ns, _ := collection.Fetch(r, t.namespaces, namespace)
+	ns, _ := collection.Fetch(r, t.namespaces, home)
 	if ns.network != "" {
 		return ns.network
 	}
-	return t.opts.Network
+	return c.network
 }
 
 func firstOf(labels map[string]string, otherwise string, keys ...string) string {
@@ -231,29 +246,36 @@ func firstOf(labels map[string]string, otherwise string, keys ...string) string 
 
 // selected finds what selects a workload by its labels: services, and the
 // policies it has to name.
-func (t *tables) selected(r *collection.Reader, namespace string, labels map[string]string) (services []coreKey, policies []string) {
+func (t *tables) selected(r *collection.Reader, home Space, labels map[string]string) (services []coreKey, policies []string) {
 	var peer *policy.PeerAuthentication
+	// Policies are configuration, which is of the control plane's own cluster.
+	scopes, n := [3]Space{home, {}, {Name: home.Name}}, 2
+	if !home.Cluster.Own() {
+		n = 3
+	}
 	for k, v := range labels {
-		for _, scope := range [...]string{namespace, ""} {
+		for _, scope := range scopes[:n] {
 			for a, at := range collection.Lookup(r, t.attached, labelKey{scope, k, v}) {
 				if !matches(at.selector, labels) {
 					continue
 				}
 				switch a.kind {
 				case attachService:
-					services = append(services, coreKey{a.name, a.entry})
+					if a.cluster == home.Cluster {
+						services = append(services, a.service())
+					}
 				case attachPolicy:
-					policies = append(policies, a.name.Namespace+"/"+a.name.Name)
+					policies = append(policies, a.namespace+"/"+a.name)
 				case attachPeer:
 					// Selecting again when only the modes change.
-					if p, ok := collection.Fetch(r, t.peers, a.name); ok && (peer == nil || policy.Older(p, peer)) {
+					if p, ok := collection.Fetch(r, t.peers, a.object()); ok && (peer == nil || policy.Older(p, peer)) {
 						peer = p
 					}
 				}
 			}
 		}
 	}
-	if name := t.peerPolicy(r, namespace, peer); name != "" {
+	if name := t.peerPolicy(r, home.Name, peer); name != "" {
 		policies = append(policies, name)
 	}
 	slices.Sort(policies)
@@ -278,16 +300,18 @@ func (t *tables) peerPolicy(r *collection.Reader, namespace string, own *policy.
 	return ""
 }
 
-// bindWaypoint sets the waypoint of a workload. A waypoint's own pods have
-// none, and say instead how they take connections.
-func (t *tables) bindWaypoint(r *collection.Reader, w *workloadpb.Workload, namespace string, labels map[string]string) {
-	if g := labels[wellknown.LabelGatewayName]; g != "" {
-		if own, ok := collection.Fetch(r, t.waypoints, Name{namespace, g}); ok {
-			w.ApplicationTunnel = own.binding
-			return
+// bindWaypoint sets the waypoint of a workload, and returns the policy that it names
+// because of its waypoints. A waypoint's own pods have none, and say instead how they
+// take connections.
+func (t *tables) bindWaypoint(r *collection.Reader, w *workloadpb.Workload, home Space, labels map[string]string, own binding.State) *securitypb.Authorization {
+	if proxied, is := t.isProxy(r, home, labels); is {
+		w.ApplicationTunnel, own = proxied.binding, binding.State{}
+		if proxied.account == w.ServiceAccount {
+			return nil // else nobody trusts it as a waypoint: its services' ports are closed
 		}
 	}
-	w.Waypoint, _ = t.waypointFor(r, namespace, labels, trafficWorkload)
+	w.Waypoint = own.Waypoint
+	return t.shut(r, w, home.Cluster, own)
 }
 
 // namedPorts are the TCP ports of a pod's containers by name. A native

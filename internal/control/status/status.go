@@ -3,7 +3,10 @@
 // to do next.
 package status
 
-import "fmt"
+import (
+	"encoding/json"
+	"fmt"
+)
 
 // Types of conditions, those of Istio where it has one.
 const (
@@ -18,8 +21,22 @@ const (
 	// ClaimsAccepted is about the hosts and addresses of a ServiceEntry. It is
 	// there only when some are not the entry's, and false then.
 	ClaimsAccepted = "ClaimsAccepted"
+	// ResolvedRefs, of a route or a Gateway, is about the objects that it names.
+	ResolvedRefs = "ResolvedRefs"
+	// PartiallyInvalid is about rules of a route that are not executed as they
+	// are written. It is there only when there are some.
+	PartiallyInvalid = "PartiallyInvalid"
+	// ResolvedWaypoints is about the waypoint that executes a route.
+	ResolvedWaypoints = "ResolvedWaypoints"
+	// Programmed reports of a Gateway that its proxies run, and Conflicted of a
+	// listener that another one has its place.
+	Programmed = "Programmed"
+	Conflicted = "Conflicted"
 	// InMesh tells for a workload whether traffic to it is mutual TLS.
 	InMesh = "ambit/InMesh"
+	// WaypointOnly reports of a workload which peers it admits because of its
+	// waypoints. It is there only when it does not admit everybody.
+	WaypointOnly = "ambit/WaypointOnly"
 )
 
 // Reasons of conditions.
@@ -33,6 +50,7 @@ const (
 	ReasonSuperseded              = "Superseded"
 	ReasonPending                 = "Pending"
 	ReasonWaypointAccepted        = "WaypointAccepted"
+	ReasonWaypointRequired        = "WaypointRequired"
 	ReasonWaypointIsNotReady      = "WaypointIsNotReady"
 	ReasonAttachmentDenied        = "AttachmentDenied"
 	ReasonUnsupportedTrafficType  = "UnsupportedTrafficType"
@@ -58,6 +76,21 @@ const (
 	ReasonMerged                  = "Merged"
 	ReasonHostOfService           = "HostOfService"
 	ReasonUnsupportedEndpointType = "UnsupportedEndpoint"
+	ReasonResolvedRefs            = "ResolvedRefs"
+	ReasonBackendNotFound         = "BackendNotFound"
+	ReasonRefNotPermitted         = "RefNotPermitted"
+	ReasonInvalidKind             = "InvalidKind"
+	ReasonNoMatchingParent        = "NoMatchingParent"
+	ReasonNotAllowedByListeners   = "NotAllowedByListeners"
+	ReasonResolvedWaypoints       = "ResolvedWaypoints"
+	ReasonProgrammed              = "Programmed"
+	ReasonAddressNotAssigned      = "AddressNotAssigned"
+	ReasonNoResources             = "NoResources"
+	ReasonNoConflicts             = "NoConflicts"
+	ReasonUnsupportedProtocol     = "UnsupportedProtocol"
+	ReasonListenersNotValid       = "ListenersNotValid"
+	ReasonAddressNotUsable        = "AddressNotUsable"
+	ReasonInvalidParameters       = "InvalidParameters"
 )
 
 // Values of Condition.Status.
@@ -93,9 +126,26 @@ func Maybe(typ, reason, format string, args ...any) Condition {
 // Object is everything there is to say about one object.
 type Object struct {
 	Kind       string      `json:"kind"`
+	Group      string      `json:"group,omitempty"`
+	Cluster    string      `json:"cluster,omitempty"` // empty for the control plane's own
 	Namespace  string      `json:"namespace,omitempty"`
 	Name       string      `json:"name"`
 	Conditions []Condition `json:"conditions"`
-	File       string      `json:"file,omitempty"`
-	Line       int         `json:"line,omitempty"`
+	// Entries are parts of the status with conditions of their own, such as a
+	// route's parents.
+	Entries []ObjectEntry `json:"entries,omitempty"`
+	File    string        `json:"file,omitempty"`
+	Line    int           `json:"line,omitempty"`
+}
+
+// ObjectEntry is an entry of a list of an object's status.
+type ObjectEntry struct {
+	List       string          `json:"list"`
+	Key        json.RawMessage `json:"key"` // what tells entries apart: a reference, or a name
+	Conditions []Condition     `json:"conditions"`
+}
+
+// EntryOf returns a section of a list as an entry.
+func EntryOf(s Section) ObjectEntry {
+	return ObjectEntry{List: s.List, Key: json.RawMessage(s.Key), Conditions: s.Conditions}
 }

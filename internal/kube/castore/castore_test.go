@@ -111,7 +111,7 @@ func mustSign(t *testing.T, a *ca.Authority) *x509.Certificate {
 	return c
 }
 
-// accepts tells whether a peer that trusts what a hands out accepts c.
+// accepts reports whether a peer that trusts what a hands out accepts c.
 func accepts(a *ca.Authority, c *x509.Certificate) bool {
 	_, err := c.Verify(x509.VerifyOptions{Roots: a.Roots(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	return err == nil

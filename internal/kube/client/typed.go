@@ -8,11 +8,13 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -41,11 +43,13 @@ var groups = []struct {
 	{appsv1.SchemeGroupVersion, appsv1.AddToScheme},
 	{authenticationv1.SchemeGroupVersion, authenticationv1.AddToScheme},
 	{authorizationv1.SchemeGroupVersion, authorizationv1.AddToScheme},
+	{autoscalingv2.SchemeGroupVersion, autoscalingv2.AddToScheme},
 	{batchv1.SchemeGroupVersion, batchv1.AddToScheme},
 	{coordinationv1.SchemeGroupVersion, coordinationv1.AddToScheme},
 	{corev1.SchemeGroupVersion, corev1.AddToScheme},
 	{discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme},
 	{networkingv1.SchemeGroupVersion, networkingv1.AddToScheme},
+	{policyv1.SchemeGroupVersion, policyv1.AddToScheme},
 }
 
 func init() {
@@ -206,6 +210,30 @@ func (g AppsV1) Deployments(namespace string) Resource[*appsv1.Deployment, *apps
 // StatefulSets are stateful sets.
 func (g AppsV1) StatefulSets(namespace string) Resource[*appsv1.StatefulSet, *appsv1.StatefulSetList] {
 	return resource[appsv1.StatefulSet, appsv1.StatefulSetList](g.rest, "statefulsets", namespace)
+}
+
+// AutoscalingV2 is the group autoscaling.
+func (t *Typed) AutoscalingV2() AutoscalingV2 {
+	return AutoscalingV2{t.clients[autoscalingv2.SchemeGroupVersion]}
+}
+
+// AutoscalingV2 has the kinds of the group autoscaling.
+type AutoscalingV2 struct{ rest rest.Interface }
+
+// HorizontalPodAutoscalers are autoscalers.
+func (g AutoscalingV2) HorizontalPodAutoscalers(namespace string) Resource[*autoscalingv2.HorizontalPodAutoscaler, *autoscalingv2.HorizontalPodAutoscalerList] {
+	return resource[autoscalingv2.HorizontalPodAutoscaler, autoscalingv2.HorizontalPodAutoscalerList](g.rest, "horizontalpodautoscalers", namespace)
+}
+
+// PolicyV1 is the group policy.
+func (t *Typed) PolicyV1() PolicyV1 { return PolicyV1{t.clients[policyv1.SchemeGroupVersion]} }
+
+// PolicyV1 has the kinds of the group policy.
+type PolicyV1 struct{ rest rest.Interface }
+
+// PodDisruptionBudgets are budgets of disruptions.
+func (g PolicyV1) PodDisruptionBudgets(namespace string) Resource[*policyv1.PodDisruptionBudget, *policyv1.PodDisruptionBudgetList] {
+	return resource[policyv1.PodDisruptionBudget, policyv1.PodDisruptionBudgetList](g.rest, "poddisruptionbudgets", namespace)
 }
 
 // BatchV1 is the group batch.

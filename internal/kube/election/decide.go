@@ -32,7 +32,7 @@ func (s sight) holder() string {
 	return *s.spec.HolderIdentity
 }
 
-// free tells whether a replica may write itself into the lease.
+// free reports whether a replica may write itself into the lease.
 func (s sight) free(me string, now time.Time) bool {
 	if h := s.holder(); h == "" || h == me {
 		return true

@@ -58,7 +58,7 @@ type Observer struct {
 	seen sight
 }
 
-// Taken tells whether another replica holds the lease, as far as is known: it
+// Taken reports whether another replica holds the lease, as far as is known: it
 // has run out when it was not seen to change for as long as it holds, and one
 // that cannot be read is held.
 func (o *Observer) Taken(ctx context.Context) bool {

@@ -150,7 +150,7 @@ func (s *Server) direct(obj runtime.Object, do func(*store, *table, object) erro
 }
 
 // Get reads what is stored into obj, which has a name and a namespace, and
-// tells whether there is such an object.
+// reports whether there is such an object.
 func (s *Server) Get(obj runtime.Object) bool {
 	s.t.Helper()
 	o, err := toObject(obj)

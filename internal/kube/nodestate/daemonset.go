@@ -89,7 +89,7 @@ func (d *DaemonSet) find(ctx context.Context) error {
 	return nil
 }
 
-// Deleted tells whether the DaemonSet is deleted, and not only its pod replaced
+// Deleted reports whether the DaemonSet is deleted, and not only its pod replaced
 // or its node restarted. An error means that nobody knows.
 func (d *DaemonSet) Deleted(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)

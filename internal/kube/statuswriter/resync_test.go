@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/kube/kubetest"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -27,14 +28,14 @@ func TestOverwritten(t *testing.T) {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Labels: map[string]string{wellknown.LabelUseWaypoint: "wp"}}}
 	s.Add(svc)
 	seen := func(o *corev1.Service) {
-		r.Apply([]source.Event{{Key: source.Key{Kind: source.KindService, Namespace: "shop", Name: "web"}, Object: o}})
+		r.Apply([]source.Event{{Key: source.Key{Kind: source.Service.Kind, Namespace: "shop", Name: "web"}, Object: o}})
 	}
 	seen(svc.DeepCopy())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = Run(ctx, Options{Dynamic: s.Client().Dynamic, Verdicts: r.Verdicts, Logger: slog.New(slog.DiscardHandler), resync: 50 * time.Millisecond})
+		_ = Run(ctx, Options{Dynamic: s.Client().Dynamic, Reports: r.Reports.Follow(status.Unnamed), Logger: slog.New(slog.DiscardHandler), resync: 50 * time.Millisecond})
 	}()
 	defer func() { cancel(); <-done }()
 	said := func() int {

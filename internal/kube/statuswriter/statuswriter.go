@@ -23,7 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/util/workqueue"
 
-	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -42,19 +42,19 @@ const (
 	resync = 5 * time.Minute
 )
 
-// Verdicts tell what to write; *registry.Verdicts do.
-type Verdicts interface {
+// Reports have what to write; *status.Follower is one.
+type Reports interface {
 	Unwritten() []source.Key
 	Changed() <-chan struct{}
 	Take() []source.Key
-	Of(source.Key) (registry.Verdict, bool)
+	Of(source.Key) (status.Report, bool)
 }
 
 // Options of Run.
 type Options struct {
-	Dynamic  dynamic.Interface
-	Verdicts Verdicts
-	Logger   *slog.Logger
+	Dynamic dynamic.Interface
+	Reports Reports
+	Logger  *slog.Logger
 
 	resync time.Duration // for tests
 }
@@ -74,7 +74,7 @@ func Run(ctx context.Context, o Options) error {
 			workqueue.NewTypedItemExponentialFailureRateLimiter[source.Key](100*time.Millisecond, time.Minute)),
 	}
 	defer context.AfterFunc(ctx, w.queue.ShutDown)()
-	w.Verdicts.Take() // who changed before is among the unwritten, or was written by another leader
+	w.Reports.Take() // who changed before is among the unwritten, or was written by another leader
 	w.catchUp()
 	var wg sync.WaitGroup
 	for range workers {
@@ -87,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 
 // catchUp queues what does not say what it should.
 func (w *writer) catchUp() {
-	for _, k := range w.Verdicts.Unwritten() {
+	for _, k := range w.Reports.Unwritten() {
 		w.queue.Add(k)
 	}
 }
@@ -103,34 +103,33 @@ func (w *writer) follow(ctx context.Context) {
 		case <-again.C:
 			w.catchUp()
 			continue
-		case <-w.Verdicts.Changed():
+		case <-w.Reports.Changed():
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(settle):
 		}
-		for _, k := range w.Verdicts.Take() {
+		for _, k := range w.Reports.Take() {
 			w.queue.Add(k)
 		}
 	}
 }
 
-func resource(kind string) schema.GroupVersionResource {
-	k := source.Kinds()[kind]
-	return schema.GroupVersionResource{Group: k.Group, Version: k.Versions[0], Resource: plurals[kind]}
+func resource(k *source.Kind) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: k.Group, Version: k.Versions[0], Resource: k.Plural}
 }
 
-// next is what the conditions of an object should be.
-func (w *writer) next(k source.Key, o *unstructured.Unstructured) (conditions []any, changed bool) {
-	v, ok := w.Verdicts.Of(k)
-	if !ok || v.Generation > o.GetGeneration() {
+// next returns the fields of an object's status that have to change.
+func (w *writer) next(k source.Key, o *unstructured.Unstructured) (fields map[string]any, changed bool) {
+	report, ok := w.Reports.Of(k)
+	if !ok || report.Generation > o.GetGeneration() {
 		// Nothing to say, or about a later version than this one: it is read
 		// again when that is seen.
 		return nil, false
 	}
-	have, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
-	return merge(k.Kind, have, v.Conditions, v.Generation, time.Now())
+	have, _, _ := unstructured.NestedMap(o.Object, "status")
+	return status.Merge(have, report, time.Now())
 }
 
 func (w *writer) work(ctx context.Context) {
@@ -167,16 +166,13 @@ func (w *writer) write(ctx context.Context, k source.Key) error {
 	if err != nil {
 		return err
 	}
-	conditions, changed := w.next(k, o)
+	fields, changed := w.next(k, o)
 	if !changed {
 		return nil
 	}
-	if conditions == nil {
-		conditions = []any{}
-	}
 	body, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": o.GetResourceVersion()},
-		"status":   map[string]any{"conditions": conditions},
+		"status":   fields,
 	})
 	if err != nil {
 		return err

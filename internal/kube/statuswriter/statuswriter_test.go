@@ -2,6 +2,7 @@ package statuswriter_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -16,7 +17,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
@@ -47,7 +50,7 @@ func newWorld(t *testing.T) *world {
 	return &world{t, kubetest.Start(t), registry.New(registry.Options{WriteBack: true}, nobody{})}
 }
 
-func (w *world) event(kind, ns, name string, obj metav1.Object) {
+func (w *world) event(kind *source.Kind, ns, name string, obj metav1.Object) {
 	w.r.Apply([]source.Event{{Key: source.Key{Kind: kind, Namespace: ns, Name: name}, Object: obj}})
 }
 
@@ -55,7 +58,7 @@ func (w *world) service(name string, labels map[string]string) *corev1.Service {
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: labels}}
 	s.Spec.ClusterIP = "10.0.0.1"
 	w.s.Add(s)
-	w.event(source.KindService, "shop", name, s)
+	w.event(source.Service.Kind, "shop", name, s)
 	return s
 }
 
@@ -63,7 +66,7 @@ func (w *world) run() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := statuswriter.Run(ctx, statuswriter.Options{Dynamic: w.s.Client().Dynamic, Verdicts: w.r.Verdicts, Logger: slog.New(slog.DiscardHandler)}); err != nil {
+		if err := statuswriter.Run(ctx, statuswriter.Options{Dynamic: w.s.Client().Dynamic, Reports: w.r.Reports.Follow(status.Unnamed), Logger: slog.New(slog.DiscardHandler)}); err != nil {
 			w.t.Error(err)
 		}
 	})
@@ -101,11 +104,11 @@ func (w *world) eventually(gvr schema.GroupVersionResource, name, typ, want stri
 }
 
 func (w *world) waypoint(ready bool) {
-	g := &source.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "wp"}, Spec: source.GatewaySpec{GatewayClassName: "istio-waypoint"}}
+	g := &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "wp"}, Spec: gatewayv1.GatewaySpec{GatewayClassName: "istio-waypoint"}}
 	if ready {
-		g.Status.Addresses = []source.GatewayAddress{{Value: "10.0.0.9"}}
+		g.Status.Addresses = []gatewayv1.GatewayStatusAddress{{Value: "10.0.0.9"}}
 	}
-	w.event(source.KindGateway, "shop", "wp", g)
+	w.event(source.Gateway.Kind, "shop", "wp", g)
 }
 
 func TestWaypointBound(t *testing.T) {
@@ -123,7 +126,7 @@ func TestWaypointBound(t *testing.T) {
 	w.eventually(services, "after", status.WaypointBound, "False WaypointIsNotReady")
 	// The label goes, and the condition with it.
 	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "before"}}
-	w.event(source.KindService, "shop", "before", s)
+	w.event(source.Service.Kind, "shop", "before", s)
 	w.eventually(services, "before", status.WaypointBound, "")
 	patches := w.s.Requests()["patch services/status"]
 	if patches != 5 {
@@ -169,7 +172,7 @@ func TestStartCostsWhatIsToWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range list.Items {
-		w.event(source.KindService, "shop", list.Items[i].Name, kube.Trim(&list.Items[i]))
+		w.event(source.Service.Kind, "shop", list.Items[i].Name, kube.Trim(&list.Items[i]))
 	}
 	var reads atomic.Int32
 	w.s.OnObject(func(verb, resource, name string) int {
@@ -209,7 +212,7 @@ func TestTroubled(t *testing.T) {
 		"spec":     map[string]any{"hosts": []any{"*.example.com"}},
 		"status":   map[string]any{"conditions": []any{map[string]any{"type": "Mine", "status": "True", "reason": "Yes"}}},
 	}})
-	w.event(source.KindServiceEntry, "shop", "wild", e)
+	w.event(source.ServiceEntry.Kind, "shop", "wild", e)
 	var failures atomic.Int32
 	w.s.OnRequest(func(verb, resource string) int {
 		if verb == "patch" && failures.Add(1) <= 3 {
@@ -221,5 +224,55 @@ func TestTroubled(t *testing.T) {
 	w.eventually(entries, "wild", status.WaypointMissing, "True NoWaypointForWildcardService")
 	if got := w.condition(entries, "wild", "Mine"); got != "True Yes" {
 		t.Errorf("the foreign condition is %q", got)
+	}
+}
+
+// TestRouteBesideAnotherController: the entry of a route's parent is written
+// next to that of another controller, and taken back with the parent.
+func TestRouteBesideAnotherController(t *testing.T) {
+	w := newWorld(t)
+	routes := schema.GroupVersionResource{Group: source.HTTPRoute.Group, Version: "v1", Resource: source.HTTPRoute.Plural}
+	route := &gatewayv1.HTTPRoute{
+		TypeMeta:   metav1.TypeMeta{APIVersion: source.HTTPRoute.APIVersion(), Kind: source.HTTPRoute.Name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "r"},
+	}
+	route.Spec.ParentRefs = []gatewayv1.ParentReference{{Name: "edge"}, {Name: "wp"}}
+	route.Status.Parents = []gatewayv1.RouteParentStatus{{
+		ParentRef: gatewayv1.ParentReference{Name: "edge"}, ControllerName: "example.org/edge",
+		Conditions: []metav1.Condition{{Type: "Accepted", Status: "True", Reason: "Accepted", LastTransitionTime: metav1.Unix(1, 0)}},
+	}}
+	w.s.Add(route)
+	parents := func() string {
+		o, err := w.s.Client().Dynamic.Resource(routes).Namespace("shop").Get(context.Background(), "r", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// As the watch delivers it.
+		seen := &gatewayv1.HTTPRoute{}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, seen); err != nil {
+			t.Fatal(err)
+		}
+		w.event(source.HTTPRoute.Kind, "shop", "r", seen)
+		var out []string
+		for _, p := range seen.Status.Parents {
+			out = append(out, fmt.Sprintf("%s %s %s", p.ControllerName, p.ParentRef.Name, p.Conditions[0].Reason))
+		}
+		return strings.Join(out, ", ")
+	}
+	w.run()
+	w.waypoint(true)
+	const theirs = "example.org/edge edge Accepted"
+	for _, step := range []struct {
+		waypoint bool
+		want     string
+	}{{true, theirs + ", istio.io/mesh-controller wp NotAllowedByListeners"}, {false, theirs}} {
+		if !step.waypoint {
+			w.event(source.Gateway.Kind, "shop", "wp", nil)
+		}
+		for deadline := time.Now().Add(30 * time.Second); parents() != step.want; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("parents are %q, not %q", parents(), step.want)
+			}
+		}
 	}
 }

@@ -34,7 +34,7 @@ const (
 	// waiting and waitingEach bound the reviews that wait for their turn. Behind
 	// one address may be all nodes of a mesh, which connect at once.
 	waiting, waitingEach = 8192, 1024
-	// remember is how long a token that was revoked may still be taken for good:
+	// remember is how long a token that was revoked may still be accepted:
 	// as long as the API server itself remembers one, and long enough for what a
 	// proxy asks at once when it starts.
 	remember = 10 * time.Second

@@ -1,4 +1,4 @@
-// Package trust tells pods whom to trust and whom no longer: it keeps the roots
+// Package trust publishes to pods what to trust and what no longer: it keeps the roots
 // of the mesh, and the revocation lists of its authority, in ConfigMaps of every
 // namespace, and the roots in a ClusterTrustBundle where the API has them. What
 // somebody else changes or deletes is put back.
@@ -42,7 +42,7 @@ type Options struct {
 	// Texts are what is published: each returns the document, PEM, and what is
 	// closed when there is another. One that is empty is not written.
 	Texts map[Document]func() ([]byte, <-chan struct{})
-	// Selected tells whether the mesh looks at a namespace; nil for all.
+	// Selected reports whether the mesh looks at a namespace; nil for all.
 	Selected func(*corev1.Namespace) bool
 	// Reselect, when set, has a value after Selected may answer otherwise.
 	Reselect <-chan struct{}
@@ -189,7 +189,7 @@ func (d *distributor) work(ctx context.Context) {
 	}
 }
 
-// wanted tells whether a namespace gets the ConfigMaps.
+// wanted reports whether a namespace gets the ConfigMaps.
 func (d *distributor) wanted(name string) bool {
 	obj, ok, err := d.namespaces.GetStore().GetByKey(name)
 	ns, isNamespace := obj.(*corev1.Namespace)

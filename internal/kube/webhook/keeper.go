@@ -161,7 +161,7 @@ func (k *keeper) write(ctx context.Context, bundle []byte) (cfg *admissionregist
 	return cfg, nil
 }
 
-// apply changes cfg to what it should be, and tells whether it was not.
+// apply changes cfg to what it should be, and reports whether it was not.
 func (k *keeper) apply(cfg *admissionregistrationv1.ValidatingWebhookConfiguration, bundle []byte) bool {
 	changed := false
 	chosen := admissionregistrationv1.FailurePolicyType(cfg.Annotations[annotationPolicy])

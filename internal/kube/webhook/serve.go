@@ -134,8 +134,8 @@ func known(gvk schema.GroupVersionKind) bool {
 	default:
 		return false
 	}
-	k, ok := source.Kinds()[gvk.Kind]
-	return ok && k.Group == gvk.Group || len(admission.CheckKind(gvk.GroupKind())) > 0
+	_, ok := source.KindOf(gvk.Group, gvk.Kind)
+	return ok || len(admission.CheckKind(gvk.GroupKind())) > 0
 }
 
 // metrics have Istio's names where it has them.

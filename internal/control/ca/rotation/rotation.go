@@ -37,7 +37,7 @@ type Generation struct {
 	Key  string `json:"key,omitempty"`
 }
 
-// SelfSigned tells whether the root signs itself, with the key that is here.
+// SelfSigned reports whether the root signs itself, with the key that is here.
 func (g *Generation) SelfSigned() bool { return g.Key != "" }
 
 // Root is a root of the bundle.
@@ -131,7 +131,7 @@ func (s State) Advance(now time.Time, margin time.Duration, available func(signe
 	return s, changed
 }
 
-// Lacks tells whether g is to be proposed: it is not what was proposed last.
+// Lacks reports whether g is to be proposed: it is not what was proposed last.
 func (s State) Lacks(g Generation) bool {
 	last := s.Current
 	if s.Next != nil {
@@ -140,7 +140,7 @@ func (s State) Lacks(g Generation) bool {
 	return last == nil || last.SignerID != g.SignerID || last.Root != g.Root || !slices.Equal(last.Roots, g.Roots)
 }
 
-// NeedsRoot tells whether nobody signs, nor will: at the very beginning, or
+// NeedsRoot reports whether no root signs or is about to: at the very beginning, or
 // after the self-signed root, which is good until expiry, has expired while
 // nothing ran.
 func (s State) NeedsRoot(now, expiry time.Time) bool {
@@ -157,7 +157,7 @@ func (s State) NeedsRoot(now, expiry time.Time) bool {
 // is introduced.
 const renewRoot = 5
 
-// NeedsSuccessor tells whether the self-signed root, which is good from and
+// NeedsSuccessor reports whether the self-signed root, which is good from and
 // until, nears its end, and nothing has been begun about it.
 func (s State) NeedsSuccessor(now, from, until time.Time) bool {
 	if s.Current == nil || !s.Current.SelfSigned() || s.Stage() != Steady {

@@ -1,0 +1,156 @@
+package registry
+
+import (
+	"slices"
+
+	metav1alpha1 "istio.io/api/meta/v1alpha1"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/gateways"
+	"github.com/ambit-mesh/ambit/internal/control/routes"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// reporter reports on the objects of a kind.
+type reporter struct {
+	kind *source.Kind
+	// describe returns the sections for an object of the kind; ok is false when
+	// there is none.
+	describe func(d describer, n Ref) (sections []status.Section, ok bool)
+	// derive makes reports rows of the graph, kept up to date for writers. It is
+	// nil for kinds whose status is not written.
+	derive func(r *Registry) *collection.Collection[Ref, status.Report]
+}
+
+// reporters are the kinds that have something to report. Objects of other kinds
+// have been read, and that is all.
+func (r *Registry) reporters() []*reporter {
+	in := &r.in
+	service := writes(source.Service, in.services, status.Owned{Conditions: []string{status.WaypointBound}},
+		func(s *corev1.Service) status.State {
+			return status.State{Conditions: status.SeenIn(s.Status.Conditions)}
+		},
+		conditions(func(d describer, n Ref, s *corev1.Service) []status.Condition {
+			// Most services of a cluster do not concern the mesh: a report is only
+			// written to those that ask for a waypoint.
+			return d.serviceWaypoint(nil, n, s)
+		}))
+	service.describe = describes(in.services, conditions(describer.service))
+	return []*reporter{
+		{kind: source.Pod.Kind, describe: describes(in.pods, conditions(describer.pod))},
+		writesSome(source.Gateway, in.gateways, gateways.Status, gateways.Seen, describer.gateway, gateways.Own),
+		writesSome(source.GatewayClass, in.gwClasses, gateways.ClassStatus,
+			func(c *gatewayv1.GatewayClass) status.State {
+				return status.State{Conditions: status.SeenIn(c.Status.Conditions)}
+			},
+			conditions(describer.class), gateways.OwnClass),
+		service,
+		writes(source.ServiceEntry, in.entries,
+			status.Owned{Conditions: []string{status.Accepted, status.WaypointBound, status.WaypointMissing, status.VisibilityApplied, status.ClaimsAccepted}},
+			func(e *networkingv1.ServiceEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.entry)),
+		writes(source.WorkloadEntry, in.workloads, status.Owned{Conditions: []string{status.Accepted, status.WaypointBound}},
+			func(e *networkingv1.WorkloadEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.workloadEntry)),
+		writes(source.AuthorizationPolicy, in.policies,
+			status.Owned{Conditions: []string{status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted}},
+			func(p *securityv1.AuthorizationPolicy) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.policy)),
+		writes(source.PeerAuthentication, in.peers, status.Owned{Conditions: []string{status.Accepted}},
+			func(p *securityv1.PeerAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.peer)),
+		writes(source.HTTPRoute, in.httpRoutes, routes.Status, func(o *gatewayv1.HTTPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n Ref, _ *gatewayv1.HTTPRoute) []status.Section { return d.route(d.t.routes.HTTP, n) }),
+		writes(source.GRPCRoute, in.grpcRoutes, routes.Status, func(o *gatewayv1.GRPCRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n Ref, _ *gatewayv1.GRPCRoute) []status.Section { return d.route(d.t.routes.GRPC, n) }),
+	}
+}
+
+// describe makes the sections of a report on one object.
+type describe[P metav1.Object] func(d describer, n Ref, obj P) []status.Section
+
+// conditions are the sections of a kind that has conditions only.
+func conditions[P metav1.Object](f func(d describer, n Ref, obj P) []status.Condition) describe[P] {
+	return func(d describer, n Ref, obj P) []status.Section {
+		if list := f(d, n, obj); len(list) > 0 {
+			return []status.Section{{Conditions: list}}
+		}
+		return nil
+	}
+}
+
+func describes[P metav1.Object](in collection.Input[Ref, P], f describe[P]) func(describer, Ref) ([]status.Section, bool) {
+	return func(d describer, n Ref) ([]status.Section, bool) {
+		obj, ok := collection.Fetch(d.r, in.Collection, n)
+		if !ok {
+			return nil, false
+		}
+		return f(d, n, obj), true
+	}
+}
+
+// writes is a kind whose status is written: the parts that are owned, where
+// state, the status as an object has it, differs from them.
+func writes[P metav1.Object](kind source.Of[P], in collection.Input[Ref, P], owned status.Owned, state func(P) status.State, f describe[P]) *reporter {
+	return writesSome(kind, in, owned, state, f, func(P) bool { return true })
+}
+
+// writesSome is writes for a kind of which other controllers own some objects.
+// The status of those is not written.
+func writesSome[P metav1.Object](kind source.Of[P], in collection.Input[Ref, P], owned status.Owned, state func(P) status.State, f describe[P], own func(P) bool) *reporter {
+	derive := func(r *Registry) *collection.Collection[Ref, status.Report] {
+		return collection.Map(in.Collection, "reports on "+kind.Plural, status.Report.Equal, func(rd *collection.Reader, n Ref, obj P) (status.Report, bool) {
+			if !own(obj) {
+				return status.Report{}, false
+			}
+			report := status.Report{
+				UID: string(obj.GetUID()), Generation: obj.GetGeneration(), Owned: &owned,
+				Sections: f(describer{r.t, &r.in, rd}, n, obj), Named: r.named(kind.Kind, obj),
+			}
+			report.Written = report.In(state(obj))
+			return report, true
+		})
+	}
+	return &reporter{kind: kind.Kind, describe: describes(in, f), derive: derive}
+}
+
+// seenIstio is a status of conditions as Istio has them.
+func seenIstio(list []*metav1alpha1.IstioCondition) (s status.State) {
+	for _, c := range list {
+		s.Conditions = append(s.Conditions, status.Seen{
+			Condition:  status.Condition{Type: c.GetType(), Status: c.GetStatus(), Reason: c.GetReason(), Message: c.GetMessage()},
+			Generation: c.GetObservedGeneration(),
+		})
+	}
+	return s
+}
+
+// deriveReports adds the reports that are written to the graph. It comes after
+// everything that they read.
+func (r *Registry) deriveReports() {
+	r.Reports = status.NewReports()
+	for _, rep := range r.kinds {
+		if rep.derive == nil {
+			continue
+		}
+		rep.derive(r).OnChange(func(changes []collection.Change[Ref, status.Report]) { r.Reports.Apply(rep.kind, changes) })
+	}
+}
+
+// sections returns the report on an object for people. It is computed when it is
+// asked for, by the functions that make the rows for writers.
+func (r *Registry) sections(k source.Key) []status.Section {
+	return r.describe(describer{r.t, &r.in, collection.Untracked()}, k)
+}
+
+func (r *Registry) describe(d describer, k source.Key) []status.Section {
+	i := slices.IndexFunc(r.kinds, func(rep *reporter) bool { return rep.kind == k.Kind })
+	if i >= 0 {
+		if list, ok := r.kinds[i].describe(d, k.Ref()); ok {
+			return list
+		}
+	}
+	return []status.Section{{Conditions: []status.Condition{accepted("read")}}}
+}

@@ -1,0 +1,123 @@
+package registry
+
+import (
+	"slices"
+
+	"strings"
+
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/routes"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/targets"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// routing derives routes of what they can name. What changes in a Service
+// without a meaning for routes recomputes none.
+func (t *tables) routing(in *inputs) {
+	t.gatewayPods(in)
+	t.gatewayDefaults(in)
+	services := collection.FlatMap(in.services.Collection, "services as destinations", (*routes.Destination).Equal, Ref.Compare,
+		func(r *collection.Reader, k Ref, s *corev1.Service, emit func(routes.Target, *routes.Destination)) {
+			if s.Spec.Type == corev1.ServiceTypeExternalName {
+				return
+			}
+			d := &routes.Destination{Hosts: []string{strings.ToLower(t.hostname(r, k))}, Ports: portNames(kubePorts(s))}
+			name, w, c := t.allotted(r, k.Home(), s.Labels, trafficService)
+			t.bindDestination(r, d, name, w, c)
+			t.keepDestination(r, d, moved{source.Service.Kind, k})
+			emit(routes.Target{Kind: source.Service.Kind, Ref: k}, d)
+		})
+	entries := collection.FlatMap(in.entries.Collection, "entries as destinations", (*routes.Destination).Equal, Ref.Compare,
+		func(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(routes.Target, *routes.Destination)) {
+			d := &routes.Destination{Ports: portNames(entryPorts(e))}
+			for _, h := range e.Spec.Hosts {
+				d.Hosts = append(d.Hosts, strings.ToLower(h))
+			}
+			name, w, c := t.entryAllotted(r, k, e)
+			t.bindDestination(r, d, name, w, c)
+			t.keepDestination(r, d, moved{source.ServiceEntry.Kind, k})
+			emit(routes.Target{Kind: source.ServiceEntry.Kind, Ref: k}, d)
+		})
+	destinations := collection.Merge("destinations", (*routes.Destination).Equal, services, entries)
+	t.routes = routes.New(routes.Inputs{
+		HTTPRoutes: in.httpRoutes.Collection, GRPCRoutes: in.grpcRoutes.Collection, Grants: in.grants.Collection,
+		Destinations: destinations,
+		Waypoint: func(r *collection.Reader, k Ref) bool {
+			_, is := collection.Fetch(r, t.waypoints, k)
+			return is
+		},
+		Cluster: t.opts.ClusterID,
+	})
+	t.targets = targets.New(targets.Inputs{
+		Policies: in.policies.Collection, Destinations: destinations, RootNamespace: t.opts.RootNamespace, Cluster: t.opts.ClusterID,
+		Requests: collection.Map(in.policies.Collection, "policies of requests", never[*policy.Requests],
+			func(r *collection.Reader, _ Ref, p *securityv1.AuthorizationPolicy) (*policy.Requests, bool) {
+				if len(targets.Refs(p)) == 0 {
+					return nil, false
+				}
+				d, _ := collection.Fetch(r, t.domains, struct{}{})
+				return d.TranslateRequests(p), true
+			}),
+		Gateways: collection.Map(t.classes, "gateways as targets", same[targets.Gateway],
+			func(r *collection.Reader, k Ref, class string) (targets.Gateway, bool) {
+				w, is := collection.Fetch(r, t.waypoints, k)
+				return targets.Gateway{Class: class, Waypoint: is, Ready: is && w.address != nil}, true
+			}),
+	})
+}
+
+// bindDestination notes which waypoint has the routes of a service.
+func (t *tables) bindDestination(r *collection.Reader, d *routes.Destination, name Ref, w *waypoint, c *status.Condition) {
+	switch {
+	case c == nil:
+		d.Unbound = "it has no waypoint; bind one with the label " + wellknown.LabelUseWaypoint
+	case w != nil:
+		d.Gateway, d.Ready = name, w.address != nil
+	default:
+		class, is := collection.Fetch(r, t.classes, name)
+		d.Foreign = is && class != waypointClass
+	}
+	if c != nil && c.Status != status.True {
+		d.Unbound = c.Message
+	}
+}
+
+// keepDestination leaves the configuration of a service with the waypoints that its
+// traffic leaves, until that has happened.
+func (t *tables) keepDestination(r *collection.Reader, d *routes.Destination, k moved) {
+	p, _ := collection.Fetch(r, t.bound.moving, k)
+	left := p.left
+	if d.Gateway == (Ref{}) && len(left) > 0 {
+		d.Gateway, d.Ready, left = left[0], true, left[1:]
+	}
+	d.Left = slices.DeleteFunc(slices.Clone(left), func(g Ref) bool { return g == d.Gateway })
+}
+
+func portNames(ports []servicePort) []routes.Port {
+	out := make([]routes.Port, 0, len(ports))
+	for _, p := range ports {
+		opaque := p.protocol == workloadpb.AppProtocol_TCP || p.protocol == workloadpb.AppProtocol_TLS
+		out = append(out, routes.Port{Number: uint16(p.port), Name: p.name, Opaque: opaque})
+	}
+	return out
+}
+
+// route returns a section per parent of a route that is the mesh's business.
+func (d describer) route(results *collection.Collection[Ref, *routes.Result], n Ref) (out []status.Section) {
+	res, ok := collection.Fetch(d.r, results, n)
+	if !ok {
+		return nil
+	}
+	for _, p := range res.Parents {
+		out = append(out, status.Section{List: routes.Parents, Key: status.KeyOf(p.Ref), Conditions: p.Conditions})
+	}
+	return out
+}

@@ -1,0 +1,79 @@
+package targets
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	apisecurity "istio.io/api/security/v1beta1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+
+	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+)
+
+// condition says where a policy with targets acts, and how what is enforced differs from
+// what is written.
+func condition(p *securityv1.AuthorizationPolicy, req *policy.Requests, bound, open []binding) status.Condition {
+	var missing []string
+	unsure := false
+	for _, b := range open {
+		unsure = unsure || b.open.Status == status.Unknown
+		text := b.open.Message
+		if len(bound)+len(open) > 1 {
+			text = b.what + ": " + text
+		}
+		missing = append(missing, text)
+	}
+	if len(bound) == 0 {
+		switch text := strings.Join(missing, "; "); {
+		case len(open) == 1:
+			return *open[0].open
+		case unsure:
+			return status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint, "%s", text)
+		default:
+			return status.No(status.WaypointAccepted, status.ReasonInvalid, "nobody enforces it: %s", text)
+		}
+	}
+	var where []string
+	for _, b := range bound {
+		if w := b.where(); !slices.Contains(where, w) {
+			where = append(where, w)
+		}
+	}
+	at := strings.Join(where, ", ")
+	parts := []string{fmt.Sprintf("%s %s", does(p, req), at)}
+	switch {
+	case req.Lossy != "":
+		parts = append(parts, req.Lossy)
+	case len(p.Spec.Rules) == 0 && p.Spec.Action == apisecurity.AuthorizationPolicy_ALLOW:
+		parts = append(parts, "without rules it allows nothing")
+	case len(p.Spec.Rules) == 0:
+		parts = append(parts, "without rules it matches nothing; add a rule ({} matches everything)")
+	}
+	if len(missing) > 0 {
+		parts = append(parts, fmt.Sprintf("not for %d of %d targets: %s", len(open), len(bound)+len(open), strings.Join(missing, "; ")))
+	}
+	text := strings.Join(parts, "; ")
+	switch {
+	case req.Invalid:
+		return status.No(status.WaypointAccepted, status.ReasonInvalid, "%s", text)
+	case req.Lossy != "":
+		return status.No(status.WaypointAccepted, status.ReasonUnsupportedValue, "%s", text)
+	case len(missing) > 0:
+		return status.No(status.WaypointAccepted, status.ReasonPartiallyInvalid, "%s", text)
+	}
+	return status.Yes(status.WaypointAccepted, status.ReasonAccepted, "%s", text)
+}
+
+// does returns what gateways do with a policy.
+func does(p *securityv1.AuthorizationPolicy, req *policy.Requests) string {
+	switch {
+	case p.Annotations[wellknown.AnnotationDryRun] == "true":
+		return "dry run: evaluated and counted, and not enforced, by"
+	case p.Spec.Action == apisecurity.AuthorizationPolicy_AUDIT:
+		return "requests that match are counted by"
+	}
+	return "enforced by"
+}

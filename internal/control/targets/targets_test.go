@@ -1,0 +1,195 @@
+package targets
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	apisecurity "istio.io/api/security/v1beta1"
+	typev1beta1 "istio.io/api/type/v1beta1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+
+	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/routes"
+	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/source"
+)
+
+// world is a graph with some services and gateways, to which tests add policies.
+type world struct {
+	t        testing.TB
+	g        *collection.Graph
+	policies collection.Input[source.Ref, *securityv1.AuthorizationPolicy]
+	dests    collection.Input[routes.Target, *routes.Destination]
+	gateways collection.Input[source.Ref, Gateway]
+	tables   *Tables
+}
+
+func different[T any](_, _ T) bool { return false }
+
+func newWorld(t testing.TB) *world {
+	g := collection.NewGraph()
+	w := &world{
+		t: t, g: g,
+		policies: collection.NewInput[source.Ref](g, "policies", different[*securityv1.AuthorizationPolicy]),
+		dests:    collection.NewInput[routes.Target](g, "destinations", (*routes.Destination).Equal),
+		gateways: collection.NewInput[source.Ref](g, "gateways", func(a, b Gateway) bool { return a == b }),
+	}
+	w.tables = New(Inputs{
+		Policies: w.policies.Collection, Destinations: w.dests.Collection, Gateways: w.gateways.Collection, RootNamespace: "istio-system", Cluster: "Kubernetes",
+		Requests: collection.Map(w.policies.Collection, "requests", different[*policy.Requests], func(_ *collection.Reader, _ source.Ref, p *securityv1.AuthorizationPolicy) (*policy.Requests, bool) {
+			return policy.TrustDomains{}.TranslateRequests(p), true
+		}),
+	})
+	for _, ns := range []string{"shop", "market"} {
+		w.gateways.Set(source.Ref{Namespace: ns, Name: "wp"}, Gateway{Class: "istio-waypoint", Waypoint: true, Ready: true})
+		w.service(ns, "web", ns)
+	}
+	w.gateways.Set(source.Ref{Namespace: "shop", Name: "ingress"}, Gateway{Class: "cloud"})
+	w.service("shop", "free", "")
+	w.dests.Set(routes.Target{Kind: source.ServiceEntry.Kind, Ref: source.Ref{Namespace: "shop", Name: "ext"}}, &routes.Destination{
+		Hosts: []string{"a.example.org", "b.example.org"}, Gateway: source.Ref{Namespace: "shop", Name: "wp"}, Ready: true,
+	})
+	return w
+}
+
+// service adds one that uses the waypoint of a namespace, if there is one.
+func (w *world) service(ns, name, waypoint string) {
+	d := &routes.Destination{Hosts: []string{name + "." + ns + ".svc"}, Unbound: "it has no waypoint"}
+	if waypoint != "" {
+		d.Gateway, d.Ready, d.Unbound = source.Ref{Namespace: waypoint, Name: "wp"}, true, ""
+	}
+	w.dests.Set(routes.Target{Kind: source.Service.Kind, Ref: source.Ref{Namespace: ns, Name: name}}, d)
+}
+
+// sent returns what gateways are sent: a line a resource, of its gateway and what the
+// policy is for.
+func (w *world) sent() []string {
+	w.t.Helper()
+	w.g.Settle()
+	var lines []string
+	for _, c := range w.tables.Resources {
+		for name, r := range c.All() {
+			s := authz.NewStore()
+			if err := s.Put(name, r.Body); err != nil {
+				w.t.Errorf("%s: %v", name, err)
+			}
+			sum := s.Summaries()[0]
+			parts := strings.Split(name, "/")
+			lines = append(lines, strings.Join(parts[:2], "/")+" "+sum.Action+" "+strings.Join(sum.For, " "))
+			if want := "gateway/Kubernetes/" + strings.Join(parts[:2], "/"); len(r.Groups) != 1 || string(r.Groups[0]) != want || sum.Policy != strings.Join(parts[4:], "/") {
+				w.t.Errorf("%s is for %v, and of %s", name, r.Groups, sum.Policy)
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func ref(kind, name string) *typev1beta1.PolicyTargetReference {
+	return &typev1beta1.PolicyTargetReference{Kind: kind, Name: name}
+}
+
+// TestTargets: a policy is sent to the gateways of its targets, and to no other.
+func TestTargets(t *testing.T) {
+	for name, tt := range map[string]struct {
+		namespace string
+		refs      []*typev1beta1.PolicyTargetReference
+		want      []string
+	}{
+		"a service":            {"shop", []*typev1beta1.PolicyTargetReference{ref("Service", "web")}, []string{"shop/wp ALLOW shop/web.shop.svc"}},
+		"its own gateway":      {"market", []*typev1beta1.PolicyTargetReference{ref("Service", "web")}, []string{"market/wp ALLOW market/web.market.svc"}},
+		"an entry":             {"shop", []*typev1beta1.PolicyTargetReference{ref("ServiceEntry", "ext")}, []string{"shop/wp ALLOW shop/a.example.org shop/b.example.org"}},
+		"a gateway":            {"shop", []*typev1beta1.PolicyTargetReference{ref("Gateway", "wp")}, []string{"shop/wp ALLOW *"}},
+		"another's class":      {"shop", []*typev1beta1.PolicyTargetReference{ref("Gateway", "ingress")}, nil},
+		"all of a class":       {"istio-system", []*typev1beta1.PolicyTargetReference{ref("GatewayClass", "istio-waypoint")}, []string{"market/wp ALLOW *", "shop/wp ALLOW *"}},
+		"by a guest":           {"shop", []*typev1beta1.PolicyTargetReference{ref("GatewayClass", "istio-waypoint")}, nil},
+		"several":              {"shop", []*typev1beta1.PolicyTargetReference{ref("Service", "web"), ref("Gateway", "wp"), ref("Service", "free")}, []string{"shop/wp ALLOW *", "shop/wp ALLOW shop/web.shop.svc"}},
+		"twice":                {"shop", []*typev1beta1.PolicyTargetReference{ref("Service", "web"), ref("Service", "web")}, []string{"shop/wp ALLOW shop/web.shop.svc"}},
+		"of another namespace": {"market", []*typev1beta1.PolicyTargetReference{{Kind: "Service", Name: "web", Namespace: "shop"}}, nil},
+		"another group":        {"shop", []*typev1beta1.PolicyTargetReference{{Group: "example.com", Kind: "Service", Name: "web"}}, nil},
+		"the group core":       {"shop", []*typev1beta1.PolicyTargetReference{{Group: "core", Kind: "Service", Name: "web"}}, []string{"shop/wp ALLOW shop/web.shop.svc"}},
+		"nothing there":        {"shop", []*typev1beta1.PolicyTargetReference{ref("Service", "none")}, nil},
+		"no waypoint":          {"shop", []*typev1beta1.PolicyTargetReference{ref("Service", "free")}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := &securityv1.AuthorizationPolicy{}
+			p.Namespace, p.Name, p.Spec.TargetRefs = tt.namespace, "p", tt.refs
+			if len(tt.refs) == 1 && name != "all of a class" {
+				p.Spec.TargetRefs, p.Spec.TargetRef = nil, tt.refs[0] // the old field
+			}
+			at := source.Ref{Namespace: tt.namespace, Name: "p"}
+			w.policies.Set(at, p)
+			if got := w.sent(); !slices.Equal(got, tt.want) {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+			p = p.DeepCopy()
+			p.Spec.Selector = &typev1beta1.WorkloadSelector{MatchLabels: map[string]string{"a": "b"}}
+			w.policies.Set(at, p)
+			if got := w.sent(); got != nil {
+				t.Errorf("with a selector: %q", got)
+			}
+		})
+	}
+}
+
+// TestBinding: a service that gets another waypoint takes its policies along.
+func TestBinding(t *testing.T) {
+	w := newWorld(t)
+	p := &securityv1.AuthorizationPolicy{}
+	p.Namespace, p.Name, p.Spec.TargetRef = "shop", "p", ref("Service", "web")
+	w.policies.Set(source.Ref{Namespace: "shop", Name: "p"}, p)
+	w.sent()
+	for waypoint, want := range map[string][]string{"market": {"market/wp ALLOW shop/web.shop.svc"}, "": nil} {
+		w.service("shop", "web", waypoint)
+		if got := w.sent(); !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestConditions: the status says where a policy acts, and what of it does not.
+func TestConditions(t *testing.T) {
+	rule := []*apisecurity.Rule{{To: []*apisecurity.Rule_To{{Operation: &apisecurity.Operation{Methods: []string{"GET"}}}}}}
+	token := []*apisecurity.Rule{{From: []*apisecurity.Rule_From{{Source: &apisecurity.Source{RequestPrincipals: []string{"*"}}}}}}
+	wrong := []*apisecurity.Rule{{To: []*apisecurity.Rule_To{{Operation: &apisecurity.Operation{Paths: []string{"/a/{*}.txt"}}}}}}
+	for name, tt := range map[string]struct {
+		spec   *apisecurity.AuthorizationPolicy
+		dryRun bool
+		want   string
+	}{
+		"an ALLOW":               {&apisecurity.AuthorizationPolicy{Rules: rule}, false, "True Accepted: enforced by waypoint shop/wp for Service shop/web"},
+		"an ALLOW of nothing":    {&apisecurity.AuthorizationPolicy{}, false, "True Accepted: enforced by waypoint shop/wp for Service shop/web; without rules it allows nothing"},
+		"a DENY of nothing":      {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_DENY}, false, "True Accepted: enforced by waypoint shop/wp for Service shop/web; without rules it matches nothing"},
+		"a dry run":              {&apisecurity.AuthorizationPolicy{Rules: rule}, true, "True Accepted: dry run: evaluated and counted, and not enforced, by waypoint shop/wp"},
+		"an AUDIT":               {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_AUDIT, Rules: rule}, false, "True Accepted: requests that match are counted by waypoint shop/wp"},
+		"an external authorizer": {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_CUSTOM, Rules: rule}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not execute action CUSTOM yet: everything that the rules match is denied"},
+		"a token":                {&apisecurity.AuthorizationPolicy{Rules: token}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not decide by spec.rules[0].from[0].source.requestPrincipals yet, so these rules never allow"},
+		"a token that is denied": {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_DENY, Rules: token}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not decide by spec.rules[0].from[0].source.requestPrincipals yet, so these rules deny everything"},
+		"a path that is not one": {&apisecurity.AuthorizationPolicy{Rules: wrong}, false, "False Invalid: enforced by waypoint shop/wp for Service shop/web; correct spec.rules[0].to[0].operation.paths: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			p := &securityv1.AuthorizationPolicy{}
+			tt.spec.DeepCopyInto(&p.Spec)
+			p.Namespace, p.Name, p.Spec.TargetRef = "shop", "p", ref("Service", "web")
+			if tt.dryRun {
+				p.Annotations = map[string]string{"istio.io/dry-run": "true"}
+			}
+			at := source.Ref{Namespace: "shop", Name: "p"}
+			w.policies.Set(at, p)
+			w.g.Settle()
+			res := w.tables.Policies.All()
+			var c status.Condition
+			for _, r := range res {
+				c = r.Condition
+			}
+			if got := c.Status + " " + c.Reason + ": " + c.Message; c.Type != status.WaypointAccepted || !strings.HasPrefix(got, tt.want) {
+				t.Errorf("%s %s, want %s", c.Type, got, tt.want)
+			}
+		})
+	}
+}
