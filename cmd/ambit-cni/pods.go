@@ -37,12 +37,12 @@ func newPods(a agent, node string) *pods {
 // namespace is decided on once.
 func (p *pods) Apply(events []source.Event) {
 	for _, e := range events {
-		if e.Key.Kind == source.KindNamespace {
+		if e.Key.Kind == source.Namespace.Kind {
 			p.namespace(e)
 		}
 	}
 	for _, e := range events {
-		if e.Key.Kind == source.KindPod {
+		if e.Key.Kind == source.Pod.Kind {
 			p.pod(e)
 		}
 	}
@@ -124,9 +124,9 @@ func newAnnotator(dir string) *annotator {
 func (a *annotator) Annotate(_ context.Context, pod node.Pod, value string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := source.Key{Kind: source.KindPod, Namespace: pod.Namespace, Name: pod.Name}
+	key := source.Key{Kind: source.Pod.Kind, Namespace: pod.Namespace, Name: pod.Name}
 	if value == "" {
-		// The overlay goes by name, and the name may be another pod's by now.
+		// The overlay goes by name, and the name may be another pod's meanwhile.
 		if owner := a.owner[key]; owner != "" && owner != pod.UID {
 			return nil
 		}

@@ -31,7 +31,7 @@ func (r *recorder) SetNamespace(name string, labels map[string]string) {
 }
 
 func podEvent(name, uid, nodeName string) source.Event {
-	e := source.Event{Key: source.Key{Kind: source.KindPod, Namespace: "default", Name: name}}
+	e := source.Event{Key: source.Key{Kind: source.Pod.Kind, Namespace: "default", Name: name}}
 	if uid != "gone" {
 		e.Object = &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(uid)},
@@ -46,13 +46,13 @@ func TestOnlyPodsOfThisNode(t *testing.T) {
 	p := newPods(r, "node1")
 	p.Apply([]source.Event{
 		podEvent("a", "1", "node1"), podEvent("b", "2", "node2"), podEvent("c", "", "node1"),
-		{Key: source.Key{Kind: source.KindNamespace, Name: "default"}, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}},
-		{Key: source.Key{Kind: source.KindService, Namespace: "default", Name: "s"}},
+		{Key: source.Key{Kind: source.Namespace.Kind, Name: "default"}, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}},
+		{Key: source.Key{Kind: source.Service.Kind, Namespace: "default", Name: "s"}},
 	})
 	p.Synced()
 	p.Apply([]source.Event{podEvent("a", "3", "node1")}) // the name is another pod's now
 	p.Apply([]source.Event{podEvent("a", "gone", ""), podEvent("b", "gone", "")})
-	p.Apply([]source.Event{{Key: source.Key{Kind: source.KindNamespace, Name: "default"}}})
+	p.Apply([]source.Event{{Key: source.Key{Kind: source.Namespace.Kind, Name: "default"}}})
 	want := []string{"namespace default true", "set 1 default/a", "synced", "delete 1", "set 3 default/a", "delete 3", "namespace default false"}
 	if diff := cmp.Diff(want, r.events); diff != "" {
 		t.Error(diff)

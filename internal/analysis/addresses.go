@@ -13,18 +13,18 @@ import (
 func (m *mesh) hosts() {
 	owner := map[string]source.Key{}
 	for _, s := range m.services {
-		owner[s.Name+"."+s.Namespace+".svc."+m.opts.ClusterDomain] = keyOf(source.KindService, s)
+		owner[s.Name+"."+s.Namespace+".svc."+m.opts.ClusterDomain] = keyOf(source.Service.Kind, s)
 	}
 	for _, e := range m.entries {
 		for i, h := range e.Spec.Hosts {
 			h = strings.ToLower(strings.TrimSuffix(h, "."))
-			key := keyOf(source.KindServiceEntry, e)
+			key := keyOf(source.ServiceEntry.Kind, e)
 			first, taken := owner[h]
 			if !taken {
 				owner[h] = key
 				continue
 			}
-			if first.Namespace != key.Namespace || first.Kind == source.KindService {
+			if first.Namespace != key.Namespace || first.Kind == source.Service.Kind {
 				m.report(codeDuplicateHost, key, fmt.Sprintf("spec.hosts[%d]", i),
 					fmt.Sprintf("%s is a host of %s, too: clients see one or the other, by their namespace", h, first), "keep one of them, or limit each to its namespace with exportTo: [\".\"]")
 			}
@@ -36,7 +36,7 @@ func (m *mesh) hosts() {
 // ranges do not take.
 func (m *mesh) ranges() {
 	for _, e := range m.entries {
-		key := keyOf(source.KindServiceEntry, e)
+		key := keyOf(source.ServiceEntry.Kind, e)
 		for i, a := range e.Spec.Addresses {
 			p, err := netip.ParsePrefix(a)
 			if err != nil || p.IsSingleIP() {
@@ -64,9 +64,9 @@ func (m *mesh) endpoints() {
 			continue
 		}
 		for _, ip := range p.Status.PodIPs {
-			pods[ip.IP] = keyOf(source.KindPod, p)
+			pods[ip.IP] = keyOf(source.Pod.Kind, p)
 		}
-		pods[p.Status.PodIP] = keyOf(source.KindPod, p)
+		pods[p.Status.PodIP] = keyOf(source.Pod.Kind, p)
 	}
 	delete(pods, "")
 	report := func(key source.Key, field, address string) {
@@ -76,11 +76,11 @@ func (m *mesh) endpoints() {
 		}
 	}
 	for _, e := range m.machines {
-		report(keyOf(source.KindWorkloadEntry, e), "spec.address", e.Spec.Address)
+		report(keyOf(source.WorkloadEntry.Kind, e), "spec.address", e.Spec.Address)
 	}
 	for _, e := range m.entries {
 		for i, ep := range e.Spec.Endpoints {
-			report(keyOf(source.KindServiceEntry, e), fmt.Sprintf("spec.endpoints[%d].address", i), ep.GetAddress())
+			report(keyOf(source.ServiceEntry.Kind, e), fmt.Sprintf("spec.endpoints[%d].address", i), ep.GetAddress())
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	networkingk8s "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/admission"
@@ -32,7 +33,7 @@ const (
 	Info    Severity = "Info"    // worth knowing
 )
 
-// AtLeast tells whether s is as grave as o.
+// AtLeast reports whether s is as grave as o.
 func (s Severity) AtLeast(o Severity) bool { return s.rank() >= o.rank() }
 
 func (s Severity) rank() int {
@@ -71,8 +72,7 @@ func (f Finding) MarshalJSON() ([]byte, error) {
 		Object *object `json:"object,omitempty"`
 	}{plain: plain(f)}
 	if f.Object != (source.Key{}) {
-		o := object(f.Object)
-		out.Object = &o
+		out.Object = &object{f.Object.Kind.String(), f.Object.Namespace, f.Object.Name}
 	}
 	return json.Marshal(out)
 }
@@ -104,11 +104,6 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Names of the kinds that are read beside source.Kinds.
-const (
-	KindNetworkPolicy = "NetworkPolicy"
-)
-
 // Unread is an object of a kind that the mesh knows and does not read.
 type Unread struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -118,24 +113,28 @@ type Unread struct {
 	Status map[string]any `json:"status,omitempty"`
 }
 
-// Kinds are the kinds to give to Analyze beside source.Kinds, ordered by
-// name: NetworkPolicy, and what has no effect in the mesh. A kind whose name is
-// one of source.Kinds, too, has its group behind a dot; that is the Kind in
-// the Key of its events.
-func Kinds() []source.Kind {
-	all := []source.Kind{{Name: KindNetworkPolicy, Group: networkingk8s.GroupName, Versions: []string{"v1"}, Namespaced: true,
-		New: func() metav1.Object { return &networkingk8s.NetworkPolicy{} }}}
+// NetworkPolicy is a kind that analysis reads in addition to source.Kinds.
+var NetworkPolicy = &source.Kind{
+	Name: "NetworkPolicy", Group: networkingk8s.GroupName, Plural: "networkpolicies", Versions: []string{"v1"}, Namespaced: true, Builtin: true,
+	New: func() metav1.Object { return &networkingk8s.NetworkPolicy{} },
+}
+
+// kinds are read in addition to source.Kinds: network policies, and what has no
+// effect in the mesh.
+var kinds = func() []*source.Kind {
+	all := []*source.Kind{NetworkPolicy}
 	for _, gk := range admission.UnreadKinds() {
-		name := gk.Kind
-		if _, taken := source.Kinds()[name]; taken {
-			name = gk.String()
-		}
-		all = append(all, source.Kind{Name: name, Group: gk.Group, Versions: []string{"v1", "v1beta1", "v1alpha3", "v1alpha1"}, Namespaced: true,
+		plural, _ := meta.UnsafeGuessKindToResource(gk.WithVersion("v1"))
+		all = append(all, &source.Kind{Name: gk.Kind, Group: gk.Group, Plural: plural.Resource, Versions: []string{"v1", "v1beta1", "v1alpha3", "v1alpha1"}, Namespaced: true, Shared: true,
 			New: func() metav1.Object { return &Unread{} }})
 	}
-	slices.SortFunc(all, func(a, b source.Kind) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(all, (*source.Kind).Compare)
 	return all
-}
+}()
+
+// Kinds returns the kinds to give to Analyze in addition to source.Kinds,
+// ordered by name.
+func Kinds() []*source.Kind { return slices.Clone(kinds) }
 
 // Problem turns what file.Load could not read into a finding; ok is false for
 // a file's objects that are nobody's business.
@@ -149,7 +148,7 @@ func Problem(p file.Problem) (f Finding, ok bool) {
 }
 
 // Analyze returns what there is to say about objects, the gravest first, then
-// by object. Events without an object are passed over.
+// by object. Events without an object are skipped.
 func Analyze(events []source.Event, opts Options) []Finding {
 	m := newMesh(events, opts.withDefaults())
 	for _, analyzer := range []func(*mesh){

@@ -137,7 +137,7 @@ var cases = []struct {
 		want: []string{"AMB0012 AuthorizationPolicy/shop/p app=wep", "AMB0012 PeerAuthentication/shop/p app=wep", "AMB0012 ServiceEntry/shop/e app=wep"}},
 	{name: "selectors from the root namespace", text: strings.Replace(authz(`{selector: {matchLabels: {app: web}}}`), "namespace: shop", "namespace: istio-system", 1)},
 	{name: "a selector of a machine", text: authz(`{selector: {matchLabels: {app: vm}}}`) + "\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: vm, namespace: shop}\nspec: {address: 10.9.9.9, labels: {app: vm}}"},
-	{name: "nobody of this name",
+	{name: "no object of this name",
 		text: authz(`{rules: [{from: [{source: {namespaces: [shopp]}}]}, {from: [{source: {serviceAccounts: [wep, shop/web, shop/default]}}]}, {when: [{key: source.principal, notValues: [cluster.local/ns/x/sa/y]}]}]}`),
 		want: []string{"AMB0013 AuthorizationPolicy/shop/p shopp: there is no namespace", "AMB0013 AuthorizationPolicy/shop/p no namespace x", "AMB0014 AuthorizationPolicy/shop/p no service account wep in namespace shop"}},
 	{name: "no target", text: authz(`{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: none}]}`),
@@ -168,20 +168,28 @@ var cases = []struct {
 	{name: "a reserved port", text: core("Service", "s", ", namespace: shop", "spec: {selector: {app: web}, ports: [{name: a, port: 80, targetPort: 15008}, {name: b, port: 15006, protocol: UDP}]}"), want: []string{"AMB0024 Service/shop/s port 15008"}},
 	{name: "strict beside others", text: peer("s", "istio-system", `{mtls: {mode: STRICT}}`) + pod("old", ", labels: {istio.io/dataplane-mode: none}", ""), want: []string{"AMB0025 PeerAuthentication/istio-system/s 1 of its pods (old among them)"}},
 	{name: "not strict in this namespace", text: peer("s", "istio-system", `{mtls: {mode: STRICT}}`) + peer("p", "shop", `{mtls: {mode: PERMISSIVE}}`) + pod("old", ", labels: {istio.io/dataplane-mode: none}", "")},
-	{name: "another trust domain", text: authz(`{action: DENY, rules: [{from: [{source: {principals: [example.org/ns/shop/sa/web]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies nobody"}},
+	{name: "another trust domain", text: authz(`{action: DENY, rules: [{from: [{source: {principals: [example.org/ns/shop/sa/web]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies no client"}},
 	{name: "our trust domain", opts: Options{TrustDomain: "example.org"}, text: authz(`{rules: [{from: [{source: {principals: [example.org/ns/shop/sa/web]}}]}]}`)},
 	{name: "an alias of our trust domain", opts: Options{TrustDomain: "example.org", TrustDomainAliases: []string{"old.example"}}, text: authz(`{action: DENY, rules: [{from: [{source: {principals: [old.example/ns/shop/sa/web, cluster.local/ns/shop/sa/web]}}]}]}`)},
-	{name: "a wildcard of no trust domain of ours", opts: Options{TrustDomain: "example.org"}, text: authz(`{action: DENY, rules: [{from: [{source: {principals: ["*.test/ns/shop/sa/web"]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies nobody"}},
+	{name: "a wildcard of no trust domain of the mesh", opts: Options{TrustDomain: "example.org"}, text: authz(`{action: DENY, rules: [{from: [{source: {principals: ["*.test/ns/shop/sa/web"]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies no client"}},
 	{name: "a target without a waypoint", text: authz(`{targetRefs: [{kind: Service, name: web}]}`), want: []string{"AMB0027 AuthorizationPolicy/shop/p Service/shop/web has no waypoint"}},
 	{name: "a target with one", text: waypoint(", namespace: shop", "", ready) + core("Service", "s", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 1}]}") + authz(`{targetRefs: [{kind: Service, name: s}]}`), want: []string{"AMB0008"}},
 	{name: "no such mode", text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: enabled}", ""), want: []string{"AMB0028 Namespace/n"}},
 	{name: "not enrolled yet", text: pod("new", "", ""), want: []string{"AMB0029 Pod/shop/new enrolment was asked for"}},
 	{name: "not enrolled in files", opts: Options{Partial: true}, text: pod("new", "", "")},
-	{name: "a revision that nobody has", text: istiod("istiod", "default") + istiod("istiod-revision-tag-prod", "canary") +
+	{name: "a revision that no control plane has", text: istiod("istiod", "default") + istiod("istiod-revision-tag-prod", "canary") +
 		labelled("a", "default") + labelled("b", "canary") + labelled("c", "prod") + labelled("d", "old"),
 		want: []string{`AMB0031 AuthorizationPolicy/shop/d "old", and no control plane`}},
 	{name: "revisions of a mesh that is not here", text: labelled("a", "old")},
-	{name: "an endpoint nobody can reach", text: "\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: w, namespace: shop}\nspec: {network: other}", want: []string{"AMB0004 WorkloadEntry/shop/w", "AMB0030 WorkloadEntry/shop/w"}},
+	{name: "a route of a Service without a waypoint", text: httpRoute("web", "[{backendRefs: [{name: web, port: 80}]}]"), want: []string{"AMB0038 HTTPRoute/shop/r it has no waypoint"}},
+	{name: "a route of no Service", text: httpRoute("gone", "[{backendRefs: [{name: web, port: 80}]}]"), want: []string{"AMB0015 HTTPRoute/shop/r there is no Service shop/gone"}},
+	{name: "backends that are refused", text: routed + httpRoute("front", "[{backendRefs: [{name: gone, port: 80}, {name: web, namespace: other, port: 80}]}]"), want: []string{"AMB0037 HTTPRoute/shop/r create a ReferenceGrant"}},
+	{name: "a rule that is not executed", text: routed + httpRoute("front", "[{backendRefs: [{name: front, port: 80}]}, {filters: [{type: ExtensionRef}]}]"), want: []string{"AMB0039 HTTPRoute/shop/r filters of type ExtensionRef are not supported: in the mesh, its requests are answered with 500"}},
+	{name: "a rule with a mistake", text: routed + httpRoute("front", "[{matches: [{path: {type: RegularExpression, value: '('}}]}]"), want: []string{"AMB0002 HTTPRoute/shop/r missing closing )"}},
+	{name: "a route that a waypoint executes", text: routed + httpRoute("front", "[{backendRefs: [{name: front, port: 80}]}]")},
+	{name: "a route whose Service may be in the cluster", opts: Options{Partial: true}, text: strings.Replace(httpRoute("front", "[{backendRefs: [{name: gone, kind: ServiceEntry, group: networking.istio.io, port: 80}]}]"), "namespace: shop", "namespace: alone", 1), want: []string{"AMB0015", "AMB0037"}},
+	{name: "a route of another controller's Gateway", text: "\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec: {parentRefs: [{name: edge}]}"},
+	{name: "an endpoint that no client can reach", text: "\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: w, namespace: shop}\nspec: {network: other}", want: []string{"AMB0004 WorkloadEntry/shop/w", "AMB0030 WorkloadEntry/shop/w"}},
 }
 
 // notB chooses every namespace but those of team b.
@@ -190,6 +198,13 @@ var notB = []metav1.LabelSelector{{MatchExpressions: []metav1.LabelSelectorRequi
 // in moves objects of the namespace shop.
 func in(namespace, text string) string {
 	return strings.ReplaceAll(text, "namespace: shop", "namespace: "+namespace)
+}
+
+// routed is a Service that is bound to a waypoint.
+var routed = waypoint(", namespace: shop", "", ready) + core("Service", "front", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 80}]}")
+
+func httpRoute(parent, rules string) string {
+	return fmt.Sprintf("\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec: {parentRefs: [{group: '', kind: Service, name: %s}], rules: %s}", parent, rules)
 }
 
 func TestAnalyzers(t *testing.T) {
@@ -246,7 +261,7 @@ func TestProblems(t *testing.T) {
 	if b, err := json.Marshal(f); err != nil || strings.Contains(string(b), `"object":`) || !strings.Contains(string(b), `"istioCode":"IST0106"`) {
 		t.Errorf("%s %v", b, err)
 	}
-	f.Object = source.Key{Kind: "K", Name: "n"}
+	f.Object = source.Key{Kind: &source.Kind{Name: "K"}, Name: "n"}
 	if b, err := json.Marshal(f); err != nil || !strings.Contains(string(b), `"object":{"kind":"K","name":"n"}`) {
 		t.Errorf("%s %v", b, err)
 	}

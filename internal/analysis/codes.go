@@ -48,6 +48,10 @@ var (
 	codeRangeOverOthers    = code{"AMB0034", "RangeContainsOthers", Info, ""}
 	codeEndpointIsPod      = code{"AMB0035", "EndpointIsPod", Info, ""}
 	codeNotDiscovered      = code{"AMB0036", "NamespaceNotDiscovered", Warning, ""}
+
+	codeBackendRefused       = code{"AMB0037", "BackendRefused", Error, "IST0101"}
+	codeRouteWithoutWaypoint = code{"AMB0038", "RouteWithoutWaypoint", Warning, ""}
+	codeRuleNotExecuted      = code{"AMB0039", "RuleNotExecuted", Error, "IST0106"}
 )
 
 // codes lists all of them, in order.
@@ -58,13 +62,14 @@ var codes = []code{
 	codeBlocksHBONE, codeBlocksProbes, codeReservedPort, codeUnmeshedClients, codeForeignTrustDomain,
 	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition, codeNoRevision,
 	codeOwnedByOthers, codeClaimedEarlier, codeRangeOverOthers, codeEndpointIsPod, codeNotDiscovered,
+	codeBackendRefused, codeRouteWithoutWaypoint, codeRuleNotExecuted,
 }
 
 func (c code) finding(key source.Key, field, message, next string) Finding {
 	return Finding{Code: c.id, Istio: c.istio, Severity: c.severity, Object: key, Field: field, Message: message, Next: next}
 }
 
-// Name returns the name of a code, for people; empty for none of ours.
+// Name returns the human-readable name of a code, empty for a code that does not exist.
 func Name(id string) string {
 	for _, c := range codes {
 		if c.id == id {

@@ -34,13 +34,14 @@ type mesh struct {
 
 	registry   *registry.Registry // has all objects that it reads
 	conditions map[source.Key][]status.Condition
+	parts      map[source.Key][]status.Condition // of entries of its status
 	findings   []Finding
 }
 
 func newMesh(events []source.Event, opts Options) *mesh {
 	m := &mesh{
 		opts: opts, origins: map[source.Key]string{}, namespaces: map[string]*corev1.Namespace{},
-		accounts: map[string]bool{}, conditions: map[source.Key][]status.Condition{},
+		accounts: map[string]bool{}, conditions: map[source.Key][]status.Condition{}, parts: map[source.Key][]status.Condition{},
 	}
 	last := map[source.Key]source.Event{} // a later event replaces an earlier one
 	for _, e := range events {
@@ -64,20 +65,25 @@ func newMesh(events []source.Event, opts Options) *mesh {
 	}
 	r := registry.New(registry.Options{
 		TrustDomain: opts.TrustDomain, ClusterDomain: opts.ClusterDomain, RootNamespace: opts.RootNamespace,
-	}, nobody{})
+	}, discard{})
 	r.Apply(ours)
 	m.registry = r
 	for _, o := range r.Status() {
-		m.conditions[source.Key{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}] = o.Conditions
+		kind, _ := source.KindOf(o.Group, o.Kind)
+		key := source.Key{Kind: kind, Namespace: o.Namespace, Name: o.Name}
+		m.conditions[key] = o.Conditions
+		for _, e := range o.Entries {
+			m.parts[key] = append(m.parts[key], e.Conditions...)
+		}
 	}
 	return m
 }
 
-// nobody takes what would be sent to node proxies.
-type nobody struct{}
+// discard drops the resources that node proxies would receive.
+type discard struct{}
 
-func (nobody) Publish(registry.Update) {}
-func (nobody) Synced()                 {}
+func (discard) Publish(registry.Update) {}
+func (discard) Synced()                 {}
 
 func (m *mesh) add(e source.Event) {
 	switch o := e.Object.(type) {
@@ -128,19 +134,19 @@ func (m *mesh) undiscovered(namespace string) bool {
 	return ns != nil && namespace != m.opts.RootNamespace && !meshconfig.Discovers(m.opts.DiscoverySelectors, ns.Labels)
 }
 
-// wanted tells whether a pod is, or is about to be, in the mesh.
+// wanted reports whether a pod is, or is about to be, in the mesh.
 func (m *mesh) wanted(p *corev1.Pod) bool {
 	return m.mode(p) == wellknown.DataplaneModeAmbient && !p.Spec.HostNetwork && !hasSidecar(p) && !m.excluded(p.Namespace) && !m.undiscovered(p.Namespace)
 }
 
-// meshed tells whether connections of a pod have an identity.
+// meshed reports whether connections of a pod have an identity.
 func (m *mesh) meshed(p *corev1.Pod) bool {
 	return m.wanted(p) || hasSidecar(p) || p.Labels[wellknown.LabelTunnel] == "http"
 }
 
 func hasSidecar(p *corev1.Pod) bool { return p.Annotations[wellknown.AnnotationSidecarStatus] != "" }
 
-func keyOf(kind string, o interface {
+func keyOf(kind *source.Kind, o interface {
 	GetNamespace() string
 	GetName() string
 }) source.Key {

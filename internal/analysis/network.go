@@ -35,7 +35,7 @@ func (m *mesh) networkPolicies() {
 		}
 	}
 	for _, np := range m.firewalls {
-		key := keyOf(KindNetworkPolicy, np)
+		key := keyOf(NetworkPolicy, np)
 		if c := in[np]; c != nil {
 			m.report(codeBlocksHBONE, key, "spec.ingress", fmt.Sprintf("admits connections to %s on other ports, but not on 15008, where they arrive from enrolled clients: these fail with CONNECT_TIMEOUT", c), "admit TCP port 15008 from the same peers")
 		}
@@ -43,7 +43,7 @@ func (m *mesh) networkPolicies() {
 			m.report(codeBlocksHBONE, key, "spec.egress", fmt.Sprintf("lets %s connect to other ports, but not to 15008, where enrolled servers are reached: these connections fail with CONNECT_TIMEOUT", c), "admit TCP port 15008 to the same peers")
 		}
 		if c := probes[np]; c != nil {
-			m.report(codeBlocksProbes, key, "spec.ingress", fmt.Sprintf("does not name the node for probes of port %d of %s: most network plugins admit the kubelet all the same, not all do", c.port, c), "if probes fail, admit the port from the node's addresses with an ipBlock")
+			m.report(codeBlocksProbes, key, "spec.ingress", fmt.Sprintf("does not name the node for probes of port %d of %s: most network plugins admit the kubelet nevertheless, not all do", c.port, c), "if probes fail, admit the port from the node's addresses with an ipBlock")
 		}
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/ambit-mesh/ambit/internal/control/admission"
-	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -25,20 +24,16 @@ var codeOf = map[admission.Class]code{
 	admission.DeniesAll:   codeDeniesAll,
 	admission.Elsewhere:   codeElsewhere,
 	admission.Ineffectual: codeIneffectual,
+	admission.Failing:     codeRuleNotExecuted,
 }
 
 // judged says what admission says about each object.
 func (m *mesh) judged() {
 	reviewer := admission.Reviewer{RootNamespace: m.opts.RootNamespace}
-	groups := map[string]schema.GroupKind{}
-	for _, k := range Kinds() {
-		name, _, _ := strings.Cut(k.Name, ".")
-		groups[k.Name] = schema.GroupKind{Group: k.Group, Kind: name}
-	}
 	for _, e := range m.events {
 		findings := reviewer.Check(e.Object)
 		if _, unread := e.Object.(*Unread); unread {
-			findings = admission.CheckKind(groups[e.Key.Kind])
+			findings = admission.CheckKind(schema.GroupKind{Group: e.Key.Kind.Group, Kind: e.Key.Kind.Name})
 		}
 		for _, f := range findings {
 			m.report(codeOf[f.Class], e.Key, f.Field, f.Message, f.Next)
@@ -50,6 +45,7 @@ func (m *mesh) judged() {
 // where admission has not said it.
 func (m *mesh) verdicts() {
 	for _, e := range m.events {
+		m.routeParts(e.Key)
 		pod, isPod := e.Object.(*corev1.Pod)
 		for _, c := range m.conditions[e.Key] {
 			if isPod && c.Type == status.InMesh && !m.wanted(pod) {
@@ -59,7 +55,7 @@ func (m *mesh) verdicts() {
 				key := e.Key
 				if c.Type == status.WaypointBound && e.Object.GetLabels()[wellknown.LabelUseWaypoint] == "" {
 					// Asked for by the namespace: said once, about it.
-					key = source.Key{Kind: source.KindNamespace, Name: e.Key.Namespace}
+					key = source.Key{Kind: source.Namespace.Kind, Name: e.Key.Namespace}
 				}
 				message, next, _ := strings.Cut(c.Message, "; ")
 				m.report(code, key, "", message, next)
@@ -73,8 +69,10 @@ func (m *mesh) verdict(c status.Condition) (code, bool) {
 	case status.ZtunnelAccepted, status.WaypointMissing:
 		return code{}, false // said by admission, rule by rule
 	case status.InMesh:
-		// In files nobody has been enrolled yet.
+		// In files no pod has been enrolled yet.
 		return codeNotRedirected, c.Reason == status.ReasonPending && c.Status == status.False && !m.opts.Partial
+	case status.Programmed:
+		return code{}, false // said of what is bound to the Gateway
 	}
 	if c.Status != status.False {
 		return code{}, false
@@ -92,7 +90,7 @@ func (m *mesh) verdict(c status.Condition) (code, bool) {
 		return codeDuplicateHost, true
 	case status.ReasonTargetNotFound:
 		if c.Type == status.WaypointBound {
-			return codeNoWaypoint, !m.opts.Partial || m.has(source.KindGateway)
+			return codeNoWaypoint, !m.opts.Partial || m.has(source.Gateway.Kind)
 		}
 		return codeNoTarget, false // said by targets, which knows what may be missing
 	case status.ReasonWaypointIsNotReady:
@@ -108,7 +106,7 @@ func (m *mesh) verdict(c status.Condition) (code, bool) {
 	return codeCondition, true
 }
 
-func (m *mesh) has(kind string) bool {
+func (m *mesh) has(kind *source.Kind) bool {
 	return slices.ContainsFunc(m.events, func(e source.Event) bool { return e.Key.Kind == kind })
 }
 
@@ -116,7 +114,7 @@ func (m *mesh) has(kind string) bool {
 // of their namespace, read as if.
 func (m *mesh) enrolment() {
 	for _, e := range m.events {
-		if e.Key.Kind != source.KindNamespace && e.Key.Kind != source.KindPod {
+		if e.Key.Kind != source.Namespace.Kind && e.Key.Kind != source.Pod.Kind {
 			continue
 		}
 		v, set := e.Object.GetLabels()[wellknown.LabelDataplaneMode]
@@ -124,7 +122,7 @@ func (m *mesh) enrolment() {
 		if set && v != wellknown.DataplaneModeAmbient && v != wellknown.DataplaneModeNone {
 			m.report(codeUnknownMode, e.Key, field, fmt.Sprintf("%q is no mode: nothing is enrolled by it", v), "write ambient or none")
 		}
-		if e.Key.Kind == source.KindNamespace && v == wellknown.DataplaneModeAmbient {
+		if e.Key.Kind == source.Namespace.Kind && v == wellknown.DataplaneModeAmbient {
 			m.unenrollable(e.Key, field)
 		}
 	}
@@ -132,7 +130,7 @@ func (m *mesh) enrolment() {
 		if m.mode(p) != wellknown.DataplaneModeAmbient || m.excluded(p.Namespace) {
 			continue
 		}
-		key := keyOf(source.KindPod, p)
+		key := keyOf(source.Pod.Kind, p)
 		switch {
 		case m.undiscovered(p.Namespace):
 			// What the namespace's label asks for is reported at the namespace.
@@ -183,7 +181,7 @@ func (m *mesh) ports() {
 					port = p.Port
 				}
 				if port > 0 && port <= 65535 && wellknown.IsProxyPort(uint16(port)) {
-					m.report(codeReservedPort, keyOf(source.KindService, s), fmt.Sprintf("spec.ports[%d].targetPort", i),
+					m.report(codeReservedPort, keyOf(source.Service.Kind, s), fmt.Sprintf("spec.ports[%d].targetPort", i),
 						fmt.Sprintf("port %d of enrolled pods (%s among them) belongs to the node proxy: connections to it are refused", port, pod.Name), "let the program listen on another port")
 					break
 				}
@@ -203,7 +201,7 @@ func containerPort(p *corev1.Pod, name string) int32 {
 	return 0
 }
 
-// selects tells whether a selector chooses labels; the empty one none.
+// selects reports whether a selector chooses labels; the empty one none.
 func selects(selector, labels map[string]string) bool {
 	for k, v := range selector {
 		if got, ok := labels[k]; !ok || got != v {
@@ -218,7 +216,7 @@ func (m *mesh) selectors() {
 	if m.opts.Partial && len(m.pods)+len(m.machines) == 0 {
 		return
 	}
-	report := func(kind string, o interface {
+	report := func(kind *source.Kind, o interface {
 		GetNamespace() string
 		GetName() string
 	}, field string, selector map[string]string) {
@@ -227,13 +225,13 @@ func (m *mesh) selectors() {
 		}
 	}
 	for _, p := range m.policies {
-		report(source.KindAuthorizationPolicy, p, "spec.selector", p.Spec.Selector.GetMatchLabels())
+		report(source.AuthorizationPolicy.Kind, p, "spec.selector", p.Spec.Selector.GetMatchLabels())
 	}
 	for _, p := range m.peers {
-		report(source.KindPeerAuthentication, p, "spec.selector", p.Spec.Selector.GetMatchLabels())
+		report(source.PeerAuthentication.Kind, p, "spec.selector", p.Spec.Selector.GetMatchLabels())
 	}
 	for _, e := range m.entries {
-		report(source.KindServiceEntry, e, "spec.workloadSelector", e.Spec.WorkloadSelector.GetLabels())
+		report(source.ServiceEntry.Kind, e, "spec.workloadSelector", e.Spec.WorkloadSelector.GetLabels())
 	}
 }
 
@@ -289,10 +287,10 @@ func (m *mesh) revisions() {
 	known = slices.Compact(known)
 	for _, e := range m.events {
 		revision, named := e.Object.GetLabels()[wellknown.LabelRevision]
-		if !named || slices.Contains(known, revision) || !registry.OfRevision(e.Key.Kind) {
+		if !named || slices.Contains(known, revision) || !e.Key.Kind.Revisioned {
 			continue
 		}
-		m.report(codeNoRevision, e.Key, "metadata.labels", fmt.Sprintf("the label %s says %q, and no control plane has that name: nobody looks at the object", wellknown.LabelRevision, revision),
+		m.report(codeNoRevision, e.Key, "metadata.labels", fmt.Sprintf("the label %s says %q, and no control plane has that name: none reads the object", wellknown.LabelRevision, revision),
 			"write one that is there ("+strings.Join(known, ", ")+"), or remove the label")
 	}
 }

@@ -47,7 +47,7 @@ func mentions(p *securityv1.AuthorizationPolicy) []mention {
 // never come with such an identity.
 func (m *mesh) names() {
 	for _, p := range m.policies {
-		key := keyOf(source.KindAuthorizationPolicy, p)
+		key := keyOf(source.AuthorizationPolicy.Kind, p)
 		domains := policy.TrustDomains{Local: m.opts.TrustDomain, Aliases: m.opts.TrustDomainAliases}
 		for _, n := range mentions(p) {
 			var namespace, account string
@@ -78,9 +78,9 @@ func (m *mesh) names() {
 }
 
 func (m *mesh) foreign(key source.Key, n mention, td string, action apisecurity.AuthorizationPolicy_Action) {
-	effect := "the rule matches nobody of this mesh"
+	effect := "the rule matches no client of this mesh"
 	if action == apisecurity.AuthorizationPolicy_DENY {
-		effect = "the rule denies nobody of this mesh"
+		effect = "the rule denies no client of this mesh"
 	}
 	m.report(codeForeignTrustDomain, key, n.field, fmt.Sprintf("%s is of trust domain %s, and this mesh is %s: %s", n.value, td, m.opts.TrustDomain, effect), "name it in meshConfig.trustDomainAliases if it is an old name of this mesh, or write "+m.opts.TrustDomain+strings.TrimPrefix(n.value, td))
 }
@@ -110,25 +110,27 @@ func (m *mesh) targets() {
 			refs = append(slices.Clone(refs), p.Spec.TargetRef)
 		}
 		for i, ref := range refs {
-			m.target(keyOf(source.KindAuthorizationPolicy, p), fmt.Sprintf("spec.targetRefs[%d]", i), ref)
+			m.target(keyOf(source.AuthorizationPolicy.Kind, p), fmt.Sprintf("spec.targetRefs[%d]", i), ref)
 		}
 	}
 }
 
+// targetKinds are the kinds of targets whose objects are read.
+var targetKinds = []*source.Kind{source.Gateway.Kind, source.Service.Kind, source.ServiceEntry.Kind}
+
 func (m *mesh) target(key source.Key, field string, ref *apitype.PolicyTargetReference) {
-	target := source.Key{Kind: ref.GetKind(), Namespace: cmp.Or(ref.GetNamespace(), key.Namespace), Name: ref.GetName()}
-	switch target.Kind {
-	case source.KindGateway, source.KindService, source.KindServiceEntry:
-	default:
-		return // not a kind we can look up
+	at := slices.IndexFunc(targetKinds, func(k *source.Kind) bool { return k.Name == ref.GetKind() })
+	if at < 0 {
+		return // not a kind that can be looked up
 	}
+	target := source.Key{Kind: targetKinds[at], Namespace: cmp.Or(ref.GetNamespace(), key.Namespace), Name: ref.GetName()}
 	if _, there := m.origins[target]; !there {
 		if !m.opts.Partial || m.has(target.Kind) {
 			m.report(codeNoTarget, key, field, fmt.Sprintf("there is no %s: the policy is enforced nowhere", target), "correct the name, or create the target")
 		}
 		return
 	}
-	if target.Kind == source.KindGateway {
+	if target.Kind == source.Gateway.Kind {
 		return
 	}
 	for _, c := range m.conditions[target] {
@@ -184,7 +186,7 @@ func (m *mesh) strictNamespaces() []strictNamespace {
 			by = oldest[m.opts.RootNamespace]
 		}
 		if by != nil && by.Mode == policy.Strict {
-			out = append(out, strictNamespace{name, source.Key{Kind: source.KindPeerAuthentication, Namespace: by.Namespace, Name: by.Name}})
+			out = append(out, strictNamespace{name, source.Key{Kind: source.PeerAuthentication.Kind, Namespace: by.Namespace, Name: by.Name}})
 		}
 	}
 	slices.SortFunc(out, func(a, b strictNamespace) int { return strings.Compare(a.name, b.name) })

@@ -173,7 +173,7 @@ func (z *analyze) live(ctx context.Context, set *analyzed) error {
 	ns := z.ns(c)
 	set.scope = "in namespace " + ns
 	set.counts = func(k source.Key) bool {
-		return k.Namespace == ns || k.Kind == source.KindNamespace && k.Name == ns
+		return k.Namespace == ns || k.Kind == source.Namespace.Kind && k.Name == ns
 	}
 	return nil
 }
@@ -244,7 +244,7 @@ func (s *analyzed) analyze(wanted func(analysis.Finding) bool) []analysis.Findin
 	})
 }
 
-// quietened tells whether an annotation names the code of a finding.
+// quietened reports whether an annotation names the code of a finding.
 func quietened(annotation string, f analysis.Finding) bool {
 	for code := range strings.SplitSeq(annotation, ",") {
 		if code = strings.TrimSpace(code); code == "*" || code != "" && (code == f.Code || code == f.Istio) {
@@ -287,7 +287,7 @@ func (s suppression) covers(f analysis.Finding) bool {
 		return false
 	}
 	k := f.Object
-	return s.object.MatchString(objectName(k)) || k.Namespace != "" && s.object.MatchString(k.Kind+" "+k.Name+"."+k.Namespace)
+	return s.object.MatchString(objectName(k)) || k.Namespace != "" && s.object.MatchString(k.Kind.String()+" "+k.Name+"."+k.Namespace)
 }
 
 // objectName is Kind namespace/name, empty for none.
@@ -296,9 +296,9 @@ func objectName(k source.Key) string {
 	case k == (source.Key{}):
 		return ""
 	case k.Namespace == "":
-		return k.Kind + " " + k.Name
+		return k.Kind.String() + " " + k.Name
 	}
-	return k.Kind + " " + k.Namespace + "/" + k.Name
+	return k.Kind.String() + " " + k.Namespace + "/" + k.Name
 }
 
 // findingRow is a finding as JSON; code, level, origin, reference and message

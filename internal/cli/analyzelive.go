@@ -82,13 +82,11 @@ func agentPolicy(agent *corev1.Pod) node.Policy {
 // be read as what it is, is a finding.
 func liveEvents(ctx context.Context, c *client.Client) (events []source.Event, problems []analysis.Finding, err error) {
 	kinds := analysis.Kinds()
-	for _, k := range source.Kinds() {
-		kinds = append(kinds, k)
-	}
-	slices.SortFunc(kinds, func(a, b source.Kind) int { return strings.Compare(a.Name, b.Name) })
+	kinds = append(kinds, source.Kinds()...)
+	slices.SortFunc(kinds, (*source.Kind).Compare)
 	for _, k := range kinds {
 		err := eachOfKind(ctx, c, k, "", func(u *unstructured.Unstructured) {
-			key := source.Key{Kind: k.Name, Namespace: u.GetNamespace(), Name: u.GetName()}
+			key := source.Key{Kind: k, Namespace: u.GetNamespace(), Name: u.GetName()}
 			obj, mistakes := readLive(k, u)
 			for _, p := range mistakes {
 				if f, ok := analysis.Problem(p); ok {
@@ -109,10 +107,9 @@ func liveEvents(ctx context.Context, c *client.Client) (events []source.Event, p
 
 // eachOfKind calls f with every object of a kind, in whichever version the
 // cluster serves. A kind that it does not know has none.
-func eachOfKind(ctx context.Context, c *client.Client, k source.Kind, namespace string, f func(*unstructured.Unstructured)) error {
-	name, _, _ := strings.Cut(k.Name, ".")
+func eachOfKind(ctx context.Context, c *client.Client, k *source.Kind, namespace string, f func(*unstructured.Unstructured)) error {
 	for _, version := range k.Versions {
-		gvr := schema.GroupVersionResource{Group: k.Group, Version: version, Resource: plural(name)}
+		gvr := schema.GroupVersionResource{Group: k.Group, Version: version, Resource: k.Plural}
 		err := eachOf(ctx, c, gvr, namespace, f)
 		if apierrors.IsNotFound(err) {
 			continue // perhaps another version
@@ -128,9 +125,9 @@ func eachOfKind(ctx context.Context, c *client.Client, k source.Kind, namespace 
 // readLive reads an object as what it is: Kubernetes' own leniently, since the
 // API server has checked them and may be newer, the mesh's strictly, as in a
 // file.
-func readLive(k source.Kind, u *unstructured.Unstructured) (metav1.Object, []file.Problem) {
+func readLive(k *source.Kind, u *unstructured.Unstructured) (metav1.Object, []file.Problem) {
 	u.SetManagedFields(nil)
-	if !strings.HasSuffix(k.Group, "istio.io") || source.Kinds()[k.Name].Name == "" {
+	if k.Builtin || k.Shared {
 		obj := k.New()
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, obj); err != nil {
 			return nil, []file.Problem{{Message: err.Error()}}

@@ -285,12 +285,12 @@ func (b *bugReport) objects(c *client.Client) []entry {
 			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return eachOf(ctx, c, k.gvr, ns, f) })
 		}})
 	}
-	for _, d := range described {
-		if d.kind == source.KindService {
+	for _, d := range described() {
+		if d == source.Service.Kind {
 			continue
 		}
-		out = append(out, entry{path.Join("objects", plural(d.kind)+".yaml"), func(ctx context.Context, limit int64) ([]byte, error) {
-			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return eachObject(ctx, c, d.kind, b.namespace, f) })
+		out = append(out, entry{path.Join("objects", d.Plural+".yaml"), func(ctx context.Context, limit int64) ([]byte, error) {
+			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return eachOfKind(ctx, c, d, b.namespace, f) })
 		}})
 	}
 	return out

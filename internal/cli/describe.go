@@ -21,7 +21,7 @@ type describe struct {
 	output string
 }
 
-// informant is whom the facts come from: a cluster, or a lab.
+// informant is the source of facts: a cluster, or a lab.
 type informant interface {
 	// home is the namespace of names that say none.
 	home() string

@@ -56,7 +56,7 @@ func (i *clusterInformant) pod(ctx context.Context, namespace, name string) (f p
 	if list, err := c.Kube.NetworkingV1().NetworkPolicies(namespace).List(ctx, metav1.ListOptions{}); err == nil {
 		f.NetworkPolicies = list.Items
 	}
-	if f.Gateways, err = typed[source.Gateway](ctx, c, source.KindGateway, ""); err != nil {
+	if f.Gateways, err = typed(ctx, c, source.Gateway, ""); err != nil {
 		return f, err
 	}
 	f.Agent = i.agentOf(ctx, pod)
@@ -121,11 +121,11 @@ func (i *clusterInformant) proxyOf(ctx context.Context, node string) proxyFacts 
 
 // policies are the AuthorizationPolicies of a namespace and of the mesh's.
 func (i *clusterInformant) policies(ctx context.Context, namespace string) ([]*securityv1.AuthorizationPolicy, error) {
-	out, err := typed[securityv1.AuthorizationPolicy](ctx, i.c, source.KindAuthorizationPolicy, namespace)
+	out, err := typed(ctx, i.c, source.AuthorizationPolicy, namespace)
 	if err != nil || namespace == i.istioNamespace {
 		return out, err
 	}
-	root, err := typed[securityv1.AuthorizationPolicy](ctx, i.c, source.KindAuthorizationPolicy, i.istioNamespace)
+	root, err := typed(ctx, i.c, source.AuthorizationPolicy, i.istioNamespace)
 	return append(out, root...), err
 }
 
@@ -145,7 +145,7 @@ func (i *clusterInformant) service(ctx context.Context, namespace, name string) 
 	if f.Policies, err = i.policies(ctx, namespace); err != nil {
 		return f, err
 	}
-	if f.Gateways, err = typed[source.Gateway](ctx, c, source.KindGateway, ""); err != nil {
+	if f.Gateways, err = typed(ctx, c, source.Gateway, ""); err != nil {
 		return f, err
 	}
 	slices, err := c.Kube.DiscoveryV1().EndpointSlices(namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + name})
@@ -167,17 +167,20 @@ func (i *clusterInformant) service(ctx context.Context, namespace, name string) 
 
 // typed lists the objects of a kind as what they are; none, if the cluster does
 // not know the kind.
-func typed[T any](ctx context.Context, c *client.Client, kind, namespace string) ([]*T, error) {
-	var out []*T
+func typed[T any, P interface {
+	*T
+	metav1.Object
+}](ctx context.Context, c *client.Client, kind source.Of[P], namespace string) ([]P, error) {
+	var out []P
 	var broken error
-	err := eachObject(ctx, c, kind, namespace, func(u *unstructured.Unstructured) {
-		v := new(T)
+	err := eachOfKind(ctx, c, kind.Kind, namespace, func(u *unstructured.Unstructured) {
+		v := P(new(T))
 		b, err := json.Marshal(u.Object)
 		if err == nil {
 			err = json.Unmarshal(b, v)
 		}
 		if err != nil {
-			broken = errors.Join(broken, fmt.Errorf("%s %s/%s: %w", kind, u.GetNamespace(), u.GetName(), err))
+			broken = errors.Join(broken, fmt.Errorf("%s %s/%s: %w", kind.Kind, u.GetNamespace(), u.GetName(), err))
 			return
 		}
 		out = append(out, v)

@@ -43,15 +43,15 @@ func (d *describe) labInformant(ctx context.Context) (informant, error) {
 func (*labInformant) home() string { return metav1.NamespaceDefault }
 
 func (i *labInformant) pod(ctx context.Context, namespace, name string) (f podFacts, err error) {
-	pod := one[corev1.Pod](i.events, source.KindPod, namespace, name)
+	pod := one(i.events, source.Pod, namespace, name)
 	if pod == nil {
 		return f, fmt.Errorf("no pod %q in namespace %q of this lab: `ambit lab status%s` lists them; another namespace is named with -n", name, namespace, i.typing.name)
 	}
 	f = podFacts{
-		Pod: pod, Namespace: i.namespace(namespace), Node: one[corev1.Node](i.events, source.KindNode, "", pod.Spec.NodeName),
+		Pod: pod, Namespace: i.namespace(namespace), Node: one(i.events, source.Node, "", pod.Spec.NodeName),
 		RootNamespace: wellknown.SystemNamespace, Type: i.typing,
-		Policies: i.policies(namespace), Services: values(objects[corev1.Service](i.events, source.KindService, namespace)),
-		Gateways: objects[source.Gateway](i.events, source.KindGateway, ""),
+		Policies: i.policies(namespace), Services: values(objects(i.events, source.Service, namespace)),
+		Gateways: objects(i.events, source.Gateway, ""),
 	}
 	f.Agent = i.agentOf(ctx, pod)
 	f.Proxy = i.proxyOf(ctx, pod.Spec.NodeName)
@@ -59,17 +59,17 @@ func (i *labInformant) pod(ctx context.Context, namespace, name string) (f podFa
 }
 
 func (i *labInformant) service(ctx context.Context, namespace, name string) (f serviceFacts, err error) {
-	s := one[corev1.Service](i.events, source.KindService, namespace, name)
+	s := one(i.events, source.Service, namespace, name)
 	if s == nil {
 		return f, fmt.Errorf("no service %q in namespace %q of this lab: `ambit lab status%s` lists them; another namespace is named with -n", name, namespace, i.typing.name)
 	}
 	f = serviceFacts{
 		Service: s, Namespace: i.namespace(namespace), RootNamespace: wellknown.SystemNamespace, Type: i.typing,
 		Policies: i.policies(namespace), Policy: agentPolicy(nil),
-		Gateways: objects[source.Gateway](i.events, source.KindGateway, ""),
-		Pods:     values(objects[corev1.Pod](i.events, source.KindPod, namespace)),
+		Gateways: objects(i.events, source.Gateway, ""),
+		Pods:     values(objects(i.events, source.Pod, namespace)),
 	}
-	for _, slice := range objects[discoveryv1.EndpointSlice](i.events, source.KindEndpointSlice, namespace) {
+	for _, slice := range objects(i.events, source.EndpointSlice, namespace) {
 		if slice.Labels[discoveryv1.LabelServiceName] == name {
 			f.Slices = append(f.Slices, *slice)
 		}
@@ -101,7 +101,7 @@ func selected(s *corev1.Service, pods []corev1.Pod) discoveryv1.EndpointSlice {
 		out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{
 			Addresses: []string{p.Status.PodIPs[0].IP}, NodeName: &p.Spec.NodeName,
 			Conditions: discoveryv1.EndpointConditions{Ready: &ready},
-			TargetRef:  &corev1.ObjectReference{Kind: source.KindPod, Name: p.Name},
+			TargetRef:  &corev1.ObjectReference{Kind: source.Pod.Name, Name: p.Name},
 		})
 	}
 	return out
@@ -109,14 +109,14 @@ func selected(s *corev1.Service, pods []corev1.Pod) discoveryv1.EndpointSlice {
 
 // namespace is one that need not have been written down.
 func (i *labInformant) namespace(name string) *corev1.Namespace {
-	return cmp.Or(one[corev1.Namespace](i.events, source.KindNamespace, "", name),
+	return cmp.Or(one(i.events, source.Namespace, "", name),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 }
 
 func (i *labInformant) policies(namespace string) []*securityv1.AuthorizationPolicy {
-	out := objects[securityv1.AuthorizationPolicy](i.events, source.KindAuthorizationPolicy, namespace)
+	out := objects(i.events, source.AuthorizationPolicy, namespace)
 	if namespace != wellknown.SystemNamespace {
-		out = append(out, objects[securityv1.AuthorizationPolicy](i.events, source.KindAuthorizationPolicy, wellknown.SystemNamespace)...)
+		out = append(out, objects(i.events, source.AuthorizationPolicy, wellknown.SystemNamespace)...)
 	}
 	return out
 }
@@ -155,18 +155,18 @@ func (i *labInformant) runs(component string) error {
 }
 
 func (i *labInformant) pods(_ context.Context, namespace string) ([]string, error) {
-	return namesOf(objects[corev1.Pod](i.events, source.KindPod, namespace)), nil
+	return namesOf(objects(i.events, source.Pod, namespace)), nil
 }
 
 func (i *labInformant) services(_ context.Context, namespace string) ([]string, error) {
-	return namesOf(objects[corev1.Service](i.events, source.KindService, namespace)), nil
+	return namesOf(objects(i.events, source.Service, namespace)), nil
 }
 
 // objects are those of a kind, of one namespace or of all.
-func objects[T any](events []source.Event, kind, namespace string) []*T {
-	var out []*T
+func objects[P metav1.Object](events []source.Event, kind source.Of[P], namespace string) []P {
+	var out []P
 	for _, e := range events {
-		if o, ok := any(e.Object).(*T); ok && e.Key.Kind == kind && (namespace == "" || e.Key.Namespace == namespace) {
+		if o, ok := e.Object.(P); ok && e.Key.Kind == kind.Kind && (namespace == "" || e.Key.Namespace == namespace) {
 			out = append(out, o)
 		}
 	}
@@ -174,13 +174,13 @@ func objects[T any](events []source.Event, kind, namespace string) []*T {
 }
 
 // one is the object of a name, nil if there is none.
-func one[T any](events []source.Event, kind, namespace, name string) *T {
+func one[P metav1.Object](events []source.Event, kind source.Of[P], namespace, name string) (none P) {
 	for _, e := range events {
-		if o, ok := any(e.Object).(*T); ok && e.Key == (source.Key{Kind: kind, Namespace: namespace, Name: name}) {
+		if o, ok := e.Object.(P); ok && e.Key == kind.Key(namespace, name) {
 			return o
 		}
 	}
-	return nil
+	return none
 }
 
 func values[T any](list []*T) []T {

@@ -11,6 +11,7 @@ import (
 	networkv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/analysis"
 	"github.com/ambit-mesh/ambit/internal/kube/nodestate"
@@ -29,7 +30,7 @@ type podFacts struct {
 	Policies        []*securityv1.AuthorizationPolicy // of the namespace and the root namespace
 	Services        []corev1.Service                  // of the namespace
 	NetworkPolicies []networkv1.NetworkPolicy         // of the namespace
-	Gateways        []*source.Gateway                 // of all namespaces
+	Gateways        []*gatewayv1.Gateway              // of all namespaces
 	Agent           agentFacts
 	Proxy           proxyFacts
 	Type            typing
@@ -219,7 +220,7 @@ func hasAccount(p *corev1.Pod) bool {
 	return ok
 }
 
-// canJoin tells whether a label on its namespace would bring a pod into the
+// canJoin reports whether a label on its namespace would bring a pod into the
 // mesh. The mesh's own pods are better left outside.
 func canJoin(policy node.Policy, p *corev1.Pod, root string) bool {
 	yes, _ := policy.Enrols(nodePod(p), map[string]string{wellknown.LabelDataplaneMode: wellknown.DataplaneModeAmbient})
@@ -350,18 +351,18 @@ func servicePorts(s *corev1.Service) []string {
 // analysis adds what is wrong with the pod itself, its namespace's label, and
 // the network policies that guard it.
 func (r *podReport) analysis(f podFacts) {
-	event := func(kind string, o metav1.Object) source.Event {
+	event := func(kind *source.Kind, o metav1.Object) source.Event {
 		return source.Event{Key: source.Key{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}, Object: o}
 	}
-	events := []source.Event{event(source.KindNamespace, f.Namespace), event(source.KindPod, f.Pod)}
+	events := []source.Event{event(source.Namespace.Kind, f.Namespace), event(source.Pod.Kind, f.Pod)}
 	for i := range f.NetworkPolicies {
-		events = append(events, event(analysis.KindNetworkPolicy, &f.NetworkPolicies[i]))
+		events = append(events, event(analysis.NetworkPolicy, &f.NetworkPolicies[i]))
 	}
 	// Partial: of what else there is, this knows nothing, and how far enrolment
 	// is, the agent has said.
 	opts := analysis.Options{RootNamespace: f.RootNamespace, ExcludeNamespaces: f.Agent.Policy.ExcludeNamespaces, DiscoverySelectors: f.Discovery, Partial: true}
 	for _, finding := range analysis.Analyze(events, opts) {
-		if finding.Severity.AtLeast(analysis.Warning) || finding.Object.Kind == source.KindPod {
+		if finding.Severity.AtLeast(analysis.Warning) || finding.Object.Kind == source.Pod.Kind {
 			r.ToDo = append(r.ToDo, advice{objectName(finding.Object) + ": " + finding.Message + " (" + finding.Code + ")", finding.Next})
 		}
 	}
@@ -377,13 +378,13 @@ func (r *podReport) waypoint(f podFacts) {
 }
 
 // waypointAdvice says what is wrong with the waypoint that labels name.
-func waypointAdvice(ref waypointRef, gateways []*source.Gateway, next typing) []advice {
-	i := slices.IndexFunc(gateways, func(g *source.Gateway) bool { return g.Name == ref.Name && g.Namespace == ref.Namespace })
+func waypointAdvice(ref waypointRef, gateways []*gatewayv1.Gateway, next typing) []advice {
+	i := slices.IndexFunc(gateways, func(g *gatewayv1.Gateway) bool { return g.Name == ref.Name && g.Namespace == ref.Namespace })
 	switch {
 	case i < 0:
-		return []advice{{fmt.Sprintf("%s names waypoint %s/%s, which does not exist", ref.From, ref.Namespace, ref.Name), "create that Gateway, or remove the label " + wellknown.LabelUseWaypoint}}
+		return []advice{{fmt.Sprintf("%s names waypoint %s/%s, which does not exist: connections are refused", ref.From, ref.Namespace, ref.Name), "create that Gateway, or remove the label " + wellknown.LabelUseWaypoint}}
 	case len(gateways[i].Status.Addresses) == 0:
-		return []advice{{fmt.Sprintf("waypoint %s/%s has no address yet: nothing is sent to it", ref.Namespace, ref.Name), next.gateway(ref.Namespace, ref.Name)}}
+		return []advice{{fmt.Sprintf("waypoint %s/%s has no address yet: connections are refused until it has", ref.Namespace, ref.Name), next.gateway(ref.Namespace, ref.Name)}}
 	}
 	return nil
 }
@@ -417,16 +418,22 @@ func (r *podReport) policies(f podFacts, w *workloadDump) {
 
 // derivedKind is what a policy was made from that is no AuthorizationPolicy.
 func derivedKind(p policyDump) string {
-	if p.Name == strictPolicy || strings.HasPrefix(p.Name, convertedPrefix) {
-		return source.KindPeerAuthentication
+	switch {
+	case p.Name == strictPolicy, strings.HasPrefix(p.Name, convertedPrefix):
+		return source.PeerAuthentication.Name
+	case strings.HasPrefix(p.Name, wellknown.DerivedWaypointPolicy):
+		return "Waypoint"
 	}
-	return source.KindAuthorizationPolicy
+	return source.AuthorizationPolicy.Name
 }
 
 // derivedName is the name of what a policy was made from.
 func derivedName(p policyDump) string {
 	if p.Name == strictPolicy {
 		return "(mutual TLS is required)"
+	}
+	if strings.HasPrefix(p.Name, wellknown.DerivedWaypointPolicy) {
+		return "(others than the waypoint are refused)"
 	}
 	return p.Namespace + "/" + strings.TrimPrefix(p.Name, convertedPrefix)
 }
@@ -443,7 +450,7 @@ func rulesText(p policyDump) string {
 	return s
 }
 
-// concerns tells whether an AuthorizationPolicy is about a pod itself, rather
+// concerns reports whether an AuthorizationPolicy is about a pod itself, rather
 // than about the waypoint or service it targets.
 func concerns(p *securityv1.AuthorizationPolicy, namespace, root string, podLabels map[string]string) bool {
 	if p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0 || p.Namespace != namespace && p.Namespace != root {
@@ -455,7 +462,7 @@ func concerns(p *securityv1.AuthorizationPolicy, namespace, root string, podLabe
 // policy says where an AuthorizationPolicy is enforced for the pod.
 func (r *podReport) policy(p *securityv1.AuthorizationPolicy, f podFacts, enforced []policyDump) policyRow {
 	name := p.Namespace + "/" + p.Name
-	row := policyRow{source.KindAuthorizationPolicy, name, actionText(p.Spec.Action.String()), nowhere, ""}
+	row := policyRow{source.AuthorizationPolicy.Name, name, actionText(p.Spec.Action.String()), nowhere, ""}
 	for _, e := range enforced {
 		if e.Namespace == p.Namespace && e.Name == p.Name {
 			row.EnforcedBy, row.Says = f.Proxy.Pod, rulesText(e)

@@ -30,7 +30,7 @@ const (
 	convertedPrefix = "converted_peer_authentication_"
 )
 
-// applies tells whether a proxy enforces a policy for a workload.
+// applies reports whether a proxy enforces a policy for a workload.
 func applies(p policyDump, w *workloadDump) bool {
 	switch p.Scope {
 	case "Global":
@@ -87,10 +87,13 @@ func policyName(p policyDump) string {
 	if p.Name == strictPolicy {
 		return "PeerAuthentication: mutual TLS is required"
 	}
+	if strings.HasPrefix(p.Name, wellknown.DerivedWaypointPolicy) {
+		return "the waypoint is required"
+	}
 	return p.Namespace + "/" + p.Name
 }
 
-// ruleText says whom a rule is about.
+// ruleText returns the clients that a rule is about.
 func ruleText(rule [][]matchDump) string {
 	var clauses []string
 	for _, matches := range rule {

@@ -10,6 +10,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
@@ -21,7 +22,7 @@ type serviceFacts struct {
 	Service       *corev1.Service
 	Namespace     *corev1.Namespace
 	Policies      []*securityv1.AuthorizationPolicy
-	Gateways      []*source.Gateway
+	Gateways      []*gatewayv1.Gateway
 	Slices        []discoveryv1.EndpointSlice
 	Pods          []corev1.Pod // of the namespace
 	Proxy         proxyFacts
@@ -172,13 +173,13 @@ func (r *serviceReport) policies(f serviceFacts, ref waypointRef, bound bool) {
 		}
 		hit := slices.ContainsFunc(refs, func(t *typev1beta1.PolicyTargetReference) bool {
 			ns := cmp.Or(t.Namespace, p.Namespace)
-			return t.Kind == source.KindService && t.Name == r.Name && ns == r.Namespace ||
-				bound && t.Kind == source.KindGateway && t.Name == ref.Name && ns == ref.Namespace
+			return t.Kind == source.Service.Name && t.Name == r.Name && ns == r.Namespace ||
+				bound && t.Kind == source.Gateway.Name && t.Name == ref.Name && ns == ref.Namespace
 		})
 		if !hit {
 			continue
 		}
-		row := policyRow{source.KindAuthorizationPolicy, p.Namespace + "/" + p.Name, actionText(p.Spec.Action.String()), nowhere, "no status yet"}
+		row := policyRow{source.AuthorizationPolicy.Name, p.Namespace + "/" + p.Name, actionText(p.Spec.Action.String()), nowhere, "no status yet"}
 		for _, c := range p.Status.GetConditions() {
 			row.Says = c.Message
 			if c.Type == "WaypointAccepted" && c.Status == "True" && bound {

@@ -55,7 +55,7 @@ func (k *kube) client() (*client.Client, error) {
 // ns is the namespace that a command is about.
 func (k *kube) ns(c *client.Client) string { return cmp.Or(k.namespace, c.Namespace) }
 
-// named tells whether the command line chose a cluster.
+// named reports whether the command line chose a cluster.
 func (k *kube) named(cmd *cobra.Command) bool {
 	return slices.ContainsFunc([]string{"kubeconfig", "context", "istioNamespace", "istio-namespace"}, func(name string) bool {
 		f := cmd.Flag(name)
@@ -63,7 +63,7 @@ func (k *kube) named(cmd *cobra.Command) bool {
 	})
 }
 
-// configured tells whether there is a kubeconfig at all, or a cluster around us.
+// configured reports whether there is a kubeconfig at all, or a cluster around us.
 func (k *kube) configured() bool {
 	if os.Getenv("KUBERNETES_SERVICE_HOST") != "" {
 		return true

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -13,18 +12,14 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
-// described are the kinds whose status tells what the mesh made of them. Of
-// those that are not mine alone, objects without a condition are not listed.
-var described = []struct {
-	kind string
-	ours bool
-}{
-	{source.KindAuthorizationPolicy, true},
-	{source.KindGateway, false},
-	{source.KindPeerAuthentication, true},
-	{source.KindService, false},
-	{source.KindServiceEntry, true},
-	{source.KindWorkloadEntry, true},
+// described returns the kinds whose status shows what the mesh made of them.
+func described() (out []*source.Kind) {
+	for _, k := range source.Kinds() {
+		if k.StatusWritten || k == source.Gateway.Kind {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 // pageSize bounds one answer of the API server, in objects.
@@ -33,13 +28,13 @@ const pageSize = 500
 // liveStatus reads the conditions of objects from the API server.
 func (k *kube) liveStatus(ctx context.Context, c *client.Client, namespace string) ([]object, error) {
 	out := []object{}
-	for _, d := range described {
-		err := eachObject(ctx, c, d.kind, namespace, func(u *unstructured.Unstructured) {
-			o := objectOf(d.kind, u)
-			if len(o.Conditions) == 0 && d.ours {
+	for _, d := range described() {
+		err := eachOfKind(ctx, c, d, namespace, func(u *unstructured.Unstructured) {
+			o := objectOf(d, u)
+			if len(o.Conditions)+len(o.Entries) == 0 && !d.Builtin && !d.Shared {
 				o.Conditions = []condition{{"-", "Unknown", "NotSeen", "ambitd has not written a status: `ambit proxy-status` shows whether it runs, `kubectl get leases -n " + k.istioNamespace + "` who writes"}}
 			}
-			if len(o.Conditions) > 0 {
+			if len(o.Conditions)+len(o.Entries) > 0 {
 				out = append(out, o)
 			}
 		})
@@ -48,12 +43,6 @@ func (k *kube) liveStatus(ctx context.Context, c *client.Client, namespace strin
 		}
 	}
 	return out, nil
-}
-
-// eachObject calls f with every object of a kind. A kind that the cluster does
-// not know has none.
-func eachObject(ctx context.Context, c *client.Client, kind, namespace string, f func(*unstructured.Unstructured)) error {
-	return eachOfKind(ctx, c, source.Kinds()[kind], namespace, f)
 }
 
 // eachOf calls f with every object of a resource, page by page.
@@ -73,22 +62,34 @@ func eachOf(ctx context.Context, c *client.Client, gvr schema.GroupVersionResour
 	}
 }
 
-// plural is the name of a kind of ours in URLs.
-func plural(kind string) string {
-	s := strings.ToLower(kind)
-	if strings.HasSuffix(s, "y") && !strings.HasSuffix(s, "ay") {
-		return strings.TrimSuffix(s, "y") + "ies"
-	}
-	return s + "s"
-}
+// entryLists are the lists of a status whose entries have conditions, by the
+// field that tells entries apart.
+var entryLists = []struct{ list, key string }{{"parents", "parentRef"}, {"ancestors", "ancestorRef"}, {"listeners", "name"}}
 
 // objectOf takes an object's conditions; of what does not look like conditions
 // there are none.
-func objectOf(kind string, u *unstructured.Unstructured) object {
-	o := object{Kind: kind, Namespace: u.GetNamespace(), Name: u.GetName(), Conditions: []condition{}}
+func objectOf(kind *source.Kind, u *unstructured.Unstructured) object {
+	o := object{Kind: kind.Name, Namespace: u.GetNamespace(), Name: u.GetName(), Conditions: []condition{}}
 	list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-	if b, err := json.Marshal(list); err == nil {
-		_ = json.Unmarshal(b, &o.Conditions)
+	o.Conditions = readConditions(list)
+	for _, l := range entryLists {
+		entries, _, _ := unstructured.NestedSlice(u.Object, "status", l.list)
+		for _, e := range entries {
+			fields, _ := e.(map[string]any)
+			key, err := json.Marshal(fields[l.key])
+			have, _ := fields["conditions"].([]any)
+			if conditions := readConditions(have); err == nil && len(conditions) > 0 {
+				o.Entries = append(o.Entries, entryRow{List: l.list, Key: key, Conditions: conditions})
+			}
+		}
 	}
 	return o
+}
+
+func readConditions(list []any) []condition {
+	out := []condition{}
+	if b, err := json.Marshal(list); err == nil && len(list) > 0 {
+		_ = json.Unmarshal(b, &out)
+	}
+	return out
 }

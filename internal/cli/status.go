@@ -18,6 +18,23 @@ type object struct {
 	File       string      `json:"file,omitempty"`
 	Line       int         `json:"line,omitempty"`
 	Conditions []condition `json:"conditions"`
+	Entries    []entryRow  `json:"entries,omitempty"`
+}
+
+// entryRow is an entry of a list of a status, such as a parent of a route.
+type entryRow struct {
+	List       string          `json:"list"`
+	Key        json.RawMessage `json:"key"`
+	Conditions []condition     `json:"conditions"`
+}
+
+// label returns the list and the name that an entry is found by.
+func (e entryRow) label() string {
+	var ref struct{ Namespace, Name string }
+	if json.Unmarshal(e.Key, &ref.Name) != nil {
+		_ = json.Unmarshal(e.Key, &ref) // a reference; what has no name is shown without
+	}
+	return e.List + " " + strings.TrimPrefix(ref.Namespace+"/"+ref.Name, "/")
 }
 
 type condition struct {
@@ -110,6 +127,11 @@ func (a *app) printObjects(objects []object, problems []problem, namespace, outp
 	for _, o := range kept {
 		for _, c := range o.Conditions {
 			rows = append(rows, []string{o.Kind, orNone(o.Namespace), o.Name, c.Type, c.Status, c.Reason, c.Message})
+		}
+		for _, e := range o.Entries {
+			for _, c := range e.Conditions {
+				rows = append(rows, []string{o.Kind, orNone(o.Namespace), o.Name, c.Type + " (" + e.label() + ")", c.Status, c.Reason, c.Message})
+			}
 		}
 	}
 	err := a.table(3, []string{"KIND", "NAMESPACE", "NAME", "CONDITION", "STATUS", "REASON", "MESSAGE"}, rows)

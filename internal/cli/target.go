@@ -37,7 +37,7 @@ func (a *app) inCluster(cmd *cobra.Command, k *kube) bool {
 	switch {
 	case k.named(cmd):
 		return true
-	case changed("lab"), changed("name"), changed("state-dir"), os.Getenv("AMBIT_LAB") != "" && !a.plugin:
+	case changed("lab"), cmd.Flag("lab") == nil && changed("name"), changed("state-dir"), os.Getenv("AMBIT_LAB") != "" && !a.plugin:
 		return false
 	case a.plugin:
 		return true

@@ -39,7 +39,7 @@ func (a *app) createCommand() *cobra.Command {
 	return cmd
 }
 
-// tokenRequest says for whom a token is, and who is to issue it.
+// tokenRequest has the subject of a token, and its issuer.
 type tokenRequest struct {
 	*app
 	kube

@@ -125,7 +125,7 @@ func retry(ctx context.Context, do func(context.Context) error) error {
 	return err
 }
 
-// passing tells whether an error may be over soon.
+// passing reports whether an error may be over soon.
 func passing(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {

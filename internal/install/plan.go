@@ -278,7 +278,7 @@ func (c cluster) installedVersion(ctx context.Context, namespace, revision strin
 	return "unknown", nil
 }
 
-// CheckVersions tells whether an installation may go from one version to
+// CheckVersions reports whether an installation may go from one version to
 // another: forward, and one minor version at a time, because that is how far
 // the parts are compatible while they are replaced one after the other.
 func CheckVersions(from, to string) error {

@@ -24,6 +24,8 @@ import (
 	"helm.sh/helm/v4/pkg/engine"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/golden")
@@ -41,7 +43,7 @@ func specFile(t *testing.T, name string) *Spec {
 	return s
 }
 
-// kindsMatter tells whether a set of values says something about kinds. They
+// kindsMatter reports whether a set of values says something about kinds. They
 // are megabytes: the others are rendered without.
 func kindsMatter(name string) bool { return name == "default.yaml" || name == "minimal.yaml" }
 
@@ -312,6 +314,60 @@ func TestRights(t *testing.T) {
 	}
 }
 
+// TestRolesCoverTheKinds compares the control plane's rights on objects with the
+// kinds that it reads: one right less and it does not see them, one more is a
+// right without need.
+func TestRolesCoverTheKinds(t *testing.T) {
+	type right struct{ group, resource, verb string }
+	want := map[right]bool{}
+	groups := map[string]bool{}
+	for _, k := range source.Kinds() {
+		groups[k.Group] = true
+		for _, verb := range []string{"get", "list", "watch"} {
+			want[right{k.Group, k.Plural, verb}] = true
+		}
+		if k.StatusWritten {
+			want[right{k.Group, k.Plural + "/status", "patch"}] = true
+			want[right{k.Group, k.Plural + "/status", "update"}] = true
+		}
+	}
+	// What it needs of these groups for other duties.
+	delete(groups, "")
+	want[right{"gateway.networking.k8s.io", "gatewayclasses", "create"}] = true
+	parts, err := Render(withoutBase(specFile(t, "revision.yaml")), RenderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range parts {
+		for _, obj := range p.Objects {
+			if p.Component != Ambitd || obj.GetKind() != "ClusterRole" {
+				continue
+			}
+			rules, _, _ := unstructured.NestedSlice(obj.Object, "rules")
+			for _, r := range rules {
+				rule := r.(map[string]any)
+				in, _, _ := unstructured.NestedStringSlice(rule, "apiGroups")
+				resources, _, _ := unstructured.NestedStringSlice(rule, "resources")
+				verbs, _, _ := unstructured.NestedStringSlice(rule, "verbs")
+				for _, g := range in {
+					for _, resource := range resources {
+						for _, verb := range verbs {
+							have := right{g, resource, verb}
+							if groups[g] && !want[have] {
+								t.Errorf("%s: %v is no right of a kind", title(obj), have)
+							}
+							delete(want, have)
+						}
+					}
+				}
+			}
+		}
+	}
+	for missing := range want {
+		t.Errorf("no role has %v", missing)
+	}
+}
+
 func rightsOf(t *testing.T, who string, rule map[string]any) {
 	t.Helper()
 	has := func(field string, either ...string) bool {
@@ -476,7 +532,7 @@ func nulled(path []string) map[string]any {
 	return map[string]any{path[0]: nulled(path[1:])}
 }
 
-// empty tells whether a value says nothing.
+// empty reports whether a value says nothing.
 func empty(v any) bool {
 	switch v := v.(type) {
 	case map[string]any:

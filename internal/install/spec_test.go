@@ -102,7 +102,7 @@ func TestIgnoredValues(t *testing.T) {
 		{[]string{"values.ztunnel.terminationGracePeriodSeconds=5", "values.terminationGracePeriodSeconds=5"}, nil},
 		{[]string{"values.cni.ambient.dnsCaptures=true", "values.cni.ambient.dnsCapture=true"}, []string{"values.cni.ambient.dnsCaptures"}},
 		{[]string{"values.pilot.env.ANY=x", "values.pilot.nodeSelector.any=x", "values.ztunnel.resources.limits.cpu=1", "values.meshConfig.any=x"}, nil},
-		{[]string{"values.global.waypoint.resources.limits.cpu=1", "values.global.network=n"}, []string{"values.global.waypoint"}},
+		{[]string{"values.global.waypoint.nodeSelectors.a=b", "values.global.waypoint.nodeSelector.a=b"}, []string{"values.global.waypoint.nodeSelectors"}},
 		{[]string{"values.base.validationFailurePolicy=Fail", "values.base.enableCRDTemplates=false", "values.revisionTags={a}"}, nil},
 		{[]string{"values.nothing.at.all=1"}, []string{"values.nothing"}},
 	} {

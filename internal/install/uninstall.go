@@ -45,7 +45,7 @@ type Removal struct {
 	purge  []*unstructured.Unstructured
 }
 
-// Empty tells whether there is nothing to remove.
+// Empty reports whether there is nothing to remove.
 func (r *Removal) Empty() bool { return len(r.Objects) == 0 }
 
 func (u *Uninstaller) say(step string, state State, text string) {

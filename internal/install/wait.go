@@ -21,7 +21,7 @@ const pollEvery = time.Second
 // gone.
 const lastLook = 5 * time.Second
 
-// waited tells whether an object becomes ready some time after it is applied.
+// waited reports whether an object becomes ready some time after it is applied.
 func waited(obj *unstructured.Unstructured) bool {
 	switch obj.GetKind() {
 	case "Deployment", "DaemonSet", "CustomResourceDefinition":
@@ -30,7 +30,7 @@ func waited(obj *unstructured.Unstructured) bool {
 	return false
 }
 
-// readiness tells whether an object is what was asked for, and how far it is.
+// readiness reports whether an object is what was asked for, and how far it is.
 func readiness(obj *unstructured.Unstructured) (ready bool, progress string) {
 	num := func(path ...string) int64 {
 		n, _, _ := unstructured.NestedInt64(obj.Object, path...)

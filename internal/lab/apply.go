@@ -14,6 +14,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -24,20 +25,27 @@ var labOnly = map[string]bool{"Deployment": true}
 type desired struct {
 	pods      map[key]*corev1.Pod
 	services  map[key]*corev1.Service
+	configs   map[key]*corev1.ConfigMap
+	gateways  map[key]*gatewayv1.Gateway // whose proxies the lab runs
+	own       map[key]bool               // objects that the user gave
 	nodes     map[string]*corev1.Node
 	captured  map[key]bool
 	generated map[string]string // file: text, for the mesh to read
 }
 
-// plan works out what a set of objects means for a lab with the given nodes.
-func plan(objects map[key]document, nodes []string) (*desired, error) {
+// plan works out what a set of objects means for a lab with the given nodes, which
+// runs the proxies of Gateways so.
+func plan(objects map[key]document, nodes []string, run proxies) (*desired, error) {
 	d := &desired{
-		pods: map[key]*corev1.Pod{}, services: map[key]*corev1.Service{}, nodes: map[string]*corev1.Node{},
+		pods: map[key]*corev1.Pod{}, services: map[key]*corev1.Service{}, configs: map[key]*corev1.ConfigMap{}, nodes: map[string]*corev1.Node{},
+		gateways: map[key]*gatewayv1.Gateway{}, own: map[key]bool{},
 		captured: map[key]bool{}, generated: map[string]string{},
 	}
 	namespaces := map[string]map[string]string{}
+	var gateways []*gatewayv1.Gateway
 	var faults []error
 	for _, k := range sortedKeys(objects) {
+		d.own[k] = true
 		obj, err := objects[k].decode()
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", objects[k].Origin, err))
@@ -50,10 +58,19 @@ func plan(objects map[key]document, nodes []string) (*desired, error) {
 			d.nodes[o.Name] = o
 		case *corev1.Service:
 			d.services[k] = o
+		case *corev1.ConfigMap:
+			d.configs[k] = o
 		case *corev1.Pod:
 			d.pods[k] = o
 		case *appsv1.Deployment:
 			d.deploy(o)
+		case *gatewayv1.Gateway:
+			gateways = append(gateways, o)
+		}
+	}
+	for _, g := range gateways {
+		if err := d.gateway(newKey("Gateway", g.Namespace, g.Name), g, run); err != nil {
+			faults = append(faults, fmt.Errorf("Gateway %s/%s: %w", g.Namespace, g.Name, err))
 		}
 	}
 	for k, p := range d.pods {
@@ -200,13 +217,16 @@ func (s *supervisor) become(next map[key]document) error {
 	for _, n := range s.nodes {
 		names = append(names, n.name)
 	}
-	want, err := plan(next, names)
+	want, err := plan(next, names, s.proxies())
 	if err != nil {
 		return err
 	}
 	old := s.current()
 	// Addresses first: whoever reads of a service finds its address, too.
-	if err := s.setServices(want); err != nil {
+	if err := errors.Join(s.setServices(want), s.setGateways(want)); err != nil {
+		return err
+	}
+	if err := s.endPods(want); err != nil {
 		return err
 	}
 	if err := s.writeObjects(old, next); err != nil {
@@ -225,7 +245,7 @@ func (s *supervisor) become(next map[key]document) error {
 	}
 	s.notify()
 	s.mu.Unlock()
-	if err := s.setPods(want); err != nil {
+	if err := s.beginPods(want); err != nil {
 		return err
 	}
 	return s.wire()

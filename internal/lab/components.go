@@ -83,7 +83,7 @@ func (c *component) keep(ctx context.Context) {
 	}
 }
 
-// canBegin holds a ztunnel back until ambitd has written whom it may trust, as
+// canBegin holds a ztunnel back until ambitd has written the roots that it may trust, as
 // Kubernetes does for a config map that is not there yet.
 func (c *component) canBegin() bool {
 	if !strings.HasPrefix(c.name, ztunnel+"/") {

@@ -256,6 +256,8 @@ func (s *supervisor) initSpec(p *pod, c *container, argv []string) initSpec {
 	}
 	if c.spec.WorkingDir != "" {
 		spec.Dir = c.spec.WorkingDir
+	} else if st, err := os.Stat(s.files(p)); err == nil && st.IsDir() {
+		spec.Dir = s.files(p)
 	}
 	if sc := p.spec.Spec.SecurityContext; sc != nil {
 		spec.User, spec.Group = sc.RunAsUser, sc.RunAsGroup

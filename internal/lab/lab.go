@@ -41,14 +41,14 @@ type Config struct {
 	// Mesh runs ambitd, and a ztunnel and an ambit-cni on every node. Without
 	// it the lab is a plain network with pods and services.
 	Mesh bool
-	// BinDir is where ambitd, ztunnel and ambit-cni are; default the directory
-	// of the running program.
+	// BinDir is where ambitd, ztunnel, ambit-cni and waypoint are; default the
+	// directory of the running program.
 	BinDir string
 	// PeerZtunnel gives nodes, by name, another ztunnel binary, such as
 	// upstream's. It gets the same environment.
 	PeerZtunnel map[string]string
-	// Env has more environment for components: "ambitd", "ztunnel" and
-	// "ambit-cni" for all of them, or by full name ("ztunnel/node1").
+	// Env has more environment for components: "ambitd", "ztunnel", "ambit-cni" and
+	// "waypoint" for all of them, or by full name ("ztunnel/node1").
 	Env map[string][]string
 	// Args has more command line arguments, by the same keys.
 	Args map[string][]string

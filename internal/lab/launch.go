@@ -102,7 +102,7 @@ func (cfg *Config) findBinaries() error {
 	if cfg.BinDir, err = filepath.Abs(cfg.BinDir); err != nil {
 		return err
 	}
-	for _, name := range []string{"ambitd", "ztunnel", "ambit-cni"} {
+	for _, name := range []string{ambitd, ztunnel, ambitCNI, waypoint} {
 		if _, err := exec.LookPath(filepath.Join(cfg.BinDir, name)); err != nil {
 			return fmt.Errorf("%s is not in %s: build it with `make build`, or say with --bin where the binaries are (--plaintext runs a lab without a mesh): %w", name, cfg.BinDir, err)
 		}

@@ -20,7 +20,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	}
 	dir := filepath.Join(filepath.Dir(echoPath), "bin")
 	out, err := exec.Command("go", "build", "-o", dir+"/",
-		"github.com/ambit-mesh/ambit/cmd/ambitd", "github.com/ambit-mesh/ambit/cmd/ztunnel", "github.com/ambit-mesh/ambit/cmd/ambit-cni").CombinedOutput()
+		"github.com/ambit-mesh/ambit/cmd/ambitd", "github.com/ambit-mesh/ambit/cmd/ztunnel", "github.com/ambit-mesh/ambit/cmd/ambit-cni", "github.com/ambit-mesh/ambit/cmd/waypoint").CombinedOutput()
 	if err != nil {
 		return "", &buildError{string(out)}
 	}

@@ -214,7 +214,7 @@ func plugPod(node, s *space, link string, n, h int, v6 bool) error {
 	)
 }
 
-// hasIPv6 tells whether this kernel does IPv6 at all (it may be told not to
+// hasIPv6 reports whether this kernel does IPv6 at all (it may be told not to
 // when it is booted).
 func hasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")

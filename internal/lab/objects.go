@@ -57,8 +57,8 @@ var knownKinds = map[string]string{
 
 func init() {
 	for _, k := range []string{
-		"Namespace", "Node", "Pod", "Service", "ServiceAccount", "Deployment", "EndpointSlice",
-		"AuthorizationPolicy", "PeerAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute",
+		"Namespace", "Node", "Pod", "Service", "ServiceAccount", "Deployment", "EndpointSlice", "ConfigMap",
+		"AuthorizationPolicy", "PeerAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute", "GRPCRoute", "ReferenceGrant",
 	} {
 		l := strings.ToLower(k)
 		knownKinds[l] = k
@@ -256,6 +256,10 @@ func (d document) decode() (any, error) {
 			return nil, err
 		}
 		return dep, checkPodSpec("spec.template.spec", &dep.Spec.Template.Spec)
+	case "ConfigMap":
+		return strict(d, new(corev1.ConfigMap))
+	case "Gateway":
+		return decodeGateway(d)
 	}
 	return nil, nil
 }

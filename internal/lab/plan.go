@@ -101,6 +101,7 @@ const (
 	ambitd     = "ambitd"
 	ztunnel    = "ztunnel"
 	ambitCNI   = "ambit-cni"
+	waypoint   = "waypoint"
 	ambitdPort = 15012
 )
 

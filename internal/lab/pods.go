@@ -50,8 +50,8 @@ type pod struct {
 
 func (p *pod) ips() dual { return hostAddr(p.node.n, p.host) }
 
-// captured tells whether labels ask for a pod to be in the mesh. ambit-cni
-// decides; this only says whom to ask before a pod may start.
+// captured reports whether labels ask for a pod to be in the mesh. ambit-cni
+// decides; this only says what to ask before a pod may start.
 func captured(p *corev1.Pod, namespace map[string]string) bool {
 	if p.Spec.HostNetwork {
 		return false
@@ -72,26 +72,34 @@ func checksum(p *corev1.Pod) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// setPods ends the pods that are no longer wanted or not as they are, and
-// begins the new ones.
-func (s *supervisor) setPods(want *desired) error {
+// endPods ends the pods that are no longer wanted, or not as they are. As on
+// Kubernetes, nothing new is sent to a pod that ends, and its object stays until its
+// programs have ended: connections that are open go on until then.
+func (s *supervisor) endPods(want *desired) error {
 	var gone []*pod
 	s.mu.Lock()
 	for k, p := range s.pods {
-		w := want.pods[k]
-		if w == nil || checksum(w) != p.sum {
+		if w := want.pods[k]; w == nil || checksum(w) != p.sum {
+			p.probed = false
 			gone = append(gone, p)
-			delete(s.pods, k)
-			continue
 		}
-		p.captured = want.captured[k]
 	}
 	s.mu.Unlock()
-	if len(gone) > 0 {
-		// Services must not lead to a pod that is about to end.
-		if err := s.wire(); err != nil {
-			return err
-		}
+	if len(gone) == 0 {
+		return nil
+	}
+	var errs []error
+	for _, p := range gone {
+		errs = append(errs, s.publish(p))
+	}
+	s.mu.Lock()
+	for _, p := range gone {
+		delete(s.pods, p.key)
+	}
+	s.mu.Unlock()
+	// Services must not lead to a pod that is about to end.
+	if err := errors.Join(append(errs, s.wire())...); err != nil {
+		return err
 	}
 	for _, p := range gone {
 		p.cancel()
@@ -99,6 +107,16 @@ func (s *supervisor) setPods(want *desired) error {
 	for _, p := range gone {
 		<-p.done
 	}
+	return nil
+}
+
+// beginPods begins the pods that are wanted and not there.
+func (s *supervisor) beginPods(want *desired) error {
+	s.mu.Lock()
+	for k, p := range s.pods {
+		p.captured = want.captured[k]
+	}
+	s.mu.Unlock()
 	var errs []error
 	for k, w := range want.pods {
 		s.mu.Lock()
@@ -207,7 +225,7 @@ func (s *supervisor) sandbox(p *pod) error {
 	s.mu.Lock()
 	p.space = sp
 	s.mu.Unlock()
-	if err := s.writeResolvConf(p); err != nil {
+	if err := errors.Join(s.writeResolvConf(p), s.writeVolumes(p)); err != nil {
 		return err
 	}
 	if err := s.wire(); err != nil {
@@ -224,7 +242,7 @@ func (s *supervisor) bury(p *pod) {
 	replaced := s.pods[p.key] != nil && s.pods[p.key] != p
 	s.mu.Unlock()
 	if !replaced {
-		_ = file.RemoveOverlay(s.d.status(), overlayWriter, source.Key{Kind: "Pod", Namespace: p.key.Namespace, Name: p.key.Name})
+		_ = file.RemoveOverlay(s.d.status(), overlayWriter, source.Pod.Key(p.key.Namespace, p.key.Name))
 	}
 	if sp != nil {
 		s.killIn(sp)
@@ -233,6 +251,7 @@ func (s *supervisor) bury(p *pod) {
 	}
 	_ = os.Remove(s.hostsPath(p))
 	_ = os.Remove(s.resolvPath(p))
+	_ = os.RemoveAll(s.files(p))
 	s.mu.Lock()
 	p.node.hosts.give(p.host)
 	s.notify()
@@ -282,6 +301,9 @@ func (s *supervisor) setProbed(p *pod, ready bool) {
 		return
 	}
 	err := errors.Join(s.publish(p), s.wire())
+	if ready {
+		err = errors.Join(err, s.announceGateway(p))
+	}
 	if err != nil {
 		s.fail(p, err)
 		return

@@ -181,7 +181,7 @@ func (s *supervisor) setMessage(p *pod, m string) {
 	}
 }
 
-// allUp tells whether every container runs, and whether all are finished.
+// allUp reports whether every container runs, and whether all are finished.
 // supervisor.mu is held.
 func (p *pod) allUp() (up, over bool) {
 	up, over = true, true

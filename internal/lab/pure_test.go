@@ -186,7 +186,7 @@ func FuzzParse(f *testing.F) {
 			}
 			objects[d.key()] = d
 		}
-		_, _ = plan(objects, []string{"node1"})
+		_, _ = plan(objects, []string{"node1"}, proxies{path: "/waypoint"})
 	})
 }
 
@@ -199,7 +199,7 @@ func TestDeployment(t *testing.T) {
 	for _, d := range docs {
 		objects[d.key()] = d
 	}
-	d, err := plan(objects, []string{"node1", "node2"})
+	d, err := plan(objects, []string{"node1", "node2"}, proxies{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func (c *children) reap() {
 }
 
 // signal reaches the child's process group, which it leads. A child that has
-// been collected gets none: its number may be another's by now.
+// been collected gets none: its number may be another's meanwhile.
 func (c *children) signal(ch *child, sig unix.Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -35,7 +35,7 @@ func (s *supervisor) setServices(want *desired) error {
 				s.vips.give(v.number)
 			}
 			delete(s.services, k)
-			if err := file.RemoveOverlay(s.d.status(), overlayWriter, source.Key{Kind: "Service", Namespace: k.Namespace, Name: k.Name}); err != nil {
+			if err := file.RemoveOverlay(s.d.status(), overlayWriter, source.Service.Key(k.Namespace, k.Name)); err != nil {
 				return err
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 )
@@ -45,13 +46,14 @@ type supervisor struct {
 	wiring sync.Mutex
 
 	mu       sync.Mutex
-	objects  map[key]document // guarded by mu; replaced, not changed
-	pods     map[key]*pod     // guarded by mu
-	services map[key]*service // guarded by mu
-	vips     *pool            // guarded by mu
-	events   []Event          // guarded by mu
-	changed  chan struct{}    // guarded by mu; closed at the next change
-	stopping bool             // guarded by mu
+	objects  map[key]document           // guarded by mu; replaced, not changed
+	pods     map[key]*pod               // guarded by mu
+	services map[key]*service           // guarded by mu
+	gateways map[key]*gatewayv1.Gateway // guarded by mu; replaced, not changed
+	vips     *pool                      // guarded by mu
+	events   []Event                    // guarded by mu
+	changed  chan struct{}              // guarded by mu; closed at the next change
+	stopping bool                       // guarded by mu
 
 	ending  chan struct{}  // closed when the lab is told to end
 	running sync.WaitGroup // pods and components

@@ -88,14 +88,14 @@ type Certificate struct {
 
 // Webhook is one admission webhook of the mesh.
 type Webhook struct {
-	// Unlabelled tells whether it is asked about objects without a revision.
+	// Unlabelled reports whether it is asked about objects without a revision.
 	Unlabelled bool
 	Object     string
 	HasBundle  bool
 	Policy     string
 }
 
-// installed tells whether there is anything of ours: Istio's control plane may
+// installed reports whether anything of Ambit is installed: Istio's control plane may
 // serve our agents and proxies, as ours may serve Istio's proxies.
 func (s *Snapshot) installed() bool { return len(s.control())+len(s.daemons()) > 0 }
 
@@ -114,7 +114,7 @@ func (s *Snapshot) istiods(ours bool) []appsv1.Deployment {
 	return out
 }
 
-// daemons are node agents and node proxies of ours.
+// daemons are node agents and node proxies of Ambit.
 func (s *Snapshot) daemons() []appsv1.DaemonSet {
 	var out []appsv1.DaemonSet
 	for _, d := range s.DaemonSets {

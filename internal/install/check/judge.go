@@ -185,7 +185,7 @@ func (j *judge) otherMeshes() {
 	for _, d := range j.istios() {
 		object := fmt.Sprintf("Deployment %s/%s", d.Namespace, d.Name)
 		if len(j.control()) == 0 && len(j.daemons()) > 0 {
-			j.add(Info, "other meshes", object, "Istio's control plane serves this mesh: what ambitd would answer is not to be had", "")
+			j.add(Info, "other meshes", object, "Istio's control plane serves this mesh: what ambitd would answer is not available", "")
 			continue
 		}
 		j.add(Warning, "other meshes", object, "Istio's control plane is installed in the mesh's namespace", "install with --revision or into another namespace (-i), and enrol each pod in one mesh only")
@@ -312,7 +312,7 @@ func (j *judge) certificates(now time.Time) {
 	}
 }
 
-// wantsMesh tells whether labels ask for a pod to be in the mesh.
+// wantsMesh reports whether labels ask for a pod to be in the mesh.
 func (j *judge) wantsMesh(p *corev1.Pod) bool {
 	if p.Spec.HostNetwork || p.Namespace == "kube-system" || p.Namespace == j.Namespace || p.Annotations[wellknown.AnnotationSidecarStatus] != "" {
 		return false

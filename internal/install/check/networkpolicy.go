@@ -67,7 +67,7 @@ func (j *judge) blocked(into map[string][]string, p *corev1.Pod, direction netwo
 	into[key] = append(into[key], p.Namespace+"/"+p.Name)
 }
 
-// concerns tells whether a policy speaks about a direction. A policy that does
+// concerns reports whether a policy speaks about a direction. A policy that does
 // not say which speaks about ingress, and about egress if it has such rules.
 func concerns(np *networkingv1.NetworkPolicy, direction networkingv1.PolicyType) bool {
 	if len(np.Spec.PolicyTypes) > 0 {
@@ -76,7 +76,7 @@ func concerns(np *networkingv1.NetworkPolicy, direction networkingv1.PolicyType)
 	return direction == networkingv1.PolicyTypeIngress || len(np.Spec.Egress) > 0
 }
 
-// allows tells whether any rule lets a port through, to or from anybody.
+// allows reports whether any rule lets a port through, to or from anybody.
 func allows(np *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, port int32) bool {
 	if direction == networkingv1.PolicyTypeIngress {
 		return slices.ContainsFunc(np.Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) bool { return covers(r.Ports, port) })
@@ -84,7 +84,7 @@ func allows(np *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, p
 	return slices.ContainsFunc(np.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) bool { return covers(r.Ports, port) })
 }
 
-// covers tells whether the ports of a rule contain one; none means all. Names
+// covers reports whether the ports of a rule contain one; none means all. Names
 // are of container ports, and nothing of the mesh is one.
 func covers(ports []networkingv1.NetworkPolicyPort, port int32) bool {
 	if len(ports) == 0 {

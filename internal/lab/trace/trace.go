@@ -259,13 +259,13 @@ func (t *Tracer) judge(f *flowState, b []byte) {
 	}
 }
 
-// tlsRecord tells whether bytes begin like a TLS record.
+// tlsRecord reports whether bytes begin like a TLS record.
 func tlsRecord(b []byte) bool {
 	const maxRecord = 1<<14 + 256
 	return len(b) >= 5 && b[0] >= 20 && b[0] <= 23 && b[1] == 3 && b[2] <= 4 && int(b[3])<<8|int(b[4]) <= maxRecord
 }
 
-// readable tells whether bytes look like text. Of random bytes, 38 in 100 do.
+// readable reports whether bytes look like text. Of random bytes, 38 in 100 do.
 func readable(b []byte) bool {
 	b = b[:min(len(b), 256)]
 	n := 0
