@@ -10,9 +10,10 @@ LDFLAGS := -s -w -X github.com/ambit-mesh/ambit/internal/ops/version.tag=$(VERSI
 export CGO_ENABLED = 0
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-# Pinned: what `make lint` runs, built from source by the Go tool on first use.
+# Pinned: what `make lint` and `make release` run, built from source by the Go tool on first use.
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+CYCLONEDX   := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go
 
 # Pure and transport packages: small enough that the race detector is always on.
@@ -24,14 +25,14 @@ PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: all build images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate clean help
+.PHONY: all build images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate release clean help
 
 all: build
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## the five programs and the test programs, static, into bin/
+build: ## the six programs and the test programs, static, into bin/
 	@mkdir -p $(BIN)
 	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/... ./test/echo ./test/load
 
@@ -60,8 +61,19 @@ test: build ## unit, virtual time and network namespaces (root)
 race: build ## internal/ and cmd/ with the race detector, which make test has on for the small packages (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 15m ./internal/... ./cmd/...
 
-conformance: ## h2spec against the HTTP/2 engine
+# h2spec against the HTTP/2 engine, then Gateway API's suite, of which the images
+# are Ambit's own programs under the names that it asks for.
+CONFORMANCE := GOWORK=off GOFLAGS=
+ECHO_IMAGE  := registry.k8s.io/gateway-api/echo-advanced:v1.5.1
+
+conformance: images ## h2spec, and Gateway API for meshes on the cluster of make cluster; report in test/conformance/
 	@$(GO) run ./test/run -count=1 ./test/h2spec/...
+	@cd test/conformance && $(CONFORMANCE) $(GO) build -o '$(abspath $(BIN))/conformance/' ./client ./server
+	@$(GO) run ./build/images -bin $(BIN)/conformance -o $(BIN)/conformance -other $(ECHO_IMAGE)=server,client
+	@$(CLUSTER) load $(BIN)/images/*.tar $(BIN)/conformance/*.tar
+	@$(GO) build -o $(BIN)/conformance/run ./test/run
+	@eval "$$($(CLUSTER) env)" && cd test/conformance && $(PROGRAMS) CONFORMANCE_REPORT='$(abspath test/conformance/report.yaml)' \
+		$(CONFORMANCE) '$(abspath $(BIN))/conformance/run' -each -count=1 -timeout 30m ./...
 
 # With PEER_ZTUNNEL, first in network namespaces; with whatever is given, on the
 # cluster of KUBECONFIG, or else the one of make cluster.
@@ -81,8 +93,9 @@ peers:
 chaos: build ## kill -9 of every part under load, and worse
 	@$(PROGRAMS) $(GO) run ./test/run -each -count=1 -timeout 20m ./test/chaos/...
 
-bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL=/path if given
+bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL=/path, PEER_ENVOY=/path if given
 	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'
+	@$(GO) run ./test/bench -l7 -bin $(BIN) -envoy '$(PEER_ENVOY)'
 
 scale: ## the control plane on the API server of KUBECONFIG, with 20,000 pods that nobody runs
 	@$(GO) run ./test/scale $(SCALE)
@@ -96,8 +109,11 @@ fuzz: ## every fuzz target for FUZZTIME each
 generate: ## protobuf code, and the kinds in charts/base; needs protoc (Debian: protobuf-compiler)
 	GOBIN=$(CURDIR)/$(BIN) $(GO) install $(PROTOC_GEN)
 	PATH=$(CURDIR)/$(BIN):$$PATH protoc -I api --go_out=api --go_opt=paths=source_relative \
-		workload/workload.proto security/authorization.proto zds/zds.proto
+		workload/workload.proto security/authorization.proto zds/zds.proto route/route.proto authz/authz.proto
 	$(GO) generate ./charts
 
-clean: ## removes bin/
-	rm -rf $(BIN)
+release: ## everything that a release publishes, into dist/: make release VERSION=v1.2.3
+	@$(GO) run ./build/release -version '$(VERSION)' -o dist -sbom '$(CYCLONEDX)'
+
+clean: ## removes bin/ and dist/
+	rm -rf $(BIN) dist

@@ -6,6 +6,7 @@ package charts
 import "embed"
 
 //go:generate go run ../internal/install/crds -out base/files/crds
+//go:generate go run ../internal/install/roles -out ambitd/templates/_kinds.tpl
 
 // FS has one directory per chart: base, ambitd, cni, ztunnel.
 //

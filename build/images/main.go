@@ -5,30 +5,35 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/build/images/oci"
 )
 
-// image is one archive: which programs it holds, and as whom it runs.
+// image is one archive: which programs it holds, and the user that it runs as.
 type image struct {
 	name     string
 	dir      string   // of the programs in the image
 	programs []string // the first is what the image runs
 	user     string
-	bare     bool // runs nothing unless told
+	bare     bool   // runs nothing unless told
+	ref      string // name and tag; empty: those of the project
 }
 
-// ambitd needs nothing of the node that it runs on. ztunnel and ambit-cni enter
+// ambitd and waypoint need nothing of the node that they run on. ztunnel and ambit-cni enter
 // the network namespaces of pods, which takes root.
 var images = []image{
 	{name: "ambitd", dir: "/usr/local/bin", programs: []string{"ambitd"}, user: "1337:1337"},
 	{name: "ztunnel", dir: "/usr/local/bin", programs: []string{"ztunnel"}, user: "0"},
+	{name: "waypoint", dir: "/usr/local/bin", programs: []string{"waypoint"}, user: "1337:1337"},
 	{name: "ambit-cni", dir: "/usr/local/bin", programs: []string{"ambit-cni", "ambit-cni-plugin"}, user: "0"},
 	{name: "ambit-test", dir: "/", programs: []string{"echo", "load"}, bare: true},
 }
@@ -40,6 +45,7 @@ func main() {
 	flag.StringVar(&s.hub, "hub", "ghcr.io/ambit-mesh", "what the images' names begin with")
 	flag.StringVar(&s.version, "version", "dev", "the images' tag")
 	flag.StringVar(&s.arch, "arch", runtime.GOARCH, "architecture of the programs")
+	flag.StringVar(&s.other, "other", "", "makes another image instead: REFERENCE=PROGRAM,..., of which the first is what it runs")
 	flag.Parse()
 	if err := errors.Join(s.check(), s.run()); err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
@@ -47,7 +53,7 @@ func main() {
 	}
 }
 
-type settings struct{ bin, out, hub, version, arch string }
+type settings struct{ bin, out, hub, version, arch, other string }
 
 func (s settings) check() error {
 	if flag.NArg() > 0 {
@@ -60,7 +66,12 @@ func (s settings) run() error {
 	if err := os.MkdirAll(s.out, 0o755); err != nil {
 		return err
 	}
-	for _, i := range images {
+	list := images
+	if s.other != "" {
+		ref, programs, _ := strings.Cut(s.other, "=")
+		list = []image{{name: path.Base(strings.Split(ref, ":")[0]), ref: ref, dir: "/usr/local/bin", programs: strings.Split(programs, ",")}}
+	}
+	for _, i := range list {
 		spec, err := s.spec(i)
 		if err != nil {
 			return err
@@ -76,7 +87,7 @@ func (s settings) run() error {
 
 func (s settings) spec(i image) (oci.Spec, error) {
 	spec := oci.Spec{
-		Ref: s.hub + "/" + i.name + ":" + s.version, Arch: s.arch, User: i.user,
+		Ref: cmp.Or(i.ref, s.hub+"/"+i.name+":"+s.version), Arch: s.arch, User: i.user,
 		Labels: map[string]string{"org.opencontainers.image.version": s.version, "org.opencontainers.image.title": i.name},
 	}
 	if !i.bare {

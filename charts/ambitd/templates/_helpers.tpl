@@ -40,6 +40,31 @@ istio.io/rev: {{ include "ambitd.revision" . }}
 {{- end }}
 {{- end -}}
 
+{{- /* The image of the proxies of Gateways; empty when none are run. */ -}}
+{{- define "ambitd.waypointImage" -}}
+{{- $v := include "ambitd.values" . | fromYaml -}}
+{{- $image := ($v.global.waypoint | default dict).image -}}
+{{- if not $image }}
+{{- else if contains "/" $image }}{{ $image }}
+{{- else }}{{ $v.hub | default $v.global.hub }}/{{ $image }}:{{ $v.tag | default $v.global.tag | default .Chart.AppVersion }}
+{{- end }}
+{{- end -}}
+
+{{- /* What the values change of the Deployments of waypoints, as JSON; empty for nothing. */ -}}
+{{- define "ambitd.waypointDeployment" -}}
+{{- $v := include "ambitd.values" . | fromYaml -}}
+{{- $w := $v.global.waypoint | default dict -}}
+{{- $pod := pick $w "affinity" "nodeSelector" "tolerations" "topologySpreadConstraints" -}}
+{{- range $key, $value := $pod }}{{ if not $value }}{{ $pod = omit $pod $key }}{{ end }}{{ end -}}
+{{- $secrets := list -}}
+{{- range $v.global.imagePullSecrets }}{{ $secrets = append $secrets (dict "name" .) }}{{ end -}}
+{{- if $secrets }}{{ $_ := set $pod "imagePullSecrets" $secrets }}{{ end -}}
+{{- $spec := dict -}}
+{{- if $pod }}{{ $_ := set $spec "template" (dict "spec" $pod) }}{{ end -}}
+{{- if $w.replicaCount }}{{ $_ := set $spec "replicas" (int $w.replicaCount) }}{{ end -}}
+{{- if $spec }}{{ dict "spec" $spec | toJson }}{{ end -}}
+{{- end -}}
+
 {{- /* The default of upstream's scope:level list; its scopes are not ours. */ -}}
 {{- define "ambitd.logLevel" -}}
 {{- $given := regexFind "default:[a-z]+" (.global.logging.level | default "") | trimPrefix "default:" -}}

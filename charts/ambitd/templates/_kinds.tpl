@@ -1,0 +1,32 @@
+{{- /* Generated from internal/source by internal/install/roles. Do not edit: run go generate ./charts. */}}
+{{- define "ambitd.kinds.read" -}}
+- apiGroups: [security.istio.io]
+  resources: [authorizationpolicies, peerauthentications]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [configmaps, namespaces, nodes, pods, services, serviceaccounts]
+  verbs: [get, list, watch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [get, list, watch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [grpcroutes, gateways, gatewayclasses, httproutes, referencegrants]
+  verbs: [get, list, watch]
+- apiGroups: [networking.istio.io]
+  resources: [serviceentries, workloadentries]
+  verbs: [get, list, watch]
+{{- end }}
+{{- define "ambitd.kinds.status" -}}
+- apiGroups: [security.istio.io]
+  resources: [authorizationpolicies/status, peerauthentications/status]
+  verbs: [update, patch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [grpcroutes/status, gateways/status, gatewayclasses/status, httproutes/status]
+  verbs: [update, patch]
+- apiGroups: [""]
+  resources: [services/status]
+  verbs: [update, patch]
+- apiGroups: [networking.istio.io]
+  resources: [serviceentries/status, workloadentries/status]
+  verbs: [update, patch]
+{{- end }}
