@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/nft/nfttest"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
@@ -201,56 +201,6 @@ func TestManyConnectionsFromChosenPorts(t *testing.T) {
 	})
 }
 
-// forwards makes a pod pass on what comes to it, under its own address. Where a
-// service is given, what is for that goes to another address.
-func forwards(t *testing.T, ns *netns.NS, service, to netip.AddrPort) {
-	t.Helper()
-	err := ns.Do(func() error {
-		for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
-			if err := os.WriteFile(path, []byte("1"), 0); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.File().Fd())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "own"})
-	post := conn.AddChain(&nftables.Chain{Table: table, Name: "post", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: post, Exprs: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte("eth0"), make([]byte, unix.IFNAMSIZ-4)...)},
-		&expr.Masq{},
-	}})
-	if service.IsValid() {
-		family := uint32(unix.NFPROTO_IPV4)
-		if to.Addr().Is6() {
-			family = unix.NFPROTO_IPV6
-		}
-		port := func(p uint16) []byte { return []byte{byte(p >> 8), byte(p)} }
-		pre := conn.AddChain(&nftables.Chain{Table: table, Name: "pre", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
-		conn.AddRule(&nftables.Rule{Table: table, Chain: pre, Exprs: []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(family)}},
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: port(service.Port())},
-			&expr.Immediate{Register: 1, Data: to.Addr().AsSlice()},
-			&expr.Immediate{Register: 2, Data: port(to.Port())},
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: 1, RegProtoMin: 2},
-		}})
-	}
-	if err := conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestPodThatTranslates has no attacker: a pod with rules of its own, such as a
 // load balancer's, behaves the same whether they are older than its enrolment or
 // not, and when somebody has deleted the mesh's table.
@@ -262,7 +212,7 @@ func TestPodThatTranslates(t *testing.T) {
 		w := world.For(t)
 		pod := w.Pod("shop", "web", v6)
 		port := map[bool]uint16{false: 8443, true: 8444}[v6]
-		forwards(t, web, netip.AddrPortFrom(pod, port), netip.AddrPortFrom(w.Pod("street", "shelf", v6), 8080))
+		nfttest.Forward(t, web, netip.AddrPortFrom(pod, port), netip.AddrPortFrom(w.Pod("street", "shelf", v6), 8080))
 		passes := func(when string) {
 			t.Helper()
 			a, err := w.Get(rig.Stranger, netip.AddrPortFrom(pod, port))
@@ -346,7 +296,7 @@ func TestPodThatRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	forwards(t, near, netip.AddrPort{}, netip.AddrPort{})
+	nfttest.Forward(t, near, netip.AddrPort{}, netip.AddrPort{})
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
 		shelf := netip.AddrPortFrom(w.Pod("street", "shelf", v6), 9000)

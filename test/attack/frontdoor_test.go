@@ -223,24 +223,8 @@ func TestMadeUpTokensStarveNoProxy(t *testing.T) {
 	web := netip.AddrPortFrom(w.Pod("shop", "web", false), 8080)
 	load := w.StartLoad(rig.Near, web, 50)
 	ctx, stop := context.WithCancel(t.Context())
-	var callers sync.WaitGroup
 	var tried atomic.Int64
-	dial := dialer(w.Netns(rig.Stranger))
-	for i := range 8 {
-		token := forged(w, i)
-		callers.Go(func() {
-			for ctx.Err() == nil {
-				cc := connect(t, w, dial, frontDoor(i%2 == 1))
-				for range 50 {
-					if ctx.Err() == nil {
-						tried.Add(1)
-						_, _ = openStream(ctx, cc, token)
-					}
-				}
-				_ = cc.Close()
-			}
-		})
-	}
+	callers := makeUpTokens(ctx, w, &tried)
 	w.Eventually("the attack is under way", func() error {
 		if tried.Load() < 100 {
 			return fmt.Errorf("%d calls", tried.Load())
@@ -262,6 +246,28 @@ func TestMadeUpTokensStarveNoProxy(t *testing.T) {
 	}
 }
 
+// makeUpTokens makes calls with made-up tokens, as fast as it can, until ctx ends.
+func makeUpTokens(ctx context.Context, w *rig.World, tried *atomic.Int64) *sync.WaitGroup {
+	var callers sync.WaitGroup
+	dial := dialer(w.Netns(rig.Stranger))
+	for i := range 8 {
+		token := forged(w, i)
+		callers.Go(func() {
+			for ctx.Err() == nil {
+				cc := connect(w.T(), w, dial, frontDoor(i%2 == 1))
+				for range 50 {
+					if ctx.Err() == nil {
+						tried.Add(1)
+						_, _ = openStream(ctx, cc, token)
+					}
+				}
+				_ = cc.Close()
+			}
+		})
+	}
+	return &callers
+}
+
 // TestSeatsToJoinAreNotTakenBySilence: a tenant with a token opens thousands of
 // streams that say nothing, and node proxies join as ever.
 func TestSeatsToJoinAreNotTakenBySilence(t *testing.T) {
@@ -270,30 +276,8 @@ func TestSeatsToJoinAreNotTakenBySilence(t *testing.T) {
 	web := netip.AddrPortFrom(w.Pod("shop", "web", false), 8080)
 	load := w.StartLoad(rig.Far, web, 50)
 	ctx, stop := context.WithCancel(t.Context())
-	dial := dialer(w.Netns(thief1))
-	bound := tokenOf(w, auth.Caller{Namespace: "market", ServiceAccount: "thief1", PodName: "thief1", PodUID: "1", Node: "node1"})
-	loose := tokenOf(w, auth.Caller{Namespace: "market", ServiceAccount: "thief1"})
-	var held sync.WaitGroup
 	var opened atomic.Int64
-	for c := range 40 {
-		cc := connect(t, w, dial, frontDoor(false))
-		for range 100 {
-			held.Go(func() {
-				st, err := openStream(ctx, cc, []string{bound, loose}[c%2])
-				if err != nil {
-					return
-				}
-				opened.Add(1)
-				if c%4 > 1 { // says where its message begins, and no more
-					_ = st.SendMsg(&discovery.DeltaDiscoveryRequest{TypeUrl: "x", ResourceNamesSubscribe: []string{"x"}})
-				}
-				for err == nil {
-					err = st.RecvMsg(new(discovery.DeltaDiscoveryResponse))
-				}
-			})
-		}
-		t.Cleanup(func() { _ = cc.Close() })
-	}
+	held := holdStreams(ctx, w, &opened)
 	w.Eventually("the attack is under way", func() error {
 		if opened.Load() < 100 {
 			return fmt.Errorf("%d streams", opened.Load())
@@ -317,8 +301,37 @@ func TestSeatsToJoinAreNotTakenBySilence(t *testing.T) {
 	load.Clean()
 }
 
+// holdStreams opens thousands of streams with a tenant's tokens and says nothing on
+// them, until ctx ends.
+func holdStreams(ctx context.Context, w *rig.World, opened *atomic.Int64) *sync.WaitGroup {
+	dial := dialer(w.Netns(thief1))
+	bound := tokenOf(w, auth.Caller{Namespace: "market", ServiceAccount: "thief1", PodName: "thief1", PodUID: "1", Node: "node1"})
+	loose := tokenOf(w, auth.Caller{Namespace: "market", ServiceAccount: "thief1"})
+	var held sync.WaitGroup
+	for c := range 40 {
+		cc := connect(w.T(), w, dial, frontDoor(false))
+		for range 100 {
+			held.Go(func() {
+				st, err := openStream(ctx, cc, []string{bound, loose}[c%2])
+				if err != nil {
+					return
+				}
+				opened.Add(1)
+				if c%4 > 1 { // says where its message begins, and no more
+					_ = st.SendMsg(&discovery.DeltaDiscoveryRequest{TypeUrl: "x", ResourceNamesSubscribe: []string{"x"}})
+				}
+				for err == nil {
+					err = st.RecvMsg(new(discovery.DeltaDiscoveryResponse))
+				}
+			})
+		}
+		w.T().Cleanup(func() { _ = cc.Close() })
+	}
+	return &held
+}
+
 // connect returns a client connection from a namespace to ambitd.
-func connect(t *testing.T, w *rig.World, dial func(context.Context, string) (net.Conn, error), address string) *grpc.ClientConn {
+func connect(t testing.TB, w *rig.World, dial func(context.Context, string) (net.Conn, error), address string) *grpc.ClientConn {
 	t.Helper()
 	roots, err := os.ReadFile(filepath.Join(w.StateDir(), "ambitd", "root-cert.pem"))
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 // every container: before it connects, it sends packets that connection
 // tracking takes for a connection without a translation, so that its SYN passes
 // the redirection by and reaches the program in plaintext. It tries the pod's
-// address and its Service's, from outside of the mesh and, for a client whom
-// policy refuses, from inside of it.
+// address and its Service's, from outside of the mesh and from inside of it,
+// as a client that policy refuses.
 func TestFirstPacketThatIsNoSYN(t *testing.T) {
 	t.Parallel()
 	world := start(t, rig.PolicyObject("shop", "no-thieves", "DENY", "rules: [{from: [{source: {namespaces: [market]}}]}]")+

@@ -63,8 +63,7 @@ func TestSharePorts(t *testing.T) {
 	if err := w.Restart(t.Context(), "ztunnel/node1", lab.RestartGraceful); err != nil {
 		t.Fatal(err)
 	}
-	// A handshake that the former generation had begun ends with it.
-	w.BecomesAnswered(rig.Far, netip.AddrPortFrom(w.Pod("shop", "web", false), 8080))
+	w.MustGet(rig.Far, netip.AddrPortFrom(w.Pod("shop", "web", false), 8080))
 }
 
 // TestTakePortsFirst: a program takes a port of the proxy while the proxy is

@@ -10,7 +10,7 @@ import (
 
 // TestFormerTrustDomainInPolicies checks a mesh whose trust domain was renamed:
 // policies that use a former name, or cluster.local, hold as before. A DENY
-// that no longer matches would let in whom it is to keep out.
+// that no longer matches would let in the clients that it is to keep out.
 func TestFormerTrustDomainInPolicies(t *testing.T) {
 	t.Parallel()
 	w := rig.Start(t, lab.Config{

@@ -74,3 +74,20 @@ func TestParseLoad(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestRows: every row of the table of requests is filled by a cell, and the
+// ratios are there.
+func TestRequestRows(t *testing.T) {
+	o := options{l7: true, rounds: 1, duration: time.Second}
+	r := newReport(o, []*contender{{name: "ambit", title: "Ambit"}, {name: "waypoint", title: "waypoint"}})
+	for _, who := range r.contenders {
+		r.add(cells(o)[0], who, map[string]float64{rowHTTP1: 100}, nil)
+	}
+	if len(cells(o)) != 3 || len(r.rows) != len(l7Rows) {
+		t.Errorf("%d cells, %d rows", len(cells(o)), len(r.rows))
+	}
+	var text bytes.Buffer
+	if err := r.print(&text, "text"); err != nil || !strings.Contains(text.String(), "waypoint : Ambit") || strings.Contains(text.String(), rowEcho1) {
+		t.Errorf("%v\n%s", err, text.String())
+	}
+}

@@ -5,6 +5,7 @@
 // the machine happens to all of them; read the ratios.
 //
 //	bench [-bin DIR] [-before DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-cells NAME,…] [-o text|json]
+//	bench -l7 [-envoy PATH] [-rounds N] [-duration D] [-cells NAME,…]
 //	bench -scale [-workloads N] [-services N]
 //
 // It ends with "N passed, N failed": a measured cell passes when there were no
@@ -13,6 +14,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,6 +46,8 @@ type options struct {
 	cells      string
 	output     string
 	scale      bool
+	l7         bool
+	envoy      string
 	workloads  int
 	services   int
 	components map[string]string // program by name
@@ -64,6 +68,8 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,before,peer (default all)")
 	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
+	flag.BoolVar(&o.l7, "l7", false, "instead: requests of HTTP, with no mesh, through the node proxies, and through a waypoint between them")
+	flag.StringVar(&o.envoy, "envoy", os.Getenv("PEER_ENVOY"), "with -l7: an Envoy to compare with, as a plain reverse proxy (also $PEER_ENVOY)")
 	flag.BoolVar(&o.scale, "scale", false, "instead: one change in a large mesh, and what the mesh costs in memory")
 	flag.IntVar(&o.workloads, "workloads", 10_000, "with -scale: pods")
 	flag.IntVar(&o.services, "services", 2_000, "with -scale: services")
@@ -130,6 +136,9 @@ func (o *options) programs(ctx context.Context, dir string) error {
 		return errors.New("-rounds and -held must be at least 1, -duration at least 100ms")
 	}
 	want := []string{"ambitd", "ztunnel", "ambit-cni", "load"}
+	if o.l7 {
+		want = append(want, "waypoint")
+	}
 	src := map[string]string{"load": "./test/load"}
 	o.components = map[string]string{}
 	var build []string
@@ -183,7 +192,7 @@ func (o *options) findBefore() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"ambitd", "ztunnel", "ambit-cni"} {
+	for _, name := range meshPrograms {
 		if _, err := os.Stat(filepath.Join(abs, name)); err != nil {
 			return fmt.Errorf("-before: %w (build the other commit into a directory of its own)", err)
 		}
@@ -192,18 +201,22 @@ func (o *options) findBefore() error {
 	return nil
 }
 
-// binDir is one directory with the programs that a lab starts.
-func (o *options) binDir(dir string) (string, error) {
-	bin := filepath.Join(dir, "bin")
-	if err := os.MkdirAll(bin, 0o755); err != nil {
-		return "", err
+// meshPrograms are those that are measured.
+var meshPrograms = []string{"ambitd", "ztunnel", "ambit-cni"}
+
+// binDir makes one directory with the programs that a lab looks for; program
+// returns the path of each. Only the lab of requests has waypoints, and an earlier
+// build may have none: then program returns "".
+func binDir(dir string, program func(name string) string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
-	for _, name := range []string{"ambitd", "ztunnel", "ambit-cni"} {
-		if err := os.Symlink(o.components[name], filepath.Join(bin, name)); err != nil {
-			return "", err
+	for _, name := range meshPrograms {
+		if err := os.Symlink(program(name), filepath.Join(dir, name)); err != nil {
+			return err
 		}
 	}
-	return bin, nil
+	return os.Symlink(cmp.Or(program("waypoint"), "/bin/false"), filepath.Join(dir, "waypoint"))
 }
 
 // progress says on standard error what is going on.
@@ -211,9 +224,21 @@ func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, "… "+format
 
 // compare is the comparison of contenders.
 func compare(ctx context.Context, o options, dir string) (*report, error) {
-	bin, err := o.binDir(dir)
-	if err != nil {
+	bin := filepath.Join(dir, "bin")
+	if err := binDir(bin, func(name string) string { return o.components[name] }); err != nil {
 		return nil, err
+	}
+	if o.before != "" {
+		earlier := filepath.Join(dir, "bin-before")
+		if err := binDir(earlier, func(name string) string {
+			if name == "waypoint" {
+				return ""
+			}
+			return filepath.Join(o.before, name)
+		}); err != nil {
+			return nil, err
+		}
+		o.before = earlier
 	}
 	w, err := build(ctx, o, dir, bin)
 	defer w.close()
@@ -281,33 +306,37 @@ var rows = []row{
 // which takes a while.
 const heldRounds = 3
 
-// wants tells whether the cell is among -cells.
+// wants reports whether the cell is among -cells.
 func (o *options) wants(c cell) bool {
 	return slices.ContainsFunc(strings.Split(o.cells, ","), func(part string) bool { return strings.Contains(c.name, part) })
 }
 
+// costed returns a cell that also reads what the proxies' processors did for it.
+func costed(o options, name string, args []string, pick func(loadResult, time.Duration) map[string]float64) cell {
+	return cell{name: name, rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+		before, err := c.usage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res, err := c.load(ctx, append(args, "-duration", o.duration.String())...)
+		if err != nil {
+			return nil, err
+		}
+		after, err := c.usage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return pick(res, after.CPU-before.CPU), nil
+	}}
+}
+
 func cells(o options) []cell {
-	d := o.duration.String()
-	// costed is a cell that also asks what the proxies' processors did for it.
-	costed := func(name string, args []string, pick func(loadResult, time.Duration) map[string]float64) cell {
-		return cell{name: name, rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
-			before, err := c.usage(ctx)
-			if err != nil {
-				return nil, err
-			}
-			res, err := c.load(ctx, append(args, "-duration", d)...)
-			if err != nil {
-				return nil, err
-			}
-			after, err := c.usage(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return pick(res, after.CPU-before.CPU), nil
-		}}
+	if o.l7 {
+		return l7Cells(o)
 	}
+	d := o.duration.String()
 	throughput := func(name, conns, tp, cpu string) cell {
-		return costed(name, []string{"throughput", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
+		return costed(o, name, []string{"throughput", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
 			v := map[string]float64{tp: r.Gbits}
 			if used > 0 {
 				v[cpu] = used.Seconds() / (float64(r.Bytes) / 1e9)
@@ -316,7 +345,7 @@ func cells(o options) []cell {
 		})
 	}
 	echo := func(name, conns, rate, cpu string) cell {
-		return costed(name, []string{"echo", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
+		return costed(o, name, []string{"echo", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
 			v := map[string]float64{rate: r.PerSecond}
 			if used > 0 {
 				v[cpu] = float64(used.Microseconds()) / (r.PerSecond * r.Seconds)

@@ -20,6 +20,7 @@ type row struct {
 type report struct {
 	title          string
 	contenders     []*contender
+	rows           []row
 	samples        map[string]map[string][]float64 // by row, by contender
 	errors         []string
 	lines          []string // of a report that is no table
@@ -28,7 +29,12 @@ type report struct {
 }
 
 func newReport(o options, who []*contender) *report {
+	table := rows
+	if o.l7 {
+		table = l7Rows
+	}
 	return &report{
+		rows:       table,
 		title:      fmt.Sprintf("medians of %d interleaved rounds, %s a cell", o.rounds, o.duration),
 		contenders: who, samples: map[string]map[string][]float64{},
 	}
@@ -87,7 +93,7 @@ func (r *report) print(w io.Writer, format string) error {
 		head.WriteString(v.title + "\t")
 	}
 	fmt.Fprintln(t, head.String()) //nolint:errcheck // Flush tells
-	for _, row := range rows {
+	for _, row := range r.rows {
 		fmt.Fprintln(t, r.line(row, versus)) //nolint:errcheck // Flush tells
 	}
 	return t.Flush()
@@ -101,7 +107,7 @@ func (r *report) comparisons() []comparison {
 		return slices.ContainsFunc(r.contenders, func(c *contender) bool { return c.name == name })
 	}
 	var out []comparison
-	for _, v := range []comparison{{"Ambit : no mesh", "ambit", "none"}, {"Ambit : before", "ambit", "before"}, {"Ambit : peer", "ambit", "peer"}} {
+	for _, v := range []comparison{{"Ambit : no mesh", "ambit", "none"}, {"Ambit : before", "ambit", "before"}, {"Ambit : peer", "ambit", "peer"}, {"waypoint : Ambit", "waypoint", "ambit"}} {
 		if has(v.of) && has(v.to) {
 			out = append(out, v)
 		}
@@ -168,7 +174,7 @@ func (r *report) printJSON(w io.Writer) error {
 		Failed int                `json:"failed"`
 	}{Title: r.title, Facts: r.facts, Errors: r.errors, Passed: r.passed, Failed: r.failed}
 	if len(r.contenders) > 0 {
-		for _, row := range rows {
+		for _, row := range r.rows {
 			j := jsonRow{Name: row.name, Unit: row.unit, MoreBetter: row.more, Samples: r.samples[row.name], Medians: map[string]float64{}, Ratios: map[string]float64{}}
 			for who, s := range j.Samples {
 				j.Medians[who], _ = median(s)

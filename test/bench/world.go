@@ -36,7 +36,7 @@ metadata: {name: client, namespace: bench}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: server, namespace: bench}
+metadata: {name: server, namespace: bench, labels: {app: server}}
 spec:
   nodeName: node1
   serviceAccountName: server
@@ -139,6 +139,9 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 			return w, err
 		}
 	}
+	if o.l7 {
+		return w, w.requests(ctx, o, ours, bare, dir)
+	}
 	if o.before != "" && wanted(o.only, "before") {
 		earlier, err := w.start(ctx, o, filepath.Join(dir, "before"), o.before, "")
 		if err != nil {
@@ -162,6 +165,9 @@ func (w *world) start(ctx context.Context, o options, state, bin, peer string) (
 	cfg := lab.Config{
 		Name: "bench-" + filepath.Base(state), StateDir: state, Nodes: 2, Mesh: true, BinDir: bin,
 		YAML: strings.ReplaceAll(worldYAML, "LOAD", o.components["load"]), Logger: quiet(),
+	}
+	if o.l7 {
+		cfg.YAML += waypointYAML
 	}
 	if peer != "" {
 		cfg.PeerZtunnel = map[string]string{"node1": peer, "node2": peer}

@@ -123,7 +123,7 @@ func TestAmbitd(t *testing.T) {
 		w := world.For(t)
 		load := startTraffic(w)
 		refusing := filepath.Join(t.TempDir(), "ambitd")
-		script := "#!/bin/sh\nexec " + rig.Bin("ambitd") + " \"$@\" --trusted-node-account istio-system/nobody\n"
+		script := "#!/bin/sh\nexec " + rig.Bin("ambitd") + " \"$@\" --trusted-node-account istio-system/nobody --directory-reader istio-system/ztunnel\n"
 		if err := os.WriteFile(refusing, []byte(script), 0o700); err != nil {
 			t.Fatal(err)
 		}

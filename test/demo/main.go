@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -78,6 +79,8 @@ type demo struct {
 	rootless   bool
 	l          *lab.Lab
 	load       *load
+	marketLoad *load            // of the second act
+	waypoint   []netip.Addr     // the addresses of its pod
 	pids       map[string][]int // of the programs, before anything happened
 
 	passed, failed int
@@ -103,7 +106,12 @@ func (d *demo) all(ctx context.Context) {
 		{"STRICT refuses a client that is not in the mesh", d.strict, false},
 		{"ztunnel is replaced on both nodes under load, no request fails", d.replace, false},
 		{"metrics and access log of one connection", d.telemetry, false},
+		{"a waypoint: a Gateway and a label, and requests of a service go through it; none fails", d.addWaypoint, false},
+		{"a route sends one in ten requests to a canary, and those with a header", d.canary, false},
+		{"a retry hides an endpoint that refuses connections", d.retry, false},
+		{"a waypoint that is killed lets no request around it", d.deadWaypoint, false},
 		{"memory of every process", d.memory, false},
+		{"without the label and the Gateway, the waypoint is gone", d.deleteWaypoint, false},
 		{"the label is removed: plaintext again, same processes, no request failed", d.leave, false},
 		{"everything ends, nothing is left", d.gone, false},
 	} {
@@ -163,7 +171,7 @@ func (d *demo) finish() {
 func (d *demo) start(ctx context.Context) (*lab.Lab, error) {
 	return lab.Start(ctx, lab.Config{
 		Name: "demo", StateDir: d.state, Nodes: 2, Mesh: true, BinDir: d.bin, UserNamespace: d.rootless,
-		YAML: strings.ReplaceAll(shopYAML, "ECHO", filepath.Join(d.bin, "echo")), ReadyTimeout: 40 * time.Second,
+		YAML: strings.ReplaceAll(shopYAML+marketYAML, "ECHO", filepath.Join(d.bin, "echo")), ReadyTimeout: 40 * time.Second,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 }

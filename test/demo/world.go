@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -399,8 +400,10 @@ func (d *demo) same(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if fmt.Sprint(now) != fmt.Sprint(d.pids) {
-		return "", fmt.Errorf("processes were restarted: %v, before %v", now, d.pids)
+	for pod, pids := range d.pids {
+		if !slices.Equal(now[pod], pids) {
+			return "", fmt.Errorf("processes of %s were restarted: %v, before %v", pod, now[pod], pids)
+		}
 	}
 	return fmt.Sprintf("processes: the same as at the beginning, web is still pid %d", now["shop/web"][0]), nil
 }

@@ -135,7 +135,7 @@ func TestInitContainerIsCaptured(t *testing.T) {
 }
 
 // The network namespace of a pod with users of its own belongs to these; the
-// agent and the proxy work in it all the same, before its first program runs and
+// agent and the proxy work in it nevertheless, before its first program runs and
 // later.
 func TestUsersOfItsOwn(t *testing.T) {
 	from, to := twoNodes(t)

@@ -47,7 +47,7 @@ func (c control) readiness() (code int, text string, err error) {
 	return resp.StatusCode, string(body), err
 }
 
-// serves tells whether xDS is served to anybody.
+// serves reports whether xDS is served to anybody.
 func (c control) serves() bool {
 	conn, err := c.dial(wellknown.PortXDS)
 	if err != nil {

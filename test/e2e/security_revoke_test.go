@@ -110,7 +110,7 @@ func TestRevoked(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// There is no list yet, and the proxies start all the same.
+	// There is no list yet, and the proxies start nevertheless.
 	if err := mesh.Upgrade(t.Context(), "--set", "values.ztunnel.peerCaCrl.enabled=true"); err != nil {
 		t.Fatal(err)
 	}

@@ -37,19 +37,19 @@ import (
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
 
-// directory asks for what node proxies are told, with a token.
-func directory(ctx context.Context, conn *grpc.ClientConn, token string) error {
+// directory asks for all addresses, with a token, and returns how many come.
+func directory(ctx context.Context, conn *grpc.ClientConn, token string) (addresses int, err error) {
 	ctx, cancel := context.WithTimeout(kit.Bearing(ctx, token), 20*time.Second)
 	defer cancel()
 	stream, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: "type.googleapis.com/istio.workload.Address"}); err != nil && !errors.Is(err, io.EOF) {
-		return err
+		return 0, err
 	}
-	_, err = stream.Recv()
-	return err
+	resp, err := stream.Recv()
+	return len(resp.GetResources()), err
 }
 
 // Tokens are good for the identity of their own pod; a node proxy's also for
@@ -95,11 +95,21 @@ func TestTokensAreGoodForTheirOwn(t *testing.T) {
 		})
 	}
 
-	if err := directory(t.Context(), conn, mesh.Token(t, system, "ztunnel", nearProxy, kit.Audience)); err != nil {
-		t.Errorf("xDS for a node proxy: %v", err)
+	if sent, err := directory(t.Context(), conn, mesh.Token(t, system, "ztunnel", nearProxy, kit.Audience)); err != nil || sent == 0 {
+		t.Errorf("xDS for a node proxy: %d addresses, %v", sent, err)
 	}
-	kit.RefusedBy(t, "xDS without a token", directory(t.Context(), conn, ""))
-	kit.RefusedBy(t, "xDS with a token for the API server", directory(t.Context(), conn, mesh.Token(t, n.Name, "alice", alice)))
+	if sent, err := directory(t.Context(), conn, aliceToken); status.Code(err) != codes.PermissionDenied || sent > 0 {
+		t.Errorf("xDS for a pod: %d addresses, %v", sent, err)
+	}
+	for name, token := range map[string]string{
+		"no token": "", "a token for the API server": mesh.Token(t, n.Name, "alice", alice),
+	} {
+		_, err := directory(t.Context(), conn, token)
+		kit.RefusedBy(t, "xDS with "+name, err)
+	}
+	if sent, err := directory(t.Context(), conn, mesh.Token(t, system, "ztunnel", nil, kit.Audience)); status.Code(err) != codes.PermissionDenied || sent > 0 {
+		t.Errorf("xDS with a node proxy's token that no pod has: %d addresses, %v", sent, err)
+	}
 
 	// A token that was stolen is worth nothing when its pod is gone.
 	if _, err := kit.Certificate(t, conn, bobToken, ""); err != nil {
@@ -110,9 +120,10 @@ func TestTokensAreGoodForTheirOwn(t *testing.T) {
 	}
 	kit.Eventually(t, "a token is refused when its pod is gone", func(context.Context) error {
 		_, cerr := kit.Certificate(t, conn, bobToken, "")
-		xerr := directory(t.Context(), conn, bobToken)
+		_, xerr := directory(t.Context(), conn, bobToken)
+		// The token itself, and not only what its account may have.
 		for _, err := range []error{cerr, xerr} {
-			if c := status.Code(err); c != codes.Unauthenticated && c != codes.PermissionDenied {
+			if status.Code(err) != codes.Unauthenticated {
 				return fmt.Errorf("a certificate: %w; xDS: %w", cerr, xerr)
 			}
 		}
@@ -279,7 +290,7 @@ spec: {mtls: {mode: STRICT}}
 }
 
 // A pod that is probed in plaintext at the port of its service is open there
-// to the kubelet, and to nobody whom kube-proxy lends the node's address.
+// to the kubelet, and to no client to which kube-proxy lends the node's address.
 func TestNodePortAtAProbedPortIsStrict(t *testing.T) {
 	far, near := twoNodes(t)
 	n := mesh.Namespace(t, "probed", kit.Ambient())

@@ -105,7 +105,7 @@ func (w written) remove() {
 }
 
 // Objects say what became of them, and say something else when that changes,
-// be it because of another object. Nothing is written without a change, and
+// also because of another object. Nothing is written without a change, and
 // what somebody else says of an object stays.
 func TestStatus(t *testing.T) {
 	n := mesh.Namespace(t, "status", nil)
@@ -155,7 +155,7 @@ spec: {mtls: {mode: STRICT}}
 	db.says(visible, "True Namespace", n.Name)
 	vm.says("Accepted", "True Accepted")
 	vm.says(bound, "False TargetNotFound")
-	policy.says("WaypointAccepted", "False AncestorNotBound", "Service "+n.Name+"/web", "nobody else enforces")
+	policy.says("WaypointAccepted", "False AncestorNotBound", "Service "+n.Name+"/web", "nobody enforces")
 	strict.says("Accepted", "True Accepted")
 
 	// A waypoint comes: what asks for it learns of each step.

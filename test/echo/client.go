@@ -100,12 +100,21 @@ func load(ctx context.Context, args []string) error {
 	rate := f.Int("rate", 100, "requests per second")
 	duration := f.Duration("duration", 10*time.Second, "how long; 0 until a signal")
 	workers := f.Int("workers", 16, "connections at once")
-	perConn := f.Int("per-conn", 20, "requests per connection")
+	perConn := f.Int("per-conn", 20, "requests per connection; 0: as many as the server allows")
+	protocol := f.String("protocol", "http1", "http1, h2 (without TLS), or grpc (calls of the health service)")
 	body := f.String("body", "", "text to send with each request")
 	_ = f.Parse(args)
 	u, err := url.Parse(*target)
 	if err != nil || u.Host == "" || *rate < 1 || *workers < 1 {
 		return fmt.Errorf("-url %q, -rate %d, -workers %d: not usable", *target, *rate, *workers)
+	}
+	make1, ok := map[string]func() requester{
+		"http1": func() requester { return &caller{u: u, perConn: *perConn, body: *body} },
+		"h2":    func() requester { return newStreams(u, *perConn, *body, false) },
+		"grpc":  func() requester { return newStreams(u, *perConn, "", true) },
+	}[*protocol]
+	if !ok {
+		return fmt.Errorf("-protocol %q: there are http1, h2 and grpc", *protocol)
 	}
 	if *duration > 0 {
 		var cancel context.CancelFunc
@@ -119,7 +128,7 @@ func load(ctx context.Context, args []string) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			c := &caller{u: u, perConn: *perConn, body: *body}
+			c := make1()
 			defer c.close()
 			for at := range due {
 				err := c.call()
@@ -164,6 +173,12 @@ func pace(ctx context.Context, rate int, due chan<- time.Time, second func()) {
 	}
 }
 
+// requester makes one request after the other.
+type requester interface {
+	call() error
+	close()
+}
+
 // caller makes requests over connections of its own. Nothing is tried twice:
 // what fails is counted.
 type caller struct {
@@ -196,29 +211,30 @@ func (c *caller) call() error {
 		c.c, c.r, c.used = conn, bufio.NewReader(conn), 0
 	}
 	c.used++
-	err := c.exchange()
-	if err != nil || c.used >= c.perConn {
+	last, err := c.exchange()
+	if err != nil || last || c.used == c.perConn {
 		c.close()
 	}
 	return err
 }
 
-func (c *caller) exchange() error {
+// exchange makes a request. last is true when the server ends the connection.
+func (c *caller) exchange() (last bool, err error) {
 	_ = c.c.SetDeadline(time.Now().Add(callTimeout))
-	_, err := fmt.Fprintf(c.c, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", c.u.RequestURI(), c.u.Host, len(c.body), c.body)
+	_, err = fmt.Fprintf(c.c, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", c.u.RequestURI(), c.u.Host, len(c.body), c.body)
 	if err != nil {
-		return err
+		return true, err
 	}
 	resp, err := http.ReadResponse(c.r, nil)
 	if err != nil {
-		return err
+		return true, err
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = errors.New(resp.Status)
 	}
-	return err
+	return resp.Close, err
 }
 
 // occurrence is one line of the hold client.
@@ -282,7 +298,9 @@ func get(ctx context.Context, args []string) error {
 	target := f.String("url", "", "where to send requests")
 	n := f.Int("n", 1, "how many")
 	insecure := f.Bool("insecure", false, "do not verify the server's certificate")
+	header := f.String("H", "", "a header of the requests, as name:value")
 	_ = f.Parse(args)
+	name, value, _ := strings.Cut(*header, ":")
 	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: *insecure}, //nolint:gosec // asked for
@@ -291,6 +309,9 @@ func get(ctx context.Context, args []string) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, *target, nil)
 		if err != nil {
 			return err
+		}
+		if name != "" {
+			req.Header.Set(name, strings.TrimSpace(value))
 		}
 		resp, err := client.Do(req)
 		if err != nil {

@@ -62,7 +62,11 @@ func server(ctx context.Context, args []string) error {
 }
 
 func serveHTTP(l net.Listener, name string) error {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
+		Protocols: &protocols,
 		// A machine that stands still must not look like a server that hangs up.
 		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

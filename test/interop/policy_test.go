@@ -113,7 +113,7 @@ func enforced(t *testing.T, w *rig.World, x way, v6 bool) {
 	}
 }
 
-// change applies a policy and waits until the server's node knows to whom it
+// change applies a policy and waits until the server's node has the clients to which it
 // belongs.
 func change(w *rig.World, x way, yaml string) {
 	w.T().Helper()

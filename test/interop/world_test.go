@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	rig.Main(m)
 }
 
-// The nodes: one of ours, two of the peer's.
+// The nodes: one of Ambit's, two of the peer's.
 const (
 	ours  = "node1"
 	peer  = "node2"
@@ -112,7 +112,7 @@ func (x way) client() lab.Where { return lab.InPod("shop", "client-"+x.from) }
 
 func account(name string) string { return "spiffe://cluster.local/ns/shop/sa/" + name }
 
-// A target is how a client says whom it wants.
+// A target is how a client names its server.
 type target struct {
 	name             string
 	http, echo, said netip.AddrPort

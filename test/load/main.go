@@ -3,7 +3,7 @@
 // each question a benchmark has. The client prints one JSON object.
 //
 //	load server -listen ADDR
-//	load throughput|echo|rate|connect|hold [flags] ADDR
+//	load throughput|echo|rate|connect|hold|http|httprate [flags] ADDR
 //	load besiege -say silent|dribble|stall [flags] ADDR
 package main
 
@@ -25,6 +25,7 @@ import (
 const (
 	askSink = 'S' // read and discard
 	askEcho = 'E' // send back what comes
+	askHTTP = 'G' // the first of a GET request
 )
 
 // bulk is the size of reads and writes of a throughput run, in bytes.
@@ -63,7 +64,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: load server|throughput|echo|rate|connect|hold|besiege [flags] [ADDR]")
+		return errors.New("usage: load server|throughput|echo|rate|connect|hold|http|httprate|besiege [flags] [ADDR]")
 	}
 	mode := args[0]
 	fs := flag.NewFlagSet(mode, flag.ContinueOnError)
@@ -85,7 +86,7 @@ func run(args []string) error {
 		return besiege(o, *say)
 	}
 	clients := map[string]func(options) (Result, error){
-		"throughput": throughput, "echo": echo, "rate": rate, "connect": connect, "hold": hold,
+		"throughput": throughput, "echo": echo, "rate": rate, "connect": connect, "hold": hold, "http": httpEcho, "httprate": httpRate,
 	}
 	client, ok := clients[mode]
 	if !ok || fs.NArg() != 1 {
@@ -118,6 +119,10 @@ func answer(c net.Conn) {
 	defer c.Close() //nolint:errcheck // the client has what it wants
 	var ask [1]byte
 	if _, err := io.ReadFull(c, ask[:]); err != nil {
+		return
+	}
+	if ask[0] == askHTTP {
+		serveHTTP(c)
 		return
 	}
 	// Pooled: a benchmark of new connections is not one of the allocator.
@@ -156,6 +161,9 @@ func dial(addr string, ask byte) (net.Conn, error) {
 	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
 		return nil, err
+	}
+	if ask == askHTTP { // it comes with the request
+		return c, nil
 	}
 	if _, err := c.Write([]byte{ask}); err != nil {
 		_ = c.Close()
@@ -204,18 +212,32 @@ func throughput(o options) (Result, error) {
 
 // echo has every connection send and await one request after the other.
 func echo(o options) (Result, error) {
-	return pingPong(o, false)
+	return pingPong(o, false, askEcho, talkEcho)
 }
 
 // rate is echo at a fixed rate. A request that could not start in time, because
 // the one before it was not answered, is measured from when it should have
 // started.
 func rate(o options) (Result, error) {
-	return pingPong(o, true)
+	return pingPong(o, true, askEcho, talkEcho)
 }
 
-func pingPong(o options, paced bool) (Result, error) {
-	conns, err := dialAll(o, askEcho)
+// talk returns what makes one request on a connection and awaits its answer.
+type talk func(o options, c net.Conn) func() error
+
+func talkEcho(o options, c net.Conn) func() error {
+	out, in := make([]byte, o.size), make([]byte, o.size)
+	return func() error {
+		if _, err := c.Write(out); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, in)
+		return err
+	}
+}
+
+func pingPong(o options, paced bool, ask byte, by talk) (Result, error) {
+	conns, err := dialAll(o, ask)
 	if err != nil {
 		return Result{}, err
 	}
@@ -227,7 +249,7 @@ func pingPong(o options, paced bool) (Result, error) {
 	var next atomic.Int64
 	each(conns, func(c net.Conn) {
 		defer c.Close() //nolint:errcheck // all answers were read
-		out, in := make([]byte, o.size), make([]byte, o.size)
+		exchange := by(o, c)
 		var times []time.Duration
 		for {
 			began := time.Now()
@@ -245,11 +267,7 @@ func pingPong(o options, paced bool) (Result, error) {
 			if !began.Before(stop) {
 				break
 			}
-			if _, err := c.Write(out); err != nil {
-				failed.add(err)
-				break
-			}
-			if _, err := io.ReadFull(c, in); err != nil {
+			if err := exchange(); err != nil {
 				failed.add(err)
 				break
 			}

@@ -48,7 +48,7 @@ func (i *inventory) endOnSignal() {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
 	<-c
-	i.mu.Lock() // for good: nothing begins any more
+	i.mu.Lock() // never unlocked: nothing begins any more
 	for l := range i.labs {
 		_ = l.Close()
 	}

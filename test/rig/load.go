@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ type Load struct {
 	out    *os.File
 	lines  *bufio.Scanner
 	report LoadReport
+
+	p50, p99 []int64 // of each second
 }
 
 // LoadReport is what the load client says of all requests.
@@ -32,7 +35,11 @@ type LoadReport struct {
 	Final            bool
 	Sent, OK, Failed int
 	Errors           map[string]int
-	Max              int64 `json:"maxus"` // microseconds, of the slowest request
+	// Times that requests took, in microseconds: of P50 and P99 the median of all
+	// seconds, and Max over all of them.
+	P50 int64 `json:"p50us"`
+	P99 int64 `json:"p99us"`
+	Max int64 `json:"maxus"`
 }
 
 // StartLoad begins to make requests at a constant rate and returns when the
@@ -82,6 +89,13 @@ func (l *Load) next() {
 	l.report = LoadReport{}
 	if err := json.Unmarshal(l.lines.Bytes(), &l.report); err != nil {
 		l.w.t.Fatalf("%v: %s", err, l.lines.Text())
+	}
+	if !l.report.Final {
+		l.p50, l.p99 = append(l.p50, l.report.P50), append(l.p99, l.report.P99)
+	} else if n := len(l.p50); n > 0 {
+		slices.Sort(l.p50)
+		slices.Sort(l.p99)
+		l.report.P50, l.report.P99 = l.p50[n/2], l.p99[n/2]
 	}
 }
 
@@ -179,7 +193,13 @@ var (
 // Metrics are the series of a node's proxy with a name.
 func (w *World) Metrics(node, name string) []Sample {
 	w.t.Helper()
-	b, err := w.Lab.Get(context.WithoutCancel(w.ctx), lab.InZtunnel(node), "http://127.0.0.1:15020/metrics")
+	return w.MetricsIn(lab.InZtunnel(node), name)
+}
+
+// MetricsIn are the series with a name of the proxy in a place.
+func (w *World) MetricsIn(in lab.Where, name string) []Sample {
+	w.t.Helper()
+	b, err := w.Lab.Get(context.WithoutCancel(w.ctx), in, "http://127.0.0.1:15020/metrics")
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -126,7 +126,7 @@ func (w *World) Tunnel(from lab.Where, to netip.AddrPort, as *mtls.Bundle, expec
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
-		InsecureSkipVerify: true, //nolint:gosec // an attacker does not mind whom he attacks; the identity is checked below
+		InsecureSkipVerify: true, //nolint:gosec // an attacker accepts any server; the identity is checked below
 	}
 	if len(as.Cert.Certificate) > 0 {
 		conf.Certificates = []tls.Certificate{as.Cert}

@@ -168,10 +168,10 @@ func (w *World) MustDelete(kind, namespace, name string) {
 	}
 }
 
-// Ambit runs a command line of `ambit` about this lab, and returns what it
-// printed.
+// Ambit runs a command of `ambit`, of one or more words, about this lab, and returns
+// what it printed.
 func (w *World) Ambit(command string, args ...string) (string, error) {
-	cmd := exec.CommandContext(w.t.Context(), Bin("ambit"), append([]string{command, "--state-dir", w.StateDir()}, args...)...)
+	cmd := exec.CommandContext(w.t.Context(), Bin("ambit"), append(append(strings.Fields(command), "--state-dir", w.StateDir()), args...)...)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
@@ -261,7 +261,7 @@ func (w *World) pick(ips []string, v6 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// Answer is what test/echo said: who answered, and whom it saw as the caller.
+// Answer is what test/echo said: who answered, and the caller that it saw.
 type Answer struct {
 	Name   string
 	Caller netip.Addr

@@ -158,7 +158,7 @@ func (d *ConfigDump) serves(namespace, name string) bool {
 	return false
 }
 
-// HasPolicy tells whether the proxy enforces a policy.
+// HasPolicy reports whether the proxy enforces a policy.
 func (d *ConfigDump) HasPolicy(namespace, name string) bool {
 	for _, p := range d.Policies {
 		if p.Namespace == namespace && p.Name == name {

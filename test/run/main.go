@@ -31,11 +31,12 @@ type summary struct {
 	each                    bool
 	passed, failed, skipped int
 	output                  map[string][]string // of tests under way, by package and test
+	guilty                  map[string]bool     // packages with a test that failed
 }
 
 func main() {
 	args := os.Args[1:]
-	s := &summary{each: len(args) > 0 && args[0] == "-each", output: map[string][]string{}}
+	s := &summary{each: len(args) > 0 && args[0] == "-each", output: map[string][]string{}, guilty: map[string]bool{}}
 	if s.each {
 		args = args[1:]
 	}
@@ -124,8 +125,6 @@ func (s *summary) event(e event) {
 		s.output[key] = append(s.output[key], e.Output)
 	case "build-output":
 		fmt.Print(e.Output)
-	case "build-fail":
-		s.failed++
 	case "pass", "fail", "skip":
 		if e.Action == "fail" {
 			fmt.Print(strings.Join(s.output[key], ""))
@@ -140,6 +139,9 @@ func (s *summary) count(e event) {
 		if e.Action != "skip" { // no test files
 			fmt.Printf("%-4s %6.1fs %s\n", e.Action, e.Elapsed, e.Package)
 		}
+		if e.Action == "fail" && !s.guilty[e.Package] {
+			s.failed++ // it was not built, or ended before or after its tests
+		}
 		return
 	}
 	if s.each && !strings.Contains(e.Test, "/") {
@@ -150,6 +152,7 @@ func (s *summary) count(e event) {
 		s.passed++
 	case "fail":
 		s.failed++
+		s.guilty[e.Package] = true
 	case "skip":
 		s.skipped++
 		fmt.Printf("SKIP %s %s\n%s", e.Package, e.Test, strings.Join(s.output[e.Package+" "+e.Test], ""))

@@ -107,7 +107,7 @@ func fields(msg []byte, f func(protowire.Number, []byte) error) error {
 	return nil
 }
 
-// healthIs tells whether a resource is a workload of that health.
+// healthIs reports whether a resource is a workload of that health.
 func healthIs(body []byte, healthy bool) (bool, error) {
 	var a workloadpb.Address
 	if err := proto.Unmarshal(body, &a); err != nil {

@@ -16,7 +16,7 @@ import (
 // TestDedicated: a ztunnel of a pod's own, without agent and node proxy, joins
 // it to the mesh as a client and as a server.
 func TestDedicated(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: shop + rig.ServerObject("shop", "hermit", "node2", ownTunnelOf("hermit")) + rig.ServerObject("street", "kiosk", "node1", "")})
+	world := rig.Start(t, lab.Config{Args: map[string][]string{lab.Ambitd: {"--directory-reader", "shop/hermit"}}, YAML: shop + rig.ServerObject("shop", "hermit", "node2", ownTunnelOf("hermit")) + rig.ServerObject("street", "kiosk", "node1", "")})
 
 	log := runDedicated(world, hermit, "shop", "hermit", "node2")
 	rig.Families(t, func(t *testing.T, v6 bool) {
@@ -55,7 +55,7 @@ func runDedicated(w *rig.World, in lab.Where, namespace, name, node string, env 
 	}
 	p, _ := s.Pod(namespace, name)
 	state := filepath.Join(w.StateDir(), "ambitd")
-	if out, err := exec.Command(rig.Bin("ambit"), "token", "create", "--state-dir", state, "--output", token, "--node", node, //nolint:gosec // a program of ours
+	if out, err := exec.Command(rig.Bin("ambit"), "token", "create", "--state-dir", state, "--output", token, "--node", node, //nolint:gosec // a program of this project
 		"--namespace", namespace, "--service-account", name, "--pod-name", name, "--pod-uid", p.UID).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -27,7 +27,7 @@ func contains(text string, parts ...string) error {
 	return fmt.Errorf("no line has all of %q", parts)
 }
 
-// certificates are the accounts of the shop of whom a node's proxy has a
+// certificates are the accounts of the shop for which a node's proxy has a
 // certificate, sorted.
 func certificates(w *rig.World, node string) []string {
 	w.T().Helper()

@@ -81,7 +81,7 @@ func backends() string {
 }
 
 // TestServices: a service's connections are spread over its ready endpoints,
-// on the port each has under the name, and one that refuses is passed over.
+// on the port each has under the name, and one that refuses is skipped.
 func TestServices(t *testing.T) {
 	world := rig.Start(t, lab.Config{YAML: shop + backends()})
 	world.MustApply(rig.PodObject("shop", "unready", "node1", "app: many", "ECHO", "server") +

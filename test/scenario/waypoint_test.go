@@ -82,6 +82,16 @@ func TestWaypoint(t *testing.T) {
 					if err := w.Label(t.Context(), kind, "shop", "web", map[string]*string{"istio.io/use-waypoint": nil}); err != nil {
 						t.Error(err)
 					}
+					// Traffic leaves in stages, and the next case begins without a waypoint.
+					w.Eventually("the waypoint is left", func() error {
+						for _, at := range []netip.AddrPort{pod, vip} {
+							a, err := w.Get(far, at)
+							if err != nil || a.Caller != w.Pod("shop", "far", v6) {
+								return fmt.Errorf("the server at %s was called by %s, error %w", at, a.Caller, err)
+							}
+						}
+						return nil
+					})
 				}()
 				w.Eventually("a request passes through the waypoint", func() error {
 					w.MustGet(far, to)
@@ -106,16 +116,17 @@ func TestWaypoint(t *testing.T) {
 					}
 				}
 				w.Logs("node1", `direction="inbound"`, `src.identity="`+waypointID, `dst.hbone_addr=`+pod.String())
-				if c.traffic == "workload" && !c.hostname {
-					return // to the service leads to the pod, and to its waypoint is upstream's choice
-				}
-				before := len(wp.Seen())
-				w.MustGet(far, other)
-				if c.traffic == "service" && len(wp.Seen()) != before {
-					t.Error("a connection to the pod itself went to the service's waypoint")
+				if c.traffic == "service" {
+					before := len(wp.Seen())
+					w.BecomesRefused(far, other) // the pod itself
+					if len(wp.Seen()) != before {
+						t.Error("a connection to the pod itself went to the service's waypoint")
+					}
+				} else {
+					want(t, "answer by the service", w.MustGet(far, other), rig.Answer{Name: "web", Caller: where})
 				}
 				// Strangers are not led there: they are not in the mesh.
-				w.MustGet(stranger, to)
+				w.BecomesRefused(stranger, to)
 			})
 		})
 	}

@@ -168,7 +168,7 @@ func (c *Cluster) Addresses(node string) []netip.Addr {
 	return c.r.plan().node(n)
 }
 
-// IsUp tells whether a node, or ControlPlane, has power.
+// IsUp reports whether a node, or ControlPlane, has power.
 func (c *Cluster) IsUp(place string) bool {
 	_, up := c.d.readProcess(place)
 	return up

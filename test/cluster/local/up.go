@@ -94,7 +94,7 @@ func checkMachine(cfg Config) error {
 	return err
 }
 
-// KernelHasIPv6 tells whether a cluster here can be dual-stack.
+// KernelHasIPv6 reports whether a cluster here can be dual-stack.
 func KernelHasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil

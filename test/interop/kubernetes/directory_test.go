@@ -156,9 +156,17 @@ func text(m proto.Message) string {
 	return strings.ReplaceAll(protojson.MarshalOptions{}.Format(m), " ", "")
 }
 
+// withoutSelector are the Services whose endpoint slices are made by hand.
+var withoutSelector = []string{"manual", "kubernetes"}
+
 // normalAddress leaves out what the two are known to say differently, and what
 // no proxy heeds: docs/interop.md has the list.
 func normalAddress(a *workloadpb.Address) *workloadpb.Address {
+	if s := a.GetService(); s != nil && slices.Contains(withoutSelector, s.Name) {
+		for _, p := range s.Ports {
+			p.TargetPort = 0
+		}
+	}
 	w := a.GetWorkload()
 	if w == nil {
 		return a

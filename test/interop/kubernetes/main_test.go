@@ -1,5 +1,5 @@
 // Package kubernetes puts programs of Istio into a mesh on a real Kubernetes,
-// in place of ours, and makes sure that nobody notices:
+// in place of Ambit's, and makes sure that nobody notices:
 //
 //   - PEER_ZTUNNEL: ambitd and our agents everywhere, our node proxy on the first
 //     node and the other on the rest.
@@ -87,7 +87,7 @@ func unoccupied(ctx context.Context) error {
 	return err
 }
 
-// systemNamespace tells whether the namespace of the mesh is there, once it is
+// systemNamespace reports whether the namespace of the mesh is there, once it is
 // not on its way out.
 func systemNamespace(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, uninstallTime)

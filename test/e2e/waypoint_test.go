@@ -1,0 +1,371 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/test/e2e/kit"
+)
+
+var gatewayClasses = schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "gatewayclasses"}
+
+const waypoint = "waypoint"
+
+// versioned makes two versions of a server and a client, and the service front of
+// both versions.
+func versioned(t *testing.T, n *kit.Namespace) (v1, v2 *corev1.Pod) {
+	t.Helper()
+	from, to := twoNodes(t)
+	tier := kit.WithLabels(map[string]string{"tier": "server"})
+	serves := func(name string) kit.Option {
+		return kit.WithCommand("/echo", "server", "-name", name, "-grpc", ":9200")
+	}
+	for _, name := range []string{"v1", "v2"} {
+		n.Create(name, kit.OnNode(to), tier, serves(name))
+		n.Service(name)
+	}
+	n.Pod("client", kit.OnNode(from))
+	n.MustApply(`
+apiVersion: v1
+kind: Service
+metadata: {name: front}
+spec:
+  selector: {tier: server}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc, port: 9200}]
+`)
+	return n.Ready("v1"), n.Ready("v2")
+}
+
+// split is a route of front: nine of ten requests go to v1, and those with a header
+// to v2.
+const split = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split}
+spec:
+  parentRefs: [{group: "", kind: Service, name: front, port: 80}]
+  rules:
+  - matches: [{headers: [{name: x-version, value: "2"}]}]
+    backendRefs: [{name: v2, port: 80}]
+  - backendRefs: [{name: v1, port: 80, weight: 90}, {name: v2, port: 80, weight: 10}]
+`
+
+// waypointPods are those of a waypoint that are not about to end.
+func waypointPods(ctx context.Context, n *kit.Namespace, name string) (out []corev1.Pod, err error) {
+	list, err := n.Kube.CoreV1().Pods(n.Name).List(ctx, metav1.ListOptions{LabelSelector: wellknown.LabelGatewayName + "=" + name})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range list.Items {
+		if p.DeletionTimestamp == nil {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// TestWaypoint: one command line is enough for requests to a namespace's services to
+// go through a waypoint, as routes say; and another takes it away again.
+func TestWaypoint(t *testing.T) {
+	n := mesh.Namespace(t, "waypoint", kit.Ambient())
+	_, v2 := versioned(t, n)
+	kit.Eventually(t, "the class of waypoints is accepted", func(ctx context.Context) error {
+		u, err := mesh.Dynamic.Resource(gatewayClasses).Get(ctx, wellknown.ClassWaypoint, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if c := conditionOf(u, "Accepted"); c["status"] != "True" {
+			return fmt.Errorf("its condition is %v", c)
+		}
+		return nil
+	})
+	if out := ambit(t, "waypoint", "apply", "-n", n.Name, "--enroll-namespace", "--wait"); !strings.Contains(out, "is ready") {
+		t.Error(out)
+	}
+	pods, err := waypointPods(t.Context(), n, waypoint)
+	if err != nil || len(pods) != 1 || pods[0].Spec.ServiceAccountName != waypoint {
+		t.Fatalf("pods of the waypoint: %+v, error %v", pods, err)
+	}
+	gateway := written{n, t, gateways, waypoint}
+	gateway.says("Accepted", "True Accepted")
+	gateway.says("Programmed", "True Programmed", "ready pods: 1")
+	u, err := gateway.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	service, err := n.Kube.CoreV1().Services(n.Name).Get(t.Context(), waypoint, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses, _, _ := unstructured.NestedSlice(u.Object, "status", "addresses")
+	if got := fmt.Sprint(addresses); !strings.Contains(got, waypoint+"."+n.Name+".svc."+wellknown.DefaultDomain) || !strings.Contains(got, service.Spec.ClusterIP) {
+		t.Errorf("addresses of the Gateway: %s", got)
+	}
+	written{n, t, services, "front"}.says("istio.io/WaypointBound", "True WaypointAccepted")
+
+	n.MustApply(split)
+	kit.Eventually(t, "the route is accepted", func(ctx context.Context) error {
+		u, err := written{n, t, httpRoutes, "split"}.get(ctx)
+		if err != nil {
+			return err
+		}
+		if got := parentsOf(u); got != "front of istio.io/mesh-controller: True Accepted" {
+			return fmt.Errorf("its parents are %q", got)
+		}
+		return nil
+	})
+	since := time.Now()
+	kit.Eventually(t, "the route is in effect", func(ctx context.Context) error { return routed(ctx, n, pods[0]) })
+
+	out, err := n.Exec(t.Context(), n.Name, "client", "/echo", "get", "-n", "200", "-url", n.URL("front"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Of 200 requests at 10 %, fewer than 4 or more than 50 come once in a hundred
+	// thousand runs.
+	first, second := strings.Count(out, "v1 answers"), strings.Count(out, "v2 answers")
+	if first+second != 200 || second < 4 || second > 50 {
+		t.Errorf("v1 answered %d times, v2 %d times", first, second)
+	}
+
+	rest := objectVersions(t, n)
+	time.Sleep(restTime)
+	if now := objectVersions(t, n); now != rest {
+		t.Errorf("objects were written again without a change: %s, then %s", rest, now)
+	}
+
+	says(t, []string{waypoint, "service", "True"}, "waypoint", "list", "-n", n.Name)
+	says(t, []string{n.Name, waypoint}, "waypoint", "list", "-A")
+	says(t, []string{waypoint, "True", "Programmed", "ready pods: 1"}, "waypoint", "status", "-n", n.Name)
+
+	n.Label(map[string]*string{wellknown.LabelUseWaypoint: nil})
+	if out := ambit(t, "waypoint", "delete", waypoint, "-n", n.Name); !strings.Contains(out, "deleted") {
+		t.Error(out)
+	}
+	kit.Eventually(t, "what was made for the waypoint is gone", func(ctx context.Context) error {
+		_, serr := n.Kube.CoreV1().Services(n.Name).Get(ctx, waypoint, metav1.GetOptions{})
+		_, derr := n.Kube.AppsV1().Deployments(n.Name).Get(ctx, waypoint, metav1.GetOptions{})
+		_, aerr := n.Kube.CoreV1().ServiceAccounts(n.Name).Get(ctx, waypoint, metav1.GetOptions{})
+		if !apierrors.IsNotFound(serr) || !apierrors.IsNotFound(derr) || !apierrors.IsNotFound(aerr) {
+			return fmt.Errorf("service: %w, deployment: %w, account: %w", serr, derr, aerr)
+		}
+		return nil
+	})
+	// That v2 was called by the waypoint is what its node's proxy has seen; it says so
+	// when the connection has ended.
+	n.Logged(v2, since, `direction="inbound"`, "/sa/"+waypoint+`"`)
+	n.Tunnelled("client", n.URL("v2"), v2)
+}
+
+// through reports why a request to front did not come from a pod of the waypoint.
+func through(ctx context.Context, n *kit.Namespace) error {
+	pods, err := waypointPods(ctx, n, waypoint)
+	if err != nil {
+		return err
+	}
+	out, err := n.Get(ctx, "client", n.URL("front"))
+	if err != nil {
+		return err
+	}
+	f := strings.Fields(out)
+	for _, p := range pods {
+		if a, err := netip.ParseAddr(f[min(2, len(f)-1)]); err == nil && hasAddress(p, a.Unmap()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the answer was %q, and the waypoint has %d pods", out, len(pods))
+}
+
+// routed reports why a request with the header of v2 does not go there through a pod.
+func routed(ctx context.Context, n *kit.Namespace, through corev1.Pod) error {
+	out, err := n.Exec(ctx, n.Name, "client", "/echo", "get", "-H", "x-version: 2", "-n", "5", "-url", n.URL("front"))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[0] != "v2" {
+			return fmt.Errorf("the answer was %q", line)
+		}
+		caller, err := netip.ParseAddr(f[2])
+		if err != nil || !hasAddress(through, caller.Unmap()) {
+			return fmt.Errorf("v2 was called by %s, not by %s of %v", f[2], through.Name, through.Status.PodIPs)
+		}
+	}
+	return nil
+}
+
+func hasAddress(p corev1.Pod, a netip.Addr) bool {
+	for _, ip := range p.Status.PodIPs {
+		if ip.IP == a.String() {
+			return true
+		}
+	}
+	return false
+}
+
+// objectVersions are those of what the mesh writes for a waypoint.
+func objectVersions(t *testing.T, n *kit.Namespace) string {
+	t.Helper()
+	var out []string
+	for _, r := range []schema.GroupVersionResource{
+		gateways, services, {Version: "v1", Resource: "serviceaccounts"}, {Group: "apps", Version: "v1", Resource: "deployments"},
+	} {
+		out = append(out, written{n, t, r, waypoint}.String()+" "+written{n, t, r, waypoint}.version())
+	}
+	return strings.Join(append(out, "route "+written{n, t, httpRoutes, "split"}.version()), ", ")
+}
+
+// TestWaypointComesAndGoes: no request fails, of HTTP/1.1 and HTTP/2 connections that
+// are kept and of gRPC, while a waypoint is added, gets more pods, loses one, has one
+// again, is rolled out and is taken away.
+func TestWaypointComesAndGoes(t *testing.T) {
+	n := mesh.Namespace(t, "waypoint-load", kit.Ambient())
+	versioned(t, n)
+	from, _ := twoNodes(t)
+	keep := func(p *corev1.Pod) {
+		c := &p.Spec.Containers[0]
+		c.Command = append(c.Command, "-per-conn", "0", "-workers", "8")
+	}
+	protocol := func(p string) kit.Option {
+		return func(pod *corev1.Pod) {
+			c := &pod.Spec.Containers[0]
+			c.Command = append(c.Command, "-protocol", p)
+		}
+	}
+	grpc := "http://front." + n.Name + ".svc." + wellknown.DefaultDomain + ":9200/"
+	loads := map[string]*kit.Load{
+		"http1": n.StartLoad("load-http1", n.URL("front"), 100, kit.OnNode(from), keep),
+		"h2":    n.StartLoad("load-h2", n.URL("front"), 100, kit.OnNode(from), keep, protocol("h2")),
+		"grpc":  n.StartLoad("load-grpc", grpc, 100, kit.OnNode(from), keep, protocol("grpc")),
+	}
+	goOn := func(seconds int) {
+		for _, l := range loads {
+			l.Seconds(seconds)
+		}
+	}
+	ambit(t, "waypoint", "apply", "-n", n.Name, "--enroll-namespace", "--wait")
+	kit.Eventually(t, "requests go through the waypoint", func(ctx context.Context) error { return through(ctx, n) })
+	goOn(3)
+	scaleWaypoint(t, n, 3)
+	goOn(3)
+	pods, err := waypointPods(t.Context(), n, waypoint)
+	if err != nil || len(pods) == 0 {
+		t.Fatalf("%d pods, error %v", len(pods), err)
+	}
+	if err := n.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), pods[0].Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	scaleWaypoint(t, n, 3)
+	goOn(1)
+	scaleWaypoint(t, n, 1)
+	goOn(3)
+	roll(t, n, waypoint)
+	goOn(3)
+	if err := through(t.Context(), n); err != nil {
+		t.Error(err)
+	}
+	n.Label(map[string]*string{wellknown.LabelUseWaypoint: nil})
+	goOn(3)
+	ambit(t, "waypoint", "delete", waypoint, "-n", n.Name)
+	goOn(3)
+	for name, l := range loads {
+		r := l.Clean()
+		t.Logf("%s: %+v", name, r)
+	}
+}
+
+// scaleWaypoint waits until as many pods are ready, and the others have gone.
+func scaleWaypoint(t *testing.T, n *kit.Namespace, replicas int) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
+	if _, err := n.Kube.AppsV1().Deployments(n.Name).Patch(t.Context(), waypoint, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kit.Eventually(t, fmt.Sprintf("the waypoint has %d pods", replicas), func(ctx context.Context) error {
+		list, err := n.Kube.CoreV1().Pods(n.Name).List(ctx, metav1.ListOptions{LabelSelector: wellknown.LabelGatewayName + "=" + waypoint})
+		if err != nil {
+			return err
+		}
+		ready := 0
+		for _, p := range list.Items {
+			for _, c := range p.Status.Conditions {
+				if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+					ready++
+				}
+			}
+		}
+		if len(list.Items) != replicas || ready != replicas {
+			return fmt.Errorf("there are %d, of which %d are ready", len(list.Items), ready)
+		}
+		return nil
+	})
+}
+
+// TestWaypointParameters: a ConfigMap changes what is made for a Gateway, also in the
+// eyes of the API server, and one that cannot be applied is in the Gateway's status.
+func TestWaypointParameters(t *testing.T) {
+	n := mesh.Namespace(t, "waypoint-parameters", kit.Ambient())
+	n.MustApply(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+  infrastructure: {parametersRef: {group: "", kind: ConfigMap, name: parameters}}
+`)
+	gateway := written{n, t, gateways, waypoint}
+	gateway.says("Accepted", "False InvalidParameters", "parameters", "does not exist")
+	parameters := func(deployment string) {
+		n.MustApply(`
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: parameters}
+data:
+  deployment: "` + deployment + `"
+  horizontalPodAutoscaler: "spec: {minReplicas: 2}"
+  podDisruptionBudget: ""
+`)
+	}
+	parameters("spec: {template: {metadata: {labels: {tier: mesh}}}}")
+	gateway.says("Accepted", "True Accepted")
+	kit.Eventually(t, "the autoscaler and the budget are there, and two pods with the label", func(ctx context.Context) error {
+		a, err := n.Kube.AutoscalingV2().HorizontalPodAutoscalers(n.Name).Get(ctx, waypoint, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		b, err := n.Kube.PolicyV1().PodDisruptionBudgets(n.Name).Get(ctx, waypoint, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		pods, err := waypointPods(ctx, n, waypoint)
+		if err != nil {
+			return err
+		}
+		labelled := 0
+		for _, p := range pods {
+			if p.Labels["tier"] == "mesh" {
+				labelled++
+			}
+		}
+		if a.Spec.MaxReplicas < 2 || b.Spec.MaxUnavailable == nil || labelled != 2 {
+			return fmt.Errorf("autoscaler %+v, budget %+v, %d of %d pods labelled", a.Spec, b.Spec, labelled, len(pods))
+		}
+		return nil
+	})
+	parameters("spec: {replica: 3}")
+	gateway.says("Accepted", "False InvalidParameters", "replica")
+}

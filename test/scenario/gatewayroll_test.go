@@ -1,0 +1,134 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"path"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/control/deploy"
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/rig"
+)
+
+// gentle returns a server that answers for two seconds after it was asked to end, as
+// programs of Kubernetes do that have a preStop hook. The lab asks a whole process group.
+func gentle(name string) string {
+	return strings.Replace(rig.PodObject("shop", name, "node1", "app: "+name+", tier: server", "/bin/sh", "-c",
+		`setsid ECHO server -name `+name+` & p=$!; trap 'sleep 2; kill $p' TERM; wait $p; wait $p`)+"    readinessProbe: {tcpSocket: {port: 9000}}\n",
+		"terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 8", 1)
+}
+
+// TestGatewayEndpointsEnd: endpoints behind a waypoint end and come back, one after the
+// other, under load. No request fails. At a pod that ends in peace those under way are
+// answered. Those at one that is killed are sent again when they may be.
+func TestGatewayEndpointsEnd(t *testing.T) {
+	world := rig.Start(t, lab.Config{YAML: versions()})
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		a := newAsker(w, v6)
+		w.Eventually("the waypoint answers", func() error {
+			_, err := a.ask()
+			return err
+		})
+		to := netip.AddrPortFrom(a.to, 80)
+		// serves waits until a server gets requests again.
+		serves := func(v string) {
+			w.Eventually(v+" gets requests", func() error {
+				got, err := a.ask()
+				if err == nil && got != v {
+					err = fmt.Errorf("%s answers", got)
+				}
+				return err
+			})
+		}
+		t.Run("killed", func(t *testing.T) {
+			w := world.For(t)
+			stop := getAll(w, to)
+			for _, v := range []string{"v1", "v2", "v1"} {
+				w.MustDelete("Pod", "shop", v)
+				w.MustApply(rig.ServerObject("shop", v, "node1", "app: "+v+", tier: server"))
+				serves(v)
+			}
+			if n := stop(); n == 0 {
+				t.Error("there was no load")
+			}
+		})
+		t.Run("in peace", func(t *testing.T) {
+			w := world.For(t)
+			for _, v := range []string{"v1", "v2"} {
+				w.MustDelete("Pod", "shop", v)
+				w.MustApply(gentle(v))
+				serves(v)
+			}
+			kept, each := w.StartLoad(far, to, 200), w.StartConnections(far, to, 50)
+			for _, v := range []string{"v1", "v2", "v1"} {
+				w.MustDelete("Pod", "shop", v)
+				kept.Seconds(1)
+				w.MustApply(gentle(v))
+				serves(v)
+			}
+			kept.Clean()
+			each.Clean()
+		})
+		if at, err := gatewayPod(w); err == nil && t.Failed() {
+			for line := range strings.Lines(w.Log("pod/shop/" + path.Base(string(at)) + "/" + deploy.Container)) {
+				if strings.Contains(line, " reason=") {
+					t.Log(line)
+				}
+			}
+		}
+	})
+}
+
+// getAll makes GET requests until stop is called, which returns how many were answered.
+// One that fails fails the test.
+func getAll(w *rig.World, to netip.AddrPort) (stop func() int) {
+	ctx, cancel := context.WithCancel(w.T().Context())
+	client := w.HTTP(far)
+	var mu sync.Mutex
+	n := 0
+	var workers sync.WaitGroup
+	get := func() error {
+		req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, "http://"+to.String()+"/", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close() //nolint:errcheck // read to the end
+		b, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s: %s", resp.Status, b)
+		}
+		return err
+	}
+	for range 4 {
+		workers.Go(func() {
+			for ctx.Err() == nil {
+				if err := get(); err != nil {
+					w.T().Error(err)
+					return
+				}
+				mu.Lock()
+				n++
+				mu.Unlock()
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+	}
+	return func() int {
+		cancel()
+		workers.Wait()
+		client.CloseIdleConnections()
+		return n
+	}
+}
