@@ -27,13 +27,22 @@ var layers = map[string][]string{
 	"internal/sys":       {},
 	"internal/ops":       {"internal/mesh"},
 	"internal/transport": {"internal/mesh", "internal/sys"},
-	"internal/zds":       {"api", "internal/mesh", "internal/sys"},
-	"internal/xds":       {"internal/mesh", "internal/sys", "internal/transport"},
-	"internal/source":    {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
-	"internal/ztunnel":   {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds"},
-	"internal/control":   {"api", "internal/mesh", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
-	"internal/node":      {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
-	"internal/archtest":  {"internal/mesh"},
+	// What the L7 engine decides is values alone: no transport, no ops.
+	"internal/l7": {"api", "internal/mesh"},
+	// What it does: requests and connections on loops.
+	"internal/l7/exchange": {"internal/l7", "internal/mesh", "internal/sys", "internal/transport"},
+	"internal/zds":         {"api", "internal/mesh", "internal/sys"},
+	"internal/xds":         {"internal/mesh", "internal/sys", "internal/transport"},
+	"internal/source":      {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
+	// What every proxy has, whatever its role: a second role, at L7, must not
+	// import the first.
+	"internal/proxy":   {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
+	"internal/ztunnel": {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy"},
+	"internal/gateway": {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/l7", "internal/l7/exchange"},
+	// What a gateway would reject, the control plane does not send: it asks l7.
+	"internal/control":  {"api", "internal/mesh", "internal/l7", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
+	"internal/node":     {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
+	"internal/archtest": {"internal/mesh"},
 	// What tests share. Every wing's tests may import it, and no program.
 	"internal/testutil": {},
 	// The Kubernetes API is one service that several wings use: a client, and
@@ -51,6 +60,10 @@ var layers = map[string][]string{
 	"test":                   nil,
 }
 
+// leaf holds the constants of the mesh's interface. It imports nothing, and every
+// package may import it: a port or a mark is written down once.
+const leaf = "internal/mesh/wellknown"
+
 // only names the few packages that may import what is dangerous or heavy.
 var only = map[string][]string{
 	"golang.org/x/sys/unix":                  {"internal/sys", "internal/lab", "internal/zds", "test"},
@@ -59,17 +72,18 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":                 {"internal/cli", "cmd/ambit", "cmd/ambitd", "cmd/ambit-cni"},
 	"k8s.io":                                 {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/install", "internal/lab", "internal/cli", "cmd/ambit-cni", "cmd/ambitd", "test"},
 	"istio.io/client-go":                     {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/lab", "internal/cli"},
-	"github.com/prometheus/client_golang":    {"internal/ops", "internal/ztunnel", "internal/control", "internal/node", "internal/source/kube", "internal/kube", "cmd"},
+	"github.com/prometheus/client_golang":    {"internal/ops", "internal/proxy", "internal/ztunnel", "internal/control", "internal/node", "internal/source/kube", "internal/kube", "cmd"},
 	"google.golang.org/grpc":                 {"internal/xds", "internal/kube", "internal/transport/certs", "internal/transport/controlplane", "internal/control", "cmd/ambitd", "test"},
 	"k8s.io/client-go":                       {"internal/source/kube", "internal/kube", "internal/install", "internal/cli", "test"},
-	"helm.sh/helm":                           {"internal/install"},
+	"helm.sh/helm":                           {"internal/install", "build"},
 	"github.com/google/go-containerregistry": {"build", "test/cluster"},
 }
 
 // mustNotLink names what a program's binary is free of, as path prefixes.
 var mustNotLink = map[string][]string{
-	"cmd/ambitd":           {module + "internal/sys/nft", module + "internal/ztunnel", module + "internal/node", "github.com/google/nftables"},
+	"cmd/ambitd":           {module + "internal/sys/nft", module + "internal/proxy", module + "internal/ztunnel", module + "internal/node", "github.com/google/nftables"},
 	"cmd/ztunnel":          {"k8s.io", "istio.io/client-go", "istio.io/api/networking", "github.com/spf13/cobra", module + "internal/control", module + "internal/source"},
+	"cmd/waypoint":         {"k8s.io", "istio.io/client-go", "istio.io/api/networking", "github.com/spf13/cobra", module + "internal/control", module + "internal/source", module + "internal/sys/netns", module + "internal/sys/nft", module + "internal/ztunnel", "github.com/google/nftables"},
 	"cmd/ambit-cni":        {module + "internal/xds", module + "internal/control", "google.golang.org/grpc"},
 	"cmd/ambit-cni-plugin": {"google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io", "istio.io"},
 }
@@ -104,7 +118,7 @@ func list(t *testing.T, args ...string) []pkg {
 	}
 }
 
-// within tells whether path is prefix or below it.
+// within reports whether path is prefix or below it.
 func within(path, prefix string) bool {
 	return path == prefix || strings.HasPrefix(path, prefix+"/")
 }
@@ -131,6 +145,9 @@ func TestImportDirections(t *testing.T) {
 			continue
 		}
 		allowed := layers[w]
+		if path == leaf && len(p.Imports) > 0 {
+			t.Errorf("%s imports %v: every package imports it, so it imports none", leaf, p.Imports)
+		}
 		for _, imp := range p.Imports {
 			for forbidden, keepers := range only {
 				if within(imp, forbidden) && !slices.ContainsFunc(keepers, func(k string) bool { return within(path, k) }) && !overruled(imp, forbidden, path) {
@@ -143,7 +160,7 @@ func TestImportDirections(t *testing.T) {
 			if !ours || allowed == nil {
 				continue
 			}
-			if within(to, "internal/testutil") && !slices.Contains(p.Imports, imp) {
+			if to == leaf && path != leaf || within(to, "internal/testutil") && !slices.Contains(p.Imports, imp) {
 				continue
 			}
 			if tw := wing(to); tw != w && !slices.Contains(allowed, tw) {
@@ -153,7 +170,7 @@ func TestImportDirections(t *testing.T) {
 	}
 }
 
-// overruled tells whether a longer rule than the matching one decides: the
+// overruled reports whether a longer rule than the matching one decides: the
 // longest prefix wins, so that client-go can be stricter than k8s.io.
 func overruled(imp, rule, path string) bool {
 	for longer, keepers := range only {

@@ -1,3 +1,4 @@
-// Package archtest holds the rules of this house as tests: who may import
-// whom, what each program may link, that every package says what it is for.
+// Package archtest holds the rules of the project as tests: which package may
+// import which, what each program may link, that every package has a doc
+// comment, and which phrases no text uses.
 package archtest

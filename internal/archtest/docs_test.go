@@ -1,7 +1,9 @@
 package archtest
 
 import (
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,6 +20,28 @@ func TestReasonsAreDocumented(t *testing.T) {
 	for _, r := range reason.All() {
 		if row := "| `" + r.String() + "` | `" + r.Flag() + "` |"; !strings.Contains(string(b), row) {
 			t.Errorf("docs/operations.md has no row that begins with %s", row)
+		}
+	}
+}
+
+// TestAnswersAreDocumented: what a waypoint answers for each reason is in the table.
+func TestAnswersAreDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range reason.All() {
+		h := r.HTTP()
+		status := "none"
+		if h.Status != 0 {
+			status = strconv.Itoa(h.Status)
+		}
+		start, found := fmt.Sprintf("| %s | `%s` |", status, h.Flag), r == reason.OK
+		for line := range strings.Lines(string(b)) {
+			found = found || strings.HasPrefix(line, start) && strings.Contains(line, "`"+r.String()+"`")
+		}
+		if !found {
+			t.Errorf("docs/operations.md has no row that begins with %s and names %s", start, r)
 		}
 	}
 }
