@@ -21,10 +21,10 @@ import (
 // chains, so that every packet meets either all old or all new rules.
 //
 // A table that is not there yet is written in three steps. From the first one on,
-// new connections are captured. Then comes the guard, in a transaction of its own:
-// a packet that has passed the NAT chains before they had rules would meet it, and
-// be refused. At last those that are older are listed, and all others are held to
-// what connection tracking has of them.
+// new connections are captured. The guard comes when each packet that has passed
+// the NAT chains without rules has left: the guard would refuse it. At last those
+// that are older are listed, and all others are held to what connection tracking
+// has of them.
 func Apply(ns *netns.NS, cfg Config) error {
 	if err := applyRouting(ns, cfg); err != nil {
 		return fmt.Errorf("policy routing: %w", err)
@@ -53,10 +53,15 @@ func Apply(ns *netns.NS, cfg Config) error {
 	}
 	first := step{Config: cfg, settling: true}
 	rules := first.rules().possible().zoned(chains)
-	for _, set := range []Ruleset{rules.unguarded(), rules} {
-		if err := writeTable(ns, set, nil); err != nil {
-			return err
-		}
+	if err := writeTable(ns, rules.unguarded(), nil); err != nil {
+		return err
+	}
+	settle()
+	if err := forgetOpening(ns); err != nil {
+		return err
+	}
+	if err := writeTable(ns, rules, nil); err != nil {
+		return err
 	}
 	list, err := older(ns)
 	if err != nil {
@@ -66,7 +71,8 @@ func Apply(ns *netns.NS, cfg Config) error {
 }
 
 // writeTable replaces the content of a table in one transaction. Sets of
-// connections that the table does not have are made of the list.
+// connections that the table does not have are made of the list. Chains that are
+// no longer wanted are empty then, and go in a second transaction: see dropChains.
 func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 	have, err := listChains(ns, want.id())
 	if err != nil {
@@ -100,12 +106,17 @@ func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 		}
 	}
 	kept := sameChains(have, want)
+	var gone []*nftables.Chain
 	for _, c := range have {
 		if c.Name != zoneChain || !kept[c.Name] {
 			conn.FlushChain(c)
 		}
-		if !kept[c.Name] {
+		switch {
+		case kept[c.Name]:
+		case slices.ContainsFunc(want.Chains, func(w Chain) bool { return w.Name == c.Name }):
 			conn.DelChain(c)
+		default:
+			gone = append(gone, c)
 		}
 	}
 	for _, c := range want.Chains {
@@ -120,6 +131,9 @@ func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("writing nftables table %s: %w", want.Table, err)
 	}
+	if err := dropChains(ns, gone); err != nil {
+		return err
+	}
 	for _, c := range want.Chains {
 		if c.Name != zoneChain {
 			continue
@@ -128,6 +142,27 @@ func writeTable(ns *netns.NS, want Ruleset, list []connection) error {
 			return err
 		}
 		return writeZone(ns, want.Table, c.Rules)
+	}
+	return nil
+}
+
+// dropChains deletes chains that have no rules. The kernel does not empty a chain
+// that one transaction both empties and deletes: the chain keeps its old rules until
+// it is unhooked, which is after all other chains have their new ones. So a packet
+// would meet rules of both kinds.
+func dropChains(ns *netns.NS, chains []*nftables.Chain) error {
+	if len(chains) == 0 {
+		return nil
+	}
+	conn, err := open(ns)
+	if err != nil {
+		return err
+	}
+	for _, c := range chains {
+		conn.DelChain(c)
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("deleting chains of nftables table %s: %w", chains[0].Table.Name, err)
 	}
 	return nil
 }

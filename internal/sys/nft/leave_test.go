@@ -18,7 +18,7 @@ import (
 // passes on some of them by its own rules: there none is refused, and one that is
 // open, or being opened, when the pod joins may end.
 func TestConnectionsWhilePodsJoinAndLeave(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { joinAndLeave(t, 8, false) })
+	t.Run("plain", func(t *testing.T) { joinAndLeave(t, 25, false) })
 	t.Run("translates", func(t *testing.T) { joinAndLeave(t, 8, true) })
 }
 

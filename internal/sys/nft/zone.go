@@ -88,6 +88,7 @@ func beginZone(ns *netns.NS) error {
 	if err := writeBetween(ns, nil, translates); err != nil {
 		return err
 	}
+	settle() // what is tracked without the zone is in the table now
 	// Captured connections are those of a table that somebody has deleted, and
 	// are in their zone.
 	captured, err := Connections(ns)
@@ -114,11 +115,12 @@ func endZone(ns *netns.NS) error {
 	if err := writeBetween(ns, have, translates); err != nil {
 		return err
 	}
+	settle() // what is tracked with the zone is in the table now
 	return forgetTracked(ns, translates)
 }
 
-// writeBetween makes a table of one chain, in one transaction. have are the
-// chains of the table that there is.
+// writeBetween makes a table of one chain. have are the chains of the table that
+// there is: one transaction empties them, and the next one deletes them.
 func writeBetween(ns *netns.NS, have []*nftables.Chain, translates bool) error {
 	conn, err := open(ns)
 	if err != nil {
@@ -126,10 +128,11 @@ func writeBetween(ns *netns.NS, have []*nftables.Chain, translates bool) error {
 	}
 	chain := between(translates)
 	table := conn.AddTable(podTable.kernel())
+	var gone []*nftables.Chain
 	for _, c := range have {
 		conn.FlushChain(c)
 		if c.Name != zoneChain {
-			conn.DelChain(c)
+			gone = append(gone, c)
 		}
 	}
 	kernel := conn.AddChain(kernelChain(table, chain))
@@ -139,7 +142,7 @@ func writeBetween(ns *netns.NS, have []*nftables.Chain, translates bool) error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("writing nftables table %s: %w", TableName, err)
 	}
-	return nil
+	return dropChains(ns, gone)
 }
 
 // forgetTracked removes from connection tracking what would be tracked in another
@@ -154,13 +157,34 @@ func forgetTracked(ns *netns.NS, translates bool) error {
 		}
 		return nil
 	}
+	return forgetFlows(ns, func(flow *netlink.ConntrackFlow, own bool) bool { return !own || unanswered(flow) })
+}
+
+// forgetOpening removes from connection tracking the connections that the pod has
+// begun, that nothing has answered, and that are not redirected. Their first packet
+// passed the NAT chains before these had rules, and would not meet them again when
+// the pod repeats it.
+func forgetOpening(ns *netns.NS) error {
+	return forgetFlows(ns, func(flow *netlink.ConntrackFlow, own bool) bool {
+		return own && unanswered(flow) && flow.Reverse.SrcIP.Equal(flow.Forward.DstIP) && flow.Reverse.SrcPort == flow.Forward.DstPort
+	})
+}
+
+func unanswered(flow *netlink.ConntrackFlow) bool {
+	tcp, _ := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
+	return tcp != nil && tcp.State == nl.TCP_CONNTRACK_SYN_SENT
+}
+
+// forgetFlows removes from connection tracking what the filter matches. own reports
+// whether one of the namespace's addresses has begun the connection.
+func forgetFlows(ns *netns.NS, filter func(flow *netlink.ConntrackFlow, own bool) bool) error {
 	return ns.Do(func() error {
 		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 		if err != nil {
 			return fmt.Errorf("listing the addresses of the pod: %w", err)
 		}
 		for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, zonedOrUnanswered(addrs)); err != nil {
+			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, flows{addrs, filter}); err != nil {
 				return fmt.Errorf("clearing connection tracking: %w", err)
 			}
 		}
@@ -168,14 +192,16 @@ func forgetTracked(ns *netns.NS, translates bool) error {
 	})
 }
 
-// zonedOrUnanswered matches connections that none of the addresses has begun, or
-// that wait for the first answer.
-type zonedOrUnanswered []netlink.Addr
+// flows is a filter with the addresses of its namespace.
+type flows struct {
+	addrs  []netlink.Addr
+	filter func(flow *netlink.ConntrackFlow, own bool) bool
+}
 
-func (addrs zonedOrUnanswered) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	own := slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(flow.Forward.SrcIP) })
-	tcp, _ := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
-	return !own || tcp != nil && tcp.State == nl.TCP_CONNTRACK_SYN_SENT
+// MatchConntrackFlow reports whether the connection is to be forgotten.
+func (f flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	own := slices.ContainsFunc(f.addrs, func(a netlink.Addr) bool { return a.IP.Equal(flow.Forward.SrcIP) })
+	return f.filter(flow, own)
 }
 
 // translatesItself reports whether the namespace has rules for address
