@@ -29,7 +29,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
-	"github.com/ambit-mesh/ambit/internal/sys/nft"
 	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 	"github.com/ambit-mesh/ambit/internal/zds"
 )
@@ -212,7 +211,7 @@ type wiring struct {
 func (p *program) files() (wiring, error) {
 	// A machine that cannot redirect is better told to whoever starts the
 	// agent by hand.
-	if err := nft.SelfTest(p.redirection.IPv6); err != nil {
+	if err := selftest.Redirects(p.redirection.IPv6); err != nil {
 		return wiring{}, fmt.Errorf("this node cannot redirect the traffic of pods, and none is enrolled: %w", err)
 	}
 	resolver, err := p.resolver()
@@ -237,7 +236,7 @@ func (p *program) prove(ctx context.Context, agent *node.Agent, w wiring) error 
 	proven := p.ready.Task("self-test of redirection")
 	err := selftest.Await(ctx, selftest.Options{
 		Test: func() error {
-			if err := nft.SelfTest(p.redirection.IPv6); err != nil {
+			if err := selftest.Redirects(p.redirection.IPv6); err != nil {
 				return err
 			}
 			return w.tryHost()

@@ -9,8 +9,6 @@ import (
 	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/ambit-mesh/ambit/internal/sys/nft"
 )
 
 func metric(t *testing.T, r *prometheus.Registry) float64 {
@@ -66,7 +64,7 @@ func TestAwaitEnds(t *testing.T) {
 
 func TestThisNode(t *testing.T) {
 	err := Await(t.Context(), Options{
-		Test: func() error { return nft.SelfTest(true) }, Report: func(r Result) {
+		Test: func() error { return errors.Join(Redirects(false), Redirects(true)) }, Report: func(r Result) {
 			if !r.Ready {
 				t.Fatal(r.Message)
 			}

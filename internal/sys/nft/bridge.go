@@ -95,6 +95,17 @@ func joining(host *netns.NS) (bridges []string, err error) {
 	return bridges, nil
 }
 
+func withLinks(ns *netns.NS, fn func(h *netlink.Handle) error) error {
+	return ns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return fn(h)
+	})
+}
+
 // bridgesOf names the bridges among the links that have ports which may be a
 // pod's: pairs of virtual interfaces.
 func bridgesOf(links []netlink.Link) []string {

@@ -224,7 +224,12 @@ func linkUp(t *testing.T, ns *netns.NS, name string, addr netip.Addr) {
 			if addr.Is6() {
 				bits = 64
 			}
-			if err := address(h, link, netip.PrefixFrom(addr, bits).String()); err != nil {
+			a, err := netlink.ParseAddr(netip.PrefixFrom(addr, bits).String())
+			if err != nil {
+				return err
+			}
+			a.Flags = unix.IFA_F_NODAD // usable at once
+			if err := h.AddrAdd(link, a); err != nil {
 				return err
 			}
 		}

@@ -80,11 +80,3 @@ func dump(t *testing.T, ns *netns.NS) string {
 	}
 	return s
 }
-
-func TestThisKernelRedirects(t *testing.T) {
-	for _, ipv6 := range []bool{false, true} {
-		if err := SelfTest(ipv6); err != nil {
-			t.Errorf("IPv6 %t: %v", ipv6, err)
-		}
-	}
-}
