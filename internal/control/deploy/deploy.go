@@ -5,7 +5,9 @@ package deploy
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -110,10 +112,13 @@ func For(g *gatewayv1.Gateway, s Settings, overlays ...Overlay) (*Objects, bool,
 	b := builder{g: g, s: s, class: classes[g.Spec.GatewayClassName]}
 	b.name, _ = Name(g)
 	b.account, _ = Account(g)
-	b.labels, b.annotations = infrastructure(g)
+	var err error
+	if b.labels, b.annotations, err = infrastructure(g); err != nil {
+		return nil, true, err
+	}
 	o := &Objects{ServiceAccount: b.serviceAccount(), Deployment: b.deployment(), Service: b.service()}
 	if s.Deployment != "" {
-		overlays = append([]Overlay{{From: "the installation", Data: map[string]string{wellknown.OverlayDeployment: s.Deployment}}}, overlays...)
+		overlays = append([]Overlay{{trusted: true, From: "the installation", Data: map[string]string{wellknown.OverlayDeployment: s.Deployment}}}, overlays...)
 	}
 	for _, l := range overlays {
 		if err := o.lay(&b, l); err != nil {
@@ -124,9 +129,15 @@ func For(g *gatewayv1.Gateway, s Settings, overlays ...Overlay) (*Objects, bool,
 	return o, true, nil
 }
 
+// podDomains are those of annotations by which Kubernetes and its plugins change how a
+// pod runs: its security profile, or its networks.
+var podDomains = []string{"kubernetes.io", "k8s.io", "cncf.io"}
+
 // infrastructure returns the labels and annotations that a Gateway gives to what is
-// made for it. Those of spec.infrastructure come in place of the Gateway's own.
-func infrastructure(g *gatewayv1.Gateway) (labels, annotations map[string]string) {
+// made for it. Those of spec.infrastructure come in place of the Gateway's own. The
+// writer of a Gateway may not be allowed to make pods, so that annotations that change
+// how pods run are left out, and are an error where they can only be meant for pods.
+func infrastructure(g *gatewayv1.Gateway) (labels, annotations map[string]string, err error) {
 	labels, annotations = maps.Clone(g.Labels), maps.Clone(g.Annotations)
 	if i := g.Spec.Infrastructure; i != nil {
 		labels, annotations = map[string]string{}, map[string]string{}
@@ -140,7 +151,16 @@ func infrastructure(g *gatewayv1.Gateway) (labels, annotations map[string]string
 	own := func(k, _ string) bool { return strings.HasPrefix(k, gatewayPrefix) || k == kubectlApplied }
 	maps.DeleteFunc(labels, own)
 	maps.DeleteFunc(annotations, own)
-	return labels, annotations
+	for _, k := range slices.Sorted(maps.Keys(annotations)) {
+		if !reserved(k, podDomains) {
+			continue
+		}
+		if g.Spec.Infrastructure != nil {
+			return nil, nil, fmt.Errorf("spec.infrastructure.annotations, %s: Kubernetes gives it a meaning for pods (remove it)", k)
+		}
+		delete(annotations, k)
+	}
+	return labels, annotations, nil
 }
 
 // builder makes the objects of one Gateway.

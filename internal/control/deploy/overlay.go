@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -31,6 +32,8 @@ const (
 type Overlay struct {
 	From string            // such as ConfigMap shop/parameters
 	Data map[string]string // YAML by key
+
+	trusted bool // may change every field: it is of whoever installed the mesh
 }
 
 // Equal reports whether two overlays change the same.
@@ -57,11 +60,8 @@ type Plan struct {
 	Err error
 }
 
-// Check returns why the overlays of a Gateway cannot be applied, or nil.
+// Check returns why the infrastructure or the overlays of a Gateway cannot be applied, or nil.
 func Check(g *gatewayv1.Gateway, overlays []Overlay) error {
-	if len(overlays) == 0 {
-		return nil
-	}
 	_, _, err := For(g, Settings{}, overlays...)
 	return err
 }
@@ -73,21 +73,21 @@ func (o *Objects) lay(b *builder, l Overlay) error {
 		text := l.Data[key]
 		switch key {
 		case wellknown.OverlayDeployment:
-			o.Deployment, err = merged(o.Deployment, text)
+			o.Deployment, err = overlaid(o.Deployment, key, text, l.trusted)
 		case wellknown.OverlayService:
-			o.Service, err = merged(o.Service, text)
+			o.Service, err = overlaid(o.Service, key, text, l.trusted)
 		case wellknown.OverlayServiceAccount:
-			o.ServiceAccount, err = merged(o.ServiceAccount, text)
+			o.ServiceAccount, err = overlaid(o.ServiceAccount, key, text, l.trusted)
 		case wellknown.OverlayAutoscaler:
 			if o.Autoscaler == nil {
 				o.Autoscaler = b.autoscaler()
 			}
-			o.Autoscaler, err = merged(o.Autoscaler, text)
+			o.Autoscaler, err = overlaid(o.Autoscaler, key, text, l.trusted)
 		case wellknown.OverlayBudget:
 			if o.Budget == nil {
 				o.Budget = b.budget()
 			}
-			o.Budget, err = merged(o.Budget, text)
+			o.Budget, err = overlaid(o.Budget, key, text, l.trusted)
 		default:
 			err = fmt.Errorf("there is no such key: write %s", strings.Join(wellknown.OverlayKeys, ", "))
 		}
@@ -107,6 +107,12 @@ func CheckDeployment(text string) error {
 
 // finish sets what overlays left open.
 func (o *Objects) finish(b *builder) {
+	pod := &o.Deployment.Spec.Template.Spec
+	if n := pod.TerminationGracePeriodSeconds; n != nil {
+		for i := range pod.Containers {
+			setEnv(pod.Containers[i].Env, variableGrace, strconv.FormatInt(*n, 10))
+		}
+	}
 	if o.Budget == nil && value(o.Deployment.Spec.Replicas) > 1 {
 		o.Budget = b.budget()
 	}
@@ -132,11 +138,38 @@ func (o *Objects) finish(b *builder) {
 	}
 }
 
+// setEnv changes the value of a variable that is there.
+func setEnv(env []corev1.EnvVar, name, value string) {
+	for i := range env {
+		if env[i].Name == name {
+			env[i].Value = value
+		}
+	}
+}
+
 func value(n *int32) int32 {
 	if n == nil {
 		return 0
 	}
 	return *n
+}
+
+// overlaid returns an object with YAML of a ConfigMap's key merged into it.
+func overlaid[T any, P interface {
+	*T
+	metav1.Object
+}](base P, key, text string, trusted bool) (P, error) {
+	out, err := merged[T, P](base, text)
+	if err == nil {
+		err = kept(base, out)
+	}
+	if err == nil && !trusted {
+		err = confined(key, base, out)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // merged returns an object with YAML merged into it, as kubectl patch does.
@@ -155,7 +188,7 @@ func merged[T any, P interface {
 	if err != nil {
 		return nil, err
 	}
-	after, err := strategicpatch.StrategicMergePatch(before, patch, new(T))
+	after, err := patched(before, patch, new(T))
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +200,18 @@ func merged[T any, P interface {
 	if len(strict) > 0 {
 		return nil, strict[0]
 	}
-	return out, kept(base, out)
+	return out, nil
+}
+
+// patched merges a patch into JSON. The library panics at patches in which a list's key is
+// not a plain value.
+func patched(before, patch []byte, schema any) (after []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it cannot be merged: %v", p)
+		}
+	}()
+	return strategicpatch.StrategicMergePatch(before, patch, schema)
 }
 
 // kept returns an error when an overlay has changed what the control plane finds an

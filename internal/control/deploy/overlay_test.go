@@ -34,9 +34,9 @@ spec:
       containers:
       - name: istio-proxy
         resources: {limits: {memory: 2Gi}}
-        env: [{name: EXTRA, value: "1"}]
+        env: [{name: LOG_FORMAT, value: json}]
 `,
-			"service": "metadata: {annotations: {a: b}}\nspec: {type: LoadBalancer}",
+			"service": "metadata: {annotations: {a: b}}\nspec: {internalTrafficPolicy: Local}",
 		},
 		map[string]string{"deployment": "spec: {replicas: 3}"})
 	spec := o.Deployment.Spec.Template.Spec
@@ -47,10 +47,10 @@ spec:
 	if c.Image != settings.Image || c.Resources.Limits.Memory().String() != "2Gi" || c.Resources.Limits.Cpu().String() != "2" {
 		t.Errorf("%+v", c)
 	}
-	if n := len(c.Env); c.Env[0].Name != "EXTRA" && c.Env[n-1].Name != "EXTRA" || n < 10 {
+	if n := len(c.Env); c.Env[0].Name != "LOG_FORMAT" && c.Env[n-1].Name != "LOG_FORMAT" || n < 10 {
 		t.Errorf("%+v", c.Env)
 	}
-	if o.Service.Spec.Type != "LoadBalancer" || o.Service.Annotations["a"] != "b" || len(o.Service.Spec.Ports) != 2 {
+	if *o.Service.Spec.InternalTrafficPolicy != "Local" || o.Service.Annotations["a"] != "b" || len(o.Service.Spec.Ports) != 2 {
 		t.Errorf("%+v", o.Service)
 	}
 	if o.Autoscaler != nil {

@@ -20,6 +20,8 @@ const (
 	tokenLife = 43200
 	// grace is how long a proxy may take to end, in seconds: its drain, and more.
 	grace = 30
+	// variableGrace gives that time to the proxy.
+	variableGrace = "TERMINATION_GRACE_PERIOD_SECONDS"
 )
 
 // defaultResources are upstream's.
@@ -33,7 +35,7 @@ func defaultResources() corev1.ResourceRequirements {
 // template is that of the proxy's pods. What says that the pod is a gateway, and no
 // workload to redirect, wins over what the user gives.
 func (b *builder) template() corev1.PodTemplateSpec {
-	seconds := int64(grace)
+	seconds, no := int64(grace), false
 	return corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{
 			Labels: with(b.labels, b.selector(), map[string]string{
@@ -49,6 +51,7 @@ func (b *builder) template() corev1.PodTemplateSpec {
 		},
 		Spec: corev1.PodSpec{
 			ServiceAccountName:            b.account,
+			AutomountServiceAccountToken:  &no, // it does not call the Kubernetes API
 			TerminationGracePeriodSeconds: &seconds,
 			Containers:                    []corev1.Container{b.container()},
 			Volumes:                       volumes(),
@@ -101,7 +104,7 @@ func (b *builder) env(resources corev1.ResourceRequirements) []corev1.EnvVar {
 		{Name: "TRUST_DOMAIN", Value: b.s.TrustDomain},
 		{Name: "NETWORK", Value: b.s.Network},
 		{Name: "RUST_LOG", Value: b.s.LogLevel},
-		{Name: "TERMINATION_GRACE_PERIOD_SECONDS", Value: strconv.Itoa(grace)},
+		{Name: variableGrace, Value: strconv.Itoa(grace)},
 		field("POD_NAME", "metadata.name"),
 		field("POD_NAMESPACE", "metadata.namespace"),
 		field("NODE_NAME", "spec.nodeName"),
