@@ -74,7 +74,7 @@ func (w *whereabouts) elsewhere(d *destination) bool {
 		return now != nil && !now.Waypoint.IsZero() && !w.serves(now)
 	}
 	now := w.snapshot.WorkloadByUID(d.workload.UID)
-	return now != nil && !now.Waypoint.IsZero() && !w.snapshot.IsGateway(now.Waypoint, w.self.Identity(), w.source)
+	return now != nil && w.moved(now, d.port)
 }
 
 var errChanged = &reason.Error{Reason: reason.PolicyChanged}
@@ -92,11 +92,19 @@ func (g *Gateway) Moved(name workload.NamespacedName) {
 			return
 		}
 		for c := range s.sessions {
-			if d := &c.dest; d.service != nil && d.service.Key() == name && w.elsewhere(d) {
+			if d := &c.dest; d.concerns(name) && w.elsewhere(d) {
 				c.drain()
 			}
 		}
 	})
+}
+
+// concerns reports whether a destination is a service, or an endpoint of it.
+func (d *destination) concerns(name workload.NamespacedName) bool {
+	if d.service != nil {
+		return d.service.Key() == name
+	}
+	return d.workload.ServesAs(name) != nil
 }
 
 // Joined is Recheck for the connections to a workload, whose services have changed.
@@ -147,7 +155,7 @@ func (d *destination) services(s *workload.Snapshot) []authz.Service {
 	for i := range w.Services {
 		m := &w.Services[i]
 		svc := s.ServiceByName(m.Service.Namespace, m.Service.Hostname)
-		if svc == nil || slices.ContainsFunc(svc.Ports, func(p workload.Port) bool { return target(m, p) == d.port }) {
+		if svc == nil || slices.ContainsFunc(svc.Ports, func(p workload.Port) bool { return m.Target(p) == d.port }) {
 			out = append(out, authz.Service{Namespace: m.Service.Namespace, Hostname: m.Service.Hostname})
 		}
 	}

@@ -61,7 +61,7 @@ func (w *whereabouts) find(t connect.Target) (destination, *reason.Error) {
 			key: keyOf(at.Service, port),
 		}, nil
 	case at.Workload != nil:
-		if !w.snapshot.IsGateway(at.Workload.Waypoint, w.self.Identity(), w.source) {
+		if !w.servesAt(at.Workload, port) {
 			return destination{}, reason.Errorf(reason.AddressMismatch, "workload %s does not use this waypoint", at.Workload.UID)
 		}
 		return destination{workload: at.Workload, addr: t.Addr.Addr(), port: port, app: declared(w.snapshot, at.Workload, port)}, nil
@@ -87,13 +87,37 @@ func (w *whereabouts) serves(s *workload.Service) bool {
 	return false
 }
 
+// servesAt reports whether this gateway is the waypoint of a port of a workload: that of
+// the workload itself, else one of a service that the port is an endpoint of. Clients
+// reach the port through the service as well.
+func (w *whereabouts) servesAt(at *workload.Workload, port uint16) bool {
+	if !at.Waypoint.IsZero() {
+		return w.snapshot.IsGateway(at.Waypoint, w.self.Identity(), w.source)
+	}
+	for svc := range w.snapshot.Backed(at, port) {
+		if svc.EndpointsTaken && w.serves(svc) {
+			return true
+		}
+	}
+	return false
+}
+
+// moved reports whether a port of a workload has a waypoint, and not this gateway.
+func (w *whereabouts) moved(at *workload.Workload, port uint16) bool {
+	bound := !at.Waypoint.IsZero()
+	for svc := range w.snapshot.Backed(at, port) {
+		bound = bound || svc.EndpointsBehind
+	}
+	return bound && !w.servesAt(at, port)
+}
+
 // uses reports whether this gateway is the waypoint that clients of a destination are
 // sent to, or one of several.
 func (w *whereabouts) uses(d *destination) bool {
 	is := func(g workload.GatewayAddress) bool { return w.snapshot.IsGateway(g, w.self.Identity(), w.source) }
 	if d.service == nil {
 		now := w.snapshot.WorkloadByUID(d.workload.UID)
-		return now == nil || now.Waypoint.IsZero() || is(now.Waypoint)
+		return now == nil || !w.moved(now, d.port)
 	}
 	now := w.snapshot.ServiceByName(d.service.Namespace, d.service.Hostname)
 	if now == nil || now.Waypoint.IsZero() || is(now.Waypoint) {
@@ -118,7 +142,7 @@ func declared(s *workload.Snapshot, w *workload.Workload, port uint16) workload.
 			continue
 		}
 		for _, p := range svc.Ports {
-			if target(m, p) != port || p.App == workload.AppUnknown {
+			if m.Target(p) != port || p.App == workload.AppUnknown {
 				continue
 			}
 			if found != workload.AppUnknown && found != p.App {
@@ -128,16 +152,6 @@ func declared(s *workload.Snapshot, w *workload.Workload, port uint16) workload.
 		}
 	}
 	return found
-}
-
-// target returns the port of an endpoint for a port of its service.
-func target(m *workload.Membership, p workload.Port) uint16 {
-	for _, own := range m.Ports {
-		if own.Service == p.Service && own.Target != 0 {
-			return own.Target
-		}
-	}
-	return p.Target
 }
 
 // carries is how a connection is read.

@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 )
 
@@ -573,5 +574,43 @@ func TestStrangeTargetsAreBounded(t *testing.T) {
 	}
 	if got := serve(identity.Identity{TrustDomain: domain, Namespace: "ns", ServiceAccount: "other"}, 10); got != 10 {
 		t.Errorf("%d of 10 targets of another client were requested", got)
+	}
+}
+
+// TestEndpointsOfItsServices: a gateway carries what is for the own address of an
+// endpoint of its services, if the service says so, at the ports of that service alone,
+// and no longer when the service uses another gateway. Routes are not for it.
+func TestEndpointsOfItsServices(t *testing.T) {
+	w := newWorld(t, 1)
+	service := func(edit func(*workloadpb.Service)) {
+		w.service("app", "10.1.0.1", func(s *workloadpb.Service) {
+			s.Extensions = []*workloadpb.Extension{{Name: wellknown.ExtensionEndpointsTaken}, {Name: wellknown.ExtensionEndpoints}}
+			edit(s)
+		})
+	}
+	service(func(*workloadpb.Service) {})
+	w.endpoint("app-1", "10.0.1.1", "app", program(t, "app-1"))
+	w.routes("app", route.Rule{Matches: segments("/routed"), Backends: []route.Backend{{Name: "app", Weight: 1}}})
+	c, err := w.connect("10.0.1.1:8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if status, b := get(t, c, "/x"); status != 200 || b != "app-1 GET /x " {
+		t.Errorf("%d %q", status, b)
+	}
+	for _, authority := range []string{"10.0.1.1:9000", "10.0.1.1:80"} {
+		var got refusal
+		if _, err := w.connect(authority); !errors.As(err, &got) || got != 404 {
+			t.Errorf("%s: %v", authority, err)
+		}
+	}
+	service(func(s *workloadpb.Service) { s.Waypoint.GetHostname().Hostname = "other.ns.svc.cluster.local" })
+	if status, b := get(t, c, "/x"); status != 503 {
+		t.Errorf("after the service has moved: %d %q", status, b)
+	}
+	var got refusal
+	if _, err := w.connect("10.0.1.1:8080"); !errors.As(err, &got) || got != 404 {
+		t.Errorf("after the service has moved: %v", err)
 	}
 }

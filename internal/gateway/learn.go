@@ -39,6 +39,7 @@ func (w *whereabouts) unknown(t connect.Target, client netip.Addr) (names []stri
 			address(w.network, t.Addr.Addr())
 		}
 	}
+	port := t.TargetPort()
 	gateway := func(g workload.GatewayAddress) {
 		switch {
 		case g.IsZero():
@@ -58,6 +59,19 @@ func (w *whereabouts) unknown(t connect.Target, client netip.Addr) (names []stri
 		}
 	case at.Workload != nil:
 		gateway(at.Workload.Waypoint)
+		for i := range at.Workload.Services {
+			m := &at.Workload.Services[i]
+			if w.snapshot.ServiceByName(m.Service.Namespace, m.Service.Hostname) == nil &&
+				slices.ContainsFunc(m.Ports, func(p workload.Port) bool { return p.Target == port || p.Target == 0 }) {
+				add(m.Service.String())
+			}
+		}
+		for svc := range w.snapshot.Backed(at.Workload, port) {
+			gateway(svc.Waypoint)
+			for _, o := range svc.WeightedWaypoints {
+				gateway(o.Destination)
+			}
+		}
 	}
 	if client.IsValid() && w.snapshot.WorkloadByAddr(w.network, client) == nil {
 		address(w.network, client)

@@ -46,11 +46,18 @@ type State struct {
 	// Closed destinations admit only the principals in Admitted, which are sorted.
 	Closed   bool
 	Admitted []string
+	// Endpoints has clients go to Waypoint also when they call an endpoint of a service
+	// at its own address, but for the principals in Beside, which are sorted.
+	Endpoints bool
+	Beside    []string
+	// Taken has the waypoints take such connections, whether clients send them or not.
+	Taken bool
 }
 
 // Equal reports whether two states are the same.
 func (s State) Equal(o State) bool {
-	return s.Closed == o.Closed && slices.Equal(s.Admitted, o.Admitted) && proto.Equal(s.Waypoint, o.Waypoint) &&
+	return s.Closed == o.Closed && slices.Equal(s.Admitted, o.Admitted) &&
+		s.Endpoints == o.Endpoints && s.Taken == o.Taken && slices.Equal(s.Beside, o.Beside) && proto.Equal(s.Waypoint, o.Waypoint) &&
 		slices.EqualFunc(s.Accepts, o.Accepts, func(a, b *workloadpb.GatewayAddress) bool { return proto.Equal(a, b) })
 }
 
@@ -65,11 +72,16 @@ func Final(t Target) State {
 	case !t.Bound(), t.Address == nil && t.Bypass:
 		return State{}
 	case t.Address == nil:
-		return State{Waypoint: refusal(t.Namespace, t.Name, t.Why), Closed: true, Admitted: t.Admitted}
+		return closed(refusal(t.Namespace, t.Name, t.Why), t.Admitted)
 	case t.Bypass:
 		return State{Waypoint: t.Address}
 	}
-	return State{Waypoint: t.Address, Closed: true, Admitted: t.Admitted}
+	return closed(t.Address, t.Admitted)
+}
+
+// closed is the state of an object whose traffic has to pass a waypoint.
+func closed(waypoint *workloadpb.GatewayAddress, admitted []string) State {
+	return State{Waypoint: waypoint, Closed: true, Admitted: admitted, Endpoints: true, Beside: admitted, Taken: true}
 }
 
 // refusal is an address at which there is no waypoint, so that clients refuse

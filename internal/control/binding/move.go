@@ -40,7 +40,7 @@ func NewMove(from State, to Target, fresh bool) Move {
 	if fresh {
 		m = m.Held()
 	}
-	if to.Bound() && to.Address == nil || m.From.Equal(m.To) || proto.Equal(m.From.Waypoint, m.To.Waypoint) && m.opens() {
+	if to.Bound() && to.Address == nil || m.From.Equal(m.To) || proto.Equal(m.From.Waypoint, m.To.Waypoint) && m.opens() && !m.parts() {
 		m.Stage = Done
 	}
 	return m
@@ -61,6 +61,11 @@ func (m Move) opens() bool {
 	return len(union(m.From.Admitted, m.To.Admitted)) == len(m.To.Admitted)
 }
 
+// parts reports whether some clients that went through the waypoint go beside it.
+func (m Move) parts() bool {
+	return m.From.Endpoints && (!m.To.Endpoints || len(union(m.From.Beside, m.To.Beside)) > len(m.From.Beside))
+}
+
 // Now returns what is in effect.
 func (m Move) Now() State {
 	if m.Stage == Done {
@@ -70,9 +75,12 @@ func (m Move) Now() State {
 	if s.Closed {
 		s.Admitted = union(m.From.Admitted, m.To.Admitted)
 	}
-	if s.Waypoint = m.From.Waypoint; m.Stage == Switched {
-		s.Waypoint = m.To.Waypoint
+	clients := m.From
+	if m.Stage == Switched {
+		clients = m.To
 	}
+	s.Waypoint, s.Endpoints, s.Beside = clients.Waypoint, clients.Endpoints, clients.Beside
+	s.Taken = m.From.Taken || m.To.Taken
 	// What accepted before goes on: this move may have begun in the midst of another.
 	for _, other := range append([]*workloadpb.GatewayAddress{m.From.Waypoint, m.To.Waypoint}, m.From.Accepts...) {
 		same := func(g *workloadpb.GatewayAddress) bool { return proto.Equal(g, other) }
@@ -93,7 +101,7 @@ func (m Move) Next() Move {
 // has no waypoint yet is refused until it does.
 func (m Move) Held() Move {
 	if !m.From.Closed && m.To.Closed {
-		m.From = State{Waypoint: refusal(m.namespace, m.name, Pending), Closed: true, Admitted: m.To.Admitted}
+		m.From = closed(refusal(m.namespace, m.name, Pending), m.To.Admitted)
 	}
 	return m
 }

@@ -46,6 +46,17 @@ func (w world) fails() string {
 	if w.destinations.Closed && !slices.Contains(w.destinations.Admitted, peer) {
 		return fmt.Sprintf("the destination does not admit %s", peer)
 	}
+	for _, c := range []string{"client", "exempt"} {
+		beside := !w.clients.Endpoints || slices.Contains(w.clients.Beside, c)
+		if peer = c; to != "" && !beside {
+			if peer = to; !w.waypoints.Taken {
+				return "the waypoint does not take connections to endpoints"
+			}
+		}
+		if w.destinations.Closed && !slices.Contains(w.destinations.Admitted, peer) {
+			return fmt.Sprintf("%s calls the destination at its own address, which does not admit %s", c, peer)
+		}
+	}
 	return ""
 }
 
@@ -58,9 +69,11 @@ func TestMovesFailNothing(t *testing.T) {
 	}
 	bypass := target("a")
 	bypass.Bypass = true
-	targets := map[string]Target{"none": {}, "a": target("a"), "b": target("b"), "a, and bypass": bypass}
+	exempt := target("a")
+	exempt.Admitted = []string{"a", "exempt"}
+	targets := map[string]Target{"none": {}, "a": target("a"), "b": target("b"), "a, and bypass": bypass, "a, and exempt": exempt}
 	rapid.Check(t, func(t *rapid.T) {
-		names := []string{"none", "a", "b", "a, and bypass"}
+		names := []string{"none", "a", "b", "a, and bypass", "a, and exempt"}
 		from := Final(targets[rapid.SampledFrom(names).Draw(t, "from")])
 		to := targets[rapid.SampledFrom(names).Draw(t, "to")]
 		w := world{from, from, from}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/control/binding"
@@ -245,4 +246,48 @@ func TestTrafficMovesInStages(t *testing.T) {
 		cancel()
 		<-ended
 	})
+}
+
+// TestEndpointsBehindWaypoint: clients learn that the endpoints of a service admit only
+// its waypoint, and who goes there directly.
+func TestEndpointsBehindWaypoint(t *testing.T) {
+	gw := fmt.Sprintf(gateway, "", "", atAddress)
+	note := func(s string) string { return ", labels: {istio.io/use-waypoint: wp}, annotations: {" + s + "}" }
+	for name, tt := range map[string]struct{ yaml, want string }{
+		"no waypoint":      {gw + fmt.Sprintf(boundService, "s", "", "8080"), ""},
+		"a waypoint":       {gw + fmt.Sprintf(boundService, "s", note("a: b"), "8080"), "taken, behind but for cluster.local/ns/shop/sa/wp"},
+		"exempt":           {gw + fmt.Sprintf(boundService, "s", note(`ambit.mesh/waypoint-exempt: "mon/prom"`), "8080"), "taken, behind but for cluster.local/ns/mon/sa/prom cluster.local/ns/shop/sa/wp"},
+		"bypass":           {gw + fmt.Sprintf(boundService, "s", note("ambit.mesh/waypoint-bypass: allow"), "8080"), ""},
+		"none that exists": {fmt.Sprintf(boundService, "s", note("a: b"), "8080"), "taken, behind but for "},
+		"an entry": {gw + `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: e, namespace: shop, labels: {istio.io/use-waypoint: wp}}
+spec: {hosts: [s.shop.svc.cluster.local], addresses: [10.96.0.9], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, workloadSelector: {labels: {app: p}}}
+---
+`, "taken, behind but for cluster.local/ns/shop/sa/wp"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, rec := load(t, tt.yaml+pod("p", ", labels: {app: p}"))
+			got := ""
+			for _, e := range rec.service(t, "shop/s.shop.svc.cluster.local").Extensions {
+				switch e.Name {
+				case wellknown.ExtensionEndpointsTaken:
+					got += "taken"
+				case wellknown.ExtensionEndpoints:
+					list := &structpb.ListValue{}
+					if err := e.Config.UnmarshalTo(list); err != nil {
+						t.Fatal(err)
+					}
+					var names []string
+					for _, v := range list.Values {
+						names = append(names, v.GetStringValue())
+					}
+					got += ", behind but for " + strings.Join(names, " ")
+				}
+			}
+			if got != tt.want {
+				t.Errorf("%q, not %q", got, tt.want)
+			}
+		})
+	}
 }

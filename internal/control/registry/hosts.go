@@ -90,7 +90,7 @@ func (t *tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 	for _, s := range all {
 		t.addShare(r, out, host, s)
 		if out.Waypoint == nil && out.WeightedWaypoints == nil {
-			out.Waypoint, out.WeightedWaypoints = s.state.Waypoint, accepting(s.state)
+			bindService(out, s.state)
 		}
 		if out.Waypoint != nil && out.Waypoint == s.state.Waypoint {
 			out.IngressUseWaypoint = ingressUsesWaypoint(s.e.Labels, ns)

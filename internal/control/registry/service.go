@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 	networkingapi "istio.io/api/networking/v1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -163,9 +166,28 @@ func (t *tables) serviceResource(r *collection.Reader, k Ref, s *corev1.Service,
 		out.Extensions = []*workloadpb.Extension{{Name: wellknown.ExtensionClientAffinity}}
 	}
 	state := t.serviceState(r, k)
-	out.Waypoint, out.WeightedWaypoints = state.Waypoint, accepting(state)
+	bindService(out, state)
 	out.IngressUseWaypoint = out.Waypoint != nil && ingressUsesWaypoint(s.Labels, ns)
 	t.emitService(out, emit)
+}
+
+// bindService sets what proxies need to know of the waypoint of a service.
+func bindService(out *workloadpb.Service, s binding.State) {
+	out.Waypoint, out.WeightedWaypoints = s.Waypoint, accepting(s)
+	if s.Taken && (s.Waypoint != nil || len(s.Accepts) > 0) {
+		out.Extensions = append(out.Extensions, &workloadpb.Extension{Name: wellknown.ExtensionEndpointsTaken})
+	}
+	if s.Waypoint == nil || !s.Endpoints {
+		return
+	}
+	beside := &structpb.ListValue{}
+	for _, p := range s.Beside {
+		beside.Values = append(beside.Values, structpb.NewStringValue(p))
+	}
+	// Made here, it marshals.
+	config := &anypb.Any{TypeUrl: "type.googleapis.com/google.protobuf.ListValue"}
+	config.Value, _ = proto.MarshalOptions{Deterministic: true}.Marshal(beside)
+	out.Extensions = append(out.Extensions, &workloadpb.Extension{Name: wellknown.ExtensionEndpoints, Config: config})
 }
 
 // accepting are the waypoints that take the traffic of a service and that clients do

@@ -144,6 +144,16 @@ const (
 // over it.
 const ExtensionClientAffinity = "ambit.client-affinity"
 
+// ExtensionEndpoints is the name of a Service's extension that sends connections to its
+// endpoints' own addresses to its waypoint as well, as the endpoints admit no other
+// peers. Its configuration is a google.protobuf.ListValue with the principals that go
+// there directly. It is Ambit's own as well.
+const ExtensionEndpoints = "ambit.endpoints-behind-waypoint"
+
+// ExtensionEndpointsTaken is the name of a Service's extension, without a configuration,
+// that has its waypoints take such connections. It comes before the other one.
+const ExtensionEndpointsTaken = "ambit.endpoints-taken-by-waypoint"
+
 // TokenAudience is what a service account token must be issued for.
 const TokenAudience = "istio-ca"
 

@@ -343,6 +343,7 @@ func (s *Service) same(o *Service) bool {
 	return s.Name == o.Name && s.Namespace == o.Namespace && s.Hostname == o.Hostname &&
 		slices.Equal(s.VIPs, o.VIPs) && slices.Equal(s.CIDRs, o.CIDRs) && slices.Equal(s.Ports, o.Ports) &&
 		slices.Equal(s.SANs, o.SANs) && s.Waypoint == o.Waypoint && slices.Equal(s.WeightedWaypoints, o.WeightedWaypoints) &&
+		s.EndpointsBehind == o.EndpointsBehind && s.EndpointsTaken == o.EndpointsTaken && slices.Equal(s.Beside, o.Beside) &&
 		s.HasLoadBalancing == o.HasLoadBalancing && s.Mode == o.Mode && slices.Equal(s.Scopes, o.Scopes) &&
 		s.ClientAffinity == o.ClientAffinity && s.AllowUnhealthy == o.AllowUnhealthy && s.Families == o.Families && s.Canonical == o.Canonical &&
 		s.NamespaceOnly == o.NamespaceOnly && s.IngressUseWaypoint == o.IngressUseWaypoint

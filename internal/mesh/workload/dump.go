@@ -61,6 +61,9 @@ type (
 		SANs              []string                `json:"subjectAltNames"`
 		Waypoint          *gatewayDump            `json:"waypoint,omitempty"`
 		WeightedWaypoints []weightedDump          `json:"weightedWaypoints,omitempty"`
+		EndpointsBehind   bool                    `json:"endpointsBehindWaypoint,omitempty"`
+		EndpointsTaken    bool                    `json:"endpointsTakenByWaypoint,omitempty"`
+		Beside            []string                `json:"besideWaypoint,omitempty"`
 		LoadBalancer      *balancerDump           `json:"loadBalancer,omitempty"`
 		ClientAffinity    bool                    `json:"clientAffinity,omitempty"`
 		IPFamilies        string                  `json:"ipFamilies,omitempty"`
@@ -163,6 +166,10 @@ func (s *Snapshot) dumpService(svc *Service) serviceDump {
 		Name: svc.Name, Namespace: svc.Namespace, Hostname: svc.Hostname, VIPs: []string{}, Ports: portsDump(svc.Ports),
 		Endpoints: map[string]endpointDump{}, SANs: orEmpty(svc.SANs), Waypoint: svc.Waypoint.dump(),
 		ClientAffinity: svc.ClientAffinity, IPFamilies: familyNames[svc.Families], Canonical: svc.Canonical, Visibility: "Public",
+	}
+	d.EndpointsBehind, d.EndpointsTaken = svc.EndpointsBehind, svc.EndpointsTaken
+	for _, id := range svc.Beside {
+		d.Beside = append(d.Beside, id.String())
 	}
 	for _, v := range svc.VIPs {
 		d.VIPs = append(d.VIPs, v.String())

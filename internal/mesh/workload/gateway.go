@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"iter"
 	"net/netip"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -31,4 +32,38 @@ func (s *Snapshot) IsGateway(gw GatewayAddress, id identity.Identity, a netip.Ad
 		}
 	}
 	return false
+}
+
+// Backed returns the services that a workload is an endpoint of at one of its own ports,
+// those that the snapshot has.
+func (s *Snapshot) Backed(w *Workload, port uint16) iter.Seq[*Service] {
+	return func(yield func(*Service) bool) {
+		for i := range w.Services {
+			m := &w.Services[i]
+			svc := s.ServiceByName(m.Service.Namespace, m.Service.Hostname)
+			if svc != nil && m.leadsTo(svc, port) && !yield(svc) {
+				return
+			}
+		}
+	}
+}
+
+// leadsTo reports whether a port of the service leads to a port of its endpoint.
+func (m *Membership) leadsTo(svc *Service, port uint16) bool {
+	for _, p := range svc.Ports {
+		if m.Target(p) == port {
+			return true
+		}
+	}
+	return false
+}
+
+// Target returns the port of the endpoint for a port of its service, 0 for none.
+func (m *Membership) Target(p Port) uint16 {
+	for _, own := range m.Ports {
+		if own.Service == p.Service && own.Target != 0 {
+			return own.Target
+		}
+	}
+	return p.Target
 }

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
@@ -159,6 +162,16 @@ func parseService(p *workloadpb.Service) (*Service, error) {
 	if s.Waypoint, err = parseGateway(p.GetWaypoint()); err != nil {
 		return nil, fmt.Errorf("waypoint: %w", err)
 	}
+	for _, e := range p.GetExtensions() {
+		s.EndpointsTaken = s.EndpointsTaken || e.GetName() == wellknown.ExtensionEndpointsTaken
+		if e.GetName() != wellknown.ExtensionEndpoints {
+			continue
+		}
+		if s.Beside, err = parseBeside(e); err != nil {
+			return nil, fmt.Errorf("extension %s: %w", e.GetName(), err)
+		}
+		s.EndpointsBehind = true
+	}
 	for i, w := range p.GetWeightedWaypoints() {
 		g, err := parseGateway(w.GetDestination())
 		if err == nil && g.IsZero() {
@@ -179,6 +192,24 @@ func parseService(p *workloadpb.Service) (*Service, error) {
 		return nil, fmt.Errorf("load_balancing: %w", err)
 	}
 	return s, nil
+}
+
+// parseBeside reads the principals of an extension.
+func parseBeside(e *workloadpb.Extension) (out []identity.Identity, err error) {
+	list := &structpb.ListValue{}
+	if c := e.GetConfig(); c != nil {
+		if err := c.UnmarshalTo(list); err != nil {
+			return nil, err
+		}
+	}
+	for i, v := range list.GetValues() {
+		id, err := identity.Parse("spiffe://" + v.GetStringValue())
+		if err != nil {
+			return nil, fmt.Errorf("principals[%d]: %w", i, err)
+		}
+		out = append(out, id)
+	}
+	return out, nil
 }
 
 func (s *Service) parseVIP(p *workloadpb.NetworkAddress) error {

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
 // Mode is how an endpoint of a service is chosen.
@@ -78,6 +80,12 @@ type Service struct {
 	SANs              []string
 	Waypoint          GatewayAddress
 	WeightedWaypoints []WeightedWaypoint
+	// EndpointsBehind sends what is for an endpoint's own address to the waypoint as
+	// well. The identities in Beside go there directly.
+	EndpointsBehind bool
+	// EndpointsTaken has waypoints take it.
+	EndpointsTaken bool
+	Beside         []identity.Identity
 
 	HasLoadBalancing bool // whether the control plane said anything about it
 	Mode             Mode

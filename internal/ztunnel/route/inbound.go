@@ -86,6 +86,11 @@ func (in *In) addressed(t connect.Target) *reason.Error {
 		}
 	case at.Workload != nil:
 		gw = at.Workload.Waypoint
+		for svc := range in.Snapshot.Backed(at.Workload, t.TargetPort()) {
+			if gw.IsZero() && svc.EndpointsBehind {
+				gw = svc.Waypoint
+			}
+		}
 	}
 	if IsGateway(in.Snapshot, gw, in.Local.Identity(), in.At.Addr()) {
 		return nil

@@ -121,8 +121,12 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 	}
 	// The endpoint admits only its own waypoint. One that is the service's waypoint
 	// as well has seen the connection already.
-	if w := up.Workload.Waypoint; !w.IsZero() && up.Addr.IsValid() && !o.fromGateway(w) {
-		return o.toWaypoint(w, svc, netip.AddrPortFrom(up.Addr, up.Port), WorkloadWaypoint)
+	if !up.Addr.IsValid() {
+		return o.toEndpoint(up, svc, true)
+	}
+	at := netip.AddrPortFrom(up.Addr, up.Port)
+	if w := o.behind(up.Workload, at); !w.IsZero() {
+		return o.toWaypoint(w, svc, at, WorkloadWaypoint)
 	}
 	return o.toEndpoint(up, svc, true)
 }
@@ -135,10 +139,34 @@ func (o *Out) pick(svc *workload.Service) (workload.Upstream, *reason.Error) {
 }
 
 func (o *Out) toWorkload(w *workload.Workload) (Route, *reason.Error) {
-	if !w.Waypoint.IsZero() && !o.fromGateway(w.Waypoint) {
-		return o.toWaypoint(w.Waypoint, nil, o.Dst, WorkloadWaypoint)
+	if gw := o.behind(w, o.Dst); !gw.IsZero() {
+		return o.toWaypoint(gw, nil, o.Dst, WorkloadWaypoint)
 	}
 	return o.toEndpoint(workload.Upstream{Workload: w, Addr: o.Dst.Addr(), Port: o.Dst.Port()}, nil, false)
+}
+
+// behind returns the waypoint that connections to an endpoint's own address go to: that
+// of the endpoint, else that of the services which it backs at this port, if the port
+// admits only that. It is zero for services of several waypoints, of which the endpoint
+// refuses the connection, and for the waypoint itself.
+func (o *Out) behind(w *workload.Workload, at netip.AddrPort) (gw workload.GatewayAddress) {
+	if !w.Waypoint.IsZero() {
+		if o.fromGateway(w.Waypoint) {
+			return gw
+		}
+		return w.Waypoint
+	}
+	for svc := range o.Snapshot.Backed(w, at.Port()) {
+		switch {
+		case !svc.EndpointsBehind:
+		case slices.Contains(svc.Beside, o.Source.Identity()), !gw.IsZero() && gw != svc.Waypoint,
+			o.fromGateway(svc.Waypoint), IsGateway(o.Snapshot, svc.Waypoint, w.Identity(), at.Addr()):
+			return workload.GatewayAddress{}
+		default:
+			gw = svc.Waypoint
+		}
+	}
+	return gw
 }
 
 // toEndpoint is the last step: the chosen workload itself.

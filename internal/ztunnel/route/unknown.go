@@ -31,6 +31,29 @@ func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace str
 		}
 	case at.Workload != nil:
 		names = unknownGateway(names, s, at.Workload.Waypoint)
+		if at.Workload.Waypoint.IsZero() {
+			names = unknownServices(names, s, network, at.Workload)
+		}
+	}
+	return names
+}
+
+// unknownServices adds the services of a workload, which may have its connections go to
+// a waypoint, and these waypoints.
+func unknownServices(names []string, s *workload.Snapshot, network string, w *workload.Workload) []string {
+	for i := range w.Services {
+		k := w.Services[i].Service
+		switch svc := s.ServiceByName(k.Namespace, k.Hostname); {
+		case svc == nil:
+			if !slices.Contains(names, k.String()) {
+				names = append(names, k.String())
+			}
+		case svc.EndpointsBehind:
+			n := len(names)
+			if names = unknownWaypoint(names, s, network, svc.Waypoint); len(names) > n && slices.Contains(names[:n], names[n]) {
+				names = names[:n]
+			}
+		}
 	}
 	return names
 }
@@ -64,7 +87,11 @@ func unknownWaypoint(names []string, s *workload.Snapshot, network string, gw wo
 // unknownWaypoints adds the waypoints of a service's endpoints in this network.
 func unknownWaypoints(names []string, s *workload.Snapshot, network string, svc *workload.Service) []string {
 	for w := range s.Endpoints(svc) {
-		if w.Network != network || w.Waypoint.IsZero() {
+		if w.Network != network {
+			continue
+		}
+		if w.Waypoint.IsZero() {
+			names = unknownServices(names, s, network, w)
 			continue
 		}
 		n := len(names)
