@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +73,40 @@ func throughWaypoint(w *rig.World, client string, to netip.AddrPort) {
 	})
 }
 
+// behindWaypoint waits until a client is answered by the server web, which a proxy of the
+// shop's waypoint has called.
+func behindWaypoint(w *rig.World, from lab.Where, to netip.AddrPort) {
+	w.T().Helper()
+	w.Eventually(fmt.Sprintf("the waypoint calls %s for %s", to, from), func() error {
+		a, err := w.Get(from, to)
+		if err != nil {
+			return err
+		}
+		s, err := w.Status(w.T().Context())
+		if err != nil {
+			return err
+		}
+		for _, p := range s.Pods {
+			if p.Namespace == "shop" && strings.HasPrefix(p.Name, "waypoint-") && slices.Contains(p.IPs, a.Caller.String()) {
+				return nil
+			}
+		}
+		return fmt.Errorf("the server was called by %s", a.Caller)
+	})
+}
+
+// denied is a policy of front: its waypoint refuses the account thief1.
+const denied = `
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: denied, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: front}]
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/market/sa/thief1]}}]}]
+`
+
 // echoes makes one exchange with the server's other port.
 func echoes(w *rig.World, from lab.Where, pod netip.Addr) error {
 	c, err := w.Dial(w.T().Context(), from, "tcp", netip.AddrPortFrom(pod, other).String())
@@ -100,9 +135,10 @@ func steal(w *rig.World, pod netip.AddrPort, identity string) {
 }
 
 // TestAroundTheWaypointOfAService: a service is bound to a waypoint, and the attacker
-// calls its pod: as a pod of the mesh on both nodes, from outside the mesh in
-// plaintext, through another service, and as a stolen node proxy. The pod's node
-// proxy refuses him. The pod's other ports are open as before.
+// calls its pod: as a pod of the mesh on both nodes, through another service, from
+// outside the mesh in plaintext, and as a stolen node proxy. The former reach the pod
+// through the waypoint, by the policies of the service; the pod's node proxy refuses the
+// latter. The pod's other ports are open as before, and not through the waypoint.
 func TestAroundTheWaypointOfAService(t *testing.T) {
 	t.Parallel()
 	world := waypointWorld(t, "service")
@@ -114,10 +150,24 @@ func TestAroundTheWaypointOfAService(t *testing.T) {
 		w.BecomesAnswered(rig.Stranger, pod)
 		w.MustApply(front(uses("waypoint", "")))
 		throughWaypoint(w, "far", vip)
-		for _, from := range []lab.Where{rig.Stranger, rig.Near, rig.Far, thief1, thief2} {
-			w.BecomesRefused(from, pod)
+		w.BecomesRefused(rig.Stranger, pod)
+		for _, from := range []lab.Where{rig.Near, rig.Far, thief1, thief2} {
+			for _, to := range []netip.AddrPort{pod, web} { // its port is front's
+				behindWaypoint(w, from, to)
+			}
 		}
-		w.Refused(rig.Far, web) // its port is front's
+		w.MustApply(denied)
+		for _, to := range []netip.AddrPort{vip, pod, web} {
+			w.Eventually("the policy of front holds for thief1 at "+to.String(), func() error {
+				_, err := w.Get(thief1, to)
+				if err == nil || !strings.Contains(err.Error(), "403") && !strings.Contains(err.Error(), "RBAC") {
+					return fmt.Errorf("it is answered, error %w", err)
+				}
+				return nil
+			})
+		}
+		behindWaypoint(w, thief2, pod)
+		w.MustDelete("AuthorizationPolicy", "shop", "denied")
 		for _, id := range []string{clientID, serverID, "spiffe://cluster.local/ns/market/sa/thief2", "spiffe://cluster.local/ns/market/sa/waypoint"} {
 			steal(w, pod, id)
 		}
@@ -139,8 +189,14 @@ func TestAroundTheWaypointOfAService(t *testing.T) {
 		}
 		// The exception is for accounts, which prove who they are.
 		w.MustApply(front(uses("waypoint", `ambit.mesh/waypoint-exempt: "market/thief2"`)))
-		w.BecomesAnswered(thief2, pod)
-		w.Refused(thief1, pod)
+		w.Eventually("thief2 calls the pod itself", func() error {
+			a, err := w.Get(thief2, pod)
+			if err == nil && a.Caller != w.Pod("market", "thief2", v6) {
+				err = fmt.Errorf("it was called by %s", a.Caller)
+			}
+			return err
+		})
+		behindWaypoint(w, thief1, pod)
 		w.Refused(rig.Stranger, pod)
 		// Istio's way.
 		w.MustApply(front(uses("waypoint", "ambit.mesh/waypoint-bypass: allow")))

@@ -17,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	confv1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance"
 	"sigs.k8s.io/gateway-api/conformance/tests"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
@@ -27,16 +29,9 @@ import (
 // installTime bounds the installation of the mesh on a slow machine.
 const installTime = 5 * time.Minute
 
-// extended are the features that are claimed beside the core of the two profiles.
-// Those of HTTPRoute count for no profile of meshes; tests of meshes need them.
-var extended = []features.FeatureName{
-	features.SupportMeshClusterIPMatching, features.SupportMeshConsumerRoute, features.SupportMeshHTTPRouteRewritePath,
-	features.SupportMeshHTTPRouteSchemeRedirect, features.SupportMeshHTTPRouteRedirectPort, features.SupportMeshHTTPRouteRedirectPath,
-	features.SupportMeshHTTPRouteBackendRequestHeaderModification, features.SupportMeshHTTPRouteQueryParamMatching,
-	features.SupportMeshHTTPRouteNamedRouteRule,
-	features.SupportHTTPRouteResponseHeaderModification, features.SupportHTTPRouteParentRefPort,
-	features.SupportHTTPRoute303RedirectStatusCode, features.SupportHTTPRoute307RedirectStatusCode, features.SupportHTTPRoute308RedirectStatusCode,
-}
+// class is that of waypoints. The features in its status are claimed: those of meshes
+// count for the profiles, those of HTTPRoute are needed by tests of meshes.
+const class = "istio-waypoint"
 
 // TestConformance runs every test of meshes. The report is written to
 // CONFORMANCE_REPORT, if that is set; the mesh is uninstalled at the end, unless
@@ -49,7 +44,7 @@ func TestConformance(t *testing.T) {
 	opts := conformance.DefaultOptions(t)
 	opts.GatewayClassName = "" // no features are read from a class
 	opts.ConformanceProfiles = []suite.ConformanceProfileName{suite.MeshHTTPConformanceProfileName, suite.MeshGRPCConformanceProfileName}
-	opts.SupportedFeatures = extended
+	opts.SupportedFeatures = claimed(t, opts.Client)
 	opts.NamespaceLabels = map[string]string{"istio.io/dataplane-mode": "ambient"}
 	opts.Implementation = confv1.Implementation{
 		Organization: "ambit-mesh", Project: "ambit", URL: "https://github.com/ambit-mesh/ambit", Version: version(t), Contact: []string{"@ambit-mesh/maintainers"},
@@ -72,10 +67,46 @@ func TestConformance(t *testing.T) {
 	if len(mesh) == 0 {
 		t.Fatal("the suite has no test of meshes")
 	}
+	for _, f := range opts.SupportedFeatures {
+		if !slices.ContainsFunc(mesh, func(c suite.ConformanceTest) bool { return slices.Contains(c.Features, f) }) {
+			t.Errorf("no test of meshes is about the feature %s of the class %s", f, class)
+		}
+	}
+	for _, c := range mesh {
+		for _, f := range c.Features {
+			if !slices.Contains(opts.SupportedFeatures, f) {
+				t.Logf("skipped: %s needs the feature %s", c.ShortName, f)
+			}
+		}
+	}
 	t.Cleanup(func() { report(t, s) }) // there is one when all tests have ended
 	s.Setup(t, mesh)
 	if err := s.Run(t, mesh); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// claimed returns the features in the status of the class.
+func claimed(t *testing.T, c client.Client) (out []features.FeatureName) {
+	ctx, cancel := context.WithTimeout(t.Context(), installTime)
+	defer cancel()
+	for {
+		var g gatewayv1.GatewayClass
+		err := c.Get(ctx, client.ObjectKey{Name: class}, &g)
+		if err == nil && len(g.Status.SupportedFeatures) > 0 {
+			for _, f := range g.Status.SupportedFeatures {
+				out = append(out, features.FeatureName(f.Name))
+			}
+			if !slices.IsSorted(out) {
+				t.Errorf("the features of class %s are not sorted: %v", class, out)
+			}
+			return out
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("class %s has no features, error %v", class, err)
+		case <-time.After(time.Second):
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -88,6 +89,9 @@ func TestWaypoint(t *testing.T) {
 		}
 		if c := conditionOf(u, "Accepted"); c["status"] != "True" {
 			return fmt.Errorf("its condition is %v", c)
+		}
+		if list, _, _ := unstructured.NestedSlice(u.Object, "status", "supportedFeatures"); len(list) == 0 {
+			return errors.New("it has no features")
 		}
 		return nil
 	})

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/gateway-api/pkg/features"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/internal/control/status"
@@ -159,5 +161,54 @@ func TestOwnClasses(t *testing.T) {
 	}
 	if !slices.Equal(names, []string{"istio-waypoint", "istio-remote"}) {
 		t.Errorf("%v", names)
+	}
+}
+
+// TestFeatures: the status of the class of waypoints has features that exist in Gateway
+// API, sorted; a status that has others is written again.
+func TestFeatures(t *testing.T) {
+	known := map[string]bool{}
+	for f := range features.AllFeatures {
+		known[string(f.Name)] = true
+	}
+	for _, f := range Features {
+		if !known[f] {
+			t.Errorf("Gateway API has no feature %s", f)
+		}
+	}
+	if !slices.IsSorted(Features) || len(slices.Compact(slices.Clone(Features))) != len(Features) || len(Features) > 64 {
+		t.Errorf("%v", Features)
+	}
+	for _, c := range Classes() {
+		report := status.Report{Owned: &ClassStatus, Sections: []status.Section{{Conditions: Class(c), Fields: ClassFields(c)}}}
+		want := `[{"name":"GRPCRoute"},`
+		if c.Name == ClassRemote {
+			want = ""
+		}
+		got := ""
+		for _, f := range ClassFields(c) {
+			got = f.JSON
+		}
+		if (got == "") != (want == "") || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %s", c.Name, got)
+		}
+		for _, s := range Class(c) {
+			c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: s.Type, Status: metav1.ConditionStatus(s.Status), Reason: s.Reason, Message: s.Message})
+		}
+		for _, f := range Features {
+			if want != "" {
+				c.Status.SupportedFeatures = append(c.Status.SupportedFeatures, gatewayv1.SupportedFeature{Name: gatewayv1.FeatureName(f)})
+			}
+		}
+		if !report.In(SeenClass(c)) {
+			t.Errorf("%s is written again without a change", c.Name)
+		}
+		if want == "" {
+			continue
+		}
+		c.Status.SupportedFeatures = c.Status.SupportedFeatures[1:]
+		if report.In(SeenClass(c)) {
+			t.Errorf("%s is not written although a feature is missing", c.Name)
+		}
 	}
 }

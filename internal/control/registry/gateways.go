@@ -24,11 +24,11 @@ func (t *tables) gatewayPods(in *inputs) {
 	t.proxies = collection.NewIndex(proxies, func(_ Ref, gateway Ref) []Ref { return []Ref{gateway} })
 }
 
-func (d describer) class(_ Ref, c *gatewayv1.GatewayClass) []status.Condition {
+func (d describer) class(_ Ref, c *gatewayv1.GatewayClass) []status.Section {
 	if !gateways.OwnClass(c) {
-		return []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "controller %s is not Ambit", c.Spec.ControllerName)}
+		return []status.Section{{Conditions: []status.Condition{status.Maybe(status.Accepted, status.ReasonPending, "controller %s is not Ambit", c.Spec.ControllerName)}}}
 	}
-	return gateways.Class(c)
+	return []status.Section{{Conditions: gateways.Class(c), Fields: gateways.ClassFields(c)}}
 }
 
 func (d describer) gateway(n Ref, g *gatewayv1.Gateway) []status.Section {

@@ -45,11 +45,7 @@ func (r *Registry) reporters() []*reporter {
 	return []*reporter{
 		{kind: source.Pod.Kind, describe: describes(in.pods, conditions(describer.pod))},
 		writesSome(source.Gateway, in.gateways, gateways.Status, gateways.Seen, describer.gateway, gateways.Own),
-		writesSome(source.GatewayClass, in.gwClasses, gateways.ClassStatus,
-			func(c *gatewayv1.GatewayClass) status.State {
-				return status.State{Conditions: status.SeenIn(c.Status.Conditions)}
-			},
-			conditions(describer.class), gateways.OwnClass),
+		writesSome(source.GatewayClass, in.gwClasses, gateways.ClassStatus, gateways.SeenClass, describer.class, gateways.OwnClass),
 		service,
 		writes(source.ServiceEntry, in.entries,
 			status.Owned{Conditions: []string{status.Accepted, status.WaypointBound, status.WaypointMissing, status.VisibilityApplied, status.ClaimsAccepted}},
