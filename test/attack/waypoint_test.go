@@ -260,7 +260,11 @@ func TestWithoutTheWaypoint(t *testing.T) {
 			w.Refused(thief1, pod)
 			steal(w, pod, clientID)
 			steal(w, pod, "spiffe://cluster.local/ns/shop/sa/waypoint")
-			w.Logs("node2", vip.String(), `reason="WAYPOINT_UNAVAILABLE"`, "waypoint "+name+"."+why)
+			// At first a waypoint that was deleted is one that does not answer.
+			w.Eventually("the node proxy says why", func() error {
+				w.Refused(rig.Far, vip)
+				return w.ExpectLines("node2", vip.String(), `reason="WAYPOINT_UNAVAILABLE"`, "waypoint "+name+"."+why)
+			})
 		}
 		for _, c := range []struct{ label, name, why string }{
 			{"nobody", "nobody.shop", "TargetNotFound"},

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -505,4 +506,29 @@ func FuzzOverlay(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestDocsListFields: docs/waypoints.md lists every field and variable that a ConfigMap
+// may change.
+func TestDocsListFields(t *testing.T) {
+	doc, err := os.ReadFile("../../../docs/waypoints.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(doc), "## Changing what runs")
+	section, _, _ = strings.Cut(section, "\n## ")
+	names := slices.Clone(Variables)
+	for _, fields := range permitted {
+		for path := range fields {
+			if strings.HasSuffix(path, ".*") || strings.Contains(path, "env[") || strings.Contains(path, "Probe.") {
+				continue // named as a whole
+			}
+			names = append(names, path[strings.LastIndex(path, ".")+1:])
+		}
+	}
+	for _, n := range append(names, "metadata.labels", "metadata.annotations", "readinessProbe", "startupProbe") {
+		if !strings.Contains(section, "`"+n+"`") {
+			t.Errorf("docs/waypoints.md does not list %s", n)
+		}
+	}
 }
