@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
@@ -232,63 +234,163 @@ func objectVersions(t *testing.T, n *kit.Namespace) string {
 	return strings.Join(append(out, "route "+written{n, t, httpRoutes, "split"}.version()), ", ")
 }
 
-// TestWaypointComesAndGoes: no request fails, of HTTP/1.1 and HTTP/2 connections that
-// are kept and of gRPC, while a waypoint is added, gets more pods, loses one, has one
-// again, is rolled out and is taken away.
-func TestWaypointComesAndGoes(t *testing.T) {
-	n := mesh.Namespace(t, "waypoint-load", kit.Ambient())
-	versioned(t, n)
+// perLoad is how many connections a load client of waypointLoads keeps.
+const perLoad = 8
+
+// loads are clients of the service front, and of the address of one of its pods.
+type loads map[string]*kit.Load
+
+// waypointLoads starts clients that keep their connections, of HTTP/1.1, HTTP/2 and
+// gRPC, and others that make one for each request: to the service, and to the address
+// of a pod.
+func waypointLoads(t *testing.T, n *kit.Namespace) loads {
+	t.Helper()
+	v1, _ := versioned(t, n)
 	from, _ := twoNodes(t)
-	keep := func(p *corev1.Pod) {
-		c := &p.Spec.Containers[0]
-		c.Command = append(c.Command, "-per-conn", "0", "-workers", "8")
-	}
-	protocol := func(p string) kit.Option {
-		return func(pod *corev1.Pod) {
-			c := &pod.Spec.Containers[0]
-			c.Command = append(c.Command, "-protocol", p)
+	with := func(protocol string, args ...string) kit.Option {
+		return func(p *corev1.Pod) {
+			c := &p.Spec.Containers[0]
+			c.Command = append(append(c.Command, "-protocol", protocol), args...)
 		}
 	}
+	kept := []string{"-per-conn", "0", "-workers", fmt.Sprint(perLoad)}
 	grpc := "http://front." + n.Name + ".svc." + wellknown.DefaultDomain + ":9200/"
-	loads := map[string]*kit.Load{
-		"http1": n.StartLoad("load-http1", n.URL("front"), 100, kit.OnNode(from), keep),
-		"h2":    n.StartLoad("load-h2", n.URL("front"), 100, kit.OnNode(from), keep, protocol("h2")),
-		"grpc":  n.StartLoad("load-grpc", grpc, 100, kit.OnNode(from), keep, protocol("grpc")),
+	pod := "http://" + net.JoinHostPort(v1.Status.PodIP, "8080") + "/"
+	return loads{
+		"http1": n.StartLoad("load-http1", n.URL("front"), 100, kit.OnNode(from), with("http1", kept...)),
+		"h2":    n.StartLoad("load-h2", n.URL("front"), 100, kit.OnNode(from), with("h2", kept...)),
+		"grpc":  n.StartLoad("load-grpc", grpc, 100, kit.OnNode(from), with("grpc", kept...)),
+		"fresh": n.StartLoad("load-fresh", n.URL("front"), 50, kit.OnNode(from), eachRequest),
+		"pod":   n.StartLoad("load-pod", pod, 50, kit.OnNode(from), eachRequest),
 	}
-	goOn := func(seconds int) {
-		for _, l := range loads {
-			l.Seconds(seconds)
-		}
+}
+
+// goOn waits until every client has made requests for some seconds more.
+func (l loads) goOn(seconds int) {
+	for _, c := range l {
+		c.Seconds(seconds)
 	}
+}
+
+// clean ends the clients, of whose requests none may have failed.
+func (l loads) clean(t *testing.T) {
+	t.Helper()
+	for name, c := range l {
+		t.Logf("%s: %+v", name, c.Clean())
+	}
+}
+
+// addWaypoint gives the services of a namespace a waypoint, and waits until requests go
+// through it.
+func addWaypoint(t *testing.T, n *kit.Namespace) {
+	t.Helper()
 	ambit(t, "waypoint", "apply", "-n", n.Name, "--enroll-namespace", "--wait")
 	kit.Eventually(t, "requests go through the waypoint", func(ctx context.Context) error { return through(ctx, n) })
-	goOn(3)
+}
+
+// TestWaypointComesAndGoes: no request fails, on connections that are kept and on new
+// ones, while a waypoint is added, gets more pods, loses one, has one again, is rolled
+// out and is taken away.
+func TestWaypointComesAndGoes(t *testing.T) {
+	n := mesh.Namespace(t, "waypoint-load", kit.Ambient())
+	l := waypointLoads(t, n)
+	addWaypoint(t, n)
+	l.goOn(3)
 	scaleWaypoint(t, n, 3)
-	goOn(3)
-	pods, err := waypointPods(t.Context(), n, waypoint)
-	if err != nil || len(pods) == 0 {
-		t.Fatalf("%d pods, error %v", len(pods), err)
-	}
-	if err := n.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), pods[0].Name, metav1.DeleteOptions{}); err != nil {
+	l.goOn(3)
+	if err := n.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), aWaypointPod(t, n).Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	scaleWaypoint(t, n, 3)
-	goOn(1)
+	l.goOn(1)
 	scaleWaypoint(t, n, 1)
-	goOn(3)
+	l.goOn(3)
 	roll(t, n, waypoint)
-	goOn(3)
+	l.goOn(3)
 	if err := through(t.Context(), n); err != nil {
 		t.Error(err)
 	}
 	n.Label(map[string]*string{wellknown.LabelUseWaypoint: nil})
-	goOn(3)
+	l.goOn(3)
 	ambit(t, "waypoint", "delete", waypoint, "-n", n.Name)
-	goOn(3)
-	for name, l := range loads {
-		r := l.Clean()
-		t.Logf("%s: %+v", name, r)
+	l.goOn(3)
+	l.clean(t)
+}
+
+// TestWaypointUpgraded: no request fails while an upgrade of the mesh changes the pods
+// of waypoints.
+func TestWaypointUpgraded(t *testing.T) {
+	n := mesh.Namespace(t, "waypoint-upgrade", kit.Ambient())
+	l := waypointLoads(t, n)
+	addWaypoint(t, n)
+	t.Cleanup(func() {
+		if err := mesh.Upgrade(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, memory := range []string{"96Mi", "112Mi"} {
+		if err := mesh.Upgrade(t.Context(), "--set", "values.global.waypoint.resources.requests.memory="+memory); err != nil {
+			t.Fatal(err)
+		}
+		kit.Eventually(t, "the only pod of the waypoint requests "+memory, func(ctx context.Context) error {
+			list, err := n.Kube.CoreV1().Pods(n.Name).List(ctx, metav1.ListOptions{LabelSelector: wellknown.LabelGatewayName + "=" + waypoint})
+			if err != nil || len(list.Items) != 1 {
+				return fmt.Errorf("%d pods, error %w", len(list.Items), err)
+			}
+			if got := list.Items[0].Spec.Containers[0].Resources.Requests.Memory().String(); got != memory {
+				return fmt.Errorf("it requests %s", got)
+			}
+			return nil
+		})
+		l.goOn(3)
 	}
+	if err := through(t.Context(), n); err != nil {
+		t.Error(err)
+	}
+	l.clean(t)
+}
+
+// TestWaypointKilled: one of three pods of a waypoint is killed, the program alone and
+// then the whole pod, without time to end. A connection that it carried fails once, at
+// most. No other request does.
+func TestWaypointKilled(t *testing.T) {
+	own := mesh.Machines(t)
+	n := mesh.Namespace(t, "waypoint-killed", kit.Ambient())
+	l := waypointLoads(t, n)
+	addWaypoint(t, n)
+	scaleWaypoint(t, n, 3)
+	l.goOn(3)
+	p := aWaypointPod(t, n)
+	id := strings.TrimPrefix(p.Status.ContainerStatuses[0].ContainerID, "containerd://")
+	if out, err := own.Output(t.Context(), p.Spec.NodeName, "ctr", "-n", "k8s.io", "task", "kill", "-s", "SIGKILL", id); err != nil {
+		t.Fatal(out, err)
+	}
+	l.goOn(5)
+	scaleWaypoint(t, n, 3)
+	l.goOn(1)
+	if err := n.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), aWaypointPod(t, n).Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
+		t.Fatal(err)
+	}
+	l.goOn(5)
+	scaleWaypoint(t, n, 3)
+	l.goOn(3)
+	for name, c := range l {
+		r := c.Stop()
+		t.Logf("%s: %+v", name, r)
+		if r.OK == 0 || r.Failed > 2*perLoad {
+			t.Errorf("%s: of %d requests, %d were answered and %d failed: %v", name, r.Sent, r.OK, r.Failed, r.Errors)
+		}
+	}
+}
+
+// aWaypointPod returns a pod of the waypoint.
+func aWaypointPod(t *testing.T, n *kit.Namespace) corev1.Pod {
+	t.Helper()
+	pods, err := waypointPods(t.Context(), n, waypoint)
+	if err != nil || len(pods) == 0 {
+		t.Fatalf("%d pods, error %v", len(pods), err)
+	}
+	return pods[0]
 }
 
 // scaleWaypoint waits until as many pods are ready, and the others have gone.

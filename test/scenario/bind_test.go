@@ -27,8 +27,8 @@ spec: {selector: {tier: server}, ipFamilyPolicy: PreferDualStack, ports: [{name:
 }
 
 // TestBindingUnderLoad: a service gets a waypoint and loses it again, and changes from
-// one to another, while clients make requests, on kept connections and on new ones.
-// None fails. Every change takes effect.
+// one to another, while clients make requests, on kept connections and on new ones, and
+// to the address of a pod. None fails. Every change takes effect.
 func TestBindingUnderLoad(t *testing.T) {
 	second := `
 ---
@@ -49,6 +49,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 		to := netip.AddrPortFrom(w.Service("shop", "front", v6), 80)
 		w.BecomesAnswered(far, to)
 		kept, fresh := w.StartLoad(far, to, 200), w.StartConnections(far, to, 100)
+		pod := w.StartConnections(far, netip.AddrPortFrom(w.Pod("shop", "v1", v6), 8080), 50)
 		for range 3 {
 			for _, name := range []string{"waypoint", "second", ""} {
 				w.MustApply(frontUses(name))
@@ -58,6 +59,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 		}
 		kept.Clean()
 		fresh.Clean()
+		pod.Clean()
 	})
 }
 
