@@ -117,6 +117,7 @@ func report(t *testing.T, s *suite.ConformanceTestSuite) {
 		t.Error(err)
 		return
 	}
+	slices.SortFunc(report.ProfileReports, func(a, b confv1.ProfileReport) int { return strings.Compare(a.Name, b.Name) })
 	b, err := yaml.Marshal(report)
 	if err != nil {
 		t.Error(err)
