@@ -53,7 +53,7 @@ func behindDirectory(t *testing.T, without ...string) *workload.Snapshot {
 	}
 	for _, a := range c.Addresses {
 		if s := a.GetService(); s != nil && slices.Contains([]string{"closed", "second", "gone", "wp"}, s.Name) {
-			s.Extensions = append(s.Extensions, &workloadpb.Extension{Name: wellknown.ExtensionEndpoints, Config: beside})
+			s.Extensions = append(s.Extensions, &workloadpb.Extension{Name: wellknown.ExtensionEndpointsTaken}, &workloadpb.Extension{Name: wellknown.ExtensionEndpoints, Config: beside})
 		}
 	}
 	c.Addresses = slices.DeleteFunc(c.Addresses, func(a *workloadpb.Address) bool {
@@ -122,6 +122,29 @@ func TestBehindOnDemand(t *testing.T) {
 		}
 		if n != 1 {
 			t.Errorf("%s without %s: %q", tc.dst, tc.without, names)
+		}
+	}
+}
+
+// TestSandwichForEndpoints: a waypoint behind a node proxy gets what is for the endpoints
+// of its services, at their ports alone.
+func TestSandwichForEndpoints(t *testing.T) {
+	s := behindDirectory(t)
+	for _, tc := range []struct {
+		pod, at, authority string
+		ok                 bool
+	}{
+		{"wp", "10.0.0.9", "10.0.0.2:8080", true},
+		{"wp", "10.0.0.9", "10.0.0.2:9000", false},
+		{"wp", "10.0.0.9", "10.0.0.2:8081", false},
+		{"two", "10.0.0.10", "10.0.0.2:8080", false},
+		{"two", "10.0.0.10", "10.0.0.3:8080", true},
+		{"wp", "10.0.0.9", "10.0.0.5:8080", false},
+		{"two", "10.0.0.10", "10.0.0.5:8080", true},
+	} {
+		_, status, err := Inbound(In{Snapshot: s, Local: s.WorkloadByUID(tc.pod), At: netip.AddrPortFrom(netip.MustParseAddr(tc.at), 15008), Method: "CONNECT", Authority: tc.authority})
+		if (err == nil) != tc.ok || err != nil && err.Reason != reason.AddressMismatch {
+			t.Errorf("%s for %s: %d %v", tc.pod, tc.authority, status, err)
 		}
 	}
 }

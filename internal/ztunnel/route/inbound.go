@@ -3,6 +3,7 @@ package route
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -78,24 +79,30 @@ func (in *In) addressed(t connect.Target) *reason.Error {
 	var gw workload.GatewayAddress
 	switch at := in.Snapshot.Find(in.Network, t.Addr.Addr(), ""); {
 	case at.Service != nil:
-		gw = at.Service.Waypoint
-		for _, ww := range at.Service.WeightedWaypoints {
-			if IsGateway(in.Snapshot, ww.Destination, in.Local.Identity(), in.At.Addr()) {
+		if in.standsFor(at.Service) {
+			return nil
+		}
+	case at.Workload != nil && at.Workload.Waypoint.IsZero():
+		for svc := range in.Snapshot.Backed(at.Workload, t.TargetPort()) {
+			if svc.EndpointsTaken && in.standsFor(svc) {
 				return nil
 			}
 		}
 	case at.Workload != nil:
 		gw = at.Workload.Waypoint
-		for svc := range in.Snapshot.Backed(at.Workload, t.TargetPort()) {
-			if gw.IsZero() && svc.EndpointsBehind {
-				gw = svc.Waypoint
-			}
-		}
 	}
 	if IsGateway(in.Snapshot, gw, in.Local.Identity(), in.At.Addr()) {
 		return nil
 	}
 	return reason.Errorf(reason.AddressMismatch, "ip mismatch: the tunnel is at %s and asks for %s", in.At.Addr(), t.Addr.Addr())
+}
+
+// standsFor reports whether this pod is a waypoint of a service.
+func (in *In) standsFor(svc *workload.Service) bool {
+	is := func(gw workload.GatewayAddress) bool {
+		return IsGateway(in.Snapshot, gw, in.Local.Identity(), in.At.Addr())
+	}
+	return is(svc.Waypoint) || slices.ContainsFunc(svc.WeightedWaypoints, func(ww workload.WeightedWaypoint) bool { return is(ww.Destination) })
 }
 
 func (in *In) plan(t connect.Target) (Plan, *reason.Error) {
