@@ -60,7 +60,8 @@ func (a *app) run(ctx context.Context, args []string) int {
 	cmd.SetIn(a.in)
 	cmd.SetOut(a.out)
 	cmd.SetErr(a.err)
-	err := errors.Join(cmd.ExecuteContext(ctx), a.out.Flush(), a.err.Flush())
+	ran, err := cmd.ExecuteContextC(ctx)
+	err = errors.Join(err, a.out.Flush(), a.err.Flush())
 	var code codeError
 	switch {
 	case err == nil:
@@ -69,6 +70,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return int(code)
 	}
 	_ = a.err.Printf("error: %v\n", err)
+	if _, own := ran.Annotations[failedCode]; own {
+		return codeFailed
+	}
 	return 1
 }
 
@@ -95,7 +99,7 @@ Or in a cluster:
 	}
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.caCommand(), a.tokenCommand(), a.createCommand(), a.ztunnelConfigCommand(),
-		a.proxyStatusCommand(), a.describeCommand(), a.experimentalCommand(), a.analyzeCommand(), a.bugReportCommand(), a.versionCommand(), a.waypointCommand())
+		a.proxyStatusCommand(), a.describeCommand(), a.experimentalCommand(), a.analyzeCommand(), a.bugReportCommand(), a.versionCommand(), a.waypointCommand(), a.whyCommand())
 	cmd.AddCommand(a.installCommands()...)
 	if a.plugin {
 		cmd.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl ambit"}

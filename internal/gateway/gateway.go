@@ -11,6 +11,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -28,6 +29,8 @@ type Gateway struct {
 	shards   []*shard
 	active   atomic.Int64
 	draining atomic.Bool
+	// explained counts the resources that questions have had requested.
+	explained atomic.Int64
 }
 
 // shard is the part of a gateway that one loop owns. It is made by the first
@@ -76,6 +79,12 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 	if s := g.shards[l.Index()]; s != nil {
 		return s
 	}
+	s := g.newShard(l)
+	g.shards[l.Index()] = s
+	return s
+}
+
+func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
 		g: g, loop: l, sessions: map[*session]struct{}{}, load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
 		limits: map[identity.Identity]*limit{}, health: newHealths(),
@@ -83,10 +92,12 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 	}
 	s.loadFn = s.loadOf
 	s.pool = pool.New(l, pool.Config{Dial: s.dial})
-	s.engine = exchange.NewEngine(l, exchange.Config{Pool: s.pool})
-	g.shards[l.Index()] = s
+	s.engine = exchange.NewEngine(l, exchange.Config{Pool: s.pool, Normalise: normalise})
 	return s
 }
+
+// normalise is how paths are made the one form that routes and policies see.
+var normalise message.Normalisation
 
 // incoming is one CONNECT stream before it is answered.
 type incoming struct {

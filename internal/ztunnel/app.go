@@ -161,7 +161,7 @@ func (a *App) Run(ctx context.Context) error {
 	// The servers outlive the drain, so that it can be watched.
 	serving, stopServing := context.WithCancel(context.Background())
 	defer stopServing()
-	servers := process.Servers{Program: "ztunnel", Dump: a.dump, Quit: a.Quit, Logs: a.logs, Ready: &a.ready, Metrics: a.metrics}
+	servers := process.Servers{Program: "ztunnel", Dump: a.dump, Explain: a.node.Explain, Quit: a.Quit, Logs: a.logs, Ready: &a.ready, Metrics: a.metrics}
 	if err := servers.Listen(serving, &a.cfg.Settings); err != nil {
 		return err
 	}

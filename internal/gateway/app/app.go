@@ -115,6 +115,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 		Identity: cfg.Identity(), ClientCertificate: cfg.ClientIdentity, Log: logs.Logger("gateway"),
 		Policies: a.policies.set.Load, Telemetry: hooks,
 	})
+	a.servers.Explain = a.gateway.Explain
 	a.policies.changed = a.gateway.Recheck
 	if a.crl != nil {
 		// On a goroutine of its own: a certificate can take its time.

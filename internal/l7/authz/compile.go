@@ -73,6 +73,7 @@ func Compile(pb *authzpb.Policy) (*Policy, error) {
 		if err != nil {
 			return nil, fmt.Errorf("rules[%d].%w", i, err)
 		}
+		out.place = int(r.GetPlace())
 		out.refusal = &reason.Error{Reason: reason.PolicyDenied, Detail: fmt.Sprintf("%s, rule %d", p.key, r.GetPlace())}
 		if why := pb.GetUnsupported(); why != "" {
 			out.refusal = reason.Errorf(reason.PolicyUnsupported, "%s", why)

@@ -28,6 +28,7 @@ const (
 type rule struct {
 	clauses []clause
 	refusal *reason.Error // of a DENY
+	place   int           // in the policy as it was written
 }
 
 type clause []match

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"math/bits"
 	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/l7/message"
@@ -35,4 +36,43 @@ func (t *Table) Explain(h *message.Head) (steps []Step) {
 		return true
 	})
 	return steps
+}
+
+// Share is a backend of a rule, and its part of the requests.
+type Share struct {
+	Backend *Backend
+	Weight  uint32
+	Total   uint64 // of all weights of the rule
+}
+
+// Shares returns the backends of a rule in its order.
+func (t *Target) Shares() []Share {
+	out := make([]Share, len(t.Rule.Backends))
+	for i := range out {
+		b := &t.Rule.Backends[i]
+		out[i] = Share{b, b.Weight, t.total}
+	}
+	return out
+}
+
+// Largest returns a random number for which Pick chooses the backend with the largest
+// weight, the first of several.
+func (t *Target) Largest() uint64 {
+	var before, at uint64
+	best := uint32(0)
+	for i := range t.Rule.Backends {
+		w := t.Rule.Backends[i].Weight
+		if w > best {
+			best, at = w, before
+		}
+		before += uint64(w)
+	}
+	if at == 0 {
+		return 0
+	}
+	q, r := bits.Div64(at, 0, t.total) // the least number whose share begins at it
+	if r > 0 {
+		q++
+	}
+	return q
 }

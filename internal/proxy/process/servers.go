@@ -18,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
+	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
 
@@ -27,10 +28,13 @@ type Servers struct {
 	// Program is the proxy's name.
 	Program string
 	// Dump returns the answer to /config_dump, with what every proxy has missing.
-	Dump  func() map[string]any
-	Quit  func()
-	Logs  *logging.Logging
-	Ready *lifecycle.Readiness
+	Dump func() map[string]any
+	// Explain answers questions about connections that do not exist. It is served where
+	// Dump is, and changes nothing.
+	Explain func(context.Context, verdict.Question) (*verdict.Verdict, error)
+	Quit    func()
+	Logs    *logging.Logging
+	Ready   *lifecycle.Readiness
 	// Metrics are those of /metrics.
 	Metrics prometheus.Gatherer
 }
@@ -76,6 +80,7 @@ func (s Servers) stats() http.Handler {
 
 var dashboard = template.Must(template.New("").Parse(`<!DOCTYPE html><title>{{.Program}}</title><h1>{{.Program}} {{.Version}}</h1><ul>
 <li><a href="config_dump">config_dump</a>: what this proxy knows and does</li>
+<li>explain: what this proxy would do with a connection (used by <code>ambit why</code>)</li>
 <li>logging: POST ?level=LEVEL or ?level=scope=LEVEL, ?reset</li>
 <li>quitquitquit: POST drains and ends</li>
 <li><a href="debug/pprof/">debug/pprof/</a>: profiles</li></ul>
@@ -84,6 +89,7 @@ var dashboard = template.Must(template.New("").Parse(`<!DOCTYPE html><title>{{.P
 func (s Servers) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/config_dump", admin.JSON(s.dump))
+	mux.Handle(verdict.Path, verdict.Handler(s.Explain))
 	mux.Handle("/logging", admin.Logging(s.Logs.Levels))
 	mux.Handle("/quitquitquit", admin.Action(s.Quit, "shutdown now"))
 	admin.Profiles(mux)

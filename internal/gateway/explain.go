@@ -1,0 +1,322 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange"
+	"github.com/ambit-mesh/ambit/internal/l7/filter"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
+)
+
+// explainer answers one question, on a loop. Its session is in no list, and has no
+// stream.
+type explainer struct {
+	shard   *shard
+	q       *verdict.Question
+	v       *verdict.Verdict
+	session *session
+	asked   []string // resources that were requested
+}
+
+// maxExplained bounds, in the life of a gateway, the targets that questions have had
+// requested from the control plane and that do not exist.
+const maxExplained = 1024
+
+// Explain answers a question about a connection through this gateway, and the request on
+// it. It requests what is not known yet from the control plane, as the connection would.
+// It dials nothing, and counts and logs nothing.
+func (g *Gateway) Explain(ctx context.Context, q verdict.Question) (*verdict.Verdict, error) {
+	type answer struct {
+		v   *verdict.Verdict
+		err error
+	}
+	answered := make(chan answer, 1)
+	done := func(v *verdict.Verdict, err error) { answered <- answer{v, err} }
+	if !g.onShard(0, func(s *shard) { (&explainer{shard: s, q: &q}).begin(done) }) {
+		return nil, errors.New("the proxy is ending")
+	}
+	select {
+	case a := <-answered:
+		return a.v, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// onShard runs f on the first loop, from the i-th, that has a shard: what one loop has
+// seen of endpoints is not known to another. Without any, f gets one for its own use.
+func (g *Gateway) onShard(i int, f func(*shard)) bool {
+	l := g.opts.Loops.Loop(i)
+	return l.Post(func() {
+		switch s := g.shards[i]; {
+		case s != nil:
+			f(s)
+		case i+1 < g.opts.Loops.Len():
+			g.onShard(i+1, f)
+		default:
+			f(g.newShard(l))
+		}
+	})
+}
+
+func (e *explainer) begin(done func(*verdict.Verdict, error)) {
+	target, err := connect.ParseTarget(e.q.Authority)
+	if err != nil {
+		done(nil, fmt.Errorf("%w: authority: %w", verdict.ErrQuestion, err))
+		return
+	}
+	e.v = verdict.New(verdict.RoleWaypoint)
+	where, re := e.shard.whereabouts(e.q.Identity.Namespace)
+	if re != nil {
+		done(e.refuse(verdict.StepDestination, "the waypoint has just started", re), nil)
+		return
+	}
+	if e.learn(where.unknown(target, e.q.Source), func() { e.begin(done) }) {
+		return
+	}
+	dest, re := where.find(target)
+	if re == nil && e.shard.g.opts.Config() == nil {
+		re = errNoConfig
+	}
+	if re != nil {
+		if re.Reason == reason.UnknownDestination && re != errNoConfig || re.Reason == reason.AddressMismatch {
+			e.v.Status = 404
+		}
+		done(e.refuse(verdict.StepDestination, "the waypoint does not take "+target.String(), re), nil)
+		return
+	}
+	e.destination(&dest)
+	remote := netip.AddrPortFrom(e.q.Source, 0)
+	client, _ := where.client(&incoming{peer: e.q.Identity, remote: remote})
+	c := &session{
+		shard: e.shard, dest: dest, peer: e.q.Identity, remote: remote, client: client, judged: where.snapshot,
+		seen: e.shard.g.seen(&incoming{peer: e.q.Identity, remote: remote}),
+	}
+	// It reports verdicts of policies to no counter.
+	c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: dest.target()}, dest.services(where.snapshot), nil)
+	e.session = c
+	if e.readsHTTP() {
+		e.request(done)
+		return
+	}
+	e.connection(done)
+}
+
+// learn requests what the directory lacks, each name once.
+func (e *explainer) learn(names []string, again func()) bool {
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(e.asked, n) })
+	if len(names) == 0 || e.shard.g.explained.Add(int64(len(names))) > maxExplained {
+		return false
+	}
+	e.asked = append(e.asked, names...)
+	return e.shard.learn(names, again)
+}
+
+func (e *explainer) refuse(step, says string, err *reason.Error) *verdict.Verdict {
+	e.v.Steps = append(e.v.Steps, verdict.Step{Step: step, Says: says, Decides: true})
+	return e.refused(err)
+}
+
+func (e *explainer) refused(err *reason.Error) *verdict.Verdict {
+	if e.v.Status == 0 {
+		e.v.Status = err.Reason.HTTP().Status
+	}
+	return e.v.Refuse(err)
+}
+
+func (e *explainer) destination(d *destination) {
+	step := verdict.Step{Step: verdict.StepDestination}
+	if d.service != nil {
+		e.v.Service = d.service.Key().String()
+		step.Object, step.Says = "Service "+d.service.Namespace+"/"+d.service.Name, fmt.Sprintf("%s is port %d of %s, which uses this waypoint", e.q.Authority, d.port, d.service.Hostname)
+	} else {
+		step.Object, step.Says = "Pod "+d.workload.Namespace+"/"+d.workload.Name, e.q.Authority+" is an address of the workload, which uses this waypoint"
+	}
+	e.v.Called = d.called()
+	e.v.Steps = append(e.v.Steps, step)
+}
+
+// readsHTTP adds how the connection is read, and reports whether that is HTTP.
+func (e *explainer) readsHTTP() bool {
+	asked := e.q.HTTP
+	says := ""
+	switch e.session.dest.carries() {
+	case carriesTCP:
+		if says = "the port declares TCP: requests are not read, and routes and policies of requests do not apply"; asked == nil || !*asked {
+			says = "the port declares TCP"
+		}
+	case carriesHTTP:
+		e.v.HTTP = true
+		if says = "the port declares HTTP"; asked != nil && !*asked {
+			says = "the port declares HTTP: a connection without it is answered with 400"
+		}
+	case carriesUnknown:
+		e.v.HTTP = asked != nil && *asked
+		if says = "the port declares nothing: the first bytes decide, and these are not HTTP"; e.v.HTTP {
+			says = "the port declares nothing: the first bytes decide, and these are HTTP"
+		}
+	}
+	e.v.Add(verdict.StepProtocol, says)
+	return e.v.HTTP
+}
+
+// connection is one that carries no HTTP.
+func (e *explainer) connection(done func(*verdict.Verdict, error)) {
+	c := e.session
+	if err := c.begin(nil); err != nil {
+		done(e.refuse(verdict.StepPolicy, "there are no policies yet", err), nil)
+		return
+	}
+	if err := e.policies(); err != nil {
+		// Before the connection is accepted there is no answer of HTTP.
+		e.v.Status = 0
+		done(e.v.Refuse(err), nil)
+		return
+	}
+	cfg := c.shard.g.opts.Config()
+	var backend *route.Backend
+	if p := cfg.Port(c.dest.key); c.dest.service != nil && p != nil && len(p.TCP) > 0 {
+		backend = weighted(p.TCP, 0)
+		if backend == nil || backend.Invalid != "" {
+			done(e.v.Refuse(reason.Errorf(reason.NoBackend, "of the connection's route")), nil)
+			return
+		}
+	}
+	e.endpoint(cfg, backend, done)
+}
+
+// head returns the head of the described request, as a client sends it by HTTP/2.
+func (e *explainer) head() (*message.Head, error) {
+	q := e.q
+	h := &message.Head{}
+	add := func(name, value string) error {
+		if f := h.AddHTTP2(name, value); f != nil {
+			return fmt.Errorf("%w: %s %q: %w", verdict.ErrQuestion, strings.TrimPrefix(name, ":"), value, f)
+		}
+		return nil
+	}
+	method, path, host := q.Method, q.Path, q.Host
+	if method == "" {
+		method = "GET"
+	}
+	if path == "" {
+		path = "/"
+	}
+	if host == "" {
+		host = q.Authority
+		if s := e.session.dest.service; s != nil {
+			host = s.Hostname
+		}
+	}
+	for _, f := range []verdict.Header{{Name: ":method", Value: method}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: host}, {Name: ":path", Value: path}} {
+		if err := add(f.Name, f.Value); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range q.Headers {
+		if f.Name == "host" {
+			return nil, fmt.Errorf("%w: header host: the host of the request is given by host", verdict.ErrQuestion)
+		}
+		if err := add(f.Name, f.Value); err != nil {
+			return nil, err
+		}
+	}
+	h.JoinCookies()
+	if f := h.CheckRequest(); f != nil {
+		return nil, fmt.Errorf("%w: %w", verdict.ErrQuestion, f)
+	}
+	return h, nil
+}
+
+// request takes the described request the way of exchange.begin.
+func (e *explainer) request(done func(*verdict.Verdict, error)) {
+	c := e.session
+	h, err := e.head()
+	if err != nil {
+		done(nil, err)
+		return
+	}
+	h.RemoveHopByHop()
+	filter.Arrive(h, c.Client(), false, 0, 0)
+	if f := h.NormalisePath(normalise); f != nil {
+		e.v.Status = f.Status()
+		done(e.refuse(verdict.StepProtocol, "the path can be read in two ways", reason.Errorf(reason.MalformedRequest, "%w", f)), nil)
+		return
+	}
+	x := &exchange.Exchange{Call: filter.Call{Request: h}}
+	unrouted := c.Route(x)
+	if unrouted != nil && unrouted.Reason != reason.NoRoute {
+		done(e.refuse(verdict.StepRoute, "the request cannot be routed", unrouted), nil)
+		return
+	}
+	e.route(x, h)
+	x.Access = nil // policies are explained one by one
+	judged := false
+	for i := range filter.Order {
+		f := &filter.Order[i]
+		if f.Name == policyFilter && !judged {
+			judged = true
+			if err := e.policies(); err != nil {
+				done(e.refused(err), nil)
+				return
+			}
+		}
+		if f.Request == nil || x.Rule == nil && !f.Unrouted {
+			continue
+		}
+		switch f.Request(&x.Call) {
+		case filter.Continue:
+		case filter.Answer:
+			done(e.answered(f.Name, &x.Call), nil)
+			return
+		case filter.Refuse:
+			done(e.refuse(verdict.StepFilter, f.Name+" refuses the request", x.Refusal), nil)
+			return
+		}
+	}
+	if unrouted != nil {
+		done(e.refused(unrouted), nil)
+		return
+	}
+	var backend *route.Backend
+	if x.Rule != nil {
+		b, failure := x.Rule.Pick(x.Rule.Largest())
+		e.backends(x, b)
+		if failure != route.OK {
+			done(e.refused(reason.Errorf(reason.NoBackend, "%s", failure)), nil)
+			return
+		}
+		backend = b
+	}
+	e.endpoint(x.Config, backend, done)
+}
+
+// policyFilter is the first of the filters that policies are.
+const policyFilter = "authorization-audit"
+
+// answered is a request that a filter answers in the place of an endpoint.
+func (e *explainer) answered(name string, call *filter.Call) *verdict.Verdict {
+	e.v.Status = call.Reply.Status
+	says := fmt.Sprintf("the waypoint answers itself with %d", call.Reply.Status)
+	if l := call.Reply.Find(message.NewKey("location"), 0); l >= 0 {
+		says += ", location " + string(call.Reply.Fields[l].Value)
+	}
+	step := verdict.Step{Step: verdict.StepFilter, Says: name + ": " + says, Decides: true}
+	if call.Rule != nil {
+		step.Object, step.Rule = origin(call.Rule)
+	}
+	e.v.Steps = append(e.v.Steps, step)
+	e.v.Next = &verdict.Next{To: verdict.ToAnswer}
+	return e.v
+}

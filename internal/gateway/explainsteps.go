@@ -1,0 +1,276 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/l7/exchange"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
+)
+
+// origin splits where a rule was written: the object, and its part.
+func origin(t *route.Target) (object, rule string) {
+	object, rule, _ = strings.Cut(t.Rule.Origin, ", ")
+	return object, rule
+}
+
+// policies adds what policies say of the request or the connection that the access has
+// begun with, and returns the refusal.
+func (e *explainer) policies() *reason.Error {
+	all, err := e.session.access.Explain()
+	allows := 0
+	for i := range all {
+		p := &all[i]
+		step := verdict.Step{Step: verdict.StepPolicy, Object: "AuthorizationPolicy " + p.Policy}
+		if p.Matches {
+			step.Rule = fmt.Sprintf("rule %d", p.Rule)
+		}
+		if p.Action == "ALLOW" && !p.DryRun {
+			allows++
+		}
+		step.Says = p.Action + " does not match"
+		if p.Matches {
+			step.Says = p.Action + " matches"
+		}
+		if p.DryRun {
+			step.Says += " (dry run: it decides nothing)"
+		}
+		decides := p.Matches && !p.DryRun && (p.Action == "DENY" || p.Action == "ALLOW" && err == nil)
+		if decides && err != nil && err.Reason == reason.PolicyUnsupported {
+			step.Says, step.Rule = "the waypoint cannot enforce it as it is, and denies", ""
+		}
+		step.Decides = decides
+		e.v.Steps = append(e.v.Steps, step)
+		if decides {
+			return err
+		}
+	}
+	switch {
+	case err != nil:
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: fmt.Sprintf("%s here, and none matches", count(allows, "ALLOW policy is", "ALLOW policies are")), Decides: true})
+	case len(all) == 0:
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "no policy is for it at this waypoint", Decides: true})
+	default:
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "no policy refuses", Decides: true})
+	}
+	return err
+}
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// route adds which rule the request takes, and which it does not fit.
+func (e *explainer) route(x *exchange.Exchange, h *message.Head) {
+	c := e.session
+	var table *route.Table
+	if c.dest.service != nil {
+		table = x.Config.Port(c.dest.key).TableFor(c.peer.Namespace)
+	}
+	if table == nil {
+		e.v.Add(verdict.StepRoute, "no route is for the port: requests go to the endpoints of the service")
+		if c.dest.service == nil {
+			e.v.Steps[len(e.v.Steps)-1].Says = "a workload was called: routes are for services"
+		}
+		return
+	}
+	for _, s := range table.Explain(h) {
+		step := verdict.Step{Step: verdict.StepRoute}
+		step.Object, step.Rule, _ = strings.Cut(s.Origin, ", ")
+		switch s.Misfit {
+		case "":
+			step.Says = "the request matches " + matchText(&s.Match) + settings(x.Rule)
+		default:
+			step.Says = "does not match: the " + s.Misfit + " of " + matchText(&s.Match)
+		}
+		e.v.Steps = append(e.v.Steps, step)
+	}
+	if x.Rule == nil {
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepRoute, Says: "routes exist for the port, and none matches the request", Decides: true})
+	}
+}
+
+// settings describes timeouts and retries of a rule.
+func settings(t *route.Target) string {
+	if t == nil {
+		return ""
+	}
+	var all []string
+	if d := t.Rule.Timeouts.Request; d > 0 {
+		all = append(all, "timeout "+d.String())
+	}
+	if d := t.Rule.Timeouts.Try; d > 0 {
+		all = append(all, "timeout of one try "+d.String())
+	}
+	if r := t.Rule.Retry; r != nil && r.Attempts > 0 {
+		s := fmt.Sprintf("up to %d retries", r.Attempts)
+		if len(r.Codes) > 0 {
+			s += fmt.Sprintf(" on %v", r.Codes)
+		}
+		all = append(all, s)
+	}
+	if len(t.Rule.Filters.Mirrors) > 0 {
+		all = append(all, "mirrored")
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(all, ", ")
+}
+
+var pathKinds = [...]string{route.Exact: "", route.Segments: "prefix ", route.Regex: "regular expression "}
+
+// matchText renders a condition in one line.
+func matchText(m *route.Match) string {
+	var parts []string
+	if m.Method != "" {
+		parts = append(parts, m.Method)
+	}
+	if m.Path.Kind != route.Any {
+		parts = append(parts, "path "+pathKinds[m.Path.Kind]+m.Path.Value)
+	}
+	for i := range m.Headers {
+		parts = append(parts, "header "+valueText(&m.Headers[i]))
+	}
+	for i := range m.Query {
+		parts = append(parts, "parameter "+valueText(&m.Query[i]))
+	}
+	if len(parts) == 0 {
+		return "everything"
+	}
+	return strings.Join(parts, " and ")
+}
+
+func valueText(v *route.Value) string {
+	s := v.Name
+	switch v.Kind {
+	case route.Prefix:
+		s += "=" + v.Value + "*"
+	case route.Regex:
+		s += "~" + v.Value
+	case route.Present:
+	default:
+		s += "=" + v.Value
+	}
+	if v.Not {
+		s = "not " + s
+	}
+	return s
+}
+
+// backends adds the backends of the rule, the chosen one first.
+func (e *explainer) backends(x *exchange.Exchange, chosen *route.Backend) {
+	step := verdict.Step{Step: verdict.StepBackend}
+	step.Object, step.Rule = origin(x.Rule)
+	var others []string
+	for _, s := range x.Rule.Shares() {
+		if s.Backend == chosen {
+			step.Says = backendText(s)
+			step.Decides = s.Backend.Invalid != ""
+			continue
+		}
+		others = append(others, backendText(s))
+	}
+	if chosen == nil {
+		step.Says, step.Decides = "the rule has no backend with a weight", true
+	}
+	if len(others) > 0 {
+		slices.Sort(others)
+		step.Says += "; others: " + strings.Join(others, ", ")
+	}
+	e.v.Steps = append(e.v.Steps, step)
+}
+
+func backendText(s route.Share) string {
+	name := s.Backend.Name
+	if name == "" {
+		name = "a backend"
+	}
+	text := fmt.Sprintf("%s gets %d of %d", name, s.Weight, s.Total)
+	if s.Weight > 0 && uint64(s.Weight) == s.Total {
+		text = name + " gets all"
+	}
+	if s.Backend.Invalid != "" {
+		text += " (not usable: " + s.Backend.Invalid + ")"
+	}
+	return text
+}
+
+// endpoint adds where the request or the connection goes, once the backend's service is
+// known.
+func (e *explainer) endpoint(cfg *route.Config, b *route.Backend, done func(*verdict.Verdict, error)) {
+	if e.learn(e.shard.unknownBackend(cfg, b), func() { e.endpoint(cfg, b, done) }) {
+		return
+	}
+	c := e.session
+	ep, err := e.shard.pick(c, cfg, b, nil, netip.Addr{})
+	if err != nil {
+		step := verdict.Step{Step: verdict.StepEndpoint, Says: "there is no endpoint to choose", Decides: true}
+		if ep.service != nil {
+			step.Object = "Service " + ep.service.Namespace + "/" + ep.service.Name
+		}
+		e.v.Steps = append(e.v.Steps, step)
+		done(e.refused(err), nil)
+		return
+	}
+	w := ep.workload
+	n := &verdict.Next{
+		To: verdict.ToPod, Namespace: w.Namespace, Name: w.Name, Node: w.Node, UID: w.UID,
+		Authority: ep.target.App.String(), Source: e.shard.g.opts.Source.String(),
+	}
+	if !strings.Contains(w.UID, "/Pod/") {
+		n.To = verdict.ToOutside
+	}
+	if c.dest.service != nil {
+		n.Host = c.dest.service.Hostname
+	}
+	says := "the workload that was called"
+	if ep.service != nil {
+		says = "an endpoint of " + ep.service.Hostname + " was chosen" + e.others(&ep)
+	}
+	e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepEndpoint, Says: says, Object: "Pod " + w.Namespace + "/" + w.Name})
+	if ep.target.Tunnel.IsValid() {
+		n.Tunnel, n.Identity = true, e.shard.g.opts.Identity.String()
+		e.v.Add(verdict.StepTunnel, fmt.Sprintf("mutual TLS to %s for %s, as %s; the other side must be %s",
+			ep.target.Tunnel, ep.target.App, n.Identity, strings.ReplaceAll(ep.target.Identities, ",", ", ")))
+	} else {
+		e.v.Add(verdict.StepTunnel, "the endpoint is not in the mesh: plaintext to "+ep.target.App.String())
+	}
+	e.v.Next = n
+	done(e.v, nil)
+}
+
+// others describes the endpoints that were not chosen.
+func (e *explainer) others(ep *endpoint) string {
+	now := e.shard.loop.Now()
+	ready, ill, out := 0, 0, 0
+	for w := range e.shard.g.opts.Directory().Endpoints(ep.service) {
+		switch {
+		case w.UID == ep.workload.UID:
+		case !w.Healthy:
+			ill++
+		case e.shard.health.of[place{w.UID, ep.port}].Ejected(now):
+			out++
+		default:
+			ready++
+		}
+	}
+	text := ""
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{ready, "more are ready"}, {ill, "not ready"}, {out, "left out for a time, because they could not be reached"}} {
+		if part.n > 0 {
+			text += fmt.Sprintf(", %d %s", part.n, part.what)
+		}
+	}
+	return text
+}

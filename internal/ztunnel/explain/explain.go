@@ -1,0 +1,165 @@
+// Package explain returns what a node proxy would do with a connection that does not
+// exist: out of a pod, or into one. It calls the decisions of the data path, and
+// nothing else of it: no socket, no metric, no log.
+package explain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
+)
+
+// World is the state of a node proxy at one moment.
+type World struct {
+	Snapshot *workload.Snapshot
+	Policies *rbac.Set
+	// Network and Node are those of the proxy, Domain is that of the cluster.
+	Network, Node, Domain string
+	LocalhostTunnel       bool
+	// Served returns a pod of this node, and whether its connections are accepted.
+	Served func(namespace, name string) (info bootstrap.Workload, accepting, ok bool)
+	// Load counts connections in flight, by the UID of the endpoint.
+	Load func(uid string) int
+}
+
+// Unknown lists the resources that a question is about and the directory does not have,
+// for a directory that is filled on demand.
+func Unknown(w *World, q *verdict.Question) []string {
+	ns, name, err := q.PodName()
+	if err != nil || q.Direction != verdict.Outbound {
+		return nil
+	}
+	var like netip.Addr
+	if p := w.pod(ns, name); p != nil {
+		like = address(p, like)
+	}
+	if dst, err := w.find(q.To, ns, like); err == nil {
+		return route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns)
+	}
+	host, _, err := split(q.To)
+	if err != nil || strings.HasPrefix(host, "pod/") {
+		return nil
+	}
+	_, host, qualified := strings.Cut(host, "/")
+	if !qualified {
+		host, _, _ = split(q.To)
+	}
+	var names []string
+	for _, c := range Candidates(host, ns, w.Domain) {
+		// The namespace of a Kubernetes Service is in its name.
+		if parts := strings.SplitN(c, ".", 4); len(parts) == 4 && parts[2] == "svc" {
+			names = append(names, parts[1]+"/"+c)
+		} else {
+			names = append(names, ns+"/"+c)
+		}
+	}
+	return names
+}
+
+// local returns the workload that a pod of this node is, nil while the control plane
+// has not sent it.
+func (w *World) local(info bootstrap.Workload) *workload.Workload {
+	return w.Snapshot.WorkloadByInfo(w.Node, info.Namespace, info.Name, info.ServiceAccount)
+}
+
+// pod returns the workload of a name, whether or not this node runs it; nil without one.
+func (w *World) pod(namespace, name string) *workload.Workload {
+	var best *workload.Workload
+	for x := range w.Snapshot.Workloads() {
+		if x.Namespace == namespace && x.Name == name && strings.Contains(x.UID, "/Pod/") && (best == nil || x.UID < best.UID) {
+			best = x
+		}
+	}
+	return best
+}
+
+func first(uint64) uint64 { return 0 }
+
+// target is a workload as policies see it.
+func target(w *workload.Workload) rbac.Target {
+	return rbac.Target{Namespace: w.Namespace, Policies: w.Policies}
+}
+
+// address returns an address of a workload, of the family of like if it has one.
+func address(w *workload.Workload, like netip.Addr) netip.Addr {
+	for _, a := range w.Addrs() {
+		if !like.IsValid() || a.Is4() == like.Is4() {
+			return a
+		}
+	}
+	if a := w.Addrs(); len(a) > 0 {
+		return a[0]
+	}
+	return netip.Addr{}
+}
+
+func podName(w *workload.Workload) string { return w.Namespace + "/" + w.Name }
+
+func kindOf(w *workload.Workload) string {
+	if strings.Contains(w.UID, "/Pod/") {
+		return "Pod"
+	}
+	return "workload"
+}
+
+func serviceObject(s *workload.Service) string {
+	if strings.HasPrefix(s.Hostname, s.Name+"."+s.Namespace+".svc.") {
+		return "Service " + s.Namespace + "/" + s.Name
+	}
+	return "ServiceEntry " + s.Namespace + "/" + s.Name
+}
+
+func unknown(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", verdict.ErrUnknown, fmt.Errorf(format, args...))
+}
+
+func bad(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", verdict.ErrQuestion, fmt.Errorf(format, args...))
+}
+
+// endpoints describes the endpoints of a service: those that were not chosen, and those
+// that are not healthy.
+func (w *World) endpoints(s *workload.Service, chosen string) string {
+	var others, ill []string
+	for e := range w.Snapshot.Endpoints(s) {
+		switch {
+		case e.UID == chosen:
+		case e.Healthy:
+			others = append(others, podName(e))
+		default:
+			ill = append(ill, podName(e))
+		}
+	}
+	var parts []string
+	if len(others) > 0 {
+		parts = append(parts, "or "+some(others))
+	}
+	if len(ill) > 0 {
+		parts = append(parts, "not ready: "+some(ill))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, "; ") + ")"
+}
+
+// maxNamed bounds the names in one step.
+const maxNamed = 5
+
+func some(names []string) string {
+	slices.Sort(names)
+	if n := len(names) - maxNamed; n > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNamed], ", "), n)
+	}
+	return strings.Join(names, ", ")
+}
+
+var errNotListening = reason.Errorf(reason.ConnectFailure, "the node proxy does not accept the pod's connections yet")
