@@ -99,7 +99,7 @@ Or in a cluster:
 	}
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.AddCommand(a.labCommand(), a.statusCommand(), a.caCommand(), a.tokenCommand(), a.createCommand(), a.ztunnelConfigCommand(),
-		a.proxyStatusCommand(), a.describeCommand(), a.experimentalCommand(), a.analyzeCommand(), a.bugReportCommand(), a.versionCommand(), a.waypointCommand(), a.whyCommand())
+		a.proxyStatusCommand(), a.describeCommand(), a.experimentalCommand(), a.analyzeCommand(), a.bugReportCommand(), a.versionCommand(), a.waypointCommand(), a.waypointConfigCommand(), a.whyCommand())
 	cmd.AddCommand(a.installCommands()...)
 	if a.plugin {
 		cmd.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl ambit"}

@@ -354,7 +354,7 @@ func advise(r *why.Report, t typing) {
 	}
 	why, info := r.Info()
 	r.Next = info.Next
-	pod, service := "", ""
+	pod, service, gateway := "", "", ""
 	for _, h := range r.Hops {
 		for _, s := range h.Steps {
 			if name, ok := strings.CutPrefix(s.Object, "Pod "); ok && h.Role != verdict.RoleWaypoint {
@@ -362,6 +362,9 @@ func advise(r *why.Report, t typing) {
 			}
 			if name, ok := strings.CutPrefix(s.Object, "Service "); ok {
 				service = name
+			}
+			if name, ok := strings.CutPrefix(s.Object, "Gateway "); ok && s.Step == verdict.StepWaypoint {
+				gateway = name
 			}
 		}
 	}
@@ -371,17 +374,20 @@ func advise(r *why.Report, t typing) {
 	}
 	waypoint := func(part string) string {
 		_, name, _ := strings.Cut(last.Proxy, " ")
+		if gateway != "" {
+			name = gateway
+		}
 		ns, name, _ := strings.Cut(name, "/")
 		return "ambit waypoint-config " + part + " " + name + "." + ns + t.also()
 	}
 	switch {
 	case last.Role == verdict.RoleWaypoint && (why == reason.NoRoute || why == reason.NoBackend):
 		r.Command = waypoint("routes")
-	case last.Role == verdict.RoleWaypoint && why != reason.NoHealthyUpstream:
+	case last.Role == verdict.RoleWaypoint && slices.Contains([]reason.Reason{reason.PolicyDenied, reason.NotAllowed, reason.PolicyUnsupported}, why):
 		r.Command = waypoint("policies")
 	case (why == reason.NoHealthyUpstream || why == reason.WaypointUnavailable) && service != "":
 		r.Command = describe("service", service)
-	case pod != "":
+	case pod != "" && last.Role != verdict.RoleWaypoint:
 		r.Command = describe("pod", pod)
 	}
 }

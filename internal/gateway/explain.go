@@ -188,6 +188,7 @@ func (e *explainer) connection(done func(*verdict.Verdict, error)) {
 	var backend *route.Backend
 	if p := cfg.Port(c.dest.key); c.dest.service != nil && p != nil && len(p.TCP) > 0 {
 		backend = weighted(p.TCP, 0)
+		e.v.Add(verdict.StepBackend, fmt.Sprintf("the port has %s by weight; the first is taken here", count(len(p.TCP), "backend", "backends")))
 		if backend == nil || backend.Invalid != "" {
 			done(e.v.Refuse(reason.Errorf(reason.NoBackend, "of the connection's route")), nil)
 			return
@@ -286,7 +287,7 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 		}
 	}
 	if unrouted != nil {
-		done(e.refused(unrouted), nil)
+		done(e.refuse(verdict.StepRoute, "the request has no route", unrouted), nil)
 		return
 	}
 	var backend *route.Backend

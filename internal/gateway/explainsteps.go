@@ -87,14 +87,14 @@ func (e *explainer) route(x *exchange.Exchange, h *message.Head) {
 		step.Object, step.Rule, _ = strings.Cut(s.Origin, ", ")
 		switch s.Misfit {
 		case "":
-			step.Says = "the request matches " + matchText(&s.Match) + settings(x.Rule)
+			step.Says = "the request matches " + s.Match.String() + settings(x.Rule)
 		default:
-			step.Says = "does not match: the " + s.Misfit + " of " + matchText(&s.Match)
+			step.Says = "does not match: the " + s.Misfit + " of " + s.Match.String()
 		}
 		e.v.Steps = append(e.v.Steps, step)
 	}
 	if x.Rule == nil {
-		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepRoute, Says: "routes exist for the port, and none matches the request", Decides: true})
+		e.v.Add(verdict.StepRoute, "routes exist for the port, and none matches the request")
 	}
 }
 
@@ -110,60 +110,15 @@ func settings(t *route.Target) string {
 	if d := t.Rule.Timeouts.Try; d > 0 {
 		all = append(all, "timeout of one try "+d.String())
 	}
-	if r := t.Rule.Retry; r != nil && r.Attempts > 0 {
-		s := fmt.Sprintf("up to %d retries", r.Attempts)
-		if len(r.Codes) > 0 {
-			s += fmt.Sprintf(" on %v", r.Codes)
-		}
-		all = append(all, s)
+	retries := fmt.Sprintf("at most %d retries", exchange.Retries(t.Rule))
+	if r := t.Rule.Retry; r != nil && len(r.Codes) > 0 {
+		retries += fmt.Sprintf(", also on %v", r.Codes)
 	}
+	all = append(all, retries)
 	if len(t.Rule.Filters.Mirrors) > 0 {
 		all = append(all, "mirrored")
 	}
-	if len(all) == 0 {
-		return ""
-	}
 	return "; " + strings.Join(all, ", ")
-}
-
-var pathKinds = [...]string{route.Exact: "", route.Segments: "prefix ", route.Regex: "regular expression "}
-
-// matchText renders a condition in one line.
-func matchText(m *route.Match) string {
-	var parts []string
-	if m.Method != "" {
-		parts = append(parts, m.Method)
-	}
-	if m.Path.Kind != route.Any {
-		parts = append(parts, "path "+pathKinds[m.Path.Kind]+m.Path.Value)
-	}
-	for i := range m.Headers {
-		parts = append(parts, "header "+valueText(&m.Headers[i]))
-	}
-	for i := range m.Query {
-		parts = append(parts, "parameter "+valueText(&m.Query[i]))
-	}
-	if len(parts) == 0 {
-		return "everything"
-	}
-	return strings.Join(parts, " and ")
-}
-
-func valueText(v *route.Value) string {
-	s := v.Name
-	switch v.Kind {
-	case route.Prefix:
-		s += "=" + v.Value + "*"
-	case route.Regex:
-		s += "~" + v.Value
-	case route.Present:
-	default:
-		s += "=" + v.Value
-	}
-	if v.Not {
-		s = "not " + s
-	}
-	return s
 }
 
 // backends adds the backends of the rule, the chosen one first.

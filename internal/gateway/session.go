@@ -40,6 +40,8 @@ type session struct {
 	http  codec.Server // when it carries HTTP
 	tcp   *joint       // when it does not
 	over  bool
+	// protocol is HTTP/1.1, HTTP/2 or TCP; "" before that is known.
+	protocol string
 }
 
 // open decides what a stream carries.
@@ -66,8 +68,10 @@ func (c *session) OnData(p []byte, end bool) {
 	}
 	switch {
 	case g == isHTTP1:
+		c.protocol = "HTTP/1.1"
 		c.carryHTTP(codec.NewHTTP1Server, end)
 	case g == isHTTP2:
+		c.protocol = "HTTP/2"
 		c.carryHTTP(codec.NewHTTP2Server, end)
 	case g == isOther || end:
 		c.carryTCP(end)

@@ -55,7 +55,7 @@ func (c *session) carryTCP(end bool) {
 	c.quiet.Stop()
 	r := &joint{session: c, down: c.conn, held: c.first, heldEnd: end}
 	c.first = nil
-	c.tcp = r
+	c.tcp, c.protocol = r, "TCP"
 	r.record = c.record()
 	r.record.conn, r.record.flow = &r.conn, &r.moving
 	c.conn.Bind((*jointDown)(r))

@@ -4,7 +4,6 @@ package app
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -290,23 +289,3 @@ func (a *App) close() {
 
 // Quit makes the program drain and end.
 func (a *App) Quit() { a.quitOne.Do(func() { close(a.quit) }) }
-
-// dump is /config_dump.
-func (a *App) dump() map[string]any {
-	snap := a.dir.Snapshot()
-	raw := func(m json.RawMessage, err error) any {
-		if err != nil {
-			return []any{}
-		}
-		return m
-	}
-	return map[string]any{
-		"workloads":    raw(snap.DumpWorkloads()),
-		"services":     raw(snap.DumpServices()),
-		"routes":       a.rules.dump(),
-		"policies":     a.policies.dump(),
-		"config":       a.cfg,
-		"certificates": a.certs.States(),
-		"connections":  a.gateway.Active(),
-	}
-}

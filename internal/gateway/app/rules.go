@@ -45,28 +45,6 @@ func (r *rules) apply(d xds.Delta) []xds.Rejection {
 	return out
 }
 
-// dump lists the rules for /config_dump, by the names of their resources.
-func (r *rules) dump() any {
-	type rule struct {
-		Name    string   `json:"name"`
-		Origin  string   `json:"origin"`
-		Dropped string   `json:"dropped,omitempty"`
-		Parents []string `json:"parents"`
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := r.store.Rules()
-	out := make([]rule, 0, len(all))
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		d := rule{Name: name, Origin: all[name].Origin.String(), Dropped: all[name].Dropped}
-		for _, p := range all[name].Parents {
-			d.Parents = append(d.Parents, p.Port.UpstreamName())
-		}
-		out = append(out, d)
-	}
-	return out
-}
-
 // named returns the services that a configuration names, as names for the control
 // plane, each once.
 func named(c *route.Config) []string {

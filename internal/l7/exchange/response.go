@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
@@ -210,10 +211,18 @@ const (
 
 // retries returns how often a request may be sent again.
 func (x *Exchange) retries() int {
-	if x.Rule == nil || x.Rule.Rule.Retry == nil {
+	if x.Rule == nil {
 		return defaultRetries
 	}
-	return min(x.Rule.Rule.Retry.Attempts, maxRetries)
+	return Retries(x.Rule.Rule)
+}
+
+// Retries returns how often a request of a rule may be sent again.
+func Retries(r *route.Rule) int {
+	if r.Retry == nil {
+		return defaultRetries
+	}
+	return min(r.Retry.Attempts, maxRetries)
 }
 
 // mayRetry reports whether another try is possible at all. Free ones always are.

@@ -3,6 +3,7 @@ package route
 import (
 	"math/bits"
 	"slices"
+	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 )
@@ -75,4 +76,44 @@ func (t *Target) Largest() uint64 {
 		q++
 	}
 	return q
+}
+
+var pathKinds = [...]string{Exact: "", Segments: "prefix ", Regex: "regular expression "}
+
+// String renders a condition in one line, for people.
+func (m *Match) String() string {
+	var parts []string
+	if m.Method != "" {
+		parts = append(parts, m.Method)
+	}
+	if m.Path.Kind != Any {
+		parts = append(parts, "path "+pathKinds[m.Path.Kind]+m.Path.Value)
+	}
+	for i := range m.Headers {
+		parts = append(parts, "header "+valueText(&m.Headers[i]))
+	}
+	for i := range m.Query {
+		parts = append(parts, "parameter "+valueText(&m.Query[i]))
+	}
+	if len(parts) == 0 {
+		return "everything"
+	}
+	return strings.Join(parts, " and ")
+}
+
+func valueText(v *Value) string {
+	s := v.Name
+	switch v.Kind {
+	case Prefix:
+		s += "=" + v.Value + "*"
+	case Regex:
+		s += "~" + v.Value
+	case Present:
+	default:
+		s += "=" + v.Value
+	}
+	if v.Not {
+		s = "not " + s
+	}
+	return s
 }

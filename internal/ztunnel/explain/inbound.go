@@ -63,7 +63,7 @@ func Inbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 		conn.Identity.TrustDomain, conn.Identity.Namespace, conn.Identity.ServiceAccount = "", "", ""
 	}
 	d, considered := w.Policies.Explain(target(local), &conn)
-	policies(v, d, considered)
+	w.policies(v, local, d, considered)
 	if re := d.Error(); re != nil {
 		return v.Refuse(re), nil
 	}
@@ -109,20 +109,19 @@ func text(a netip.Addr) string {
 }
 
 // policies adds what policies say, those that decide last.
-func policies(v *verdict.Verdict, d rbac.Decision, all []rbac.Considered) {
+func (w *World) policies(v *verdict.Verdict, local *workload.Workload, d rbac.Decision, all []rbac.Considered) {
 	decided := false
-	allows := 0
 	for i := range all {
 		c := &all[i]
-		object, about := verdict.PolicyObject(c.Policy)
-		step := verdict.Step{Step: verdict.StepPolicy, Object: object}
-		if !c.Deny && !c.DryRun {
-			allows++
+		object, derived := verdict.PolicyObject(c.Policy)
+		if derived != nil && derived.Waypoint {
+			object = w.waypointOf(local, object)
 		}
+		step := verdict.Step{Step: verdict.StepPolicy, Object: object}
 		if c.Rule >= 0 {
 			step.Rule = fmt.Sprintf("rule %d", c.Rule)
 		}
-		if about != "" {
+		if derived != nil {
 			step.Rule = ""
 		}
 		switch matches := c.Matches(); {
@@ -132,8 +131,10 @@ func policies(v *verdict.Verdict, d rbac.Decision, all []rbac.Considered) {
 			step.Says = "dry run: it matches, and decides nothing"
 		case c.DryRun:
 			step.Says = "dry run: it does not match"
-		case matches && about != "":
-			step.Says = about
+		case matches && derived != nil:
+			step.Says = derived.Refuses
+		case derived != nil:
+			step.Says = derived.Satisfied
 		case matches:
 			step.Says = map[bool]string{true: "DENY matches", false: "ALLOW matches"}[c.Deny]
 		default:
@@ -151,7 +152,7 @@ func policies(v *verdict.Verdict, d rbac.Decision, all []rbac.Considered) {
 	case d.Reason == reason.PolicyUnavailable:
 		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "the workload names a policy that this proxy does not have", Object: "AuthorizationPolicy " + d.Policy, Decides: true})
 	case !d.Allowed:
-		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: fmt.Sprintf("%d ALLOW policies are for the pod, and none matches", allows), Decides: true})
+		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "ALLOW policies are for the pod, and none of them matches", Decides: true})
 	case len(all) == 0:
 		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "no policy is for the pod", Decides: true})
 	default:
@@ -164,4 +165,36 @@ func action(deny bool) string {
 		return "denies everything"
 	}
 	return "allows nothing"
+}
+
+// waypointOf returns the Gateway that a workload's derived policy is for, if it is one.
+func (w *World) waypointOf(local *workload.Workload, or string) string {
+	found := map[string]bool{}
+	add := func(g workload.GatewayAddress) {
+		if g.IsZero() {
+			return
+		}
+		at := workload.Destination{}
+		if g.ByHostname() {
+			at = w.Snapshot.FindHostname(g.Hostname)
+		} else {
+			at = w.Snapshot.Find(g.Address.Network, g.Address.Addr, "")
+		}
+		if at.Service != nil {
+			found["Gateway "+at.Service.Namespace+"/"+at.Service.Name] = true
+		}
+	}
+	add(local.Waypoint)
+	for i := range local.Services {
+		if s := w.Snapshot.ServiceByName(local.Services[i].Service.Namespace, local.Services[i].Service.Hostname); s != nil {
+			add(s.Waypoint)
+		}
+	}
+	if len(found) != 1 {
+		return or
+	}
+	for name := range found {
+		or = name
+	}
+	return or
 }
