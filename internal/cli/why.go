@@ -380,7 +380,12 @@ func advise(r *why.Report, t typing) {
 		ns, name, _ := strings.Cut(name, "/")
 		return "ambit waypoint-config " + part + " " + name + "." + ns + t.also()
 	}
-	switch {
+	switch first := &r.Hops[0]; {
+	case !first.Captured && last.Role == verdict.RoleDestination && why != reason.ConnectFailure:
+		// Only pods of the mesh have an identity, and pass waypoints.
+		_, ns := lastName(r.From)
+		r.Next = "bring the client into the mesh: it connects without an identity"
+		r.Command = t.enrol(ns)
 	case last.Role == verdict.RoleWaypoint && (why == reason.NoRoute || why == reason.NoBackend):
 		r.Command = waypoint("routes")
 	case last.Role == verdict.RoleWaypoint && slices.Contains([]reason.Reason{reason.PolicyDenied, reason.NotAllowed, reason.PolicyUnsupported}, why):

@@ -83,6 +83,8 @@ type Verdict struct {
 	// Status is the answer of HTTP that the client gets; 0 without one.
 	Status int   `json:"status,omitempty"`
 	Next   *Next `json:"next,omitempty"`
+	// Captured: a node proxy carries the connections of the pod.
+	Captured bool `json:"captured,omitempty"`
 	// HTTP: the proxy reads the requests of the connection.
 	HTTP bool `json:"http,omitempty"`
 	// Service and Port were called, as the proxy found them.

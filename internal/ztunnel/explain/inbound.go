@@ -21,6 +21,7 @@ func Inbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 	}
 	v := verdict.New(verdict.RoleDestination)
 	info, accepting, served := w.Served(ns, name)
+	v.Captured = served
 	object := "Pod " + ns + "/" + name
 	capture := func(says string, decides bool) {
 		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepCapture, Says: says, Object: object, Decides: decides})

@@ -41,7 +41,7 @@ func Outbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.Called = dst
+	v.Called, v.Captured = dst, served
 	if !served {
 		return w.uncaptured(v, source, dst)
 	}
