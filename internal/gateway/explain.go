@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
@@ -27,11 +28,42 @@ type explainer struct {
 	v       *verdict.Verdict
 	session *session
 	asked   []string // resources that were requested
+	grpc    bool     // failures are answered as a status of gRPC
 }
 
-// maxExplained bounds, in the life of a gateway, the targets that questions have had
-// requested from the control plane and that do not exist.
+// maxExplained bounds, in the life of a gateway, the names that questions have had
+// requested from the control plane and that do not exist: each is a subscription. Beyond
+// it, questions are answered by what is known already.
 const maxExplained = 1024
+
+// absent keeps names that were requested for questions and do not exist.
+type absent struct {
+	mu    sync.Mutex // guards names
+	names map[string]struct{}
+}
+
+// add notes names, and drop returns those of names that may still be requested.
+func (a *absent) add(names []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.names == nil {
+		a.names = map[string]struct{}{}
+	}
+	for _, n := range names {
+		if len(a.names) < maxExplained {
+			a.names[n] = struct{}{}
+		}
+	}
+}
+
+func (a *absent) drop(names []string) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.names) >= maxExplained {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, ok := a.names[n]; return ok })
+}
 
 // Explain answers a question about a connection through this gateway, and the request on
 // it. It requests what is not known yet from the control plane, as the connection would.
@@ -106,7 +138,12 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 	// It reports verdicts of policies to no counter.
 	c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: dest.target()}, dest.services(where.snapshot), nil)
 	e.session = c
-	if e.readsHTTP() {
+	http := e.readsHTTP()
+	if http && e.q.HTTP != nil && !*e.q.HTTP {
+		done(e.refuse(verdict.StepProtocol, "a connection that carries no HTTP is answered as a malformed request", &reason.Error{Reason: reason.MalformedRequest}), nil)
+		return
+	}
+	if http {
 		e.request(done)
 		return
 	}
@@ -115,10 +152,9 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 
 // learn requests what the directory lacks, each name once.
 func (e *explainer) learn(names []string, again func()) bool {
-	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(e.asked, n) })
-	if len(names) == 0 || e.shard.g.explained.Add(int64(len(names))) > maxExplained {
-		return false
-	}
+	missing := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(e.asked, n) })
+	e.shard.g.absent.add(missing)
+	names = slices.DeleteFunc(e.shard.g.absent.drop(names), func(n string) bool { return slices.Contains(e.asked, n) })
 	e.asked = append(e.asked, names...)
 	return e.shard.learn(names, again)
 }
@@ -131,6 +167,9 @@ func (e *explainer) refuse(step, says string, err *reason.Error) *verdict.Verdic
 func (e *explainer) refused(err *reason.Error) *verdict.Verdict {
 	if e.v.Status == 0 {
 		e.v.Status = err.Reason.HTTP().Status
+	}
+	if e.grpc {
+		e.v.GRPC, e.v.Status = exchange.GRPCStatus(e.v.Status, err.Reason), 200
 	}
 	return e.v.Refuse(err)
 }
@@ -158,9 +197,7 @@ func (e *explainer) readsHTTP() bool {
 		}
 	case carriesHTTP:
 		e.v.HTTP = true
-		if says = "the port declares HTTP"; asked != nil && !*asked {
-			says = "the port declares HTTP: a connection without it is answered with 400"
-		}
+		says = "the port declares HTTP"
 	case carriesUnknown:
 		e.v.HTTP = asked != nil && *asked
 		if says = "the port declares nothing: the first bytes decide, and these are not HTTP"; e.v.HTTP {
@@ -256,11 +293,13 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 		return
 	}
 	x := &exchange.Exchange{Call: filter.Call{Request: h}}
+	e.grpc = exchange.IsGRPC(h)
 	unrouted := c.Route(x)
 	if unrouted != nil && unrouted.Reason != reason.NoRoute {
 		done(e.refuse(verdict.StepRoute, "the request cannot be routed", unrouted), nil)
 		return
 	}
+	e.grpc = e.grpc || x.Rule != nil && x.Rule.Rule.GRPC
 	e.route(x, h)
 	x.Access = nil // policies are explained one by one
 	judged := false
@@ -318,6 +357,7 @@ func (e *explainer) answered(name string, call *filter.Call) *verdict.Verdict {
 		step.Object, step.Rule = origin(call.Rule)
 	}
 	e.v.Steps = append(e.v.Steps, step)
+	e.v.LastDecides()
 	e.v.Next = &verdict.Next{To: verdict.ToAnswer}
 	return e.v
 }

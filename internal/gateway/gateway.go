@@ -29,8 +29,7 @@ type Gateway struct {
 	shards   []*shard
 	active   atomic.Int64
 	draining atomic.Bool
-	// explained counts the resources that questions have had requested.
-	explained atomic.Int64
+	absent   absent
 }
 
 // shard is the part of a gateway that one loop owns. It is made by the first

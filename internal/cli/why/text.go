@@ -54,7 +54,10 @@ func (r *Report) verdict() string {
 	last := r.Last()
 	if !r.Allowed {
 		s := fmt.Sprintf("refused by %s: %s: %s", last.Proxy, r.Reason, r.Detail)
-		if r.Status > 0 {
+		switch {
+		case r.GRPC > 0:
+			s += fmt.Sprintf(" (the client gets the gRPC status %d)", r.GRPC)
+		case r.Status > 0:
 			s += fmt.Sprintf(" (the client gets %d)", r.Status)
 		}
 		return s

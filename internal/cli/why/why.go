@@ -172,6 +172,7 @@ type Report struct {
 	Detail  string `json:"detail,omitempty"`
 	// Status is the answer of HTTP that a client gets from a proxy; 0 without one.
 	Status int `json:"status,omitempty"`
+	GRPC   int `json:"grpcStatus,omitempty"` // the status of gRPC in it
 	// Next is what to do, and the command for it.
 	Next    string `json:"next"`
 	Command string `json:"command,omitempty"`
@@ -244,7 +245,7 @@ func without(n *verdict.Next) *verdict.Verdict {
 }
 
 func (r *Report) end(v *verdict.Verdict) {
-	r.Allowed, r.Reason, r.Detail, r.Status = v.Allowed, v.Reason, v.Detail, v.Status
+	r.Allowed, r.Reason, r.Detail, r.Status, r.GRPC = v.Allowed, v.Reason, v.Detail, v.Status, v.GRPC
 }
 
 func (r *Report) close(first *verdict.Verdict, c Call) *Report {

@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -364,6 +365,50 @@ func TestNeverMoreThanWritten(t *testing.T) {
 		policies, r := drawPolicies(t), drawRequest(t)
 		if err := r.judge(t, policies...); err == nil && !r.asWritten(policies) {
 			t.Fatalf("%+v is allowed by %v", r, policies)
+		}
+	})
+}
+
+// TestExplain: an explanation decides as Judge does, reports nothing, and the first of its
+// policies that decides is the one that Judge names.
+func TestExplain(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		policies, r := drawPolicies(t), drawRequest(t)
+		want := r.judge(t, policies...)
+		s := NewStore()
+		for i, p := range policies {
+			body, err := Encode(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = s.Put(string(rune('a'+i)), body)
+		}
+		a := NewAccess(r.conn, r.services, func(n Note) { t.Fatalf("reported: %+v", n) })
+		a.Begin(s.Set(), r.head())
+		all, got := a.Explain()
+		if (got == nil) != (want == nil) || got != nil && (got.Reason != want.Reason || got.Detail != want.Detail) {
+			t.Fatalf("Explain: %v, Judge: %v", got, want)
+		}
+		allows := false
+		for _, p := range all {
+			switch {
+			case p.DryRun || p.Action == "AUDIT":
+			case p.Action == "DENY" && p.Matches:
+				if want == nil || want.Detail != fmt.Sprintf("%s, rule %d", p.Policy, p.Rule) {
+					t.Fatalf("%+v denies, Judge: %v", p, want)
+				}
+				return
+			case p.Action == "ALLOW":
+				if allows = true; p.Matches {
+					if want != nil {
+						t.Fatalf("%+v allows, Judge: %v", p, want)
+					}
+					return
+				}
+			}
+		}
+		if allows != (want != nil) {
+			t.Fatalf("ALLOW policies: %v, and none matches; Judge: %v", allows, want)
 		}
 	})
 }

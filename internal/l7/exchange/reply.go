@@ -38,6 +38,14 @@ func grpcStatusOf(status int) int {
 	return 2 // UNKNOWN
 }
 
+// GRPCStatus returns the status of gRPC for a failure that HTTP answers with status.
+func GRPCStatus(status int, why reason.Reason) int {
+	if why == reason.NoBackend {
+		return grpcUnavailable
+	}
+	return grpcStatusOf(status)
+}
+
 // reply answers with a failure: in words, or as a status of gRPC.
 func (x *Exchange) reply(status int, why reason.Reason) {
 	h := &x.Reply
@@ -53,10 +61,7 @@ func (x *Exchange) reply(status int, why reason.Reason) {
 		h.Add(keyOverloaded, []byte("true"))
 	}
 	if x.GRPC || x.Rule != nil && x.Rule.Rule.GRPC {
-		x.GRPCStatus = grpcStatusOf(status)
-		if why == reason.NoBackend {
-			x.GRPCStatus = grpcUnavailable
-		}
+		x.GRPCStatus = GRPCStatus(status, why)
 		h.Status = 200
 		h.Add(keyContentType, typeGRPC)
 		h.Add(keyGRPCStatus, strconv.AppendInt(nil, int64(x.GRPCStatus), 10))

@@ -24,13 +24,16 @@ func (r *requestSide) OnHead(h *message.Head, body http1.Body) {
 	x.keep = true
 	x.head = string(h.Method) == "HEAD"
 	x.switching = len(h.Protocol) > 0 || string(h.Method) == "CONNECT"
-	x.GRPC = grpc(h.Get(message.ContentType))
+	x.GRPC = IsGRPC(h)
 	if d := x.engine.cfg.StreamIdle; d > 0 {
 		x.lastMoved = x.Start
 		x.idle.Arm(x.engine.loop, d, x.onIdle)
 	}
 	x.begin()
 }
+
+// IsGRPC reports whether a request is a call of gRPC.
+func IsGRPC(h *message.Head) bool { return grpc(h.Get(message.ContentType)) }
 
 // grpc reports whether a content type is gRPC's.
 func grpc(v []byte) bool {

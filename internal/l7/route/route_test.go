@@ -3,6 +3,7 @@ package route
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -191,6 +192,48 @@ func BenchmarkLookup(b *testing.B) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// TestLargest: the number is in the share of the largest backend, for any weights.
+func TestLargest(t *testing.T) {
+	for seed := range uint64(2000) {
+		g := gen{rand.New(rand.NewPCG(seed, 1))}
+		var r Rule
+		most := uint32(0)
+		for range g.IntN(6) {
+			w := uint32(g.IntN(4))
+			if g.IntN(3) == 0 {
+				w = g.Uint32()
+			}
+			most = max(most, w)
+			r.Backends = append(r.Backends, Backend{Name: fmt.Sprint("b", len(r.Backends)), Weight: w})
+		}
+		target := newTarget(&r, Match{}, "*")
+		b, failure := target.Pick(target.Largest())
+		switch {
+		case most == 0 && failure == NoBackends:
+		case failure != OK || b.Weight != most:
+			t.Fatalf("seed %d: %+v gives %+v, %v", seed, r.Backends, b, failure)
+		}
+		if n := len(target.Shares()); n != len(r.Backends) {
+			t.Fatalf("%d shares", n)
+		}
+	}
+}
+
+func TestMatchText(t *testing.T) {
+	for want, m := range map[string]Match{
+		"everything":                      {},
+		"GET and path /a":                 {Method: "GET", Path: Path{Exact, "/a"}},
+		"path prefix /a and header x=1":   {Path: Path{Segments, "/a"}, Headers: []Value{{Name: "x", Kind: Exact, Value: "1"}}},
+		"path regular expression /a.*":    {Path: Path{Regex, "/a.*"}},
+		"header not x and parameter q=1*": {Headers: []Value{{Name: "x", Kind: Present, Not: true}}, Query: []Value{{Name: "q", Kind: Prefix, Value: "1"}}},
+		"header x~a|b":                    {Headers: []Value{{Name: "x", Kind: Regex, Value: "a|b"}}},
+	} {
+		if got := m.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -265,6 +265,7 @@ func TestAgainstOracle(t *testing.T) {
 			if d := s.Set().Evaluate(target, c); d.Allowed != allowed || d.Reason != why {
 				t.Fatalf("%+v to %+v: %+v, oracle says %v %v", c, target, d, allowed, why)
 			}
+			explains(t, s.Set(), target, c)
 			for _, p := range list {
 				compiled, _ := Compile(p)
 				if compiled.Matches(c) != oracleMatches(p, c) {
@@ -273,6 +274,28 @@ func TestAgainstOracle(t *testing.T) {
 			}
 		}
 	})
+}
+
+// explains checks that an explanation has the policy that decides, and none before it
+// that would have decided.
+func explains(t *rapid.T, s *Set, target Target, c *Conn) {
+	want := s.Evaluate(target, c)
+	got, all := s.Explain(target, c)
+	if got.Allowed != want.Allowed || got.Reason != want.Reason || got.Policy != want.Policy {
+		t.Fatalf("Explain decides %+v, Evaluate %+v", got, want)
+	}
+	for i := range all {
+		p := &all[i]
+		if p.Matches() && !p.DryRun {
+			if p.Policy != got.Policy || got.Allowed == p.Deny {
+				t.Fatalf("%+v decides, says the explanation %+v; the decision is %+v", p, all, got)
+			}
+			return
+		}
+	}
+	if got.Policy != "" && got.Reason != reason.PolicyUnavailable {
+		t.Fatalf("no policy of %+v matches, and %q decides", all, got.Policy)
+	}
 }
 
 // FuzzCompile: arbitrary bytes compile without a crash, and what is broken

@@ -81,8 +81,10 @@ type Verdict struct {
 	Reason string `json:"reason"`
 	Detail string `json:"detail,omitempty"`
 	// Status is the answer of HTTP that the client gets; 0 without one.
-	Status int   `json:"status,omitempty"`
-	Next   *Next `json:"next,omitempty"`
+	Status int `json:"status,omitempty"`
+	// GRPC is the status of gRPC in the answer; 0 without one.
+	GRPC int   `json:"grpcStatus,omitempty"`
+	Next *Next `json:"next,omitempty"`
 	// Captured: a node proxy carries the connections of the pod.
 	Captured bool `json:"captured,omitempty"`
 	// HTTP: the proxy reads the requests of the connection.
@@ -107,8 +109,19 @@ func New(role string) *Verdict {
 // Add adds a step that something was found by.
 func (v *Verdict) Add(step, says string) { v.Steps = append(v.Steps, Step{Step: step, Says: says}) }
 
+// LastDecides leaves, of the steps that decide, only the last: what an earlier one has
+// allowed does not matter when a later one refuses.
+func (v *Verdict) LastDecides() {
+	last := true
+	for i := len(v.Steps) - 1; i >= 0; i-- {
+		s := &v.Steps[i]
+		s.Decides, last = s.Decides && last, last && !s.Decides
+	}
+}
+
 // Refuse makes the verdict a refusal.
 func (v *Verdict) Refuse(err *reason.Error) *Verdict {
+	v.LastDecides()
 	v.Allowed, v.Reason, v.Detail, v.Next = false, err.Reason.String(), err.Error(), nil
 	return v
 }
