@@ -101,7 +101,15 @@ func debugPorts(t *testing.T) map[string]string {
 	out := map[string]string{}
 	serve := func(pod string, port int, answers map[string]string) {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			said, ok := answers[r.Method+" "+r.URL.RequestURI()]
+			asked := r.Method + " " + r.URL.RequestURI()
+			if q := r.URL.Query(); r.URL.Path == "/explain" {
+				asked = strings.Join(strings.Fields(strings.Join([]string{r.Method, r.URL.Path, q.Get("direction"), q.Get("pod"), q.Get("to"), q.Get("authority"), q.Get("path")}, " ")), " ")
+			}
+			said, ok := answers[asked]
+			if said == "no such name" {
+				http.Error(w, "not found: "+said, http.StatusNotFound)
+				return
+			}
 			if !ok {
 				http.NotFound(w, r)
 				return
@@ -134,6 +142,22 @@ func debugPorts(t *testing.T) map[string]string {
 		"POST /logging":             "current log level is info\n",
 		"POST /logging?level=debug": "current log level is debug\n",
 		"POST /logging?reset":       "current log level is info\n",
+
+		"GET /explain outbound shop/web front:80": `{"role":"client","captured":true,"allowed":true,"reason":"OK","called":"10.96.0.17:80",
+ "steps":[{"step":"capture","says":"the pod is in the mesh","object":"Pod shop/web"},{"step":"waypoint","says":"the service uses a waypoint","object":"Gateway mart/waypoint"}],
+ "next":{"to":"waypoint","namespace":"mart","name":"waypoint-1","node":"node1","uid":"c//Pod/mart/waypoint-1","tunnel":true,"authority":"10.96.0.17:80","identity":"spiffe://cluster.local/ns/shop/sa/web","source":"10.244.1.10"}}`,
+		"GET /explain outbound shop/web nothing": "no such name",
+		"GET /explain outbound shop/web stuck:80": `{"role":"client","captured":true,"allowed":true,"reason":"OK","called":"10.96.0.18:80","steps":[],
+ "next":{"to":"pod","namespace":"shop","name":"stuck","node":"node2","uid":"c//Pod/shop/stuck","tunnel":true,"authority":"10.244.2.10:80","identity":"spiffe://cluster.local/ns/shop/sa/web","source":"10.244.1.10"}}`,
+		"GET /explain inbound shop/web 10.244.1.10:8080": `{"role":"destination","captured":true,"allowed":true,"reason":"OK","steps":[{"step":"policy","says":"no policy refuses","decides":true}],
+ "next":{"to":"program","namespace":"shop","name":"web","authority":"10.244.1.10:8080"}}`,
+	})
+	serve("waypoint-1", wellknown.PortAdmin, map[string]string{
+		"GET /config_dump": waypointText,
+		"GET /explain 10.96.0.17:80": `{"role":"waypoint","http":true,"allowed":true,"reason":"OK","steps":[{"step":"route","says":"the request matches everything","object":"HTTPRoute mart/split","rule":"rule 1"}],
+ "next":{"to":"pod","namespace":"shop","name":"web","node":"node1","uid":"c//Pod/shop/web","tunnel":true,"authority":"10.244.1.10:8080","identity":"spiffe://cluster.local/ns/mart/sa/waypoint","source":"10.244.1.11"}}`,
+		"GET /explain 10.96.0.17:80 /admin": `{"role":"waypoint","http":true,"allowed":false,"reason":"POLICY_DENIED","detail":"explicitly denied by a policy: mart/guard, rule 0","status":403,
+ "steps":[{"step":"policy","says":"DENY matches","object":"AuthorizationPolicy mart/guard","rule":"rule 0","decides":true}]}`,
 	})
 	serve("ztunnel-3", wellknown.PortMetrics, build("ztunnel", "v1"))
 	serve("ztunnel-3", wellknown.PortAdmin, map[string]string{
@@ -158,6 +182,30 @@ const clusterDump = `{
  ],
  "certificates": [{"identity":"spiffe://cluster.local/ns/shop/sa/web","state":"Available","certChain":[{"serialNumber":"255","validFrom":"2020-01-01T00:00:00Z","expirationTime":"2990-01-01T00:00:00Z"}]}],
  "workloadState": {"u-web": {"state":"Up","info":{"name":"web","namespace":"shop"},"connections":{"inbound":[],"outbound":[]}}}
+}`
+
+const waypointText = `{
+ "routes": [
+  {"name":"a","origin":"HTTPRoute mart/split, rule 0","kind":"HTTPRoute","namespace":"mart","route":"split","rule":0,"parents":["mart/front.mart.svc.cluster.local:80"],
+   "matches":["header x-version=2"],"backends":[{"name":"mart/v2.mart.svc.cluster.local:80","weight":1}],"retries":2,"extra":"kept"},
+  {"name":"b","origin":"HTTPRoute mart/split, rule 1","kind":"HTTPRoute","namespace":"mart","route":"split","rule":1,"parents":["mart/front.mart.svc.cluster.local:80"],
+   "matches":[],"backends":[{"name":"mart/v1.mart.svc.cluster.local:80","weight":90},{"name":"","weight":10,"invalid":"not found"}],"timeouts":{"request":"5s","try":"1s"},"retries":3,"filters":["rewrite"]},
+  {"name":"c","kind":"GRPCRoute","namespace":"mart","route":"bad","rule":0,"parents":["mart/api.mart.svc.cluster.local:90 (clients of namespace shop)"],"matches":[],"backends":[],"dropped":"a filter that is not known","retries":2}
+ ],
+ "backends": [
+  {"namespace":"mart","hostname":"front.mart.svc.cluster.local","port":80,"protocol":"HTTP/1.1","known":true,"endpoints":[{"workload":"mart/a","healthy":true},{"workload":"mart/b","healthy":true,"leftOut":true},{"workload":"mart/c","healthy":false}]},
+  {"namespace":"mart","hostname":"v1.mart.svc.cluster.local","port":80,"protocol":"unknown","known":false,"endpoints":[],"limits":{"connections":10,"requests":5}}
+ ],
+ "policies": [
+  {"resource":"r1","policy":"mart/guard","action":"DENY","for":["mart/front.mart.svc.cluster.local"],"rules":2},
+  {"resource":"r2","policy":"mart/trial","action":"ALLOW","dryRun":true,"for":["*"],"rules":1},
+  {"resource":"r3","policy":"mart/new","action":"DENY","for":["mart/api.mart.svc.cluster.local"],"rules":1,"error":"a field that is not known"}
+ ],
+ "connections": [
+  {"client":"shop/web","identity":"spiffe://cluster.local/ns/shop/sa/web","source":"10.244.1.10:40000","called":"mart/front.mart.svc.cluster.local","port":80,"protocol":"HTTP/1.1","since":"2026-01-01T00:00:00Z"},
+  {"identity":"spiffe://cluster.local/ns/shop/sa/gone","source":"10.244.9.9:1","called":"mart/db.mart.svc.cluster.local","port":5432,"protocol":"TCP","endpoint":"mart/db-0","since":"2026-01-01T00:00:01Z"}
+ ],
+ "connectionsOmitted": 7
 }`
 
 func clusterObjects() []runtime.Object {
@@ -209,6 +257,9 @@ func clusterObjects() []runtime.Object {
 		pod(system, "ztunnel-3", "node3", "10.244.3.4", "istio-proxy", "ghcr.io/ambit-mesh/ztunnel:v1", map[string]string{"app": "ztunnel"}),
 		&corev1.Secret{ObjectMeta: meta(system, "istio-ca-secret", nil), Data: map[string][]byte{"ca-key.pem": []byte("the-key")}},
 		pod("plain", "lonely", "node1", "10.244.1.9", "x", "x:1", map[string]string{"app": "lonely"}),
+		pod("mart", "waypoint-1", "node1", "10.244.1.11", "waypoint", "waypoint:1", map[string]string{"app": "waypoint", wellknown.LabelGatewayName: "waypoint"}),
+		pod("two", "first-1", "node1", "10.244.1.12", "waypoint", "waypoint:1", map[string]string{"app": "first", wellknown.LabelGatewayName: "first"}),
+		pod("two", "second-1", "node1", "10.244.1.13", "waypoint", "waypoint:1", map[string]string{"app": "second", wellknown.LabelGatewayName: "second"}),
 		web, stuck, callers, targeted, guard, service, slice,
 	}
 }

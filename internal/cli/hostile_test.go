@@ -44,6 +44,15 @@ const hostileDump = `{
   "connections": {"inbound": [{"src": "NAME", "originalDst": "NAME", "actualDst": "NAME", "protocol": "NAME"}]}}}
 }`
 
+const hostileWaypoint = `{
+ "routes": [{"kind": "NAME", "namespace": "NAME", "route": "NAME", "dropped": "NAME", "parents": ["NAME"], "matches": ["NAME"]},
+  {"kind": "BYTES", "namespace": "BYTES", "route": "BYTES", "parents": ["BYTES"], "matches": ["BYTES"], "filters": ["NAME"],
+   "backends": [{"name": "NAME", "weight": 1, "invalid": "NAME"}], "timeouts": {"request": "NAME", "try": "NAME"}}],
+ "backends": [{"namespace": "NAME", "hostname": "NAME", "protocol": "NAME"}],
+ "policies": [{"policy": "NAME", "action": "NAME", "for": ["NAME"], "error": "NAME"}],
+ "connections": [{"client": "NAME", "identity": "NAME", "source": "NAME", "called": "NAME", "protocol": "NAME", "endpoint": "NAME", "since": "NAME"}]
+}`
+
 const hostileSyncz = `[{"name": "NAME", "cluster": "NAME", "version": "NAME", "peer": "NAME", "types": ["NAME"]},
  {"name": "BYTES", "cluster": "BYTES", "version": "BYTES", "types": ["BYTES"]}]`
 
@@ -52,6 +61,10 @@ const hostileSyncz = `[{"name": "NAME", "cluster": "NAME", "version": "NAME", "p
 func TestHostileNames(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "dump.json")
 	if err := os.WriteFile(file, hostileJSON(t, hostileDump), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	waypointFile := filepath.Join(t.TempDir(), "waypoint.json")
+	if err := os.WriteFile(waypointFile, hostileJSON(t, hostileWaypoint), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -77,6 +90,9 @@ func TestHostileNames(t *testing.T) {
 	}
 	for _, kind := range []string{"all", "workloads", "services", "policies", "certificates", "connections"} {
 		lines[kind] = []string{"ztunnel-config", kind, "-f", file}
+	}
+	for _, kind := range []string{"all", "routes", "backends", "policies", "connections"} {
+		lines["waypoint "+kind] = []string{"waypoint-config", kind, "-f", waypointFile}
 	}
 	for name, args := range lines {
 		for _, format := range []string{"", formatTable, formatJSON, formatYAML} {

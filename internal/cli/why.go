@@ -390,6 +390,9 @@ func advise(r *why.Report, t typing) {
 		r.Command = waypoint("routes")
 	case last.Role == verdict.RoleWaypoint && slices.Contains([]reason.Reason{reason.PolicyDenied, reason.NotAllowed, reason.PolicyUnsupported}, why):
 		r.Command = waypoint("policies")
+		if why == reason.PolicyDenied {
+			r.Next = "see the named policy, and what else the waypoint enforces"
+		}
 	case (why == reason.NoHealthyUpstream || why == reason.WaypointUnavailable) && service != "":
 		r.Command = describe("service", service)
 	case pod != "" && last.Role != verdict.RoleWaypoint:

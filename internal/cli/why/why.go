@@ -225,6 +225,9 @@ func Follow(ctx context.Context, m Mesh, from Pod, c Call) (*Report, error) {
 		}
 		r.Hops = append(r.Hops, Hop{proxy, v})
 	}
+	if n := v.Next; v.Allowed && n != nil && (n.To == verdict.ToWaypoint || n.To == verdict.ToPod) {
+		return nil, fmt.Errorf("the proxies send the connection on and on: %d were asked (please report this)", maxHops)
+	}
 	r.end(v)
 	return r.close(first, c), nil
 }

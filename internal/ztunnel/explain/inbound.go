@@ -81,6 +81,7 @@ func (w *World) arrives(v *verdict.Verdict, q *verdict.Question, local *workload
 		}
 		asked = netip.AddrPortFrom(asked.Addr().Unmap(), asked.Port())
 		if route.Recursive(asked.Port()) {
+			v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepTunnel, Says: "the port is the node proxy's own", Decides: true})
 			return asked, reason.Errorf(reason.RecursiveCall, "to %s", asked), nil
 		}
 		v.Add(verdict.StepTunnel, "the connection comes in plaintext, without an identity, from "+text(q.Source))

@@ -1,8 +1,10 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -312,8 +314,9 @@ func (w *World) onlyPort(s *workload.Service, to string) (uint16, error) {
 		return 0, bad("destination %q has no port: write HOST:PORT, or --port", to)
 	}
 	if len(s.Ports) != 1 {
+		sorted := slices.SortedFunc(slices.Values(s.Ports), func(a, b workload.Port) int { return cmp.Compare(a.Service, b.Service) })
 		var ports []string
-		for _, p := range s.Ports {
+		for _, p := range sorted {
 			ports = append(ports, strconv.Itoa(int(p.Service)))
 		}
 		return 0, bad("destination %q has no port: the service has %s (write HOST:PORT, or --port)", to, strings.Join(ports, ", "))
