@@ -122,9 +122,6 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 		re = errNoConfig
 	}
 	if re != nil {
-		if re.Reason == reason.UnknownDestination && re != errNoConfig || re.Reason == reason.AddressMismatch {
-			e.v.Status = 404
-		}
 		done(e.refuse(verdict.StepDestination, "the waypoint does not take "+target.String(), re), nil)
 		return
 	}
@@ -165,7 +162,10 @@ func (e *explainer) refuse(step, says string, err *reason.Error) *verdict.Verdic
 }
 
 func (e *explainer) refused(err *reason.Error) *verdict.Verdict {
-	if e.v.Status == 0 {
+	switch {
+	case !e.v.HTTP: // the connection is cut, or not accepted
+		e.v.Status = 0
+	case e.v.Status == 0:
 		e.v.Status = err.Reason.HTTP().Status
 	}
 	if e.grpc {
@@ -216,9 +216,7 @@ func (e *explainer) connection(done func(*verdict.Verdict, error)) {
 		return
 	}
 	if err := e.policies(); err != nil {
-		// Before the connection is accepted there is no answer of HTTP.
-		e.v.Status = 0
-		done(e.v.Refuse(err), nil)
+		done(e.refused(err), nil)
 		return
 	}
 	cfg := c.shard.g.opts.Config()
@@ -227,7 +225,7 @@ func (e *explainer) connection(done func(*verdict.Verdict, error)) {
 		backend = weighted(p.TCP, 0)
 		e.v.Add(verdict.StepBackend, fmt.Sprintf("the port has %s by weight; the first is taken here", count(len(p.TCP), "backend", "backends")))
 		if backend == nil || backend.Invalid != "" {
-			done(e.v.Refuse(reason.Errorf(reason.NoBackend, "of the connection's route")), nil)
+			done(e.refused(reason.Errorf(reason.NoBackend, "of the connection's route")), nil)
 			return
 		}
 	}

@@ -58,6 +58,19 @@ kind: Service
 metadata: {name: empty, namespace: shop}
 spec: {selector: {app: nothing}, ipFamilyPolicy: PreferDualStack, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: guarded, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}
+spec: {selector: {app: v2}, ipFamilyPolicy: PreferDualStack, ports: [{name: data, port: 9000}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-near, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: guarded}]
+  action: DENY
+  rules: [{from: [{source: {principals: ["cluster.local/ns/shop/sa/near"]}}]}]
+---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: narrow-readers, namespace: shop}
@@ -131,7 +144,9 @@ func TestWhyAgrees(t *testing.T) {
 	far, near, stranger := lab.InPod("shop", "far"), lab.InPod("shop", "near"), lab.InPod("street", "stranger")
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
-		service := func(name string, port uint16) netip.AddrPort { return netip.AddrPortFrom(w.Service("shop", name, v6), port) }
+		service := func(name string, port uint16) netip.AddrPort {
+			return netip.AddrPortFrom(w.Service("shop", name, v6), port)
+		}
 		pod := func(ns, name string) netip.AddrPort { return netip.AddrPortFrom(w.Pod(ns, name, v6), 8080) }
 		const get = "GET / HTTP/1.1"
 		for _, tt := range []struct {
@@ -168,6 +183,12 @@ func TestWhyAgrees(t *testing.T) {
 			{"allowed by it", near, service("locked", 80), get, nil, reason.OK, "AuthorizationPolicy shop/only-near, rule 0", 2},
 			{"a service without endpoints", far, service("empty", 80), get, nil, reason.NoHealthyUpstream, "", 1},
 			{"a port that the service does not have", far, service("solo", 81), get, nil, reason.NoHealthyUpstream, "", 1},
+			{"a port that the service with a waypoint does not have", far, service("front", 81), get, nil, reason.NoHealthyUpstream, "", 2},
+			{"without HTTP on a port that declares it", far, service("front", 80), "\x00", []string{"--tcp"}, reason.MalformedRequest, "", 2},
+			{"without HTTP, denied", near, service("guarded", 9000), "", []string{"--tcp"}, reason.PolicyDenied, "AuthorizationPolicy shop/no-near, rule 0", 2},
+			{"without HTTP, and others are allowed", far, service("guarded", 9000), "", []string{"--tcp"}, reason.OK, "", 3},
+			{"a call of gRPC without a route", far, service("narrow", 80), "GET /none HTTP/1.1\nContent-Type: application/grpc", []string{"--path", "/none", "--header", "content-type=application/grpc"}, reason.NoRoute, "", 2},
+			{"a preflight request", far, service("narrow", 80), "OPTIONS /only HTTP/1.1", []string{"--path", "/only", "--method", "OPTIONS"}, reason.NotAllowed, "", 2},
 			{"a pod outside the mesh", far, pod("street", "shed"), get, nil, reason.OK, "", 2},
 			{"both outside the mesh", stranger, pod("street", "shed"), get, nil, reason.OK, "", 2},
 		} {
@@ -204,6 +225,15 @@ func TestWhyAgrees(t *testing.T) {
 
 // really makes a request, or a connection without HTTP, and returns what came of it.
 func really(w *rig.World, from lab.Where, to netip.AddrPort, head string) (int, error) {
+	if head == "\x00" { // no request line has it
+		c, err := w.Dial(w.T().Context(), from, "tcp", to.String())
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close() //nolint:errcheck // the answer has come
+		status, _, err := send(c, head)
+		return status, err
+	}
 	if head == "" {
 		c, err := w.Hold(from, to)
 		if err == nil {

@@ -86,6 +86,9 @@ func (w *World) owner(v *verdict.Verdict, dst netip.AddrPort, namespace string) 
 		v.Service = at.Service.Key().String()
 		step.Object = serviceObject(at.Service)
 		step.Says = fmt.Sprintf("%s is port %d of %s", dst, dst.Port(), at.Service.Hostname)
+		if _, ok := at.Service.TargetPort(dst.Port()); !ok {
+			step.Says = fmt.Sprintf("%s is an address of %s, which has no port %d", dst.Addr(), at.Service.Hostname, dst.Port())
+		}
 	case at.Workload != nil:
 		step.Object = kindOf(at.Workload) + " " + podName(at.Workload)
 		step.Says = fmt.Sprintf("%s is an address of the %s itself", dst, strings.ToLower(kindOf(at.Workload)))
