@@ -108,6 +108,7 @@ func (d *demo) all(ctx context.Context) {
 		{"metrics and access log of one connection", d.telemetry, false},
 		{"a waypoint: a Gateway and a label, and requests of a service go through it; none fails", d.addWaypoint, false},
 		{"a route sends one in ten requests to a canary, and those with a header", d.canary, false},
+		{"ambit why explains one request that is allowed, and one that a policy refuses", d.explain, false},
 		{"a retry hides an endpoint that refuses connections", d.retry, false},
 		{"a waypoint that is killed lets no request around it", d.deadWaypoint, false},
 		{"memory of every process", d.memory, false},

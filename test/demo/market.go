@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os/exec"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -92,6 +94,15 @@ spec:
   - matches: [{headers: [{name: x-version, value: canary}]}]
     backendRefs: [{name: canary, port: 80}]
   - backendRefs: [{name: stable, port: 80, weight: 90}, {name: canary, port: 80, weight: 10}]
+`
+	noAdmin = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: market}
+spec:
+  targetRefs: [{group: "", kind: Service, name: market}]
+  action: DENY
+  rules: [{to: [{operation: {paths: ["/admin*"]}}]}]
 `
 	// broken is ready for Kubernetes, and nothing listens in it.
 	broken = `
@@ -227,6 +238,61 @@ func (d *demo) canary(ctx context.Context) ([]string, error) {
 	}
 	line, err := d.marketLoad.clean(ctx, before)
 	return append(seen, line), errors.Join(err, d.byWaypoint(callers))
+}
+
+// why asks what would happen to a request of carol, and returns the exit code, and of
+// what is said the lines that decide and the last ones.
+func (d *demo) why(ctx context.Context, path string) (code int, seen []string, err error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "ambit"), "why", "carol.market", "http://market"+path, "--state-dir", d.state)
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code, err = exit.ExitCode(), nil
+		if code == 2 {
+			return code, nil, fmt.Errorf("ambit why: %s", exit.Stderr)
+		}
+	}
+	seen = []string{fmt.Sprintf("$ ambit why carol.market http://market%s   (exit code %d)", path, code)}
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimRight(line, "\n")
+		switch f := strings.Fields(line); {
+		case len(f) == 0:
+		case f[0] == "*", f[0] == "route" && strings.Contains(line, "the request matches"), f[0] == "backend", f[0] == "allowed:", f[0] == "refused":
+			seen = append(seen, strings.Join(f, " "))
+		}
+	}
+	return code, seen, err
+}
+
+func (d *demo) explain(ctx context.Context) ([]string, error) {
+	before, err := d.marketLoad.seconds(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.l.Apply(ctx, noAdmin); err != nil {
+		return nil, err
+	}
+	refused := func() error {
+		_, err := d.l.Run(ctx, carol, d.echo(), "get", "-url", marketURL+"admin", "-n", "1")
+		return err
+	}
+	var real error
+	err = until(ctx, "the request is not refused", func() (bool, error) { real = refused(); return real != nil, nil })
+	if err != nil {
+		return nil, err
+	}
+	code, seen, err := d.why(ctx, "/")
+	if err != nil || code != 0 {
+		return seen, fmt.Errorf("exit code %d, and the request is answered: %w", code, err)
+	}
+	code, more, err := d.why(ctx, "/admin")
+	seen = append(seen, more...)
+	if err != nil || code != 1 || !strings.Contains(strings.Join(more, "\n"), "AuthorizationPolicy market/no-admin, rule 0") {
+		return seen, fmt.Errorf("exit code %d, and the request is refused: %w", code, err)
+	}
+	seen = append(seen, "and really: "+last(real.Error()))
+	line, err := d.marketLoad.clean(ctx, before)
+	return append(seen, line), errors.Join(err, d.l.Delete(ctx, "AuthorizationPolicy", "market", "no-admin"))
 }
 
 func (d *demo) retry(ctx context.Context) ([]string, error) {
