@@ -146,6 +146,8 @@ func TestWaypoint(t *testing.T) {
 		t.Errorf("v1 answered %d times, v2 %d times", first, second)
 	}
 
+	explained(t, n)
+
 	rest := objectVersions(t, n)
 	time.Sleep(restTime)
 	if now := objectVersions(t, n); now != rest {
@@ -486,4 +488,16 @@ data:
 	})
 	parameters("spec: {replica: 3}")
 	gateway.says("Accepted", "False InvalidParameters", "replica")
+}
+
+// explained checks what the command line says of requests through the waypoint, and of
+// the waypoint, through the API server.
+func explained(t *testing.T, n *kit.Namespace) {
+	t.Helper()
+	client := "client." + n.Name
+	says(t, []string{"HTTPRoute " + n.Name + "/split, rule 1", "gets 90 of 100", "allowed: pod " + n.Name + "/v1 gets it"}, "why", client, "http://front/")
+	says(t, []string{"HTTPRoute " + n.Name + "/split, rule 0", "allowed: pod " + n.Name + "/v2 gets it"}, "why", client, "http://front/", "--header", "x-version=2")
+	says(t, []string{"reason: WAYPOINT_REQUIRED", "allowed: false"}, "why", client, "pod/v1."+n.Name+":8080", "-o", "yaml")
+	says(t, []string{"split", "90 v1." + n.Name + ":80"}, "waypoint-config", "routes", waypoint+"."+n.Name)
+	says(t, []string{"v1." + n.Name + ".svc." + wellknown.DefaultDomain}, "waypoint-config", "backends", "-n", n.Name)
 }
