@@ -276,8 +276,8 @@ func (d *demo) explain(ctx context.Context) ([]string, error) {
 		_, err := d.l.Run(ctx, carol, d.echo(), "get", "-url", marketURL+"admin", "-n", "1")
 		return err
 	}
-	var real error
-	err = until(ctx, "the request is not refused", func() (bool, error) { real = refused(); return real != nil, nil })
+	var answer error
+	err = until(ctx, "the request is not refused", func() (bool, error) { answer = refused(); return answer != nil, nil })
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +290,7 @@ func (d *demo) explain(ctx context.Context) ([]string, error) {
 	if err != nil || code != 1 || !strings.Contains(strings.Join(more, "\n"), "AuthorizationPolicy market/no-admin, rule 0") {
 		return seen, fmt.Errorf("exit code %d, and the request is refused: %w", code, err)
 	}
-	seen = append(seen, "and really: "+last(real.Error()))
+	seen = append(seen, "and really: "+last(answer.Error()))
 	line, err := d.marketLoad.clean(ctx, before)
 	return append(seen, line), errors.Join(err, d.l.Delete(ctx, "AuthorizationPolicy", "market", "no-admin"))
 }

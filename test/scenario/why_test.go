@@ -338,6 +338,31 @@ func TestWhy(t *testing.T) {
 	}
 }
 
+// TestWhyOnDemand: a node proxy that has met nothing yet requests what the question is
+// about, as the connection would.
+func TestWhyOnDemand(t *testing.T) {
+	w := rig.Start(t, lab.Config{YAML: whyWorld(), Env: map[string][]string{"ztunnel": {"XDS_ON_DEMAND=true"}}})
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"far.shop", "http://front/x"}, 0, "OK"},
+		{[]string{"far.shop", "solo"}, 1, "POLICY_DENIED"},
+		{[]string{"near.shop", "svc/solo.shop"}, 0, "OK"},
+		{[]string{"far.shop", netip.AddrPortFrom(w.Pod("shop", "v1", false), 8080).String()}, 1, "WAYPOINT_REQUIRED"},
+		{[]string{"far.shop", "nothing"}, 2, ""},
+	} {
+		w.Eventually(strings.Join(tt.args, " to "), func() error {
+			r, code, err := why(w, tt.args...)
+			if code != tt.code || r.Reason != tt.want {
+				return fmt.Errorf("code %d, %+v, error %w", code, r, err)
+			}
+			return nil
+		})
+	}
+}
+
 // TestWaypointConfig: the tables have what the waypoint executes and carries.
 func TestWaypointConfig(t *testing.T) {
 	w := rig.Start(t, lab.Config{YAML: whyWorld()})
