@@ -3,10 +3,13 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
+	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -86,6 +89,77 @@ func TestExplain(t *testing.T) {
 	defer w.mu.Unlock()
 	if len(w.notes)+len(w.requests)+len(w.conns)+len(w.dialled) > 0 || w.g.Active() != 0 {
 		t.Errorf("questions have left notes %v, requests %v, connections %v, dialled %v, %d active", w.notes, w.requests, w.conns, w.dialled, w.g.Active())
+	}
+}
+
+// TestExplainAgrees: for requests drawn at random, with routes and policies of all kinds,
+// what is said is what the client gets.
+func TestExplainAgrees(t *testing.T) {
+	w := newWorld(t, 2)
+	w.shop()
+	to := func(name string) []route.Backend { return []route.Backend{{Name: name, Weight: 1}} }
+	w.routes("shop",
+		route.Rule{Origin: "HTTPRoute ns/r, rule 0", Matches: []route.Match{{Path: route.Path{Kind: route.Exact, Value: "/a"}, Method: "GET"}}, Backends: to("v1")},
+		route.Rule{Origin: "HTTPRoute ns/r, rule 1", Matches: []route.Match{{Path: route.Path{Kind: route.Segments, Value: "/a"}, Headers: []route.Value{{Name: "x-a", Kind: route.Exact, Value: "1"}}}}, Backends: to("v2")},
+		route.Rule{Origin: "HTTPRoute ns/r, rule 2", Matches: []route.Match{{Path: route.Path{Kind: route.Regex, Value: "/b.*"}, Query: []route.Value{{Name: "q", Kind: route.Present}}}}, Filters: route.Filters{Redirect: &route.Redirect{Status: 301}}},
+		route.Rule{Origin: "HTTPRoute ns/r, rule 3", Matches: segments("/c"), Backends: []route.Backend{{Name: "v1", Weight: 1, Invalid: "it does not exist"}}},
+		route.Rule{Origin: "HTTPRoute ns/r, rule 4", Hosts: []string{"*.com"}, Backends: to("v1"), Filters: route.Filters{Rewrite: &route.Rewrite{Host: "x", Path: &route.PathEdit{Value: "/admin"}}}},
+		route.Rule{Origin: "HTTPRoute ns/r, rule 5", Matches: segments("/d"), Filters: route.Filters{CORS: &route.CORS{Origins: []string{"http://a.com"}, Methods: []string{"GET"}}}, Backends: to("v2")},
+	)
+	header := &authzpb.Policy{Action: authzpb.Action_DENY, Everything: true, Rules: []*authzpb.Rule{{Clauses: []*authzpb.Clause{{Matches: []*authzpb.Match{{
+		Headers: []*authzpb.HeaderMatch{{Name: "x-b", Values: []*securitypb.StringMatch{exactly("2")}}},
+	}}}}}}}
+	gets := &authzpb.Policy{Action: authzpb.Action_ALLOW, Everything: true, Rules: []*authzpb.Rule{{Clauses: []*authzpb.Clause{{Matches: []*authzpb.Match{{
+		Methods: []*securitypb.StringMatch{exactly("GET"), exactly("OPTIONS"), exactly("PUT")},
+	}}}}}}}
+	w.enforce(denied("shop", "/a/admin"), header, gets)
+	r := rand.New(rand.NewPCG(1, 2))
+	of := func(s ...string) string { return s[r.IntN(len(s))] }
+	statuses := map[int]int{}
+	for n := range 1000 {
+		q := verdict.Question{
+			Authority: "10.1.0.1:80", Method: of("GET", "GET", "PUT", "POST", "OPTIONS"), Host: of("shop", "a.com", "A.com:80", "b.a.com"),
+			Path: of("/a", "/a/b", "/a/admin", "/%61/admin", "/b", "/b?q=1", "/bb?q", "/c", "/c/x", "/d", "/e", "/a//b", "/a/../c", "/a%2Fb", "/"),
+		}
+		for _, h := range []verdict.Header{{Name: "x-a", Value: "1"}, {Name: "x-a", Value: "2"}, {Name: "x-b", Value: "2"}, {Name: "origin", Value: "http://a.com"}, {Name: "access-control-request-method", Value: "GET"}} {
+			if r.IntN(3) == 0 {
+				q.Headers = append(q.Headers, h)
+			}
+		}
+		if n%20 == 0 { // preflight
+			q.Method, q.Host, q.Path = "OPTIONS", "shop", "/d"
+			q.Headers = []verdict.Header{{Name: "origin", Value: of("http://a.com", "http://b.com")}, {Name: "access-control-request-method", Value: "GET"}}
+		}
+		v, err := w.explain(q)
+		if err != nil {
+			t.Fatalf("%+v: %v", q, err)
+		}
+		c, err := w.connect(q.Authority)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head := q.Method + " " + q.Path + " HTTP/1.1\nHost: " + q.Host
+		for _, h := range q.Headers {
+			head += "\n" + h.Name + ": " + h.Value
+		}
+		resp, body := ask(t, c, head)
+		_ = c.Close()
+		want := v.Status
+		if v.Allowed && want == 0 {
+			want = 200
+			if !strings.HasPrefix(body, v.Next.Name) {
+				t.Errorf("%q: answered by %q, said %+v", head, body, v.Next)
+			}
+		}
+		if resp.StatusCode != want {
+			t.Errorf("%q: status %d, said %+v", head, resp.StatusCode, v)
+		}
+		statuses[want]++
+	}
+	for _, status := range []int{200, 204, 301, 400, 403, 404, 500} {
+		if statuses[status] < 5 {
+			t.Errorf("only %d requests got %d", statuses[status], status)
+		}
 	}
 }
 
