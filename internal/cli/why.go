@@ -71,9 +71,11 @@ answer.`,
   ambit why sa/client.shop svc/web.shop:80 -o json
   ambit why client.shop pod/web-5d9c7f.shop:8080
   ambit why client.shop 10.96.0.16:5432 --lab demo`,
-		Args:        cobra.ExactArgs(2),
-		Annotations: map[string]string{failedCode: ""},
-		RunE:        w.run,
+		Args: cobra.ExactArgs(2),
+
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Annotations:       map[string]string{failedCode: ""},
+		RunE:              w.run,
 	}
 	a.labFlags(cmd, "lab")
 	f := cmd.Flags()

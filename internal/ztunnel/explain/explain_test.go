@@ -22,6 +22,7 @@ workloads:
 - {uid: c//Pod/shop/static, name: static, namespace: shop, serviceAccount: _none, node: n1, workloadIps: [10.0.0.11], protocol: HBONE}
 - {uid: c//Pod/shop/starting, name: starting, namespace: shop, serviceAccount: client, node: n1, workloadIps: [10.0.0.12], protocol: HBONE}
 - {uid: c//Pod/shop/outside, name: outside, namespace: shop, node: n1, workloadIps: [10.0.0.13], protocol: TCP}
+- {uid: c//Pod/shop/lost, name: lost, namespace: shop, serviceAccount: client, node: n1, workloadIps: [10.0.0.15], protocol: HBONE}
 - {uid: c//Pod/shop/elsewhere, name: elsewhere, namespace: shop, node: n2, workloadIps: [10.0.0.14], protocol: TCP}
 - {uid: c//Pod/shop/web1, name: web1, namespace: shop, serviceAccount: web, node: n1, workloadIps: [10.0.0.2, "fd00::2"], protocol: HBONE,
    services: {shop/web.shop.svc.cluster.local: {80: 8080}}, authorizationPolicies: [shop/web, shop/missing]}
@@ -119,6 +120,7 @@ func TestOutbound(t *testing.T) {
 		{"static", "web", "CERTIFICATE_UNAVAILABLE | tunnel"},
 		{"starting", "web", "CONNECT_FAILURE | capture Pod shop/starting"},
 		{"unsent", "web", "UNKNOWN_SOURCE | capture Pod shop/unsent"},
+		{"lost", "web", "CONNECT_FAILURE | capture Pod shop/lost"},
 		{"outside", "web", "OK > pod shop/web1 at 10.0.0.2:8080 tunnel=false"},
 		{"outside", "db:80", "OK > pod shop/db at 10.0.0.4:80 tunnel=false"},
 		{"outside", "empty", "NO_HEALTHY_UPSTREAM | endpoint Service shop/empty"},
@@ -155,6 +157,7 @@ func TestOutboundErrors(t *testing.T) {
 		{"shop/client", "", verdict.ErrQuestion, "has no host"},
 		{"shop/client", "job/x:80", verdict.ErrQuestion, "there are pod/ and svc/"},
 		{"shop/nobody", "web", verdict.ErrUnknown, "no pod shop/nobody"},
+		{"shop/wp", "web", verdict.ErrQuestion, "is a proxy"},
 		{"shop/elsewhere", "web", verdict.ErrQuestion, "runs on node n2"},
 		{"client", "web", verdict.ErrQuestion, "is not NAMESPACE/NAME"},
 	} {

@@ -35,6 +35,9 @@ func Outbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 	case !served && w.Node != "" && source.Node != w.Node:
 		return nil, bad("pod %s/%s runs on node %s, and this is the proxy of node %s", ns, name, source.Node, w.Node)
 	}
+	if !served && source.Protocol == workload.HBONE {
+		return w.unserved(v, source)
+	}
 	like := netip.Addr{}
 	if source != nil {
 		like = address(source, netip.Addr{})
@@ -48,6 +51,19 @@ func Outbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 		return w.uncaptured(v, source, dst)
 	}
 	return w.captured(v, info, source, accepting, dst), nil
+}
+
+// unserved is a pod in the mesh that this proxy does not serve.
+func (w *World) unserved(v *verdict.Verdict, source *workload.Workload) (*verdict.Verdict, error) {
+	if source.NativeTunnel || slices.ContainsFunc(source.Services, func(m workload.Membership) bool {
+		return slices.ContainsFunc(m.Ports, func(p workload.Port) bool { return p.Service == wellknown.PortHBONE })
+	}) {
+		return nil, bad("pod %s is a proxy, which makes tunnels itself: ask about one of its clients", podName(source))
+	}
+	v.Steps = append(v.Steps, verdict.Step{
+		Step: verdict.StepCapture, Object: "Pod " + podName(source), Says: "the pod is captured, and the proxy of its node does not serve it", Decides: true,
+	})
+	return v.Refuse(errNotListening), nil
 }
 
 func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *workload.Workload, accepting bool, dst netip.AddrPort) *verdict.Verdict {
