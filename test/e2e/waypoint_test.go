@@ -497,7 +497,7 @@ func explained(t *testing.T, n *kit.Namespace) {
 	client := "client." + n.Name
 	says(t, []string{"HTTPRoute " + n.Name + "/split, rule 1", "gets 90 of 100", "allowed: pod " + n.Name + "/v1 gets it"}, "why", client, "http://front/")
 	says(t, []string{"HTTPRoute " + n.Name + "/split, rule 0", "allowed: pod " + n.Name + "/v2 gets it"}, "why", client, "http://front/", "--header", "x-version=2")
-	says(t, []string{"reason: WAYPOINT_REQUIRED", "allowed: false"}, "why", client, "pod/v1."+n.Name+":8080", "-o", "yaml")
+	says(t, []string{"the workload uses a waypoint", "allowed: true"}, "why", client, "pod/v1."+n.Name+":8080", "-o", "yaml")
 	says(t, []string{"split", "90 v1." + n.Name + ":80"}, "waypoint-config", "routes", waypoint+"."+n.Name)
 	says(t, []string{"v1." + n.Name + ".svc." + wellknown.DefaultDomain}, "waypoint-config", "backends", "-n", n.Name)
 }

@@ -17,7 +17,7 @@ var (
 	whyExample = regexp.MustCompile("(?m)^    (ambit why [^\n]+)\n\n```\n((?s:.*?))```")
 	whyRow     = regexp.MustCompile("(?m)^\\| `(ambit why [^`]+)` \\| (\\d) \\| `([^`]*)` \\|$")
 	address    = regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+\b`)
-	podSuffix  = regexp.MustCompile(`waypoint-\d+-0`)
+	podSuffix  = regexp.MustCompile(`waypoint-[0-9a-f]+-0`)
 	spaces     = regexp.MustCompile(` +`)
 )
 
@@ -73,7 +73,7 @@ func TestWhyPage(t *testing.T) {
 			return nil
 		})
 	}
-	if len(examples) != 2 || len(rows) != 11 {
+	if len(examples) != 2 || len(rows) != 12 {
 		t.Errorf("%d examples and %d rows of the page were tried", len(examples), len(rows))
 	}
 }

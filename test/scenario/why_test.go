@@ -174,7 +174,9 @@ func TestWhyAgrees(t *testing.T) {
 			{"a backend that is missing", far, service("narrow", 80), "GET /broken HTTP/1.1", []string{"--path", "/broken"}, reason.NoBackend, "HTTPRoute shop/narrow, rule 2", 2},
 			{"a backend without endpoints", far, service("narrow", 80), "GET /empty HTTP/1.1", []string{"--path", "/empty"}, reason.NoHealthyUpstream, "Service shop/empty", 2},
 			{"without HTTP, through the waypoint", far, service("plain", 9000), "", []string{"--tcp"}, reason.OK, "", 3},
-			{"around the waypoint", far, pod("shop", "v1"), get, nil, reason.WaypointRequired, "Gateway shop/waypoint", 2},
+			{"a pod behind the waypoint, by its own address", far, pod("shop", "v1"), get, nil, reason.OK, "", 3},
+			{"the same, and a policy of its service denies it", far, pod("shop", "v1"), "GET /admin HTTP/1.1", []string{"--path", "/admin"}, reason.PolicyDenied, "AuthorizationPolicy shop/guard, rule 0", 2},
+			{"around the waypoint, to a pod", stranger, pod("shop", "v1"), get, nil, reason.WaypointRequired, "Gateway shop/waypoint", 2},
 			{"around the waypoint, without an identity", stranger, service("front", 80), get, nil, reason.WaypointRequired, "Gateway shop/waypoint", 2},
 			{"without a waypoint", near, service("solo", 80), get, nil, reason.OK, "", 2},
 			{"denied by the node proxy of the destination", far, service("solo", 80), get, nil, reason.PolicyDenied, "AuthorizationPolicy shop/not-far, rule 1", 2},
@@ -299,7 +301,7 @@ func TestWhy(t *testing.T) {
 		{[]string{"far", "svc/front.shop.svc.cluster.local:80", "-n", "shop"}, 0, ""},
 		{[]string{"far.shop", "http://front.shop.svc/admin"}, 1, ""},
 		{[]string{"far.shop", "front", "--path", "/admin"}, 1, ""},
-		{[]string{"far.shop", "pod/v1.shop", "--port", "8080"}, 1, ""},
+		{[]string{"far.shop", "pod/v1.shop", "--port", "8080"}, 0, ""},
 		{[]string{"far.shop", "narrow", "--path", "/only"}, 0, ""}, // a dry run is not counted
 		{[]string{"far.shop", "192.0.2.1:80"}, 0, ""},
 		{[]string{"far.shop", "nothing"}, 2, "no service or pod of the mesh has this name"},
@@ -350,7 +352,7 @@ func TestWhyOnDemand(t *testing.T) {
 		{[]string{"far.shop", "http://front/x"}, 0, "OK"},
 		{[]string{"far.shop", "solo"}, 1, "POLICY_DENIED"},
 		{[]string{"near.shop", "svc/solo.shop"}, 0, "OK"},
-		{[]string{"far.shop", netip.AddrPortFrom(w.Pod("shop", "v1", false), 8080).String()}, 1, "WAYPOINT_REQUIRED"},
+		{[]string{"far.shop", netip.AddrPortFrom(w.Pod("shop", "v1", false), 8080).String()}, 0, "OK"},
 		{[]string{"far.shop", "nothing"}, 2, ""},
 	} {
 		w.Eventually(strings.Join(tt.args, " to "), func() error {
