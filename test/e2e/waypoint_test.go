@@ -244,10 +244,9 @@ type loads map[string]*kit.Load
 
 // waypointLoads starts clients that keep their connections, of HTTP/1.1, HTTP/2 and
 // gRPC, and others that make one for each request: to the service, and to the address
-// of a pod.
-func waypointLoads(t *testing.T, n *kit.Namespace) loads {
+// of the pod v1. A connection that is kept stays on the way that it began on.
+func waypointLoads(t *testing.T, n *kit.Namespace, v1 *corev1.Pod) loads {
 	t.Helper()
-	v1, _ := versioned(t, n)
 	from, _ := twoNodes(t)
 	with := func(protocol string, args ...string) kit.Option {
 		return func(p *corev1.Pod) {
@@ -295,8 +294,11 @@ func addWaypoint(t *testing.T, n *kit.Namespace) {
 // out and is taken away.
 func TestWaypointComesAndGoes(t *testing.T) {
 	n := mesh.Namespace(t, "waypoint-load", kit.Ambient())
-	l := waypointLoads(t, n)
+	v1, _ := versioned(t, n)
+	early := n.StartLoad("load-early", n.URL("front"), 50, eachRequest)
 	addWaypoint(t, n)
+	l := waypointLoads(t, n, v1)
+	l["early"] = early
 	l.goOn(3)
 	scaleWaypoint(t, n, 3)
 	l.goOn(3)
@@ -323,8 +325,9 @@ func TestWaypointComesAndGoes(t *testing.T) {
 // of waypoints.
 func TestWaypointUpgraded(t *testing.T) {
 	n := mesh.Namespace(t, "waypoint-upgrade", kit.Ambient())
-	l := waypointLoads(t, n)
+	v1, _ := versioned(t, n)
 	addWaypoint(t, n)
+	l := waypointLoads(t, n, v1)
 	t.Cleanup(func() {
 		if err := mesh.Upgrade(context.Background()); err != nil {
 			t.Error(err)
@@ -358,10 +361,11 @@ func TestWaypointUpgraded(t *testing.T) {
 func TestWaypointKilled(t *testing.T) {
 	own := mesh.Machines(t)
 	n := mesh.Namespace(t, "waypoint-killed", kit.Ambient())
-	l := waypointLoads(t, n)
+	v1, _ := versioned(t, n)
 	addWaypoint(t, n)
 	scaleWaypoint(t, n, 3)
-	l.goOn(3)
+	l := waypointLoads(t, n, v1)
+	l.goOn(1)
 	pods, err := waypointPods(t.Context(), n, waypoint)
 	if err != nil || len(pods) != 3 {
 		t.Fatalf("%d pods, error %v", len(pods), err)
