@@ -28,7 +28,7 @@ func (c *session) begin(h *message.Head) *reason.Error {
 			c.shard.loop.Post(c.drain)
 			return errMoved
 		case !w.uses(&c.dest):
-			c.shard.loop.Post(c.drain) // its clients are on their way to the other
+			c.shard.loop.Post(c.last) // its clients are on their way to the other
 		}
 	}
 	switch {

@@ -237,11 +237,21 @@ func (s *shard) closed(r *Record) {
 	}
 }
 
-// Drain makes every request that is under way the last one of its connection.
-// CONNECT streams that still come are served, so that nothing is lost before the
-// client has seen that the tunnel goes away.
+// Drain makes the request under way, or the next one, the last of each connection. A
+// client that sends one on a connection that was just closed would lose it, so that idle
+// ones stay. CONNECT streams that still come are served, so that nothing is lost before
+// the client has seen that the tunnel goes away.
 func (g *Gateway) Drain() {
 	g.draining.Store(true)
+	g.each(func(s *shard) {
+		for c := range s.sessions {
+			c.last()
+		}
+	})
+}
+
+// EndIdle ends the connections that carry no request. It follows Drain.
+func (g *Gateway) EndIdle() {
 	g.each(func(s *shard) {
 		for c := range s.sessions {
 			c.drain()

@@ -399,7 +399,20 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	get(t, quiet, "/")
+	next, err := w.connect("10.1.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	get(t, next, "/")
 	w.g.Drain()
+	if status, _ := get(t, next, "/"); status != 200 {
+		t.Errorf("the next request of an idle connection: %d", status)
+	}
+	if _, err := next.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("behind its last request: %v", err)
+	}
+	_ = next.Close()
+	w.g.EndIdle()
 	if _, err := quiet.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("an idle connection: %v", err)
 	}

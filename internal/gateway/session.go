@@ -104,6 +104,14 @@ func (c *session) carryHTTP(open func(stream.Conn, *codec.ServerConfig) codec.Se
 	}
 }
 
+// last has the client go elsewhere behind its next answer.
+func (c *session) last() {
+	if c.http != nil {
+		c.http.Last()
+	}
+}
+
+// drain does so behind the request under way, and ends an idle connection.
 func (c *session) drain() {
 	if c.http != nil {
 		c.http.Drain()

@@ -55,6 +55,13 @@ func (w *World) StartConnections(from lab.Where, to netip.AddrPort, rate int) *L
 	return w.startLoad(from, to, rate, "-per-conn", "1", "-workers", "64")
 }
 
+// StartKept is StartLoad with connections that the client keeps as long as it may, by a
+// protocol of the load client: http1, h2 or grpc.
+func (w *World) StartKept(from lab.Where, to netip.AddrPort, rate int, protocol string) *Load {
+	w.t.Helper()
+	return w.startLoad(from, to, rate, "-per-conn", "0", "-workers", "8", "-protocol", protocol)
+}
+
 func (w *World) startLoad(from lab.Where, to netip.AddrPort, rate int, more ...string) *Load {
 	w.t.Helper()
 	r, out, err := os.Pipe()

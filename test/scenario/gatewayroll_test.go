@@ -132,3 +132,49 @@ func getAll(w *rig.World, to netip.AddrPort) (stop func() int) {
 		return n
 	}
 }
+
+// TestGatewayProxiesEnd: proxies of a waypoint are added and asked to end, again and
+// again, while clients make requests on connections that they keep, which are idle most
+// of the time. None fails.
+func TestGatewayProxiesEnd(t *testing.T) {
+	_, servers, _ := strings.Cut(versions(), managed)
+	before, _, _ := strings.Cut(versions(), managed)
+	// A lab's proxies end at once, unless they are told otherwise.
+	world := rig.Start(t, lab.Config{YAML: before + replicated(2) + servers, Env: map[string][]string{"waypoint": {"MINIMUM_DRAIN_DURATION=2s"}}})
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		to := netip.AddrPortFrom(w.Service("shop", "front", v6), 80)
+		pods := func(n int) {
+			w.MustApply(replicated(n))
+			w.Eventually(fmt.Sprint("the waypoint has pods: ", n), func() error { return gatewayPods(w, n) })
+		}
+		pods(2)
+		throughAny(w, to)
+		loads := map[string]*rig.Load{"fresh": w.StartConnections(far, to, 50)}
+		for _, protocol := range []string{"http1", "h2"} {
+			loads[protocol] = w.StartKept(far, to, 50, protocol)
+		}
+		for range 3 {
+			for _, n := range []int{1, 2} {
+				pods(n)
+				for _, l := range loads {
+					l.Seconds(2)
+				}
+			}
+		}
+		for name, l := range loads {
+			t.Logf("%s: %+v", name, l.Clean())
+		}
+	})
+}
+
+// throughAny waits until the server is called by somebody else than the client.
+func throughAny(w *rig.World, to netip.AddrPort) {
+	w.Eventually("requests go through the waypoint", func() error {
+		a, err := w.Get(far, to)
+		if err == nil && a.Caller == w.Pod("shop", "far", a.Caller.Is6()) {
+			err = fmt.Errorf("the client itself calls")
+		}
+		return err
+	})
+}

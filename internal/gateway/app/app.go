@@ -253,7 +253,8 @@ func sameServices(a, b *workload.Workload) bool {
 const drainLook = 50 * time.Millisecond
 
 // drain lets clients go elsewhere and requests end, within the deadline. Clients
-// learn late that the gateway ends: it accepts until the minimum has passed.
+// learn late that the gateway ends: it accepts until the minimum has passed, and until
+// then connections that are idle may have one more request.
 func (a *App) drain() {
 	a.log.Info("draining", "deadline", a.cfg.DrainDeadline.String())
 	a.ready.Task("draining")
@@ -267,6 +268,7 @@ func (a *App) drain() {
 		select {
 		case <-least:
 			accepting = false
+			a.gateway.EndIdle()
 		case <-look.C:
 		case <-over:
 			if n := a.gateway.Active(); n > 0 {

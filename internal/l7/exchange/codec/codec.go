@@ -114,6 +114,9 @@ type ServerConfig struct {
 // Server is a connection that gets requests.
 type Server interface {
 	stream.Sink
+	// Last makes the request under way the last one, or the next one when the client
+	// cannot learn it from this answer. A connection that is idle stays until then.
+	Last()
 	// Drain makes the request under way the last one; without one the connection
 	// ends.
 	Drain()

@@ -273,6 +273,9 @@ func (s *h1Server) OnClose(why reason.Reason, err error) {
 	s.over(why)
 }
 
+// Last implements Server.
+func (s *h1Server) Last() { s.h1.Drain() }
+
 // Drain implements Server.
 func (s *h1Server) Drain() {
 	s.draining = true

@@ -225,6 +225,9 @@ func (c *h2Conn) retire() {
 	}
 }
 
+// Last implements Server: the protocol has a frame that says so.
+func (c *h2Conn) Last() { c.Drain() }
+
 // Drain implements Server.
 func (c *h2Conn) Drain() {
 	if c.gone || c.draining {
