@@ -363,8 +363,13 @@ type Match struct {
 	// The server name that a client of TLS has sent.
 	ServerNames    []*security.StringMatch `protobuf:"bytes,11,rep,name=server_names,json=serverNames,proto3" json:"server_names,omitempty"`
 	NotServerNames []*security.StringMatch `protobuf:"bytes,12,rep,name=not_server_names,json=notServerNames,proto3" json:"not_server_names,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of the token that the request carries, which a gateway has verified:
+	// issuer/subject, and claims.
+	RequestPrincipals    []*security.StringMatch `protobuf:"bytes,13,rep,name=request_principals,json=requestPrincipals,proto3" json:"request_principals,omitempty"`
+	NotRequestPrincipals []*security.StringMatch `protobuf:"bytes,14,rep,name=not_request_principals,json=notRequestPrincipals,proto3" json:"not_request_principals,omitempty"`
+	Claims               []*ClaimMatch           `protobuf:"bytes,15,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Match) Reset() {
@@ -477,6 +482,27 @@ func (x *Match) GetServerNames() []*security.StringMatch {
 func (x *Match) GetNotServerNames() []*security.StringMatch {
 	if x != nil {
 		return x.NotServerNames
+	}
+	return nil
+}
+
+func (x *Match) GetRequestPrincipals() []*security.StringMatch {
+	if x != nil {
+		return x.RequestPrincipals
+	}
+	return nil
+}
+
+func (x *Match) GetNotRequestPrincipals() []*security.StringMatch {
+	if x != nil {
+		return x.NotRequestPrincipals
+	}
+	return nil
+}
+
+func (x *Match) GetClaims() []*ClaimMatch {
+	if x != nil {
+		return x.Claims
 	}
 	return nil
 }
@@ -626,6 +652,68 @@ func (x *HeaderMatch) GetNotValues() []*security.StringMatch {
 	return nil
 }
 
+// The value of a claim. A list has each of its values.
+type ClaimMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From the outermost claim to the innermost.
+	Path          []string                `protobuf:"bytes,1,rep,name=path,proto3" json:"path,omitempty"`
+	Values        []*security.StringMatch `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	NotValues     []*security.StringMatch `protobuf:"bytes,3,rep,name=not_values,json=notValues,proto3" json:"not_values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimMatch) Reset() {
+	*x = ClaimMatch{}
+	mi := &file_authz_authz_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimMatch) ProtoMessage() {}
+
+func (x *ClaimMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_authz_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimMatch.ProtoReflect.Descriptor instead.
+func (*ClaimMatch) Descriptor() ([]byte, []int) {
+	return file_authz_authz_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ClaimMatch) GetPath() []string {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *ClaimMatch) GetValues() []*security.StringMatch {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *ClaimMatch) GetNotValues() []*security.StringMatch {
+	if x != nil {
+		return x.NotValues
+	}
+	return nil
+}
+
 var File_authz_authz_proto protoreflect.FileDescriptor
 
 const file_authz_authz_proto_rawDesc = "" +
@@ -649,7 +737,7 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\x05place\x18\x01 \x01(\rR\x05place\x120\n" +
 	"\aclauses\x18\x02 \x03(\v2\x16.ambit.authz.v1.ClauseR\aclauses\"9\n" +
 	"\x06Clause\x12/\n" +
-	"\amatches\x18\x01 \x03(\v2\x15.ambit.authz.v1.MatchR\amatches\"\xd2\x05\n" +
+	"\amatches\x18\x01 \x03(\v2\x15.ambit.authz.v1.MatchR\amatches\"\xa5\a\n" +
 	"\x05Match\x125\n" +
 	"\n" +
 	"connection\x18\x01 \x03(\v2\x15.istio.security.MatchR\n" +
@@ -666,7 +754,10 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\aheaders\x18\n" +
 	" \x03(\v2\x1b.ambit.authz.v1.HeaderMatchR\aheaders\x12>\n" +
 	"\fserver_names\x18\v \x03(\v2\x1b.istio.security.StringMatchR\vserverNames\x12E\n" +
-	"\x10not_server_names\x18\f \x03(\v2\x1b.istio.security.StringMatchR\x0enotServerNames\"j\n" +
+	"\x10not_server_names\x18\f \x03(\v2\x1b.istio.security.StringMatchR\x0enotServerNames\x12J\n" +
+	"\x12request_principals\x18\r \x03(\v2\x1b.istio.security.StringMatchR\x11requestPrincipals\x12Q\n" +
+	"\x16not_request_principals\x18\x0e \x03(\v2\x1b.istio.security.StringMatchR\x14notRequestPrincipals\x122\n" +
+	"\x06claims\x18\x0f \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\x06claims\"j\n" +
 	"\tPathMatch\x121\n" +
 	"\x04text\x18\x01 \x01(\v2\x1b.istio.security.StringMatchH\x00R\x04text\x12\x1c\n" +
 	"\btemplate\x18\x02 \x01(\tH\x00R\btemplateB\f\n" +
@@ -674,6 +765,12 @@ const file_authz_authz_proto_rawDesc = "" +
 	"match_type\"\x92\x01\n" +
 	"\vHeaderMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
+	"\x06values\x18\x02 \x03(\v2\x1b.istio.security.StringMatchR\x06values\x12:\n" +
+	"\n" +
+	"not_values\x18\x03 \x03(\v2\x1b.istio.security.StringMatchR\tnotValues\"\x91\x01\n" +
+	"\n" +
+	"ClaimMatch\x12\x12\n" +
+	"\x04path\x18\x01 \x03(\tR\x04path\x123\n" +
 	"\x06values\x18\x02 \x03(\v2\x1b.istio.security.StringMatchR\x06values\x12:\n" +
 	"\n" +
 	"not_values\x18\x03 \x03(\v2\x1b.istio.security.StringMatchR\tnotValues*@\n" +
@@ -696,7 +793,7 @@ func file_authz_authz_proto_rawDescGZIP() []byte {
 }
 
 var file_authz_authz_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_authz_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_authz_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_authz_authz_proto_goTypes = []any{
 	(Action)(0),                  // 0: ambit.authz.v1.Action
 	(*Policy)(nil),               // 1: ambit.authz.v1.Policy
@@ -706,8 +803,9 @@ var file_authz_authz_proto_goTypes = []any{
 	(*Match)(nil),                // 5: ambit.authz.v1.Match
 	(*PathMatch)(nil),            // 6: ambit.authz.v1.PathMatch
 	(*HeaderMatch)(nil),          // 7: ambit.authz.v1.HeaderMatch
-	(*security.Match)(nil),       // 8: istio.security.Match
-	(*security.StringMatch)(nil), // 9: istio.security.StringMatch
+	(*ClaimMatch)(nil),           // 8: ambit.authz.v1.ClaimMatch
+	(*security.Match)(nil),       // 9: istio.security.Match
+	(*security.StringMatch)(nil), // 10: istio.security.StringMatch
 }
 var file_authz_authz_proto_depIdxs = []int32{
 	0,  // 0: ambit.authz.v1.Policy.action:type_name -> ambit.authz.v1.Action
@@ -715,26 +813,31 @@ var file_authz_authz_proto_depIdxs = []int32{
 	3,  // 2: ambit.authz.v1.Policy.rules:type_name -> ambit.authz.v1.Rule
 	4,  // 3: ambit.authz.v1.Rule.clauses:type_name -> ambit.authz.v1.Clause
 	5,  // 4: ambit.authz.v1.Clause.matches:type_name -> ambit.authz.v1.Match
-	8,  // 5: ambit.authz.v1.Match.connection:type_name -> istio.security.Match
-	9,  // 6: ambit.authz.v1.Match.trust_domains:type_name -> istio.security.StringMatch
-	9,  // 7: ambit.authz.v1.Match.not_trust_domains:type_name -> istio.security.StringMatch
-	9,  // 8: ambit.authz.v1.Match.hosts:type_name -> istio.security.StringMatch
-	9,  // 9: ambit.authz.v1.Match.not_hosts:type_name -> istio.security.StringMatch
-	9,  // 10: ambit.authz.v1.Match.methods:type_name -> istio.security.StringMatch
-	9,  // 11: ambit.authz.v1.Match.not_methods:type_name -> istio.security.StringMatch
+	9,  // 5: ambit.authz.v1.Match.connection:type_name -> istio.security.Match
+	10, // 6: ambit.authz.v1.Match.trust_domains:type_name -> istio.security.StringMatch
+	10, // 7: ambit.authz.v1.Match.not_trust_domains:type_name -> istio.security.StringMatch
+	10, // 8: ambit.authz.v1.Match.hosts:type_name -> istio.security.StringMatch
+	10, // 9: ambit.authz.v1.Match.not_hosts:type_name -> istio.security.StringMatch
+	10, // 10: ambit.authz.v1.Match.methods:type_name -> istio.security.StringMatch
+	10, // 11: ambit.authz.v1.Match.not_methods:type_name -> istio.security.StringMatch
 	6,  // 12: ambit.authz.v1.Match.paths:type_name -> ambit.authz.v1.PathMatch
 	6,  // 13: ambit.authz.v1.Match.not_paths:type_name -> ambit.authz.v1.PathMatch
 	7,  // 14: ambit.authz.v1.Match.headers:type_name -> ambit.authz.v1.HeaderMatch
-	9,  // 15: ambit.authz.v1.Match.server_names:type_name -> istio.security.StringMatch
-	9,  // 16: ambit.authz.v1.Match.not_server_names:type_name -> istio.security.StringMatch
-	9,  // 17: ambit.authz.v1.PathMatch.text:type_name -> istio.security.StringMatch
-	9,  // 18: ambit.authz.v1.HeaderMatch.values:type_name -> istio.security.StringMatch
-	9,  // 19: ambit.authz.v1.HeaderMatch.not_values:type_name -> istio.security.StringMatch
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	10, // 15: ambit.authz.v1.Match.server_names:type_name -> istio.security.StringMatch
+	10, // 16: ambit.authz.v1.Match.not_server_names:type_name -> istio.security.StringMatch
+	10, // 17: ambit.authz.v1.Match.request_principals:type_name -> istio.security.StringMatch
+	10, // 18: ambit.authz.v1.Match.not_request_principals:type_name -> istio.security.StringMatch
+	8,  // 19: ambit.authz.v1.Match.claims:type_name -> ambit.authz.v1.ClaimMatch
+	10, // 20: ambit.authz.v1.PathMatch.text:type_name -> istio.security.StringMatch
+	10, // 21: ambit.authz.v1.HeaderMatch.values:type_name -> istio.security.StringMatch
+	10, // 22: ambit.authz.v1.HeaderMatch.not_values:type_name -> istio.security.StringMatch
+	10, // 23: ambit.authz.v1.ClaimMatch.values:type_name -> istio.security.StringMatch
+	10, // 24: ambit.authz.v1.ClaimMatch.not_values:type_name -> istio.security.StringMatch
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_authz_authz_proto_init() }
@@ -752,7 +855,7 @@ func file_authz_authz_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_authz_authz_proto_rawDesc), len(file_authz_authz_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
