@@ -3,21 +3,26 @@ package gateway
 import (
 	"net/netip"
 	"slices"
+	"time"
 
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
+	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
 
-// begin begins a decision by the policies in force: about a request, or, with a nil
-// head, about a connection that carries no HTTP.
-func (c *session) begin(h *message.Head) *reason.Error {
-	set := c.shard.g.opts.Policies()
-	if set == nil {
-		return errNoConfig
+// begin begins a decision by the policies in force: about a request that came at a
+// moment, or, with a nil head, about a connection that carries no HTTP. Of a request, it
+// makes the head what routes and policies look at. unproven is why its tokens were not
+// accepted.
+func (c *session) begin(h *message.Head, at time.Time) (unproven, err *reason.Error) {
+	set, authentications := c.shard.g.opts.Policies(), c.shard.g.opts.Authentications()
+	if set == nil || authentications == nil {
+		return nil, errNoConfig
 	}
 	snapshot := c.shard.g.opts.Directory()
 	if c.judged != snapshot {
@@ -26,39 +31,64 @@ func (c *session) begin(h *message.Head) *reason.Error {
 		case w.elsewhere(&c.dest):
 			// Its policies are at the other waypoint now, which a new connection finds.
 			c.shard.loop.Post(c.drain)
-			return errMoved
+			return nil, errMoved
 		case !w.uses(&c.dest):
 			c.shard.loop.Post(c.last) // its clients are on their way to the other
 		}
 	}
 	switch {
 	case c.access == nil:
-		c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: c.dest.target()}, c.dest.services(snapshot), c.shard.g.opts.Telemetry.Policy)
+		services := c.dest.services(snapshot)
+		c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: c.dest.target()}, services, c.shard.g.opts.Telemetry.Policy)
+		c.tokens = authn.NewCheck(c.shard.verifier, authenticated(services))
 	case c.dest.workload != nil && c.judged != snapshot:
 		// The pod may have become an endpoint of another service.
-		c.access.Services(c.dest.services(snapshot))
+		services := c.dest.services(snapshot)
+		c.access.Services(services)
+		c.tokens.Services(authenticated(services))
 	}
 	c.judged = snapshot
-	c.access.Begin(set, h)
-	return nil
+	var claims []*jwt.Claims
+	if h != nil {
+		unproven = c.tokens.Request(authentications, h, at)
+		claims = c.tokens.Claims()
+	}
+	c.access.Begin(set, h, claims)
+	return unproven, nil
+}
+
+// authenticated returns services as package authn has them.
+func authenticated(services []authz.Service) []authn.Service {
+	out := make([]authn.Service, len(services))
+	for i, s := range services {
+		out[i] = authn.Service(s)
+	}
+	return out
 }
 
 // judge decides about a connection that carries no HTTP.
 func (c *session) judge() *reason.Error {
-	if err := c.begin(nil); err != nil {
+	if _, err := c.begin(nil, time.Time{}); err != nil {
 		return err
 	}
 	return c.access.Judge()
 }
 
-// rejudge looks again at what is under way.
-func (c *session) rejudge(h *message.Head) *reason.Error {
-	switch err := c.begin(h); {
+// rejudge looks again at what is under way: at a request as it came, with the tokens
+// that were valid then, or, with a nil head, at a connection that carries no HTTP.
+func (c *session) rejudge(h *message.Head, at time.Time) *reason.Error {
+	if h != nil {
+		again := &message.Head{} // this one is looked at as often as policies change
+		again.CopyFrom(h)
+		h = again
+	}
+	unproven, err := c.begin(h, at)
+	switch {
 	case err == errMoved: //nolint:errorlint // never wrapped
 		return errChanged // policies change, and this gateway does not get them
 	case err != nil:
 		return nil // no policies have come yet
-	case c.access.Rejudge() != nil:
+	case unproven != nil, c.access.Rejudge() != nil:
 		return errChanged
 	}
 	return nil
@@ -115,13 +145,13 @@ func (g *Gateway) Joined(uid string) {
 func (g *Gateway) recheck(concerns func(*session) bool) {
 	g.each(func(s *shard) {
 		for c := range s.sessions {
-			if c.tcp != nil && concerns(c) && c.rejudge(nil) != nil {
+			if c.tcp != nil && concerns(c) && c.rejudge(nil, time.Time{}) != nil {
 				c.close(reason.PolicyChanged)
 			}
 		}
 		s.engine.Recheck(func(x *exchange.Exchange, h *message.Head) *reason.Error {
 			if c, ok := x.Owner().(*session); ok && concerns(c) {
-				return c.rejudge(h)
+				return c.rejudge(h, x.Start)
 			}
 			return nil
 		})

@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"sync"
 
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
@@ -133,7 +135,9 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 		seen: e.shard.g.seen(&incoming{peer: e.q.Identity, remote: remote}),
 	}
 	// It reports verdicts of policies to no counter.
-	c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: dest.target()}, dest.services(where.snapshot), nil)
+	services := dest.services(where.snapshot)
+	c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: dest.target()}, services, nil)
+	c.tokens = authn.NewCheck(e.shard.verifier, authenticated(services))
 	e.session = c
 	http := e.readsHTTP()
 	if http && e.q.HTTP != nil && !*e.q.HTTP {
@@ -211,7 +215,7 @@ func (e *explainer) readsHTTP() bool {
 // connection is one that carries no HTTP.
 func (e *explainer) connection(done func(*verdict.Verdict, error)) {
 	c := e.session
-	if err := c.begin(nil); err != nil {
+	if _, err := c.begin(nil, time.Time{}); err != nil {
 		done(e.refuse(verdict.StepPolicy, "there are no policies yet", err), nil)
 		return
 	}
@@ -290,7 +294,7 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 		done(e.refuse(verdict.StepProtocol, "the path can be read in two ways", reason.Errorf(reason.MalformedRequest, "%w", f)), nil)
 		return
 	}
-	x := &exchange.Exchange{Call: filter.Call{Request: h}}
+	x := &exchange.Exchange{Call: filter.Call{Request: h}, Start: e.shard.loop.Now()}
 	e.grpc = exchange.IsGRPC(h)
 	unrouted := c.Route(x)
 	if unrouted != nil && unrouted.Reason != reason.NoRoute {

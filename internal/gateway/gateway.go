@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
@@ -48,6 +49,7 @@ type shard struct {
 	targets  map[targetKey]pool.Target
 	limits   map[identity.Identity]*limit
 	health   *healths
+	verifier *authn.Verifier
 	http     codec.ServerConfig
 }
 
@@ -86,7 +88,7 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
 		g: g, loop: l, sessions: map[*session]struct{}{}, load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
-		limits: map[identity.Identity]*limit{}, health: newHealths(),
+		limits: map[identity.Identity]*limit{}, health: newHealths(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
 	}
 	s.loadFn = s.loadOf

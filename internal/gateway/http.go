@@ -23,10 +23,15 @@ func (c *session) Route(x *exchange.Exchange) *reason.Error {
 		return errNoConfig
 	}
 	x.Config = cfg
-	if err := c.begin(x.Request); err != nil {
+	path := len(x.Request.Path)
+	unproven, err := c.begin(x.Request, x.Start)
+	if err != nil {
 		return err
 	}
-	x.Access = c.access
+	x.Access, x.Unproven = c.access, unproven
+	if len(x.Request.Path) < path {
+		x.Path = x.Request.Path // a token that was taken out is not for logs
+	}
 	if c.dest.service == nil {
 		return nil
 	}

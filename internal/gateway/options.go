@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
@@ -50,6 +51,9 @@ type Options struct {
 	// Policies returns the policies in force, and nil before they have come: requests
 	// are refused until then.
 	Policies func() *authz.Set
+	// Authentications returns which tokens are accepted, and nil before that has come:
+	// requests are refused until then.
+	Authentications func() *authn.Set
 	// Tunnels opens connections to endpoints.
 	Tunnels *hbone.Pool
 	// Dial connects to an endpoint without a tunnel, on a goroutine of its own. The

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
@@ -31,6 +32,7 @@ type session struct {
 	seen    filter.Client // to programs, of the client
 	start   time.Time
 	access  *authz.Access      // nil before the first decision
+	tokens  *authn.Check       // nil as long as access is
 	judged  *workload.Snapshot // the directory of the last decision
 	source  source             // of telemetry
 

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
@@ -48,6 +49,7 @@ type world struct {
 	mu       sync.Mutex // guards what follows
 	config   *route.Config
 	policies *authz.Set
+	tokens   *authn.Set
 	notes    []authz.Note
 	programs map[netip.AddrPort]string // endpoint → address of the program on loopback
 	dialled  []pool.Target
@@ -61,7 +63,7 @@ func newWorld(t testing.TB, loops int) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, group: group, dir: workload.NewDirectory(workload.Options{}), programs: map[netip.AddrPort]string{}, config: &route.Config{}, policies: authz.NewStore().Set()}
+	w := &world{t: t, group: group, dir: workload.NewDirectory(workload.Options{}), programs: map[netip.AddrPort]string{}, config: &route.Config{}, policies: authz.NewStore().Set(), tokens: authn.NewStore().Set()}
 	w.workload("waypoint", gatewayAddr.String(), func(p *workloadpb.Workload) {
 		p.ServiceAccount = "waypoint"
 		p.Services = map[string]*workloadpb.PortList{"ns/waypoint.ns.svc.cluster.local": {Ports: []*workloadpb.Port{{ServicePort: 15008, TargetPort: 15008}}}}
@@ -73,10 +75,11 @@ func newWorld(t testing.TB, loops int) *world {
 	w.workload("client", clientAddr.Addr().String(), func(p *workloadpb.Workload) { p.ServiceAccount = "client" })
 	w.g = New(Options{
 		Loops: group, Source: gatewayAddr, Directory: w.dir.Snapshot, Identity: gatewayID,
-		Self:     func() *workload.Workload { return w.dir.Snapshot().WorkloadByAddr("", gatewayAddr) },
-		Config:   func() *route.Config { w.mu.Lock(); defer w.mu.Unlock(); return w.config },
-		Policies: func() *authz.Set { w.mu.Lock(); defer w.mu.Unlock(); return w.policies },
-		dial:     w.dial,
+		Self:            func() *workload.Workload { return w.dir.Snapshot().WorkloadByAddr("", gatewayAddr) },
+		Config:          func() *route.Config { w.mu.Lock(); defer w.mu.Unlock(); return w.config },
+		Policies:        func() *authz.Set { w.mu.Lock(); defer w.mu.Unlock(); return w.policies },
+		Authentications: func() *authn.Set { w.mu.Lock(); defer w.mu.Unlock(); return w.tokens },
+		dial:            w.dial,
 		Telemetry: Telemetry{
 			Policy:           func(n authz.Note) { w.mu.Lock(); defer w.mu.Unlock(); w.notes = append(w.notes, n) },
 			Request:          func(r *Record) { w.mu.Lock(); defer w.mu.Unlock(); w.requests = append(w.requests, *r) },

@@ -28,7 +28,7 @@ func atGateway(t interface{ Fatal(...any) }, d TrustDomains, policies []*securit
 		}
 	}
 	a := authz.NewAccess(r.conn, nil, nil)
-	a.Begin(s.Set(), h)
+	a.Begin(s.Set(), h, nil)
 	return a.Judge() == nil, exact
 }
 

@@ -45,7 +45,8 @@ type App struct {
 	learner *learner
 	rules   *rules
 
-	policies *policies
+	policies        *policies
+	authentications *authentications
 
 	loops   *poll.Group
 	gateway *gateway.Gateway
@@ -67,7 +68,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a := &App{
 		cfg: cfg, logs: logs, log: logs.Logger(Program), quit: make(chan struct{}),
 		dir:   workload.NewDirectory(workload.Options{TrustDomain: cfg.TrustDomain}),
-		rules: newRules(), policies: newPolicies(logs.Logger("policy")), tls: mtls.Options{TLS12: cfg.TLS12, PQC: cfg.PQC},
+		rules: newRules(), policies: newPolicies(logs.Logger("policy")), authentications: newAuthentications(logs.Logger("policy")), tls: mtls.Options{TLS12: cfg.TLS12, PQC: cfg.PQC},
 	}
 	reg := metrics.NewRegistry(Program)
 	a.servers = process.Servers{Program: Program, Dump: a.dump, Quit: a.Quit, Logs: logs, Ready: &a.ready, Metrics: reg}
@@ -90,6 +91,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 		Logger: logs.Logger("xds"), Metrics: feed.Metrics(reg),
 		Types: []xds.TypeConfig{
 			feed.Addresses(a.dir, true),
+			{TypeURL: wellknown.TypeAuthentication, Apply: a.authentications.apply},
 			{TypeURL: wellknown.TypePolicy, Apply: a.policies.apply},
 			{TypeURL: wellknown.TypeRoute, Apply: a.rules.apply},
 		},
@@ -112,10 +114,10 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
 		Learn: a.learner.learn, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
 		Identity: cfg.Identity(), ClientCertificate: cfg.ClientIdentity, Log: logs.Logger("gateway"),
-		Policies: a.policies.set.Load, Telemetry: hooks,
+		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks,
 	})
 	a.servers.Explain = a.gateway.Explain
-	a.policies.changed = a.gateway.Recheck
+	a.policies.changed, a.authentications.changed = a.gateway.Recheck, a.gateway.Recheck
 	if a.crl != nil {
 		// On a goroutine of its own: a certificate can take its time.
 		a.crl.OnReload(func() { go a.revoked() })

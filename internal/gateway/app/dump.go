@@ -44,6 +44,7 @@ func (a *App) dump() map[string]any {
 		"routes":             a.rules.dump(),
 		"backends":           backends(snap, a.rules.config.Load(), st.LeftOut),
 		"policies":           a.policies.dump(),
+		"authentications":    a.authentications.dump(),
 		"config":             a.cfg,
 		"certificates":       a.certs.States(),
 		"connections":        st.Connections,

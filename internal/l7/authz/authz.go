@@ -10,6 +10,7 @@
 package authz
 
 import (
+	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -58,6 +59,7 @@ type Access struct {
 
 	// Of the request that was begun.
 	head      *message.Head
+	tokens    []*jwt.Claims
 	path      reading
 	pathKnown bool
 	// Scratch.
@@ -77,10 +79,11 @@ func NewAccess(c rbac.Conn, services []Service, report func(Note)) *Access {
 }
 
 // Begin begins a decision by the policies of s: about a request whose path is in its
-// normal form, or, with a nil head, about a connection that carries no HTTP. It reports
+// normal form, or, with a nil head, about a connection that carries no HTTP. tokens are
+// those of the request that were verified, the one that counts first. Begin reports
 // whether there is any policy.
-func (a *Access) Begin(s *Set, h *message.Head) bool {
-	a.head, a.path, a.pathKnown = h, reading{}, false
+func (a *Access) Begin(s *Set, h *message.Head, tokens []*jwt.Claims) bool {
+	a.head, a.tokens, a.path, a.pathKnown = h, tokens, reading{}, false
 	if a.set != s {
 		a.set = s
 		a.look()

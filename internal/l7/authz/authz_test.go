@@ -392,7 +392,7 @@ func FuzzDecode(f *testing.F) {
 		s := NewStore()
 		err := s.Put("g/w/shop/p", body)
 		a := NewAccess(from("", "", "").conn, []Service{web}, nil)
-		a.Begin(s.Set(), from("GET", "a", "/a/b").head())
+		a.Begin(s.Set(), from("GET", "a", "/a/b").head(), nil)
 		if refusal := a.Judge(); err != nil && (refusal == nil || refusal.Reason != reason.PolicyUnsupported) {
 			t.Errorf("%v, and the request is refused: %v", err, refusal)
 		}
@@ -416,7 +416,7 @@ func TestStore(t *testing.T) {
 	a := NewAccess(r.conn, r.services, nil)
 	check := func(when, want string) {
 		t.Helper()
-		a.Begin(s.Set(), r.head())
+		a.Begin(s.Set(), r.head(), nil)
 		if got := fmt.Sprint(a.Judge()); got != want {
 			t.Errorf("%s: %s, want %s", when, got, want)
 		}
@@ -445,7 +445,7 @@ func TestStore(t *testing.T) {
 	if err := s.Put("g/w/shop/bad", []byte{1}); err == nil {
 		t.Error("no error")
 	}
-	a.Begin(s.Set(), r.head())
+	a.Begin(s.Set(), r.head(), nil)
 	if err := a.Judge(); err == nil || err.Reason != reason.PolicyUnsupported || err.Detail != "shop/bad" {
 		t.Errorf("by one that cannot be read: %v", err)
 	}
@@ -509,7 +509,7 @@ func TestNoAllocation(t *testing.T) {
 	a := NewAccess(r.conn, r.services, nil)
 	var err *reason.Error
 	if n := testing.AllocsPerRun(100, func() {
-		if !a.Begin(set, h) {
+		if !a.Begin(set, h, nil) {
 			t.Error("no policies")
 		}
 		err = a.Judge()

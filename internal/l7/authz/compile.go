@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -23,6 +24,8 @@ const (
 	// maxValues bounds the values of all lists of a policy, and with them the cost of a
 	// decision.
 	maxValues = 65536
+	// maxClaimPath bounds how deep a claim is.
+	maxClaimPath = 16
 )
 
 // Decode reads a resource. It rejects what a gateway cannot execute.
@@ -162,6 +165,18 @@ func (c *compiler) match(m *authzpb.Match) (match, error) {
 		}
 		out.headers = append(out.headers, x)
 	}
+	out.principals = compilePrincipals(some("request_principals", m.GetRequestPrincipals()))
+	out.notPrincipals = compilePrincipals(none("not_request_principals", m.GetNotRequestPrincipals()))
+	for i, cl := range m.GetClaims() {
+		x := claim{path: cl.GetPath(), some: some("claims.values", cl.GetValues()), none: none("claims.not_values", cl.GetNotValues())}
+		switch n := len(x.path); {
+		case n == 0 || n > maxClaimPath || slices.Contains(x.path, ""):
+			return out, fmt.Errorf("claims[%d].path: %q does not name a claim", i, x.path)
+		case len(x.some.list)+len(x.none.list) == 0:
+			return out, fmt.Errorf("claims[%d]: %q has no values", i, x.path)
+		}
+		out.claims = append(out.claims, x)
+	}
 	if err != nil {
 		return out, err
 	}
@@ -173,7 +188,7 @@ func (c *compiler) match(m *authzpb.Match) (match, error) {
 	}
 	out.aboutServers = len(out.servers)+len(out.notServers) > 0
 	out.aboutHTTP = len(out.hosts.list)+len(out.notHosts.list)+len(out.methods.list)+len(out.notMethods.list)+
-		len(out.paths.list)+len(out.notPaths.list)+len(out.headers) > 0
+		len(out.paths.list)+len(out.notPaths.list)+len(out.headers)+len(out.principals.list)+len(out.notPrincipals.list)+len(out.claims) > 0
 	return out, nil
 }
 

@@ -42,6 +42,9 @@ type match struct {
 	methods, notMethods     texts
 	paths, notPaths         paths
 	headers                 []header
+	principals              principals
+	notPrincipals           principals
+	claims                  []claim
 	servers, notServers     []rbac.Text
 	aboutHTTP, aboutServers bool
 }
@@ -155,7 +158,7 @@ func (m *match) requestHolds(a *Access) bool {
 			return false
 		}
 	}
-	return true
+	return m.tokenHolds(a.tokens)
 }
 
 // method compares a method. Methods have a case (RFC 9110, 9.1), but programs exist

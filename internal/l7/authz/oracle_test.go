@@ -70,7 +70,7 @@ func (r *request) judge(t interface{ Fatal(...any) }, policies ...*authzpb.Polic
 	}
 	r.notes = nil
 	a := NewAccess(r.conn, r.services, func(n Note) { r.notes = append(r.notes, n) })
-	a.Begin(s.Set(), r.head())
+	a.Begin(s.Set(), r.head(), nil)
 	return a.Judge()
 }
 
@@ -384,7 +384,7 @@ func TestExplain(t *testing.T) {
 			_ = s.Put(string(rune('a'+i)), body)
 		}
 		a := NewAccess(r.conn, r.services, func(n Note) { t.Fatalf("reported: %+v", n) })
-		a.Begin(s.Set(), r.head())
+		a.Begin(s.Set(), r.head(), nil)
 		all, got := a.Explain()
 		if (got == nil) != (want == nil) || got != nil && (got.Reason != want.Reason || got.Detail != want.Detail) {
 			t.Fatalf("Explain: %v, Judge: %v", got, want)

@@ -7,8 +7,9 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
-// judged is the head of a request as policies have seen it. Edits of the request leave
-// the bytes alone that it had, so only the list of fields is copied.
+// judged is the head of a request as its owner has got it. Edits of the request leave
+// the bytes alone that it had, so only the list of fields is copied. done: it has been
+// judged.
 type judged struct {
 	head message.Head
 	done bool
@@ -19,7 +20,6 @@ func (j *judged) keep(h *message.Head) {
 	j.head = message.Head{
 		Method: h.Method, Scheme: h.Scheme, Authority: h.Authority, Path: h.Path, Protocol: h.Protocol, Version: h.Version, Fields: fields,
 	}
-	j.done = true
 }
 
 // fieldsKept bounds the list of fields that an exchange keeps for use again.
@@ -37,7 +37,7 @@ func (j *judged) forget() {
 // Owner returns who decides about the exchange.
 func (x *Exchange) Owner() Owner { return x.owner }
 
-// Recheck has judge look again at every request that is under way, as policies saw it
+// Recheck has judge look again at every request that is under way, as its owner got it
 // first. One that is refused ends: by an answer, or, if that has begun, by a cut.
 func (e *Engine) Recheck(judge func(x *Exchange, h *message.Head) *reason.Error) {
 	for _, x := range slices.Clone(e.live) {

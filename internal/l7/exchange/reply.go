@@ -9,10 +9,11 @@ import (
 )
 
 var (
-	keyContentType = message.NewKey("content-type")
-	keyGRPCStatus  = message.NewKey("grpc-status")
-	keyGRPCMessage = message.NewKey("grpc-message")
-	keyOverloaded  = message.NewKey("x-envoy-overloaded")
+	keyContentType  = message.NewKey("content-type")
+	keyGRPCStatus   = message.NewKey("grpc-status")
+	keyGRPCMessage  = message.NewKey("grpc-message")
+	keyAuthenticate = message.NewKey("www-authenticate")
+	keyOverloaded   = message.NewKey("x-envoy-overloaded")
 )
 
 var (
@@ -56,6 +57,11 @@ func (x *Exchange) reply(status int, why reason.Reason) {
 		text = ""
 	case reason.PolicyDenied, reason.NotAllowed, reason.PolicyChanged, reason.PolicyUnavailable, reason.PolicyUnsupported:
 		text = "RBAC: access denied" // as upstream; which policy it was is not the client's business
+	case reason.InvalidToken, reason.TokenAudience:
+		if e, ok := x.Err.(*reason.Error); ok && e.Err != nil { //nolint:errorlint // never wrapped
+			text = e.Err.Error()
+		}
+		h.Add(keyAuthenticate, x.challenge())
 	}
 	if why == reason.ResourceExhausted {
 		h.Add(keyOverloaded, []byte("true"))
@@ -76,6 +82,28 @@ func (x *Exchange) reply(status int, why reason.Reason) {
 		h.Add(keyContentType, textPlain)
 	}
 	x.respond(text)
+}
+
+// maxRealm bounds the address in a challenge, in bytes.
+const maxRealm = 256
+
+// challenge returns how a client proves who its user is (RFC 6750, 3): with another token
+// for the address that it called, without the query, where tokens may be.
+func (x *Exchange) challenge() []byte {
+	b := append(make([]byte, 0, 2*maxRealm), `Bearer realm="`...)
+	start := len(b)
+	scheme := "http"
+	if x.TLS {
+		scheme = "https"
+	}
+	b = append(append(append(append(b, scheme...), "://"...), x.request.Authority...), x.request.PathOnly()...)
+	b = b[:min(len(b), start+maxRealm)]
+	for i := start; i < len(b); i++ {
+		if b[i] == '"' || b[i] == '\\' { // not in a quoted string
+			b[i] = '_'
+		}
+	}
+	return append(b, `", error="invalid_token"`...)
 }
 
 // answer sends what a filter answers with.

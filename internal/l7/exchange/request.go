@@ -60,12 +60,13 @@ func (x *Exchange) begin() {
 		x.reply(f.Status(), reason.MalformedRequest)
 		return
 	}
+	x.judged.keep(h)
 	unrouted := x.owner.Route(x)
 	if unrouted != nil && unrouted.Reason != reason.NoRoute {
 		x.fail(unrouted.Reason, unrouted)
 		return
 	}
-	x.judged.keep(h)
+	x.judged.done = true
 	if d := x.patience(); d > 0 {
 		x.requestEnd.Arm(x.engine.loop, d, x.onRequestTime)
 	}

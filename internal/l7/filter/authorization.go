@@ -2,6 +2,9 @@ package filter
 
 import "github.com/ambit-mesh/ambit/internal/mesh/reason"
 
+// authenticated refuses a request with a token that was not accepted.
+func authenticated(c *Call) Verdict { return c.refuse(c.Unproven) }
+
 func audit(c *Call) Verdict {
 	if c.Access != nil {
 		c.Access.Audit()

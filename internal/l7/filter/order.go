@@ -34,6 +34,9 @@ type Call struct {
 	// Access decides by policies, and has begun with this request; nil allows
 	// everything.
 	Access *authz.Access
+	// Unproven is why a token of the request was not accepted; nil when all were, or
+	// there is none.
+	Unproven *reason.Error
 
 	Refusal *reason.Error // of Refuse
 	Reply   message.Head  // of Answer: Status and fields
@@ -54,14 +57,16 @@ type Filter struct {
 // Order is the order of filters on requests. Responses pass it backwards. It is
 // that of Istio's waypoints, with two differences: CORS stands before the policies,
 // for a preflight request carries no credentials; and external authorization stands
-// behind JWT, so that it sees verified claims.
+// behind JWT, so that it sees verified claims. Tokens are verified before a route is
+// looked for, so that routes see no header that a client forged; a request whose token
+// was not accepted is refused at the place of JWT, so that CORS applies to the answer.
 //
 // Everything before "route" decides on the request as the client sent it.
 var Order = [...]Filter{
 	{Name: "client-certificate"},
 	{Name: "cors", Request: corsRequest, Response: corsResponse},
 	{Name: "extensions-authn"},
-	{Name: "jwt"},
+	{Name: "jwt", Unrouted: true, Request: authenticated},
 	{Name: "extensions-authz"},
 	{Name: "external-authorization"},
 	{Name: "authorization-audit", Unrouted: true, Request: audit},

@@ -233,6 +233,16 @@ func (h *Head) filter(from int, keep func(*Field) bool) int {
 	return gone
 }
 
+// RemoveFunc removes the fields that remove accepts, by their places and what they are,
+// and reports how many there were.
+func (h *Head) RemoveFunc(remove func(place int, f *Field) bool) int {
+	place := -1
+	return h.filter(0, func(f *Field) bool {
+		place++
+		return !remove(place, f)
+	})
+}
+
 // Rename gives every field of one name another, at its place.
 func (h *Head) Rename(from, to Key) int {
 	n := 0

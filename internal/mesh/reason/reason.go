@@ -23,6 +23,10 @@ const (
 	PolicyUnsupported
 	// WaypointRequired: the destination admits only its waypoint.
 	WaypointRequired
+	// InvalidToken: a token of the request was not accepted.
+	InvalidToken
+	// TokenAudience: a token of the request is meant for others.
+	TokenAudience
 
 	// Identity and TLS.
 	CertificateUnavailable // no certificate for the local workload
@@ -93,6 +97,8 @@ var table = [...]Info{
 	PolicyChanged:     {"POLICY_CHANGED", "DENY", "connection closed due to policy change", "see the policies that changed last for the destination"},
 	PolicyUnavailable: {"POLICY_UNAVAILABLE", "DENY", "the workload names a policy that this proxy does not have", "check that the control plane is reachable from this node, and its log for this policy"},
 	PolicyUnsupported: {"POLICY_UNSUPPORTED", "DENY", "a policy holds that this proxy cannot enforce", "see the status of the named policy"},
+	InvalidToken:      {"INVALID_TOKEN", "DENY", "a token of the request was not accepted", "the error names the policy and the cause; see the conditions of that RequestAuthentication for its keys"},
+	TokenAudience:     {"TOKEN_AUDIENCE", "DENY", "a token of the request is meant for others", "compare the claim aud with the audiences of the named RequestAuthentication"},
 	WaypointRequired:  {"WAYPOINT_REQUIRED", "DENY", "the destination admits only its waypoint", "call the service by its name or address; docs/waypoints.md lists the exceptions, for clients that call pods"},
 
 	CertificateUnavailable: {"CERTIFICATE_UNAVAILABLE", "IDENTITY_ERROR", "no certificate for the local workload", "check that the CA is reachable from this node; `ambit ztunnel-config certificate` shows the state"},
@@ -143,6 +149,8 @@ var http = [...]HTTPInfo{
 	PolicyUnavailable: {403, "-"},
 	PolicyUnsupported: {403, "-"},
 	WaypointRequired:  {403, "-"},
+	InvalidToken:      {401, "-"},
+	TokenAudience:     {403, "-"},
 
 	CertificateUnavailable: {503, "UF"},
 	TLSFailure:             {503, "UF"},
