@@ -31,7 +31,7 @@ const (
 )
 
 // The resource that travels over delta xDS: one policy, for one gateway.
-type Policy struct {
+type Authentication struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -44,20 +44,20 @@ type Policy struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Policy) Reset() {
-	*x = Policy{}
+func (x *Authentication) Reset() {
+	*x = Authentication{}
 	mi := &file_authn_authn_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Policy) String() string {
+func (x *Authentication) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Policy) ProtoMessage() {}
+func (*Authentication) ProtoMessage() {}
 
-func (x *Policy) ProtoReflect() protoreflect.Message {
+func (x *Authentication) ProtoReflect() protoreflect.Message {
 	mi := &file_authn_authn_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -69,40 +69,40 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
-func (*Policy) Descriptor() ([]byte, []int) {
+// Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
+func (*Authentication) Descriptor() ([]byte, []int) {
 	return file_authn_authn_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *Policy) GetNamespace() string {
+func (x *Authentication) GetNamespace() string {
 	if x != nil {
 		return x.Namespace
 	}
 	return ""
 }
 
-func (x *Policy) GetName() string {
+func (x *Authentication) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *Policy) GetEverything() bool {
+func (x *Authentication) GetEverything() bool {
 	if x != nil {
 		return x.Everything
 	}
 	return false
 }
 
-func (x *Policy) GetServices() []*Service {
+func (x *Authentication) GetServices() []*Service {
 	if x != nil {
 		return x.Services
 	}
 	return nil
 }
 
-func (x *Policy) GetProviders() []*Provider {
+func (x *Authentication) GetProviders() []*Provider {
 	if x != nil {
 		return x.Providers
 	}
@@ -416,8 +416,8 @@ var File_authn_authn_proto protoreflect.FileDescriptor
 
 const file_authn_authn_proto_rawDesc = "" +
 	"\n" +
-	"\x11authn/authn.proto\x12\x0eambit.authn.v1\"\xc7\x01\n" +
-	"\x06Policy\x12\x1c\n" +
+	"\x11authn/authn.proto\x12\x0eambit.authn.v1\"\xcf\x01\n" +
+	"\x0eAuthentication\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -464,15 +464,15 @@ func file_authn_authn_proto_rawDescGZIP() []byte {
 
 var file_authn_authn_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_authn_authn_proto_goTypes = []any{
-	(*Policy)(nil),      // 0: ambit.authn.v1.Policy
-	(*Service)(nil),     // 1: ambit.authn.v1.Service
-	(*Provider)(nil),    // 2: ambit.authn.v1.Provider
-	(*Header)(nil),      // 3: ambit.authn.v1.Header
-	(*ClaimHeader)(nil), // 4: ambit.authn.v1.ClaimHeader
+	(*Authentication)(nil), // 0: ambit.authn.v1.Authentication
+	(*Service)(nil),        // 1: ambit.authn.v1.Service
+	(*Provider)(nil),       // 2: ambit.authn.v1.Provider
+	(*Header)(nil),         // 3: ambit.authn.v1.Header
+	(*ClaimHeader)(nil),    // 4: ambit.authn.v1.ClaimHeader
 }
 var file_authn_authn_proto_depIdxs = []int32{
-	1, // 0: ambit.authn.v1.Policy.services:type_name -> ambit.authn.v1.Service
-	2, // 1: ambit.authn.v1.Policy.providers:type_name -> ambit.authn.v1.Provider
+	1, // 0: ambit.authn.v1.Authentication.services:type_name -> ambit.authn.v1.Service
+	2, // 1: ambit.authn.v1.Authentication.providers:type_name -> ambit.authn.v1.Provider
 	3, // 2: ambit.authn.v1.Provider.from_headers:type_name -> ambit.authn.v1.Header
 	4, // 3: ambit.authn.v1.Provider.claim_headers:type_name -> ambit.authn.v1.ClaimHeader
 	4, // [4:4] is the sub-list for method output_type

@@ -23,6 +23,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/control/door"
+	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/push"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -56,6 +57,7 @@ type app struct {
 	xds       *xds.Server
 	cache     *xds.Cache
 	door      *door.Door
+	keys      *jwks.Fetcher
 	secure    *grpc.Server
 	plain     *grpc.Server // nil unless asked for
 
@@ -115,7 +117,7 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 	a.cache = xds.NewCache()
 	a.door, a.outsiders = a.newDoor(), a.sparse("xds")
 	a.xds = xds.NewServer(a.cache, xds.ServerOptions{
-		Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization, wellknown.TypePolicy}, Scope: a.scopeOf,
+		Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization, wellknown.TypeAuthentication, wellknown.TypePolicy}, Scope: a.scopeOf,
 		Caller: a.streamCaller, Heard: door.Heard, Settled: door.Settled,
 	})
 	opts := registry.Options{
@@ -123,6 +125,10 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 		Revisions: cfg.revisions(), TrustDomainAliases: a.cfg.trustDomainAliases,
 		WaypointBypass: cfg.waypointBypass == wellknown.WaypointBypassAllow,
 	}
+	if a.keys, err = newKeys(&a.cfg, logs, m); err != nil {
+		return nil, err
+	}
+	opts.Keys = a.keys
 	a.env.Mesh(&opts)
 	a.registry = registry.New(opts, &push.Pusher{Cache: a.cache, Updated: m.updated(a.cache)})
 	a.callers.Nodes, a.callers.Gateways = a.registry.Nodes, a.registry.Gateways
@@ -287,6 +293,7 @@ func (a *app) run(ctx context.Context) error {
 			return nil
 		}
 		g.Go(func() error { a.registry.Move(ctx, a.cache); return nil })
+		g.Go(func() error { a.keys.Run(ctx, a.registry.SetKeys); return nil })
 		done()
 		a.log.Info("configuration read, serving", "addresses", a.addr().String())
 		// Reading everything has left more behind than all that follows will.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
+	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -36,6 +37,7 @@ type config struct {
 
 	certTTL, maxCertTTL, rotationMargin time.Duration
 
+	keys keysConfig
 	kube kubeConfig
 	set  map[string]bool // flags that were given
 }
@@ -110,6 +112,9 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.DurationVar(&c.certTTL, "cert-ttl", ca.DefaultTTL, "life of certificates whose owners ask for none in particular, and the longest that node proxies get")
 	f.DurationVar(&c.maxCertTTL, "max-cert-ttl", ca.MaxTTL, "longest life of a certificate of anybody but a node proxy; a change of the root takes about twice the longest that was given")
 	f.DurationVar(&c.rotationMargin, "rotation-margin", ca.DefaultMargin, "time added to each stage of a change of the root, for clocks that differ and for the way of root-cert.pem to its readers")
+	f.DurationVar(&c.keys.refresh, "jwks-refresh", jwks.DefaultRefresh, "how old the keys of issuers of tokens become before they are fetched again")
+	f.Var(&c.keys.blocked, "jwks-blocked-cidr", "addresses that these keys are not fetched from, beside those of this program, link-local ones and metadata of clouds; may be repeated")
+	f.StringVar(&c.keys.roots, "jwks-ca-file", "", "file with roots of the servers of these keys, in PEM, beside the system's")
 	f.StringVar(&c.logLevel, "log-level", "info", "level, or scope=level,…")
 	f.StringVar(&c.logFormat, "log-format", "plain", "plain or json")
 	f.BoolVar(&c.kube.enabled, "kubernetes", false, "read the Kubernetes API instead of --config-dir, and keep state there")
@@ -159,6 +164,9 @@ func (c *config) complete() error {
 	}
 	if c.certTTL < ca.MinTTL || c.maxCertTTL < c.certTTL {
 		return fmt.Errorf("--cert-ttl %s and --max-cert-ttl %s: the first must be at least %s, the second no less", c.certTTL, c.maxCertTTL, ca.MinTTL)
+	}
+	if err := c.keys.check(); err != nil {
+		return err
 	}
 	if c.rotationMargin <= 0 {
 		return fmt.Errorf("--rotation-margin %s: no two clocks are the same", c.rotationMargin)

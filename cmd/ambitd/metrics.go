@@ -19,6 +19,7 @@ type controlMetrics struct {
 	rejects   *prometheus.CounterVec
 	changes   *prometheus.CounterVec
 	known     *prometheus.GaugeVec
+	keys      *prometheus.CounterVec
 }
 
 func newMetrics(reg *prometheus.Registry) *controlMetrics {
@@ -34,7 +35,8 @@ func newMetrics(reg *prometheus.Registry) *controlMetrics {
 		changes:   counter("ambit_registry_changes_total", "Resources that changed, by type."),
 		known:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambit_registry_resources", Help: "Resources there are, by type."}, []string{"type"}),
 	}
-	reg.MustRegister(m.clients, m.pushes, m.resources, m.bytes, m.rejects, m.changes, m.known)
+	m.keys = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_jwks_fetches_total", Help: "Attempts to fetch the keys of issuers of tokens, by result."}, []string{"result"})
+	reg.MustRegister(m.clients, m.pushes, m.resources, m.bytes, m.rejects, m.changes, m.known, m.keys)
 	return m
 }
 
@@ -68,6 +70,14 @@ func (m *controlMetrics) updated(cache *xds.Cache) func(string, int, int) {
 		m.changes.WithLabelValues(t).Add(float64(set + removed))
 		m.known.WithLabelValues(t).Set(float64(cache.Len(url)))
 	}
+}
+
+func (m *controlMetrics) keysFetched(ok bool) {
+	result := "ok"
+	if !ok {
+		result = "failed"
+	}
+	m.keys.WithLabelValues(result).Inc()
 }
 
 func (m *controlMetrics) problems(reg *prometheus.Registry, problems func() (any, int)) {

@@ -51,14 +51,14 @@ var clusterScoped = map[string]bool{"Namespace": true, "Node": true, "GatewayCla
 // knownKinds maps what a user may type to the kind.
 var knownKinds = map[string]string{
 	"ns": "Namespace", "no": "Node", "po": "Pod", "svc": "Service", "sa": "ServiceAccount",
-	"deploy": "Deployment", "ap": "AuthorizationPolicy", "pa": "PeerAuthentication",
+	"deploy": "Deployment", "ap": "AuthorizationPolicy", "pa": "PeerAuthentication", "ra": "RequestAuthentication",
 	"we": "WorkloadEntry", "se": "ServiceEntry",
 }
 
 func init() {
 	for _, k := range []string{
 		"Namespace", "Node", "Pod", "Service", "ServiceAccount", "Deployment", "EndpointSlice", "ConfigMap",
-		"AuthorizationPolicy", "PeerAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute", "GRPCRoute", "ReferenceGrant",
+		"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute", "GRPCRoute", "ReferenceGrant",
 	} {
 		l := strings.ToLower(k)
 		knownKinds[l] = k

@@ -35,3 +35,15 @@ func closePeer(spec proto.Message, fields map[string]any, read func(map[string]a
 	s.Mtls = &apisecurity.PeerAuthentication_MutualTLS{Mode: apisecurity.PeerAuthentication_MutualTLS_STRICT}
 	return true
 }
+
+// closeTokens accepts no token: a rule without an issuer and without keys.
+func closeTokens(spec proto.Message, fields map[string]any, read func(map[string]any) error) bool {
+	s := spec.(*apisecurity.RequestAuthentication)
+	delete(fields, "jwtRules")
+	delete(fields, "jwt_rules")
+	if read(fields) != nil {
+		return false
+	}
+	s.JwtRules = []*apisecurity.JWTRule{{}}
+	return true
+}

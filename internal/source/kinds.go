@@ -79,6 +79,12 @@ var (
 		Messages: messages(func(o *securityv1.PeerAuthentication) (spec, status proto.Message) { return &o.Spec, &o.Status }),
 		Close:    closePeer,
 	})
+	RequestAuthentication = register[securityv1.RequestAuthentication](Kind{
+		Name: "RequestAuthentication", Group: groupSecurity, Plural: "requestauthentications", Versions: securityVersions, Namespaced: true,
+		Revisioned: true, Protects: true, StatusWritten: true,
+		Messages: messages(func(o *securityv1.RequestAuthentication) (spec, status proto.Message) { return &o.Spec, &o.Status }),
+		Close:    closeTokens,
+	})
 	Gateway = register[gatewayv1.Gateway](Kind{
 		Name: "Gateway", Group: groupGateway, Plural: "gateways", Versions: gatewayVersions, Namespaced: true, Shared: true,
 		StatusWritten: true,

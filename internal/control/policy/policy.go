@@ -382,15 +382,17 @@ func (c *compiler) source(at string, s *apisecurity.Source) match {
 	values(b, &m.NotServiceAccounts, "notServiceAccounts", s.NotServiceAccounts, true, c.parseAccount)
 	values(b, &m.SourceIps, "ipBlocks", s.IpBlocks, false, parseBlock)
 	values(b, &m.NotSourceIps, "notIpBlocks", s.NotIpBlocks, true, parseBlock)
-	b.unseen("requestPrincipals", s.RequestPrincipals)
-	b.unseen("notRequestPrincipals", s.NotRequestPrincipals)
 	if c.requests {
+		values(b, &b.r.RequestPrincipals, "requestPrincipals", s.RequestPrincipals, false, parseString)
+		values(b, &b.r.NotRequestPrincipals, "notRequestPrincipals", s.NotRequestPrincipals, true, parseString)
 		values(b, &b.remote.SourceIps, "remoteIpBlocks", s.RemoteIpBlocks, false, parseBlock)
 		values(b, &b.remote.NotSourceIps, "notRemoteIpBlocks", s.NotRemoteIpBlocks, true, parseBlock)
 		values(b, &b.r.TrustDomains, "trustDomains", c.trustDomains(s.TrustDomains), false, parseString)
 		values(b, &b.r.NotTrustDomains, "notTrustDomains", c.trustDomains(s.NotTrustDomains), true, parseString)
 		return b.done()
 	}
+	b.unseen("requestPrincipals", s.RequestPrincipals)
+	b.unseen("notRequestPrincipals", s.NotRequestPrincipals)
 	b.unseen("remoteIpBlocks", s.RemoteIpBlocks)
 	b.unseen("notRemoteIpBlocks", s.NotRemoteIpBlocks)
 	// Seen by the proxy, but the protocol has no field for it.

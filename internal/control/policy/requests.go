@@ -29,7 +29,7 @@ type Requests struct {
 }
 
 // TranslateRequests compiles an AuthorizationPolicy for gateways, which see requests.
-// What they cannot decide yet is treated as Translate does what node proxies cannot
+// What they cannot decide is treated as Translate does what node proxies cannot
 // see: it never allows, and denies everything that the rest of its rule matches.
 func (d TrustDomains) TranslateRequests(p *securityv1.AuthorizationPolicy) *Requests {
 	c := compiler{namespace: p.Namespace, domains: d, requests: true}
@@ -116,9 +116,19 @@ func (b *builder) whenRequest(w *apisecurity.Condition) bool {
 	case key == "source.trustDomain":
 		values(b, &b.r.TrustDomains, "values", b.c.trustDomains(w.GetValues()), false, parseString)
 		values(b, &b.r.NotTrustDomains, "notValues", b.c.trustDomains(w.GetNotValues()), true, parseString)
+	case key == "request.auth.principal":
+		both(b, &b.r.RequestPrincipals, &b.r.NotRequestPrincipals, w, parseString)
 	case key == "connection.sni":
 		both(b, &b.r.ServerNames, &b.r.NotServerNames, w, parseString)
 	default:
+		if path := ClaimOf(key); path != nil {
+			m := &authzpb.ClaimMatch{Path: path}
+			both(b, &m.Values, &m.NotValues, w, parseString)
+			if len(m.Values)+len(m.NotValues) > 0 {
+				b.r.Claims = append(b.r.Claims, m)
+			}
+			return true
+		}
 		name, ok := headerOf(key)
 		if !ok {
 			return false
@@ -130,6 +140,30 @@ func (b *builder) whenRequest(w *apisecurity.Condition) bool {
 		}
 	}
 	return true
+}
+
+// ClaimOf returns the claim that a key of a condition is about, from the outermost to the
+// innermost; nil when it is about none: request.auth.claims[a][b], or one of the claims
+// that have names of their own.
+func ClaimOf(key string) []string {
+	switch key {
+	case "request.auth.audiences":
+		return []string{"aud"}
+	case "request.auth.presenter":
+		return []string{"azp"}
+	}
+	rest, ok := strings.CutPrefix(key, "request.auth.claims[")
+	inner, closed := strings.CutSuffix(rest, "]")
+	if !ok || !closed {
+		return nil
+	}
+	path := strings.Split(inner, "][")
+	for _, name := range path {
+		if name == "" || strings.ContainsAny(name, "[]") {
+			return nil
+		}
+	}
+	return path
 }
 
 // headerOf returns the name in request.headers[name]. A name that no header has, such

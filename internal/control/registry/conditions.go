@@ -210,9 +210,20 @@ func (d describer) policy(n Ref, _ *securityv1.AuthorizationPolicy) []status.Con
 		return slices.Clone(a.Conditions)
 	}
 	if res, ok := collection.Fetch(d.r, d.t.targets.Policies, n); ok {
-		return []status.Condition{res.Condition}
+		return res.Conditions
 	}
 	return nil
+}
+
+func (d describer) tokens(n Ref, p *securityv1.RequestAuthentication) []status.Condition {
+	if res, ok := collection.Fetch(d.r, d.t.targets.Authentications, n); ok {
+		return res.Conditions
+	}
+	if len(p.Spec.GetSelector().GetMatchLabels()) > 0 && (p.Spec.GetTargetRef() != nil || len(p.Spec.GetTargetRefs()) > 0) {
+		return []status.Condition{status.No(status.WaypointAccepted, status.ReasonInvalid, "a policy has either a selector or targetRefs: no token is looked at; remove the selector")}
+	}
+	return []status.Condition{status.No(status.WaypointAccepted, status.ReasonUnsupportedValue,
+		"no token is looked at: node proxies see connections and not requests; name the Service or the waypoint in targetRefs")}
 }
 
 func (d describer) peer(n Ref, p *securityv1.PeerAuthentication) []status.Condition {

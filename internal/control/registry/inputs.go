@@ -9,6 +9,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -27,6 +28,7 @@ type inputs struct {
 	entries    collection.Input[Ref, *networkingv1.ServiceEntry]
 	policies   collection.Input[Ref, *securityv1.AuthorizationPolicy]
 	peers      collection.Input[Ref, *securityv1.PeerAuthentication]
+	tokens     collection.Input[Ref, *securityv1.RequestAuthentication]
 	gateways   collection.Input[Ref, *gatewayv1.Gateway]
 	gwClasses  collection.Input[Ref, *gatewayv1.GatewayClass]
 	httpRoutes collection.Input[Ref, *gatewayv1.HTTPRoute]
@@ -36,6 +38,9 @@ type inputs struct {
 	visibility collection.Input[struct{}, *meshconfig.Visibility]
 	// The names of the trust domain: always one row.
 	domains collection.Input[struct{}, policy.TrustDomains]
+
+	// The keys that were fetched for RequestAuthentications.
+	keys collection.Input[jwks.Source, *jwks.State]
 
 	// What is in effect for objects whose traffic moves between waypoints.
 	moving collection.Input[moved, passage]
@@ -60,6 +65,7 @@ func newInputs(g *collection.Graph) inputs {
 	in.entries = objects(&in, g, source.ServiceEntry, source.Key.Ref)
 	in.policies = objects(&in, g, source.AuthorizationPolicy, source.Key.Ref)
 	in.peers = objects(&in, g, source.PeerAuthentication, source.Key.Ref)
+	in.tokens = objects(&in, g, source.RequestAuthentication, source.Key.Ref)
 	in.gateways = objects(&in, g, source.Gateway, source.Key.Ref)
 	in.gwClasses = objects(&in, g, source.GatewayClass, source.Key.Ref)
 	in.httpRoutes = objects(&in, g, source.HTTPRoute, source.Key.Ref)
@@ -67,6 +73,7 @@ func newInputs(g *collection.Graph) inputs {
 	in.grants = objects(&in, g, source.ReferenceGrant, source.Key.Ref)
 	in.visibility = collection.NewInput[struct{}](g, "visibility of entries", samePointer[meshconfig.Visibility])
 	in.clusters = collection.NewInput[source.Cluster](g, "clusters", same[clusterFacts])
+	in.keys = collection.NewInput[jwks.Source](g, "keys of issuers", jwks.Same)
 	in.moving = collection.NewInput[moved](g, "moves between waypoints", samePassage)
 	in.domains = collection.NewInput[struct{}](g, "trust domains", sameDomains)
 	return in

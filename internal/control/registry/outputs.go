@@ -36,6 +36,10 @@ var outputs = []output{
 		},
 	},
 	{
+		typeURL:     wellknown.TypeAuthentication,
+		collections: func(t *tables) []*resources { return t.targets.Tokens },
+	},
+	{
 		typeURL:     wellknown.TypePolicy,
 		collections: func(t *tables) []*resources { return t.targets.Resources },
 	},

@@ -49,6 +49,8 @@ type Options struct {
 	// BoundCallers makes Nodes accept only callers whose credentials are bound
 	// to a pod that is known. Credentials of Kubernetes are.
 	BoundCallers bool
+	// Keys gets the sources of keys that objects name; none are fetched without it.
+	Keys Keys
 }
 
 func (o Options) withDefaults() Options {
@@ -133,6 +135,7 @@ func New(opts Options, out Publisher) *Registry {
 	r.t.placements.OnChange(r.placed)
 	r.t.gatewayAccounts.OnChange(r.gatewaysChanged)
 	r.followMoves()
+	r.followKeys()
 	r.kinds = r.reporters()
 	if r.opts.WriteBack {
 		r.deriveReports()

@@ -57,6 +57,8 @@ func (r *Registry) reporters() []*reporter {
 			func(p *securityv1.AuthorizationPolicy) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.policy)),
 		writes(source.PeerAuthentication, in.peers, status.Owned{Conditions: []string{status.Accepted}},
 			func(p *securityv1.PeerAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.peer)),
+		writes(source.RequestAuthentication, in.tokens, status.Owned{Conditions: []string{status.WaypointAccepted, status.KeysFetched}},
+			func(p *securityv1.RequestAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.tokens)),
 		writes(source.HTTPRoute, in.httpRoutes, routes.Status, func(o *gatewayv1.HTTPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
 			func(d describer, n Ref, _ *gatewayv1.HTTPRoute) []status.Section { return d.route(d.t.routes.HTTP, n) }),
 		writes(source.GRPCRoute, in.grpcRoutes, routes.Status, func(o *gatewayv1.GRPCRoute) status.State { return routes.Seen(o.Status.RouteStatus) },

@@ -11,6 +11,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
@@ -60,11 +61,22 @@ func (t *tables) routing(in *inputs) {
 		Policies: in.policies.Collection, Destinations: destinations, RootNamespace: t.opts.RootNamespace, Cluster: t.opts.ClusterID,
 		Requests: collection.Map(in.policies.Collection, "policies of requests", never[*policy.Requests],
 			func(r *collection.Reader, _ Ref, p *securityv1.AuthorizationPolicy) (*policy.Requests, bool) {
-				if len(targets.Refs(p)) == 0 {
+				if len(targets.Refs(&p.Spec)) == 0 {
 					return nil, false
 				}
 				d, _ := collection.Fetch(r, t.domains, struct{}{})
 				return d.TranslateRequests(p), true
+			}),
+		Authentications: in.tokens.Collection,
+		Tokens: collection.Map(in.tokens.Collection, "tokens", never[*policy.Tokens],
+			func(r *collection.Reader, _ Ref, p *securityv1.RequestAuthentication) (*policy.Tokens, bool) {
+				if len(targets.Refs(&p.Spec)) == 0 {
+					return nil, false
+				}
+				return policy.TranslateTokens(p, func(s jwks.Source) *jwks.State {
+					state, _ := collection.Fetch(r, in.keys.Collection, s)
+					return state
+				}), true
 			}),
 		Gateways: collection.Map(t.classes, "gateways as targets", same[targets.Gateway],
 			func(r *collection.Reader, k Ref, class string) (targets.Gateway, bool) {
@@ -72,6 +84,55 @@ func (t *tables) routing(in *inputs) {
 				return targets.Gateway{Class: class, Waypoint: is, Ready: is && w.address != nil}, true
 			}),
 	})
+}
+
+// keySources are where the keys of RequestAuthentications come from.
+func keySources(in *inputs) *collection.Collection[jwks.Source, struct{}] {
+	return collection.FlatMap(in.tokens.Collection, "sources of keys", same[struct{}], Ref.Compare,
+		func(_ *collection.Reader, k Ref, p *securityv1.RequestAuthentication, emit func(jwks.Source, struct{})) {
+			if len(targets.Refs(&p.Spec)) == 0 {
+				return
+			}
+			for _, rule := range p.Spec.GetJwtRules() {
+				if s, ok := policy.SourceOf(k.Namespace, rule); ok {
+					emit(s, struct{}{})
+				}
+			}
+		})
+}
+
+// Keys fetches the keys of issuers. Its methods do not wait.
+type Keys interface {
+	Want(jwks.Source)
+	Forget(jwks.Source)
+}
+
+// followKeys has the keys fetched that objects name.
+func (r *Registry) followKeys() {
+	if r.opts.Keys == nil {
+		return
+	}
+	keySources(&r.in).OnChange(func(changes []collection.Change[jwks.Source, struct{}]) {
+		for _, c := range changes {
+			if c.Has {
+				r.opts.Keys.Want(c.Key)
+			} else {
+				r.opts.Keys.Forget(c.Key)
+			}
+		}
+	})
+}
+
+// SetKeys takes in what is known of the keys of a source; nil when that is nothing.
+func (r *Registry) SetKeys(s jwks.Source, state *jwks.State) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if state == nil {
+		r.in.keys.Delete(s)
+	} else {
+		r.in.keys.Set(s, state)
+	}
+	r.settle()
 }
 
 // bindDestination notes which waypoint has the routes of a service.

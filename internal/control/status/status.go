@@ -32,6 +32,8 @@ const (
 	// listener that another one has its place.
 	Programmed = "Programmed"
 	Conflicted = "Conflicted"
+	// KeysFetched is about the keys of the issuers that a RequestAuthentication names.
+	KeysFetched = "ambit/KeysFetched"
 	// InMesh tells for a workload whether traffic to it is mutual TLS.
 	InMesh = "ambit/InMesh"
 	// WaypointOnly reports of a workload which peers it admits because of its
@@ -91,6 +93,9 @@ const (
 	ReasonListenersNotValid       = "ListenersNotValid"
 	ReasonAddressNotUsable        = "AddressNotUsable"
 	ReasonInvalidParameters       = "InvalidParameters"
+	ReasonKeysFetched             = "KeysFetched"
+	ReasonKeysOutdated            = "KeysOutdated"
+	ReasonKeysUnavailable         = "KeysUnavailable"
 )
 
 // Values of Condition.Status.

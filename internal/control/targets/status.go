@@ -16,31 +16,9 @@ import (
 // condition says where a policy with targets acts, and how what is enforced differs from
 // what is written.
 func condition(p *securityv1.AuthorizationPolicy, req *policy.Requests, bound, open []binding) status.Condition {
-	var missing []string
-	unsure := false
-	for _, b := range open {
-		unsure = unsure || b.open.Status == status.Unknown
-		text := b.open.Message
-		if len(bound)+len(open) > 1 {
-			text = b.what + ": " + text
-		}
-		missing = append(missing, text)
-	}
-	if len(bound) == 0 {
-		switch text := strings.Join(missing, "; "); {
-		case len(open) == 1:
-			return *open[0].open
-		case unsure:
-			return status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint, "%s", text)
-		default:
-			return status.No(status.WaypointAccepted, status.ReasonInvalid, "nobody enforces it: %s", text)
-		}
-	}
-	var where []string
-	for _, b := range bound {
-		if w := b.where(); !slices.Contains(where, w) {
-			where = append(where, w)
-		}
+	where, missing, none := places(bound, open)
+	if none != nil {
+		return *none
 	}
 	at := strings.Join(where, ", ")
 	parts := []string{fmt.Sprintf("%s %s", does(p, req), at)}
@@ -65,6 +43,38 @@ func condition(p *securityv1.AuthorizationPolicy, req *policy.Requests, bound, o
 		return status.No(status.WaypointAccepted, status.ReasonPartiallyInvalid, "%s", text)
 	}
 	return status.Yes(status.WaypointAccepted, status.ReasonAccepted, "%s", text)
+}
+
+// places returns where a policy with targets acts, and why not for the others. none is the
+// condition of a policy that acts nowhere.
+func places(bound, open []binding) (where, missing []string, none *status.Condition) {
+	unsure := false
+	for _, b := range open {
+		unsure = unsure || b.open.Status == status.Unknown
+		text := b.open.Message
+		if len(bound)+len(open) > 1 {
+			text = b.what + ": " + text
+		}
+		missing = append(missing, text)
+	}
+	if len(bound) == 0 {
+		var c status.Condition
+		switch text := strings.Join(missing, "; "); {
+		case len(open) == 1:
+			c = *open[0].open
+		case unsure:
+			c = status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint, "%s", text)
+		default:
+			c = status.No(status.WaypointAccepted, status.ReasonInvalid, "nobody enforces it: %s", text)
+		}
+		return nil, missing, &c
+	}
+	for _, b := range bound {
+		if w := b.where(); !slices.Contains(where, w) {
+			where = append(where, w)
+		}
+	}
+	return where, missing, nil
 }
 
 // does returns what gateways do with a policy.

@@ -34,7 +34,11 @@ type Gateway struct {
 type Inputs struct {
 	Policies *collection.Collection[source.Ref, *securityv1.AuthorizationPolicy]
 	// Requests are the policies as gateways get them.
-	Requests      *collection.Collection[source.Ref, *policy.Requests]
+	Requests *collection.Collection[source.Ref, *policy.Requests]
+	// Authentications are those of requests, Tokens the same as gateways get them.
+	Authentications *collection.Collection[source.Ref, *securityv1.RequestAuthentication]
+	Tokens          *collection.Collection[source.Ref, *policy.Tokens]
+
 	Destinations  *collection.Collection[routes.Target, *routes.Destination]
 	Gateways      *collection.Collection[source.Ref, Gateway]
 	RootNamespace string
@@ -48,22 +52,40 @@ type Tables struct {
 	Policies *collection.Collection[source.Ref, *Result]
 	// Resources are what gateways are sent: one of each policy for each target.
 	Resources []*collection.Collection[string, *xds.Resource]
+
+	// Authentications has the result of each RequestAuthentication with targets, and
+	// Tokens are what gateways are sent of them.
+	Authentications *collection.Collection[source.Ref, *Result]
+	Tokens          []*collection.Collection[string, *xds.Resource]
 }
 
 // Result is what became of one policy.
 type Result struct {
-	Condition status.Condition
-	resources []*xds.Resource
+	Conditions []status.Condition
+	resources  []*xds.Resource
+}
+
+// forServices is a policy as gateways get it: its message for services, or, without
+// any, for everything.
+type forServices interface {
+	For(services []authz.Service) []byte
+}
+
+// attached is the part of a policy's spec that says where it acts.
+type attached interface {
+	GetSelector() *typev1beta1.WorkloadSelector
+	GetTargetRef() *typev1beta1.PolicyTargetReference
+	GetTargetRefs() []*typev1beta1.PolicyTargetReference
 }
 
 // Refs returns the targets of a policy; none for one of node proxies.
-func Refs(p *securityv1.AuthorizationPolicy) []*typev1beta1.PolicyTargetReference {
-	if len(p.Spec.Selector.GetMatchLabels()) > 0 {
+func Refs(spec attached) []*typev1beta1.PolicyTargetReference {
+	if len(spec.GetSelector().GetMatchLabels()) > 0 {
 		return nil
 	}
-	refs := p.Spec.TargetRefs
-	if p.Spec.TargetRef != nil {
-		refs = append(slices.Clone(refs), p.Spec.TargetRef)
+	refs := spec.GetTargetRefs()
+	if own := spec.GetTargetRef(); own != nil {
+		refs = append(slices.Clone(refs), own)
 	}
 	return refs
 }
@@ -71,40 +93,63 @@ func Refs(p *securityv1.AuthorizationPolicy) []*typev1beta1.PolicyTargetReferenc
 // New adds the derivations to the graph of the inputs.
 func New(in Inputs) *Tables {
 	t := &Tables{in: in}
+	t.Policies, t.Resources = follow(t, "policies", wellknown.TypePolicy, in.Policies, in.Requests,
+		func(p *securityv1.AuthorizationPolicy) attached { return &p.Spec },
+		func(p *securityv1.AuthorizationPolicy, req *policy.Requests, bound, open []binding) []status.Condition {
+			return []status.Condition{condition(p, req, bound, open)}
+		})
+	t.Authentications, t.Tokens = follow(t, "request authentications", wellknown.TypeAuthentication, in.Authentications, in.Tokens,
+		func(p *securityv1.RequestAuthentication) attached { return &p.Spec }, tokenConditions)
+	return t
+}
+
+// follow derives what becomes of the policies of a kind, and what gateways are sent of
+// them. made are the policies as gateways get them.
+func follow[P any, M forServices](t *Tables, what, typeURL string, all *collection.Collection[source.Ref, P], made *collection.Collection[source.Ref, M],
+	spec func(P) attached, conditions func(p P, made M, bound, open []binding) []status.Condition,
+) (results *collection.Collection[source.Ref, *Result], resources []*collection.Collection[string, *xds.Resource]) {
 	never := func(_, _ *Result) bool { return false } // remade only when something changed
-	t.Policies = collection.Map(in.Policies, "targets of policies", never, func(r *collection.Reader, k source.Ref, p *securityv1.AuthorizationPolicy) (*Result, bool) {
-		refs := Refs(p)
-		if len(refs) == 0 {
+	results = collection.Map(all, "targets of "+what, never, func(r *collection.Reader, k source.Ref, p P) (*Result, bool) {
+		refs := Refs(spec(p))
+		m, ok := collection.Fetch(r, made, k)
+		if len(refs) == 0 || !ok {
 			return nil, false
 		}
-		return t.result(r, k, p, refs)
+		out := &Result{}
+		bound, open := t.bindAll(r, k, refs, func(gateway source.Ref, ref *typev1beta1.PolicyTargetReference, services []authz.Service) {
+			res := t.resource(typeURL, gateway, k, ref.Kind, ref.Name, m, services)
+			if !slices.ContainsFunc(out.resources, func(o *xds.Resource) bool { return o.Name == res.Name }) {
+				out.resources = append(out.resources, res)
+			}
+		})
+		out.Conditions = conditions(p, m, bound, open)
+		return out, true
 	})
-	byTarget := collection.FlatMap(t.Policies, "policies of gateways", sameResource, source.Ref.Compare,
+	byTarget := collection.FlatMap(results, what+" of gateways", sameResource, source.Ref.Compare,
 		func(_ *collection.Reader, _ source.Ref, res *Result, emit func(string, *xds.Resource)) {
 			for _, r := range res.resources {
 				emit(r.Name, r)
 			}
 		})
-	ofClass := collection.NewIndex(in.Policies, func(k source.Ref, p *securityv1.AuthorizationPolicy) []string {
-		if k.Namespace == in.RootNamespace && slices.ContainsFunc(Refs(p), isClass) {
+	ofClass := collection.NewIndex(all, func(k source.Ref, p P) []string {
+		if k.Namespace == t.in.RootNamespace && slices.ContainsFunc(Refs(spec(p)), isClass) {
 			return []string{wellknown.ClassWaypoint}
 		}
 		return nil
 	})
-	byClass := collection.FlatMap(in.Gateways, "policies of a class of gateways", sameResource, source.Ref.Compare,
+	byClass := collection.FlatMap(t.in.Gateways, what+" of a class of gateways", sameResource, source.Ref.Compare,
 		func(r *collection.Reader, k source.Ref, g Gateway, emit func(string, *xds.Resource)) {
 			if !g.Waypoint {
 				return
 			}
 			for at := range collection.Lookup(r, ofClass, wellknown.ClassWaypoint) {
-				if req, ok := collection.Fetch(r, in.Requests, at); ok {
-					res := t.resource(k, at, source.GatewayClass.Name, wellknown.ClassWaypoint, req, nil)
+				if m, ok := collection.Fetch(r, made, at); ok {
+					res := t.resource(typeURL, k, at, source.GatewayClass.Name, wellknown.ClassWaypoint, m, nil)
 					emit(res.Name, res)
 				}
 			}
 		})
-	t.Resources = []*collection.Collection[string, *xds.Resource]{byTarget, byClass}
-	return t
+	return results, []*collection.Collection[string, *xds.Resource]{byTarget, byClass}
 }
 
 func isClass(ref *typev1beta1.PolicyTargetReference) bool {
@@ -135,23 +180,16 @@ func (b *binding) where() string {
 	return fmt.Sprintf("waypoint %s for %s", b.gateway, b.what)
 }
 
-func (t *Tables) result(r *collection.Reader, k source.Ref, p *securityv1.AuthorizationPolicy, refs []*typev1beta1.PolicyTargetReference) (*Result, bool) {
-	req, ok := collection.Fetch(r, t.in.Requests, k)
-	if !ok {
-		return nil, false
-	}
-	out := &Result{}
-	var bound, open []binding
+// bindAll binds each target, and emits for which gateways the policy is.
+func (t *Tables) bindAll(r *collection.Reader, k source.Ref, refs []*typev1beta1.PolicyTargetReference,
+	emit func(gateway source.Ref, ref *typev1beta1.PolicyTargetReference, services []authz.Service),
+) (bound, open []binding) {
 	for _, ref := range refs {
 		b := t.bind(r, k, ref)
 		// The policy is sent also where the gateway is not ready yet.
 		for _, gateway := range append([]source.Ref{b.gateway}, b.left...) {
-			if gateway == (source.Ref{}) {
-				continue
-			}
-			res := t.resource(gateway, k, ref.Kind, ref.Name, req, b.services)
-			if !slices.ContainsFunc(out.resources, func(o *xds.Resource) bool { return o.Name == res.Name }) {
-				out.resources = append(out.resources, res)
+			if gateway != (source.Ref{}) {
+				emit(gateway, ref, b.services)
 			}
 		}
 		if b.open != nil {
@@ -160,15 +198,14 @@ func (t *Tables) result(r *collection.Reader, k source.Ref, p *securityv1.Author
 			bound = append(bound, b)
 		}
 	}
-	out.Condition = condition(p, req, bound, open)
-	return out, true
+	return bound, open
 }
 
 // resource makes the message of a policy for a gateway. The name has the target:
 // what a target no longer has is removed, which waits for what other types say of it.
-func (t *Tables) resource(gateway, at source.Ref, kind, name string, req *policy.Requests, services []authz.Service) *xds.Resource {
+func (t *Tables) resource(typeURL string, gateway, at source.Ref, kind, name string, made forServices, services []authz.Service) *xds.Resource {
 	full := fmt.Sprintf("%s/%s/%s/%s/%s/%s", gateway.Namespace, gateway.Name, kind, name, at.Namespace, at.Name)
-	out := xds.NewResource(wellknown.TypePolicy, full, nil, req.For(services))
+	out := xds.NewResource(typeURL, full, nil, made.For(services))
 	out.Groups = []xds.Group{access.GatewayGroup(access.Gateway{Cluster: t.in.Cluster, Namespace: gateway.Namespace, Name: gateway.Name})}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
@@ -22,6 +23,8 @@ type world struct {
 	t        testing.TB
 	g        *collection.Graph
 	policies collection.Input[source.Ref, *securityv1.AuthorizationPolicy]
+	tokens   collection.Input[source.Ref, *securityv1.RequestAuthentication]
+	keys     map[string]*jwks.State // by source
 	dests    collection.Input[routes.Target, *routes.Destination]
 	gateways collection.Input[source.Ref, Gateway]
 	tables   *Tables
@@ -34,11 +37,15 @@ func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, g: g,
 		policies: collection.NewInput[source.Ref](g, "policies", different[*securityv1.AuthorizationPolicy]),
+		tokens:   collection.NewInput[source.Ref](g, "request authentications", different[*securityv1.RequestAuthentication]),
 		dests:    collection.NewInput[routes.Target](g, "destinations", (*routes.Destination).Equal),
 		gateways: collection.NewInput[source.Ref](g, "gateways", func(a, b Gateway) bool { return a == b }),
 	}
 	w.tables = New(Inputs{
-		Policies: w.policies.Collection, Destinations: w.dests.Collection, Gateways: w.gateways.Collection, RootNamespace: "istio-system", Cluster: "Kubernetes",
+		Policies: w.policies.Collection, Destinations: w.dests.Collection, Gateways: w.gateways.Collection, RootNamespace: "istio-system", Cluster: "Kubernetes", Authentications: w.tokens.Collection,
+		Tokens: collection.Map(w.tokens.Collection, "tokens", different[*policy.Tokens], func(_ *collection.Reader, _ source.Ref, p *securityv1.RequestAuthentication) (*policy.Tokens, bool) {
+			return policy.TranslateTokens(p, func(s jwks.Source) *jwks.State { return w.keys[s.String()] }), true
+		}),
 		Requests: collection.Map(w.policies.Collection, "requests", different[*policy.Requests], func(_ *collection.Reader, _ source.Ref, p *securityv1.AuthorizationPolicy) (*policy.Requests, bool) {
 			return policy.TrustDomains{}.TranslateRequests(p), true
 		}),
@@ -185,7 +192,7 @@ func TestConditions(t *testing.T) {
 			res := w.tables.Policies.All()
 			var c status.Condition
 			for _, r := range res {
-				c = r.Condition
+				c = r.Conditions[0]
 			}
 			if got := c.Status + " " + c.Reason + ": " + c.Message; c.Type != status.WaypointAccepted || !strings.HasPrefix(got, tt.want) {
 				t.Errorf("%s %s, want %s", c.Type, got, tt.want)

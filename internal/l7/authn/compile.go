@@ -43,7 +43,7 @@ func Decode(body []byte) (*Policy, error) {
 	if len(body) > maxMessage {
 		return nil, fmt.Errorf("message of %d bytes: at most %d", len(body), maxMessage)
 	}
-	pb := &authnpb.Policy{}
+	pb := &authnpb.Authentication{}
 	if err := proto.Unmarshal(body, pb); err != nil {
 		return nil, fmt.Errorf("message of type %s: %w", pb.ProtoReflect().Descriptor().FullName(), err)
 	}
@@ -51,7 +51,7 @@ func Decode(body []byte) (*Policy, error) {
 }
 
 // Encode returns the message of a policy, or why a gateway cannot execute it.
-func Encode(pb *authnpb.Policy) ([]byte, error) {
+func Encode(pb *authnpb.Authentication) ([]byte, error) {
 	if _, err := Compile(pb); err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func Encode(pb *authnpb.Policy) ([]byte, error) {
 
 // Compile compiles a policy, or returns why a gateway cannot execute it: a field, its
 // value and the cause.
-func Compile(pb *authnpb.Policy) (*Policy, error) {
+func Compile(pb *authnpb.Authentication) (*Policy, error) {
 	if err := wire.Unknown(pb.ProtoReflect()); err != nil {
 		return nil, err
 	}

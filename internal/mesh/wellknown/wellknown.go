@@ -134,9 +134,9 @@ const (
 	TypeAddress        = "type.googleapis.com/istio.workload.Address"
 	TypeWorkload       = "type.googleapis.com/istio.workload.Workload"
 	TypeAuthorization  = "type.googleapis.com/istio.security.Authorization"
-	TypeRoute          = "type.googleapis.com/ambit.route.v1.Rule"   // Ambit's own
-	TypeAuthentication = "type.googleapis.com/ambit.authn.v1.Policy" // Ambit's own
-	TypePolicy         = "type.googleapis.com/ambit.authz.v1.Policy" // Ambit's own
+	TypeRoute          = "type.googleapis.com/ambit.route.v1.Rule"           // Ambit's own
+	TypeAuthentication = "type.googleapis.com/ambit.authn.v1.Authentication" // Ambit's own
+	TypePolicy         = "type.googleapis.com/ambit.authz.v1.Policy"         // Ambit's own
 )
 
 // ExtensionClientAffinity is the name of a Service's extension, without a
