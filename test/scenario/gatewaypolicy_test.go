@@ -43,16 +43,25 @@ spec:
 // send writes the head of a request as it is, and returns the status and the body of
 // the answer.
 func send(c net.Conn, head string) (int, string, error) {
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
-	if _, err := io.WriteString(c, strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n"); err != nil {
-		return 0, "", err
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "GET"})
+	resp, body, err := converse(c, head)
 	if err != nil {
 		return 0, "", err
 	}
+	return resp.StatusCode, body, nil
+}
+
+// converse is send that returns the whole answer.
+func converse(c net.Conn, head string) (*http.Response, string, error) {
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.WriteString(c, strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n"); err != nil {
+		return nil, "", err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: "GET"})
+	if err != nil {
+		return nil, "", err
+	}
 	b, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(b), err
+	return resp, string(b), err
 }
 
 // TestGatewayPolicies: a waypoint lets nothing through that a policy denies, however it

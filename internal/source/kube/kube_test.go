@@ -169,6 +169,7 @@ func everything() []runtime.Object {
 		custom("networking.istio.io/v1", "ServiceEntry", "a", "se", map[string]any{"hosts": []any{"x.example"}, "resolution": "DNS"}),
 		authz("ap", map[string]any{"action": "DENY"}),
 		custom("security.istio.io/v1", "PeerAuthentication", "a", "pa", map[string]any{"mtls": map[string]any{"mode": "STRICT"}}),
+		custom("security.istio.io/v1", "RequestAuthentication", "a", "ra", map[string]any{"jwtRules": []any{map[string]any{"issuer": "https://a.example"}}}),
 		custom("gateway.networking.k8s.io/v1", "Gateway", "a", "gw", map[string]any{"gatewayClassName": "istio-waypoint", "unknown": "field"}),
 		custom("gateway.networking.k8s.io/v1", "GatewayClass", "", "gc", map[string]any{"controllerName": "a.example/b"}),
 		custom("gateway.networking.k8s.io/v1", "HTTPRoute", "a", "hr", map[string]any{"hostnames": []any{"a.example"}}),
