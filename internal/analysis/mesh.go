@@ -30,6 +30,7 @@ type mesh struct {
 	machines   []*networkingv1.WorkloadEntry
 	policies   []*securityv1.AuthorizationPolicy
 	peers      []*securityv1.PeerAuthentication
+	tokens     []*securityv1.RequestAuthentication
 	firewalls  []*networkingk8s.NetworkPolicy
 
 	registry   *registry.Registry // has all objects that it reads
@@ -107,6 +108,8 @@ func (m *mesh) add(e source.Event) {
 		m.policies = append(m.policies, o)
 	case *securityv1.PeerAuthentication:
 		m.peers = append(m.peers, o)
+	case *securityv1.RequestAuthentication:
+		m.tokens = append(m.tokens, o)
 	case *networkingk8s.NetworkPolicy:
 		m.firewalls = append(m.firewalls, o)
 	}

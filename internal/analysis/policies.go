@@ -104,14 +104,19 @@ func (m *mesh) exists(key source.Key, n mention, namespace, account string) {
 // targets says which policies are for something that is not there, or that has
 // no waypoint to enforce them.
 func (m *mesh) targets() {
-	for _, p := range m.policies {
-		refs := p.Spec.TargetRefs
-		if p.Spec.TargetRef != nil {
-			refs = append(slices.Clone(refs), p.Spec.TargetRef)
+	each := func(key source.Key, one *apitype.PolicyTargetReference, refs []*apitype.PolicyTargetReference) {
+		if one != nil {
+			refs = append(slices.Clone(refs), one)
 		}
 		for i, ref := range refs {
-			m.target(keyOf(source.AuthorizationPolicy.Kind, p), fmt.Sprintf("spec.targetRefs[%d]", i), ref)
+			m.target(key, fmt.Sprintf("spec.targetRefs[%d]", i), ref)
 		}
+	}
+	for _, p := range m.policies {
+		each(keyOf(source.AuthorizationPolicy.Kind, p), p.Spec.TargetRef, p.Spec.TargetRefs)
+	}
+	for _, p := range m.tokens {
+		each(keyOf(source.RequestAuthentication.Kind, p), p.Spec.TargetRef, p.Spec.TargetRefs)
 	}
 }
 

@@ -1,7 +1,7 @@
 {{- /* Generated from internal/source by internal/install/roles. Do not edit: run go generate ./charts. */}}
 {{- define "ambitd.kinds.read" -}}
 - apiGroups: [security.istio.io]
-  resources: [authorizationpolicies, peerauthentications]
+  resources: [authorizationpolicies, peerauthentications, requestauthentications]
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [configmaps, namespaces, nodes, pods, services, serviceaccounts]
@@ -18,7 +18,7 @@
 {{- end }}
 {{- define "ambitd.kinds.status" -}}
 - apiGroups: [security.istio.io]
-  resources: [authorizationpolicies/status, peerauthentications/status]
+  resources: [authorizationpolicies/status, peerauthentications/status, requestauthentications/status]
   verbs: [update, patch]
 - apiGroups: [gateway.networking.k8s.io]
   resources: [grpcroutes/status, gateways/status, gatewayclasses/status, httproutes/status]

@@ -152,13 +152,14 @@ func title(kind *source.Kind, obj metav1.Object) string {
 // checks judge what the schema of a kind leaves open. A kind that is not here is
 // only read, strictly.
 var checks = map[*source.Kind]func(*checker, metav1.Object){
-	source.AuthorizationPolicy.Kind: check((*checker).authorizationPolicy),
-	source.PeerAuthentication.Kind:  check((*checker).peerAuthentication),
-	source.ServiceEntry.Kind:        check((*checker).serviceEntry),
-	source.WorkloadEntry.Kind:       check((*checker).workloadEntry),
-	source.Gateway.Kind:             check((*checker).gateway),
-	source.HTTPRoute.Kind:           (*checker).route,
-	source.GRPCRoute.Kind:           (*checker).route,
+	source.AuthorizationPolicy.Kind:   check((*checker).authorizationPolicy),
+	source.PeerAuthentication.Kind:    check((*checker).peerAuthentication),
+	source.RequestAuthentication.Kind: check((*checker).requestAuthentication),
+	source.ServiceEntry.Kind:          check((*checker).serviceEntry),
+	source.WorkloadEntry.Kind:         check((*checker).workloadEntry),
+	source.Gateway.Kind:               check((*checker).gateway),
+	source.HTTPRoute.Kind:             (*checker).route,
+	source.GRPCRoute.Kind:             (*checker).route,
 }
 
 func check[P metav1.Object](f func(*checker, P)) func(*checker, metav1.Object) {

@@ -21,9 +21,8 @@ import (
 const toWaypoint = "attach the policy to a waypoint with targetRefs to match requests"
 
 func (c *checker) authorizationPolicy(p *securityv1.AuthorizationPolicy) {
-	targeted := p.Spec.TargetRef != nil || len(p.Spec.TargetRefs) > 0
 	c.selector("spec.selector.matchLabels", p.Spec.Selector)
-	c.targets(p, targeted)
+	c.targets(p.Namespace, &p.Spec)
 	c.action(p)
 	c.dryRun(p.Annotations)
 	for i, r := range p.Spec.Rules {
@@ -46,17 +45,25 @@ func (c *checker) authorizationPolicy(p *securityv1.AuthorizationPolicy) {
 	}
 }
 
-func (c *checker) targets(p *securityv1.AuthorizationPolicy, targeted bool) {
-	if targeted && p.Spec.Selector != nil {
+// attached is the part of a policy's spec that says where it acts.
+type attached interface {
+	GetSelector() *apitype.WorkloadSelector
+	GetTargetRef() *apitype.PolicyTargetReference
+	GetTargetRefs() []*apitype.PolicyTargetReference
+}
+
+func (c *checker) targets(namespace string, spec attached) {
+	refs := spec.GetTargetRefs()
+	targeted := spec.GetTargetRef() != nil || len(refs) > 0
+	if targeted && spec.GetSelector() != nil {
 		c.invalid("spec.targetRefs", "a policy has either a selector or targetRefs, not both")
 	}
-	refs := p.Spec.TargetRefs
 	at := func(i int) string { return fmt.Sprintf("spec.targetRefs[%d]", i) }
-	if p.Spec.TargetRef != nil {
+	if spec.GetTargetRef() != nil {
 		if len(refs) > 0 {
 			c.invalid("spec.targetRef", "a policy has either targetRef or targetRefs, not both")
 		}
-		refs = []*apitype.PolicyTargetReference{p.Spec.TargetRef}
+		refs = []*apitype.PolicyTargetReference{spec.GetTargetRef()}
 		at = func(int) string { return "spec.targetRef" }
 	}
 	for i, ref := range refs {
@@ -65,7 +72,7 @@ func (c *checker) targets(p *securityv1.AuthorizationPolicy, targeted bool) {
 			c.invalid(at(i)+".name", "the target has no name")
 		case ref.GetKind() == "":
 			c.invalid(at(i)+".kind", "the target has no kind")
-		case ref.GetNamespace() != "" && ref.GetNamespace() != p.Namespace:
+		case ref.GetNamespace() != "" && ref.GetNamespace() != namespace:
 			c.invalid(at(i)+".namespace", "a policy can only target objects of its own namespace")
 		case !targetable(ref.GetGroup(), ref.GetKind()):
 			c.invalid(at(i)+".kind", "%s of group %q cannot be a target; those that can are Gateway, GatewayClass, Service and ServiceEntry", ref.GetKind(), ref.GetGroup())
@@ -250,7 +257,7 @@ func (c *checker) condition(at string, w *apisecurity.Condition) {
 	})
 	switch {
 	case key == "": // reported by the translation
-	case !known:
+	case !known, strings.HasPrefix(key, "request.auth.claims[") && policy.ClaimOf(key) == nil:
 		c.invalid(at+".key", "%q is not an attribute of a connection or request", key)
 	case !byTranslation(key) && slices.Contains(w.GetValues(), ""):
 		c.invalid(at+".values", "an empty value or list matches nothing")

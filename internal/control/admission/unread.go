@@ -13,17 +13,16 @@ import (
 // with what to use instead. They are stored nevertheless: a waypoint or
 // gateway of another make may read them, and charts ship them for everybody.
 var none = map[schema.GroupKind]string{
-	{Group: "networking.istio.io", Kind: "VirtualService"}:      "use an HTTPRoute, GRPCRoute or TCPRoute with a waypoint that reads them",
-	{Group: "networking.istio.io", Kind: "DestinationRule"}:     "use trafficDistribution of the Service for locality; mutual TLS needs no rule",
-	{Group: "networking.istio.io", Kind: "Gateway"}:             "use a Gateway of gateway.networking.k8s.io",
-	{Group: "networking.istio.io", Kind: "Sidecar"}:             "there are no sidecars to scope; remove it",
-	{Group: "networking.istio.io", Kind: "EnvoyFilter"}:         "there is no Envoy to patch and never will be; use routes and filters of the Gateway API at a waypoint",
-	{Group: "networking.istio.io", Kind: "ProxyConfig"}:         "configure ztunnel by its environment",
-	{Group: "networking.istio.io", Kind: "WorkloadGroup"}:       "write a WorkloadEntry for each machine",
-	{Group: "security.istio.io", Kind: "RequestAuthentication"}: "tokens are NOT checked by node proxies; use a waypoint that checks them, and an AuthorizationPolicy with targetRefs",
-	{Group: "telemetry.istio.io", Kind: "Telemetry"}:            "node proxies always write metrics and the access log; set levels with the logging endpoint",
-	{Group: "extensions.istio.io", Kind: "WasmPlugin"}:          "use a waypoint that runs it",
-	{Group: "extensions.istio.io", Kind: "TrafficExtension"}:    "use a waypoint that runs it",
+	{Group: "networking.istio.io", Kind: "VirtualService"}:   "use an HTTPRoute, GRPCRoute or TCPRoute with a waypoint that reads them",
+	{Group: "networking.istio.io", Kind: "DestinationRule"}:  "use trafficDistribution of the Service for locality; mutual TLS needs no rule",
+	{Group: "networking.istio.io", Kind: "Gateway"}:          "use a Gateway of gateway.networking.k8s.io",
+	{Group: "networking.istio.io", Kind: "Sidecar"}:          "there are no sidecars to scope; remove it",
+	{Group: "networking.istio.io", Kind: "EnvoyFilter"}:      "there is no Envoy to patch and never will be; use routes and filters of the Gateway API at a waypoint",
+	{Group: "networking.istio.io", Kind: "ProxyConfig"}:      "configure ztunnel by its environment",
+	{Group: "networking.istio.io", Kind: "WorkloadGroup"}:    "write a WorkloadEntry for each machine",
+	{Group: "telemetry.istio.io", Kind: "Telemetry"}:         "node proxies always write metrics and the access log; set levels with the logging endpoint",
+	{Group: "extensions.istio.io", Kind: "WasmPlugin"}:       "use a waypoint that runs it",
+	{Group: "extensions.istio.io", Kind: "TrafficExtension"}: "use a waypoint that runs it",
 }
 
 // unread is the finding about a kind that has no effect.

@@ -15,6 +15,7 @@ import (
 
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -25,6 +26,7 @@ import (
 type request struct {
 	conn   rbac.Conn
 	hidden map[string]string // by attribute
+	tokens []*jwt.Claims     // that say the same, for gateways
 	// coin answers what is undefined: what a value that means nothing matches,
 	// and what an external authorizer says.
 	coin func(string) bool

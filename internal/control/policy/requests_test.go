@@ -11,6 +11,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/jwt"
+	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
@@ -28,12 +30,16 @@ func atGateway(t interface{ Fatal(...any) }, d TrustDomains, policies []*securit
 		}
 	}
 	a := authz.NewAccess(r.conn, nil, nil)
-	a.Begin(s.Set(), h, nil)
+	a.Begin(s.Set(), h, r.tokens)
 	return a.Judge() == nil, exact
 }
 
 // TestGatewaysAllowNothingMore is the invariant at gateways, which see requests.
 func TestGatewaysAllowNothingMore(t *testing.T) {
+	tokens := map[string]*jwt.Claims{}
+	for _, sub := range []string{"a", "b"} {
+		tokens[sub] = jwttest.Claims(t, map[string]any{"iss": "a", "sub": sub})
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		var policies []*securityv1.AuthorizationPolicy
 		for i := range rapid.IntRange(1, 3).Draw(t, "policies") {
@@ -42,6 +48,9 @@ func TestGatewaysAllowNothingMore(t *testing.T) {
 		for range 4 {
 			r := genRequest(t)
 			r.hidden["connection.sni"] = "" // a request has none
+			if c := tokens[r.hidden["request.principal"]]; c != nil {
+				r.tokens, r.hidden["request.principal"] = []*jwt.Claims{c}, c.Principal
+			}
 			h := &message.Head{Method: []byte(r.hidden["method"]), Authority: []byte(r.hidden["host"]), Path: []byte(r.hidden["path"])}
 			if v := r.hidden["request.headers[x]"]; v != "" {
 				h.Add(message.NewKey("X"), []byte(v))
@@ -75,65 +84,76 @@ func TestAttributes(t *testing.T) {
 		return &apisecurity.Rule{To: []*apisecurity.Rule_To{{Operation: o}}}
 	}
 	l := func(v ...string) []string { return v }
+	claims := jwttest.Claims(t, map[string]any{"sub": "ann", "aud": []string{"x", "a"}, "azp": "presenter", "org": map[string]any{"groups": []string{"ops", "dev"}}})
 	for name, tt := range map[string]struct {
 		rule  *apisecurity.Rule
 		fits  bool
 		lossy bool
 	}{
-		"principals":                  {from(&apisecurity.Source{Principals: l("td/ns/shop/sa/cart")}), true, false},
-		"principals, alias":           {from(&apisecurity.Source{Principals: l("old/ns/shop/sa/cart")}), true, false},
-		"notPrincipals":               {from(&apisecurity.Source{NotPrincipals: l("td/ns/shop/*")}), false, false},
-		"namespaces":                  {from(&apisecurity.Source{Namespaces: l("sh*")}), true, false},
-		"notNamespaces":               {from(&apisecurity.Source{NotNamespaces: l("shop")}), false, false},
-		"serviceAccounts":             {from(&apisecurity.Source{ServiceAccounts: l("cart", "web/x")}), true, false},
-		"notServiceAccounts":          {from(&apisecurity.Source{NotServiceAccounts: l("shop/cart")}), false, false},
-		"trustDomains":                {from(&apisecurity.Source{TrustDomains: l("td")}), true, false},
-		"trustDomains, alias":         {from(&apisecurity.Source{TrustDomains: l("old")}), true, false},
-		"notTrustDomains":             {from(&apisecurity.Source{NotTrustDomains: l("other")}), true, false},
-		"ipBlocks":                    {from(&apisecurity.Source{IpBlocks: l("10.0.0.0/24")}), true, false},
-		"notIpBlocks":                 {from(&apisecurity.Source{NotIpBlocks: l("10.0.0.1")}), false, false},
-		"remoteIpBlocks":              {from(&apisecurity.Source{RemoteIpBlocks: l("10.0.0.1")}), true, false},
-		"ipBlocks and remote":         {from(&apisecurity.Source{IpBlocks: l("10.0.0.1"), RemoteIpBlocks: l("10.9.0.0/16")}), false, false},
-		"notRemoteIpBlocks":           {from(&apisecurity.Source{NotRemoteIpBlocks: l("10.0.0.0/8")}), false, false},
-		"hosts":                       {to(&apisecurity.Operation{Hosts: l("web*")}), true, false},
-		"notHosts":                    {to(&apisecurity.Operation{NotHosts: l("web")}), false, false},
-		"ports":                       {to(&apisecurity.Operation{Ports: l("80")}), true, false},
-		"notPorts":                    {to(&apisecurity.Operation{NotPorts: l("81")}), true, false},
-		"methods":                     {to(&apisecurity.Operation{Methods: l("GET")}), true, false},
-		"notMethods":                  {to(&apisecurity.Operation{NotMethods: l("GET")}), false, false},
-		"paths":                       {to(&apisecurity.Operation{Paths: l("/a/{*}/c")}), true, false},
-		"notPaths":                    {to(&apisecurity.Operation{NotPaths: l("*/c")}), false, false},
-		"a combination":               {to(&apisecurity.Operation{Methods: l("GET"), Paths: l("/x")}), false, false},
-		"alternatives":                {&apisecurity.Rule{To: []*apisecurity.Rule_To{{Operation: &apisecurity.Operation{Methods: l("PUT")}}, {Operation: &apisecurity.Operation{Paths: l("/a/*")}}}}, true, false},
-		"source.ip":                   {when("source.ip", "10.0.0.0/8"), true, false},
-		"remote.ip":                   {when("remote.ip", "10.0.0.0/8"), true, false},
-		"not remote.ip":               {whenNot("remote.ip", "10.0.0.0/8"), false, false},
-		"source.namespace":            {when("source.namespace", "shop"), true, false},
-		"source.principal":            {when("source.principal", "*/sa/cart"), true, false},
-		"source.serviceAccount":       {when("source.serviceAccount", "shop/cart"), true, false},
-		"source.trustDomain":          {when("source.trustDomain", "t*"), true, false},
-		"not source.trustDomain":      {whenNot("source.trustDomain", "old"), false, false},
-		"destination.ip":              {when("destination.ip", "10.1.0.1"), true, false},
-		"destination.port":            {when("destination.port", "80"), true, false},
-		"connection.sni":              {when("connection.sni", "web"), false, false},
-		"request.headers":             {when("request.headers[X-Role]", "adm*"), true, false},
-		"not request.headers":         {whenNot("request.headers[x-role]", "admin"), false, false},
-		"a missing header":            {whenNot("request.headers[x-none]", "*"), true, false},
-		"request.headers[:authority]": {when("request.headers[:authority]", "web"), true, false},
-		// What gateways do not have yet.
-		"requestPrincipals":      {from(&apisecurity.Source{RequestPrincipals: l("*")}), false, true},
-		"notRequestPrincipals":   {from(&apisecurity.Source{NotRequestPrincipals: l("*")}), false, true},
-		"request.auth.principal": {when("request.auth.principal", "*"), false, true},
-		"request.auth.audiences": {when("request.auth.audiences", "a"), false, true},
-		"request.auth.presenter": {when("request.auth.presenter", "a"), false, true},
-		"request.auth.claims":    {when("request.auth.claims[iss]", "a"), false, true},
+		"principals":                   {from(&apisecurity.Source{Principals: l("td/ns/shop/sa/cart")}), true, false},
+		"principals, alias":            {from(&apisecurity.Source{Principals: l("old/ns/shop/sa/cart")}), true, false},
+		"notPrincipals":                {from(&apisecurity.Source{NotPrincipals: l("td/ns/shop/*")}), false, false},
+		"namespaces":                   {from(&apisecurity.Source{Namespaces: l("sh*")}), true, false},
+		"notNamespaces":                {from(&apisecurity.Source{NotNamespaces: l("shop")}), false, false},
+		"serviceAccounts":              {from(&apisecurity.Source{ServiceAccounts: l("cart", "web/x")}), true, false},
+		"notServiceAccounts":           {from(&apisecurity.Source{NotServiceAccounts: l("shop/cart")}), false, false},
+		"trustDomains":                 {from(&apisecurity.Source{TrustDomains: l("td")}), true, false},
+		"trustDomains, alias":          {from(&apisecurity.Source{TrustDomains: l("old")}), true, false},
+		"notTrustDomains":              {from(&apisecurity.Source{NotTrustDomains: l("other")}), true, false},
+		"ipBlocks":                     {from(&apisecurity.Source{IpBlocks: l("10.0.0.0/24")}), true, false},
+		"notIpBlocks":                  {from(&apisecurity.Source{NotIpBlocks: l("10.0.0.1")}), false, false},
+		"remoteIpBlocks":               {from(&apisecurity.Source{RemoteIpBlocks: l("10.0.0.1")}), true, false},
+		"ipBlocks and remote":          {from(&apisecurity.Source{IpBlocks: l("10.0.0.1"), RemoteIpBlocks: l("10.9.0.0/16")}), false, false},
+		"notRemoteIpBlocks":            {from(&apisecurity.Source{NotRemoteIpBlocks: l("10.0.0.0/8")}), false, false},
+		"hosts":                        {to(&apisecurity.Operation{Hosts: l("web*")}), true, false},
+		"notHosts":                     {to(&apisecurity.Operation{NotHosts: l("web")}), false, false},
+		"ports":                        {to(&apisecurity.Operation{Ports: l("80")}), true, false},
+		"notPorts":                     {to(&apisecurity.Operation{NotPorts: l("81")}), true, false},
+		"methods":                      {to(&apisecurity.Operation{Methods: l("GET")}), true, false},
+		"notMethods":                   {to(&apisecurity.Operation{NotMethods: l("GET")}), false, false},
+		"paths":                        {to(&apisecurity.Operation{Paths: l("/a/{*}/c")}), true, false},
+		"notPaths":                     {to(&apisecurity.Operation{NotPaths: l("*/c")}), false, false},
+		"a combination":                {to(&apisecurity.Operation{Methods: l("GET"), Paths: l("/x")}), false, false},
+		"alternatives":                 {&apisecurity.Rule{To: []*apisecurity.Rule_To{{Operation: &apisecurity.Operation{Methods: l("PUT")}}, {Operation: &apisecurity.Operation{Paths: l("/a/*")}}}}, true, false},
+		"source.ip":                    {when("source.ip", "10.0.0.0/8"), true, false},
+		"remote.ip":                    {when("remote.ip", "10.0.0.0/8"), true, false},
+		"not remote.ip":                {whenNot("remote.ip", "10.0.0.0/8"), false, false},
+		"source.namespace":             {when("source.namespace", "shop"), true, false},
+		"source.principal":             {when("source.principal", "*/sa/cart"), true, false},
+		"source.serviceAccount":        {when("source.serviceAccount", "shop/cart"), true, false},
+		"source.trustDomain":           {when("source.trustDomain", "t*"), true, false},
+		"not source.trustDomain":       {whenNot("source.trustDomain", "old"), false, false},
+		"destination.ip":               {when("destination.ip", "10.1.0.1"), true, false},
+		"destination.port":             {when("destination.port", "80"), true, false},
+		"connection.sni":               {when("connection.sni", "web"), false, false},
+		"request.headers":              {when("request.headers[X-Role]", "adm*"), true, false},
+		"not request.headers":          {whenNot("request.headers[x-role]", "admin"), false, false},
+		"a missing header":             {whenNot("request.headers[x-none]", "*"), true, false},
+		"request.headers[:authority]":  {when("request.headers[:authority]", "web"), true, false},
+		"requestPrincipals":            {from(&apisecurity.Source{RequestPrincipals: l("*")}), true, false},
+		"requestPrincipals, exact":     {from(&apisecurity.Source{RequestPrincipals: l("https://issuer.example/ann")}), true, false},
+		"requestPrincipals, others":    {from(&apisecurity.Source{RequestPrincipals: l("https://issuer.example/bob")}), false, false},
+		"requestPrincipals, prefix":    {from(&apisecurity.Source{RequestPrincipals: l("https://issuer.example/*")}), true, false},
+		"notRequestPrincipals":         {from(&apisecurity.Source{NotRequestPrincipals: l("*")}), false, false},
+		"notRequestPrincipals, others": {from(&apisecurity.Source{NotRequestPrincipals: l("*/bob")}), true, false},
+		"request.auth.principal":       {when("request.auth.principal", "*/ann"), true, false},
+		"not request.auth.principal":   {whenNot("request.auth.principal", "*/ann"), false, false},
+		"request.auth.audiences":       {when("request.auth.audiences", "a"), true, false},
+		"request.auth.presenter":       {when("request.auth.presenter", "pres*"), true, false},
+		"request.auth.claims":          {when("request.auth.claims[iss]", "https://issuer.example"), true, false},
+		"nested claims":                {when("request.auth.claims[org][groups]", "dev"), true, false},
+		"not a claim":                  {whenNot("request.auth.claims[org][groups]", "dev"), false, false},
+		"a claim that is missing":      {whenNot("request.auth.claims[other]", "*"), true, false},
+		"a claim without an end":       {when("request.auth.claims[iss", "a"), false, true},
+		"a claim without a name":       {when("request.auth.claims[a][]", "a"), false, true},
+		// What gateways do not have.
 		"experimental":           {when("experimental.envoy.filters.a[b]", "a"), false, true},
 		"request.headers[:path]": {when("request.headers[:path]", "/a/b/c"), false, true},
 		"a key that is none":     {when("request.header[x]", "a"), false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := TrustDomains{Local: "td", Aliases: []string{"old"}}
-			r := genuine()
+			r := genuine(claims)
 			h := &message.Head{Method: []byte("GET"), Authority: []byte("web"), Path: []byte("/a/b/c")}
 			h.Add(message.NewKey("x-role"), []byte("admin"))
 			p := &securityv1.AuthorizationPolicy{}
@@ -158,8 +178,8 @@ func TestAttributes(t *testing.T) {
 	}
 }
 
-func genuine() *request {
-	r := &request{}
+func genuine(claims *jwt.Claims) *request {
+	r := &request{tokens: []*jwt.Claims{claims}}
 	r.conn.Identity = identity.Identity{TrustDomain: "td", Namespace: "shop", ServiceAccount: "cart"}
 	r.conn.Src, r.conn.Dst = netip.MustParseAddrPort("10.0.0.1:4000"), netip.MustParseAddrPort("10.1.0.1:80")
 	return r
@@ -178,7 +198,7 @@ func TestTooLarge(t *testing.T) {
 	if !strings.Contains(q.Lossy, "deny everything") {
 		t.Error(q.Lossy)
 	}
-	if allowed, _ := atGateway(t, TrustDomains{}, []*securityv1.AuthorizationPolicy{p}, genuine(), &message.Head{Path: []byte("/")}); allowed {
+	if allowed, _ := atGateway(t, TrustDomains{}, []*securityv1.AuthorizationPolicy{p}, genuine(nil), &message.Head{Path: []byte("/")}); allowed {
 		t.Error("allowed")
 	}
 }

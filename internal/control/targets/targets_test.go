@@ -1,10 +1,12 @@
 package targets
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
 	apisecurity "istio.io/api/security/v1beta1"
 	typev1beta1 "istio.io/api/type/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
@@ -14,7 +16,9 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -162,6 +166,7 @@ func TestBinding(t *testing.T) {
 func TestConditions(t *testing.T) {
 	rule := []*apisecurity.Rule{{To: []*apisecurity.Rule_To{{Operation: &apisecurity.Operation{Methods: []string{"GET"}}}}}}
 	token := []*apisecurity.Rule{{From: []*apisecurity.Rule_From{{Source: &apisecurity.Source{RequestPrincipals: []string{"*"}}}}}}
+	metadata := []*apisecurity.Rule{{When: []*apisecurity.Condition{{Key: "experimental.envoy.x", Values: []string{"a"}}}}}
 	wrong := []*apisecurity.Rule{{To: []*apisecurity.Rule_To{{Operation: &apisecurity.Operation{Paths: []string{"/a/{*}.txt"}}}}}}
 	for name, tt := range map[string]struct {
 		spec   *apisecurity.AuthorizationPolicy
@@ -174,8 +179,8 @@ func TestConditions(t *testing.T) {
 		"a dry run":              {&apisecurity.AuthorizationPolicy{Rules: rule}, true, "True Accepted: dry run: evaluated and counted, and not enforced, by waypoint shop/wp"},
 		"an AUDIT":               {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_AUDIT, Rules: rule}, false, "True Accepted: requests that match are counted by waypoint shop/wp"},
 		"an external authorizer": {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_CUSTOM, Rules: rule}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not execute action CUSTOM yet: everything that the rules match is denied"},
-		"a token":                {&apisecurity.AuthorizationPolicy{Rules: token}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not decide by spec.rules[0].from[0].source.requestPrincipals yet, so these rules never allow"},
-		"a token that is denied": {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_DENY, Rules: token}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not decide by spec.rules[0].from[0].source.requestPrincipals yet, so these rules deny everything"},
+		"a token":                {&apisecurity.AuthorizationPolicy{Rules: token}, false, "True Accepted: enforced by waypoint shop/wp for Service shop/web"},
+		"what no waypoint has":   {&apisecurity.AuthorizationPolicy{Rules: metadata}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not decide by spec.rules[0].when[0].key \"experimental.envoy.x\" yet, so these rules never allow"},
 		"a path that is not one": {&apisecurity.AuthorizationPolicy{Rules: wrong}, false, "False Invalid: enforced by waypoint shop/wp for Service shop/web; correct spec.rules[0].to[0].operation.paths: "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -196,6 +201,77 @@ func TestConditions(t *testing.T) {
 			}
 			if got := c.Status + " " + c.Reason + ": " + c.Message; c.Type != status.WaypointAccepted || !strings.HasPrefix(got, tt.want) {
 				t.Errorf("%s %s, want %s", c.Type, got, tt.want)
+			}
+		})
+	}
+}
+
+// TestTokens: a RequestAuthentication is sent to the gateways of its targets with the
+// keys that are known, and its status says both.
+func TestTokens(t *testing.T) {
+	issuer := jwttest.New(t, "https://issuer.example", "k", jose.ES256)
+	set := jwttest.Keys(t, issuer)
+	fetched := &jwks.State{Keys: string(set.Text()), Count: 1}
+	uri := "https://issuer.example/keys"
+	rule := &apisecurity.JWTRule{Issuer: issuer.Name, JwksUri: uri}
+	for name, tt := range map[string]struct {
+		refs   []*typev1beta1.PolicyTargetReference
+		rule   *apisecurity.JWTRule
+		keys   *jwks.State
+		sent   string // gateway, keys, for what
+		status []string
+	}{
+		"keys that were fetched": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, rule, fetched, "shop/wp 1 [shop/web.shop.svc]",
+			[]string{"True Accepted: tokens are verified by waypoint shop/wp for Service shop/web", "True KeysFetched: keys: 1 of " + uri}},
+		"not yet": {[]*typev1beta1.PolicyTargetReference{ref("Gateway", "wp")}, rule, nil, "shop/wp 0 [*]",
+			[]string{"True Accepted: tokens are verified by waypoint shop/wp", "Unknown Pending: no token of these issuers is accepted until the keys have come"}},
+		"never": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, rule, &jwks.State{Problem: "status 500"}, "shop/wp 0 [shop/web.shop.svc]",
+			[]string{"True Accepted:", "False KeysUnavailable: no token of these issuers is accepted, unless a waypoint has keys from before: status 500"}},
+		"no longer": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, rule, &jwks.State{Keys: fetched.Keys, Count: 1, Problem: "status 500"}, "shop/wp 1 [shop/web.shop.svc]",
+			[]string{"True Accepted:", "False KeysOutdated: the keys that were fetched last stay in use: status 500"}},
+		"at the issuer": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: issuer.Name}, nil, "shop/wp 0 [shop/web.shop.svc]",
+			[]string{"True Accepted:", "Unknown Pending: no token of these issuers is accepted until the keys have come: " + issuer.Name}},
+		"keys of its own": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", Jwks: jwttest.Set(issuer)}, nil, "shop/wp 1 [shop/web.shop.svc]", []string{"True Accepted:"}},
+		"keys that are none": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", Jwks: "x"}, nil, "shop/wp 0 [shop/web.shop.svc]",
+			[]string{"False Invalid: tokens are verified by waypoint shop/wp for Service shop/web; correct spec.jwtRules[0].jwks: "}},
+		"a header that is none": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", Jwks: jwttest.Set(issuer), OutputPayloadToHeader: "host"}, nil, "shop/wp 0 [shop/web.shop.svc]",
+			[]string{"False Invalid: tokens are verified by waypoint shop/wp for Service shop/web; correct spec.jwtRules[0].outputPayloadToHeader: "}},
+		"a file": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", JwksUri: "file:///etc/passwd"}, nil, "shop/wp 0 [shop/web.shop.svc]",
+			[]string{"False Invalid: tokens are verified by waypoint shop/wp for Service shop/web; correct spec.jwtRules[0].jwksUri: "}},
+		"nowhere": {[]*typev1beta1.PolicyTargetReference{ref("Service", "free")}, rule, fetched, "", []string{"False AncestorNotBound:", "True KeysFetched:"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.keys = map[string]*jwks.State{uri: tt.keys}
+			p := &securityv1.RequestAuthentication{}
+			p.Namespace, p.Name, p.Spec.TargetRefs, p.Spec.JwtRules = "shop", "p", tt.refs, []*apisecurity.JWTRule{tt.rule}
+			w.tokens.Set(source.Ref{Namespace: "shop", Name: "p"}, p)
+			w.g.Settle()
+			var sent string
+			for _, c := range w.tables.Tokens {
+				for name, r := range c.All() {
+					s := authn.NewStore()
+					if err := s.Put(name, r.Body); err != nil {
+						t.Fatal(err)
+					}
+					sum := s.Summaries()[0]
+					sent += fmt.Sprint(strings.Join(strings.Split(name, "/")[:2], "/"), " ", sum.Providers[0].Keys, " ", sum.For)
+				}
+			}
+			if sent != tt.sent {
+				t.Errorf("sent %s, want %s", sent, tt.sent)
+			}
+			var got []status.Condition
+			for _, r := range w.tables.Authentications.All() {
+				got = r.Conditions
+			}
+			if len(got) != len(tt.status) {
+				t.Fatalf("%v", got)
+			}
+			for i, c := range got {
+				if text := c.Status + " " + c.Reason + ": " + c.Message; !strings.HasPrefix(text, tt.status[i]) {
+					t.Errorf("%s, want %s", text, tt.status[i])
+				}
 			}
 		})
 	}

@@ -83,7 +83,7 @@ func TestReviews(t *testing.T) {
 		"becomes bad":           {body: request("UPDATE", "AuthorizationPolicy", worse, bad)},
 		"was bad":               {body: request("UPDATE", "AuthorizationPolicy", bad, bad), allowed: true, warnings: 1},
 		"goes away":             {body: request("DELETE", "AuthorizationPolicy", bad, ""), allowed: true},
-		"has no effect":         {body: request("CREATE", "RequestAuthentication", "", `{}`), allowed: true, warnings: 1},
+		"has no effect":         {body: request("CREATE", "RequestAuthentication", "", good), allowed: true, warnings: 2},
 		"another resource":      {body: strings.Replace(request("CREATE", "AuthorizationPolicy", "", good), `"resource":"`, `"resource":"made-up-`, 1), allowed: true},
 		"is unknown":            {body: request("CREATE", "Whatever", "", `{}`), allowed: true},
 		"not JSON":              {body: `{`, code: 400},

@@ -175,6 +175,7 @@ func preflight(h *message.Head) bool {
 func (c *Check) verify(h *message.Head, now time.Time) *reason.Error {
 	for _, p := range c.providers {
 		if !c.find(h, p, now) {
+			c.claims = c.claims[:0]
 			return p.refused[jwt.TooMany]
 		}
 	}

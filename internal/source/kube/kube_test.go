@@ -353,7 +353,7 @@ func TestForbiddenKindHoldsTheFirstDelivery(t *testing.T) {
 func TestKindsThatAreNotInstalled(t *testing.T) {
 	s := kubetest.Start(t, namespace("a", nil))
 	for group, plurals := range map[string][]string{
-		"security.istio.io":         {"authorizationpolicies", "peerauthentications"},
+		"security.istio.io":         {"authorizationpolicies", "peerauthentications", "requestauthentications"},
 		"gateway.networking.k8s.io": {"gateways", "gatewayclasses", "httproutes", "grpcroutes"},
 	} {
 		for _, p := range plurals {
