@@ -3,6 +3,7 @@ package rig
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -120,9 +121,37 @@ func (i *Issuer) Keys() string {
 	return string(b)
 }
 
+// Public returns the key as a certificate has it.
+func (i *Issuer) Public() []byte {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	der, err := x509.MarshalPKIXPublicKey(i.key.Public())
+	if err != nil {
+		i.w.t.Fatal(err)
+	}
+	return der
+}
+
+// JWK returns the public key as the header of a token has it.
+func (i *Issuer) JWK() []byte {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	b, err := json.Marshal(jose.JSONWebKey{Key: i.key.Public(), KeyID: i.id})
+	if err != nil {
+		i.w.t.Fatal(err)
+	}
+	return b
+}
+
 // Token signs claims. The issuer, and an end in an hour, are among them unless they say
 // otherwise.
 func (i *Issuer) Token(claims map[string]any) string {
+	i.w.t.Helper()
+	return i.TokenWith(claims, nil)
+}
+
+// TokenWith is Token with more in the header.
+func (i *Issuer) TokenWith(claims, header map[string]any) string {
 	i.w.t.Helper()
 	all := map[string]any{"iss": i.Name, "exp": time.Now().Add(time.Hour).Unix()}
 	for k, v := range claims {
@@ -130,7 +159,11 @@ func (i *Issuer) Token(claims map[string]any) string {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: i.key}, (&jose.SignerOptions{}).WithHeader("kid", i.id))
+	opts := (&jose.SignerOptions{}).WithHeader("kid", i.id)
+	for k, v := range header {
+		opts.WithHeader(jose.HeaderKey(k), v)
+	}
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: i.key}, opts)
 	if err != nil {
 		i.w.t.Fatal(err)
 	}
