@@ -153,7 +153,7 @@ func Analyze(events []source.Event, opts Options) []Finding {
 	m := newMesh(events, opts.withDefaults())
 	for _, analyzer := range []func(*mesh){
 		(*mesh).judged, (*mesh).verdicts, (*mesh).enrolment, (*mesh).ports,
-		(*mesh).selectors, (*mesh).names, (*mesh).targets, (*mesh).hosts, (*mesh).ranges, (*mesh).endpoints, (*mesh).strict, (*mesh).networkPolicies,
+		(*mesh).selectors, (*mesh).names, (*mesh).targets, (*mesh).keys, (*mesh).hosts, (*mesh).ranges, (*mesh).endpoints, (*mesh).strict, (*mesh).networkPolicies,
 		(*mesh).revisions,
 	} {
 		analyzer(m)

@@ -70,6 +70,10 @@ func entry(name, spec string) string {
 	return "\n---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: " + name + ", namespace: shop}\nspec: " + spec
 }
 
+func tokens(spec, status string) string {
+	return "\n---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, namespace: shop}\nspec: " + spec + "\n" + status
+}
+
 func firewall(spec string) string {
 	return "\n---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: np, namespace: shop}\nspec: " + spec
 }
@@ -106,6 +110,13 @@ var cases = []struct {
 }{
 	{name: "nothing is wrong", text: authz(`{selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web], namespaces: [shop, "sh*"]}}]}]}`)},
 	{name: "a bad value", text: authz(`{rules: [{to: [{operation: {ports: [http]}}]}]}`), want: []string{`AMB0002 AuthorizationPolicy/shop/p "http" is not a port`}},
+	{name: "tokens without a waypoint", text: tokens(`{targetRefs: [{kind: Service, name: web}], jwtRules: [{issuer: a, jwksUri: "https://a/keys"}]}`, ""), want: []string{`AMB0027 RequestAuthentication/shop/t Service/shop/web has no waypoint`}},
+	{name: "tokens of node proxies", text: tokens(`{jwtRules: [{issuer: a, jwksUri: "https://a/keys"}]}`, ""), want: []string{`AMB0004 RequestAuthentication/shop/t no token is looked at`}},
+	{name: "tokens for nothing", text: tokens(`{targetRefs: [{kind: Service, name: none}], jwtRules: [{issuer: a, jwksUri: "https://a/keys"}]}`, ""), want: []string{`AMB0015 RequestAuthentication/shop/t there is no Service/shop/none`}},
+	{name: "a rule that finds no key", text: tokens(`{jwtRules: [{issuer: a}]}`, ""), want: []string{`AMB0002 RequestAuthentication/shop/t keys are looked for at the issuer`, `AMB0004 RequestAuthentication/shop/t no token`}},
+	{name: "keys that do not come", text: waypoint(", namespace: shop", "", ready) + "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: http}]}" +
+		tokens(`{targetRefs: [{group: "", kind: Service, name: api}], jwtRules: [{issuer: a, jwksUri: "https://a/keys"}]}`, "status: {conditions: [{type: ambit/KeysFetched, status: 'False', reason: KeysUnavailable, message: down}]}"),
+		want: []string{`AMB0030 RequestAuthentication/shop/t down`, `AMB0008 RequestAuthentication/shop/t only the waypoint`}},
 	{name: "kinds without effect",
 		text: "\n---\napiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: f, namespace: shop}\nspec: {configPatches: [{}]}" +
 			"\n---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: shop}\nspec: {servers: []}",

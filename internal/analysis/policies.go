@@ -120,6 +120,17 @@ func (m *mesh) targets() {
 	}
 }
 
+// keys reports the keys of issuers that the control plane of a cluster could not fetch.
+func (m *mesh) keys() {
+	for _, p := range m.tokens {
+		for _, c := range p.Status.GetConditions() {
+			if c.GetType() == status.KeysFetched && c.GetStatus() == status.False {
+				m.report(codeCondition, keyOf(source.RequestAuthentication.Kind, p), "spec.jwtRules", c.GetMessage(), "see the address named, and docs/authentication.md for those that the control plane does not connect to")
+			}
+		}
+	}
+}
+
 // targetKinds are the kinds of targets whose objects are read.
 var targetKinds = []*source.Kind{source.Gateway.Kind, source.Service.Kind, source.ServiceEntry.Kind}
 

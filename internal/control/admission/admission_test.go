@@ -29,6 +29,7 @@ func object(t testing.TB, k *source.Kind, namespace, spec string) ([]byte, schem
 var (
 	authz   = source.AuthorizationPolicy.Kind
 	peer    = source.PeerAuthentication.Kind
+	tokens  = source.RequestAuthentication.Kind
 	entry   = source.ServiceEntry.Kind
 	machine = source.WorkloadEntry.Kind
 )
@@ -56,6 +57,15 @@ func TestReview(t *testing.T) {
 			refused: []string{"serviceAccounts"}, warned: []string{"AUDIT has no effect"}},
 		{name: "bad values that only a waypoint would read", kind: authz, spec: `{rules: [{from: [{source: {remoteIpBlocks: [x], requestPrincipals: [""]}}]}]}`,
 			refused: []string{"remoteIpBlocks[0]", "requestPrincipals[0]"}, warned: []string{"never allows"}},
+		{name: "tokens of a waypoint", kind: tokens, spec: `{targetRefs: [{group: "", kind: Service, name: w}], jwtRules: [{issuer: "me@a", jwksUri: "https://a/keys", audiences: [x], fromHeaders: [{name: x-a, prefix: "Token "}], outputClaimToHeaders: [{header: x-b, claim: a.b}]}, {issuer: "https://a"}]}`, warned: []string{"only the waypoint"}},
+		{name: "tokens of node proxies", kind: tokens, spec: `{jwtRules: [{issuer: "https://a"}]}`, warned: []string{"no token is looked at"}},
+		{name: "no rules", kind: tokens, spec: `{targetRefs: [{group: "", kind: Service, name: w}]}`, warned: []string{"only the waypoint", "without rules no token"}},
+		{name: "rules that mean nothing", kind: tokens,
+			spec:    `{targetRefs: [{group: "", kind: Pod, name: w}], jwtRules: [{}, {issuer: a}, {issuer: a, jwksUri: "file:///x"}, {issuer: a, jwks: "{}"}, {issuer: a, jwks: "{}", jwksUri: "https://a"}, {issuer: "https://a", outputPayloadToHeader: host}, {issuer: "https://a", outputClaimToHeaders: [{header: "a b", claim: c}]}]}`,
+			refused: []string{"spec.targetRefs[0].kind", "spec.jwtRules[0].issuer: without it", "spec.jwtRules[1].issuer: keys are looked for", `spec.jwtRules[2].jwksUri: "file:///x"`, "spec.jwtRules[3].jwks: key set", "spec.jwtRules[4].jwksUri: a rule has either", "spec.jwtRules[5].outputPayloadToHeader", "spec.jwtRules[6].outputClaimToHeaders[0].header"},
+			warned:  []string{"only the waypoint"}},
+		{name: "a time of its own", kind: tokens, spec: `{targetRefs: [{group: "", kind: Service, name: w}], jwtRules: [{issuer: "https://a", timeout: 9s}]}`, warned: []string{"only the waypoint", "keys are fetched by the control plane"}},
+		{name: "claims without an end", kind: authz, spec: `{targetRefs: [{group: "", kind: Service, name: w}], rules: [{when: [{key: "request.auth.claims[a][]", values: [b]}]}]}`, refused: []string{`spec.rules[0].when[0].key: "request.auth.claims[a][]"`}, warned: []string{"only the waypoint"}},
 		{name: "empty source", kind: authz, spec: `{rules: [{from: [{source: {}}]}]}`, refused: []string{"spec.rules[0].from[0].source: this part of the rule is empty"}},
 		{name: "no source", kind: authz, spec: `{rules: [{from: [{}]}]}`, refused: []string{"spec.rules[0].from[0].source"}},
 		{name: "empty operation", kind: authz, spec: `{rules: [{to: [{operation: {methods: []}}]}]}`, refused: []string{"spec.rules[0].to[0].operation"}, warned: []string{"never allows"}},
