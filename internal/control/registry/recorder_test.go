@@ -10,14 +10,14 @@ import (
 
 // recorder keeps what is published, as a proxy would.
 type recorder struct {
-	addresses, policies, requests, rules map[string][]byte
-	last                                 Update
-	updates                              int
-	synced                               bool
+	addresses, policies, requests, rules, tokens map[string][]byte
+	last                                         Update
+	updates                                      int
+	synced                                       bool
 }
 
 func newRecorder() *recorder {
-	return &recorder{addresses: map[string][]byte{}, policies: map[string][]byte{}, requests: map[string][]byte{}, rules: map[string][]byte{}}
+	return &recorder{addresses: map[string][]byte{}, policies: map[string][]byte{}, requests: map[string][]byte{}, rules: map[string][]byte{}, tokens: map[string][]byte{}}
 }
 
 func (r *recorder) Publish(u Update) {
@@ -30,6 +30,8 @@ func (r *recorder) Publish(u Update) {
 			into = r.policies
 		case wellknown.TypePolicy:
 			into = r.requests
+		case wellknown.TypeAuthentication:
+			into = r.tokens
 		case wellknown.TypeRoute:
 			into = r.rules
 		}

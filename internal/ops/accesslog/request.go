@@ -130,6 +130,8 @@ func Details(r reason.Reason) string {
 		return "downstream_remote_disconnect"
 	case reason.PolicyDenied, reason.NotAllowed, reason.PolicyUnavailable, reason.PolicyUnsupported, reason.PolicyChanged:
 		return "rbac_access_denied"
+	case reason.InvalidToken, reason.TokenAudience:
+		return "jwt_authn_access_denied"
 	}
 	return ""
 }
