@@ -43,16 +43,21 @@ apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: secret, namespace: NS}
 spec: {targetRefs: [{group: "", kind: Service, name: routed}], rules: [{to: [{operation: {paths: [/NS]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: secret, namespace: NS}
+spec: {targetRefs: [{group: "", kind: Service, name: routed}], jwtRules: [{issuer: NS, jwksUri: "https://keys.example/NS"}]}
 `
 
 // TestRoutesAreForTheirGateway: in every way that the protocol has of asking, a
-// waypoint is sent the routes and the policies of the services that are bound to it,
+// waypoint is sent the routes, the policies and the keys of the services that are bound to it,
 // and none of another waypoint. A node proxy is sent none. A pod and a certificate are
 // refused.
 func TestRoutesAreForTheirGateway(t *testing.T) {
 	t.Parallel()
 	world := start(t, routedShops)
-	for _, typ := range []string{wellknown.TypeRoute, wellknown.TypePolicy} {
+	for _, typ := range []string{wellknown.TypeRoute, wellknown.TypePolicy, wellknown.TypeAuthentication} {
 		t.Run(path.Base(typ), func(t *testing.T) { forTheirGateway(t, world.For(t), typ) })
 	}
 }
@@ -100,7 +105,7 @@ func forTheirGateway(t *testing.T, w *rig.World, typ string) {
 			t.Errorf("by %s, a waypoint's certificate is sent %v, and ends with %v", way, got, err)
 		}
 	}
-	if typ == wellknown.TypePolicy {
+	if typ != wellknown.TypeRoute {
 		return
 	}
 	// A change of a route reaches its own waypoint alone.

@@ -151,7 +151,7 @@ func (c *Client) discover(ctx context.Context, issuer string) (string, error) {
 	case doc.URI == "":
 		return "", fmt.Errorf("%s names no jwks_uri (set jwksUri)", at)
 	case doc.Issuer != "" && strings.TrimSuffix(doc.Issuer, "/") != strings.TrimSuffix(issuer, "/"):
-		return "", fmt.Errorf("%s is of issuer %q, not of %q (correct issuer, or set jwksUri)", at, doc.Issuer, issuer)
+		return "", fmt.Errorf("%s is of another issuer than %s (correct issuer, or set jwksUri)", at, issuer)
 	case strings.HasPrefix(issuer, "https://") && !strings.HasPrefix(doc.URI, "https://"):
 		return "", fmt.Errorf("%s names a jwks_uri without https (set jwksUri)", at)
 	}

@@ -87,7 +87,7 @@ func TestFetch(t *testing.T) {
 		"keys": {"/keys", "", ""}, "an error": {"/status", "", "status 503"}, "a page": {"/page", "", "no JSON Web Key Set"}, "no keys": {"/empty", "", "none of 0 keys"},
 		"too much": {"/huge", "", "more than 1048576 bytes"}, "a redirect": {"/moved", "", ""}, "redirects without an end": {"/round", "", "redirects"},
 		"a redirect to metadata": {"/metadata", "", "link-local"}, "a redirect to a file": {"/file", "", "neither http:// nor https://"},
-		"an issuer": {"", "/good", ""}, "an issuer with a slash": {"", "/good/", ""}, "another issuer's": {"", "/other", `is of issuer "https://other"`}, "no address": {"", "/none", "no jwks_uri"},
+		"an issuer": {"", "/good", ""}, "an issuer with a slash": {"", "/good/", ""}, "another issuer's": {"", "/other", "is of another issuer"}, "no address": {"", "/none", "no jwks_uri"},
 		"no metadata": {"", "/text", "no metadata"}, "nothing there": {"", "/nothing", "status 404"}, "a file of the issuer": {"", "/local", "neither http:// nor https://"},
 	} {
 		s := Source{URI: tt.uri}

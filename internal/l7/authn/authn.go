@@ -83,6 +83,7 @@ type Check struct {
 	outputs   []string    // headers that clients may not send
 	refusal   *reason.Error
 
+	tries  int // keys that may still be tried for this request
 	found  []found
 	claims []*jwt.Claims
 	// Scratch: decoded, of parameters, and the path without them.
@@ -221,7 +222,7 @@ func (c *Check) offer(p *Provider, at at, text []byte, now time.Time) bool {
 	refusal := f.refusal
 	if refusal == jwt.Accepted {
 		var claims *jwt.Claims
-		if claims, refusal = f.token.Check(&p.rule, now); refusal == jwt.Accepted {
+		if claims, refusal = f.token.CheckWithin(&p.rule, now, &c.tries); refusal == jwt.Accepted {
 			a := p.accept(claims)
 			c.verifier.cache.Put(p, &f.sum, len(text), claims, a)
 			c.accept(f, p, a)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 )
 
@@ -161,4 +162,5 @@ func resembles(name []byte, want string) bool {
 func (c *Check) reset() {
 	clear(c.found)
 	c.found, c.decoded = c.found[:0], c.decoded[:0]
+	c.tries = jwt.MaxTries
 }

@@ -277,6 +277,28 @@ func TestChangedTokens(t *testing.T) {
 	})
 }
 
+// TestTries: the keys that are tried for tokens of one request are bounded.
+func TestTries(t *testing.T) {
+	var all []*jwttest.Issuer
+	for n := range 12 {
+		all = append(all, jwttest.New(t, "https://a", fmt.Sprint(n), jose.EdDSA))
+	}
+	forged := jwttest.New(t, "https://a", "", jose.EdDSA).Token(nil)
+	r := &jwt.Rule{Keys: jwttest.Keys(t, all...)}
+	token, _ := jwt.Parse([]byte(forged))
+	tries := jwt.MaxTries
+	if _, refusal := token.CheckWithin(r, now, &tries); refusal != jwt.NotVerified || tries != 0 {
+		t.Errorf("%v, %d tries are left", refusal, tries)
+	}
+	good, _ := jwt.Parse([]byte(all[0].Token(nil)))
+	if _, refusal := good.CheckWithin(r, now, &tries); refusal != jwt.NotVerified {
+		t.Errorf("without a try left: %v", refusal)
+	}
+	if _, refusal := good.Check(r, now); refusal != jwt.Accepted {
+		t.Errorf("alone: %v", refusal)
+	}
+}
+
 // TestCache: what is remembered is within bounds, of a party's own, and ends with the token.
 func TestCache(t *testing.T) {
 	c := jwt.NewCache[string, int]()

@@ -147,9 +147,9 @@ func parseKey(text []byte) (key, bool) {
 	return k, true
 }
 
-// maxTries bounds the keys that are tried for one token, and with them the cost of a
-// token that is forged.
-const maxTries = 8
+// MaxTries bounds the keys that are tried for the tokens of one request, and with them
+// the cost of tokens that are forged.
+const MaxTries = 8
 
 // suitable returns the keys that may have signed a token: those of its key's name, and
 // those without a name; all, for a token that names none.
@@ -160,7 +160,7 @@ func (k *Keys) suitable(alg jose.SignatureAlgorithm, id string) []*key {
 		if id != "" && c.id != "" && c.id != id || !slices.Contains(c.algorithms, alg) {
 			continue
 		}
-		if out = append(out, c); len(out) == maxTries {
+		if out = append(out, c); len(out) == MaxTries {
 			break
 		}
 	}
