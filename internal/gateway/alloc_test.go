@@ -3,8 +3,13 @@ package gateway
 import (
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
+
+	authnpb "github.com/ambit-mesh/ambit/api/authn"
+	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
@@ -37,15 +42,17 @@ func (f *fake) Resume()             {}
 func (f *fake) Consumed(int)        {}
 func (f *fake) Info() *stream.Info  { return &f.info }
 
-// TestRequestsAllocateNothing: route, backend, endpoint, metrics and log line of a request
-// cost no memory.
+// TestRequestsAllocateNothing: token, route, backend, endpoint, metrics and log line of a
+// request cost no memory.
 func TestRequestsAllocateNothing(t *testing.T) {
 	w := newWorld(t, 1)
 	w.shop()
 	w.routes("shop", route.Rule{Origin: "all", Backends: []route.Backend{{Name: "shop", Weight: 1}, {Name: "v1", Weight: 1}}})
 	w.enforce(denied("shop", "/x"), denied("", "/y/{*}"), permitted("client"))
-	set := w.policies
-	w.g.opts.Policies = func() *authz.Set { return set }
+	issuer := jwttest.New(t, "https://a", "k", jose.EdDSA)
+	w.accept(&authnpb.Provider{Issuer: issuer.Name, Jwks: jwttest.Set(issuer), ClaimHeaders: []*authnpb.ClaimHeader{{Header: "x-user", Claim: []string{"sub"}}}})
+	set, tokens := w.policies, w.tokens
+	w.g.opts.Policies, w.g.opts.Authentications = func() *authz.Set { return set }, func() *authn.Set { return tokens }
 	requests, lines := 0, &lineCounter{}
 	logs, err := logging.New(lines, logging.Plain, "info")
 	if err != nil {
@@ -76,7 +83,7 @@ func TestRequestsAllocateNothing(t *testing.T) {
 			gone: func() bool { return false },
 		})
 	})
-	request := []byte("GET /a HTTP/1.1\r\nHost: h\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n")
+	request := []byte("GET /a HTTP/1.1\r\nHost: h\r\nUser-Agent: curl/8\r\nAccept: */*\r\nAuthorization: Bearer " + issuer.Token(map[string]any{"sub": "ann"}) + "\r\n\r\n")
 	response := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	turn := make(chan struct{})
 	ask := func() { down.sink.OnData(request, false) }
