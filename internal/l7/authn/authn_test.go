@@ -223,7 +223,12 @@ func TestOutputs(t *testing.T) {
 	if err := NewCheck(NewVerifier(), nil).Request(s.Set(), h, now); err != nil || strings.Contains(show(h), "admin") || strings.Contains(show(h), "x-sub") {
 		t.Errorf("%s %q", why(err), show(h))
 	}
-	// A request that is refused has no forged headers either: routes see it.
+	// A request that is refused has no token in its path: logs see it.
+	h = head("/a?access_token=x.y.z&b")
+	if err := NewCheck(NewVerifier(), nil).Request(s.Set(), h, now); err == nil || string(h.Path) != "/a?b" {
+		t.Errorf("%s %s", why(err), h.Path)
+	}
+	// It has no forged headers either: routes see it.
 	h = head("/", "authorization", "Bearer x", "x-sub", "root")
 	if err := NewCheck(NewVerifier(), nil).Request(s.Set(), h, now); err == nil || strings.Contains(show(h), "root") {
 		t.Errorf("%s %s", why(err), show(h))

@@ -8,7 +8,7 @@ import (
 
 // edit makes a head as programs get it: without what only tokens give, and, of a
 // request whose tokens are all accepted, without the tokens that stay here and with
-// what they give.
+// what they give. The query has no token either way: it goes to logs.
 func (c *Check) edit(h *message.Head, ok bool) {
 	h.RemoveFunc(func(place int, f *message.Field) bool {
 		for _, name := range c.outputs {
@@ -18,14 +18,14 @@ func (c *Check) edit(h *message.Head, ok bool) {
 		}
 		return ok && c.takes(place)
 	})
-	if !ok {
-		return
-	}
 	for i := range c.found {
-		if f := &c.found[i]; f.at.field < 0 && !f.by.forward {
+		if f := &c.found[i]; f.at.field < 0 && !f.stays() {
 			c.dropParams(h)
 			break
 		}
+	}
+	if !ok {
+		return
 	}
 	for i := len(c.found) - 1; i >= 0; i-- { // what counts first has the last word
 		f := &c.found[i]
@@ -38,11 +38,14 @@ func (c *Check) edit(h *message.Head, ok bool) {
 	}
 }
 
+// stays reports whether programs get the token.
+func (f *found) stays() bool { return f.by != nil && f.by.forward }
+
 // takes reports whether the field at a place is a token that programs do not get.
 // Cookies stay.
 func (c *Check) takes(place int) bool {
 	for i := range c.found {
-		if f := &c.found[i]; f.at.field == place && !f.at.cookie && !f.by.forward {
+		if f := &c.found[i]; f.at.field == place && !f.at.cookie && !f.stays() {
 			return true
 		}
 	}
@@ -70,7 +73,7 @@ func (c *Check) dropParams(h *message.Head) {
 
 func (c *Check) isToken(start int) bool {
 	for i := range c.found {
-		if f := &c.found[i]; f.at.field < 0 && f.at.from == start && !f.by.forward {
+		if f := &c.found[i]; f.at.field < 0 && f.at.from == start && !f.stays() {
 			return true
 		}
 	}

@@ -13,8 +13,8 @@ func SumOf(token []byte) Sum { return sha256.Sum256(token) }
 
 // Bounds of a Cache, in bytes of tokens: of one party and of all.
 const (
-	maxCachedEach = 256 << 10
-	maxCached     = 4 << 20
+	maxCachedEach = 1 << 20
+	maxCached     = 8 << 20
 	// minCached is what an entry counts at least.
 	minCached = 256
 )

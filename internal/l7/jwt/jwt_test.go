@@ -325,10 +325,10 @@ func TestCache(t *testing.T) {
 	if _, ok := c.Get("a", &first, now.Add(time.Hour)); ok {
 		t.Error("a token outlives its end")
 	}
-	for n := 1; n <= 300; n++ {
+	for n := 1; n <= 1100; n++ {
 		put("a", n, 1000)
 	}
-	if _, ok := c.Get("a", &first, now); ok || c.Size() > 256<<10 {
+	if _, ok := c.Get("a", &first, now); ok || c.Size() > 1<<20 {
 		t.Errorf("the oldest token is still there, of %d bytes", c.Size())
 	}
 	for n := range 40 {
@@ -336,11 +336,11 @@ func TestCache(t *testing.T) {
 			put(fmt.Sprint("p", n), k, 16<<10)
 		}
 	}
-	if c.Size() > 4<<20 {
+	if c.Size() > 8<<20 {
 		t.Errorf("%d bytes", c.Size())
 	}
 	c.Keep(func(p string) bool { return p == "a" })
-	if c.Size() == 0 || c.Size() > 256<<10 {
+	if c.Size() == 0 || c.Size() > 1<<20 {
 		t.Errorf("%d bytes", c.Size())
 	}
 	c.Keep(func(string) bool { return false })
