@@ -142,7 +142,7 @@ func TestKeysOfIssuers(t *testing.T) {
 			}
 		},
 		"link-local": func(rw http.ResponseWriter, r *http.Request) {
-			http.Redirect(rw, r, "http://169.254.169.254/keys", 302)
+			http.Redirect(rw, r, "http://169.254.169.254/keys", http.StatusFound)
 		},
 		"no answer within 5": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	} {

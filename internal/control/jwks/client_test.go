@@ -63,10 +63,10 @@ func TestFetch(t *testing.T) {
 			_, _ = fmt.Fprint(w, strings.Repeat(" ", 1024))
 		}
 	})
-	mux.HandleFunc("/round", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", 302) })
-	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", 301) })
-	mux.HandleFunc("/metadata", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://169.254.169.254/x", 302) })
-	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", 302) })
+	mux.HandleFunc("/round", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", http.StatusFound) })
+	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusMovedPermanently) })
+	mux.HandleFunc("/metadata", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://169.254.169.254/x", http.StatusFound) })
+	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusFound) })
 	for path, doc := range map[string]string{
 		"/good": `{"issuer":"SELF/good/","jwks_uri":"SELF/keys"}`, "/other": `{"issuer":"https://other","jwks_uri":"SELF/keys"}`, "/none": `{}`, "/text": `x`,
 		"/local": `{"jwks_uri":"file:///etc/passwd"}`,
@@ -111,7 +111,7 @@ func TestSecure(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/down":
-			http.Redirect(w, r, plain.URL, 302)
+			http.Redirect(w, r, plain.URL, http.StatusFound)
 		case "/.well-known/openid-configuration":
 			_, _ = fmt.Fprintf(w, `{"jwks_uri":%q}`, plain.URL)
 		default:
