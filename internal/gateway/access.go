@@ -26,14 +26,15 @@ func (c *session) begin(h *message.Head, at time.Time) (unproven, err *reason.Er
 	}
 	snapshot := c.shard.g.opts.Directory()
 	if c.judged != snapshot {
-		switch w, err := c.shard.whereabouts(c.peer.Namespace); {
-		case err != nil:
-		case w.elsewhere(&c.dest):
-			// Its policies are at the other waypoint now, which a new connection finds.
-			c.shard.loop.Post(c.drain)
-			return nil, errMoved
-		case !w.uses(&c.dest):
-			c.shard.loop.Post(c.last) // its clients are on their way to the other
+		if w, err := c.shard.whereabouts(c.peer.Namespace); err == nil {
+			switch w.standing(&c.dest) {
+			case used:
+			case left:
+				c.shard.loop.Post(c.last)
+			case replaced:
+				c.shard.loop.Post(c.drain)
+				return nil, errMoved // a new connection finds the other waypoint
+			}
 		}
 	}
 	switch {
@@ -96,17 +97,6 @@ func (c *session) rejudge(h *message.Head, at time.Time) *reason.Error {
 
 var errMoved = reason.Errorf(reason.AddressMismatch, "it uses another waypoint now")
 
-// elsewhere reports whether a destination, which used this gateway, uses another one
-// now. One that uses none has no policies but those that this gateway is sent.
-func (w *whereabouts) elsewhere(d *destination) bool {
-	if d.service != nil {
-		now := w.snapshot.ServiceByName(d.service.Namespace, d.service.Hostname)
-		return now != nil && !now.Waypoint.IsZero() && !w.serves(now)
-	}
-	now := w.snapshot.WorkloadByUID(d.workload.UID)
-	return now != nil && w.moved(now, d.port)
-}
-
 var errChanged = &reason.Error{Reason: reason.PolicyChanged}
 
 // Recheck ends the connections, and the requests under way, that policies do not allow
@@ -122,7 +112,7 @@ func (g *Gateway) Moved(name workload.NamespacedName) {
 			return
 		}
 		for c := range s.sessions {
-			if d := &c.dest; d.concerns(name) && w.elsewhere(d) {
+			if d := &c.dest; d.concerns(name) && w.standing(d) == replaced {
 				c.drain()
 			}
 		}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -73,18 +74,14 @@ func keyOf(s *workload.Service, port uint16) route.PortKey {
 	return route.PortKey{Namespace: s.Namespace, Hostname: s.Hostname, Port: port}
 }
 
+// is reports whether an address is that of this gateway.
+func (w *whereabouts) is(g workload.GatewayAddress) bool {
+	return w.snapshot.IsGateway(g, w.self.Identity(), w.source)
+}
+
 // serves reports whether this gateway is a waypoint of a service.
 func (w *whereabouts) serves(s *workload.Service) bool {
-	is := func(g workload.GatewayAddress) bool { return w.snapshot.IsGateway(g, w.self.Identity(), w.source) }
-	if is(s.Waypoint) {
-		return true
-	}
-	for i := range s.WeightedWaypoints {
-		if is(s.WeightedWaypoints[i].Destination) {
-			return true
-		}
-	}
-	return false
+	return w.is(s.Waypoint) || slices.ContainsFunc(s.WeightedWaypoints, func(o workload.WeightedWaypoint) bool { return w.is(o.Destination) })
 }
 
 // servesAt reports whether this gateway is the waypoint of a port of a workload: that of
@@ -92,7 +89,7 @@ func (w *whereabouts) serves(s *workload.Service) bool {
 // reach the port through the service as well.
 func (w *whereabouts) servesAt(at *workload.Workload, port uint16) bool {
 	if !at.Waypoint.IsZero() {
-		return w.snapshot.IsGateway(at.Waypoint, w.self.Identity(), w.source)
+		return w.is(at.Waypoint)
 	}
 	for svc := range w.snapshot.Backed(at, port) {
 		if svc.EndpointsTaken && w.serves(svc) {
@@ -111,24 +108,33 @@ func (w *whereabouts) moved(at *workload.Workload, port uint16) bool {
 	return bound && !w.servesAt(at, port)
 }
 
-// uses reports whether this gateway is the waypoint that clients of a destination are
-// sent to, or one of several.
-func (w *whereabouts) uses(d *destination) bool {
-	is := func(g workload.GatewayAddress) bool { return w.snapshot.IsGateway(g, w.self.Identity(), w.source) }
+// standing is what this gateway is to a destination of a connection.
+type standing uint8
+
+const (
+	used     standing = iota // clients are sent here, or the destination has no waypoint at all
+	left                     // it still takes the traffic, and clients are on their way to another
+	replaced                 // another has taken over, and gets the policies
+)
+
+// standing returns what this gateway is to a destination, which used it once.
+func (w *whereabouts) standing(d *destination) standing {
 	if d.service == nil {
-		now := w.snapshot.WorkloadByUID(d.workload.UID)
-		return now == nil || !w.moved(now, d.port)
+		if now := w.snapshot.WorkloadByUID(d.workload.UID); now != nil && w.moved(now, d.port) {
+			return replaced
+		}
+		return used
 	}
 	now := w.snapshot.ServiceByName(d.service.Namespace, d.service.Hostname)
-	if now == nil || now.Waypoint.IsZero() || is(now.Waypoint) {
-		return true
+	switch {
+	case now == nil, now.Waypoint.IsZero(), w.is(now.Waypoint):
+		return used
+	case !w.serves(now):
+		return replaced
+	case slices.ContainsFunc(now.WeightedWaypoints, func(o workload.WeightedWaypoint) bool { return o.Weight > 0 && w.is(o.Destination) }):
+		return used
 	}
-	for i := range now.WeightedWaypoints {
-		if o := &now.WeightedWaypoints[i]; o.Weight > 0 && is(o.Destination) {
-			return true
-		}
-	}
-	return false
+	return left
 }
 
 // declared returns what the services of a workload declare of one of its own ports,
