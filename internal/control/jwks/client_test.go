@@ -64,9 +64,15 @@ func TestFetch(t *testing.T) {
 		}
 	})
 	mux.HandleFunc("/round", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/round", http.StatusFound) })
-	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusMovedPermanently) })
-	mux.HandleFunc("/metadata", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://169.254.169.254/x", http.StatusFound) })
-	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "file:///etc/passwd", http.StatusFound) })
+	mux.HandleFunc("/moved", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/keys", http.StatusMovedPermanently)
+	})
+	mux.HandleFunc("/metadata", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://169.254.169.254/x", http.StatusFound)
+	})
+	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+	})
 	for path, doc := range map[string]string{
 		"/good": `{"issuer":"SELF/good/","jwks_uri":"SELF/keys"}`, "/other": `{"issuer":"https://other","jwks_uri":"SELF/keys"}`, "/none": `{}`, "/text": `x`,
 		"/local": `{"jwks_uri":"file:///etc/passwd"}`,
