@@ -229,7 +229,7 @@ func (w *whyCommand) source(ctx context.Context, m whyMesh, text string) (why.Po
 	return why.Pod{}, fmt.Errorf("source %q: there is no %s (`%s` lists pods)", text, what, m.typing().pods(namespace, ""))
 }
 
-// asked reads the answer of a proxy. What a proxy says of a question is for people.
+// asked reads the answer of a proxy.
 func asked(b []byte, err error) (*verdict.Verdict, error) {
 	var refused *httpError
 	if errors.As(err, &refused) {

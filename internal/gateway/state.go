@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// State is what a gateway does now, for people.
+// State is what a gateway does now, for its dump.
 type State struct {
 	Connections []Connection
 	// Omitted counts the connections beyond the bound of the list.

@@ -90,7 +90,7 @@ func (u *tenant) gateway(annotations map[string]any) {
 	}
 }
 
-// TestOverlayOfATenant: somebody who may write ConfigMaps and Gateways, and no pods,
+// TestOverlayOfATenant: a user who may write ConfigMaps and Gateways, and no pods,
 // tries to have the control plane make pods of his own kind. What runs stays as it is,
 // the Gateway says why, and the control plane goes on.
 func TestOverlayOfATenant(t *testing.T) {

@@ -120,7 +120,7 @@ func TestKeysOfIssuers(t *testing.T) {
 		})
 	}
 	first := bearing(issuer.Token(map[string]any{"sub": "ann"}))
-	c.becomes(first, 200) // no policy: nobody looks
+	c.becomes(first, 200) // no policy: no proxy looks at the token
 	w.MustApply(accepts(issuer, ""))
 	c.becomes(first, 401)
 	says("connection refused")

@@ -168,7 +168,7 @@ func TestGatewayProxiesEnd(t *testing.T) {
 	})
 }
 
-// throughAny waits until the server is called by somebody else than the client.
+// throughAny waits until another workload than the client calls the server.
 func throughAny(w *rig.World, to netip.AddrPort) {
 	w.Eventually("requests go through the waypoint", func() error {
 		a, err := w.Get(far, to)

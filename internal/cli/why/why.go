@@ -1,6 +1,5 @@
-// Package why follows a connection that does not exist from proxy to proxy, and tells
-// what each of them would do with it. The proxies decide; this package puts their
-// verdicts together.
+// Package why follows a described connection from proxy to proxy, and reports what each
+// proxy would do with it. The proxies decide; this package joins their verdicts.
 package why
 
 import (
@@ -22,7 +21,7 @@ import (
 // Pod is a pod, and its node.
 type Pod struct{ Namespace, Name, Node string }
 
-// Mesh asks its proxies. The name of a proxy is for people.
+// Mesh asks its proxies. The name of a proxy is for output.
 type Mesh interface {
 	// Node asks the node proxy of a node. ErrNoProxy: there is none.
 	Node(ctx context.Context, node string, q verdict.Question) (v *verdict.Verdict, proxy string, err error)
@@ -136,7 +135,7 @@ func (c *Call) authority(called netip.AddrPort) string {
 	return name
 }
 
-// text renders the request for people.
+// text renders the request for output.
 func (c *Call) text(called netip.AddrPort, asHTTP bool) string {
 	if !asHTTP {
 		return "a connection to " + called.String()

@@ -27,7 +27,7 @@ const (
 	maxURI       = 2048
 )
 
-// metadata are addresses at which clouds tell a machine its secrets, beside those that
+// metadata are addresses at which clouds serve a machine its secrets, beside those that
 // are link-local.
 var metadata = []netip.Prefix{
 	netip.MustParsePrefix("fd00:ec2::254/128"), netip.MustParsePrefix("100.100.100.200/32"), netip.MustParsePrefix("168.63.129.16/32"),

@@ -26,7 +26,7 @@ type Source struct {
 	Issuer    string // whose metadata name the URI, if URI is empty
 }
 
-// String returns the address, for people.
+// String returns the address, for logs and statuses.
 func (s Source) String() string { return cmp.Or(s.URI, s.Issuer) }
 
 // Compare orders sources.

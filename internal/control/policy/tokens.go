@@ -24,7 +24,7 @@ type Tokens struct {
 	policy *authnpb.Authentication // lacks what it is for: see For
 	// Keys has one for each rule.
 	Keys []RuleKeys
-	// Invalid are fields that mean nothing, for people. No token of their rules is
+	// Invalid are fields that mean nothing, for the status. No token of their rules is
 	// accepted.
 	Invalid []string
 }

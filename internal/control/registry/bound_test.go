@@ -248,8 +248,8 @@ func TestTrafficMovesInStages(t *testing.T) {
 	})
 }
 
-// TestEndpointsBehindWaypoint: clients learn that the endpoints of a service admit only
-// its waypoint, and who goes there directly.
+// TestEndpointsBehindWaypoint: clients are sent that the endpoints of a service admit only
+// its waypoint, and which accounts go there directly.
 func TestEndpointsBehindWaypoint(t *testing.T) {
 	gw := fmt.Sprintf(gateway, "", "", atAddress)
 	note := func(s string) string { return ", labels: {istio.io/use-waypoint: wp}, annotations: {" + s + "}" }

@@ -171,7 +171,7 @@ func (t *tables) serviceResource(r *collection.Reader, k Ref, s *corev1.Service,
 	t.emitService(out, emit)
 }
 
-// bindService sets what proxies need to know of the waypoint of a service.
+// bindService sets what proxies need of the waypoint of a service.
 func bindService(out *workloadpb.Service, s binding.State) {
 	out.Waypoint, out.WeightedWaypoints = s.Waypoint, accepting(s)
 	if s.Taken && (s.Waypoint != nil || len(s.Accepts) > 0) {

@@ -254,8 +254,8 @@ func sameServices(a, b *workload.Workload) bool {
 // drainLook is how often a drain looks whether anything is left.
 const drainLook = 50 * time.Millisecond
 
-// drain lets clients go elsewhere and requests end, within the deadline. Clients
-// learn late that the gateway ends: it accepts until the minimum has passed, and until
+// drain lets clients go elsewhere and requests end, within the deadline. Node proxies
+// are told late that the gateway ends: it accepts until the minimum has passed, and until
 // then connections that are idle may have one more request.
 func (a *App) drain() {
 	a.log.Info("draining", "deadline", a.cfg.DrainDeadline.String())

@@ -495,7 +495,7 @@ func BenchmarkForged(b *testing.B) {
 	}
 }
 
-// FuzzRequest: no request makes the check panic, or gives claims that nobody signed.
+// FuzzRequest: no request makes the check panic, or gives claims without a signature.
 func FuzzRequest(f *testing.F) {
 	w := newWorld(f)
 	p := w.provider(w.a)

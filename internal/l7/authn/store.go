@@ -131,7 +131,7 @@ func (g *group) add(p *Policy) {
 	}
 }
 
-// Summary is a policy for people.
+// Summary is a policy for the dump.
 type Summary struct {
 	Resource  string            `json:"resource"`
 	Policy    string            `json:"policy"`
@@ -140,7 +140,7 @@ type Summary struct {
 	Error     string            `json:"error,omitempty"`
 }
 
-// ProviderSummary is a provider for people.
+// ProviderSummary is a provider for the dump.
 type ProviderSummary struct {
 	Issuer    string   `json:"issuer"`
 	Audiences []string `json:"audiences,omitempty"`

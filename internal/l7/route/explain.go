@@ -80,7 +80,7 @@ func (t *Target) Largest() uint64 {
 
 var pathKinds = [...]string{Exact: "", Segments: "prefix ", Regex: "regular expression "}
 
-// String renders a condition in one line, for people.
+// String renders a condition in one line, for output.
 func (m *Match) String() string {
 	var parts []string
 	if m.Method != "" {

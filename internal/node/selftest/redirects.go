@@ -91,7 +91,7 @@ func Redirects(ipv6 bool) error {
 }
 
 // captured reports whether a connection from a namespace arrives at a port of the
-// pod that it did not want to go to.
+// pod that is not the one it was made to.
 func captured(pod, from *netns.NS, to netip.AddrPort, port uint16) error {
 	all := netip.IPv4Unspecified()
 	if to.Addr().Is6() {

@@ -40,7 +40,7 @@ type Step struct {
 	// part of it.
 	Object string `json:"object,omitempty"`
 	Rule   string `json:"rule,omitempty"`
-	// Decides tells that this step allows or refuses.
+	// Decides is true when this step allows or refuses.
 	Decides bool `json:"decides,omitempty"`
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 // behindMesh has services whose endpoints admit only a waypoint (closed, second, gone),
-// one whose endpoints admit everybody (open), and one without a waypoint (plain).
+// one whose endpoints admit each client (open), and one without a waypoint (plain).
 const behindMesh = `
 workloads:
 - {uid: c, name: c, namespace: shop, serviceAccount: c, workloadIps: [10.0.0.1], protocol: HBONE}

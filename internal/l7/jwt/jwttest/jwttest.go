@@ -124,7 +124,7 @@ func Claims(t testing.TB, claims map[string]any) *jwt.Claims {
 	return c
 }
 
-// Raw encodes the parts of a token that nobody signed.
+// Raw encodes the parts of a token without a valid signature.
 func Raw(header, payload, signature string) string {
 	e := base64.RawURLEncoding
 	return e.EncodeToString([]byte(header)) + "." + e.EncodeToString([]byte(payload)) + "." + e.EncodeToString([]byte(signature))
