@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -134,6 +135,17 @@ func (s *summary) event(e event) {
 	}
 }
 
+// unfinished prints what the tests of a package wrote that were running when its
+// process ended: a panic is among it.
+func (s *summary) unfinished(pkg string) {
+	for _, key := range slices.Sorted(maps.Keys(s.output)) {
+		if strings.HasPrefix(key, pkg+" ") {
+			fmt.Print(strings.Join(s.output[key], ""))
+			delete(s.output, key)
+		}
+	}
+}
+
 func (s *summary) count(e event) {
 	if e.Test == "" {
 		if e.Action != "skip" { // no test files
@@ -141,6 +153,7 @@ func (s *summary) count(e event) {
 		}
 		if e.Action == "fail" && !s.guilty[e.Package] {
 			s.failed++ // it was not built, or ended before or after its tests
+			s.unfinished(e.Package)
 		}
 		return
 	}

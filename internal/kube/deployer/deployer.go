@@ -92,7 +92,7 @@ func Run(ctx context.Context, o Options) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
-	defer context.AfterFunc(ctx, d.queue.ShutDown)()
+	defer d.queue.ShutDown()
 	var synced []cache.InformerSynced
 	for _, informer := range d.made {
 		if err := d.follow(informer); err != nil {
