@@ -89,10 +89,10 @@ func TestLoadBesideAttacks(t *testing.T) {
 			defer stop()
 			load := w.StartLoad(rig.Near, to, *rate)
 			attack := a.run(ctx, w)
+			defer attack.Wait() // also when a request fails: the attackers use the test
+			defer stop()
 			load.Seconds(seconds)
 			beside := load.Clean()
-			stop()
-			attack.Wait()
 			t.Logf("microseconds, p50 and p99: %d and %d before, %d and %d beside the attack (%d requests)", before.P50, before.P99, beside.P50, beside.P99, beside.OK)
 		})
 	}
