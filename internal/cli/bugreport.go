@@ -18,11 +18,13 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -50,8 +52,8 @@ func (a *app) bugReportCommand() *cobra.Command {
 		Use:   "bug-report",
 		Short: "Collect into an archive what somebody needs to find a fault",
 		Long: `Collects into one archive (tar.gz) what somebody needs who looks for a fault: versions,
-the logs of ambitd, ambit-cni and ztunnel, what each says of itself, the mesh's
-objects with their status, nodes, namespaces and events.
+the logs of ambitd, ambit-cni, ztunnel and the waypoints, the state of each, the
+mesh's objects with their status, nodes, namespaces and events.
 
 Secrets are never read. Tokens, private keys and the values of variables that look
 like secrets are taken out of everything else; ConfigMaps are not included. Names,
@@ -66,7 +68,7 @@ it before you give it away. --dry-run shows what it would hold.`,
 	f := cmd.Flags()
 	b.addFlags(f)
 	b.completeFlags(cmd)
-	f.Lookup("namespace").Usage = "only objects and events of a namespace, beside the mesh's own (default: all)"
+	f.Lookup("namespace").Usage = "only waypoints, objects and events of a namespace, beside the mesh's own (default: all)"
 	f.StringVar(&b.output, "output", "", "file to write (default: ambit-bug-report-TIME.tar.gz)")
 	f.DurationVar(&b.since, "since", 24*time.Hour, "how far back logs go")
 	f.Int64Var(&b.maxMebibytes, "max-size", 200, "bound for the whole archive before compression, in MiB; what is beyond is left out and named")
@@ -197,7 +199,24 @@ func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, err
 			out = append(out, b.ofPod(c, p, &pods[i])...)
 		}
 	}
+	out = append(out, b.waypoints(ctx, c)...)
 	return append(out, b.objects(c)...), nil
+}
+
+// waypoints lists what there is of the waypoints' pods. A user who may not list them
+// gets the rest of the archive.
+func (b *bugReport) waypoints(ctx context.Context, c *client.Client) (out []entry) {
+	list, err := c.Kube.CoreV1().Pods(b.namespace).List(ctx, metav1.ListOptions{LabelSelector: wellknown.LabelGatewayName})
+	if err != nil {
+		err = explain(fmt.Errorf("listing the pods of waypoints: %w", err))
+		return []entry{{"waypoint", func(context.Context, int64) ([]byte, error) { return nil, err }}}
+	}
+	for i := range list.Items {
+		pod := &list.Items[i]
+		p := part{name: path.Join("waypoint", pod.Namespace), admin: wellknown.PortAdmin}
+		out = append(out, b.ofPod(c, p, pod)...)
+	}
+	return out
 }
 
 // endpointsOf are the debug endpoints of a part of the mesh, by port.

@@ -115,10 +115,10 @@ func (a *app) remoteVersions(ctx context.Context, k *kube, v *versions) error {
 
 // monitor is the port of a part's metrics.
 func (p part) monitor() int {
-	if p.name == partZtunnel.name {
-		return wellknown.PortMetrics
+	if p.name == partAmbitd.name || p.name == partAgent.name {
+		return wellknown.PortControlMonitor
 	}
-	return wellknown.PortControlMonitor
+	return wellknown.PortMetrics
 }
 
 var buildMetric = regexp.MustCompile(`(?m)^istio_build\{.*\btag="([^"]*)"`)
