@@ -32,11 +32,13 @@ const canary = "canary"
 //go:embed zoo.yaml
 var zoo string
 
-// Of the same objects, both control planes tell a node proxy the same.
+// Both control planes send a node proxy the same resources for the same objects, when
+// clients may go around waypoints as with Istio.
 func sameDirectory(t *testing.T, m *mesh) {
 	n := m.town(t, "same", kit.Ambient())
 	n.MustApply(strings.NewReplacer("$NODE", m.nodes[0], "$IMAGE", kit.TestImage).Replace(zoo))
-	if err := m.Install(t.Context(), "--revision", canary, "--set", "profile=minimal"); err != nil {
+	if err := m.Install(t.Context(), "--revision", canary, "--set", "profile=minimal",
+		"--set", "values.pilot.extraContainerArgs={--waypoint-bypass="+wellknown.WaypointBypassAllow+"}"); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
