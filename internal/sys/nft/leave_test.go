@@ -19,7 +19,7 @@ import (
 // open, or being opened, when the pod joins may end.
 func TestConnectionsWhilePodsJoinAndLeave(t *testing.T) {
 	t.Run("plain", func(t *testing.T) { joinAndLeave(t, 25, false) })
-	t.Run("translates", func(t *testing.T) { joinAndLeave(t, 8, true) })
+	t.Run("translates", func(t *testing.T) { joinAndLeave(t, 4, true) })
 }
 
 func joinAndLeave(t *testing.T, rounds int, translates bool) {
