@@ -126,7 +126,7 @@ func TestRefresh(t *testing.T) {
 		before = s.count(src)
 		time.Sleep(time.Hour)
 		if n := s.count(src); n != before {
-			t.Errorf("keys that nobody wants are fetched %d times", n-before)
+			t.Errorf("keys of a source that was forgotten are fetched %d times", n-before)
 		}
 	})
 }

@@ -42,7 +42,7 @@ type Options struct {
 	// Visibility is what SetVisibility says, from the beginning on.
 	Visibility *meshconfig.Visibility
 	// WaypointBypass lets traffic go around waypoints, as Istio does, where no
-	// annotation says otherwise.
+	// annotation decides for its object.
 	WaypointBypass bool
 	// WriteBack keeps Reports, for a writer.
 	WriteBack bool

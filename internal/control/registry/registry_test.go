@@ -397,7 +397,7 @@ func TestWaypoints(t *testing.T) {
 		"for workloads":   {fmt.Sprintf(gateway, ", labels: {istio.io/waypoint-for: workload}", "", address), ns, "", "there", "WaypointAccepted"},
 		"without address": {fmt.Sprintf(gateway, "", "", ""), ns, "refused", "", "WaypointIsNotReady"},
 		"there is none":   {"", ns, "refused", "refused", "TargetNotFound"},
-		"nobody asks":     {fmt.Sprintf(gateway, "", "", address), "", "", "", ""},
+		"no label":        {fmt.Sprintf(gateway, "", "", address), "", "", "", ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -464,7 +464,7 @@ func TestWaypoints(t *testing.T) {
 	})
 }
 
-// way says where an address leads: there, to a refusal, or nowhere.
+// way returns what an address leads to: a gateway, a refusal, or "" for none.
 func way(a *workloadpb.GatewayAddress) string {
 	switch {
 	case a == nil:

@@ -266,10 +266,10 @@ func (t *Tables) bindGateway(r *collection.Reader, b binding, at source.Ref) bin
 		c = status.No(status.WaypointAccepted, status.ReasonTargetNotFound, "there is no Gateway %s", at)
 	case !g.Waypoint:
 		c = status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint,
-			"Gateway %s is of class %s: whoever runs that class enforces the policy, or nobody does; node proxies do not", at, g.Class)
+			"Gateway %s is of class %s: only the controller of that class can enforce the policy; node proxies do not", at, g.Class)
 	case !g.Ready:
 		b.gateway = at
-		c = status.No(status.WaypointAccepted, status.ReasonAncestorNotBound, "waypoint %s has no address yet: nobody enforces the policy until it has; see its pods", at)
+		c = status.No(status.WaypointAccepted, status.ReasonAncestorNotBound, "waypoint %s has no address yet: no proxy enforces the policy until it has; see its pods", at)
 	default:
 		b.gateway = at
 		return b
@@ -285,9 +285,9 @@ func (t *Tables) bindService(r *collection.Reader, b binding, at routes.Target) 
 	case !there:
 		c = status.No(status.WaypointAccepted, status.ReasonTargetNotFound, "there is no %s that a waypoint can serve", at)
 	case d.Foreign:
-		c = status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint, "%s uses a Gateway of another class: whoever runs that class enforces the policy, or nobody does; node proxies do not", at)
+		c = status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint, "%s uses a Gateway of another class: only the controller of that class can enforce the policy; node proxies do not", at)
 	case d.Gateway == (source.Ref{}):
-		c = status.No(status.WaypointAccepted, status.ReasonAncestorNotBound, "nobody enforces the policy for %s: %s", at, d.Unbound)
+		c = status.No(status.WaypointAccepted, status.ReasonAncestorNotBound, "no proxy enforces the policy for %s: %s", at, d.Unbound)
 	default:
 		b.gateway, b.left = d.Gateway, d.Left
 		for _, h := range d.Hosts {
@@ -296,7 +296,7 @@ func (t *Tables) bindService(r *collection.Reader, b binding, at routes.Target) 
 		if d.Ready {
 			return b
 		}
-		c = status.No(status.WaypointAccepted, status.ReasonAncestorNotBound, "nobody enforces the policy for %s yet: %s", at, d.Unbound)
+		c = status.No(status.WaypointAccepted, status.ReasonAncestorNotBound, "no proxy enforces the policy for %s yet: %s", at, d.Unbound)
 	}
 	b.open = &c
 	return b

@@ -433,30 +433,6 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// TestNoAllocations: a token that is remembered costs no allocation, nor does a request
-// without one.
-func TestNoAllocations(t *testing.T) {
-	if race {
-		t.Skip("the race detector allocates")
-	}
-	set, heads := steady(t)
-	for name, from := range heads {
-		c, h := NewCheck(NewVerifier(), nil), &message.Head{}
-		run := func() {
-			h.CopyFrom(from)
-			if err := c.Request(set, h, now); err != nil {
-				t.Fatal(why(err))
-			}
-		}
-		for range 3 {
-			run()
-		}
-		if n := testing.AllocsPerRun(100, run); n != 0 {
-			t.Errorf("%s: %v allocations", name, n)
-		}
-	}
-}
-
 // steady is a policy that does everything, and requests.
 func steady(t testing.TB) (*Set, map[string]*message.Head) {
 	w := newWorld(t)
