@@ -305,7 +305,7 @@ func (p *pod) logDecision(c *rbac.Conn, d rbac.Decision) {
 		log("policy under trial", "policy", dr.Policy, "would_deny", dr.Deny, "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
 	}
 	if d.WouldDeny {
-		log("allow policies under trial would have let nobody in", "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
+		log("allow policies under trial would have refused the connection", "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
 	}
 	if !d.Allowed {
 		log("policy decision", "allowed", false, "policy", d.Policy, "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
