@@ -1,8 +1,11 @@
 package ztunnel
 
 import (
+	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
 
 func TestJudgeHolder(t *testing.T) {
@@ -47,6 +50,36 @@ func TestPodClosesWhileItsNamespaceIsUsed(t *testing.T) {
 		}
 		for range 4 {
 			<-over
+		}
+	}
+}
+
+// The proxy's ports are free as soon as the pod has left, also when the proxy's
+// loops are busy at that moment: a program in the pod, or the next proxy, can bind them.
+func TestPortsAreFreeWhenThePodHasLeft(t *testing.T) {
+	w := newWorld(t, false)
+	w.apply(w.mesh("HBONE", "HBONE", ""))
+	for range 5 {
+		w.enrol(w.server)
+		p := w.server.node.list()[0]
+		for i := range w.loops.Len() {
+			w.loops.Loop(i).Post(func() { time.Sleep(20 * time.Millisecond) })
+		}
+		if err := w.server.node.Del(t.Context(), w.server.uid); err != nil {
+			t.Fatal(err)
+		}
+		err := w.server.ns.Do(func() error {
+			for _, port := range p.ports() {
+				fd, err := sockopt.Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), port.number), sockopt.ListenOptions{})
+				if err != nil {
+					return err
+				}
+				sockopt.Close(fd)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }

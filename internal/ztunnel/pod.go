@@ -259,10 +259,14 @@ func (p *pod) close(why reason.Reason) {
 	p.nsMu.Unlock()
 }
 
-// shut closes the listeners and lets the certificate go.
+// shut closes the listeners and lets the certificate go. When it returns, the ports
+// are free: the node agent reports then that the pod is out of the mesh.
 func (p *pod) shut() {
 	for _, ln := range p.listeners {
 		ln.Close()
+	}
+	for _, ln := range p.listeners {
+		<-ln.Done()
 	}
 	p.listeners = nil
 	p.idMu.Lock()
