@@ -334,6 +334,17 @@ func (ToItself) exprs() []expr.Any {
 	}
 }
 
+// ToSocket matches packets for a connection, or a listener, of the namespace's own
+// programs. The kernel needs NFT_SOCKET.
+type ToSocket struct{}
+
+func (ToSocket) String() string { return "socket transparent <= 1" }
+
+// exprs end the rule when there is no socket, whatever they load of it.
+func (ToSocket) exprs() []expr.Any {
+	return []expr.Any{&expr.Socket{Key: expr.SocketKeyTransparent, Register: 1}}
+}
+
 // DestIn matches a destination address that is in a set of the table.
 type DestIn struct {
 	IPv6 bool

@@ -13,10 +13,9 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	socket "github.com/mdlayher/netlink"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/sys/conntrack"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 )
 
@@ -45,6 +44,9 @@ const (
 
 const zoneChain = "zone"
 
+// zoned are the protocols of connections that have the zone.
+var zoned = []uint8{protoTCP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6}
+
 // wireChain puts connections from outside into their zone. Errors about a packet
 // are looked up where the packet's connection is.
 func wireChain() Chain { return outside(SetOriginalZone{zoneWire}) }
@@ -56,19 +58,28 @@ func wireChain() Chain { return outside(SetOriginalZone{zoneWire}) }
 //
 // A pod with rules of its own for address translation has no program for what
 // these rules would send elsewhere: the kernel would answer with a reset. There,
-// packets are dropped, and their senders repeat them.
-func between(translates bool) Chain {
-	if translates {
-		return outside(Drop{})
+// packets are dropped, and their senders repeat them. What accepts a connection of the
+// pod's own programs passes: repeated, it would come at the same time as the program's
+// repeated SYN, which is to be captured.
+func between(translates, sockets bool) Chain {
+	if !translates {
+		return outside(NoTrack{})
 	}
-	return outside(NoTrack{})
+	chain := outside(Drop{})
+	if sockets {
+		accepts := Flags{Mask: flagSYN | flagACK, Value: flagSYN | flagACK}
+		chain.Rules = slices.Insert(chain.Rules, 1, Rule{
+			Match: []Match{Proto{Number: protoTCP}, accepts, ToSocket{}}, Do: Accept{}, Note: "to a program of the pod",
+		})
+	}
+	return chain
 }
 
 func outside(do Action) Chain {
 	chain := Chain{Name: zoneChain, Type: "filter", Hook: "prerouting", Priority: priorityRaw, Rules: []Rule{
 		{Match: []Match{Loopback{}}, Do: Accept{}, Note: "from the pod itself"},
 	}}
-	for _, protocol := range []byte{protoTCP, unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
+	for _, protocol := range zoned {
 		chain.Rules = append(chain.Rules, Rule{
 			Match: []Match{Proto{Number: protocol}}, Do: do, Note: "from outside",
 		})
@@ -93,7 +104,7 @@ func beginZone(ns *netns.NS) error {
 	// are in their zone.
 	captured, err := Connections(ns)
 	if err == nil && captured == 0 {
-		err = forgetTracked(ns, translates)
+		err = retrack(ns, zoneWire, translates)
 	}
 	if err != nil {
 		return err
@@ -116,48 +127,71 @@ func endZone(ns *netns.NS) error {
 		return err
 	}
 	settle() // what is tracked with the zone is in the table now
-	return forgetTracked(ns, translates)
+	return retrack(ns, 0, translates)
 }
 
 // writeBetween makes a table of one chain. have are the chains of the table that
 // there is: one transaction empties them, and the next one deletes them.
 func writeBetween(ns *netns.NS, have []*nftables.Chain, translates bool) error {
+	gone, err := replaceBy(ns, have, between(translates, true))
+	if translates && errors.Is(err, unix.ENOENT) {
+		// The kernel does not look for sockets. Of the connections that are being
+		// opened right now, some are reset.
+		gone, err = replaceBy(ns, have, between(translates, false))
+	}
+	if err != nil {
+		return fmt.Errorf("writing nftables table %s: %w", TableName, err)
+	}
+	return dropChains(ns, gone)
+}
+
+// replaceBy makes the chain the only one of the table that has rules, and returns the
+// others.
+func replaceBy(ns *netns.NS, have []*nftables.Chain, chain Chain) (others []*nftables.Chain, err error) {
 	conn, err := open(ns)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	chain := between(translates)
 	table := conn.AddTable(podTable.kernel())
-	var gone []*nftables.Chain
 	for _, c := range have {
 		conn.FlushChain(c)
 		if c.Name != zoneChain {
-			gone = append(gone, c)
+			others = append(others, c)
 		}
 	}
 	kernel := conn.AddChain(kernelChain(table, chain))
 	for _, r := range chain.Rules {
 		conn.AddRule(kernelRule(table, kernel, r))
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("writing nftables table %s: %w", TableName, err)
-	}
-	return dropChains(ns, gone)
+	return others, conn.Flush()
 }
 
-// forgetTracked removes from connection tracking what would be tracked in another
-// way from now on. Of a pod that translates, these are the connections that
-// somebody else has begun, for which the zone is, and those that nothing has
-// answered, which are to be captured. The pod's other connections are tracked in
-// the same way with the zone and without, and may be translated.
-func forgetTracked(ns *netns.NS, translates bool) error {
+// retrack has connection tracking take up what it tracks in another way from now on:
+// in the zone, or in none. A connection of the pod's own programs is forgotten, and
+// taken up again at its next packet. Of a pod that translates, this is not enough for
+// what somebody else has begun: the first packet could be an answer, which no rule
+// translates. So translated connections are tracked again at once, as they were. When
+// the pod joins, those that it has begun and that nothing has answered are forgotten,
+// to be captured.
+// The pod's other connections are tracked in the same way with the zone and without,
+// and may be translated.
+func retrack(ns *netns.NS, zone uint16, translates bool) error {
 	if !translates {
-		if err := ns.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }); err != nil {
-			return fmt.Errorf("clearing connection tracking: %w", err)
-		}
-		return nil
+		return conntrack.Flush(ns)
 	}
-	return forgetFlows(ns, func(flow *netlink.ConntrackFlow, own bool) bool { return !own || unanswered(flow) })
+	passed, err := conntrack.Forget(ns, func(f *conntrack.Flow) bool {
+		joins := zone != 0
+		return slices.Contains(zoned, f.Protocol()) && (!f.Own || joins && f.Unanswered())
+	})
+	if err != nil {
+		return err
+	}
+	passed = slices.DeleteFunc(passed, func(f conntrack.Flow) bool {
+		translated := f.Redirected() || f.Masked()
+		captured := f.Local && slices.Contains(proxyPorts, f.Answer.SrcPort)
+		return f.Own || f.Protocol() != protoTCP || !translated || captured
+	})
+	return conntrack.Restore(ns, passed, zone)
 }
 
 // forgetOpening removes from connection tracking the connections that the pod has
@@ -165,43 +199,8 @@ func forgetTracked(ns *netns.NS, translates bool) error {
 // passed the NAT chains before these had rules, and would not meet them again when
 // the pod repeats it.
 func forgetOpening(ns *netns.NS) error {
-	return forgetFlows(ns, func(flow *netlink.ConntrackFlow, own bool) bool {
-		return own && unanswered(flow) && flow.Reverse.SrcIP.Equal(flow.Forward.DstIP) && flow.Reverse.SrcPort == flow.Forward.DstPort
-	})
-}
-
-func unanswered(flow *netlink.ConntrackFlow) bool {
-	tcp, _ := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
-	return tcp != nil && tcp.State == nl.TCP_CONNTRACK_SYN_SENT
-}
-
-// forgetFlows removes from connection tracking what the filter matches. own reports
-// whether one of the namespace's addresses has begun the connection.
-func forgetFlows(ns *netns.NS, filter func(flow *netlink.ConntrackFlow, own bool) bool) error {
-	return ns.Do(func() error {
-		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-		if err != nil {
-			return fmt.Errorf("listing the addresses of the pod: %w", err)
-		}
-		for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, flows{addrs, filter}); err != nil {
-				return fmt.Errorf("clearing connection tracking: %w", err)
-			}
-		}
-		return nil
-	})
-}
-
-// flows is a filter with the addresses of its namespace.
-type flows struct {
-	addrs  []netlink.Addr
-	filter func(flow *netlink.ConntrackFlow, own bool) bool
-}
-
-// MatchConntrackFlow reports whether the connection is to be forgotten.
-func (f flows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	own := slices.ContainsFunc(f.addrs, func(a netlink.Addr) bool { return a.IP.Equal(flow.Forward.SrcIP) })
-	return f.filter(flow, own)
+	_, err := conntrack.Forget(ns, func(f *conntrack.Flow) bool { return f.Own && f.Unanswered() && !f.Redirected() })
+	return err
 }
 
 // translatesItself reports whether the namespace has rules for address
