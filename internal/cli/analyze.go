@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ambit-mesh/ambit/internal/analysis"
+	"github.com/ambit-mesh/ambit/internal/cli/live"
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
@@ -20,8 +22,8 @@ import (
 
 // analyze is `ambit analyze`: what it reads, and which findings count.
 type analyze struct {
-	*app
-	kube
+	*session.Session
+	session.Kube
 	useKube, allNamespaces bool
 	output                 string
 	shown, fails           string // severities
@@ -40,8 +42,8 @@ const annotationSuppress = "galley.istio.io/analyze-suppress"
 
 var severities = []string{string(analysis.Info), string(analysis.Warning), string(analysis.Error)}
 
-func (a *app) analyzeCommand() *cobra.Command {
-	z := &analyze{app: a}
+func analyzeCommand(a *session.Session) *cobra.Command {
+	z := &analyze{Session: a}
 	cmd := &cobra.Command{
 		Use:   "analyze [FILE|DIRECTORY|-]...",
 		Short: "Find what is wrong, or not what it seems, in files and in a cluster",
@@ -61,8 +63,8 @@ What is found about files is always shown; of the cluster, what is in the namesp
 		RunE: func(cmd *cobra.Command, args []string) error { return z.run(cmd, args) },
 	}
 	f := cmd.Flags()
-	z.addFlags(f)
-	z.completeFlags(cmd)
+	z.AddFlags(f)
+	z.CompleteFlags(cmd)
 	f.BoolVarP(&z.allNamespaces, "all-namespaces", "A", false, "what is found in all namespaces")
 	f.BoolVarP(&z.useKube, "use-kube", "k", true, "look at the cluster as well")
 	f.StringVarP(&z.output, "output", "o", formatLog, "output format: log, json or yaml")
@@ -72,7 +74,7 @@ What is found about files is always shown; of the cluster, what is in the namesp
 	fixed := func(flag string, values ...string) {
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
-	fixed("output", formatLog, formatJSON, formatYAML)
+	fixed("output", formatLog, session.FormatJSON, session.FormatYAML)
 	fixed("output-threshold", severities...)
 	fixed("failure-threshold", severities...)
 	return cmd
@@ -91,7 +93,7 @@ func (z *analyze) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains([]string{formatLog, formatJSON, formatYAML}, z.output) {
+	if !slices.Contains([]string{formatLog, session.FormatJSON, session.FormatYAML}, z.output) {
 		return fmt.Errorf("output format %q: there are log, json and yaml", z.output)
 	}
 	set, err := z.gather(cmd, args)
@@ -105,7 +107,7 @@ func (z *analyze) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	if slices.ContainsFunc(findings, func(f analysis.Finding) bool { return f.Severity.AtLeast(fails) }) {
-		return codeError(exitFindings)
+		return session.CodeError(exitFindings)
 	}
 	return nil
 }
@@ -137,16 +139,16 @@ func (z *analyze) gather(cmd *cobra.Command, args []string) (*analyzed, error) {
 	if len(args) == 0 && !z.useKube {
 		return nil, fmt.Errorf("--use-kube=false and no file: there is nothing to look at (name files or directories)")
 	}
-	if z.useKube && len(args) > 0 && !cmd.Flag("use-kube").Changed && !z.named(cmd) && !z.configured() {
+	if z.useKube && len(args) > 0 && !cmd.Flag("use-kube").Changed && !z.Named(cmd) && !z.Configured() {
 		z.useKube = false
-		_ = z.err.Printf("(no cluster is configured: the files are looked at alone)\n")
+		_ = z.Err.Printf("(no cluster is configured: the files are looked at alone)\n")
 	}
 	if z.useKube {
 		if err := z.live(cmd.Context(), set); err != nil {
 			return nil, err
 		}
 	} else {
-		set.opts = analysis.Options{RootNamespace: z.istioNamespace, Partial: true}
+		set.opts = analysis.Options{RootNamespace: z.IstioNamespace, Partial: true}
 	}
 	events, problems, err := z.files(args)
 	if err == nil && len(args) > 0 && len(events)+len(problems) == 0 {
@@ -158,19 +160,19 @@ func (z *analyze) gather(cmd *cobra.Command, args []string) (*analyzed, error) {
 
 // live reads the cluster into a set.
 func (z *analyze) live(ctx context.Context, set *analyzed) error {
-	c, err := z.client()
+	c, err := z.Client()
 	if err != nil {
 		return err
 	}
-	set.opts = z.meshOptions(ctx, c)
-	if set.events, set.problems, err = liveEvents(ctx, c); err != nil {
+	set.opts = live.MeshOptions(&z.Kube, ctx, c)
+	if set.events, set.problems, err = live.Events(ctx, c); err != nil {
 		return fmt.Errorf("%w (--use-kube=false looks at files alone)", err)
 	}
 	set.scope = "in all namespaces"
 	if z.allNamespaces {
 		return nil
 	}
-	ns := z.ns(c)
+	ns := z.Ns(c)
 	set.scope = "in namespace " + ns
 	set.counts = func(k source.Key) bool {
 		return k.Namespace == ns || k.Kind == source.Namespace.Kind && k.Name == ns
@@ -189,7 +191,7 @@ func (z *analyze) files(args []string) ([]source.Event, []analysis.Finding, erro
 				return nil, nil, err
 			}
 			defer os.RemoveAll(dir) //nolint:errcheck // a directory of our own
-			b, err := readAll(z.in)
+			b, err := session.ReadAll(z.In)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -287,18 +289,7 @@ func (s suppression) covers(f analysis.Finding) bool {
 		return false
 	}
 	k := f.Object
-	return s.object.MatchString(objectName(k)) || k.Namespace != "" && s.object.MatchString(k.Kind.String()+" "+k.Name+"."+k.Namespace)
-}
-
-// objectName is Kind namespace/name, empty for none.
-func objectName(k source.Key) string {
-	switch {
-	case k == (source.Key{}):
-		return ""
-	case k.Namespace == "":
-		return k.Kind.String() + " " + k.Name
-	}
-	return k.Kind.String() + " " + k.Namespace + "/" + k.Name
+	return s.object.MatchString(live.ObjectName(k)) || k.Namespace != "" && s.object.MatchString(k.Kind.String()+" "+k.Name+"."+k.Namespace)
 }
 
 // findingRow is a finding as JSON; code, level, origin, reference and message
@@ -316,7 +307,7 @@ type findingRow struct {
 }
 
 func rowOf(f analysis.Finding) findingRow {
-	r := findingRow{f.Code, analysis.Name(f.Code), f.Istio, f.Severity, objectName(f.Object), f.File, f.Field, f.Message, f.Next}
+	r := findingRow{f.Code, analysis.Name(f.Code), f.Istio, f.Severity, live.ObjectName(f.Object), f.File, f.Field, f.Message, f.Next}
 	if f.Line > 0 {
 		r.Reference = fmt.Sprintf("%s:%d", f.File, f.Line)
 	}
@@ -343,13 +334,13 @@ func (z *analyze) print(findings []analysis.Finding, scope string) error {
 		rows = append(rows, rowOf(f))
 	}
 	if z.output != formatLog {
-		return z.encode(z.output, rows)
+		return z.Encode(z.output, rows)
 	}
 	if len(rows) == 0 {
-		return z.printf("✔ Nothing to report %s.\n", scope)
+		return z.Printf("✔ Nothing to report %s.\n", scope)
 	}
 	for _, r := range rows {
-		if err := z.printf("%s", printer.Block(r.text())); err != nil {
+		if err := z.Printf("%s", printer.Block(r.text())); err != nil {
 			return err
 		}
 	}

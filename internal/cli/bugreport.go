@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/internal/cli/live"
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
@@ -31,8 +33,8 @@ import (
 
 // bugReport is `ambit bug-report`.
 type bugReport struct {
-	*app
-	kube
+	*session.Session
+	session.Kube
 	output       string
 	since        time.Duration
 	maxMebibytes int64
@@ -46,8 +48,8 @@ const (
 	tailLog  = 50_000   // lines
 )
 
-func (a *app) bugReportCommand() *cobra.Command {
-	b := &bugReport{app: a}
+func bugReportCommand(a *session.Session) *cobra.Command {
+	b := &bugReport{Session: a}
 	cmd := &cobra.Command{
 		Use:   "bug-report",
 		Short: "Collect into an archive what somebody needs to find a fault",
@@ -66,8 +68,8 @@ it before you give it away. --dry-run shows what it would hold.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return b.run(cmd.Context()) },
 	}
 	f := cmd.Flags()
-	b.addFlags(f)
-	b.completeFlags(cmd)
+	b.AddFlags(f)
+	b.CompleteFlags(cmd)
 	f.Lookup("namespace").Usage = "only waypoints, objects and events of a namespace, beside the mesh's own (default: all)"
 	f.StringVar(&b.output, "output", "", "file to write (default: ambit-bug-report-TIME.tar.gz)")
 	f.DurationVar(&b.since, "since", 24*time.Hour, "how far back logs go")
@@ -84,7 +86,7 @@ type entry struct {
 }
 
 func (b *bugReport) run(ctx context.Context) error {
-	c, err := b.client()
+	c, err := b.Client()
 	if err != nil {
 		return err
 	}
@@ -94,7 +96,7 @@ func (b *bugReport) run(ctx context.Context) error {
 	}
 	if b.dryRun {
 		for _, e := range entries {
-			if err := b.printf("%s\n", e.path); err != nil {
+			if err := b.Printf("%s\n", e.path); err != nil {
 				return err
 			}
 		}
@@ -108,7 +110,7 @@ func (b *bugReport) run(ctx context.Context) error {
 		return fmt.Errorf("%w (another file is named with --output)", err)
 	}
 	missing, err := archive(ctx, f, entries, b.maxMebibytes<<20, func(i int, e entry) {
-		_ = b.err.Printf("[%d/%d] %s\n", i+1, len(entries), e.path)
+		_ = b.Err.Printf("[%d/%d] %s\n", i+1, len(entries), e.path)
 	})
 	if err := errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(b.output))
@@ -117,9 +119,9 @@ func (b *bugReport) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = b.printf("%s: %d files, %s. Look through it before you give it away: `tar tzf %s` lists it.\n", b.output, len(entries)-missing, mebibytes(st.Size()), b.output)
+	err = b.Printf("%s: %d files, %s. Look through it before you give it away: `tar tzf %s` lists it.\n", b.output, len(entries)-missing, session.Mebibytes(st.Size()), b.output)
 	if missing > 0 {
-		err = errors.Join(err, b.printf("%d could not be collected; errors.txt in it says why.\n", missing))
+		err = errors.Join(err, b.Printf("%d could not be collected; errors.txt in it says why.\n", missing))
 	}
 	return err
 }
@@ -145,7 +147,7 @@ func archive(ctx context.Context, to io.Writer, entries []entry, bound int64, pr
 		}
 		progress(i, e)
 		text, err := e.collect(ctx, bound-total)
-		if errors.Is(err, errTooMuch) && bound-total < maxEntry {
+		if errors.Is(err, session.ErrTooMuch) && bound-total < maxEntry {
 			err = fmt.Errorf("left out: the archive would be larger than %d MiB (--max-size)", bound>>20)
 		}
 		if err != nil {
@@ -168,11 +170,11 @@ func archive(ctx context.Context, to io.Writer, entries []entry, bound int64, pr
 func (e entry) collect(ctx context.Context, left int64) ([]byte, error) {
 	limit := min(left, maxEntry)
 	if limit <= 0 {
-		return nil, errTooMuch
+		return nil, session.ErrTooMuch
 	}
 	text, err := e.get(ctx, limit)
 	if text = redact(text); err == nil && int64(len(text)) > limit {
-		err = tooMuch(limit)
+		err = session.TooMuch(limit)
 	}
 	return text, err
 }
@@ -182,7 +184,7 @@ func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, err
 	out := []entry{
 		{"version.yaml", func(ctx context.Context, _ int64) ([]byte, error) {
 			v := versions{Client: version.Get()}
-			err := b.remoteVersions(ctx, &b.kube, &v)
+			err := remoteVersions(b.Session, ctx, &b.Kube, &v)
 			y, _ := yaml.Marshal(v)
 			return y, err
 		}},
@@ -190,8 +192,8 @@ func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, err
 			return c.Kube.CoreV1().RESTClient().Get().AbsPath("/version").SetHeader("Accept", "application/json").Do(ctx).Raw()
 		}},
 	}
-	for _, p := range []part{partAmbitd, partAgent, partZtunnel} {
-		pods, err := b.podsOf(ctx, c, p)
+	for _, p := range []session.Part{session.PartAmbitd, session.PartAgent, session.PartZtunnel} {
+		pods, err := b.PodsOf(ctx, c, p)
 		if err != nil {
 			return nil, err
 		}
@@ -206,32 +208,32 @@ func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, err
 // waypoints lists what there is of the waypoints' pods. A user who may not list them
 // gets the rest of the archive.
 func (b *bugReport) waypoints(ctx context.Context, c *client.Client) (out []entry) {
-	list, err := c.Kube.CoreV1().Pods(b.namespace).List(ctx, metav1.ListOptions{LabelSelector: wellknown.LabelGatewayName})
+	list, err := c.Kube.CoreV1().Pods(b.Namespace).List(ctx, metav1.ListOptions{LabelSelector: wellknown.LabelGatewayName})
 	if err != nil {
-		err = explain(fmt.Errorf("listing the pods of waypoints: %w", err))
+		err = session.Explain(fmt.Errorf("listing the pods of waypoints: %w", err))
 		return []entry{{"waypoint", func(context.Context, int64) ([]byte, error) { return nil, err }}}
 	}
 	for i := range list.Items {
 		pod := &list.Items[i]
-		p := part{name: path.Join("waypoint", pod.Namespace), admin: wellknown.PortAdmin}
+		p := session.Part{Name: path.Join("waypoint", pod.Namespace), Admin: wellknown.PortAdmin}
 		out = append(out, b.ofPod(c, p, pod)...)
 	}
 	return out
 }
 
 // endpointsOf are the debug endpoints of a part of the mesh, by port.
-func endpointsOf(p part) map[string]int {
-	switch p.name {
-	case partAmbitd.name:
-		return map[string]int{"/debug/syncz": p.admin, "/debug/status": p.admin, "/debug/problems": p.admin, "/debug/config_dump": p.admin, "/debug/ca": p.admin, "/metrics": p.monitor()}
-	case partAgent.name:
-		return map[string]int{"/debug/pods": p.admin, "/metrics": p.monitor()}
+func endpointsOf(p session.Part) map[string]int {
+	switch p.Name {
+	case session.PartAmbitd.Name:
+		return map[string]int{"/debug/syncz": p.Admin, "/debug/status": p.Admin, "/debug/problems": p.Admin, "/debug/config_dump": p.Admin, "/debug/ca": p.Admin, "/metrics": monitor(p)}
+	case session.PartAgent.Name:
+		return map[string]int{"/debug/pods": p.Admin, "/metrics": monitor(p)}
 	}
-	return map[string]int{"/config_dump": p.admin, "/metrics": p.monitor()}
+	return map[string]int{"/config_dump": p.Admin, "/metrics": monitor(p)}
 }
 
-func (b *bugReport) ofPod(c *client.Client, p part, pod *corev1.Pod) []entry {
-	dir := path.Join(p.name, pod.Name)
+func (b *bugReport) ofPod(c *client.Client, p session.Part, pod *corev1.Pod) []entry {
+	dir := path.Join(p.Name, pod.Name)
 	out := []entry{}
 	for _, container := range pod.Spec.Containers {
 		out = append(out, entry{path.Join(dir, container.Name+".log"), b.log(c, pod, container.Name, false)})
@@ -248,7 +250,7 @@ func (b *bugReport) ofPod(c *client.Client, p part, pod *corev1.Pod) []entry {
 	for _, url := range slices.Sorted(maps.Keys(endpoints)) {
 		name := strings.ReplaceAll(strings.Trim(url, "/"), "/", "_")
 		out = append(out, entry{path.Join(dir, name), func(ctx context.Context, limit int64) ([]byte, error) {
-			return askPodUpTo(ctx, c, pod, endpoints[url], http.MethodGet, url, limit)
+			return session.AskPodUpTo(ctx, c, pod, endpoints[url], http.MethodGet, url, limit)
 		}})
 	}
 	return out
@@ -259,11 +261,11 @@ func (b *bugReport) log(c *client.Client, pod *corev1.Pod, container string, pre
 	return func(ctx context.Context, limit int64) ([]byte, error) {
 		limit = min(limit, maxLog)
 		opts := &corev1.PodLogOptions{Container: container, Previous: previous, SinceSeconds: &seconds, TailLines: &lines, LimitBytes: &limit, Timestamps: true}
-		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		ctx, cancel := context.WithTimeout(ctx, session.AskTimeout)
 		defer cancel()
 		r, err := c.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, opts).Stream(ctx)
 		if err != nil {
-			return nil, explain(err)
+			return nil, session.Explain(err)
 		}
 		defer r.Close() //nolint:errcheck // read to the end
 		return io.ReadAll(io.LimitReader(r, limit))
@@ -293,23 +295,23 @@ var clusterScoped = map[string]bool{"nodes": true, "namespaces": true, "validati
 func (b *bugReport) objects(c *client.Client) []entry {
 	var out []entry
 	for _, k := range collected {
-		ns := b.namespace
+		ns := b.Namespace
 		switch {
 		case clusterScoped[k.gvr.Resource]:
 			ns = ""
 		case k.systemOnly:
-			ns = b.istioNamespace
+			ns = b.IstioNamespace
 		}
 		out = append(out, entry{path.Join("objects", k.gvr.Resource+".yaml"), func(ctx context.Context, limit int64) ([]byte, error) {
-			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return eachOf(ctx, c, k.gvr, ns, f) })
+			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return live.EachOf(ctx, c, k.gvr, ns, f) })
 		}})
 	}
-	for _, d := range described() {
+	for _, d := range live.Described() {
 		if d == source.Service.Kind {
 			continue
 		}
 		out = append(out, entry{path.Join("objects", d.Plural+".yaml"), func(ctx context.Context, limit int64) ([]byte, error) {
-			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return eachOfKind(ctx, c, d, b.namespace, f) })
+			return listYAML(limit, func(f func(*unstructured.Unstructured)) error { return live.EachOfKind(ctx, c, d, b.Namespace, f) })
 		}})
 	}
 	return out

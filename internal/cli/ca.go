@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
@@ -42,7 +43,7 @@ var caStages = map[string]struct{ what, next string }{
 	},
 }
 
-func (a *app) caCommand() *cobra.Command {
+func caCommand(a *session.Session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ca",
 		Short: "Show the certificate authority of the mesh, and change its root",
@@ -50,32 +51,32 @@ func (a *app) caCommand() *cobra.Command {
 which waits for certificates to be renewed, so that at no time one half of the
 mesh refuses the other. Traffic goes on throughout; nothing is restarted.`,
 	}
-	cmd.AddCommand(a.caStatusCommand(), a.caRotateCommand())
+	cmd.AddCommand(caStatusCommand(a), caRotateCommand(a))
 	return cmd
 }
 
-func (a *app) caStatusCommand() *cobra.Command {
-	c := &adminClient{app: a}
+func caStatusCommand(a *session.Session) *cobra.Command {
+	c := &session.AdminClient{Session: a}
 	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show who signs, and where a change of the root stands",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b, err := c.get(cmd.Context(), "/debug/ca")
+			b, err := c.Get(cmd.Context(), "/debug/ca")
 			if err != nil {
 				return err
 			}
-			return a.printCA(b, output, time.Now())
+			return printCA(a, b, output, time.Now())
 		},
 	}
-	c.flags(cmd)
-	outputFlag(cmd, &output, formatTable)
+	c.Flags(cmd)
+	session.OutputFlag(cmd, &output, session.FormatTable)
 	return cmd
 }
 
-func (a *app) caRotateCommand() *cobra.Command {
-	c := &adminClient{app: a}
+func caRotateCommand(a *session.Session) *cobra.Command {
+	c := &session.AdminClient{Session: a}
 	var output string
 	var hurry bool
 	cmd := &cobra.Command{
@@ -96,22 +97,22 @@ A CA that is plugged in rotates by its files: put the new ones into its director
 			if hurry {
 				path += "?hurry"
 			}
-			b, err := c.post(cmd.Context(), path)
+			b, err := c.Post(cmd.Context(), path)
 			if err != nil {
 				return err
 			}
-			return a.printCA(b, output, time.Now())
+			return printCA(a, b, output, time.Now())
 		},
 	}
-	c.flags(cmd)
-	outputFlag(cmd, &output, formatTable)
+	c.Flags(cmd)
+	session.OutputFlag(cmd, &output, session.FormatTable)
 	cmd.Flags().BoolVar(&hurry, "hurry", false, "end the wait of the present stage; may break handshakes")
 	return cmd
 }
 
-func (a *app) printCA(b []byte, output string, now time.Time) error {
-	if output != formatTable {
-		return a.encode(output, json.RawMessage(b))
+func printCA(a *session.Session, b []byte, output string, now time.Time) error {
+	if output != session.FormatTable {
+		return a.Encode(output, json.RawMessage(b))
 	}
 	var s caStatus
 	if err := json.Unmarshal(b, &s); err != nil {
@@ -133,7 +134,7 @@ func (a *app) printCA(b []byte, output string, now time.Time) error {
 	if s.PluginProblem != "" {
 		rows = append(rows, []string{"Plug-in:", s.PluginProblem})
 	}
-	if err := a.table(narrow, rows[0], rows[1:]); err != nil {
+	if err := a.Table(session.Narrow, rows[0], rows[1:]); err != nil {
 		return err
 	}
 	text, known := caStages[s.Stage]
@@ -141,13 +142,13 @@ func (a *app) printCA(b []byte, output string, now time.Time) error {
 	case !known:
 		return nil
 	case s.Stage == caSteady && s.PluggedIn:
-		return a.printf("\n%s\nTo rotate, put new files into the CA's directory.\n", printer.Block(text.what))
+		return a.Printf("\n%s\nTo rotate, put new files into the CA's directory.\n", printer.Block(text.what))
 	case s.Stage == caSteady:
-		return a.printf("\n%s\n%s\n", printer.Block(text.what), text.next)
+		return a.Printf("\n%s\n%s\n", printer.Block(text.what), text.next)
 	case !now.Before(s.Until):
-		return a.printf("\n%s\nNext, in a moment: %s.\n", printer.Block(text.what), text.next)
+		return a.Printf("\n%s\nNext, in a moment: %s.\n", printer.Block(text.what), text.next)
 	}
-	return a.printf("\n%s\nNext, at %s: %s.\n", printer.Block(text.what), when(s.Until, now), text.next)
+	return a.Printf("\n%s\nNext, at %s: %s.\n", printer.Block(text.what), when(s.Until, now), text.next)
 }
 
 // when is a time for people: absolute, and how far away.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
 
 // TestCA prints what ambitd says, in each stage.
@@ -46,8 +48,8 @@ func TestCA(t *testing.T) {
 				t.Fatal(err)
 			}
 			var out bytes.Buffer
-			a := newApp(nil, &out, &out)
-			if err := a.printCA(b, formatTable, now); err != nil {
+			a := session.New(nil, &out, &out)
+			if err := printCA(a, b, session.FormatTable, now); err != nil {
 				t.Fatal(err)
 			}
 			for _, w := range tc.want {

@@ -6,12 +6,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/install/check"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 )
 
-func (a *app) checkCommand() *cobra.Command {
-	k := &kube{}
+func checkCommand(a *session.Session) *cobra.Command {
+	k := &session.Kube{}
 	var output string
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -24,35 +25,35 @@ there is an error.`,
   ambit check -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := k.client()
+			c, err := k.Client()
 			if err != nil {
 				return err
 			}
-			seen, err := check.Gather(cmd.Context(), c, k.istioNamespace, version.Get().Version)
+			seen, err := check.Gather(cmd.Context(), c, k.IstioNamespace, version.Get().Version)
 			if err != nil {
-				return explain(err)
+				return session.Explain(err)
 			}
 			findings := check.Judge(seen, time.Now())
-			if err := a.printFindings(findings, output); err != nil {
+			if err := printFindings(a, findings, output); err != nil {
 				return err
 			}
 			if check.Worst(findings) == check.Error {
-				return codeError(1)
+				return session.CodeError(1)
 			}
 			return nil
 		},
 	}
-	k.addFlags(cmd.Flags())
-	k.completeFlags(cmd)
-	outputFlag(cmd, &output, formatTable)
+	k.AddFlags(cmd.Flags())
+	k.CompleteFlags(cmd)
+	session.OutputFlag(cmd, &output, session.FormatTable)
 	return cmd
 }
 
 var levelMarks = map[check.Level]string{check.OK: "✔", check.Info: "ℹ", check.Warning: "!", check.Error: "✘"}
 
-func (a *app) printFindings(findings []check.Finding, output string) error {
-	if output != formatTable {
-		return a.encode(output, findings)
+func printFindings(a *session.Session, findings []check.Finding, output string) error {
+	if output != session.FormatTable {
+		return a.Encode(output, findings)
 	}
 	count := map[check.Level]int{}
 	for _, f := range findings {
@@ -61,14 +62,14 @@ func (a *app) printFindings(findings []check.Finding, output string) error {
 		if f.Object != "" {
 			text = append(text, f.Object+":")
 		}
-		if err := a.printf("%s\n", strings.Join(append(text, f.Message), " ")); err != nil {
+		if err := a.Printf("%s\n", strings.Join(append(text, f.Message), " ")); err != nil {
 			return err
 		}
 		if f.Next != "" {
-			if err := a.printf("    → %s\n", f.Next); err != nil {
+			if err := a.Printf("    → %s\n", f.Next); err != nil {
 				return err
 			}
 		}
 	}
-	return a.printf("%d errors, %d warnings\n", count[check.Error], count[check.Warning])
+	return a.Printf("%d errors, %d warnings\n", count[check.Error], count[check.Warning])
 }

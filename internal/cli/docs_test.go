@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
 
 // inText are commands in running text; those in blocks stand at the beginning of
@@ -104,7 +106,7 @@ func words(command string) []string {
 
 // unknown returns what of a command the program does not have; "" for nothing.
 func unknown(command string) string {
-	cmd := newApp(strings.NewReader(""), io.Discard, io.Discard).root()
+	cmd := root(session.New(strings.NewReader(""), io.Discard, io.Discard))
 	rest := words(command)[1:]
 	for len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
 		next := sub(cmd, strings.TrimRight(rest[0], ",…"))

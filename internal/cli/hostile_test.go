@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
 
 // hostileName is text that a terminal obeys, or that forges a row or column.
@@ -95,8 +97,8 @@ func TestHostileNames(t *testing.T) {
 		lines["waypoint "+kind] = []string{"waypoint-config", kind, "-f", waypointFile}
 	}
 	for name, args := range lines {
-		for _, format := range []string{"", formatTable, formatJSON, formatYAML} {
-			if name == "no command" || format == formatTable && strings.HasPrefix(name, "analyze") {
+		for _, format := range []string{"", session.FormatTable, session.FormatJSON, session.FormatYAML} {
+			if name == "no command" || format == session.FormatTable && strings.HasPrefix(name, "analyze") {
 				continue
 			}
 			t.Run(name+" "+format, func(t *testing.T) {
@@ -110,7 +112,7 @@ func TestHostileNames(t *testing.T) {
 				if out.Len()+errOut.Len() == 0 {
 					t.Errorf("%v printed nothing, code %d", args, code)
 				}
-				if code == 0 && (format == formatJSON || format == formatYAML) {
+				if code == 0 && (format == session.FormatJSON || format == session.FormatYAML) {
 					isDocument(t, out.Bytes(), format)
 				}
 			})
@@ -157,7 +159,7 @@ func isHarmless(t *testing.T, out []byte) {
 func isDocument(t *testing.T, out []byte, format string) {
 	t.Helper()
 	b := out
-	if format == formatYAML {
+	if format == session.FormatYAML {
 		var err error
 		if b, err = yaml.YAMLToJSON(out); err != nil {
 			t.Fatalf("%v: %q", err, out)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/install"
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
@@ -21,7 +22,7 @@ import (
 // installFlags are those by which people say what to install, as istioctl has
 // them.
 type installFlags struct {
-	kube
+	session.Kube
 	files, settings []string
 	revision        string
 	yes, force      bool
@@ -59,7 +60,7 @@ func (f *installFlags) spec(cmd *cobra.Command, in io.Reader) (*install.Spec, er
 		settings = append(settings, "revision="+f.revision)
 	}
 	if flag := cmd.Flag("istioNamespace"); flag != nil && flag.Changed || cmd.Flag("istio-namespace") != nil && cmd.Flag("istio-namespace").Changed {
-		settings = append(settings, "namespace="+f.istioNamespace)
+		settings = append(settings, "namespace="+f.IstioNamespace)
 	}
 	return install.Parse(texts, settings)
 }
@@ -72,11 +73,11 @@ func readFile(name string, in io.Reader) ([]byte, error) {
 }
 
 // installCommands are those that put a mesh into a cluster and out of it.
-func (a *app) installCommands() []*cobra.Command {
-	return []*cobra.Command{a.installCommand(), a.upgradeCommand(), a.uninstallCommand(), a.manifestCommand(), a.checkCommand()}
+func installCommands(a *session.Session) []*cobra.Command {
+	return []*cobra.Command{installCommand(a), upgradeCommand(a), uninstallCommand(a), manifestCommand(a), checkCommand(a)}
 }
 
-func (a *app) installCommand() *cobra.Command {
+func installCommand(a *session.Session) *cobra.Command {
 	f := &installFlags{}
 	cmd := &cobra.Command{
 		Use:   "install",
@@ -89,13 +90,13 @@ or its namespace is labelled. Installing again with other settings changes them.
   ambit install -f mesh.yaml --dry-run
   ambit install --set values.global.platform=gke -y`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runInstall(cmd, f, false) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runInstall(a, cmd, f, false) },
 	}
-	a.applyFlags(cmd, f)
+	applyFlags(a, cmd, f)
 	return cmd
 }
 
-func (a *app) upgradeCommand() *cobra.Command {
+func upgradeCommand(a *session.Session) *cobra.Command {
 	f := &installFlags{}
 	cmd := &cobra.Command{
 		Use:   "upgrade",
@@ -107,85 +108,85 @@ terminationGracePeriodSeconds.`,
 		Example: `  ambit upgrade --dry-run
   ambit upgrade -f mesh.yaml -y`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runInstall(cmd, f, true) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runInstall(a, cmd, f, true) },
 	}
-	a.applyFlags(cmd, f)
+	applyFlags(a, cmd, f)
 	return cmd
 }
 
-func (a *app) applyFlags(cmd *cobra.Command, f *installFlags) {
-	f.addFlags(cmd.Flags())
-	f.completeFlags(cmd)
+func applyFlags(a *session.Session, cmd *cobra.Command, f *installFlags) {
+	f.AddFlags(cmd.Flags())
+	f.CompleteFlags(cmd)
 	f.specFlags(cmd.Flags())
 	f.runFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&f.force, "force", false, "take over what others installed; allow any version")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "", "with --dry-run: yaml for the manifests, json for the changes")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatJSON, formatYAML}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{session.FormatJSON, session.FormatYAML}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (a *app) runInstall(cmd *cobra.Command, f *installFlags, upgrade bool) error {
-	spec, err := f.spec(cmd, a.in)
+func runInstall(a *session.Session, cmd *cobra.Command, f *installFlags, upgrade bool) error {
+	spec, err := f.spec(cmd, a.In)
 	if err != nil {
 		return err
 	}
-	c, err := f.client()
+	c, err := f.Client()
 	if err != nil {
 		return err
 	}
-	if err := a.printIgnored(spec); err != nil {
+	if err := printIgnored(a, spec); err != nil {
 		return err
 	}
-	screen := newScreen(a.out)
+	screen := newScreen(a.Out)
 	i := &install.Installer{
 		Client: c, Spec: spec, Version: version.Get().Version, Force: f.force, Timeout: f.timeout, Progress: screen.show,
 	}
 	plan, err := i.Plan(cmd.Context())
 	if err != nil {
-		return explain(err)
+		return session.Explain(err)
 	}
 	if upgrade && plan.From == "" {
 		return fmt.Errorf("no mesh is installed in namespace %s: `ambit install` installs one; another namespace is named with -i, another control plane with --revision", spec.Namespace)
 	}
 	if f.dryRun {
-		return a.printPlan(plan, f.output)
+		return printPlan(a, plan, f.output)
 	}
-	if err := a.confirmPlan(plan, spec, f.yes, upgrade); err != nil {
+	if err := confirmPlan(a, plan, spec, f.yes, upgrade); err != nil {
 		return err
 	}
 	if err := i.Apply(cmd.Context(), plan); err != nil {
 		screen.end()
-		return explain(err)
+		return session.Explain(err)
 	}
 	screen.end()
-	if err := a.printTakenOver(plan.TakenOver); err != nil {
+	if err := printTakenOver(a, plan.TakenOver); err != nil {
 		return err
 	}
 	if upgrade {
-		return a.printf("The mesh is at version %s. `ambit check` looks at all of it.\n", plan.To)
+		return a.Printf("The mesh is at version %s. `ambit check` looks at all of it.\n", plan.To)
 	}
-	return a.printf("The mesh is installed. Pods join it by a label:\n  kubectl label namespace <name> istio.io/dataplane-mode=ambient\n")
+	return a.Printf("The mesh is installed. Pods join it by a label:\n  kubectl label namespace <name> istio.io/dataplane-mode=ambient\n")
 }
 
 // printIgnored names the values that do nothing.
-func (a *app) printIgnored(spec *install.Spec) error {
+func printIgnored(a *session.Session, spec *install.Spec) error {
 	paths, err := spec.Ignored()
 	for _, path := range paths {
-		_ = a.err.Printf("note: %s has no effect: no chart knows it\n", path)
+		_ = a.Err.Printf("note: %s has no effect: no chart knows it\n", path)
 	}
 	return err
 }
 
 // printTakenOver says how Helm forgets what is not its own any more.
-func (a *app) printTakenOver(releases []string) error {
+func printTakenOver(a *session.Session, releases []string) error {
 	if len(releases) == 0 {
 		return nil
 	}
-	if err := a.printf("Helm still lists releases whose objects were taken over. To have it forget them:\n"); err != nil {
+	if err := a.Printf("Helm still lists releases whose objects were taken over. To have it forget them:\n"); err != nil {
 		return err
 	}
 	for _, release := range releases {
 		namespace, name, _ := strings.Cut(release, "/")
-		if err := a.printf("  kubectl delete secret -n %s -l owner=helm,name=%s\n", namespace, name); err != nil {
+		if err := a.Printf("  kubectl delete secret -n %s -l owner=helm,name=%s\n", namespace, name); err != nil {
 			return err
 		}
 	}
@@ -193,35 +194,35 @@ func (a *app) printTakenOver(releases []string) error {
 }
 
 // printPlan says what would change.
-func (a *app) printPlan(p *install.Plan, output string) error {
+func printPlan(a *session.Session, p *install.Plan, output string) error {
 	switch output {
-	case formatJSON:
-		return a.encode(formatJSON, p)
-	case formatYAML:
-		return install.Manifest(a.out.Under(), p.Parts()) // of our charts and the user's values: as it is
+	case session.FormatJSON:
+		return a.Encode(session.FormatJSON, p)
+	case session.FormatYAML:
+		return install.Manifest(a.Out.Under(), p.Parts()) // of our charts and the user's values: as it is
 	case "":
 	default:
 		return fmt.Errorf("output format %q: there are yaml (manifests) and json (changes)", output)
 	}
-	return errors.Join(a.printChanges(p), a.printf("nothing was changed: this was a dry run\n"))
+	return errors.Join(printChanges(a, p), a.Printf("nothing was changed: this was a dry run\n"))
 }
 
-func (a *app) printChanges(p *install.Plan) error {
+func printChanges(a *session.Session, p *install.Plan) error {
 	for _, c := range p.Changes {
 		if c.Action == install.Keep {
 			continue
 		}
-		if err := a.printf("%s\n", c); err != nil {
+		if err := a.Printf("%s\n", c); err != nil {
 			return err
 		}
 	}
-	return a.printf("%d to create, %d to update, %d to delete, %d unchanged\n",
+	return a.Printf("%d to create, %d to update, %d to delete, %d unchanged\n",
 		p.Count(install.Create), p.Count(install.Update), p.Count(install.Delete), p.Count(install.Keep))
 }
 
-func (a *app) confirmPlan(p *install.Plan, spec *install.Spec, yes, upgrade bool) error {
+func confirmPlan(a *session.Session, p *install.Plan, spec *install.Spec, yes, upgrade bool) error {
 	if upgrade || p.Count(install.Delete) > 0 {
-		if err := a.printChanges(p); err != nil {
+		if err := printChanges(a, p); err != nil {
 			return err
 		}
 	}
@@ -229,18 +230,18 @@ func (a *app) confirmPlan(p *install.Plan, spec *install.Spec, yes, upgrade bool
 	if p.From != "" {
 		what = fmt.Sprintf("Change Ambit in namespace %s from %s to %s", spec.Namespace, p.From, p.To)
 	}
-	return a.confirm(what+"?", yes)
+	return confirm(a, what+"?", yes)
 }
 
 // confirm asks a person; without one, -y has to say it.
-func (a *app) confirm(question string, yes bool) error {
+func confirm(a *session.Session, question string, yes bool) error {
 	if yes {
 		return nil
 	}
-	if err := a.printf("%s [y/N] ", question); err != nil {
+	if err := a.Printf("%s [y/N] ", question); err != nil {
 		return err
 	}
-	answer, err := bufio.NewReader(a.in).ReadString('\n')
+	answer, err := bufio.NewReader(a.In).ReadString('\n')
 	if err != nil && answer == "" {
 		return errors.New("nobody is there to answer: -y says yes beforehand")
 	}
@@ -251,7 +252,7 @@ func (a *app) confirm(question string, yes bool) error {
 	return errors.New("not confirmed, nothing was changed")
 }
 
-func (a *app) uninstallCommand() *cobra.Command {
+func uninstallCommand(a *session.Session) *cobra.Command {
 	f := &installFlags{}
 	var purge bool
 	cmd := &cobra.Command{
@@ -268,65 +269,65 @@ mesh that is installed again goes on where this one ended. --purge removes these
 			if purge && f.revision != "" {
 				return errors.New("--purge removes what all revisions share: leave --revision out, or leave --purge out")
 			}
-			return a.runUninstall(cmd, f, purge)
+			return runUninstall(a, cmd, f, purge)
 		},
 	}
-	f.addFlags(cmd.Flags())
-	f.completeFlags(cmd)
+	f.AddFlags(cmd.Flags())
+	f.CompleteFlags(cmd)
 	f.runFlags(cmd.Flags())
 	cmd.Flags().StringVarP(&f.revision, "revision", "r", "", "`name` of the control plane to remove; all of them without it")
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove kinds with every object of them, the key of the certificate authority and the roots as well")
 	return cmd
 }
 
-func (a *app) runUninstall(cmd *cobra.Command, f *installFlags, purge bool) error {
-	c, err := f.client()
+func runUninstall(a *session.Session, cmd *cobra.Command, f *installFlags, purge bool) error {
+	c, err := f.Client()
 	if err != nil {
 		return err
 	}
-	screen := newScreen(a.out)
-	u := &install.Uninstaller{Client: c, Namespace: f.istioNamespace, Revision: f.revision, Purge: purge, Timeout: f.timeout, Progress: screen.show}
+	screen := newScreen(a.Out)
+	u := &install.Uninstaller{Client: c, Namespace: f.IstioNamespace, Revision: f.revision, Purge: purge, Timeout: f.timeout, Progress: screen.show}
 	removal, err := u.Look(cmd.Context())
 	if err != nil {
-		return explain(err)
+		return session.Explain(err)
 	}
 	if removal.Empty() {
-		return a.printf("nothing that `ambit install` installed is in namespace %s; what Helm installed is removed by `helm uninstall`\n", f.istioNamespace)
+		return a.Printf("nothing that `ambit install` installed is in namespace %s; what Helm installed is removed by `helm uninstall`\n", f.IstioNamespace)
 	}
 	for _, o := range removal.Objects {
-		if err := a.printf("delete %s\n", o); err != nil {
+		if err := a.Printf("delete %s\n", o); err != nil {
 			return err
 		}
 	}
 	for _, k := range removal.Kept {
-		if err := a.printf("keep %s\n", k); err != nil {
+		if err := a.Printf("keep %s\n", k); err != nil {
 			return err
 		}
 	}
 	if n := len(removal.Enrolled); n > 0 {
-		if err := a.printf("%d pods are in the mesh (%s): the node agents take them out first, and they speak plaintext from then on\n", n, some(removal.Enrolled)); err != nil {
+		if err := a.Printf("%d pods are in the mesh (%s): the node agents take them out first, and they speak plaintext from then on\n", n, some(removal.Enrolled)); err != nil {
 			return err
 		}
 	}
 	if f.dryRun {
-		return a.printf("nothing was removed: this was a dry run\n")
+		return a.Printf("nothing was removed: this was a dry run\n")
 	}
 	question := "Remove these objects?"
 	if purge {
 		question = "Remove these objects, every policy and route that users made of these kinds, and the mesh's root key?"
 	}
-	if err := a.confirm(question, f.yes); err != nil {
+	if err := confirm(a, question, f.yes); err != nil {
 		return err
 	}
 	err = u.Remove(cmd.Context(), removal)
 	screen.end()
 	if err != nil {
-		return explain(err)
+		return session.Explain(err)
 	}
 	if f.revision != "" {
-		return a.printf("Revision %s is removed.\n", f.revision)
+		return a.Printf("Revision %s is removed.\n", f.revision)
 	}
-	return a.printf("The mesh is removed.\n")
+	return a.Printf("The mesh is removed.\n")
 }
 
 // some names a few of many.
@@ -338,7 +339,7 @@ func some(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-func (a *app) manifestCommand() *cobra.Command {
+func manifestCommand(a *session.Session) *cobra.Command {
 	cmd := &cobra.Command{Use: "manifest", Short: "See the objects that an installation is made of"}
 	f := &installFlags{}
 	var kubeVersion string
@@ -349,22 +350,22 @@ func (a *app) manifestCommand() *cobra.Command {
   ambit manifest generate --set components.ztunnel.enabled=false | kubectl apply --server-side -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			spec, err := f.spec(cmd, a.in)
+			spec, err := f.spec(cmd, a.In)
 			if err != nil {
 				return err
 			}
-			if err := a.printIgnored(spec); err != nil {
+			if err := printIgnored(a, spec); err != nil {
 				return err
 			}
 			parts, err := install.Render(spec, install.RenderOptions{Version: version.Get().Version, KubeVersion: kubeVersion})
 			if err != nil {
 				return err
 			}
-			return install.Manifest(a.out.Under(), parts)
+			return install.Manifest(a.Out.Under(), parts)
 		},
 	}
 	f.specFlags(generate.Flags())
-	generate.Flags().StringVarP(&f.istioNamespace, "istioNamespace", "i", "", "namespace of the mesh's own pods")
+	generate.Flags().StringVarP(&f.IstioNamespace, "istioNamespace", "i", "", "namespace of the mesh's own pods")
 	generate.Flags().StringVar(&kubeVersion, "kube-version", "", "`version` of Kubernetes that the objects are for")
 	cmd.AddCommand(generate)
 	return cmd

@@ -15,34 +15,35 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
-func (a *app) tokenCommand() *cobra.Command {
+func tokenCommand(a *session.Session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Make credentials with which a proxy speaks to ambitd",
 	}
-	cmd.AddCommand((&tokenRequest{app: a}).command("create"))
+	cmd.AddCommand((&tokenRequest{Session: a}).command("create"))
 	return cmd
 }
 
 // createCommand is for those who type the verb first, as in kubectl.
-func (a *app) createCommand() *cobra.Command {
+func createCommand(a *session.Session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Create a token for a proxy",
 	}
-	cmd.AddCommand((&tokenRequest{app: a}).command("token"))
+	cmd.AddCommand((&tokenRequest{Session: a}).command("token"))
 	return cmd
 }
 
 // tokenRequest has the subject of a token, and its issuer.
 type tokenRequest struct {
-	*app
-	kube
+	*session.Session
+	session.Kube
 	caller           auth.Caller
 	stateDir, output string
 	audiences        []string
@@ -75,14 +76,14 @@ make tokens where ambitd runs and carry them to the node.`,
 				return err
 			}
 			if t.output == "" {
-				return t.printf("%s\n", token)
+				return t.Printf("%s\n", token)
 			}
 			return writeSecret(t.output, []byte(token))
 		},
 	}
 	f := cmd.Flags()
-	t.addFlags(f)
-	t.completeFlags(cmd)
+	t.AddFlags(f)
+	t.CompleteFlags(cmd)
 	f.Lookup("namespace").Usage = "namespace of the account (default: that of the mesh's own pods)"
 	f.StringVar(&t.stateDir, "state-dir", "", "state directory of ambitd, for a mesh without Kubernetes")
 	f.StringVar(&t.caller.ServiceAccount, "service-account", "ztunnel", "name of the account")
@@ -94,18 +95,18 @@ make tokens where ambitd runs and carry them to the node.`,
 	f.DurationVar(&t.ttl, "ttl", 24*time.Hour, "the same as --duration")
 	_ = f.MarkHidden("ttl")
 	f.StringVar(&t.output, "output", "", "file to write it to, readable for its owner only (default: standard output)")
-	cmd.ValidArgsFunction = t.completeKube(t.accounts)
+	cmd.ValidArgsFunction = t.CompleteKube(t.accounts)
 	return cmd
 }
 
 func (t *tokenRequest) make(cmd *cobra.Command) (string, error) {
-	t.caller.Namespace = cmp.Or(t.namespace, t.istioNamespace)
+	t.caller.Namespace = cmp.Or(t.Namespace, t.IstioNamespace)
 	switch {
-	case t.stateDir != "" && t.named(cmd):
+	case t.stateDir != "" && t.Named(cmd):
 		return "", errors.New("--state-dir is for a mesh without Kubernetes: leave it out, or leave out the flags that name a cluster")
 	case t.stateDir != "":
 		return t.issue()
-	case t.named(cmd) || t.configured():
+	case t.Named(cmd) || t.Configured():
 		return t.request(cmd.Context())
 	}
 	return "", errors.New("who is to issue it? Without Kubernetes say with --state-dir where ambitd keeps its state (its own --state-dir), in a cluster name that with --kubeconfig or --context")
@@ -135,7 +136,7 @@ func (t *tokenRequest) request(ctx context.Context) (string, error) {
 	case t.caller.Node != "":
 		spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: t.caller.Node}
 	}
-	c, err := t.client()
+	c, err := t.Client()
 	if err != nil {
 		return "", err
 	}
@@ -145,13 +146,13 @@ func (t *tokenRequest) request(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%w (`kubectl get serviceaccounts -n %s` lists those there are)", err, t.caller.Namespace)
 	}
 	if err != nil {
-		return "", explain(err)
+		return "", session.Explain(err)
 	}
 	return got.Status.Token, nil
 }
 
 func (t *tokenRequest) accounts(ctx context.Context, c *client.Client) ([]string, error) {
-	list, err := c.Kube.CoreV1().ServiceAccounts(cmp.Or(t.namespace, t.istioNamespace)).List(ctx, metav1.ListOptions{})
+	list, err := c.Kube.CoreV1().ServiceAccounts(cmp.Or(t.Namespace, t.IstioNamespace)).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}

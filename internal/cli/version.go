@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
@@ -44,8 +45,8 @@ const (
 	saidByImage   = "image"
 )
 
-func (a *app) versionCommand() *cobra.Command {
-	k := &kube{}
+func versionCommand(a *session.Session) *cobra.Command {
+	k := &session.Kube{}
 	var output string
 	var remote, short bool
 	cmd := &cobra.Command{
@@ -57,50 +58,50 @@ func (a *app) versionCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versions{Client: version.Get()}
-			asked := cmd.Flag("remote").Changed || k.named(cmd)
+			asked := cmd.Flag("remote").Changed || k.Named(cmd)
 			var err error
-			if remote && (asked || k.configured()) {
-				err = a.remoteVersions(cmd.Context(), k, &v)
+			if remote && (asked || k.Configured()) {
+				err = remoteVersions(a, cmd.Context(), k, &v)
 			}
-			if output != "" && output != formatTable {
-				err = errors.Join(a.encode(output, v), err)
+			if output != "" && output != session.FormatTable {
+				err = errors.Join(a.Encode(output, v), err)
 			} else {
-				err = errors.Join(a.printf("%s", printer.Block(describeVersions(v, short))), err)
+				err = errors.Join(a.Printf("%s", printer.Block(describeVersions(v, short))), err)
 			}
 			if err != nil && !asked { // the cluster was not what was asked about
-				_ = a.err.Printf("no answer from the cluster: %v\n", err)
+				_ = a.Err.Printf("no answer from the cluster: %v\n", err)
 				return nil
 			}
 			return err
 		},
 	}
-	k.addFlags(cmd.Flags())
-	k.completeFlags(cmd)
-	outputFlag(cmd, &output, "")
+	k.AddFlags(cmd.Flags())
+	k.CompleteFlags(cmd)
+	session.OutputFlag(cmd, &output, "")
 	cmd.Flags().BoolVar(&remote, "remote", true, "ask the cluster as well, if there is one")
 	cmd.Flags().BoolVarP(&short, "short", "s", false, "without the commit")
 	return cmd
 }
 
-func (a *app) remoteVersions(ctx context.Context, k *kube, v *versions) error {
-	c, err := k.client()
+func remoteVersions(a *session.Session, ctx context.Context, k *session.Kube, v *versions) error {
+	c, err := k.Client()
 	if err != nil {
 		return err
 	}
-	for _, p := range []part{partAmbitd, partAgent, partZtunnel} {
-		pods, err := k.podsOf(ctx, c, p)
+	for _, p := range []session.Part{session.PartAmbitd, session.PartAgent, session.PartZtunnel} {
+		pods, err := k.PodsOf(ctx, c, p)
 		if err != nil {
 			return err
 		}
-		for _, said := range askAll(ctx, c, running(pods), p.monitor(), "/metrics") {
+		for _, said := range session.AskAll(ctx, c, session.Running(pods), monitor(p), "/metrics") {
 			pv := partVersion{
-				Component: p.name, Pod: said.pod.Name, Node: said.pod.Spec.NodeName, Revision: said.pod.Labels["istio.io/rev"],
-				Version: buildTag(said.body), Source: saidByProgram,
+				Component: p.Name, Pod: said.Pod.Name, Node: said.Pod.Spec.NodeName, Revision: said.Pod.Labels["istio.io/rev"],
+				Version: buildTag(said.Body), Source: saidByProgram,
 			}
 			if pv.Version == "" {
-				pv.Version, pv.Source = imageTag(&said.pod, p.container), saidByImage
+				pv.Version, pv.Source = imageTag(&said.Pod, p.Container), saidByImage
 			}
-			if p.name == partAmbitd.name {
+			if p.Name == session.PartAmbitd.Name {
 				v.ControlPlane = append(v.ControlPlane, pv)
 			} else {
 				v.DataPlane = append(v.DataPlane, pv)
@@ -108,14 +109,14 @@ func (a *app) remoteVersions(ctx context.Context, k *kube, v *versions) error {
 		}
 	}
 	if len(v.ControlPlane)+len(v.DataPlane) == 0 {
-		return k.missing(partAmbitd)
+		return k.Missing(session.PartAmbitd)
 	}
 	return nil
 }
 
 // monitor is the port of a part's metrics.
-func (p part) monitor() int {
-	if p.name == partAmbitd.name || p.name == partAgent.name {
+func monitor(p session.Part) int {
+	if p.Name == session.PartAmbitd.Name || p.Name == session.PartAgent.Name {
 		return wellknown.PortControlMonitor
 	}
 	return wellknown.PortMetrics

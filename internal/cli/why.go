@@ -14,6 +14,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambit-mesh/ambit/internal/cli/live"
+	"github.com/ambit-mesh/ambit/internal/cli/next"
+	"github.com/ambit-mesh/ambit/internal/cli/session"
+	"github.com/ambit-mesh/ambit/internal/cli/waypoint"
 	"github.com/ambit-mesh/ambit/internal/cli/why"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -24,10 +28,10 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
-// whyCommand is `ambit why`.
-type whyCommand struct {
-	*app
-	kube
+// whyQuestion is one run of `ambit why`.
+type whyQuestion struct {
+	*session.Session
+	session.Kube
 	call    why.Call
 	headers []string
 	port    uint16
@@ -44,8 +48,8 @@ const (
 // codeFailed.
 const failedCode = "failed"
 
-func (a *app) whyCommand() *cobra.Command {
-	w := &whyCommand{app: a}
+func whyCommand(a *session.Session) *cobra.Command {
+	w := &whyQuestion{Session: a}
 	cmd := &cobra.Command{
 		Use:   "why SOURCE DESTINATION",
 		Short: "Explain what would happen to a connection or a request",
@@ -77,23 +81,23 @@ answer.`,
 		Annotations:       map[string]string{failedCode: ""},
 		RunE:              w.run,
 	}
-	a.labFlags(cmd, "lab")
+	a.LabFlags(cmd, "lab")
 	f := cmd.Flags()
-	w.addFlags(f)
-	w.completeFlags(cmd)
+	w.AddFlags(f)
+	w.CompleteFlags(cmd)
 	f.StringVar(&w.call.Method, "method", "", "method of the request (default GET)")
 	f.StringVar(&w.call.Path, "path", "", "path and query of the request (default /)")
 	f.StringVar(&w.call.Host, "host", "", "host of the request (default: the destination as it is written)")
 	f.StringArrayVar(&w.headers, "header", nil, "header of the request, as NAME=VALUE; can be repeated")
 	f.Uint16Var(&w.port, "port", 0, "port of the destination (default: the only one of the service)")
 	f.BoolVar(&w.call.TCP, "tcp", false, "about a connection that carries no HTTP")
-	outputFlag(cmd, &w.output, formatTable)
+	session.OutputFlag(cmd, &w.output, session.FormatTable)
 	return cmd
 }
 
-func (w *whyCommand) run(cmd *cobra.Command, args []string) error {
+func (w *whyQuestion) run(cmd *cobra.Command, args []string) error {
 	switch w.output {
-	case formatTable, formatJSON, formatYAML:
+	case session.FormatTable, session.FormatJSON, session.FormatYAML:
 	default:
 		return fmt.Errorf("output format %q: there are table, json and yaml", w.output)
 	}
@@ -111,22 +115,22 @@ func (w *whyCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	r, err := why.Follow(cmd.Context(), m, from, call)
 	if err != nil {
-		return explain(err)
+		return session.Explain(err)
 	}
 	advise(r, m.typing())
-	if w.output == formatTable {
-		err = w.printf("%s", printer.Block(r.Text()))
+	if w.output == session.FormatTable {
+		err = w.Printf("%s", printer.Block(r.Text()))
 	} else {
-		err = w.encode(w.output, r)
+		err = w.Encode(w.output, r)
 	}
 	if err == nil && !r.Allowed {
-		err = codeError(codeRefused)
+		err = session.CodeError(codeRefused)
 	}
 	return err
 }
 
 // parse brings the destination and the flags together.
-func (w *whyCommand) parse(to string) (why.Call, error) {
+func (w *whyQuestion) parse(to string) (why.Call, error) {
 	c, err := why.ParseCall(to)
 	if err != nil {
 		return c, err
@@ -166,26 +170,26 @@ type whyMesh interface {
 	// pods lists those of a namespace.
 	pods(ctx context.Context, namespace string) ([]corev1.Pod, error)
 	home() string
-	typing() typing
+	typing() next.Commands
 }
 
-func (w *whyCommand) mesh(cmd *cobra.Command) (whyMesh, error) {
-	if w.inCluster(cmd, &w.kube) {
-		c, err := w.client()
+func (w *whyQuestion) mesh(cmd *cobra.Command) (whyMesh, error) {
+	if w.InCluster(cmd, &w.Kube) {
+		c, err := w.Client()
 		if err != nil {
 			return nil, err
 		}
-		return &whyCluster{kube: &w.kube, c: c}, nil
+		return &whyCluster{Kube: &w.Kube, c: c}, nil
 	}
-	l, err := w.attach()
+	l, err := w.Attach()
 	if err != nil {
 		return nil, fmt.Errorf("%w (or say with --context which cluster)", err)
 	}
-	return &whyLab{lab: l, namespace: w.namespace, says: labCommands{w.nameArg("name"), w.nameArg("lab")}}, nil
+	return &whyLab{lab: l, namespace: w.Namespace, says: next.Lab{Name: w.NameArg("name"), Flag: w.NameArg("lab")}}, nil
 }
 
 // source finds the pod that connects.
-func (w *whyCommand) source(ctx context.Context, m whyMesh, text string) (why.Pod, error) {
+func (w *whyQuestion) source(ctx context.Context, m whyMesh, text string) (why.Pod, error) {
 	kind, name, qualified := strings.Cut(text, "/")
 	if !qualified {
 		kind, name = "pod", text
@@ -226,18 +230,18 @@ func (w *whyCommand) source(ctx context.Context, m whyMesh, text string) (why.Po
 	if account {
 		what = "running pod of service account " + namespace + "/" + name
 	}
-	return why.Pod{}, fmt.Errorf("source %q: there is no %s (`%s` lists pods)", text, what, m.typing().pods(namespace, ""))
+	return why.Pod{}, fmt.Errorf("source %q: there is no %s (`%s` lists pods)", text, what, m.typing().Pods(namespace, ""))
 }
 
 // asked reads the answer of a proxy.
 func asked(b []byte, err error) (*verdict.Verdict, error) {
-	var refused *httpError
+	var refused *session.HTTPError
 	if errors.As(err, &refused) {
 		switch {
-		case strings.Contains(refused.said, "page not found"):
+		case strings.Contains(refused.Said, "page not found"):
 			return nil, errors.New("its version does not know " + verdict.Path + " (`ambit version` shows the versions)")
 		default:
-			said := refused.said
+			said := refused.Said
 			for _, e := range []error{verdict.ErrUnknown, verdict.ErrQuestion} {
 				said = strings.TrimPrefix(said, e.Error()+": ")
 			}
@@ -259,19 +263,19 @@ func questionPath(q *verdict.Question) string { return verdict.Path + "?" + q.Va
 type whyLab struct {
 	lab       *lab.Lab
 	namespace string
-	says      labCommands
+	says      next.Lab
 	nodes     []string
 }
 
-func (m *whyLab) home() string   { return cmp.Or(m.namespace, metav1.NamespaceDefault) }
-func (m *whyLab) typing() typing { return m.says }
+func (m *whyLab) home() string          { return cmp.Or(m.namespace, metav1.NamespaceDefault) }
+func (m *whyLab) typing() next.Commands { return m.says }
 
 func (m *whyLab) pods(ctx context.Context, namespace string) ([]corev1.Pod, error) {
 	st, err := m.lab.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pods := values(objects(m.lab.Objects(), source.Pod, namespace))
+	pods := live.Values(live.Objects(m.lab.Objects(), source.Pod, namespace))
 	// A pod that the lab made itself may not be written down.
 	for _, p := range st.Pods {
 		if p.Namespace == namespace && !slices.ContainsFunc(pods, func(o corev1.Pod) bool { return o.Name == p.Name }) {
@@ -287,70 +291,70 @@ func (m *whyLab) Node(ctx context.Context, node string, q verdict.Question) (*ve
 		if err != nil {
 			return nil, "", err
 		}
-		if m.nodes = nodeNames(st); !st.Mesh {
+		if m.nodes = session.NodeNames(st); !st.Mesh {
 			return nil, "", errors.New("this lab was started with --plaintext: it has no proxies")
 		}
 	}
 	if !slices.Contains(m.nodes, node) {
 		return nil, "", fmt.Errorf("no node %q in this lab", node)
 	}
-	v, err := asked(fetchIn(ctx, m.lab, lab.InZtunnel(node), wellknown.PortAdmin, http.MethodGet, questionPath(&q)))
-	return v, partZtunnel.name + "/" + node, err
+	v, err := asked(session.FetchIn(ctx, m.lab, lab.InZtunnel(node), wellknown.PortAdmin, http.MethodGet, questionPath(&q)))
+	return v, session.PartZtunnel.Name + "/" + node, err
 }
 
 func (m *whyLab) Waypoint(ctx context.Context, namespace, name string, q verdict.Question) (*verdict.Verdict, string, error) {
-	v, err := asked(fetchIn(ctx, m.lab, lab.InPod(namespace, name), wellknown.PortAdmin, http.MethodGet, questionPath(&q)))
+	v, err := asked(session.FetchIn(ctx, m.lab, lab.InPod(namespace, name), wellknown.PortAdmin, http.MethodGet, questionPath(&q)))
 	return v, "waypoint " + namespace + "/" + name, err
 }
 
 type whyCluster struct {
-	*kube
+	*session.Kube
 	c        *client.Client
 	ztunnels []corev1.Pod
 }
 
-func (m *whyCluster) home() string   { return m.ns(m.c) }
-func (m *whyCluster) typing() typing { return kubectl{m.istioNamespace} }
+func (m *whyCluster) home() string          { return m.Ns(m.c) }
+func (m *whyCluster) typing() next.Commands { return next.Kubectl{Root: m.IstioNamespace} }
 
 func (m *whyCluster) pods(ctx context.Context, namespace string) ([]corev1.Pod, error) {
 	list, err := m.c.Kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, explain(err)
+		return nil, session.Explain(err)
 	}
 	return list.Items, nil
 }
 
 func (m *whyCluster) Node(ctx context.Context, node string, q verdict.Question) (*verdict.Verdict, string, error) {
 	if m.ztunnels == nil {
-		pods, err := m.podsOf(ctx, m.c, partZtunnel)
+		pods, err := m.PodsOf(ctx, m.c, session.PartZtunnel)
 		if err != nil {
 			return nil, "", err
 		}
-		if m.ztunnels = running(pods); len(m.ztunnels) == 0 {
-			return nil, "", m.missing(partZtunnel)
+		if m.ztunnels = session.Running(pods); len(m.ztunnels) == 0 {
+			return nil, "", m.Missing(session.PartZtunnel)
 		}
 	}
-	pod, err := pickZtunnel(m.ztunnels, "", node)
+	pod, err := session.PickZtunnel(m.ztunnels, "", node)
 	if err != nil {
 		return nil, "", fmt.Errorf("%w: %w", why.ErrNoProxy, err)
 	}
-	v, err := asked(askPod(ctx, m.c, pod, partZtunnel.admin, http.MethodGet, questionPath(&q)))
+	v, err := asked(session.AskPod(ctx, m.c, pod, session.PartZtunnel.Admin, http.MethodGet, questionPath(&q)))
 	return v, pod.Name + "." + pod.Namespace, err
 }
 
 func (m *whyCluster) Waypoint(ctx context.Context, namespace, name string, q verdict.Question) (*verdict.Verdict, string, error) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	v, err := asked(askPod(ctx, m.c, pod, wellknown.PortAdmin, http.MethodGet, questionPath(&q)))
+	v, err := asked(session.AskPod(ctx, m.c, pod, wellknown.PortAdmin, http.MethodGet, questionPath(&q)))
 	return v, "waypoint " + namespace + "/" + name, err
 }
 
 // advise adds what to do next.
-func advise(r *why.Report, t typing) {
+func advise(r *why.Report, t next.Commands) {
 	last := r.Last()
 	if r.Allowed {
 		if n := last.Next; n != nil && n.To == verdict.ToProgram {
 			r.Next = "if it fails nevertheless, no proxy has refused it: see the program of the pod, and what the proxies log"
-			r.Command = "ambit describe pod " + n.Name + " -n " + n.Namespace + t.also()
+			r.Command = "ambit describe pod " + n.Name + " -n " + n.Namespace + t.Also()
 		}
 		return
 	}
@@ -372,26 +376,26 @@ func advise(r *why.Report, t typing) {
 	}
 	describe := func(kind, name string) string {
 		ns, name, _ := strings.Cut(name, "/")
-		return "ambit describe " + kind + " " + name + " -n " + ns + t.also()
+		return "ambit describe " + kind + " " + name + " -n " + ns + t.Also()
 	}
-	waypoint := func(part string) string {
+	inspect := func(part string) string {
 		_, name, _ := strings.Cut(last.Proxy, " ")
 		if gateway != "" {
 			name = gateway
 		}
 		ns, name, _ := strings.Cut(name, "/")
-		return "ambit waypoint-config " + part + " " + name + "." + ns + t.also()
+		return "ambit waypoint-config " + part + " " + name + "." + ns + t.Also()
 	}
 	switch first := &r.Hops[0]; {
 	case !first.Captured && last.Role == verdict.RoleDestination && why != reason.ConnectFailure:
 		// Only pods of the mesh have an identity, and pass waypoints.
-		_, ns := lastName(r.From)
+		_, ns := waypoint.LastName(r.From)
 		r.Next = "bring the client into the mesh: it connects without an identity"
-		r.Command = t.enrol(ns)
+		r.Command = t.Enrol(ns)
 	case last.Role == verdict.RoleWaypoint && (why == reason.NoRoute || why == reason.NoBackend):
-		r.Command = waypoint("routes")
+		r.Command = inspect("routes")
 	case last.Role == verdict.RoleWaypoint && slices.Contains([]reason.Reason{reason.PolicyDenied, reason.NotAllowed, reason.PolicyUnsupported}, why):
-		r.Command = waypoint("policies")
+		r.Command = inspect("policies")
 		if why == reason.PolicyDenied {
 			r.Next = "see the named policy, and what else the waypoint enforces"
 		}
