@@ -93,9 +93,9 @@ peers:
 chaos: build ## kill -9 of every part under load, and worse
 	@$(PROGRAMS) $(GO) run ./test/run -each -count=1 -timeout 20m ./test/chaos/...
 
-bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL=/path, PEER_ENVOY=/path if given
+bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL, PEER_ENVOY, PEER_NGINX, PEER_HAPROXY=/path if given
 	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'
-	@$(GO) run ./test/bench -l7 -bin $(BIN) -envoy '$(PEER_ENVOY)'
+	@$(GO) run ./test/bench -l7 -bin $(BIN) -envoy '$(PEER_ENVOY)' -nginx '$(PEER_NGINX)' -haproxy '$(PEER_HAPROXY)'
 
 scale: ## the control plane on the API server of KUBECONFIG, with 20,000 pods that nobody runs
 	@$(GO) run ./test/scale $(SCALE)

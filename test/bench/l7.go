@@ -1,22 +1,26 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
-// waypointYAML is a service of the server that uses a waypoint, with a route.
+// waypointYAML is a service that uses a waypoint, with a route, and a server of its own:
+// calls of the other server's address are not to pass the waypoint.
 const waypointYAML = `
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: routed, namespace: bench, labels: {app: routed}}
+spec:
+  nodeName: node1
+  serviceAccountName: server
+  containers: [{name: load, command: [LOAD, server, -listen, ":9000"], readinessProbe: {tcpSocket: {port: 9000}}}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -26,7 +30,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 apiVersion: v1
 kind: Service
 metadata: {name: routed, namespace: bench, labels: {istio.io/use-waypoint: waypoint}}
-spec: {selector: {app: server}, ports: [{name: http, port: 80, targetPort: 9000, appProtocol: http}]}
+spec: {selector: {app: routed}, ports: [{name: http, port: 80, targetPort: 9000, appProtocol: http}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -109,6 +113,13 @@ func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
 		return pids, nil
 	}
 	w.add(c, o)
+	alone := *c
+	alone.name, alone.title = "waypoint-alone", "CPU of the waypoint"
+	alone.proxies = func(ctx context.Context) ([]int, error) {
+		pids, err := c.proxies(ctx)
+		return pids[min(len(proxies), len(pids)):], err
+	}
+	w.add(&alone, o)
 	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("waited 30 s"))
 	defer cancel()
 	for {
@@ -134,10 +145,15 @@ func (w *world) requests(ctx context.Context, o options, l *lab.Lab, server, dir
 			return err
 		}
 	}
-	if o.envoy == "" || !wanted(o.only, "envoy") {
-		return nil
+	for _, p := range reverseProxies {
+		if o.reverse[p.name] == "" || !wanted(o.only, p.name) {
+			continue
+		}
+		if err := w.reverse(ctx, o, l, p, server, dir); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
 	}
-	return w.envoy(ctx, o, l, server, dir)
+	return nil
 }
 
 // requested checks that the waypoint has counted a request.
@@ -159,59 +175,4 @@ func (c *contender) requested(ctx context.Context) error {
 		}
 	}
 	return errors.New("it has counted none")
-}
-
-// envoyConfig is Envoy as a plain reverse proxy: no TLS, no mesh, one route.
-const envoyConfig = `
-static_resources:
-  listeners:
-  - address: {socket_address: {address: 127.0.0.1, port_value: 7003}}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: bench
-          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /a}, route: {cluster: server}}]}]}
-          http_filters: [{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
-  clusters:
-  - name: server
-    type: STATIC
-    load_assignment: {cluster_name: server, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: SERVER, port_value: 9000}}}}]}]}
-`
-
-// envoy adds Envoy beside the client outside of the mesh.
-func (w *world) envoy(ctx context.Context, o options, l *lab.Lab, server, dir string) error {
-	config := filepath.Join(dir, "envoy.yaml")
-	if err := os.WriteFile(config, []byte(strings.ReplaceAll(envoyConfig, "SERVER", server)), 0o600); err != nil {
-		return err
-	}
-	r, out, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close() //nolint:errcheck // one line is all that is read
-	cmd, err := l.Exec(ctx, lab.InPod("plain", "client"), lab.ExecOptions{Stdout: out, Stderr: os.Stderr}, "/bin/sh", "-c",
-		`echo $$; exec "$0" "$@" >/dev/null`, o.envoy, "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "off")
-	_ = out.Close()
-	if err != nil {
-		return err
-	}
-	w.closers = append(w.closers, func() {
-		_ = cmd.Signal(lab.SIGTERM)
-		_, _ = cmd.Wait()
-	})
-	line, err := bufio.NewReader(r).ReadString('\n')
-	pid, perr := strconv.Atoi(strings.TrimSpace(line))
-	if err = errors.Join(err, perr); err != nil {
-		return fmt.Errorf("envoy: %w", err)
-	}
-	c := &contender{name: "envoy", title: path.Base(o.envoy) + ", plain", lab: l, client: lab.InPod("plain", "client"), addr: "127.0.0.1:7003"}
-	c.proxies = func(context.Context) ([]int, error) { return []int{pid}, nil }
-	w.add(c, o)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if _, err = c.load(ctx, "http", "-duration", "50ms"); err == nil || time.Now().After(deadline) || ctx.Err() != nil {
-			return err
-		}
-	}
 }

@@ -5,7 +5,7 @@
 // the machine happens to all of them; read the ratios.
 //
 //	bench [-bin DIR] [-before DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-cells NAME,…] [-o text|json]
-//	bench -l7 [-envoy PATH] [-rounds N] [-duration D] [-cells NAME,…]
+//	bench -l7 [-envoy PATH] [-nginx PATH] [-haproxy PATH] [-rounds N] [-duration D] [-cells NAME,…]
 //	bench -scale [-workloads N] [-services N]
 //
 // It ends with "N passed, N failed": a measured cell passes when there were no
@@ -47,7 +47,7 @@ type options struct {
 	output     string
 	scale      bool
 	l7         bool
-	envoy      string
+	reverse    map[string]string // programs of reverse proxies, by name
 	workloads  int
 	services   int
 	components map[string]string // program by name
@@ -69,11 +69,19 @@ func main() {
 	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.BoolVar(&o.l7, "l7", false, "instead: requests of HTTP, with no mesh, through the node proxies, and through a waypoint between them")
-	flag.StringVar(&o.envoy, "envoy", os.Getenv("PEER_ENVOY"), "with -l7: an Envoy to compare with, as a plain reverse proxy (also $PEER_ENVOY)")
+	reverse := map[string]*string{}
+	for _, p := range reverseProxies {
+		variable := "PEER_" + strings.ToUpper(p.name)
+		reverse[p.name] = flag.String(p.name, os.Getenv(variable), "with -l7: "+p.name+" to compare with, as a plain reverse proxy (also $"+variable+")")
+	}
 	flag.BoolVar(&o.scale, "scale", false, "instead: one change in a large mesh, and what the mesh costs in memory")
 	flag.IntVar(&o.workloads, "workloads", 10_000, "with -scale: pods")
 	flag.IntVar(&o.services, "services", 2_000, "with -scale: services")
 	flag.Parse()
+	o.reverse = map[string]string{}
+	for name, path := range reverse {
+		o.reverse[name] = *path
+	}
 	os.Exit(run(o))
 }
 

@@ -164,11 +164,12 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 func (w *world) start(ctx context.Context, o options, state, bin, peer string) (*lab.Lab, error) {
 	cfg := lab.Config{
 		Name: "bench-" + filepath.Base(state), StateDir: state, Nodes: 2, Mesh: true, BinDir: bin,
-		YAML: strings.ReplaceAll(worldYAML, "LOAD", o.components["load"]), Logger: quiet(),
+		YAML: worldYAML, Logger: quiet(),
 	}
 	if o.l7 {
 		cfg.YAML += waypointYAML
 	}
+	cfg.YAML = strings.ReplaceAll(cfg.YAML, "LOAD", o.components["load"])
 	if peer != "" {
 		cfg.PeerZtunnel = map[string]string{"node1": peer, "node2": peer}
 	}
