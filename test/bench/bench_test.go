@@ -4,10 +4,35 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
 )
+
+// TestMain is the supervisor, the first process of a pod, or a plain proxy when the
+// benchmarks start it again.
+func TestMain(m *testing.M) {
+	lab.Main()
+	if len(os.Args) > 1 && os.Args[1] == relayCommand {
+		os.Exit(relayMain(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+// Both benchmarks measure every cell of every contender that is in the repository.
+func TestBenchmarksRun(t *testing.T) {
+	for name, l7 := range map[string]bool{"connections": false, "requests": true} {
+		t.Run(name, func(t *testing.T) {
+			o := options{bin: os.Getenv("AMBIT_BIN"), rounds: 1, duration: 100 * time.Millisecond, held: 50, output: "json", l7: l7}
+			if code := run(o); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+		})
+	}
+}
 
 func TestMedian(t *testing.T) {
 	for _, c := range []struct {
