@@ -93,6 +93,9 @@ func (codec) Unmarshal(data []byte, v any) error {
 }
 
 const (
+	// partialResponses lets the control plane divide its first response.
+	partialResponses = "ambit.xds.partial-responses"
+
 	deltaMethod = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 	// maxMessage is what node proxies take.
 	maxMessage = 200 << 20
@@ -126,20 +129,31 @@ func (n *node) run(ctx context.Context) error {
 	}
 }
 
-func (n *node) follow(ctx context.Context) error {
-	n.served = false
-	conn, err := grpc.NewClient("passthrough:///"+n.fleet.address,
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: n.fleet.serverName, RootCAs: n.fleet.roots})),
+// stream opens a stream of deltas with a connection of its own, which done closes.
+func (f *fleet) stream(ctx context.Context, token string) (s grpc.ClientStream, done func(), err error) {
+	conn, err := grpc.NewClient("passthrough:///"+f.address,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: f.serverName, RootCAs: f.roots})),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(codec{}), grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithNoProxy())
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer conn.Close() //nolint:errcheck // the stream tells
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+n.token, "clusterid", wellknown.DefaultCluster)
-	s, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, deltaMethod)
+	done = func() { _ = conn.Close() } // the stream tells
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token, "clusterid", wellknown.DefaultCluster)
+	s, err = conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, deltaMethod)
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return s, done, nil
+}
+
+func (n *node) follow(ctx context.Context) error {
+	n.served = false
+	s, done, err := n.fleet.stream(ctx, n.token)
 	if err != nil {
 		return err
 	}
+	defer done()
 	for _, url := range []string{wellknown.TypeAuthorization, wellknown.TypeAddress} {
 		if err := s.SendMsg(n.hello(url)); err != nil {
 			return errors.Join(err, s.RecvMsg(new([]byte)))
@@ -155,7 +169,7 @@ func (n *node) hello(url string) *discovery.DeltaDiscoveryRequest {
 		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{"NODE_NAME": structpb.NewStringValue(n.name)}},
 	}}
 	if !n.fleet.whole {
-		req.Node.ClientFeatures = []string{"ambit.xds.partial-responses"}
+		req.Node.ClientFeatures = []string{partialResponses}
 	}
 	if url == wellknown.TypeAddress {
 		req.InitialResourceVersions = n.fleet.known

@@ -3,7 +3,8 @@
 // a client for every node, which follows the control plane with a token of its
 // own as a node proxy does.
 //
-//	scale -kubeconfig FILE [-services N] [-pods N] [-clients N] [-changes N] [-bin DIR] [-istiod FILE] [-profile DIR] [-o text|json]
+//	scale -kubeconfig FILE [-services N] [-pods N] [-clients N] [-changes N]
+//	      [-waypoints N] [-replicas N] [-routes N] [-bin DIR] [-istiod FILE] [-profile DIR] [-o text|json]
 //
 // To try several builds on the same objects, -hold makes them and keeps them
 // until it is interrupted, and -held measures on what another process holds.
@@ -54,6 +55,9 @@ func run() int {
 	flag.IntVar(&o.services, "services", 2000, "services")
 	flag.IntVar(&o.pods, "pods", 20000, "pods")
 	flag.IntVar(&o.nodes, "clients", 200, "nodes, each with a client of the control plane")
+	flag.IntVar(&o.waypoints, "waypoints", 0, "waypoints, each of the services of a namespace; the cluster must not have the Gateway API")
+	flag.IntVar(&o.replicas, "replicas", 2, "with -waypoints: proxies of each, with a client of the control plane")
+	flag.IntVar(&o.routes, "routes", 5000, "with -waypoints: HTTPRoutes")
 	flag.IntVar(&o.changes, "changes", 100, "changes, one after the other")
 	flag.StringVar(&o.bin, "bin", "", "directory of the programs; what is not there is built")
 	flag.StringVar(&o.istiod, "istiod", "", "Istio's pilot-discovery, to be measured after ambitd on the same objects")
@@ -108,6 +112,8 @@ func (o *options) check() error {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	case o.services < 2 || o.pods < 1 || o.nodes < 1 || o.changes < 2:
 		return errors.New("want at least 2 services, a pod, a client and 2 changes")
+	case o.waypoints < 0 || o.waypoints > o.namespaces() || o.waypoints > 0 && (o.replicas < 1 || o.routes < 1):
+		return fmt.Errorf("-waypoints %d, -replicas %d, -routes %d: a mesh of this size has %d namespaces", o.waypoints, o.replicas, o.routes, o.namespaces())
 	case o.changes > 2*o.mostChanges():
 		return fmt.Errorf("-changes %d: a mesh of this size has %d", o.changes, 2*o.mostChanges())
 	case o.hold && o.held:
@@ -216,7 +222,7 @@ func (m *measuring) run(ctx context.Context) error {
 	defer m.fail(nil)
 	m.leave = func() {}
 	defer func() { m.leave() }()
-	for _, step := range []func(context.Context) error{m.start, m.join, m.again, m.rest, m.change, m.load} {
+	for _, step := range []func(context.Context) error{m.start, m.join, m.again, m.rest, m.change, m.routes, m.load} {
 		if err := step(ctx); err != nil {
 			return cmp.Or(context.Cause(ctx), err)
 		}

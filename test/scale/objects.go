@@ -34,10 +34,17 @@ const (
 )
 
 // shape is how large the mesh is.
-type shape struct{ services, pods, nodes int }
+type shape struct {
+	services, pods, nodes int
+	routed
+}
 
 func (s shape) String() string {
-	return fmt.Sprintf("%d services, %d pods, %d nodes", s.services, s.pods, s.nodes)
+	text := fmt.Sprintf("%d services, %d pods, %d nodes", s.services, s.pods, s.nodes)
+	if s.waypoints > 0 {
+		text += fmt.Sprintf(", %d waypoints of %d proxies, %d routes", s.waypoints, s.replicas, s.routes)
+	}
+	return text
 }
 
 func (s shape) namespaces() int {
@@ -63,6 +70,13 @@ func (s shape) addresses() []string {
 			for e := range endpointsOfSlice {
 				names = append(names, sliceResource(i, e))
 			}
+		}
+	}
+	for g := range s.waypoints {
+		ns := namespaceName(g)
+		names = append(names, ns+"/"+waypointName+"."+ns+".svc."+wellknown.DefaultDomain)
+		for i := range s.replicas {
+			names = append(names, podResource(ns, proxyOfWaypoint(i)))
 		}
 	}
 	return names
@@ -108,10 +122,14 @@ var (
 	firstExternal = [4]byte{13, 0, 0, 1}
 )
 
-func namespace(name string) *corev1.Namespace {
-	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+func namespace(name string, waypoint bool) *corev1.Namespace {
+	n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
 		ownLabel: "", wellknown.LabelDataplaneMode: wellknown.DataplaneModeAmbient,
 	}}}
+	if waypoint {
+		n.Labels[wellknown.LabelUseWaypoint] = waypointName
+	}
+	return n
 }
 
 // clusterNode says that it is ready; a lease that is renewed keeps it so.

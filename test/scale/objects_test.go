@@ -10,7 +10,7 @@ import (
 // TestShape: every pod has a service with a selector, every service without
 // one its endpoints, and no two have one address.
 func TestShape(t *testing.T) {
-	for _, s := range []shape{{2, 1, 1}, {50, 49, 3}, {51, 200, 7}, {2000, 20000, 200}} {
+	for _, s := range []shape{{services: 2, pods: 1, nodes: 1}, {services: 50, pods: 49, nodes: 3}, {services: 51, pods: 200, nodes: 7}, {services: 2000, pods: 20000, nodes: 200}} {
 		used, pods := map[string]bool{}, map[int]int{}
 		claim := func(a string) {
 			if used[a] {
@@ -95,7 +95,7 @@ func TestReport(t *testing.T) {
 
 // TestChangesDiffer: a change that was made already would never arrive.
 func TestChangesDiffer(t *testing.T) {
-	for _, s := range []shape{{2, 1, 1}, {60, 200, 2}, {2000, 20000, 200}} {
+	for _, s := range []shape{{services: 2, pods: 1, nodes: 1}, {services: 60, pods: 200, nodes: 2}, {services: 2000, pods: 20000, nodes: 200}} {
 		w := &world{shape: s}
 		seen := map[string]bool{}
 		for i := range min(s.mostChanges(), 2000) {
@@ -142,5 +142,26 @@ func TestMetric(t *testing.T) {
 	}
 	if _, err := metric(text, "c"); err == nil {
 		t.Error("no error for a metric that is not there")
+	}
+}
+
+// TestRoutes: every route is of a service that uses a waypoint, every waypoint has
+// routes, and a marker is found in its own route alone.
+func TestRoutes(t *testing.T) {
+	s := shape{services: 250, pods: 300, nodes: 3, routed: routed{waypoints: 2, replicas: 2, routes: 500}}
+	used := map[string]int{}
+	for i := range s.routes {
+		if !s.ofWaypoint(s.routeOf(i)) {
+			t.Errorf("route %d is of service %d", i, s.routeOf(i))
+		}
+		r := s.route(i)
+		used[r.GetNamespace()]++
+		b, err := r.MarshalJSON()
+		if err != nil || !strings.Contains(string(b), marker(i, false)) || strings.Contains(string(b), marker(i, true)) {
+			t.Fatalf("%s, error %v", b, err)
+		}
+	}
+	if len(used) != s.waypoints || strings.HasSuffix(marker(11, true), marker(1, true)) {
+		t.Errorf("routes by namespace: %v", used)
 	}
 }

@@ -101,7 +101,7 @@ func (w *world) create(ctx context.Context) error {
 			if i > 0 {
 				name = namespaceName(i - 1)
 			}
-			_, err := core.Namespaces().Create(ctx, namespace(name), none)
+			_, err := core.Namespaces().Create(ctx, namespace(name, i > 0 && i <= w.waypoints), none)
 			return err
 		}},
 		{"nodes", w.nodes, w.createNode},
@@ -121,7 +121,7 @@ func (w *world) create(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return w.createWaypoints(ctx)
 }
 
 func (w *world) createNode(ctx context.Context, i int) error {
@@ -213,7 +213,7 @@ func (w *world) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = w.empty(ctx, list.Items)
+	err = errors.Join(w.removeGatewayAPI(ctx), w.empty(ctx, list.Items))
 	err = errors.Join(err, core.Nodes().DeleteCollection(ctx, metav1.DeleteOptions{}, ours),
 		w.kube.CoordinationV1().Leases(leaseNamespace).DeleteCollection(ctx, metav1.DeleteOptions{}, ours))
 	if len(list.Items) == 0 {
