@@ -39,6 +39,8 @@ const (
 	Action_DENY               Action = 2
 	// Matches are reported. It decides nothing.
 	Action_AUDIT Action = 3
+	// An external authorizer decides about what matches.
+	Action_CUSTOM Action = 4
 )
 
 // Enum value maps for Action.
@@ -48,12 +50,14 @@ var (
 		1: "ALLOW",
 		2: "DENY",
 		3: "AUDIT",
+		4: "CUSTOM",
 	}
 	Action_value = map[string]int32{
 		"ACTION_UNSPECIFIED": 0,
 		"ALLOW":              1,
 		"DENY":               2,
 		"AUDIT":              3,
+		"CUSTOM":             4,
 	}
 )
 
@@ -99,7 +103,9 @@ type Policy struct {
 	Services []*Service `protobuf:"bytes,6,rep,name=services,proto3" json:"services,omitempty"`
 	Rules    []*Rule    `protobuf:"bytes,7,rep,name=rules,proto3" json:"rules,omitempty"`
 	// Of a DENY policy that stands for what a gateway cannot do: what that is.
-	Unsupported   string `protobuf:"bytes,8,opt,name=unsupported,proto3" json:"unsupported,omitempty"`
+	Unsupported string `protobuf:"bytes,8,opt,name=unsupported,proto3" json:"unsupported,omitempty"`
+	// Of a CUSTOM policy.
+	Provider      *Provider `protobuf:"bytes,9,opt,name=provider,proto3" json:"provider,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,6 +196,412 @@ func (x *Policy) GetUnsupported() string {
 	return ""
 }
 
+func (x *Policy) GetProvider() *Provider {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
+// An external authorizer: MeshConfig.extensionProviders.
+type Provider struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The service that is asked. Without a namespace, the host name is looked up as
+	// the gateway's own namespace does.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Hostname  string `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Port      uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	TimeoutMs uint32 `protobuf:"varint,5,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// A request passes that the authorizer could not be asked about.
+	FailOpen bool `protobuf:"varint,6,opt,name=fail_open,json=failOpen,proto3" json:"fail_open,omitempty"`
+	// Of the answer when it could not be asked, and the request does not pass.
+	StatusOnError uint32 `protobuf:"varint,7,opt,name=status_on_error,json=statusOnError,proto3" json:"status_on_error,omitempty"`
+	// The route is looked for again after the authorizer's changes.
+	RecomputeRoute bool `protobuf:"varint,8,opt,name=recompute_route,json=recomputeRoute,proto3" json:"recompute_route,omitempty"`
+	// The body that the authorizer gets; none without.
+	Body *CheckBody `protobuf:"bytes,9,opt,name=body,proto3" json:"body,omitempty"`
+	// Types that are valid to be assigned to Protocol:
+	//
+	//	*Provider_Http
+	//	*Provider_Grpc
+	Protocol      isProvider_Protocol `protobuf_oneof:"protocol"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Provider) Reset() {
+	*x = Provider{}
+	mi := &file_authz_authz_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Provider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Provider) ProtoMessage() {}
+
+func (x *Provider) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_authz_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Provider.ProtoReflect.Descriptor instead.
+func (*Provider) Descriptor() ([]byte, []int) {
+	return file_authz_authz_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Provider) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Provider) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Provider) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Provider) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Provider) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Provider) GetFailOpen() bool {
+	if x != nil {
+		return x.FailOpen
+	}
+	return false
+}
+
+func (x *Provider) GetStatusOnError() uint32 {
+	if x != nil {
+		return x.StatusOnError
+	}
+	return 0
+}
+
+func (x *Provider) GetRecomputeRoute() bool {
+	if x != nil {
+		return x.RecomputeRoute
+	}
+	return false
+}
+
+func (x *Provider) GetBody() *CheckBody {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *Provider) GetProtocol() isProvider_Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return nil
+}
+
+func (x *Provider) GetHttp() *HTTPCheck {
+	if x != nil {
+		if x, ok := x.Protocol.(*Provider_Http); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *Provider) GetGrpc() *GRPCCheck {
+	if x != nil {
+		if x, ok := x.Protocol.(*Provider_Grpc); ok {
+			return x.Grpc
+		}
+	}
+	return nil
+}
+
+type isProvider_Protocol interface {
+	isProvider_Protocol()
+}
+
+type Provider_Http struct {
+	Http *HTTPCheck `protobuf:"bytes,10,opt,name=http,proto3,oneof"`
+}
+
+type Provider_Grpc struct {
+	Grpc *GRPCCheck `protobuf:"bytes,11,opt,name=grpc,proto3,oneof"`
+}
+
+func (*Provider_Http) isProvider_Protocol() {}
+
+func (*Provider_Grpc) isProvider_Protocol() {}
+
+type CheckBody struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	MaxBytes uint32                 `protobuf:"varint,1,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// Of a larger body the beginning; else the request is refused.
+	AllowPartial bool `protobuf:"varint,2,opt,name=allow_partial,json=allowPartial,proto3" json:"allow_partial,omitempty"`
+	// By gRPC, as bytes and not as text.
+	Raw           bool `protobuf:"varint,3,opt,name=raw,proto3" json:"raw,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckBody) Reset() {
+	*x = CheckBody{}
+	mi := &file_authz_authz_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckBody) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckBody) ProtoMessage() {}
+
+func (x *CheckBody) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_authz_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckBody.ProtoReflect.Descriptor instead.
+func (*CheckBody) Descriptor() ([]byte, []int) {
+	return file_authz_authz_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CheckBody) GetMaxBytes() uint32 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *CheckBody) GetAllowPartial() bool {
+	if x != nil {
+		return x.AllowPartial
+	}
+	return false
+}
+
+func (x *CheckBody) GetRaw() bool {
+	if x != nil {
+		return x.Raw
+	}
+	return false
+}
+
+// A request of HTTP. Names of headers may begin or end with *.
+type HTTPCheck struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	PathPrefix string                 `protobuf:"bytes,1,opt,name=path_prefix,json=pathPrefix,proto3" json:"path_prefix,omitempty"`
+	// Of the request, that the authorizer gets.
+	IncludeHeaders []string       `protobuf:"bytes,2,rep,name=include_headers,json=includeHeaders,proto3" json:"include_headers,omitempty"`
+	AddHeaders     []*CheckHeader `protobuf:"bytes,3,rep,name=add_headers,json=addHeaders,proto3" json:"add_headers,omitempty"`
+	// Of its answer: what the destination gets, and what the client does.
+	ToUpstream      []string `protobuf:"bytes,4,rep,name=to_upstream,json=toUpstream,proto3" json:"to_upstream,omitempty"`
+	ToClientOnAllow []string `protobuf:"bytes,5,rep,name=to_client_on_allow,json=toClientOnAllow,proto3" json:"to_client_on_allow,omitempty"`
+	ToClientOnDeny  []string `protobuf:"bytes,6,rep,name=to_client_on_deny,json=toClientOnDeny,proto3" json:"to_client_on_deny,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *HTTPCheck) Reset() {
+	*x = HTTPCheck{}
+	mi := &file_authz_authz_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPCheck) ProtoMessage() {}
+
+func (x *HTTPCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_authz_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPCheck.ProtoReflect.Descriptor instead.
+func (*HTTPCheck) Descriptor() ([]byte, []int) {
+	return file_authz_authz_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HTTPCheck) GetPathPrefix() string {
+	if x != nil {
+		return x.PathPrefix
+	}
+	return ""
+}
+
+func (x *HTTPCheck) GetIncludeHeaders() []string {
+	if x != nil {
+		return x.IncludeHeaders
+	}
+	return nil
+}
+
+func (x *HTTPCheck) GetAddHeaders() []*CheckHeader {
+	if x != nil {
+		return x.AddHeaders
+	}
+	return nil
+}
+
+func (x *HTTPCheck) GetToUpstream() []string {
+	if x != nil {
+		return x.ToUpstream
+	}
+	return nil
+}
+
+func (x *HTTPCheck) GetToClientOnAllow() []string {
+	if x != nil {
+		return x.ToClientOnAllow
+	}
+	return nil
+}
+
+func (x *HTTPCheck) GetToClientOnDeny() []string {
+	if x != nil {
+		return x.ToClientOnDeny
+	}
+	return nil
+}
+
+type CheckHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckHeader) Reset() {
+	*x = CheckHeader{}
+	mi := &file_authz_authz_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckHeader) ProtoMessage() {}
+
+func (x *CheckHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_authz_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckHeader.ProtoReflect.Descriptor instead.
+func (*CheckHeader) Descriptor() ([]byte, []int) {
+	return file_authz_authz_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CheckHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CheckHeader) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// envoy.service.auth.v3.Authorization/Check.
+type GRPCCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GRPCCheck) Reset() {
+	*x = GRPCCheck{}
+	mi := &file_authz_authz_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GRPCCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GRPCCheck) ProtoMessage() {}
+
+func (x *GRPCCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_authz_authz_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GRPCCheck.ProtoReflect.Descriptor instead.
+func (*GRPCCheck) Descriptor() ([]byte, []int) {
+	return file_authz_authz_proto_rawDescGZIP(), []int{5}
+}
+
 // Names a service, as Address resources do, in lower case.
 type Service struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -201,7 +613,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_authz_authz_proto_msgTypes[1]
+	mi := &file_authz_authz_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -213,7 +625,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_authz_proto_msgTypes[1]
+	mi := &file_authz_authz_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -226,7 +638,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_authz_authz_proto_rawDescGZIP(), []int{1}
+	return file_authz_authz_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Service) GetNamespace() string {
@@ -255,7 +667,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_authz_authz_proto_msgTypes[2]
+	mi := &file_authz_authz_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +679,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_authz_proto_msgTypes[2]
+	mi := &file_authz_authz_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +692,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_authz_authz_proto_rawDescGZIP(), []int{2}
+	return file_authz_authz_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rule) GetPlace() uint32 {
@@ -307,7 +719,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_authz_authz_proto_msgTypes[3]
+	mi := &file_authz_authz_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +731,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_authz_proto_msgTypes[3]
+	mi := &file_authz_authz_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +744,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_authz_authz_proto_rawDescGZIP(), []int{3}
+	return file_authz_authz_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Clause) GetMatches() []*Match {
@@ -374,7 +786,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_authz_authz_proto_msgTypes[4]
+	mi := &file_authz_authz_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -386,7 +798,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_authz_proto_msgTypes[4]
+	mi := &file_authz_authz_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -399,7 +811,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_authz_authz_proto_rawDescGZIP(), []int{4}
+	return file_authz_authz_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Match) GetConnection() []*security.Match {
@@ -520,7 +932,7 @@ type PathMatch struct {
 
 func (x *PathMatch) Reset() {
 	*x = PathMatch{}
-	mi := &file_authz_authz_proto_msgTypes[5]
+	mi := &file_authz_authz_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +944,7 @@ func (x *PathMatch) String() string {
 func (*PathMatch) ProtoMessage() {}
 
 func (x *PathMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_authz_proto_msgTypes[5]
+	mi := &file_authz_authz_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +957,7 @@ func (x *PathMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathMatch.ProtoReflect.Descriptor instead.
 func (*PathMatch) Descriptor() ([]byte, []int) {
-	return file_authz_authz_proto_rawDescGZIP(), []int{5}
+	return file_authz_authz_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PathMatch) GetMatchType() isPathMatch_MatchType {
@@ -603,7 +1015,7 @@ type HeaderMatch struct {
 
 func (x *HeaderMatch) Reset() {
 	*x = HeaderMatch{}
-	mi := &file_authz_authz_proto_msgTypes[6]
+	mi := &file_authz_authz_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +1027,7 @@ func (x *HeaderMatch) String() string {
 func (*HeaderMatch) ProtoMessage() {}
 
 func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_authz_proto_msgTypes[6]
+	mi := &file_authz_authz_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +1040,7 @@ func (x *HeaderMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderMatch.ProtoReflect.Descriptor instead.
 func (*HeaderMatch) Descriptor() ([]byte, []int) {
-	return file_authz_authz_proto_rawDescGZIP(), []int{6}
+	return file_authz_authz_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeaderMatch) GetName() string {
@@ -665,7 +1077,7 @@ type ClaimMatch struct {
 
 func (x *ClaimMatch) Reset() {
 	*x = ClaimMatch{}
-	mi := &file_authz_authz_proto_msgTypes[7]
+	mi := &file_authz_authz_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +1089,7 @@ func (x *ClaimMatch) String() string {
 func (*ClaimMatch) ProtoMessage() {}
 
 func (x *ClaimMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_authz_authz_proto_msgTypes[7]
+	mi := &file_authz_authz_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +1102,7 @@ func (x *ClaimMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimMatch.ProtoReflect.Descriptor instead.
 func (*ClaimMatch) Descriptor() ([]byte, []int) {
-	return file_authz_authz_proto_rawDescGZIP(), []int{7}
+	return file_authz_authz_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ClaimMatch) GetPath() []string {
@@ -718,7 +1130,7 @@ var File_authz_authz_proto protoreflect.FileDescriptor
 
 const file_authz_authz_proto_rawDesc = "" +
 	"\n" +
-	"\x11authz/authz.proto\x12\x0eambit.authz.v1\x1a\x1csecurity/authorization.proto\"\xa6\x02\n" +
+	"\x11authz/authz.proto\x12\x0eambit.authz.v1\x1a\x1csecurity/authorization.proto\"\xdc\x02\n" +
 	"\x06Policy\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12.\n" +
@@ -729,7 +1141,42 @@ const file_authz_authz_proto_rawDesc = "" +
 	"everything\x123\n" +
 	"\bservices\x18\x06 \x03(\v2\x17.ambit.authz.v1.ServiceR\bservices\x12*\n" +
 	"\x05rules\x18\a \x03(\v2\x14.ambit.authz.v1.RuleR\x05rules\x12 \n" +
-	"\vunsupported\x18\b \x01(\tR\vunsupported\"C\n" +
+	"\vunsupported\x18\b \x01(\tR\vunsupported\x124\n" +
+	"\bprovider\x18\t \x01(\v2\x18.ambit.authz.v1.ProviderR\bprovider\"\x96\x03\n" +
+	"\bProvider\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bhostname\x18\x03 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x05 \x01(\rR\ttimeoutMs\x12\x1b\n" +
+	"\tfail_open\x18\x06 \x01(\bR\bfailOpen\x12&\n" +
+	"\x0fstatus_on_error\x18\a \x01(\rR\rstatusOnError\x12'\n" +
+	"\x0frecompute_route\x18\b \x01(\bR\x0erecomputeRoute\x12-\n" +
+	"\x04body\x18\t \x01(\v2\x19.ambit.authz.v1.CheckBodyR\x04body\x12/\n" +
+	"\x04http\x18\n" +
+	" \x01(\v2\x19.ambit.authz.v1.HTTPCheckH\x00R\x04http\x12/\n" +
+	"\x04grpc\x18\v \x01(\v2\x19.ambit.authz.v1.GRPCCheckH\x00R\x04grpcB\n" +
+	"\n" +
+	"\bprotocol\"_\n" +
+	"\tCheckBody\x12\x1b\n" +
+	"\tmax_bytes\x18\x01 \x01(\rR\bmaxBytes\x12#\n" +
+	"\rallow_partial\x18\x02 \x01(\bR\fallowPartial\x12\x10\n" +
+	"\x03raw\x18\x03 \x01(\bR\x03raw\"\x8c\x02\n" +
+	"\tHTTPCheck\x12\x1f\n" +
+	"\vpath_prefix\x18\x01 \x01(\tR\n" +
+	"pathPrefix\x12'\n" +
+	"\x0finclude_headers\x18\x02 \x03(\tR\x0eincludeHeaders\x12<\n" +
+	"\vadd_headers\x18\x03 \x03(\v2\x1b.ambit.authz.v1.CheckHeaderR\n" +
+	"addHeaders\x12\x1f\n" +
+	"\vto_upstream\x18\x04 \x03(\tR\n" +
+	"toUpstream\x12+\n" +
+	"\x12to_client_on_allow\x18\x05 \x03(\tR\x0ftoClientOnAllow\x12)\n" +
+	"\x11to_client_on_deny\x18\x06 \x03(\tR\x0etoClientOnDeny\"7\n" +
+	"\vCheckHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\v\n" +
+	"\tGRPCCheck\"C\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\"N\n" +
@@ -773,12 +1220,14 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x03(\tR\x04path\x123\n" +
 	"\x06values\x18\x02 \x03(\v2\x1b.istio.security.StringMatchR\x06values\x12:\n" +
 	"\n" +
-	"not_values\x18\x03 \x03(\v2\x1b.istio.security.StringMatchR\tnotValues*@\n" +
+	"not_values\x18\x03 \x03(\v2\x1b.istio.security.StringMatchR\tnotValues*L\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05ALLOW\x10\x01\x12\b\n" +
 	"\x04DENY\x10\x02\x12\t\n" +
-	"\x05AUDIT\x10\x03B-Z+github.com/ambit-mesh/ambit/api/authz;authzb\x06proto3"
+	"\x05AUDIT\x10\x03\x12\n" +
+	"\n" +
+	"\x06CUSTOM\x10\x04B-Z+github.com/ambit-mesh/ambit/api/authz;authzb\x06proto3"
 
 var (
 	file_authz_authz_proto_rawDescOnce sync.Once
@@ -793,51 +1242,61 @@ func file_authz_authz_proto_rawDescGZIP() []byte {
 }
 
 var file_authz_authz_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_authz_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_authz_authz_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_authz_authz_proto_goTypes = []any{
 	(Action)(0),                  // 0: ambit.authz.v1.Action
 	(*Policy)(nil),               // 1: ambit.authz.v1.Policy
-	(*Service)(nil),              // 2: ambit.authz.v1.Service
-	(*Rule)(nil),                 // 3: ambit.authz.v1.Rule
-	(*Clause)(nil),               // 4: ambit.authz.v1.Clause
-	(*Match)(nil),                // 5: ambit.authz.v1.Match
-	(*PathMatch)(nil),            // 6: ambit.authz.v1.PathMatch
-	(*HeaderMatch)(nil),          // 7: ambit.authz.v1.HeaderMatch
-	(*ClaimMatch)(nil),           // 8: ambit.authz.v1.ClaimMatch
-	(*security.Match)(nil),       // 9: istio.security.Match
-	(*security.StringMatch)(nil), // 10: istio.security.StringMatch
+	(*Provider)(nil),             // 2: ambit.authz.v1.Provider
+	(*CheckBody)(nil),            // 3: ambit.authz.v1.CheckBody
+	(*HTTPCheck)(nil),            // 4: ambit.authz.v1.HTTPCheck
+	(*CheckHeader)(nil),          // 5: ambit.authz.v1.CheckHeader
+	(*GRPCCheck)(nil),            // 6: ambit.authz.v1.GRPCCheck
+	(*Service)(nil),              // 7: ambit.authz.v1.Service
+	(*Rule)(nil),                 // 8: ambit.authz.v1.Rule
+	(*Clause)(nil),               // 9: ambit.authz.v1.Clause
+	(*Match)(nil),                // 10: ambit.authz.v1.Match
+	(*PathMatch)(nil),            // 11: ambit.authz.v1.PathMatch
+	(*HeaderMatch)(nil),          // 12: ambit.authz.v1.HeaderMatch
+	(*ClaimMatch)(nil),           // 13: ambit.authz.v1.ClaimMatch
+	(*security.Match)(nil),       // 14: istio.security.Match
+	(*security.StringMatch)(nil), // 15: istio.security.StringMatch
 }
 var file_authz_authz_proto_depIdxs = []int32{
 	0,  // 0: ambit.authz.v1.Policy.action:type_name -> ambit.authz.v1.Action
-	2,  // 1: ambit.authz.v1.Policy.services:type_name -> ambit.authz.v1.Service
-	3,  // 2: ambit.authz.v1.Policy.rules:type_name -> ambit.authz.v1.Rule
-	4,  // 3: ambit.authz.v1.Rule.clauses:type_name -> ambit.authz.v1.Clause
-	5,  // 4: ambit.authz.v1.Clause.matches:type_name -> ambit.authz.v1.Match
-	9,  // 5: ambit.authz.v1.Match.connection:type_name -> istio.security.Match
-	10, // 6: ambit.authz.v1.Match.trust_domains:type_name -> istio.security.StringMatch
-	10, // 7: ambit.authz.v1.Match.not_trust_domains:type_name -> istio.security.StringMatch
-	10, // 8: ambit.authz.v1.Match.hosts:type_name -> istio.security.StringMatch
-	10, // 9: ambit.authz.v1.Match.not_hosts:type_name -> istio.security.StringMatch
-	10, // 10: ambit.authz.v1.Match.methods:type_name -> istio.security.StringMatch
-	10, // 11: ambit.authz.v1.Match.not_methods:type_name -> istio.security.StringMatch
-	6,  // 12: ambit.authz.v1.Match.paths:type_name -> ambit.authz.v1.PathMatch
-	6,  // 13: ambit.authz.v1.Match.not_paths:type_name -> ambit.authz.v1.PathMatch
-	7,  // 14: ambit.authz.v1.Match.headers:type_name -> ambit.authz.v1.HeaderMatch
-	10, // 15: ambit.authz.v1.Match.server_names:type_name -> istio.security.StringMatch
-	10, // 16: ambit.authz.v1.Match.not_server_names:type_name -> istio.security.StringMatch
-	10, // 17: ambit.authz.v1.Match.request_principals:type_name -> istio.security.StringMatch
-	10, // 18: ambit.authz.v1.Match.not_request_principals:type_name -> istio.security.StringMatch
-	8,  // 19: ambit.authz.v1.Match.claims:type_name -> ambit.authz.v1.ClaimMatch
-	10, // 20: ambit.authz.v1.PathMatch.text:type_name -> istio.security.StringMatch
-	10, // 21: ambit.authz.v1.HeaderMatch.values:type_name -> istio.security.StringMatch
-	10, // 22: ambit.authz.v1.HeaderMatch.not_values:type_name -> istio.security.StringMatch
-	10, // 23: ambit.authz.v1.ClaimMatch.values:type_name -> istio.security.StringMatch
-	10, // 24: ambit.authz.v1.ClaimMatch.not_values:type_name -> istio.security.StringMatch
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	7,  // 1: ambit.authz.v1.Policy.services:type_name -> ambit.authz.v1.Service
+	8,  // 2: ambit.authz.v1.Policy.rules:type_name -> ambit.authz.v1.Rule
+	2,  // 3: ambit.authz.v1.Policy.provider:type_name -> ambit.authz.v1.Provider
+	3,  // 4: ambit.authz.v1.Provider.body:type_name -> ambit.authz.v1.CheckBody
+	4,  // 5: ambit.authz.v1.Provider.http:type_name -> ambit.authz.v1.HTTPCheck
+	6,  // 6: ambit.authz.v1.Provider.grpc:type_name -> ambit.authz.v1.GRPCCheck
+	5,  // 7: ambit.authz.v1.HTTPCheck.add_headers:type_name -> ambit.authz.v1.CheckHeader
+	9,  // 8: ambit.authz.v1.Rule.clauses:type_name -> ambit.authz.v1.Clause
+	10, // 9: ambit.authz.v1.Clause.matches:type_name -> ambit.authz.v1.Match
+	14, // 10: ambit.authz.v1.Match.connection:type_name -> istio.security.Match
+	15, // 11: ambit.authz.v1.Match.trust_domains:type_name -> istio.security.StringMatch
+	15, // 12: ambit.authz.v1.Match.not_trust_domains:type_name -> istio.security.StringMatch
+	15, // 13: ambit.authz.v1.Match.hosts:type_name -> istio.security.StringMatch
+	15, // 14: ambit.authz.v1.Match.not_hosts:type_name -> istio.security.StringMatch
+	15, // 15: ambit.authz.v1.Match.methods:type_name -> istio.security.StringMatch
+	15, // 16: ambit.authz.v1.Match.not_methods:type_name -> istio.security.StringMatch
+	11, // 17: ambit.authz.v1.Match.paths:type_name -> ambit.authz.v1.PathMatch
+	11, // 18: ambit.authz.v1.Match.not_paths:type_name -> ambit.authz.v1.PathMatch
+	12, // 19: ambit.authz.v1.Match.headers:type_name -> ambit.authz.v1.HeaderMatch
+	15, // 20: ambit.authz.v1.Match.server_names:type_name -> istio.security.StringMatch
+	15, // 21: ambit.authz.v1.Match.not_server_names:type_name -> istio.security.StringMatch
+	15, // 22: ambit.authz.v1.Match.request_principals:type_name -> istio.security.StringMatch
+	15, // 23: ambit.authz.v1.Match.not_request_principals:type_name -> istio.security.StringMatch
+	13, // 24: ambit.authz.v1.Match.claims:type_name -> ambit.authz.v1.ClaimMatch
+	15, // 25: ambit.authz.v1.PathMatch.text:type_name -> istio.security.StringMatch
+	15, // 26: ambit.authz.v1.HeaderMatch.values:type_name -> istio.security.StringMatch
+	15, // 27: ambit.authz.v1.HeaderMatch.not_values:type_name -> istio.security.StringMatch
+	15, // 28: ambit.authz.v1.ClaimMatch.values:type_name -> istio.security.StringMatch
+	15, // 29: ambit.authz.v1.ClaimMatch.not_values:type_name -> istio.security.StringMatch
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_authz_authz_proto_init() }
@@ -845,7 +1304,11 @@ func file_authz_authz_proto_init() {
 	if File_authz_authz_proto != nil {
 		return
 	}
-	file_authz_authz_proto_msgTypes[5].OneofWrappers = []any{
+	file_authz_authz_proto_msgTypes[1].OneofWrappers = []any{
+		(*Provider_Http)(nil),
+		(*Provider_Grpc)(nil),
+	}
+	file_authz_authz_proto_msgTypes[10].OneofWrappers = []any{
 		(*PathMatch_Text)(nil),
 		(*PathMatch_Template)(nil),
 	}
@@ -855,7 +1318,7 @@ func file_authz_authz_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_authz_authz_proto_rawDesc), len(file_authz_authz_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -76,14 +76,18 @@ func (c *session) judge() *reason.Error {
 }
 
 // rejudge looks again at what is under way: at a request as it came, with the tokens
-// that were valid then, or, with a nil head, at a connection that carries no HTTP.
-func (c *session) rejudge(h *message.Head, at time.Time) *reason.Error {
+// that were valid then and the changes that were made, or, with a nil head, at a
+// connection that carries no HTTP.
+func (c *session) rejudge(h *message.Head, at time.Time, changed func(*message.Head)) *reason.Error {
 	if h != nil {
 		again := &message.Head{} // this one is looked at as often as policies change
 		again.CopyFrom(h)
 		h = again
 	}
 	unproven, err := c.begin(h, at)
+	if h != nil {
+		changed(h)
+	}
 	switch {
 	case err == errMoved: //nolint:errorlint // never wrapped
 		return errChanged // policies change, and this gateway does not get them
@@ -135,13 +139,13 @@ func (g *Gateway) Joined(uid string) {
 func (g *Gateway) recheck(concerns func(*session) bool) {
 	g.each(func(s *shard) {
 		for c := range s.sessions {
-			if c.tcp != nil && concerns(c) && c.rejudge(nil, time.Time{}) != nil {
+			if c.tcp != nil && concerns(c) && c.rejudge(nil, time.Time{}, nil) != nil {
 				c.close(reason.PolicyChanged)
 			}
 		}
 		s.engine.Recheck(func(x *exchange.Exchange, h *message.Head) *reason.Error {
 			if c, ok := x.Owner().(*session); ok && concerns(c) {
-				return c.rejudge(h, x.Start)
+				return c.rejudge(h, x.Start, x.Changed)
 			}
 			return nil
 		})

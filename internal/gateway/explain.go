@@ -318,7 +318,7 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 			continue
 		}
 		switch f.Request(&x.Call) {
-		case filter.Continue:
+		case filter.Continue, filter.Ask:
 		case filter.Answer:
 			done(e.answered(f.Name, &x.Call), nil)
 			return
@@ -345,7 +345,7 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 }
 
 // policyFilter is the first of the filters that policies are.
-const policyFilter = "authorization-audit"
+const policyFilter = "external-authorization"
 
 // answered is a request that a filter answers in the place of an endpoint.
 func (e *explainer) answered(name string, call *filter.Call) *verdict.Verdict {

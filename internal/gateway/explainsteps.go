@@ -23,7 +23,7 @@ func origin(t *route.Target) (object, rule string) {
 // begun with, and returns the refusal.
 func (e *explainer) policies() *reason.Error {
 	all, err := e.session.access.Explain()
-	allows := 0
+	allows, asked := 0, ""
 	for i := range all {
 		p := &all[i]
 		step := verdict.Step{Step: verdict.StepPolicy, Object: "AuthorizationPolicy " + p.Policy}
@@ -37,12 +37,22 @@ func (e *explainer) policies() *reason.Error {
 		if p.Matches {
 			step.Says = p.Action + " matches"
 		}
+		if p.Provider != "" {
+			step.Says += map[bool]string{true: ": asks ", false: ": does not ask "}[p.Matches && !p.DryRun] + p.Provider
+		}
 		if p.DryRun {
 			step.Says += " (dry run: it decides nothing)"
 		}
-		decides := p.Matches && !p.DryRun && (p.Action == "DENY" || p.Action == "ALLOW" && err == nil)
+		unasked := p.Action == "CUSTOM" && err != nil && err.Detail == fmt.Sprintf("%s, rule %d", p.Policy, p.Rule)
+		decides := p.Matches && !p.DryRun && (p.Action == "DENY" || p.Action == "ALLOW" && err == nil || unasked)
+		if p.Action == "CUSTOM" && p.Matches && !p.DryRun && !unasked {
+			asked = "if each external authorizer that is asked allows it, "
+		}
 		if decides && err != nil && err.Reason == reason.PolicyUnsupported {
 			step.Says, step.Rule = "the waypoint cannot enforce it as it is, and denies", ""
+		}
+		if unasked {
+			step.Says = "CUSTOM matches: an authorizer is asked about requests alone, and the connection carries no HTTP"
 		}
 		step.Decides = decides
 		e.v.Steps = append(e.v.Steps, step)
@@ -56,7 +66,7 @@ func (e *explainer) policies() *reason.Error {
 	case len(all) == 0:
 		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "no policy is for it at this waypoint", Decides: true})
 	default:
-		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "no policy refuses", Decides: true})
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: asked + "no policy refuses", Decides: true})
 	}
 	return err
 }

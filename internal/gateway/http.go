@@ -32,10 +32,16 @@ func (c *session) Route(x *exchange.Exchange) *reason.Error {
 	if len(x.Request.Path) < path {
 		x.Path = x.Request.Path // a token that was taken out is not for logs
 	}
+	return c.lookUp(x)
+}
+
+// lookUp finds the rule of a request.
+func (c *session) lookUp(x *exchange.Exchange) *reason.Error {
+	x.Rule = nil
 	if c.dest.service == nil {
 		return nil
 	}
-	table := cfg.Port(c.dest.key).TableFor(c.peer.Namespace)
+	table := x.Config.Port(c.dest.key).TableFor(c.peer.Namespace)
 	if table == nil {
 		return nil
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -85,6 +86,8 @@ type Telemetry struct {
 	ConnectionClosed func(*Record)
 	// Policy is called for verdicts of policies that decide nothing.
 	Policy func(authz.Note)
+	// Asked is called with what came of asking an external authorizer.
+	Asked func(authorizer string, o extauthz.Outcome)
 }
 
 // Record is what happened to one request or one connection.

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/sniff"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
@@ -64,18 +65,18 @@ func (c *session) open(conn stream.Conn) {
 // OnData implements stream.Sink.
 func (c *session) OnData(p []byte, end bool) {
 	c.first = append(c.first, p...)
-	g := sniff(c.first)
-	if c.dest.carries() == carriesHTTP && (g == isOther || end) {
-		g = isHTTP1 // which refuses what it is not
+	g := sniff.Look(c.first)
+	if c.dest.carries() == carriesHTTP && (g == sniff.Other || end) {
+		g = sniff.HTTP1 // which refuses what it is not
 	}
 	switch {
-	case g == isHTTP1:
+	case g == sniff.HTTP1:
 		c.protocol = "HTTP/1.1"
 		c.carryHTTP(codec.NewHTTP1Server, end)
-	case g == isHTTP2:
+	case g == sniff.HTTP2:
 		c.protocol = "HTTP/2"
 		c.carryHTTP(codec.NewHTTP2Server, end)
-	case g == isOther || end:
+	case g == sniff.Other || end:
 		c.carryTCP(end)
 	case c.quiet.Armed():
 		c.quiet.Rearm(silence)

@@ -107,9 +107,9 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a.tunnels()
 	a.learner = &learner{client: a.xds}
 	a.telemetry()
-	reg.MustRegister(a.rec, a.policies.counted)
+	reg.MustRegister(a.rec, a.policies.counted, a.policies.asked)
 	hooks := gateway.NewTelemetry(a.rec, accesslog.NewRequests(logs.Lines(accesslog.Scope)), a.dir.Snapshot)
-	hooks.Policy = a.policies.verdict
+	hooks.Policy, hooks.Asked = a.policies.verdict, a.policies.answered
 	a.gateway = gateway.New(gateway.Options{
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
 		Learn: a.learner.learn, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -16,6 +17,7 @@ type policies struct {
 	set     atomic.Pointer[authz.Set] // nil before the first have come
 	changed func()                    // after each change
 	counted *telemetry.Verdicts
+	asked   *telemetry.Verdicts
 	log     *slog.Logger
 
 	mu    sync.Mutex // guards store: it is dumped while it changes
@@ -23,7 +25,7 @@ type policies struct {
 }
 
 func newPolicies(log *slog.Logger) *policies {
-	return &policies{store: authz.NewStore(), counted: telemetry.NewVerdicts(), log: log, changed: func() {}}
+	return &policies{store: authz.NewStore(), counted: telemetry.NewVerdicts(), asked: telemetry.NewAuthorizations(), log: log, changed: func() {}}
 }
 
 // apply takes a response in.
@@ -43,6 +45,7 @@ func (p *policies) apply(d xds.Delta) []xds.Rejection {
 	p.set.Store(p.store.Set())
 	if len(d.Removed) > 0 {
 		p.counted.Keep(p.store.Has)
+		p.asked.Keep(p.store.Asks)
 	}
 	p.changed()
 	return out
@@ -54,6 +57,11 @@ func (p *policies) verdict(n authz.Note) {
 	if p.log.Enabled(context.Background(), slog.LevelDebug) {
 		p.log.Debug("verdict of a policy that decides nothing", "policy", n.Policy, "verdict", n.Verdict.String())
 	}
+}
+
+// answered counts what came of asking an external authorizer.
+func (p *policies) answered(authorizer string, o extauthz.Outcome) {
+	p.asked.Count(authorizer, o.String())
 }
 
 // dump lists the policies for /config_dump.

@@ -10,6 +10,9 @@
 package authz
 
 import (
+	"slices"
+
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
@@ -28,11 +31,12 @@ const (
 	WouldDeny                     // a DENY under trial matched
 	WouldAllow                    // an ALLOW under trial matched
 	WouldAllowNone                // no ALLOW is enforced, and none of those under trial matched
+	WouldAsk                      // a CUSTOM under trial matched
 )
 
 // String returns the verdict as it is counted.
 func (v Verdict) String() string {
-	return [...]string{"audited", "would_deny", "would_allow", "would_allow_none"}[min(v, WouldAllowNone)]
+	return [...]string{"audited", "would_deny", "would_allow", "would_allow_none", "would_ask"}[min(v, WouldAsk)]
 }
 
 // Note is a verdict, and the policy that it is of: namespace/name, empty for
@@ -45,10 +49,10 @@ type Note struct {
 // list holds the policies for one service, or for everything, by what they do. Each
 // part is sorted by name, so that the policy that is named does not depend on the
 // order of arrival.
-type list struct{ deny, allow, audit []*Policy }
+type list struct{ deny, allow, audit, custom []*Policy }
 
 // Access decides about the requests of one connection, one after the other: Begin, then
-// Judge, or Audit, Deny and Allow in this order. It belongs to one goroutine.
+// Judge, or Ask, Audit, Deny and Allow in this order. It belongs to one goroutine.
 type Access struct {
 	conn     rbac.Conn
 	view     rbac.View
@@ -113,8 +117,44 @@ func (a *Access) look() {
 	}
 }
 
-// Judge returns why the request is refused, or nil.
+// Ask returns the external authorizer that has to be asked about the request next: of
+// those of the CUSTOM policies that match, the first by name that has not allowed it
+// yet. nil is none.
+func (a *Access) Ask(allowed []string) (next *extauthz.Provider) {
+	for _, l := range a.lists {
+		for _, p := range l.custom {
+			switch {
+			case p.dryRun:
+				if len(allowed) == 0 && p.matches(a) != nil {
+					a.report(Note{p.key, WouldAsk})
+				}
+			case next != nil && p.provider.Name >= next.Name, slices.Contains(allowed, p.provider.Name), p.matches(a) == nil:
+			default:
+				next = p.provider
+			}
+		}
+	}
+	return next
+}
+
+// unasked returns the refusal of a connection without HTTP that a CUSTOM policy matches.
+func (a *Access) unasked() *reason.Error {
+	for _, l := range a.lists {
+		for _, p := range l.custom {
+			if r := p.matches(a); r != nil && !p.dryRun {
+				return r.refusal
+			}
+		}
+	}
+	return nil
+}
+
+// Judge returns why a connection that carries no HTTP is refused, or nil. It is refused
+// when a CUSTOM policy matches: an authorizer cannot be asked.
 func (a *Access) Judge() *reason.Error {
+	if err := a.unasked(); err != nil {
+		return err
+	}
 	a.Audit()
 	if err := a.Deny(); err != nil {
 		return err
@@ -178,11 +218,17 @@ func (a *Access) Allow() *reason.Error {
 	return nil
 }
 
-// Rejudge is Judge without reports: for what was judged before.
-func (a *Access) Rejudge() *reason.Error {
+// Rejudge is a decision without reports: for what was judged before. A request that an
+// authorizer has allowed is not asked about again.
+func (a *Access) Rejudge() (err *reason.Error) {
 	report := a.report
 	a.report = func(Note) {}
-	err := a.Deny()
+	if a.head == nil {
+		err = a.unasked()
+	}
+	if err == nil {
+		err = a.Deny()
+	}
 	if err == nil {
 		err = a.Allow()
 	}

@@ -10,6 +10,7 @@ import (
 
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	securitypb "github.com/ambit-mesh/ambit/api/security"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
@@ -53,6 +54,8 @@ func Compile(pb *authzpb.Policy) (*Policy, error) {
 		p.action = deny
 	case authzpb.Action_AUDIT:
 		p.action = audit
+	case authzpb.Action_CUSTOM:
+		p.action = custom
 	default:
 		return nil, fmt.Errorf("action: %v is none", pb.GetAction())
 	}
@@ -63,6 +66,14 @@ func Compile(pb *authzpb.Policy) (*Policy, error) {
 		return nil, fmt.Errorf("services: %d, not 1 to %d; none beside everything", n, maxServices)
 	case pb.GetUnsupported() != "" && p.action != deny:
 		return nil, fmt.Errorf("unsupported: %q is for a DENY policy", pb.GetUnsupported())
+	case (pb.GetProvider() != nil) != (p.action == custom):
+		return nil, errors.New("provider: a CUSTOM policy has one, and no other has")
+	}
+	if p.action == custom {
+		var err error
+		if p.provider, err = extauthz.Compile(pb.GetProvider()); err != nil {
+			return nil, fmt.Errorf("provider.%w", err)
+		}
 	}
 	for i, s := range pb.GetServices() {
 		if s.GetNamespace() == "" || s.GetHostname() == "" || s.GetHostname() != strings.ToLower(s.GetHostname()) {
@@ -70,17 +81,22 @@ func Compile(pb *authzpb.Policy) (*Policy, error) {
 		}
 		p.services = append(p.services, Service{s.GetNamespace(), s.GetHostname()})
 	}
-	c := compiler{deny: p.action == deny, allows: p.action == allow}
+	// To be asked about is to be refused, perhaps: the rules of CUSTOM match as those of DENY.
+	c := compiler{deny: p.action == deny || p.action == custom, allows: p.action == allow}
 	for i, r := range pb.GetRules() {
 		out, err := c.rule(r)
 		if err != nil {
 			return nil, fmt.Errorf("rules[%d].%w", i, err)
 		}
 		out.place = int(r.GetPlace())
-		out.refusal = &reason.Error{Reason: reason.PolicyDenied, Detail: fmt.Sprintf("%s, rule %d", p.key, r.GetPlace())}
+		out.refusal = &reason.Error{Reason: reason.PolicyDenied, Detail: out.named(p.key)}
 		if why := pb.GetUnsupported(); why != "" {
 			out.refusal = reason.Errorf(reason.PolicyUnsupported, "%s", why)
 			out.refusal.Detail = p.key
+		}
+		if p.provider != nil {
+			out.refusal = reason.Errorf(reason.PolicyUnsupported, "external authorizer %s is asked about requests, and the connection carries no HTTP", p.provider.Name)
+			out.refusal.Detail = out.named(p.key)
 		}
 		p.rules = append(p.rules, out)
 	}
@@ -89,6 +105,9 @@ func Compile(pb *authzpb.Policy) (*Policy, error) {
 	}
 	return p, nil
 }
+
+// named names the rule of a policy.
+func (r *rule) named(policy string) string { return fmt.Sprintf("%s, rule %d", policy, r.place) }
 
 // compiler compiles the rules of one policy, and counts their values.
 type compiler struct {

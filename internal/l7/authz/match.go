@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -14,6 +15,7 @@ type Policy struct {
 	everything bool
 	services   []Service
 	rules      []rule
+	provider   *extauthz.Provider // of a CUSTOM policy
 }
 
 type action uint8
@@ -22,12 +24,13 @@ const (
 	allow action = iota
 	deny
 	audit
+	custom
 )
 
 // rule holds when all of its clauses do, a clause when one of its matches does.
 type rule struct {
 	clauses []clause
-	refusal *reason.Error // of a DENY
+	refusal *reason.Error // of a DENY; of a CUSTOM policy, that of a connection without HTTP
 	place   int           // in the policy as it was written
 }
 
@@ -35,7 +38,7 @@ type clause []match
 
 // match holds when every condition does.
 type match struct {
-	deny                    bool // of a DENY policy: what cannot be seen holds
+	deny                    bool // of a policy that refuses: what cannot be seen holds
 	connection              []rbac.Condition
 	domains, notDomains     []rbac.Text
 	hosts, notHosts         texts

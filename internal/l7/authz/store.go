@@ -135,6 +135,8 @@ func (s *Store) list(names map[string]struct{}) *list {
 			l.deny = append(l.deny, p)
 		case audit:
 			l.audit = append(l.audit, p)
+		case custom:
+			l.custom = append(l.custom, p)
 		}
 	}
 	return l
@@ -150,6 +152,16 @@ func (s *Store) Has(key string) bool {
 	return false
 }
 
+// Asks reports whether a policy has the external authorizer of this name asked.
+func (s *Store) Asks(name string) bool {
+	for _, p := range s.policies {
+		if p.provider != nil && p.provider.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
 // Summary is a policy for people.
 type Summary struct {
 	Resource string   `json:"resource"`
@@ -158,6 +170,7 @@ type Summary struct {
 	DryRun   bool     `json:"dryRun,omitempty"`
 	For      []string `json:"for"` // services; "*" is everything
 	Rules    int      `json:"rules"`
+	Provider string   `json:"provider,omitempty"` // of CUSTOM: who is asked, and where
 	Error    string   `json:"error,omitempty"`
 }
 
@@ -166,14 +179,16 @@ func (s *Store) Summaries() []Summary {
 	out := make([]Summary, 0, len(s.policies))
 	for _, name := range slices.Sorted(maps.Keys(s.policies)) {
 		p := s.policies[name]
-		d := Summary{Resource: name, Policy: p.key, Action: [...]string{"ALLOW", "DENY", "AUDIT"}[p.action], DryRun: p.dryRun, For: []string{}, Rules: len(p.rules)}
+		d := Summary{Resource: name, Policy: p.key, Action: [...]string{"ALLOW", "DENY", "AUDIT", "CUSTOM"}[p.action], DryRun: p.dryRun, For: []string{}, Rules: len(p.rules)}
 		if p.everything {
 			d.For = append(d.For, "*")
 		}
 		for _, svc := range p.services {
 			d.For = append(d.For, fmt.Sprintf("%s/%s", svc.Namespace, svc.Hostname))
 		}
-		if len(p.rules) > 0 && p.rules[0].refusal.Reason == reason.PolicyUnsupported {
+		if x := p.provider; x != nil {
+			d.Provider = x.String()
+		} else if len(p.rules) > 0 && p.rules[0].refusal.Reason == reason.PolicyUnsupported {
 			d.Error = p.rules[0].refusal.Err.Error()
 		}
 		out = append(out, d)

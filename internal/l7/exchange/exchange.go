@@ -2,7 +2,7 @@
 // from a server connection over the filters and the route to a connection of the
 // pool, and back. Bytes stream both ways; the slower side sets the pace.
 //
-//	request:  OnHead ─► Owner.Route ─► filters ─► backend ─► Owner.Pick ─► pool ─► Send ─► body
+//	request:  OnHead ─► Owner.Route ─► filters (─► authorizer) ─► backend ─► Owner.Pick ─► pool ─► Send ─► body
 //	response: OnHead ─► again? ─► filters ─► Respond ─► body ─► Owner.Done
 //
 // An Exchange belongs to a loop and is used again after its end.
@@ -61,6 +61,9 @@ type Config struct {
 	// the requests (16,384), MaxHeld the bytes of bodies that wait for a connection or
 	// may be sent again (64 MiB).
 	MaxReplay, MaxMirrors, MaxActive, MaxHeld int
+	// MaxChecks bounds the requests that wait for external authorizers (4,096). Those for
+	// one destination have a quarter of it, and of MaxHeld.
+	MaxChecks int
 	// StreamIdle is how long neither side may send anything. 0 is for ever.
 	StreamIdle time.Duration
 	// Random is the source of choices. math/rand/v2 by default.
@@ -77,6 +80,8 @@ type Engine struct {
 	live    []*Exchange // each at its own place
 	mirrors int
 	held    int // bytes in the replays of all exchanges
+	checks  int
+	checked map[string]*checked // those of checks, by destination
 }
 
 // NewEngine returns an engine for a loop, on its goroutine.
@@ -85,10 +90,11 @@ func NewEngine(l *poll.Loop, cfg Config) *Engine {
 	cfg.MaxMirrors = cmp.Or(cfg.MaxMirrors, 256)
 	cfg.MaxActive = cmp.Or(cfg.MaxActive, 16384)
 	cfg.MaxHeld = cmp.Or(cfg.MaxHeld, 64<<20)
+	cfg.MaxChecks = cmp.Or(cfg.MaxChecks, 4096)
 	if cfg.Random == nil {
 		cfg.Random = rand.Uint64
 	}
-	return &Engine{loop: l, cfg: cfg}
+	return &Engine{loop: l, cfg: cfg, checked: map[string]*checked{}}
 }
 
 // Active returns how many exchanges are under way.
@@ -162,6 +168,8 @@ type Exchange struct {
 	owner   Owner
 	place   int // in the engine's live
 	judged  judged
+	check   *check   // the request waits for an external authorizer
+	changes []change // by those that have allowed it
 	down    codec.Response
 	up      codec.Request
 	request message.Head
@@ -239,6 +247,10 @@ func (x *Exchange) Resume() func() {
 	return func() {
 		if x.generation == g && x.paused && !x.done {
 			x.paused = false
+			if x.check != nil {
+				x.check.try()
+				return
+			}
 			x.try()
 		}
 	}
@@ -323,6 +335,9 @@ func (x *Exchange) cancel(why reason.Reason) {
 	if x.waiting {
 		x.waiting = false
 		x.engine.cfg.Pool.Cancel(&x.Target, x)
+	}
+	if c := x.check; c != nil {
+		c.stop(why)
 	}
 	if up := x.up; up != nil {
 		x.up = nil

@@ -38,10 +38,11 @@ func (j *judged) forget() {
 func (x *Exchange) Owner() Owner { return x.owner }
 
 // Recheck has judge look again at every request that is under way, as its owner got it
-// first. One that is refused ends: by an answer, or, if that has begun, by a cut.
+// first. One that is refused ends: by an answer, or, if that has begun, by a cut. One that
+// waits for an external authorizer is judged by what is in force when it goes on.
 func (e *Engine) Recheck(judge func(x *Exchange, h *message.Head) *reason.Error) {
 	for _, x := range slices.Clone(e.live) {
-		if !x.judged.done || x.done {
+		if !x.judged.done || x.done || x.check != nil {
 			continue
 		}
 		if err := judge(x, &x.judged.head); err != nil {

@@ -59,6 +59,12 @@ func (x *Exchange) mirror() {
 		case up != nil:
 			c.OnReady(up)
 		}
+		if len(x.replay) > 0 { // it has come while an authorizer was asked
+			c.data(x.replay)
+		}
+		if x.asked {
+			c.end()
+		}
 	}
 }
 

@@ -53,7 +53,7 @@ func (x *Exchange) reply(status int, why reason.Reason) {
 	h.Reset()
 	text := why.Info().What
 	switch why { //nolint:exhaustive // all others say what happened
-	case reason.NoRoute:
+	case reason.NoRoute, reason.AuthorizerFailed:
 		text = ""
 	case reason.PolicyDenied, reason.NotAllowed, reason.PolicyChanged, reason.PolicyUnavailable, reason.PolicyUnsupported:
 		text = "RBAC: access denied" // as upstream; which policy it was is not the client's business

@@ -70,12 +70,20 @@ func (x *Exchange) begin() {
 	if d := x.patience(); d > 0 {
 		x.requestEnd.Arm(x.engine.loop, d, x.onRequestTime)
 	}
-	switch filter.Request(&x.Call) {
+	x.pass(filter.Request(&x.Call), unrouted)
+}
+
+// pass does what the filters have decided of a request. unrouted is why it has no route.
+func (x *Exchange) pass(v filter.Verdict, unrouted *reason.Error) {
+	switch v {
 	case filter.Answer:
 		x.answer()
 		return
 	case filter.Refuse:
 		x.fail(x.Refusal.Reason, x.Refusal)
+		return
+	case filter.Ask:
+		x.ask(unrouted)
 		return
 	case filter.Continue:
 	}
@@ -271,6 +279,10 @@ func (r *requestSide) OnData(p []byte) {
 		x.owedDown += len(p)
 		if !x.hold(p) {
 			x.fail(reason.ResourceExhausted, errHeld)
+			return
+		}
+		if x.check != nil {
+			x.check.grew(len(p))
 		}
 		return
 	}
@@ -303,6 +315,8 @@ func (r *requestSide) OnEnd() {
 		m.end()
 	}
 	switch {
+	case x.check != nil:
+		x.check.grew(0)
 	case x.raw:
 		if x.up != nil {
 			x.up.Finish(nil)

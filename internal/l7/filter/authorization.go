@@ -1,9 +1,34 @@
 package filter
 
-import "github.com/ambit-mesh/ambit/internal/mesh/reason"
+import (
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+)
 
 // authenticated refuses a request with a token that was not accepted.
 func authenticated(c *Call) Verdict { return c.refuse(c.Unproven) }
+
+// maxAuthorizers bounds the authorizers that are asked about one request, one after the
+// other.
+const maxAuthorizers = 8
+
+var errAuthorizers = reason.Errorf(reason.PolicyUnsupported, "more than %d external authorizers are to be asked about the request", maxAuthorizers)
+
+// external has the next authorizer asked.
+func external(c *Call) Verdict {
+	if c.Access == nil {
+		return Continue
+	}
+	switch c.Authorizer = c.Access.Ask(c.Allowed); {
+	case c.Authorizer == nil:
+		return Continue
+	case len(c.Allowed) >= maxAuthorizers:
+		return c.refuse(errAuthorizers)
+	}
+	return Ask
+}
+
+func externalResponse(c *Call) { extauthz.Edits(c.Response, c.OnResponse) }
 
 func audit(c *Call) Verdict {
 	if c.Access != nil {

@@ -4,7 +4,10 @@
 package filter
 
 import (
+	"slices"
+
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -18,6 +21,7 @@ const (
 	Continue Verdict = iota
 	Answer           // Call.Reply is the response
 	Refuse           // Call.Refusal is why
+	Ask              // Call.Authorizer has to be asked; Resume goes on
 )
 
 // Call is one request on its way through the filters.
@@ -34,6 +38,11 @@ type Call struct {
 	// Access decides by policies, and has begun with this request; nil allows
 	// everything.
 	Access *authz.Access
+	// Authorizer is whom to ask. Allowed are the names of those that have allowed the
+	// request, and OnResponse is what they change of the response.
+	Authorizer *extauthz.Provider
+	Allowed    []string
+	OnResponse []extauthz.Edit
 	// Unproven is why a token of the request was not accepted; nil when all were, or
 	// there is none.
 	Unproven *reason.Error
@@ -68,7 +77,7 @@ var Order = [...]Filter{
 	{Name: "extensions-authn"},
 	{Name: "jwt", Unrouted: true, Request: authenticated},
 	{Name: "extensions-authz"},
-	{Name: "external-authorization"},
+	{Name: "external-authorization", Unrouted: true, Request: external, Response: externalResponse},
 	{Name: "authorization-audit", Unrouted: true, Request: audit},
 	{Name: "authorization-deny", Unrouted: true, Request: deny},
 	{Name: "authorization-allow", Unrouted: true, Request: allowed},
@@ -90,9 +99,18 @@ var active = func() (fs []*Filter) {
 	return fs
 }()
 
-// Request passes a request through the filters until one answers or refuses.
-func Request(c *Call) Verdict {
-	for _, f := range active {
+// asking is the place of the filter that asks, in active.
+var asking = slices.IndexFunc(active, func(f *Filter) bool { return f.Name == "external-authorization" })
+
+// Request passes a request through the filters until one answers, refuses or asks.
+func Request(c *Call) Verdict { return from(c, 0) }
+
+// Resume goes on with a request that an authorizer has allowed, at the place where it was
+// asked.
+func Resume(c *Call) Verdict { return from(c, asking) }
+
+func from(c *Call, first int) Verdict {
+	for _, f := range active[first:] {
 		if f.Request == nil || c.Rule == nil && !f.Unrouted {
 			continue
 		}
@@ -115,11 +133,8 @@ func Response(c *Call) {
 	if c.Backend != nil {
 		edit(c.Response, c.Backend.Filters.Response)
 	}
-	if c.Rule == nil {
-		return
-	}
 	for i := len(active) - 1; i >= 0; i-- {
-		if f := active[i]; f.Response != nil {
+		if f := active[i]; f.Response != nil && (c.Rule != nil || f.Unrouted) {
 			f.Response(c)
 		}
 	}

@@ -131,3 +131,6 @@ func (c *Claims) Text(path []string) (string, bool) {
 	b, err := json.Marshal(v)
 	return base64.StdEncoding.EncodeToString(b), err == nil
 }
+
+// JSON returns all claims as an object.
+func (c *Claims) JSON() ([]byte, error) { return json.Marshal(c.values) }

@@ -27,6 +27,13 @@ const (
 	InvalidToken
 	// TokenAudience: a token of the request is meant for others.
 	TokenAudience
+	// AuthorizerDenied: an external authorizer has denied the request.
+	AuthorizerDenied
+	// AuthorizerFailed: an external authorizer could not be asked, or gave no answer
+	// that can be used.
+	AuthorizerFailed
+	// BodyTooLarge: the body is larger than what an external authorizer gets.
+	BodyTooLarge
 
 	// Identity and TLS.
 	CertificateUnavailable // no certificate for the local workload
@@ -99,6 +106,9 @@ var table = [...]Info{
 	PolicyUnsupported: {"POLICY_UNSUPPORTED", "DENY", "a policy holds that this proxy cannot enforce", "see the status of the named policy"},
 	InvalidToken:      {"INVALID_TOKEN", "DENY", "a token of the request was not accepted", "the error names the policy and the cause; see the conditions of that RequestAuthentication for its keys"},
 	TokenAudience:     {"TOKEN_AUDIENCE", "DENY", "a token of the request is meant for others", "compare the claim aud with the audiences of the named RequestAuthentication"},
+	AuthorizerDenied:  {"AUTHORIZER_DENIED", "DENY", "an external authorizer denied the request", "see the log of the authorizer that is named"},
+	AuthorizerFailed:  {"AUTHORIZER_FAILED", "DENY", "an external authorizer gave no usable answer", "see that the authorizer that is named runs and can be reached from the waypoint; the error has the cause"},
+	BodyTooLarge:      {"BODY_TOO_LARGE", "DENY", "the body is larger than what an external authorizer gets", "raise maxRequestBytes of the provider that is named, or set allowPartialMessage"},
 	WaypointRequired:  {"WAYPOINT_REQUIRED", "DENY", "the destination admits only its waypoint", "call the service by its name or address; docs/waypoints.md lists the exceptions, for clients that call pods"},
 
 	CertificateUnavailable: {"CERTIFICATE_UNAVAILABLE", "IDENTITY_ERROR", "no certificate for the local workload", "check that the CA is reachable from this node; `ambit ztunnel-config certificate` shows the state"},
@@ -151,6 +161,9 @@ var http = [...]HTTPInfo{
 	WaypointRequired:  {403, "-"},
 	InvalidToken:      {401, "-"},
 	TokenAudience:     {403, "-"},
+	AuthorizerDenied:  {403, "UAEX"},
+	AuthorizerFailed:  {403, "UAEX"},
+	BodyTooLarge:      {413, "UAEX"},
 
 	CertificateUnavailable: {503, "UF"},
 	TLSFailure:             {503, "UF"},

@@ -132,6 +132,10 @@ func Details(r reason.Reason) string {
 		return "rbac_access_denied"
 	case reason.InvalidToken, reason.TokenAudience:
 		return "jwt_authn_access_denied"
+	case reason.AuthorizerDenied:
+		return "ext_authz_denied"
+	case reason.AuthorizerFailed, reason.BodyTooLarge:
+		return "ext_authz_error"
 	}
 	return ""
 }

@@ -1,4 +1,5 @@
-package gateway
+// Package sniff finds by the first bytes of a connection what it carries.
+package sniff
 
 import (
 	"bytes"
@@ -6,61 +7,62 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
 )
 
-// guess is what the first bytes of a connection are.
-type guess uint8
+// Guess is what the first bytes of a connection are.
+type Guess uint8
 
+// The guesses.
 const (
-	undecided guess = iota
-	isHTTP1
-	isHTTP2
-	isOther
+	Undecided Guess = iota
+	HTTP1
+	HTTP2
+	Other
 )
 
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// sniff looks at the first bytes of a connection, all that have come. It reads no
+// Look looks at the first bytes of a connection, all that have come. It reads no
 // further than the request line.
-func sniff(p []byte) guess {
+func Look(p []byte) Guess {
 	if n := min(len(p), len(preface)); string(p[:n]) == preface[:n] {
 		if n == len(preface) {
-			return isHTTP2
+			return HTTP2
 		}
-		return undecided
+		return Undecided
 	}
 	space := bytes.IndexByte(p[:min(len(p), http1.MaxMethod+1)], ' ')
 	method := p
 	if space >= 0 {
 		method = p[:space]
 	} else if len(p) > http1.MaxMethod {
-		return isOther
+		return Other
 	}
 	for _, c := range method {
 		if c < 'A' || 'Z' < c {
-			return isOther
+			return Other
 		}
 	}
 	if space < 0 {
-		return undecided
+		return Undecided
 	}
 	if space == 0 {
-		return isOther
+		return Other
 	}
 	line, _, complete := bytes.Cut(p, []byte("\n"))
 	if !complete {
 		if len(p) > http1.MaxStartLine {
-			return isOther
+			return Other
 		}
 		for _, c := range line {
 			if c < ' ' && c != '\r' || c >= 0x7f {
-				return isOther
+				return Other
 			}
 		}
-		return undecided
+		return Undecided
 	}
 	line = bytes.TrimSuffix(line, []byte("\r"))
 	at := bytes.LastIndexByte(line, ' ')
 	if at > space && bytes.HasPrefix(line[at+1:], []byte("HTTP/1.")) {
-		return isHTTP1
+		return HTTP1
 	}
-	return isOther
+	return Other
 }

@@ -1,0 +1,72 @@
+package gateway
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/ambit-mesh/ambit/internal/l7/exchange"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+)
+
+// Question implements exchange.Asker.
+func (c *session) Question(*exchange.Exchange) (q extauthz.Question, destination string) {
+	q = extauthz.Question{Source: c.remote, Principal: name(c.peer), Called: c.dest.target(), Self: name(c.shard.g.opts.Identity), Claims: slices.Clone(c.tokens.Claims())}
+	if c.dest.service == nil {
+		return q, c.dest.workload.UID
+	}
+	return q, c.dest.service.Key().String()
+}
+
+// Authorizer implements exchange.Asker: an authorizer is reached as a backend is, and its
+// connections are of all clients.
+func (c *session) Authorizer(x *exchange.Exchange, to *pool.Target, learned bool) (outcome func(reason.Reason), wait bool, err *reason.Error) {
+	p, s := x.Authorizer, c.shard
+	where, err := s.whereabouts("")
+	if err != nil {
+		return nil, false, err
+	}
+	up := &route.Upstream{Service: route.PortKey{Namespace: p.Namespace, Hostname: p.Hostname, Port: p.Port}}
+	if p.Namespace == "" {
+		up.Service.Namespace = namespaceOf(p.Hostname)
+		if svc := where.snapshot.ServiceByHostname(p.Hostname, where.self.Namespace); svc != nil {
+			up.Service.Namespace = svc.Namespace
+		}
+	}
+	cfg, b := &route.Config{Upstreams: map[string]*route.Upstream{p.Name: up}}, &route.Backend{Name: p.Name}
+	if !learned && up.Service.Namespace != "" && s.learn(s.unknownBackend(cfg, b), x.Resume()) {
+		return nil, true, nil
+	}
+	e, err := s.pick(c, cfg, b, nil, netip.Addr{})
+	if err != nil {
+		return nil, false, err
+	}
+	*to = e.target
+	to.HTTP2, to.Client = p.GRPC, pool.Client{}
+	return func(why reason.Reason) { s.outcome(&e, why) }, false, nil
+}
+
+// Continue implements exchange.Asker.
+func (c *session) Continue(x *exchange.Exchange, h *message.Head, reroute bool) *reason.Error {
+	unproven, err := c.begin(h, x.Start)
+	switch {
+	case err != nil:
+		return err
+	case unproven != nil:
+		return unproven
+	}
+	if x.Changed(h); reroute {
+		return c.lookUp(x)
+	}
+	return nil
+}
+
+// Asked implements exchange.Asker.
+func (c *session) Asked(x *exchange.Exchange, o extauthz.Outcome) {
+	if f := c.shard.g.opts.Telemetry.Asked; f != nil {
+		f(x.Authorizer.Name, o)
+	}
+}
