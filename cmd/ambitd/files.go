@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -18,8 +19,11 @@ import (
 // of its callers itself.
 type files struct {
 	*file.Source
-	stateDir string
+	cfg  *config
+	mesh *meshFile // nil without --mesh-config
 }
+
+var errNoNamespaces = errors.New("--mesh-config: discoverySelectors need --kubernetes: of files, all namespaces count")
 
 func openFiles(cfg *config, logs *logging.Logging, _ *prometheus.Registry) (environment, error) {
 	for _, dir := range []string{cfg.stateDir, cfg.statusDir} {
@@ -30,10 +34,21 @@ func openFiles(cfg *config, logs *logging.Logging, _ *prometheus.Registry) (envi
 			return nil, err
 		}
 	}
-	return &files{stateDir: cfg.stateDir, Source: file.New(file.Options{
+	f := &files{cfg: cfg, Source: file.New(file.Options{
 		ConfigDirs: cfg.configDirs, StatusDir: cfg.statusDir, KeepDir: filepath.Join(cfg.stateDir, "last-good"),
 		Logger: logs.Logger("source"),
-	})}, nil
+	})}
+	if cfg.kube.meshConfig == "" {
+		return f, nil
+	}
+	var err error
+	if f.mesh, err = openMeshFile(cfg.kube.meshConfig, logs.Logger("mesh")); err != nil {
+		return nil, err
+	}
+	if len(f.mesh.config().DiscoverySelectors) > 0 {
+		return nil, errNoNamespaces
+	}
+	return f, f.mesh.adopt(cfg)
 }
 
 // Problems implements environment.
@@ -48,13 +63,24 @@ func (f *files) Problems() (list any, count int) {
 }
 
 // Mesh implements environment.
-func (f *files) Mesh(*registry.Options) {}
+func (f *files) Mesh(o *registry.Options) {
+	if f.mesh != nil {
+		f.mesh.options(o)
+	}
+}
 
 // State implements environment.
-func (f *files) State(c *ca.Config) { c.StateDir = f.stateDir }
+func (f *files) State(c *ca.Config) { c.StateDir = f.cfg.stateDir }
 
 // Callers implements environment.
-func (f *files) Callers() (auth.Authenticator, error) { return auth.OpenIssuer(f.stateDir) }
+func (f *files) Callers() (auth.Authenticator, error) { return auth.OpenIssuer(f.cfg.stateDir) }
 
 // Tasks implements environment.
-func (f *files) Tasks(started) []func(context.Context) error { return nil }
+func (f *files) Tasks(s started) []func(context.Context) error {
+	if f.mesh == nil {
+		return nil
+	}
+	return []func(context.Context) error{func(ctx context.Context) error {
+		return f.mesh.watch(ctx, func() { f.mesh.apply(f.cfg, s.registry) })
+	}}
+}

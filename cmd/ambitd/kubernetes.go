@@ -31,7 +31,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/kube/trust"
 	"github.com/ambit-mesh/ambit/internal/kube/untaint"
 	"github.com/ambit-mesh/ambit/internal/kube/webhook"
-	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
@@ -78,9 +77,10 @@ func openCluster(cfg *config, logs *logging.Logging, metrics *prometheus.Registr
 		if c.mesh, err = openMeshFile(cfg.kube.meshConfig, logs.Logger("mesh")); err != nil {
 			return nil, err
 		}
-		if err := c.adopt(); err != nil {
+		if err := c.mesh.adopt(cfg); err != nil {
 			return nil, err
 		}
+		c.scope.set(c.mesh.config().DiscoverySelectors)
 	}
 	c.scope.always = []string{cfg.kube.namespace, cfg.rootNamespace}
 	c.client, err = client.New(client.Options{Kubeconfig: cfg.kube.kubeconfig, UserAgent: userAgent()})
@@ -111,7 +111,7 @@ func (c *cluster) Problems() (any, int) {
 func (c *cluster) Mesh(o *registry.Options) {
 	o.WriteBack, o.BoundCallers = true, true
 	if c.mesh != nil {
-		o.Visibility = c.mesh.config().ServiceEntryVisibility
+		c.mesh.options(o)
 	}
 }
 
@@ -150,26 +150,6 @@ func (c *cluster) Callers() (auth.Authenticator, error) {
 }
 
 func userAgent() string { return "ambitd/" + version.Get().Version }
-
-// adopt takes from the mesh configuration what no flag says.
-func (c *cluster) adopt() error {
-	m := c.mesh.config()
-	if m.TrustDomain != "" && !c.cfg.set["trust-domain"] {
-		c.cfg.trustDomain = m.TrustDomain
-	}
-	if m.RootNamespace != "" && !c.cfg.set["root-namespace"] {
-		c.cfg.rootNamespace = m.RootNamespace
-	}
-	if !c.cfg.set["trust-domain-alias"] {
-		c.cfg.trustDomainAliases = m.TrustDomainAliases
-	}
-	c.scope.set(m.DiscoverySelectors)
-	probe := identity.Identity{TrustDomain: c.cfg.trustDomain, Namespace: "a", ServiceAccount: "b"}
-	if err := probe.Validate(); err != nil {
-		return fmt.Errorf("trustDomain of --mesh-config: %w", err)
-	}
-	return nil
-}
 
 // Tasks implements environment.
 func (c *cluster) Tasks(s started) []func(context.Context) error {
@@ -309,20 +289,8 @@ func (c *cluster) serveWebhook(ctx context.Context, ln net.Listener) error {
 // followMesh takes over what may change in the mesh configuration at run time.
 func (c *cluster) followMesh(ctx context.Context) error {
 	return c.mesh.watch(ctx, func() {
-		m := c.mesh.config()
-		for what, changed := range map[string]bool{
-			"trustDomain":   m.TrustDomain != "" && m.TrustDomain != c.cfg.trustDomain,
-			"rootNamespace": m.RootNamespace != "" && m.RootNamespace != c.cfg.rootNamespace,
-		} {
-			if changed {
-				c.logs.Logger("mesh").Warn("a change of the mesh configuration takes effect when this program is restarted", "field", what)
-			}
-		}
-		if !c.cfg.set["trust-domain-alias"] {
-			c.registry.SetTrustDomainAliases(m.TrustDomainAliases)
-		}
-		c.registry.SetVisibility(m.ServiceEntryVisibility)
-		c.scope.set(m.DiscoverySelectors)
+		c.mesh.apply(c.cfg, c.registry)
+		c.scope.set(c.mesh.config().DiscoverySelectors)
 		if err := c.source.SetDiscoverySelectors(c.scope.selectors()); err != nil {
 			c.logs.Logger("mesh").Error("discovery selectors", "error", err)
 		}

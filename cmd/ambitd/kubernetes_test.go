@@ -445,7 +445,7 @@ func TestEntriesOfGuests(t *testing.T) {
 func TestKubernetesFlags(t *testing.T) {
 	for _, bad := range [][]string{
 		{"--kubernetes", "--config-dir", "x"}, {"--kubernetes", "--state-dir", "x"},
-		{"--config-dir", "x", "--state-dir", "y", "--mesh-config", "z"}, {"--config-dir", "x", "--state-dir", "y", "--untaint", "z"},
+		{"--config-dir", "x", "--state-dir", "y", "--untaint", "z"},
 	} {
 		if _, err := parseFlags(bad, io.Discard); err == nil {
 			t.Errorf("%q accepted", bad)

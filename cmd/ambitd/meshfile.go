@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
+	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
 // meshInterval is how often the mesh configuration is looked at. The kubelet
@@ -56,6 +58,11 @@ func (m *meshFile) read() (changed bool, err error) {
 	if len(unread) > 0 && !slices.Equal(unread, m.unread) {
 		m.log.Info("fields of the mesh configuration that have no effect here", "fields", unread)
 	}
+	if !c.Providers.Same(m.now.Providers) {
+		for _, p := range c.Providers.Problems() {
+			m.log.Error("an extension provider cannot be used: policies that name it deny", "problem", p)
+		}
+	}
 	m.now, m.unread = c, unread
 	return true, nil
 }
@@ -64,6 +71,49 @@ func (m *meshFile) config() meshconfig.Config {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.now
+}
+
+// adopt takes from the mesh configuration what no flag says.
+func (m *meshFile) adopt(cfg *config) error {
+	c := m.config()
+	if c.TrustDomain != "" && !cfg.set["trust-domain"] {
+		cfg.trustDomain = c.TrustDomain
+	}
+	if c.RootNamespace != "" && !cfg.set["root-namespace"] {
+		cfg.rootNamespace = c.RootNamespace
+	}
+	if !cfg.set["trust-domain-alias"] {
+		cfg.trustDomainAliases = c.TrustDomainAliases
+	}
+	probe := identity.Identity{TrustDomain: cfg.trustDomain, Namespace: "a", ServiceAccount: "b"}
+	if err := probe.Validate(); err != nil {
+		return fmt.Errorf("trustDomain of --mesh-config: %w", err)
+	}
+	return nil
+}
+
+// options completes those of the registry.
+func (m *meshFile) options(o *registry.Options) {
+	c := m.config()
+	o.Visibility, o.Providers = c.ServiceEntryVisibility, c.Providers
+}
+
+// apply takes over what may change at run time.
+func (m *meshFile) apply(cfg *config, r *registry.Registry) {
+	c := m.config()
+	for what, changed := range map[string]bool{
+		"trustDomain":   c.TrustDomain != "" && c.TrustDomain != cfg.trustDomain,
+		"rootNamespace": c.RootNamespace != "" && c.RootNamespace != cfg.rootNamespace,
+	} {
+		if changed {
+			m.log.Warn("a change of the mesh configuration takes effect when this program is restarted", "field", what)
+		}
+	}
+	if !cfg.set["trust-domain-alias"] {
+		r.SetTrustDomainAliases(c.TrustDomainAliases)
+	}
+	r.SetVisibility(c.ServiceEntryVisibility)
+	r.SetProviders(c.Providers)
 }
 
 // watch calls changed after every change, until ctx ends.

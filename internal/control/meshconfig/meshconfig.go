@@ -25,9 +25,11 @@ type Config struct {
 	// ServiceEntryVisibility is nil when every entry may be as visible as it
 	// says itself.
 	ServiceEntryVisibility *Visibility `json:"-"`
+	// Providers are the extensionProviders.
+	Providers Providers `json:"-"`
 }
 
-// honoured are the names of Config's fields, but for that of the visibility.
+// honoured are the names of Config's fields, but for those that are read one by one.
 var honoured = []string{"trustDomain", "trustDomainAliases", "rootNamespace", "discoverySelectors"}
 
 // maxTrustDomainAliases bounds how much longer a policy becomes by aliases.
@@ -90,6 +92,10 @@ func Parse(text []byte) (c Config, unread []string, err error) {
 		switch {
 		case meansVisibility(name):
 			if err := c.restrict(name, all[name], text); err != nil {
+				return Config{}, nil, fmt.Errorf("mesh configuration: %s: %w", name, err)
+			}
+		case name == extensionProviders, name == extensionProvidersProto:
+			if err := c.provide(all[name]); err != nil {
 				return Config{}, nil, fmt.Errorf("mesh configuration: %s: %w", name, err)
 			}
 		case !slices.Contains(honoured, name):

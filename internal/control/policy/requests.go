@@ -28,13 +28,17 @@ type Requests struct {
 	Invalid bool
 }
 
+// Authorizers returns the external authorizer of a name, or why there is none.
+type Authorizers func(name string) (*authzpb.Provider, error)
+
 // TranslateRequests compiles an AuthorizationPolicy for gateways, which see requests.
 // What they cannot decide is treated as Translate does what node proxies cannot
 // see: it never allows, and denies everything that the rest of its rule matches.
-func (d TrustDomains) TranslateRequests(p *securityv1.AuthorizationPolicy) *Requests {
+func (d TrustDomains) TranslateRequests(p *securityv1.AuthorizationPolicy, authorizers Authorizers) *Requests {
 	c := compiler{namespace: p.Namespace, domains: d, requests: true}
 	pb := &authzpb.Policy{Namespace: p.Namespace, Name: p.Name, DryRun: p.Annotations[wellknown.AnnotationDryRun] == "true"}
 	var parts []string
+	out := &Requests{Policy: pb}
 	switch p.Spec.Action {
 	case apisecurity.AuthorizationPolicy_ALLOW:
 		pb.Action = authzpb.Action_ALLOW
@@ -42,7 +46,15 @@ func (d TrustDomains) TranslateRequests(p *securityv1.AuthorizationPolicy) *Requ
 		pb.Action = authzpb.Action_AUDIT
 	case apisecurity.AuthorizationPolicy_DENY:
 		pb.Action, c.deny = authzpb.Action_DENY, true
-	default: // CUSTOM, and what a later version has
+	case apisecurity.AuthorizationPolicy_CUSTOM:
+		// Its rules match as those of a DENY: what is not certain is asked about.
+		pb.Action, c.deny = authzpb.Action_CUSTOM, true
+		var err error
+		if pb.Provider, err = authorizers(p.Spec.GetProvider().GetName()); err != nil {
+			pb.Action, pb.Unsupported, out.Invalid = authzpb.Action_DENY, fmt.Sprintf("no external authorizer can be asked: %v", err), true
+			parts = append(parts, fmt.Sprintf("%v: everything that the rules match is denied", err))
+		}
+	default: // what a later version has
 		pb.Action, c.deny = authzpb.Action_DENY, true
 		pb.Unsupported = fmt.Sprintf("waypoints do not execute action %s yet", p.Spec.Action)
 		parts = append(parts, pb.Unsupported+": everything that the rules match is denied")
@@ -58,11 +70,13 @@ func (d TrustDomains) TranslateRequests(p *securityv1.AuthorizationPolicy) *Requ
 		}
 		pb.Rules = append(pb.Rules, r)
 	})
-	out := &Requests{Policy: pb, Effects: c.effects, Notes: c.notes}
+	out.Effects, out.Notes = c.effects, c.notes
 	effect := "these rules never allow"
 	switch pb.Action { //nolint:exhaustive // ALLOW is that
 	case authzpb.Action_DENY:
 		effect = "these rules deny everything that their other fields match"
+	case authzpb.Action_CUSTOM:
+		effect = "the external authorizer is asked about everything that the other fields of these rules match"
 	case authzpb.Action_AUDIT:
 		effect = "these rules report nothing"
 	}
@@ -74,7 +88,7 @@ func (d TrustDomains) TranslateRequests(p *securityv1.AuthorizationPolicy) *Requ
 		out.Invalid = true
 		parts = append(parts, fmt.Sprintf("correct %s; until then %s", strings.Join(invalid, ", "), effect))
 	}
-	if _, err := authz.Encode(&authzpb.Policy{Namespace: pb.Namespace, Name: pb.Name, Action: pb.Action, Everything: true, Rules: pb.Rules}); err != nil {
+	if _, err := authz.Encode(&authzpb.Policy{Namespace: pb.Namespace, Name: pb.Name, Action: pb.Action, Everything: true, Rules: pb.Rules, Provider: pb.Provider}); err != nil {
 		parts = append(parts, fmt.Sprintf("waypoints cannot execute it, and deny everything that it is for: %v", err))
 	}
 	out.Lossy = strings.Join(parts, "; ")
@@ -92,6 +106,7 @@ func (r *Requests) For(services []authz.Service) []byte {
 	body, err := authz.Encode(pb)
 	if err != nil {
 		pb.Action, pb.Unsupported, pb.Rules = authzpb.Action_DENY, fmt.Sprintf("waypoints cannot execute it: %v", err), []*authzpb.Rule{{}}
+		pb.Provider = nil
 		body, _ = authz.Encode(pb) // a gateway that gets no message denies everything
 	}
 	return body

@@ -10,6 +10,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	"pgregory.net/rapid"
 
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
@@ -17,13 +18,23 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
+// authorizers has one, called x.
+func authorizers(name string) (*authzpb.Provider, error) {
+	if name != "x" {
+		return nil, fmt.Errorf("no provider %q", name)
+	}
+	return &authzpb.Provider{
+		Name: "x", Namespace: "a", Hostname: "b", Port: 1, TimeoutMs: 1, StatusOnError: 403, Protocol: &authzpb.Provider_Grpc{Grpc: &authzpb.GRPCCheck{}},
+	}, nil
+}
+
 // atGateway is what a gateway decides with the translation. It reports whether all
 // policies were translated as they are written.
 func atGateway(t interface{ Fatal(...any) }, d TrustDomains, policies []*securityv1.AuthorizationPolicy, r *request, h *message.Head) (allowed, exact bool) {
 	s := authz.NewStore()
 	exact = true
 	for i, p := range policies {
-		q := d.TranslateRequests(p)
+		q := d.TranslateRequests(p, authorizers)
 		exact = exact && q.Lossy == ""
 		if err := s.Put(fmt.Sprint(i), q.For(nil)); err != nil {
 			t.Fatal("the gateway rejects a translation: ", err)
@@ -168,7 +179,12 @@ func TestAttributes(t *testing.T) {
 			}
 			p.Spec.Action = apisecurity.AuthorizationPolicy_CUSTOM
 			if allowed, exact := atGateway(t, d, []*securityv1.AuthorizationPolicy{p}, r, h); allowed == (tt.fits || tt.lossy) || exact {
-				t.Errorf("CUSTOM: %v", allowed)
+				t.Errorf("CUSTOM of nobody: %v", allowed)
+			}
+			// To be asked about is as good as to be denied here.
+			p.Spec.ActionDetail = &apisecurity.AuthorizationPolicy_Provider{Provider: &apisecurity.AuthorizationPolicy_ExtensionProvider{Name: "x"}}
+			if allowed, exact := atGateway(t, d, []*securityv1.AuthorizationPolicy{p}, r, h); allowed == (tt.fits || tt.lossy) || exact == tt.lossy {
+				t.Errorf("CUSTOM: %v, exact %v", allowed, exact)
 			}
 			p.Annotations = map[string]string{"istio.io/dry-run": "true"}
 			if allowed, _ := atGateway(t, d, []*securityv1.AuthorizationPolicy{p}, r, h); !allowed {
@@ -194,7 +210,7 @@ func TestTooLarge(t *testing.T) {
 		o.Paths = append(o.Paths, fmt.Sprint("/", i))
 	}
 	p.Spec.Rules = []*apisecurity.Rule{{}, {To: []*apisecurity.Rule_To{{Operation: o}}}}
-	q := TrustDomains{}.TranslateRequests(p)
+	q := TrustDomains{}.TranslateRequests(p, authorizers)
 	if !strings.Contains(q.Lossy, "deny everything") {
 		t.Error(q.Lossy)
 	}

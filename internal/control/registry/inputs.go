@@ -36,6 +36,7 @@ type inputs struct {
 	grants     collection.Input[Ref, *gatewayv1.ReferenceGrant]
 	// What the mesh's administrator says about entries: one row, or none.
 	visibility collection.Input[struct{}, *meshconfig.Visibility]
+	providers  collection.Input[struct{}, meshconfig.Providers]
 	// The names of the trust domain: always one row.
 	domains collection.Input[struct{}, policy.TrustDomains]
 
@@ -72,6 +73,7 @@ func newInputs(g *collection.Graph) inputs {
 	in.grpcRoutes = objects(&in, g, source.GRPCRoute, source.Key.Ref)
 	in.grants = objects(&in, g, source.ReferenceGrant, source.Key.Ref)
 	in.visibility = collection.NewInput[struct{}](g, "visibility of entries", samePointer[meshconfig.Visibility])
+	in.providers = collection.NewInput[struct{}](g, "external authorizers", meshconfig.Providers.Same)
 	in.clusters = collection.NewInput[source.Cluster](g, "clusters", same[clusterFacts])
 	in.keys = collection.NewInput[jwks.Source](g, "keys of issuers", jwks.Same)
 	in.moving = collection.NewInput[moved](g, "moves between waypoints", samePassage)

@@ -41,6 +41,8 @@ type Options struct {
 	Revisions []string
 	// Visibility is what SetVisibility says, from the beginning on.
 	Visibility *meshconfig.Visibility
+	// Providers is what SetProviders says, from the beginning on.
+	Providers meshconfig.Providers
 	// WaypointBypass lets traffic go around waypoints, as Istio does, where no
 	// annotation decides for its object.
 	WaypointBypass bool
@@ -131,6 +133,7 @@ func New(opts Options, out Publisher) *Registry {
 	if opts.Visibility != nil {
 		r.in.visibility.Set(struct{}{}, opts.Visibility)
 	}
+	r.in.providers.Set(struct{}{}, opts.Providers)
 	r.update.follow(r.t)
 	r.t.placements.OnChange(r.placed)
 	r.t.gatewayAccounts.OnChange(r.gatewaysChanged)
@@ -177,6 +180,14 @@ func (r *Registry) SetVisibility(v *meshconfig.Visibility) {
 	} else {
 		r.in.visibility.Set(struct{}{}, v)
 	}
+	r.settle()
+}
+
+// SetProviders replaces the external authorizers that policies may name.
+func (r *Registry) SetProviders(p meshconfig.Providers) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.in.providers.Set(struct{}{}, p)
 	r.settle()
 }
 

@@ -2,13 +2,13 @@ package registry
 
 import (
 	"slices"
-
 	"strings"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
@@ -65,7 +65,10 @@ func (t *tables) routing(in *inputs) {
 					return nil, false
 				}
 				d, _ := collection.Fetch(r, t.domains, struct{}{})
-				return d.TranslateRequests(p), true
+				return d.TranslateRequests(p, func(name string) (*authzpb.Provider, error) {
+					all, _ := collection.Fetch(r, in.providers.Collection, struct{}{})
+					return all.Check(name)
+				}), true
 			}),
 		Authentications: in.tokens.Collection,
 		Tokens: collection.Map(in.tokens.Collection, "tokens", never[*policy.Tokens],

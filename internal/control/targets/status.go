@@ -82,6 +82,8 @@ func does(p *securityv1.AuthorizationPolicy, req *policy.Requests) string {
 	switch {
 	case p.Annotations[wellknown.AnnotationDryRun] == "true":
 		return "dry run: evaluated and counted, and not enforced, by"
+	case req.Policy.GetProvider() != nil:
+		return fmt.Sprintf("external authorizer %s is asked about requests that match, by", req.Policy.GetProvider().GetName())
 	case p.Spec.Action == apisecurity.AuthorizationPolicy_AUDIT:
 		return "requests that match are counted by"
 	}

@@ -11,6 +11,7 @@ import (
 	typev1beta1 "istio.io/api/type/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
@@ -51,7 +52,12 @@ func newWorld(t testing.TB) *world {
 			return policy.TranslateTokens(p, func(s jwks.Source) *jwks.State { return w.keys[s.String()] }), true
 		}),
 		Requests: collection.Map(w.policies.Collection, "requests", different[*policy.Requests], func(_ *collection.Reader, _ source.Ref, p *securityv1.AuthorizationPolicy) (*policy.Requests, bool) {
-			return policy.TrustDomains{}.TranslateRequests(p), true
+			return policy.TrustDomains{}.TranslateRequests(p, func(name string) (*authzpb.Provider, error) {
+				if name != "x" {
+					return nil, fmt.Errorf("meshConfig.extensionProviders has no provider %q", name)
+				}
+				return &authzpb.Provider{Name: "x", Namespace: "a", Hostname: "b", Port: 1, TimeoutMs: 1, StatusOnError: 403, Protocol: &authzpb.Provider_Grpc{Grpc: &authzpb.GRPCCheck{}}}, nil
+			}), true
 		}),
 	})
 	for _, ns := range []string{"shop", "market"} {
@@ -162,6 +168,10 @@ func TestBinding(t *testing.T) {
 	}
 }
 
+func asks(name string) *apisecurity.AuthorizationPolicy_Provider {
+	return &apisecurity.AuthorizationPolicy_Provider{Provider: &apisecurity.AuthorizationPolicy_ExtensionProvider{Name: name}}
+}
+
 // TestConditions: the status says where a policy acts, and what of it does not.
 func TestConditions(t *testing.T) {
 	rule := []*apisecurity.Rule{{To: []*apisecurity.Rule_To{{Operation: &apisecurity.Operation{Methods: []string{"GET"}}}}}}
@@ -178,7 +188,8 @@ func TestConditions(t *testing.T) {
 		"a DENY of nothing":      {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_DENY}, false, "True Accepted: enforced by waypoint shop/wp for Service shop/web; without rules it matches nothing"},
 		"a dry run":              {&apisecurity.AuthorizationPolicy{Rules: rule}, true, "True Accepted: dry run: evaluated and counted, and not enforced, by waypoint shop/wp"},
 		"an AUDIT":               {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_AUDIT, Rules: rule}, false, "True Accepted: requests that match are counted by waypoint shop/wp"},
-		"an external authorizer": {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_CUSTOM, Rules: rule}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not execute action CUSTOM yet: everything that the rules match is denied"},
+		"an external authorizer": {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_CUSTOM, ActionDetail: asks("x"), Rules: rule}, false, "True Accepted: external authorizer x is asked about requests that match, by waypoint shop/wp for Service shop/web"},
+		"an unknown authorizer":  {&apisecurity.AuthorizationPolicy{Action: apisecurity.AuthorizationPolicy_CUSTOM, ActionDetail: asks("y"), Rules: rule}, false, "False Invalid: enforced by waypoint shop/wp for Service shop/web; meshConfig.extensionProviders has no provider \"y\": everything that the rules match is denied"},
 		"a token":                {&apisecurity.AuthorizationPolicy{Rules: token}, false, "True Accepted: enforced by waypoint shop/wp for Service shop/web"},
 		"what no waypoint has":   {&apisecurity.AuthorizationPolicy{Rules: metadata}, false, "False UnsupportedValue: enforced by waypoint shop/wp for Service shop/web; waypoints do not decide by spec.rules[0].when[0].key \"experimental.envoy.x\" yet, so these rules never allow"},
 		"a path that is not one": {&apisecurity.AuthorizationPolicy{Rules: wrong}, false, "False Invalid: enforced by waypoint shop/wp for Service shop/web; correct spec.rules[0].to[0].operation.paths: "},
