@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -297,14 +298,17 @@ func denial(pb *extauthzpb.DeniedResponse) Verdict {
 	return v
 }
 
-// Strip removes from a request the headers that only the authorizer gives. What
-// authenticates a client to a program is the client's own.
+// kept are headers that Strip leaves: what authenticates a client to a program is the
+// client's own, and the others are what the gateway has written.
+var kept = [...]message.Name{message.Authorization, message.Cookie, message.XForwardedFor, message.XForwardedProto, message.XRequestID}
+
+// Strip removes from a request the headers that only the authorizer gives.
 func (p *Provider) Strip(h *message.Head) {
 	if len(p.toUpstream) == 0 {
 		return
 	}
 	h.RemoveFunc(func(_ int, f *message.Field) bool {
-		return f.ID != message.Authorization && f.ID != message.Cookie && p.toUpstream.has(f.Name, true)
+		return p.toUpstream.has(f.Name, true) && !slices.Contains(kept[:], f.ID) && !Reserved(f.Name)
 	})
 }
 
