@@ -48,7 +48,7 @@ func TestRequestsAllocateNothing(t *testing.T) {
 	w := newWorld(t, 1)
 	w.shop()
 	w.routes("shop", route.Rule{Origin: "all", Backends: []route.Backend{{Name: "shop", Weight: 1}, {Name: "v1", Weight: 1}}})
-	w.enforce(denied("shop", "/x"), denied("", "/y/{*}"), permitted("client"))
+	w.enforce(denied("shop", "/x"), denied("", "/y/{*}"), permitted("client"), custom("shop", "x", "/z", nil))
 	issuer := jwttest.New(t, "https://a", "k", jose.EdDSA)
 	w.accept(&authnpb.Provider{Issuer: issuer.Name, Jwks: jwttest.Set(issuer), ClaimHeaders: []*authnpb.ClaimHeader{{Header: "x-user", Claim: []string{"sub"}}}})
 	set, tokens := w.policies, w.tokens

@@ -93,7 +93,7 @@ func (g *Gateway) newShard(l *poll.Loop) *shard {
 	}
 	s.loadFn = s.loadOf
 	s.pool = pool.New(l, pool.Config{Dial: s.dial})
-	s.engine = exchange.NewEngine(l, exchange.Config{Pool: s.pool, Normalise: normalise})
+	s.engine = exchange.NewEngine(l, exchange.Config{Pool: s.pool, Normalise: normalise, MaxChecks: g.opts.maxChecks})
 	return s
 }
 

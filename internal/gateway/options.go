@@ -68,7 +68,8 @@ type Options struct {
 	Telemetry         Telemetry
 	Log               *slog.Logger
 
-	dial pool.Dial // of tests, in place of all others
+	dial      pool.Dial // of tests, in place of all others
+	maxChecks int       // the same, of exchange.Config
 }
 
 // Telemetry are hooks, each of which may be nil. They run on loops and must not

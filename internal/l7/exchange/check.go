@@ -423,3 +423,6 @@ func percentEncoded(b []byte) []byte {
 	}
 	return out
 }
+
+// Waiting returns how many requests wait for external authorizers.
+func (e *Engine) Waiting() int { return e.checks }
