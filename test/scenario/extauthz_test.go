@@ -196,4 +196,3 @@ func countOf(all []rig.Sample, labels ...string) (n float64) {
 	}
 	return n
 }
-
