@@ -88,6 +88,9 @@ type Options struct {
 	// DiscoverySelectors choose, by their labels, the namespaces that the
 	// control plane looks at beside the root namespace; none of them: all.
 	DiscoverySelectors []metav1.LabelSelector
+	// Authorizers returns why no external authorizer of this name can be asked; nil when
+	// the mesh's settings are not known.
+	Authorizers func(name string) error
 	// Partial tells that there are other objects beside these (files that are
 	// to be applied to a cluster): what is missing is not held against them
 	// unless there are others of its kind.
@@ -153,7 +156,7 @@ func Analyze(events []source.Event, opts Options) []Finding {
 	m := newMesh(events, opts.withDefaults())
 	for _, analyzer := range []func(*mesh){
 		(*mesh).judged, (*mesh).verdicts, (*mesh).enrolment, (*mesh).ports,
-		(*mesh).selectors, (*mesh).names, (*mesh).targets, (*mesh).keys, (*mesh).hosts, (*mesh).ranges, (*mesh).endpoints, (*mesh).strict, (*mesh).networkPolicies,
+		(*mesh).selectors, (*mesh).names, (*mesh).targets, (*mesh).keys, (*mesh).authorizers, (*mesh).hosts, (*mesh).ranges, (*mesh).endpoints, (*mesh).strict, (*mesh).networkPolicies,
 		(*mesh).revisions,
 	} {
 		analyzer(m)

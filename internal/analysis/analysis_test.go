@@ -153,6 +153,9 @@ var cases = []struct {
 		want: []string{"AMB0013 AuthorizationPolicy/shop/p shopp: there is no namespace", "AMB0013 AuthorizationPolicy/shop/p no namespace x", "AMB0014 AuthorizationPolicy/shop/p no service account wep in namespace shop"}},
 	{name: "no target", text: authz(`{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: none}]}`),
 		want: []string{"AMB0015 AuthorizationPolicy/shop/p there is no Gateway/shop/none"}},
+	{name: "no authorizer of that name", opts: Options{Authorizers: onlyDoor}, text: waypoint(", namespace: shop", "", ready) + authz(`{action: CUSTOM, provider: {name: dor}, rules: [{}], targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}]}`),
+		want: []string{`AMB0040 AuthorizationPolicy/shop/p no provider "dor": all that the rules match is denied`, "AMB0008"}},
+	{name: "an authorizer", opts: Options{Authorizers: onlyDoor}, text: waypoint(", namespace: shop", "", ready) + authz(`{action: CUSTOM, provider: {name: door}, rules: [{}], targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}]}`), want: []string{"AMB0008"}},
 	{name: "no waypoint of that name", text: core("Service", "s", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 1}]}"), want: []string{"AMB0016 Service/shop/s there is no waypoint shop/wp"}},
 	{name: "no waypoint for a namespace, said once", text: core("Namespace", "other", ", labels: {istio.io/use-waypoint: wp}", "") + core("Service", "a", ", namespace: other", "spec: {ports: [{port: 1}]}") + core("Service", "b", ", namespace: other", "spec: {ports: [{port: 1}]}"),
 		want: []string{"AMB0016 Namespace/other there is no waypoint other/wp"}},
@@ -216,6 +219,14 @@ var routed = waypoint(", namespace: shop", "", ready) + core("Service", "front",
 
 func httpRoute(parent, rules string) string {
 	return fmt.Sprintf("\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec: {parentRefs: [{group: '', kind: Service, name: %s}], rules: %s}", parent, rules)
+}
+
+// onlyDoor has one external authorizer, called door.
+func onlyDoor(name string) error {
+	if name != "door" {
+		return fmt.Errorf("no provider %q", name)
+	}
+	return nil
 }
 
 func TestAnalyzers(t *testing.T) {

@@ -52,6 +52,7 @@ var (
 	codeBackendRefused       = code{"AMB0037", "BackendRefused", Error, "IST0101"}
 	codeRouteWithoutWaypoint = code{"AMB0038", "RouteWithoutWaypoint", Warning, ""}
 	codeRuleNotExecuted      = code{"AMB0039", "RuleNotExecuted", Error, "IST0106"}
+	codeAuthorizer           = code{"AMB0040", "AuthorizerNotUsable", Error, ""}
 )
 
 // codes lists all of them, in order.
@@ -62,7 +63,7 @@ var codes = []code{
 	codeBlocksHBONE, codeBlocksProbes, codeReservedPort, codeUnmeshedClients, codeForeignTrustDomain,
 	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition, codeNoRevision,
 	codeOwnedByOthers, codeClaimedEarlier, codeRangeOverOthers, codeEndpointIsPod, codeNotDiscovered,
-	codeBackendRefused, codeRouteWithoutWaypoint, codeRuleNotExecuted,
+	codeBackendRefused, codeRouteWithoutWaypoint, codeRuleNotExecuted, codeAuthorizer,
 }
 
 func (c code) finding(key source.Key, field, message, next string) Finding {

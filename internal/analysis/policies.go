@@ -120,6 +120,22 @@ func (m *mesh) targets() {
 	}
 }
 
+// authorizers reports policies of waypoints whose external authorizer cannot be asked.
+func (m *mesh) authorizers() {
+	if m.opts.Authorizers == nil {
+		return
+	}
+	for _, p := range m.policies {
+		if p.Spec.Action != apisecurity.AuthorizationPolicy_CUSTOM || p.Spec.TargetRef == nil && len(p.Spec.TargetRefs) == 0 {
+			continue
+		}
+		if err := m.opts.Authorizers(p.Spec.GetProvider().GetName()); err != nil {
+			m.report(codeAuthorizer, keyOf(source.AuthorizationPolicy.Kind, p), "spec.provider.name", fmt.Sprintf("%v: all that the rules match is denied", err),
+				"correct the name, or the provider in meshConfig.extensionProviders")
+		}
+	}
+}
+
 // keys reports the keys of issuers that the control plane of a cluster could not fetch.
 func (m *mesh) keys() {
 	for _, p := range m.tokens {

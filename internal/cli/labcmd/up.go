@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 func labUp(a *session.Session) *cobra.Command {
 	var cfg lab.Config
+	var meshConfig string
 	var plaintext, rootless bool
 	cmd := &cobra.Command{
 		Use:   "up -f FILE|DIR",
@@ -33,12 +35,20 @@ func labUp(a *session.Session) *cobra.Command {
 	f.BoolVarP(&cfg.Detach, "detach", "d", false, "run in the background")
 	f.StringVar(&cfg.BinDir, "bin", "", "directory of ambitd, ztunnel and ambit-cni (default: beside this program)")
 	f.StringToStringVar(&cfg.PeerZtunnel, "ztunnel", nil, "another ztunnel for a node, as NODE=PATH")
+	f.StringVar(&meshConfig, "mesh-config", "", "file with Istio's MeshConfig, which ambitd reads again when it changes")
 	f.BoolVar(&plaintext, "plaintext", false, "no mesh: only nodes, pods and services")
 	f.BoolVar(&rootless, "rootless", false, "use a user namespace even as root")
 	f.DurationVar(&cfg.ReadyTimeout, "timeout", time.Minute, "how long to wait for components and pods")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg.Name, cfg.StateDir = a.LabName, a.StateDir()
 		cfg.Mesh, cfg.UserNamespace = !plaintext, rootless
+		if meshConfig != "" {
+			path, err := filepath.Abs(meshConfig)
+			if err != nil {
+				return err
+			}
+			cfg.Args = map[string][]string{lab.Ambitd: {"--mesh-config", path}}
+		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		began := time.Now()

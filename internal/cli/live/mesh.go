@@ -35,6 +35,10 @@ func MeshOptions(k *session.Kube, ctx context.Context, c *client.Client) analysi
 		if cfg.RootNamespace != "" {
 			opts.RootNamespace = cfg.RootNamespace
 		}
+		opts.Authorizers = func(name string) error {
+			_, err := cfg.Providers.Check(name)
+			return err
+		}
 		opts.DiscoverySelectors = cfg.Discovery(k.IstioNamespace, opts.RootNamespace)
 	}
 	if agents, err := k.PodsOf(ctx, c, session.PartAgent); err == nil && len(agents) > 0 {

@@ -128,12 +128,15 @@ func readProvider(text json.RawMessage) (*authzpb.Provider, error) {
 	}) {
 		return nil, nil
 	}
+	text, err := plainTimeout(keys)
+	if err != nil {
+		return nil, err
+	}
 	pb := &meshv1alpha1.MeshConfig_ExtensionProvider{}
 	if err := protojson.Unmarshal(text, pb); err != nil {
 		return nil, err
 	}
 	var out *authzpb.Provider
-	var err error
 	switch x := pb.GetProvider().(type) {
 	case *meshv1alpha1.MeshConfig_ExtensionProvider_EnvoyExtAuthzHttp:
 		out, err = httpProvider(x.EnvoyExtAuthzHttp)
@@ -148,6 +151,31 @@ func readProvider(text json.RawMessage) (*authzpb.Provider, error) {
 	out.Name = pb.GetName()
 	_, err = extauthz.Compile(out)
 	return out, err
+}
+
+// plainTimeout writes the timeout of an entry in seconds: users may write 500ms as well.
+func plainTimeout(entry map[string]json.RawMessage) (json.RawMessage, error) {
+	for name, value := range entry {
+		var inner map[string]json.RawMessage
+		if json.Unmarshal(value, &inner) != nil {
+			continue
+		}
+		var timeout string
+		if json.Unmarshal(inner["timeout"], &timeout) != nil {
+			continue
+		}
+		d, err := time.ParseDuration(timeout)
+		if err != nil {
+			return nil, fmt.Errorf("timeout: %q is no time such as 2s or 500ms", timeout)
+		}
+		if inner["timeout"], err = json.Marshal(strconv.FormatFloat(d.Seconds(), 'f', 9, 64) + "s"); err != nil {
+			return nil, err
+		}
+		if entry[name], err = json.Marshal(inner); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(entry)
 }
 
 func httpProvider(pb *meshv1alpha1.MeshConfig_ExtensionProvider_EnvoyExternalAuthorizationHttpProvider) (*authzpb.Provider, error) {

@@ -38,7 +38,7 @@ type Call struct {
 	// Access decides by policies, and has begun with this request; nil allows
 	// everything.
 	Access *authz.Access
-	// Authorizer is whom to ask. Allowed are the names of those that have allowed the
+	// Authorizer is the one to ask. Allowed are the names of those that have allowed the
 	// request, and OnResponse is what they change of the response.
 	Authorizer *extauthz.Provider
 	Allowed    []string
