@@ -13,12 +13,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
+	authnpb "github.com/ambit-mesh/ambit/api/authn"
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
+	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
 )
 
 // custom is a policy of a service that has an authorizer of the world asked about a path,
@@ -569,4 +575,146 @@ func TestChecksAreBounded(t *testing.T) {
 	a.next().say(200)
 	w.got(third, 200, "")
 	w.nothingWaits()
+}
+
+// TestMovedDuringACheck: a request whose service uses another waypoint when the answer
+// comes does not go on here, where its policies are no longer known.
+func TestMovedDuringACheck(t *testing.T) {
+	w := newWorld(t, 1)
+	w.stall()
+	a := w.authorizer("x", 1)
+	w.enforce(custom("shop", "x", "", nil))
+	r := send(w.h2client(), "GET", "/", "")
+	q := a.next()
+	w.enforce()
+	w.service("shop", "10.1.0.1", func(s *workloadpb.Service) {
+		s.Waypoint.Destination = &workloadpb.GatewayAddress_Hostname{Hostname: &workloadpb.NamespacedHostname{Namespace: "ns", Hostname: "other.ns.svc.cluster.local"}}
+	})
+	q.say(200)
+	w.got(r, 503, "")
+	w.nothingWaits()
+}
+
+// TestTokensOfCheckedRequests: the token of each request is still its own when the answer
+// comes, though requests of the same connection had others meanwhile.
+func TestTokensOfCheckedRequests(t *testing.T) {
+	w := newWorld(t, 1)
+	w.stall()
+	a := w.authorizer("x", 1)
+	issuer := jwttest.New(t, "https://a", "k", jose.EdDSA)
+	w.accept(&authnpb.Provider{Issuer: issuer.Name, Jwks: jwttest.Set(issuer), ClaimHeaders: []*authnpb.ClaimHeader{{Header: "x-sub", Claim: []string{"sub"}}}})
+	users := permitted("client")
+	users.Rules[0].Clauses[0].Matches = []*authzpb.Match{{RequestPrincipals: []*securitypb.StringMatch{exactly("https://a/ann")}}}
+	w.enforce(custom("shop", "x", "", nil), users)
+	c := w.h2client()
+	ann := send(c, "GET", "/ann", "", "authorization", "Bearer "+issuer.Token(map[string]any{"sub": "ann"}))
+	q1 := a.next()
+	bob := send(c, "GET", "/bob", "", "authorization", "Bearer "+issuer.Token(map[string]any{"sub": "bob"}))
+	q2 := a.next()
+	if q1.Header.Get("X-Sub") != "ann" || q2.Header.Get("X-Sub") != "bob" || q1.Header["Authorization"] != nil {
+		t.Errorf("%v, %v", q1.Header, q2.Header)
+	}
+	q1.say(200)
+	w.got(ann, 200, "")
+	q2.say(200)
+	w.got(bob, 403, "")
+	w.got(send(c, "GET", "/", "", "authorization", "Bearer x"), 401, "")
+	if len(a.asked) != 0 {
+		t.Error("asked about a token that is not accepted")
+	}
+	ann = send(c, "GET", "/ann", "", "authorization", "Bearer "+issuer.Token(map[string]any{"sub": "ann"}))
+	q1 = a.next()
+	w.accept(&authnpb.Provider{Issuer: "https://a"}) // no key is known any more
+	q1.say(200)
+	w.got(ann, 401, "")
+}
+
+// TestRouteAfterACheck: a route by a header of the authorizer is taken if it says so, and
+// no route is no way around it.
+func TestRouteAfterACheck(t *testing.T) {
+	w := newWorld(t, 1)
+	w.stall()
+	a := w.authorizer("x", 1)
+	w.routes("shop", route.Rule{Origin: "ann", Matches: []route.Match{{Headers: []route.Value{{Name: "x-user", Kind: route.Exact, Value: "ann"}}}}, Backends: []route.Backend{{Name: "shop", Weight: 1}}})
+	c := w.h2client()
+	for _, again := range []bool{false, true} {
+		w.enforce(custom("shop", "x", "", func(p *authzpb.Provider) { p.RecomputeRoute = again }))
+		r := send(c, "GET", "/", "")
+		a.next().say(401)
+		w.got(r, 401, "")
+		r = send(c, "GET", "/", "")
+		a.next().say(200, "x-user", "ann")
+		w.got(r, map[bool]int{false: 404, true: 200}[again], "")
+		r = send(c, "GET", "/", "", "x-user", "ann")
+		a.next().say(200)
+		w.got(r, map[bool]int{false: 200, true: 404}[again], "")
+	}
+}
+
+// TestLearnedAuthorizer: a gateway whose directory is filled on demand asks for the
+// service of the authorizer first.
+func TestLearnedAuthorizer(t *testing.T) {
+	w := newWorld(t, 1)
+	w.stall()
+	var a *authorizer
+	names := make(chan string, 9)
+	w.g.opts.Learn = func(l *poll.Loop, all []string, done func()) bool {
+		l.Post(func() {
+			for _, n := range all {
+				names <- n
+				if n == "ns/x.ns.svc.cluster.local" {
+					a = w.authorizer("x", 1)
+				}
+			}
+			done()
+		})
+		return true
+	}
+	w.enforce(custom("shop", "x", "", func(p *authzpb.Provider) { p.Namespace = "" }), custom("shop", "y", "/y", nil))
+	c := w.h2client()
+	r := send(c, "GET", "/", "")
+	for n := range names {
+		if n == "ns/x.ns.svc.cluster.local" {
+			break
+		}
+	}
+	w.on(w.group.Loop(0), func() {})
+	a.next().say(200)
+	w.got(r, 200, "")
+	r = send(c, "GET", "/y", "")
+	a.next().say(200)
+	w.got(r, 403, "") // nobody knows y
+	w.nothingWaits()
+}
+
+// TestExplainAsks: what is said of external authorizers.
+func TestExplainAsks(t *testing.T) {
+	w := newWorld(t, 1)
+	w.stall()
+	w.authorizer("x", 1)
+	w.enforce(custom("shop", "x", "/a", nil), denied("shop", "/d"))
+	for path, want := range map[string][]string{
+		"/a": {"CUSTOM matches: asks x (HTTP to x.ns.svc.cluster.local:80)", "if each external authorizer that is asked allows it, no policy refuses"},
+		"/b": {"CUSTOM does not match: does not ask x (HTTP to x.ns.svc.cluster.local:80)", "no policy refuses"},
+		"/d": {"DENY matches"},
+	} {
+		v, err := w.explain(verdict.Question{Authority: "10.1.0.1:80", Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := map[string]bool{}
+		for _, s := range v.Steps {
+			said[s.Says] = true
+		}
+		for _, s := range want {
+			if !said[s] {
+				t.Errorf("%s: %q is not said: %v", path, s, said)
+			}
+		}
+	}
+	w.service("shop", "10.1.0.1", func(s *workloadpb.Service) { s.Ports[0].AppProtocol = workloadpb.AppProtocol_TCP })
+	v, err := w.explain(verdict.Question{Authority: "10.1.0.1:80"})
+	if err != nil || v.Allowed || v.Reason != reason.PolicyUnsupported.String() {
+		t.Errorf("a connection without HTTP: %+v %v", v, err)
+	}
 }

@@ -156,6 +156,20 @@ func TestExternalAuthorization(t *testing.T) {
 	if n := countOf(world.MetricsIn(at, "ambit_external_authorizations_total"), "authorizer", "by-http", "outcome", "denied"); n == 0 {
 		t.Error("no denial is counted")
 	}
+	// What a user sees of it.
+	world.MustApply(asks("by-http", `[{to: [{operation: {paths: ["/private*"]}}]}]`))
+	c.becomes(bare, 200)
+	for path, want := range map[string]string{
+		"/private": "CUSTOM matches: asks by-http (HTTP to authorizer.auth.svc.cluster.local:8000)",
+		"/public":  "CUSTOM does not match: does not ask by-http (HTTP to authorizer.auth.svc.cluster.local:8000)",
+	} {
+		if out, err := world.Ambit("why", "far.shop", "http://api"+path); err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+			t.Errorf("why %s: %v\n%s", path, err, out)
+		}
+	}
+	if out, err := world.Ambit("waypoint-config", "policies", "waypoint.shop"); err != nil || !strings.Contains(out, "CUSTOM: asks by-http") {
+		t.Errorf("%v\n%s", err, out)
+	}
 	world.Eventually("the status names the authorizer", func() error {
 		out, err := world.Ambit("status")
 		if err != nil || !strings.Contains(out, "external authorizer by-http is asked about requests that match, by waypoint shop/waypoint for Service shop/api") {
@@ -170,9 +184,15 @@ func TestExternalAuthorization(t *testing.T) {
 		"broken": `provider "broken" of meshConfig.extensionProviders: port: 0 is not 1 to 65535: everything that the rules match is denied`,
 	} {
 		world.MustApply(asks(name, `[{to: [{operation: {paths: ["/private"]}}]}]`))
-		c.becomes(bare, 200)
-		if resp, body := c.must("GET /private HTTP/1.1\nHost: api"); resp.StatusCode != 403 || body != "RBAC: access denied" {
-			t.Errorf("%s: %d %q", name, resp.StatusCode, body)
+		world.Eventually(name+" denies", func() error {
+			resp, body, err := c.do("GET /private HTTP/1.1\nHost: api")
+			if err != nil || resp.StatusCode != 403 || body != "RBAC: access denied" {
+				return fmt.Errorf("%v %q %w", resp, body, err)
+			}
+			return nil
+		})
+		if resp, _ := c.must(bare); resp.StatusCode != 200 {
+			t.Errorf("%s: what no rule matches: %d", name, resp.StatusCode)
 		}
 		world.Eventually("the status says why", func() error {
 			out, err := world.Ambit("status")

@@ -280,6 +280,9 @@ func (w *waypointConfig) printPolicies(d *waypointDumps) error {
 	for _, p := range list {
 		ns, name, _ := strings.Cut(p.V.Policy, "/")
 		action := p.V.Action
+		if p.V.Provider != "" {
+			action += ": asks " + p.V.Provider
+		}
 		if p.V.DryRun {
 			action += " (dry run)"
 		}

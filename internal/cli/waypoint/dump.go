@@ -111,6 +111,8 @@ type waypointPolicyDump struct {
 	For    []string `json:"for"`
 	Rules  int      `json:"rules"`
 	Error  string   `json:"error"`
+
+	Provider string `json:"provider,omitempty"`
 }
 
 type waypointConnection struct {
