@@ -13,8 +13,8 @@ import (
 )
 
 const usage = `usage:
-  echo server [-http :8080] [-tcp :9000] [-first :9100] [-grpc :9200] [-name NAME]
-      HTTP that answers with name and caller; TCP echo; TCP whose server speaks first; gRPC health
+  echo server [-http :8080] [-tcp :9000] [-first :9100] [-grpc :9200] [-authorizer-http :8000] [-authorizer-grpc :8001] [-name NAME]
+      HTTP that answers with name and caller; TCP echo; TCP whose server speaks first; gRPC health; external authorizers
   echo load -url http://HOST:PORT/ [-rate 100] [-duration 10s] [-workers 16] [-per-conn 20] [-protocol http1|h2|grpc]
       requests at a constant rate; a line of JSON every second, and one at the end
   echo hold -addr HOST:PORT [-every 100ms] [-text TEXT]

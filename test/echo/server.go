@@ -24,11 +24,13 @@ func server(ctx context.Context, args []string) error {
 	tcpAddr := f.String("tcp", ":9000", "address of the echo server; empty for none")
 	firstAddr := f.String("first", "", "address of the server that speaks first; empty for none")
 	grpcAddr := f.String("grpc", "", "address of a gRPC server that says it is healthy; empty for none")
+	checkHTTP := f.String("authorizer-http", "", "address of an external authorizer by HTTP, that allows x-token: letmein; empty for none")
+	checkGRPC := f.String("authorizer-grpc", "", "the same by gRPC")
 	host, _ := os.Hostname()
 	name := f.String("name", host, "name to answer with")
 	_ = f.Parse(args)
 
-	errc := make(chan error, 4)
+	errc := make(chan error, 6)
 	listen := func(addr string, serve func(net.Listener) error) error {
 		if addr == "" {
 			return nil
@@ -46,6 +48,8 @@ func server(ctx context.Context, args []string) error {
 		listen(*tcpAddr, func(l net.Listener) error { return serveEcho(l, "") }),
 		listen(*firstAddr, func(l net.Listener) error { return serveEcho(l, greeting) }),
 		listen(*grpcAddr, serveHealth),
+		listen(*checkHTTP, serveAuthorizerHTTP),
+		listen(*checkGRPC, serveAuthorizerGRPC),
 	)
 	if err != nil {
 		return err
