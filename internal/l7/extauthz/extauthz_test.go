@@ -449,3 +449,21 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkCheck is the question and the answer of one request by gRPC.
+func BenchmarkCheck(b *testing.B) {
+	p := provider(b, nil)
+	q := &extauthz.Question{Request: request("GET", "/a?b=c", "user-agent", "curl/8", "accept", "*/*", "authorization", "Bearer x"), Source: netip.MustParseAddrPort("10.0.0.1:99"), Principal: "spiffe://td/ns/a/sa/b", Length: -1}
+	a := grpcAnswer(b, allow(&authv3.OkHttpResponse{Headers: []*corev3.HeaderValueOption{set("x-user", "ann")}}))
+	b.ReportAllocs()
+	for b.Loop() {
+		h := &message.Head{}
+		if _, err := p.Write(q, h); err != nil {
+			b.Fatal(err)
+		}
+		v := p.Read(a)
+		if v.Outcome != extauthz.Allowed {
+			b.Fatal(v)
+		}
+	}
+}

@@ -23,3 +23,17 @@ func TestVerdicts(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAuthorizations: what external authorizers answer is counted in the same way.
+func TestAuthorizations(t *testing.T) {
+	v := NewAuthorizations()
+	v.Count("door", "allowed")
+	v.Count("door", "fail_open")
+	v.Count("gone", "denied")
+	v.Keep(func(authorizer string) bool { return authorizer == "door" })
+	const want = "# HELP ambit_external_authorizations_total Questions to external authorizers, by what came of them: allowed, denied, error, fail_open.\n# TYPE ambit_external_authorizations_total counter\n" +
+		"ambit_external_authorizations_total{authorizer=\"door\",outcome=\"allowed\"} 1\nambit_external_authorizations_total{authorizer=\"door\",outcome=\"fail_open\"} 1\n"
+	if err := testutil.CollectAndCompare(v, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
