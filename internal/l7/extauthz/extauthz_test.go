@@ -97,6 +97,12 @@ func TestCompileRefuses(t *testing.T) {
 		`includeAdditionalHeadersInCheck: "x"`: func(p *authzpb.Provider) {
 			p.GetHttp().AddHeaders = []*authzpb.CheckHeader{{Name: "x", Value: "a\nb"}}
 		},
+		`includeAdditionalHeadersInCheck: "y": operator %RESP(X)%`: func(p *authzpb.Provider) {
+			p.GetHttp().AddHeaders = []*authzpb.CheckHeader{{Name: "y", Value: "%RESP(X)%"}}
+		},
+		`includeAdditionalHeadersInCheck: "z": "100%" ends`: func(p *authzpb.Provider) {
+			p.GetHttp().AddHeaders = []*authzpb.CheckHeader{{Name: "z", Value: "100%"}}
+		},
 	} {
 		pb := &authzpb.Provider{Name: "x", Hostname: "a", Port: 1, TimeoutMs: 1, StatusOnError: 403, Protocol: &authzpb.Provider_Http{Http: &authzpb.HTTPCheck{}}}
 		if _, err := extauthz.Compile(pb); err != nil {
@@ -144,6 +150,26 @@ func TestQuestionByHTTP(t *testing.T) {
 		if _, err := p.Write(&extauthz.Question{Request: r}, &message.Head{}); err == nil {
 			t.Errorf("%s is asked about", r.Method)
 		}
+	}
+}
+
+// TestFormats: headers for the authorizer may be made of the request.
+func TestFormats(t *testing.T) {
+	q := &extauthz.Question{Request: request("PUT", "/a?b", "X-A", "1", "x-a", "2", "x-none", "mine"), TLS: true, Source: netip.MustParseAddrPort("10.0.0.1:99")}
+	for text, want := range map[string]string{
+		"plain": "plain", "50%%": "50%", "%REQ(:METHOD)% %REQ(:SCHEME)%://%REQ(:AUTHORITY)%%REQ(:PATH)%": "PUT https://api.example/a?b",
+		"%REQ(X-A)%": "1,2", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%": "10.0.0.1", "%DOWNSTREAM_REMOTE_ADDRESS%": "10.0.0.1:99", "%REQ(X-Absent)%": "",
+	} {
+		p := provider(t, &authzpb.HTTPCheck{IncludeHeaders: []string{"x-none"}, AddHeaders: []*authzpb.CheckHeader{{Name: "x-none", Value: text}}})
+		h := &message.Head{}
+		if _, err := p.Write(q, h); err != nil {
+			t.Fatal(err)
+		}
+		if want == "" {
+			equal(t, text, dump(h))
+			continue
+		}
+		equal(t, text, dump(h), "x-none: "+want)
 	}
 }
 

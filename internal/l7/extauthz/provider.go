@@ -64,7 +64,7 @@ func (p *Provider) String() string {
 
 type field struct {
 	key   message.Key
-	value string
+	value format
 }
 
 // Compile compiles a provider, or returns which field of it a gateway cannot execute, and
@@ -140,7 +140,11 @@ func (p *Provider) http(pb *authzpb.HTTPCheck) (err error) {
 		case message.CheckValue(h.GetValue()) != nil:
 			return fmt.Errorf("includeAdditionalHeadersInCheck: %q: %w", h.GetName(), message.CheckValue(h.GetValue()))
 		}
-		p.add = append(p.add, field{message.NewKey(name), h.GetValue()})
+		value, bad := compileFormat(h.GetValue())
+		if bad != nil {
+			return fmt.Errorf("includeAdditionalHeadersInCheck: %q: %w", h.GetName(), bad)
+		}
+		p.add = append(p.add, field{message.NewKey(name), value})
 	}
 	return err
 }

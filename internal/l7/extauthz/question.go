@@ -104,7 +104,11 @@ func (p *Provider) writeHTTP(q *Question, head *message.Head) error {
 		head.Add(message.NewKey(strings.ToLower(string(f.Name))), f.Value)
 	}
 	for _, f := range p.add {
-		head.Set(f.key, []byte(f.value))
+		if v := f.value.of(q); len(v) > 0 {
+			head.Set(f.key, v)
+		} else {
+			head.Remove(f.key)
+		}
 	}
 	if p.Body.Max > 0 {
 		head.Set(keyPartial, strconv.AppendBool(nil, q.Partial))
@@ -116,7 +120,7 @@ func (p *Provider) writeHTTP(q *Question, head *message.Head) error {
 func (p *Provider) message(q *Question) *extauthzpb.CheckRequest {
 	r := q.Request
 	http := &extauthzpb.HTTPRequest{
-		Id: text(r.Get(message.XRequestID)), Method: text(r.Method), Path: text(r.Path), Host: text(r.Authority), Scheme: "http",
+		Id: text(r.Get(message.XRequestID)), Method: text(r.Method), Path: text(r.Path), Host: text(r.Authority), Scheme: q.scheme(),
 		Size: q.Length, Protocol: "HTTP/1.1", Headers: p.headers(q),
 	}
 	switch r.Version {
@@ -124,9 +128,6 @@ func (p *Provider) message(q *Question) *extauthzpb.CheckRequest {
 		http.Protocol = "HTTP/2"
 	case message.HTTP10:
 		http.Protocol = "HTTP/1.0"
-	}
-	if q.TLS {
-		http.Scheme = "https"
 	}
 	if p.Body.Raw {
 		http.RawBody = q.Body
@@ -153,10 +154,7 @@ func (p *Provider) headers(q *Question) map[string]string {
 			out[name] = text(v)
 		}
 	}
-	out[":scheme"] = "http"
-	if q.TLS {
-		out[":scheme"] = "https"
-	}
+	out[":scheme"] = q.scheme()
 	for i := range r.Fields {
 		name, v := strings.ToLower(string(r.Fields[i].Name)), text(r.Fields[i].Value)
 		if before, is := out[name]; is {
