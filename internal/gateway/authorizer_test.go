@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,7 +181,7 @@ func (w *world) nothingWaits() {
 		for i := range w.group.Len() {
 			w.on(w.group.Loop(i), func() {
 				if s := w.g.shards[i]; s != nil {
-					waits += s.engine.Waiting() + s.engine.Active()
+					waits += s.engine.Waiting() + s.engine.Active() + s.engine.Held()
 				}
 			})
 		}
@@ -717,4 +719,68 @@ func TestExplainAsks(t *testing.T) {
 	if err != nil || v.Allowed || v.Reason != reason.PolicyUnsupported.String() {
 		t.Errorf("a connection without HTTP: %+v %v", v, err)
 	}
+}
+
+// TestGatheredBodiesCountUntilTheyAreTaken: what an endpoint does not read counts for its
+// service, and no more than that service's part of the bound is held.
+func TestGatheredBodiesCountUntilTheyAreTaken(t *testing.T) {
+	w := newWorld(t, 1)
+	a := w.authorizer("x", 1)
+	small := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		cerr := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+		return errors.Join(err, cerr)
+	}}
+	ln, err := small.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	conns := make(chan net.Conn, 100)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				close(conns)
+				return
+			}
+			conns <- c // and nothing is read
+		}
+	}()
+	w.service("shop", "10.1.0.1", func(*workloadpb.Service) {})
+	w.endpoint("shop-1", "10.0.1.1", "shop", ln.Addr().String())
+	w.enforce(custom("shop", "x", "", func(p *authzpb.Provider) { p.Body = &authzpb.CheckBody{MaxBytes: 4 << 20} }))
+	c := w.h1client()
+	body := strings.Repeat("a", 4<<20)
+	var all []chan answer
+	refused := 0
+	for range 6 {
+		r := send(c, "POST", "/", body)
+		select {
+		case q := <-a.asked:
+			q.say(200)
+			all = append(all, r)
+			c := <-conns
+			defer func() { _ = c.Close() }()
+		case got := <-r:
+			if got.err == nil && got.status != 503 { // it may be cut while it still sends
+				t.Errorf("%d %q", got.status, got.body)
+			}
+			refused++
+		case <-time.After(time.Minute):
+			t.Fatal("neither asked nor refused")
+		}
+	}
+	if refused == 0 || len(all) == 0 {
+		t.Errorf("%d go on, %d are refused", len(all), refused)
+	}
+	for _, r := range w.seen(refused, func() []Record { return w.requests }) {
+		if r.Reason != reason.ResourceExhausted {
+			t.Errorf("%v", r.Reason)
+		}
+	}
+	w.g.Close()
+	for _, r := range all {
+		<-r
+	}
+	w.nothingWaits()
 }

@@ -42,8 +42,6 @@ type check struct {
 	unrouted *reason.Error
 	question extauthz.Question
 	of       *checked
-	name     string // of the destination
-	counted  int    // bytes of the body that count for it
 
 	target   pool.Target
 	outcome  func(reason.Reason)
@@ -63,8 +61,39 @@ type check struct {
 	reply            []byte
 }
 
-// checked counts the checks for a destination, and the bytes of bodies that wait for them.
-type checked struct{ checks, bytes int }
+// checked counts the checks for a destination, and the bytes of bodies that were gathered
+// for them and that the endpoint has not taken yet.
+type checked struct {
+	name          string
+	checks, bytes int
+}
+
+// gathered is what an exchange has of a body by the credit of a check, until the endpoint
+// has taken it.
+type gathered struct {
+	of    *checked
+	bytes int // of the destination's
+	held  int // of the engine's, beside the replay
+}
+
+// forget forgets a destination of which nothing waits.
+func (e *Engine) forget(of *checked) {
+	if of.checks == 0 && of.bytes == 0 {
+		delete(e.checked, of.name)
+	}
+}
+
+// taken gives back what counts of a body that was gathered.
+func (x *Exchange) taken() {
+	g := x.gathered
+	if g.of == nil {
+		return
+	}
+	x.gathered = gathered{}
+	g.of.bytes -= g.bytes
+	x.engine.held -= g.held
+	x.engine.forget(g.of)
+}
 
 // change is what an authorizer has changed of a request.
 type change struct {
@@ -99,9 +128,10 @@ func (x *Exchange) ask(unrouted *reason.Error) {
 	}
 	e := x.engine
 	c := &check{x: x, asker: asker, provider: x.Authorizer, unrouted: unrouted}
-	c.question, c.name = asker.Question(x)
-	if c.of = e.checked[c.name]; c.of == nil {
-		c.of = &checked{}
+	var destination string
+	c.question, destination = asker.Question(x)
+	if c.of = e.checked[destination]; c.of == nil {
+		c.of = &checked{name: destination}
 	}
 	switch {
 	case e.checks >= e.cfg.MaxChecks:
@@ -113,7 +143,7 @@ func (x *Exchange) ask(unrouted *reason.Error) {
 	}
 	e.checks++
 	c.of.checks++
-	e.checked[c.name] = c.of
+	e.checked[destination] = c.of
 	x.check = c
 	c.gather()
 }
@@ -149,8 +179,9 @@ func (c *check) grew(n int) {
 	if !c.gathers {
 		return
 	}
-	c.counted += n
 	c.of.bytes += n
+	c.x.gathered.of = c.of
+	c.x.gathered.bytes += n
 	switch {
 	case c.of.bytes > c.x.engine.cfg.MaxHeld/share:
 		c.x.fail(reason.ResourceExhausted, errCheckedBytes)
@@ -308,10 +339,8 @@ func (c *check) stop(why reason.Reason) {
 	c.late.Stop()
 	e := c.x.engine
 	e.checks--
-	c.of.bytes -= c.counted
-	if c.of.checks--; c.of.checks == 0 {
-		delete(e.checked, c.name)
-	}
+	c.of.checks--
+	e.forget(c.of)
 	if c.waiting {
 		c.waiting = false
 		e.cfg.Pool.Cancel(&c.target, c)
@@ -426,3 +455,6 @@ func percentEncoded(b []byte) []byte {
 
 // Waiting returns how many requests wait for external authorizers.
 func (e *Engine) Waiting() int { return e.checks }
+
+// Held returns the bytes of bodies that count against the bound of the engine.
+func (e *Engine) Held() int { return e.held }

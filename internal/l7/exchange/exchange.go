@@ -164,18 +164,19 @@ type Exchange struct {
 	Direct         bool // the response is a filter's
 	Learned        bool // the owner has waited for what it did not have
 
-	engine  *Engine
-	owner   Owner
-	place   int // in the engine's live
-	judged  judged
-	check   *check   // the request waits for an external authorizer
-	changes []change // by those that have allowed it
-	down    codec.Response
-	up      codec.Request
-	request message.Head
-	replay  []byte // the request's body so far
-	trailer message.Head
-	body    http1.Body
+	engine   *Engine
+	owner    Owner
+	place    int // in the engine's live
+	judged   judged
+	check    *check // the request waits for an external authorizer
+	gathered gathered
+	changes  []change // by those that have allowed it
+	down     codec.Response
+	up       codec.Request
+	request  message.Head
+	replay   []byte // the request's body so far
+	trailer  message.Head
+	body     http1.Body
 
 	failed        [maxFailed]string // UIDs of endpoints that failed this request
 	nfailed       int
@@ -313,6 +314,7 @@ func (x *Exchange) finish() {
 	x.idle.Stop()
 	x.payDown() // the connection goes on to other requests
 	x.cancel(reason.OK)
+	x.taken()
 	for _, m := range x.mirrors {
 		m.finish()
 	}

@@ -211,11 +211,18 @@ func (x *Exchange) OnReady(up codec.Request) {
 
 // sendReplay sends what has come of the body so far.
 func (x *Exchange) sendReplay() {
-	ok := true
-	if len(x.replay) > 0 {
+	ok, n := true, len(x.replay)
+	if n > 0 {
 		ok = x.up.Data(x.replay)
 	}
 	x.trim(0)
+	if ok {
+		x.taken()
+	} else if x.gathered.of != nil {
+		more := n - len(x.replay) // it waits below
+		x.engine.held += more - x.gathered.held
+		x.gathered.held = more
+	}
 	if x.up == nil {
 		return // it has ended meanwhile
 	}

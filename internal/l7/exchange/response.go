@@ -128,7 +128,11 @@ func (r *responseSide) OnEnd() {
 }
 
 // OnWritable implements codec.Receiver: the endpoint has room.
-func (r *responseSide) OnWritable() { (*Exchange)(r).payDown() }
+func (r *responseSide) OnWritable() {
+	x := (*Exchange)(r)
+	x.taken()
+	x.payDown()
+}
 
 // OnAbort implements codec.Receiver: the endpoint is gone, or sent what cannot be
 // read.
