@@ -45,7 +45,7 @@ func (c *session) Authorizer(x *exchange.Exchange, to *pool.Target, learned bool
 		return nil, false, err
 	}
 	*to = e.target
-	to.HTTP2, to.Client = p.GRPC, pool.Client{}
+	to.HTTP2, to.Client = p.GRPC || e.http2(false), pool.Client{}
 	return func(why reason.Reason) { s.outcome(&e, why) }, false, nil
 }
 

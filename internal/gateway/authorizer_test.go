@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -781,6 +782,57 @@ func TestGatheredBodiesCountUntilTheyAreTaken(t *testing.T) {
 	w.g.Close()
 	for _, r := range all {
 		<-r
+	}
+	w.nothingWaits()
+}
+
+// TestUpgradesAreAskedAbout: a request that switches the protocol waits as any other, and
+// what its client sends early reaches no endpoint before the answer.
+func TestUpgradesAreAskedAbout(t *testing.T) {
+	w := newWorld(t, 1)
+	w.service("shop", "10.1.0.1", func(*workloadpb.Service) {})
+	got := make(chan string, 9)
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		c, b, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+		early := make([]byte, 5)
+		_, _ = io.ReadFull(b, early)
+		got <- string(early)
+	}))
+	defer s.Close()
+	w.endpoint("shop-1", "10.0.1.1", "shop", strings.TrimPrefix(s.URL, "http://"))
+	a := w.authorizer("x", 1)
+	w.enforce(custom("shop", "x", "", func(p *authzpb.Provider) { p.Body = &authzpb.CheckBody{MaxBytes: 3} }))
+	for _, status := range []int{403, 200} {
+		c, err := w.connect("10.1.0.1:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		_, _ = io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nearly")
+		q := a.next()
+		if q.body != "" || q.Header["Upgrade"] != nil || len(got) != 0 {
+			t.Errorf("asked: %q %v", q.body, q.Header)
+		}
+		q.say(status)
+		r, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || r.StatusCode != map[int]int{403: 403, 200: 101}[status] {
+			t.Fatalf("%v %v", r, err)
+		}
+		if status == 200 {
+			if early := <-got; early != "early" {
+				t.Errorf("the program got %q", early)
+			}
+		}
+		_ = c.Close()
+	}
+	if len(got) != 0 {
+		t.Error("what was denied reached the program")
 	}
 	w.nothingWaits()
 }

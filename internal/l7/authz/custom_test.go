@@ -74,7 +74,7 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-// TestExplainAsk: whom a policy has asked is said, and what is refused stays so.
+// TestExplainAsk: the authorizer of a policy is said, and what is refused stays so.
 func TestExplainAsk(t *testing.T) {
 	store, s := set(t, asking("x", methods("GET")), policy(denying, methods("GET")))
 	r := from("GET", "a", "/")

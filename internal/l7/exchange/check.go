@@ -150,9 +150,9 @@ func (x *Exchange) ask(unrouted *reason.Error) {
 
 // gather waits for the body that the authorizer gets.
 func (c *check) gather() {
-	x, want := c.x, c.provider.Body
+	x, want := c.x, c.wants()
 	switch {
-	case want.Max == 0 || x.switching || c.complete():
+	case want.Max == 0 || c.complete():
 		c.begin()
 		return
 	case x.body.Length > int64(want.Max) && !want.Partial:
@@ -168,9 +168,18 @@ func (c *check) gather() {
 	x.payDown()
 }
 
+// wants returns what the authorizer gets of the body. What follows a head that may switch
+// the protocol is none.
+func (c *check) wants() extauthz.Body {
+	if c.x.switching {
+		return extauthz.Body{}
+	}
+	return c.provider.Body
+}
+
 // complete reports whether so much of the body has come as the authorizer gets.
 func (c *check) complete() bool {
-	n, want := len(c.x.replay), c.provider.Body
+	n, want := len(c.x.replay), c.wants()
 	return c.x.asked || c.x.body.Length == 0 || n > want.Max || want.Partial && n == want.Max
 }
 
@@ -196,7 +205,7 @@ func (c *check) grew(n int) {
 
 // begin sends the question.
 func (c *check) begin() {
-	x, want := c.x, c.provider.Body
+	x, want := c.x, c.wants()
 	if want.Max > 0 && len(x.replay) > want.Max && !want.Partial {
 		c.tooLarge()
 		return
@@ -327,8 +336,18 @@ func (c *check) read(cut bool) {
 	c.settle(c.provider.Read(&a))
 }
 
-// failed settles the check with an authorizer that could not be asked.
-func (c *check) failed(err error) { c.settle(extauthz.Verdict{Outcome: extauthz.Failed, Err: err}) }
+// failed settles the check with an authorizer that could not be asked. A bound of this
+// proxy is no failure of the authorizer, and opens nothing.
+func (c *check) failed(err error) {
+	if c.over {
+		return
+	}
+	if e, ok := err.(*reason.Error); ok && e.Reason == reason.ResourceExhausted { //nolint:errorlint // never wrapped
+		c.x.fail(e.Reason, err)
+		return
+	}
+	c.settle(extauthz.Verdict{Outcome: extauthz.Failed, Err: err})
+}
 
 // stop ends the check.
 func (c *check) stop(why reason.Reason) {
