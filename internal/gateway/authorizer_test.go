@@ -751,6 +751,7 @@ func TestGatheredBodiesCountUntilTheyAreTaken(t *testing.T) {
 	w.endpoint("shop-1", "10.0.1.1", "shop", ln.Addr().String())
 	w.enforce(custom("shop", "x", "", func(p *authzpb.Provider) { p.Body = &authzpb.CheckBody{MaxBytes: 4 << 20} }))
 	c := w.h1client()
+	c.Transport.(*http.Transport).DisableKeepAlives = true // each request is seen, or not sent
 	body := strings.Repeat("a", 4<<20)
 	var all []chan answer
 	refused := 0
