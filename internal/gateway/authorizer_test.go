@@ -837,3 +837,46 @@ func TestUpgradesAreAskedAbout(t *testing.T) {
 	}
 	w.nothingWaits()
 }
+
+// TestMirroredAfterACheck: a copy of a request is made after the authorizer has allowed
+// it, and has the whole body, with what came before.
+func TestMirroredAfterACheck(t *testing.T) {
+	w := newWorld(t, 1)
+	w.stall()
+	a := w.authorizer("x", 1)
+	got := make(chan string, 9)
+	both := new(http.Protocols)
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- r.URL.Path + " " + r.Header.Get("X-User") + " " + string(b)
+	}))
+	s.Config.Protocols = both
+	s.Start()
+	defer s.Close()
+	w.service("copy", "10.1.0.4", func(s *workloadpb.Service) { s.Waypoint = nil })
+	w.endpoint("copy", "10.0.4.1", "copy", strings.TrimPrefix(s.URL, "http://"))
+	w.routes("shop", route.Rule{Origin: "all", Backends: []route.Backend{{Name: "shop", Weight: 1}}, Filters: route.Filters{Mirrors: []route.Mirror{{Backend: route.Backend{Name: "copy"}}}}})
+	w.config.Upstreams["copy"] = &route.Upstream{Service: key("copy")}
+	w.enforce(custom("shop", "x", "", func(p *authzpb.Provider) { p.Body = &authzpb.CheckBody{MaxBytes: 4, AllowPartial: true} }))
+	c := w.h2client()
+	r := send(c, "POST", "/denied", "0123456789")
+	a.next().say(403)
+	w.got(r, 403, "")
+	r = send(c, "POST", "/allowed", "0123456789", "x-user", "root")
+	a.next().say(200, "x-user", "ann")
+	w.got(r, 200, "POST /allowed 0123456789")
+	select {
+	case m := <-got:
+		if m != "/allowed ann 0123456789" {
+			t.Errorf("the copy is %q", m)
+		}
+	case <-time.After(time.Minute):
+		t.Error("no copy comes")
+	}
+	w.nothingWaits()
+	if len(got) != 0 {
+		t.Error("what was denied was copied")
+	}
+}
