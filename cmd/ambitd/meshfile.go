@@ -73,7 +73,7 @@ func (m *meshFile) config() meshconfig.Config {
 	return m.now
 }
 
-// adopt takes from the mesh configuration what no flag says.
+// adopt takes from the mesh configuration what no flag sets.
 func (m *meshFile) adopt(cfg *config) error {
 	c := m.config()
 	if c.TrustDomain != "" && !cfg.set["trust-domain"] {

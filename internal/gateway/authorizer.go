@@ -36,8 +36,11 @@ func (c *session) Authorizer(x *exchange.Exchange, to *pool.Target, learned bool
 			up.Service.Namespace = svc.Namespace
 		}
 	}
+	if up.Service.Namespace == "" {
+		return nil, false, reason.Errorf(reason.NoHealthyUpstream, "there is no service %s (write namespace/%s for a ServiceEntry)", p.Hostname, p.Hostname)
+	}
 	cfg, b := &route.Config{Upstreams: map[string]*route.Upstream{p.Name: up}}, &route.Backend{Name: p.Name}
-	if !learned && up.Service.Namespace != "" && s.learn(s.unknownBackend(cfg, b), x.Resume()) {
+	if !learned && s.learn(s.unknownBackend(cfg, b), x.Resume()) {
 		return nil, true, nil
 	}
 	e, err := s.pick(c, cfg, b, nil, netip.Addr{})

@@ -382,6 +382,8 @@ func TestAuthorizerFails(t *testing.T) {
 		a.next()
 		failing(func(p *authzpb.Provider) { p.Hostname = "nowhere.ns.svc.cluster.local" })
 		w.got(send(c, "GET", "/", ""), status, "")
+		failing(func(p *authzpb.Provider) { p.Namespace, p.Hostname = "", "nowhere.example" })
+		w.got(send(c, "GET", "/", ""), status, "")
 		failing(func(p *authzpb.Provider) { p.Port = 81 })
 		w.got(send(c, "GET", "/", ""), status, "")
 		// An authorizer of HTTP/1 does not understand a question by gRPC.
@@ -396,16 +398,16 @@ func TestAuthorizerFails(t *testing.T) {
 		w.got(r, 302, "")
 		w.nothingWaits()
 	}
-	if got := counted(); got != "map[x denied:2 x error:6 x fail_open:6]" {
+	if got := counted(); got != "map[x denied:2 x error:7 x fail_open:7]" {
 		t.Error(got)
 	}
 	failed := 0
-	for _, r := range w.seen(14, func() []Record { return w.requests }) {
+	for _, r := range w.seen(16, func() []Record { return w.requests }) {
 		if r.Reason == reason.AuthorizerFailed {
 			failed++
 		}
 	}
-	if failed != 6 {
+	if failed != 7 {
 		t.Errorf("%d requests with the reason", failed)
 	}
 }
@@ -632,7 +634,7 @@ func TestTokensOfCheckedRequests(t *testing.T) {
 	w.got(ann, 401, "")
 }
 
-// TestRouteAfterACheck: a route by a header of the authorizer is taken if it says so, and
+// TestRouteAfterACheck: a route by a header of the authorizer is taken if the provider sets it, and
 // no route is no way around it.
 func TestRouteAfterACheck(t *testing.T) {
 	w := newWorld(t, 1)
@@ -686,7 +688,7 @@ func TestLearnedAuthorizer(t *testing.T) {
 	w.got(r, 200, "")
 	r = send(c, "GET", "/y", "")
 	a.next().say(200)
-	w.got(r, 403, "") // nobody knows y
+	w.got(r, 403, "") // there is no y
 	w.nothingWaits()
 }
 

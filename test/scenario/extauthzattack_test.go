@@ -34,7 +34,7 @@ const moreAuthorizers = `
   envoyExtAuthzGrpc: {service: open-grpc.auth.svc.cluster.local, port: 8001, timeout: 0.2s, failOpen: true}
 `
 
-// called is another name of the authorizer, by which it knows what it is asked as.
+// called is another service of the authorizer, which finds by it which provider asks.
 func called(name string) string {
 	return rig.ServiceObject("auth", name, "authorizer", "{name: grpc, port: 8001, targetPort: 9001}")
 }

@@ -41,7 +41,7 @@ type Options struct {
 	Revisions []string
 	// Visibility is what SetVisibility says, from the beginning on.
 	Visibility *meshconfig.Visibility
-	// Providers is what SetProviders says, from the beginning on.
+	// Providers are those of SetProviders, from the beginning on.
 	Providers meshconfig.Providers
 	// WaypointBypass lets traffic go around waypoints, as Istio does, where no
 	// annotation decides for its object.

@@ -33,7 +33,7 @@ func set(t testing.TB, policies ...*authzpb.Policy) (*Store, *Set) {
 	return s, s.Set()
 }
 
-// TestAsk: who is asked, in which order.
+// TestAsk: which authorizers are asked, in which order.
 func TestAsk(t *testing.T) {
 	trial := asking("t")
 	trial.DryRun = true
@@ -42,7 +42,7 @@ func TestAsk(t *testing.T) {
 		want     string
 		notes    string
 	}{
-		"nobody":                 {nil, "[]", "[]"},
+		"no policy":              {nil, "[]", "[]"},
 		"everything":             {[]*authzpb.Policy{asking("x")}, "[x]", "[]"},
 		"what matches":           {[]*authzpb.Policy{asking("x", methods("GET"))}, "[x]", "[]"},
 		"what does not":          {[]*authzpb.Policy{asking("x", methods("POST"))}, "[]", "[]"},
@@ -67,7 +67,7 @@ func TestAsk(t *testing.T) {
 			}
 			// A connection without HTTP cannot be asked about.
 			a.Begin(s, nil, nil)
-			if err := a.Judge(); (err != nil) != (name != "nobody" && name != "a dry run" && name != "one that never matches") || err != nil && err.Reason != reason.PolicyUnsupported || (err == nil) != (a.Rejudge() == nil) {
+			if err := a.Judge(); (err != nil) != (name != "no policy" && name != "a dry run" && name != "one that never matches") || err != nil && err.Reason != reason.PolicyUnsupported || (err == nil) != (a.Rejudge() == nil) {
 				t.Errorf("without HTTP: %v", err)
 			}
 		})

@@ -170,7 +170,7 @@ type Summary struct {
 	DryRun   bool     `json:"dryRun,omitempty"`
 	For      []string `json:"for"` // services; "*" is everything
 	Rules    int      `json:"rules"`
-	Provider string   `json:"provider,omitempty"` // of CUSTOM: who is asked, and where
+	Provider string   `json:"provider,omitempty"` // of CUSTOM: the authorizer that is asked, and where
 	Error    string   `json:"error,omitempty"`
 }
 

@@ -150,7 +150,7 @@ func (x *Exchange) ask(unrouted *reason.Error) {
 
 // gather waits for the body that the authorizer gets.
 func (c *check) gather() {
-	x, want := c.x, c.wants()
+	x, want := c.x, c.part()
 	switch {
 	case want.Max == 0 || c.complete():
 		c.begin()
@@ -168,9 +168,9 @@ func (c *check) gather() {
 	x.payDown()
 }
 
-// wants returns what the authorizer gets of the body. What follows a head that may switch
+// part returns what the authorizer gets of the body. What follows a head that may switch
 // the protocol is none.
-func (c *check) wants() extauthz.Body {
+func (c *check) part() extauthz.Body {
 	if c.x.switching {
 		return extauthz.Body{}
 	}
@@ -179,7 +179,7 @@ func (c *check) wants() extauthz.Body {
 
 // complete reports whether so much of the body has come as the authorizer gets.
 func (c *check) complete() bool {
-	n, want := len(c.x.replay), c.wants()
+	n, want := len(c.x.replay), c.part()
 	return c.x.asked || c.x.body.Length == 0 || n > want.Max || want.Partial && n == want.Max
 }
 
@@ -205,7 +205,7 @@ func (c *check) grew(n int) {
 
 // begin sends the question.
 func (c *check) begin() {
-	x, want := c.x, c.wants()
+	x, want := c.x, c.part()
 	if want.Max > 0 && len(x.replay) > want.Max && !want.Partial {
 		c.tooLarge()
 		return
