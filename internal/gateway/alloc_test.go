@@ -6,6 +6,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	authnpb "github.com/ambit-mesh/ambit/api/authn"
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
@@ -47,6 +48,17 @@ func (f *fake) Info() *stream.Info  { return &f.info }
 func TestRequestsAllocateNothing(t *testing.T) {
 	w := newWorld(t, 1)
 	w.shop()
+	// One without a waypoint whose endpoint backs another service too, and one behind
+	// another waypoint.
+	w.service("open", "10.1.0.8", func(s *workloadpb.Service) { s.Waypoint = nil })
+	w.workload("open", "10.0.0.8", func(p *workloadpb.Workload) {
+		p.Services = map[string]*workloadpb.PortList{}
+		for _, name := range []string{"open", "shop"} {
+			p.Services["ns/"+name+".ns.svc.cluster.local"] = &workloadpb.PortList{Ports: []*workloadpb.Port{{ServicePort: 80, TargetPort: 8080}}}
+		}
+	})
+	second := w.another("")
+	w.service("inner", "10.1.0.9", func(s *workloadpb.Service) { s.Waypoint = second })
 	w.routes("shop", route.Rule{Origin: "all", Backends: []route.Backend{{Name: "shop", Weight: 1}, {Name: "v1", Weight: 1}}})
 	w.enforce(denied("shop", "/x"), denied("", "/y/{*}"), permitted("client"), custom("shop", "x", "/z", nil))
 	issuer := jwttest.New(t, "https://a", "k", jose.EdDSA)
@@ -102,14 +114,20 @@ func TestRequestsAllocateNothing(t *testing.T) {
 		l.Post(reply)
 		<-turn
 	}
-	for range 100 {
-		one()
+	want := 0
+	for _, backend := range []string{"shop", "v1", "open", "inner"} {
+		w.routes("shop", route.Rule{Origin: "all", Backends: []route.Backend{{Name: backend, Weight: 1}}})
+		cfg = w.config
+		for range 50 {
+			one()
+		}
+		// All endpoints are connected now.
+		if n := testing.AllocsPerRun(100, one); n != 0 && !race {
+			t.Errorf("%s: %v allocations a request", backend, n)
+		}
+		want += 151
 	}
-	// All endpoints are connected now.
-	if n := testing.AllocsPerRun(100, one); n != 0 && !race {
-		t.Errorf("%v allocations a request", n)
-	}
-	if requests != 201 || lines.n != requests {
+	if requests != want || lines.n != requests {
 		t.Errorf("%d requests, %d lines", requests, lines.n)
 	}
 }

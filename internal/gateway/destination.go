@@ -28,6 +28,14 @@ func (d *destination) called() netip.AddrPort {
 	return netip.AddrPortFrom(d.addr, d.port)
 }
 
+// hostname returns the name of the service that was called, "" for a workload.
+func (d *destination) hostname() string {
+	if d.service == nil {
+		return ""
+	}
+	return d.service.Hostname
+}
+
 // whereabouts is what a decision about a destination depends on.
 type whereabouts struct {
 	snapshot *workload.Snapshot

@@ -37,7 +37,9 @@ func (s *shard) dial(l *poll.Loop, to *pool.Target, done func(stream.Conn, *reas
 		Key: hbone.Key{
 			SrcIdentity: o.Identity, SrcIP: o.Source, Dst: to.Tunnel, DstIdentities: to.Identities, DstUID: to.UID,
 		},
-		Header:   hbone.Header{Authority: to.App.String(), Forwarded: to.Client.Forwarded, Baggage: to.Client.Baggage, Traceparent: to.Client.Trace},
+		Header: hbone.Header{
+			Authority: to.Authority(), Forwarded: to.Client.Forwarded, Baggage: to.Client.Baggage, Traceparent: to.Client.Trace, Hops: to.Client.Hops,
+		},
 		Loop:     l,
 		OnStream: func(c stream.Conn, _ hbone.ResponseHeader) { took(c, nil) },
 		OnFail:   func(err *reason.Error, _ int) { took(nil, err) },

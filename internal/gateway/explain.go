@@ -31,6 +31,9 @@ type explainer struct {
 	session *session
 	asked   []string // resources that were requested
 	grpc    bool     // failures are answered as a status of gRPC
+	// forwarded is the head of the request as it leaves; nil for a connection that
+	// carries no HTTP.
+	forwarded *message.Head
 }
 
 // maxExplained bounds, in the life of a gateway, the names that questions have had
@@ -111,6 +114,10 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 		return
 	}
 	e.v = verdict.New(verdict.RoleWaypoint)
+	if e.q.Hops > connect.MaxHops {
+		done(e.refuse(verdict.StepDestination, "the waypoint does not take it", reason.Errorf(reason.WaypointLoop, "%d waypoints have sent it on", e.q.Hops)), nil)
+		return
+	}
 	where, re := e.shard.whereabouts(e.q.Identity.Namespace)
 	if re != nil {
 		done(e.refuse(verdict.StepDestination, "the waypoint has just started", re), nil)
@@ -132,7 +139,7 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 	client, _ := where.client(&incoming{peer: e.q.Identity, remote: remote})
 	c := &session{
 		shard: e.shard, dest: dest, peer: e.q.Identity, remote: remote, client: client, judged: where.snapshot,
-		seen: e.shard.g.seen(&incoming{peer: e.q.Identity, remote: remote}),
+		seen: e.shard.g.seen(&incoming{peer: e.q.Identity, remote: remote}), hops: connect.Hops(e.q.Hops),
 	}
 	// It reports verdicts of policies to no counter.
 	services := dest.services(where.snapshot)
@@ -339,8 +346,10 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 			done(e.refused(reason.Errorf(reason.NoBackend, "%s", failure)), nil)
 			return
 		}
-		backend = b
+		x.Backend, backend = b, b
 	}
+	filter.Backend(&x.Call)
+	e.forwarded = h
 	e.endpoint(x.Config, backend, done)
 }
 

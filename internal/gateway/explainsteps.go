@@ -177,6 +177,9 @@ func (e *explainer) endpoint(cfg *route.Config, b *route.Backend, done func(*ver
 	}
 	c := e.session
 	ep, err := e.shard.pick(c, cfg, b, nil, netip.Addr{})
+	if err != nil && e.learn(ep.unknown, func() { e.endpoint(cfg, b, done) }) {
+		return
+	}
 	if err != nil {
 		step := verdict.Step{Step: verdict.StepEndpoint, Says: "there is no endpoint to choose", Decides: true}
 		if ep.service != nil {
@@ -184,6 +187,10 @@ func (e *explainer) endpoint(cfg *route.Config, b *route.Backend, done func(*ver
 		}
 		e.v.Steps = append(e.v.Steps, step)
 		done(e.refused(err), nil)
+		return
+	}
+	if ep.waypoint {
+		e.another(&ep, done)
 		return
 	}
 	w := ep.workload
@@ -209,6 +216,30 @@ func (e *explainer) endpoint(cfg *route.Config, b *route.Backend, done func(*ver
 	} else {
 		e.v.Add(verdict.StepTunnel, "the endpoint is not in the mesh: plaintext to "+ep.target.App.String())
 	}
+	e.v.Next = n
+	done(e.v, nil)
+}
+
+// another adds the waypoint that stands before the chosen service or endpoint.
+func (e *explainer) another(ep *endpoint, done func(*verdict.Verdict, error)) {
+	w := ep.workload
+	n := &verdict.Next{
+		To: verdict.ToWaypoint, Namespace: w.Namespace, Name: w.Name, Node: w.Node, UID: w.UID, Tunnel: true,
+		Authority: ep.target.Authority(), Source: e.shard.g.opts.Source.String(), Identity: e.shard.g.opts.Identity.String(),
+		Host: ep.service.Hostname, Hops: int(e.session.hops) + 1,
+	}
+	if h := e.forwarded; h != nil {
+		n.Request = &verdict.Request{Method: string(h.Method), Host: string(h.Authority), Path: string(h.Path)}
+		for i := range h.Fields {
+			n.Request.Headers = append(n.Request.Headers, verdict.Header{Name: strings.ToLower(string(h.Fields[i].Name)), Value: string(h.Fields[i].Value)})
+		}
+	}
+	e.v.Steps = append(e.v.Steps, verdict.Step{
+		Step: verdict.StepWaypoint, Object: "Service " + ep.service.Namespace + "/" + ep.service.Name,
+		Says: fmt.Sprintf("another waypoint stands before it: %s/%s gets it, and decides by its own routes and policies", w.Namespace, w.Name),
+	})
+	e.v.Add(verdict.StepTunnel, fmt.Sprintf("mutual TLS to %s for %s, as %s; the other side must be %s",
+		ep.target.Tunnel, n.Authority, n.Identity, strings.ReplaceAll(ep.target.Identities, ",", ", ")))
 	e.v.Next = n
 	done(e.v, nil)
 }

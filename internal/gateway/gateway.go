@@ -47,6 +47,7 @@ type shard struct {
 	requests map[*route.Upstream]int   // requests under way, of upstreams that have a bound
 	strange  map[identity.Identity]int // targets that a client named and that do not exist
 	targets  map[targetKey]pool.Target
+	served   served
 	limits   map[identity.Identity]*limit
 	health   *healths
 	verifier *authn.Verifier
@@ -88,6 +89,7 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
 		g: g, loop: l, sessions: map[*session]struct{}{}, load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
+		served: served{is: map[*workload.Service]bool{}},
 		limits: map[identity.Identity]*limit{}, health: newHealths(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
 	}
@@ -107,6 +109,7 @@ type incoming struct {
 	remote    netip.AddrPort
 	baggage   string
 	trace     string // traceparent
+	hops      string
 	accept    func() stream.Conn
 	refuse    func(status int)
 	gone      func() bool // the client has given up
@@ -122,7 +125,7 @@ func (g *Gateway) Serve(r *hbone.Request) {
 	}
 	g.shard(r.Loop).serve(&incoming{
 		authority: r.Header.Authority, peer: r.PeerIdentity, remote: r.Remote, baggage: r.Header.Baggage,
-		trace:  r.Header.Traceparent,
+		trace: r.Header.Traceparent, hops: r.Header.Hops,
 		accept: func() stream.Conn { return r.Stream(hbone.ResponseHeader{}) },
 		refuse: func(status int) { r.Refuse(status, hbone.ResponseHeader{}) },
 		gone:   r.Gone,
@@ -133,6 +136,15 @@ func (s *shard) serve(in *incoming) {
 	target, err := connect.ParseTarget(in.authority)
 	if err != nil {
 		s.refused(in, reason.Errorf(reason.BadRequest, "%w", err))
+		return
+	}
+	hops, err := connect.ParseHops(in.hops)
+	if err != nil {
+		s.refused(in, reason.Errorf(reason.BadRequest, "%w", err))
+		return
+	}
+	if hops > connect.MaxHops {
+		s.refused(in, reason.Errorf(reason.WaypointLoop, "%d waypoints have sent it on", hops))
 		return
 	}
 	where, re := s.whereabouts(in.peer.Namespace)
@@ -166,7 +178,7 @@ func (s *shard) serve(in *incoming) {
 	client, baggage := where.client(in)
 	c := &session{
 		shard: s, dest: dest, peer: in.peer, remote: in.remote, client: client, baggage: baggage, start: s.loop.Now(),
-		says: pool.Client{Forwarded: forwarded(in.remote.Addr(), dest.service), Baggage: in.baggage}, trace: in.trace,
+		says: pool.Client{Forwarded: connect.ForwardedFor(in.remote.Addr(), dest.hostname()), Baggage: in.baggage}, trace: in.trace, hops: hops,
 		seen: s.g.seen(in),
 	}
 	if dest.carries() == carriesTCP {

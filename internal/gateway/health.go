@@ -7,6 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/hop"
 )
 
 // outlier is when an endpoint is left out: it could not be reached several times in a
@@ -94,13 +95,24 @@ func (s *shard) endpoints(e *endpoint, now time.Time) (total, ejected int) {
 	if e.service == nil {
 		return 1, 0
 	}
-	for w := range s.g.opts.Directory().Endpoints(e.service) {
+	for w := range s.g.opts.Directory().Endpoints(e.siblings(s.g.opts.Directory())) {
 		total++
 		if s.health.of[place{w.UID, e.port}].Ejected(now) {
 			ejected++
 		}
 	}
 	return total, ejected
+}
+
+// siblings returns the service that an endpoint was chosen from: that of its waypoint if
+// it is a proxy of one.
+func (e *endpoint) siblings(d *workload.Snapshot) *workload.Service {
+	if e.workload.ServesAs(e.service.Key()) == nil {
+		if at := hop.Lookup(d, e.service.Waypoint); at.Service != nil {
+			return at.Service
+		}
+	}
+	return e.service
 }
 
 // forget drops what was seen of a workload that was removed.

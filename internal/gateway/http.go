@@ -59,9 +59,9 @@ var errNoRoute = &reason.Error{Reason: reason.NoRoute}
 // Pick implements exchange.Owner.
 func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 	c.put(x)
-	if !x.Learned {
+	if x.Learned < maxLearned {
 		if names := c.shard.unknownBackend(x.Config, x.Backend); len(names) > 0 {
-			if x.Learned = true; c.shard.learn(names, x.Resume()) {
+			if x.Learned++; c.shard.learn(names, x.Resume()) {
 				return true, nil
 			}
 		}
@@ -71,6 +71,11 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 		last = x.Target.App.Addr()
 	}
 	e, err := c.shard.pick(c, x.Config, x.Backend, x.Excluded(), last)
+	if err != nil && len(e.unknown) > 0 && x.Learned < maxLearned {
+		if x.Learned++; c.shard.learn(e.unknown, x.Resume()) {
+			return true, nil
+		}
+	}
 	if err != nil {
 		return false, err
 	}
@@ -83,6 +88,10 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 	c.shard.taken(e.workload, e.upstream)
 	return false, nil
 }
+
+// maxLearned bounds the waits of a request for what the directory does not have: for the
+// service of its backend, and for the waypoint of that.
+const maxLearned = 2
 
 // put gives back what the last try has taken.
 func (c *session) put(x *exchange.Exchange) {

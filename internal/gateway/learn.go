@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/hop"
 )
 
 // learn requests resources, if the directory is filled on demand. done runs on the
@@ -41,14 +42,8 @@ func (w *whereabouts) unknown(t connect.Target, client netip.Addr) (names []stri
 	}
 	port := t.TargetPort()
 	gateway := func(g workload.GatewayAddress) {
-		switch {
-		case g.IsZero():
-		case g.ByHostname():
-			if w.snapshot.FindHostname(g.Hostname) == (workload.Destination{}) {
-				add(g.Hostname.String())
-			}
-		case w.snapshot.Find(g.Address.Network, g.Address.Addr, "") == (workload.Destination{}):
-			address(g.Address.Network, g.Address.Addr)
+		for _, name := range w.absent(g) {
+			add(name)
 		}
 	}
 	switch {
@@ -77,6 +72,17 @@ func (w *whereabouts) unknown(t connect.Target, client netip.Addr) (names []stri
 		address(w.network, client)
 	}
 	return names
+}
+
+// absent names a gateway if the directory does not have it.
+func (w *whereabouts) absent(g workload.GatewayAddress) []string {
+	switch {
+	case g.IsZero() || hop.Lookup(w.snapshot, g) != (workload.Destination{}):
+		return nil
+	case g.ByHostname():
+		return []string{g.Hostname.String()}
+	}
+	return []string{g.Address.Network + "/" + g.Address.Addr.Unmap().String()}
 }
 
 // namespaceOf returns the namespace in the host name of a Kubernetes Service, "" for

@@ -3,15 +3,13 @@ package gateway
 import (
 	"math/rand/v2"
 	"net/netip"
-	"slices"
-	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
-	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/hop"
 )
 
 // endpoint is where a try or a connection goes.
@@ -23,6 +21,10 @@ type endpoint struct {
 	app      workload.App
 	upstream *route.Upstream // nil without a route
 	port     uint16          // of the service, or of the workload without one
+	// waypoint is set when workload is a proxy of the waypoint that stands before the
+	// service or its endpoint. unknown names one that the directory does not have.
+	waypoint bool
+	unknown  []string
 }
 
 // http2 reports whether requests go there by HTTP/2. A port that declares neither
@@ -72,55 +74,37 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, failed fun
 	if e.port = port; last.IsValid() {
 		dialled = otherFamily(last)
 	}
-	var up workload.Upstream
 	if e.service == nil {
 		w := where.snapshot.WorkloadByUID(c.dest.workload.UID)
 		if w == nil {
 			return e, reason.Errorf(reason.WorkloadRemoved, "workload %s", c.dest.workload.UID)
 		}
-		up, e.app = workload.Upstream{Workload: w, Addr: c.dest.addr, Port: port}, c.dest.app
-	} else {
-		e.app = e.service.App(port)
-		q := workload.Query{
-			Service: e.service, Client: where.self, Affine: c.affine(e.service), Dialled: dialled, Port: port,
-			Excluded: s.health.excluding(port, failed, s.loop.Now()), Load: s.loadFn, Rand: random,
-		}
-		if up, err = near(&where, q); err != nil && len(s.health.of) > 0 {
-			q.Excluded = failed // those that are ejected are better than none
-			up, err = near(&where, q)
-		}
-		if err != nil {
-			return e, err
-		}
+		e.app, e.workload = c.dest.app, w
+		return e, s.complete(&e, workload.Upstream{Workload: w, Addr: c.dest.addr, Port: port}, where.self, c)
+	}
+	e.app = e.service.App(port)
+	if gw := s.before(&where, e.service); !gw.IsZero() {
+		err := s.through(&e, &where, gw, netip.AddrPortFrom(hop.Address(e.service, where.network, dialled), port), c, failed)
+		return e, err
+	}
+	q := workload.Query{
+		Service: e.service, Client: where.self, Affine: c.affine(e.service), Dialled: dialled, Port: port,
+		Excluded: s.health.excluding(port, failed, s.loop.Now()), Load: s.loadFn, Rand: random,
+	}
+	up, err := hop.Near(where.snapshot, q)
+	if err != nil && len(s.health.of) > 0 {
+		q.Excluded = failed // those that are ejected are better than none
+		up, err = hop.Near(where.snapshot, q)
+	}
+	if err != nil {
+		return e, err
+	}
+	if gw := s.behind(&where, e.service, &up); !gw.IsZero() {
+		err := s.through(&e, &where, gw, netip.AddrPortFrom(up.Addr, up.Port), c, failed)
+		return e, err
 	}
 	e.workload = up.Workload
 	return e, s.complete(&e, up, where.self, c)
-}
-
-// maxNetworks bounds the endpoints of other networks that one choice looks at: this
-// gateway does not reach them yet.
-const maxNetworks = 4
-
-// near chooses an endpoint, of this network if there is one.
-func near(w *whereabouts, q workload.Query) (workload.Upstream, *reason.Error) {
-	up, err := w.snapshot.Pick(q)
-	if err != nil || up.Workload == nil || up.Workload.Network == w.self.Network {
-		return up, err
-	}
-	excluded := q.Excluded
-	far := []string{up.Workload.UID}
-	q.Excluded = func(uid string) bool { return slices.Contains(far, uid) || excluded != nil && excluded(uid) }
-	for range maxNetworks {
-		next, err := w.snapshot.Pick(q)
-		switch {
-		case err != nil || next.Workload == nil:
-			return up, nil
-		case next.Workload.Network == w.self.Network:
-			return next, nil
-		}
-		far = append(far, next.Workload.UID)
-	}
-	return up, nil
 }
 
 func random(n uint64) uint64 { return rand.Uint64N(n) }
@@ -138,18 +122,15 @@ func (s *shard) complete(e *endpoint, up workload.Upstream, self *workload.Workl
 	case !up.Addr.IsValid():
 		return reason.Errorf(reason.NoHealthyUpstream, "workload %s has no address", w.UID)
 	}
-	k := targetKey{w, e.service, up.Addr, up.Port}
+	k := targetKey{w: w, svc: e.service, addr: up.Addr, port: up.Port}
 	t, ok := s.targets[k]
 	if !ok {
 		t = pool.Target{App: netip.AddrPortFrom(up.Addr, up.Port), UID: w.UID}
 		if w.Protocol == workload.HBONE {
 			t.Tunnel = netip.AddrPortFrom(up.Addr, wellknown.PortHBONE)
-			t.Identities = identities(w, e.service)
+			t.Identities = hop.Identities(w, e.service)
 		}
-		if len(s.targets) >= maxTargets {
-			clear(s.targets)
-		}
-		s.targets[k] = t
+		s.keep(k, t)
 	}
 	if t.Tunnel.IsValid() {
 		t.Client = c.says
@@ -164,36 +145,9 @@ type targetKey struct {
 	svc  *workload.Service
 	addr netip.Addr
 	port uint16
+	app  netip.AddrPort // what a waypoint is asked for
 }
 
 // maxTargets bounds the targets that a loop keeps so that they need not be made for
 // each request.
 const maxTargets = 4096
-
-// identities lists those that an endpoint may prove: its own, and those that its
-// service vouches for.
-func identities(w *workload.Workload, svc *workload.Service) string {
-	ids := []string{w.Identity().String()}
-	if svc != nil {
-		for _, san := range svc.SANs {
-			if id, err := identity.Parse(san); err == nil && !slices.Contains(ids, id.String()) {
-				ids = append(ids, id.String())
-			}
-		}
-	}
-	slices.Sort(ids)
-	return strings.Join(ids, ",")
-}
-
-// forwarded renders RFC 7239's header for the connections that a client's requests
-// share: its address without a port, and the service that it called.
-func forwarded(client netip.Addr, svc *workload.Service) string {
-	v := `for="` + client.String() + `"`
-	if client.Is6() {
-		v = `for="[` + client.String() + `]"`
-	}
-	if svc != nil {
-		v += ";host=" + svc.Hostname
-	}
-	return v
-}

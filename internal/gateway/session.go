@@ -30,6 +30,7 @@ type session struct {
 	baggage connect.Baggage
 	says    pool.Client   // to endpoints, of the client
 	trace   string        // of the client's connection, as its tunnel says
+	hops    connect.Hops  // waypoints that have sent it on
 	seen    filter.Client // to programs, of the client
 	start   time.Time
 	access  *authz.Access      // nil before the first decision

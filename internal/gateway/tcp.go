@@ -38,6 +38,7 @@ type joint struct {
 	ended            int // sides that have ended in both directions
 	idle             poll.Deadline
 	moved            time.Time // of the last bytes
+	learned          bool      // a waypoint was waited for
 	over             bool
 }
 
@@ -108,6 +109,11 @@ func (r *joint) try(cfg *route.Config) {
 	c := r.session
 	failed := func(uid string) bool { return slices.Contains(r.failed, uid) }
 	e, err := c.shard.pick(c, cfg, r.route, failed, r.lastAddr)
+	if err != nil && !r.learned {
+		if r.learned = true; c.shard.learn(e.unknown, func() { r.try(cfg) }) {
+			return
+		}
+	}
 	if err != nil && r.last != nil {
 		// An endpoint that failed has perhaps another address.
 		if e, err = c.shard.pick(c, cfg, r.route, nil, r.lastAddr); err == nil && e.target.App.Addr() == r.lastAddr {
@@ -127,7 +133,7 @@ func (r *joint) try(cfg *route.Config) {
 		if e.service != nil {
 			host = e.service.Hostname
 		}
-		t.Client = pool.Client{Forwarded: connect.Forwarded(c.remote, host), Baggage: c.says.Baggage, Trace: c.trace}
+		t.Client = pool.Client{Forwarded: connect.Forwarded(c.remote, host), Baggage: c.says.Baggage, Trace: c.trace, Hops: t.Client.Hops}
 	}
 	r.end = e
 	r.record.Tries++

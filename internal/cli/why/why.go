@@ -178,7 +178,7 @@ type Report struct {
 }
 
 // maxHops bounds the proxies of one connection.
-const maxHops = 5
+const maxHops = 8
 
 // Follow asks the proxies on the way of a call, from a pod.
 func Follow(ctx context.Context, m Mesh, from Pod, c Call) (*Report, error) {
@@ -195,12 +195,19 @@ func Follow(ctx context.Context, m Mesh, from Pod, c Call) (*Report, error) {
 		n := v.Next
 		id, _ := identity.Parse(n.Identity)
 		source, _ := netip.ParseAddr(n.Source)
-		q := verdict.Question{Tunnel: n.Tunnel, Authority: n.Authority, Identity: id, Source: source, Service: n.Host}
+		q := verdict.Question{Tunnel: n.Tunnel, Authority: n.Authority, Identity: id, Source: source, Service: n.Host, Hops: n.Hops}
 		switch n.To {
 		case verdict.ToWaypoint:
 			q.HTTP = request
 			if request == nil || *request {
 				q.Method, q.Path, q.Headers, q.Host = c.Method, c.Path, c.Headers, c.authority(first.Called)
+			}
+			if sent := n.Request; sent != nil {
+				yes := true
+				q.HTTP, q.Method, q.Path, q.Headers, q.Host = &yes, sent.Method, sent.Path, sent.Headers, sent.Host
+			} else if v.Role == verdict.RoleWaypoint {
+				no := false
+				q.HTTP, q.Method, q.Path, q.Headers, q.Host = &no, "", "", nil, ""
 			}
 			if v, proxy, err = m.Waypoint(ctx, n.Namespace, n.Name, q); err != nil {
 				return nil, fmt.Errorf("asking waypoint pod %s/%s: %w", n.Namespace, n.Name, err)

@@ -162,7 +162,7 @@ type Exchange struct {
 	GRPC           bool
 	Answered       bool // the response is an endpoint's
 	Direct         bool // the response is a filter's
-	Learned        bool // the owner has waited for what it did not have
+	Learned        int  // how often the owner has waited for what it did not have
 
 	engine   *Engine
 	owner    Owner

@@ -47,6 +47,7 @@ const (
 	UnknownDestination  // the control plane has not said who that is
 	NoHealthyUpstream   // the service has no endpoint to choose
 	WaypointUnavailable // the destination has a waypoint that cannot be used
+	WaypointLoop        // too many waypoints have sent it on
 	UnsupportedProtocol // the endpoint speaks a tunnel we do not
 	UnknownGateway      // another network, and no gateway to it
 	RecursiveCall       // aimed at the proxy's own ports
@@ -121,6 +122,7 @@ var table = [...]Info{
 	UnknownDestination:  {"UNKNOWN_DESTINATION", "CONNECT", "destination is not known yet", "check that the control plane is reachable from this node"},
 	NoHealthyUpstream:   {"NO_HEALTHY_UPSTREAM", "CONNECT", "no healthy upstream", "check that the service selects ready pods and serves this port"},
 	WaypointUnavailable: {"WAYPOINT_UNAVAILABLE", "CONNECT", "the waypoint of the destination cannot be used", "see the condition istio.io/WaypointBound of the destination, and the waypoint's pods with `ambit waypoint status`"},
+	WaypointLoop:        {"WAYPOINT_LOOP", "CONNECT", "too many waypoints sent the connection on, one to the other", "`ambit why` shows the way; a route of each service leads to a service of another waypoint: change one of them"},
 	UnsupportedProtocol: {"UNSUPPORTED_PROTOCOL", "CONNECT", "destination uses an unsupported tunnel protocol", "enrol the destination in ambient mode"},
 	UnknownGateway:      {"UNKNOWN_GATEWAY", "CONNECT", "no gateway to the destination's network", "deploy an east-west gateway there"},
 	RecursiveCall:       {"RECURSIVE_CALL", "CONNECT", "attempted recursive call", "do not dial the proxy's own ports"},
@@ -175,6 +177,7 @@ var http = [...]HTTPInfo{
 	UnknownDestination:  {503, "NC"},
 	NoHealthyUpstream:   {503, "UH"},
 	WaypointUnavailable: {503, "UH"},
+	WaypointLoop:        {508, "NC"},
 	UnsupportedProtocol: {503, "UH"},
 	UnknownGateway:      {503, "UH"},
 	RecursiveCall:       {503, "NC"},

@@ -105,7 +105,7 @@ func Details(r reason.Reason) string {
 		return "route_not_found"
 	case reason.NoBackend:
 		return "cluster_not_found"
-	case reason.NoHealthyUpstream, reason.UnknownGateway, reason.UnsupportedProtocol:
+	case reason.NoHealthyUpstream, reason.WaypointUnavailable, reason.UnknownGateway, reason.UnsupportedProtocol:
 		return "no_healthy_upstream"
 	case reason.ConnectFailure, reason.TunnelHandshake, reason.TunnelRefused, reason.TLSFailure, reason.PeerIdentityMismatch,
 		reason.TrustDomainMismatch, reason.CertificateRevoked, reason.CertificateUnavailable:

@@ -64,7 +64,8 @@ func TestEveryReplyHasDetails(t *testing.T) {
 	own := map[reason.Reason]bool{
 		reason.UnknownSource: true, reason.UnknownDestination: true, reason.RecursiveCall: true, reason.AddressMismatch: true, reason.BadRequest: true,
 		reason.Draining: true, reason.WorkloadRemoved: true, reason.Internal: true, reason.OK: true,
-		reason.WaypointRequired: true, reason.WaypointUnavailable: true, // of node proxies
+		reason.WaypointRequired: true, // of node proxies
+		reason.WaypointLoop:     true,
 	}
 	for _, r := range reason.All() {
 		if (Details(r) == "") != own[r] {

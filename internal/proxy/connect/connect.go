@@ -17,6 +17,7 @@ const (
 	HeaderForwarded        = "forwarded"
 	HeaderTraceparent      = "traceparent"
 	HeaderForwardedNetwork = "x-forwarded-network"
+	HeaderHops             = "x-ambit-hops"
 )
 
 // Bounds of what is read. Peers send much less: a host name has at most 253

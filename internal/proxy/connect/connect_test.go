@@ -190,3 +190,27 @@ func FuzzParseTrace(f *testing.F) {
 		}
 	})
 }
+
+func TestHops(t *testing.T) {
+	for in, want := range map[string]Hops{"": 0, "1": 1, "255": 255} {
+		got, err := ParseHops(in)
+		if got != want || err != nil || got.String() != in {
+			t.Errorf("%q: %v, error %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"0", "-1", "+1", "01", "256", "1,1", "1 ", " 1", "x", "0x1", "1e0", strings.Repeat("9", 1000)} {
+		if got, err := ParseHops(in); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%q: %v, error %v", in, got, err)
+		}
+	}
+}
+
+func FuzzParseHops(f *testing.F) {
+	f.Add("4")
+	f.Fuzz(func(t *testing.T, s string) {
+		n, err := ParseHops(s)
+		if err == nil && n.String() != s {
+			t.Fatalf("%q: %v", s, n)
+		}
+	})
+}

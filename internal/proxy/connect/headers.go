@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -102,6 +103,47 @@ func Forwarded(src netip.AddrPort, host string) string {
 		s += ";host=" + host
 	}
 	return s
+}
+
+// ForwardedFor is Forwarded for the connections that a client's requests share: without a
+// port.
+func ForwardedFor(src netip.Addr, host string) string {
+	s := `for="` + src.String() + `"`
+	if src.Is6() {
+		s = `for="[` + src.String() + `]"`
+	}
+	if host != "" {
+		s += ";host=" + host
+	}
+	return s
+}
+
+// MaxHops is how many waypoints may send a connection on, one to the other. Routes that
+// lead in a circle end there.
+const MaxHops = 4
+
+// Hops is how many waypoints have sent a connection on.
+type Hops uint8
+
+// String renders the header, empty for none.
+func (h Hops) String() string {
+	if h == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(h))
+}
+
+// ParseHops reads the header: a number from 1 without leading zeros, or nothing. A client
+// that writes it itself can only shorten its own way: each waypoint adds to it.
+func ParseHops(s string) (Hops, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 8)
+	if err != nil || n == 0 || s[0] == '0' || s[0] == '+' {
+		return 0, fmt.Errorf("%w: %s %.40q is no number from 1 to 255", ErrMalformed, HeaderHops, s)
+	}
+	return Hops(n), nil
 }
 
 // ParseForwarded reads the header's first element: the caller's address (zero when

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
@@ -31,6 +32,7 @@ type Question struct {
 	Identity  identity.Identity // zero without one
 	Source    netip.Addr
 	Service   string // the host name of the service that was called; may be empty
+	Hops      int    // waypoints that have sent it on
 
 	// HTTP is true for a request, false for a connection that carries none.
 	// Without either, what the port declares decides.
@@ -42,7 +44,10 @@ type Question struct {
 }
 
 // Header is one line of a request.
-type Header struct{ Name, Value string }
+type Header struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
 
 // maxHeaders bounds the lines of a described request.
 const maxHeaders = 128
@@ -72,6 +77,9 @@ func (q *Question) Values() url.Values {
 	if q.Source.IsValid() {
 		v.Set("source", q.Source.String())
 	}
+	if q.Hops > 0 {
+		v.Set("hops", strconv.Itoa(q.Hops))
+	}
 	if q.HTTP != nil {
 		v.Set("http", fmt.Sprint(*q.HTTP))
 	}
@@ -81,7 +89,7 @@ func (q *Question) Values() url.Values {
 	return v
 }
 
-var parameters = []string{"direction", "pod", "to", "authority", "service", "method", "host", "path", "tunnel", "identity", "source", "http", "header"}
+var parameters = []string{"direction", "pod", "to", "authority", "service", "method", "host", "path", "tunnel", "identity", "source", "http", "header", "hops"}
 
 // Parse reads what Values returns. It rejects what it does not understand.
 func Parse(v url.Values) (q Question, err error) {
@@ -123,6 +131,13 @@ func Parse(v url.Values) (q Question, err error) {
 		if q.Identity, err = identity.Parse(s); err != nil {
 			return bad("identity: %w", err)
 		}
+	}
+	if s := v.Get("hops"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 8)
+		if err != nil {
+			return bad("hops %q is no number from 0 to 255", s)
+		}
+		q.Hops = int(n)
 	}
 	if s := v.Get("source"); s != "" {
 		if q.Source, err = netip.ParseAddr(s); err != nil {

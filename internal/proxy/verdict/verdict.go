@@ -69,6 +69,17 @@ type Next struct {
 	Source   string `json:"source,omitempty"`
 	// Host is the service that was called.
 	Host string `json:"host,omitempty"`
+	// Hops is how many waypoints have sent it on, Request what the next one is sent.
+	Hops    int      `json:"hops,omitempty"`
+	Request *Request `json:"request,omitempty"`
+}
+
+// Request is the head of a request between two waypoints.
+type Request struct {
+	Method  string   `json:"method"`
+	Host    string   `json:"host"`
+	Path    string   `json:"path"`
+	Headers []Header `json:"headers,omitempty"`
 }
 
 // Verdict is what one proxy would do.

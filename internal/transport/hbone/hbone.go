@@ -71,6 +71,8 @@ type Header struct {
 	// is one.
 	ForwardedNetwork string
 	Crosses          bool
+	// Hops is x-ambit-hops: how many waypoints have sent the connection on.
+	Hops string
 }
 
 // ResponseHeader is what its answer says.
@@ -204,13 +206,14 @@ const (
 	fieldForwarded   = "forwarded"
 	fieldTraceparent = "traceparent"
 	fieldNetwork     = "x-forwarded-network"
+	fieldHops        = "x-ambit-hops"
 )
 
 // request renders the CONNECT request. What differs on every connection is
 // marked sensitive: it would only evict what repeats from the compression
 // table.
 func (h *Header) request() *h2.Header {
-	r := &h2.Header{Method: "CONNECT", Authority: h.Authority, Fields: make([]h2.Field, 0, 4)}
+	r := &h2.Header{Method: "CONNECT", Authority: h.Authority, Fields: make([]h2.Field, 0, 5)}
 	add := func(name, value string, differs bool) {
 		if value != "" || name == fieldNetwork && h.Crosses {
 			r.Fields = append(r.Fields, h2.Field{Name: name, Value: value, Sensitive: differs})
@@ -220,6 +223,7 @@ func (h *Header) request() *h2.Header {
 	add(fieldForwarded, h.Forwarded, true)
 	add(fieldTraceparent, h.Traceparent, true)
 	add(fieldNetwork, h.ForwardedNetwork, false)
+	add(fieldHops, h.Hops, false)
 	return r
 }
 
@@ -235,6 +239,11 @@ func parseHeader(r *h2.Header) Header {
 			h.Traceparent = f.Value
 		case fieldNetwork:
 			h.ForwardedNetwork, h.Crosses = f.Value, true
+		case fieldHops:
+			if h.Hops != "" {
+				h.Hops += "," // twice: no reader takes it
+			}
+			h.Hops += f.Value
 		}
 	}
 	return h

@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/hop"
 )
 
 // Via says who stands between the proxy and the destination.
@@ -145,28 +146,9 @@ func (o *Out) toWorkload(w *workload.Workload) (Route, *reason.Error) {
 	return o.toEndpoint(workload.Upstream{Workload: w, Addr: o.Dst.Addr(), Port: o.Dst.Port()}, nil, false)
 }
 
-// behind returns the waypoint that connections to an endpoint's own address go to: that
-// of the endpoint, else that of the services which it backs at this port, if the port
-// admits only that. It is zero for services of several waypoints, of which the endpoint
-// refuses the connection, and for the waypoint itself.
-func (o *Out) behind(w *workload.Workload, at netip.AddrPort) (gw workload.GatewayAddress) {
-	if !w.Waypoint.IsZero() {
-		if o.fromGateway(w.Waypoint) {
-			return gw
-		}
-		return w.Waypoint
-	}
-	for svc := range o.Snapshot.Backed(w, at.Port()) {
-		switch {
-		case !svc.EndpointsBehind:
-		case slices.Contains(svc.Beside, o.Source.Identity()), !gw.IsZero() && gw != svc.Waypoint,
-			o.fromGateway(svc.Waypoint), IsGateway(o.Snapshot, svc.Waypoint, w.Identity(), at.Addr()):
-			return workload.GatewayAddress{}
-		default:
-			gw = svc.Waypoint
-		}
-	}
-	return gw
+// behind returns the waypoint that connections to an endpoint's own address go to.
+func (o *Out) behind(w *workload.Workload, at netip.AddrPort) workload.GatewayAddress {
+	return hop.Behind(o.Snapshot, w, at, hop.Sender{Identity: o.Source.Identity(), Addr: o.Src.Addr()})
 }
 
 // toEndpoint is the last step: the chosen workload itself.
@@ -242,40 +224,9 @@ func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, to n
 
 // gateway chooses an endpoint of a waypoint, or of a network's gateway.
 func (o *Out) gateway(gw workload.GatewayAddress, waypoint bool) (workload.Upstream, *reason.Error) {
-	at := o.lookupGateway(gw)
-	dialled := o.Dst.Addr()
-	if !gw.ByHostname() {
-		dialled = gw.Address.Addr
-	}
-	switch {
-	case at.Service != nil:
-		up, err := o.Snapshot.Pick(workload.Query{
-			Service: at.Service, Client: o.Source, Dialled: dialled, Port: gw.HBONEPort, Waypoint: waypoint,
-			Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
-		})
-		if err != nil && waypoint {
-			err = reason.Errorf(reason.WaypointUnavailable, "%w", err.Err)
-		}
-		return up, err
-	case at.Workload != nil:
-		return workload.Upstream{Workload: at.Workload, Addr: addrFor(at.Workload, dialled), Port: gw.HBONEPort}, nil
-	}
-	name := gw.Hostname.String()
-	if !gw.ByHostname() {
-		name = gw.Address.String()
-	}
-	if !waypoint {
-		return workload.Upstream{}, reason.Errorf(reason.UnknownGateway, "nothing is known of the network's gateway %s", name)
-	}
-	return workload.Upstream{}, reason.Errorf(reason.WaypointUnavailable, "unknown waypoint %s", name)
-}
-
-func (o *Out) lookupGateway(gw workload.GatewayAddress) workload.Destination {
-	if gw.ByHostname() {
-		return o.Snapshot.FindHostname(gw.Hostname)
-	}
-	// As IsGateway does: what the client's namespace claims is no gateway.
-	return o.Snapshot.Find(gw.Address.Network, gw.Address.Addr, "")
+	return hop.Gateway(o.Snapshot, gw, workload.Query{
+		Client: o.Source, Dialled: o.Dst.Addr(), Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
+	}, waypoint)
 }
 
 // fromGateway reports whether the connection comes from gw itself: both who it
@@ -308,18 +259,4 @@ func vouched(ids []identity.Identity, svc *workload.Service) []identity.Identity
 		}
 	}
 	return ids
-}
-
-// addrFor prefers the family that was dialled.
-func addrFor(w *workload.Workload, dialled netip.Addr) netip.Addr {
-	addrs := w.Addrs()
-	for _, a := range addrs {
-		if a.Is4() == dialled.Is4() {
-			return a
-		}
-	}
-	if len(addrs) > 0 {
-		return addrs[0]
-	}
-	return netip.Addr{}
 }

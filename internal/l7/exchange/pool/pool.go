@@ -8,6 +8,7 @@ package pool
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
@@ -18,9 +19,13 @@ import (
 
 // Target says which requests may share a connection. Comparable.
 type Target struct {
-	// App is where the endpoint's application listens, UID its workload.
+	// App is where the endpoint's application listens, UID its workload. Behind another
+	// waypoint, UID is that of its proxy, and App what it is asked for.
 	App netip.AddrPort
 	UID string
+	// Host is what a waypoint is asked for in place of App's address: a service without
+	// one.
+	Host string
 	// Tunnel is where the endpoint's tunnels end. Invalid: it is reached without.
 	Tunnel netip.AddrPort
 	// Identities are those the end of the tunnel may have: sorted, joined by commas.
@@ -32,8 +37,16 @@ type Target struct {
 }
 
 // Client is what the CONNECT of a connection says of the client. Trace is its
-// traceparent.
-type Client struct{ Forwarded, Baggage, Trace string }
+// traceparent, Hops how many waypoints have sent it on.
+type Client struct{ Forwarded, Baggage, Trace, Hops string }
+
+// Authority is what the end of the tunnel is asked for.
+func (t *Target) Authority() string {
+	if t.Host != "" {
+		return t.Host + ":" + strconv.Itoa(int(t.App.Port()))
+	}
+	return t.App.String()
+}
 
 // Limits are bounds of one target, below those of the pool. Zero is the pool's.
 type Limits struct{ Connections, Pending int }

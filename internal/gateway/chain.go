@@ -1,0 +1,103 @@
+package gateway
+
+import (
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/hop"
+)
+
+// served remembers which services of one directory this gateway is a waypoint of.
+type served struct {
+	snapshot *workload.Snapshot
+	is       map[*workload.Service]bool
+}
+
+// serves is whereabouts.serves that remembers.
+func (s *shard) serves(w *whereabouts, svc *workload.Service) bool {
+	if s.served.snapshot != w.snapshot {
+		s.served.snapshot = w.snapshot
+		clear(s.served.is)
+	}
+	is, known := s.served.is[svc]
+	if !known {
+		is = w.serves(svc)
+		s.served.is[svc] = is
+	}
+	return is
+}
+
+// before returns the waypoint that stands before a service; zero when there is none, or
+// when it is this one.
+func (s *shard) before(w *whereabouts, svc *workload.Service) (gw workload.GatewayAddress) {
+	if svc.Waypoint.IsZero() && len(svc.WeightedWaypoints) == 0 || s.serves(w, svc) {
+		return gw
+	}
+	return workload.PickWaypoint(svc, random)
+}
+
+// behind returns the waypoint that stands before an endpoint of a service and has not
+// seen the request yet.
+func (s *shard) behind(w *whereabouts, svc *workload.Service, up *workload.Upstream) (gw workload.GatewayAddress) {
+	at := up.Workload
+	switch {
+	case at == nil || !up.Addr.IsValid() || at.Network != w.self.Network,
+		at.Waypoint.IsZero() && s.serves(w, svc), w.servesAt(at, up.Port):
+		return gw
+	}
+	return hop.Behind(w.snapshot, at, netip.AddrPortFrom(up.Addr, up.Port), hop.Sender{Identity: w.self.Identity(), Addr: w.source})
+}
+
+// through has a proxy of a waypoint reach what the waypoint stands for: app, or the
+// service by its name if it has no address. It never goes around the waypoint.
+func (s *shard) through(e *endpoint, w *whereabouts, gw workload.GatewayAddress, app netip.AddrPort, c *session, failed func(string) bool) *reason.Error {
+	if c.hops >= connect.MaxHops {
+		return reason.Errorf(reason.WaypointLoop, "%d waypoints have sent it on, and another one stands before %s", c.hops, e.service.Key())
+	}
+	if why, unavailable := gw.Unavailable(); unavailable {
+		return reason.Errorf(reason.WaypointUnavailable, "waypoint %s", why)
+	}
+	q := workload.Query{Client: w.self, Dialled: app.Addr(), Excluded: s.health.excluding(e.port, failed, s.loop.Now()), Load: s.loadFn, Rand: random}
+	up, err := hop.Gateway(w.snapshot, gw, q, true)
+	if err != nil && len(s.health.of) > 0 {
+		q.Excluded = failed
+		up, err = hop.Gateway(w.snapshot, gw, q, true)
+	}
+	switch {
+	case err != nil:
+		e.unknown = w.absent(gw)
+		return err
+	case up.Workload.Network != w.self.Network:
+		return reason.Errorf(reason.UnknownGateway, "waypoint %s is in network %q", up.Workload.UID, up.Workload.Network)
+	case !up.Addr.IsValid():
+		return reason.Errorf(reason.WaypointUnavailable, "waypoint %s has no address", up.Workload.UID)
+	}
+	e.workload, e.waypoint = up.Workload, true
+	k := targetKey{w: up.Workload, svc: e.service, addr: up.Addr, port: up.Port, app: app}
+	t, ok := s.targets[k]
+	if !ok {
+		t = pool.Target{
+			App: app, UID: up.Workload.UID, Tunnel: netip.AddrPortFrom(up.Addr, up.Port),
+			Identities: hop.Identities(up.Workload, up.Service),
+		}
+		if !app.Addr().IsValid() {
+			t.Host = e.service.Hostname
+		}
+		s.keep(k, t)
+	}
+	t.Client = c.says
+	t.Client.Hops = (c.hops + 1).String()
+	e.target = t
+	return nil
+}
+
+// keep remembers a target.
+func (s *shard) keep(k targetKey, t pool.Target) {
+	if len(s.targets) >= maxTargets {
+		clear(s.targets)
+	}
+	s.targets[k] = t
+}
