@@ -105,7 +105,10 @@ type Rule struct {
 	// Not set: the gateway's default.
 	Retry *Retry `protobuf:"bytes,8,opt,name=retry,proto3" json:"retry,omitempty"`
 	// Failures are answered as gRPC status.
-	Grpc          bool `protobuf:"varint,10,opt,name=grpc,proto3" json:"grpc,omitempty"`
+	Grpc bool `protobuf:"varint,10,opt,name=grpc,proto3" json:"grpc,omitempty"`
+	// Set: the rule is for connections that carry no HTTP. Beside it there are only
+	// parents, origin, dropped, and backends without filters.
+	Connections   *Connections `protobuf:"bytes,12,opt,name=connections,proto3" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -201,6 +204,13 @@ func (x *Rule) GetGrpc() bool {
 		return x.Grpc
 	}
 	return false
+}
+
+func (x *Rule) GetConnections() *Connections {
+	if x != nil {
+		return x.Connections
+	}
+	return nil
 }
 
 // Names a service, as Address resources do, in lower case.
@@ -407,6 +417,61 @@ func (x *Origin) GetCreated() int64 {
 	return 0
 }
 
+type Connections struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those of TLS, which stay encrypted; else those that are not TLS.
+	Tls bool `protobuf:"varint,1,opt,name=tls,proto3" json:"tls,omitempty"`
+	// The names that clients want, in lower case: a host name or "*." and a suffix. None is
+	// every connection of TLS.
+	Names         []string `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connections) Reset() {
+	*x = Connections{}
+	mi := &file_route_route_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connections) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connections) ProtoMessage() {}
+
+func (x *Connections) ProtoReflect() protoreflect.Message {
+	mi := &file_route_route_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connections.ProtoReflect.Descriptor instead.
+func (*Connections) Descriptor() ([]byte, []int) {
+	return file_route_route_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Connections) GetTls() bool {
+	if x != nil {
+		return x.Tls
+	}
+	return false
+}
+
+func (x *Connections) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 // All parts must fit.
 type Match struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -422,7 +487,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_route_route_proto_msgTypes[4]
+	mi := &file_route_route_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +499,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[4]
+	mi := &file_route_route_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +512,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{4}
+	return file_route_route_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Match) GetPath() *PathMatch {
@@ -488,7 +553,7 @@ type PathMatch struct {
 
 func (x *PathMatch) Reset() {
 	*x = PathMatch{}
-	mi := &file_route_route_proto_msgTypes[5]
+	mi := &file_route_route_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +565,7 @@ func (x *PathMatch) String() string {
 func (*PathMatch) ProtoMessage() {}
 
 func (x *PathMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[5]
+	mi := &file_route_route_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +578,7 @@ func (x *PathMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathMatch.ProtoReflect.Descriptor instead.
 func (*PathMatch) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{5}
+	return file_route_route_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PathMatch) GetKind() MatchKind {
@@ -541,7 +606,7 @@ type ValueMatch struct {
 
 func (x *ValueMatch) Reset() {
 	*x = ValueMatch{}
-	mi := &file_route_route_proto_msgTypes[6]
+	mi := &file_route_route_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +618,7 @@ func (x *ValueMatch) String() string {
 func (*ValueMatch) ProtoMessage() {}
 
 func (x *ValueMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[6]
+	mi := &file_route_route_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +631,7 @@ func (x *ValueMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ValueMatch.ProtoReflect.Descriptor instead.
 func (*ValueMatch) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{6}
+	return file_route_route_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ValueMatch) GetName() string {
@@ -605,7 +670,7 @@ type Filters struct {
 
 func (x *Filters) Reset() {
 	*x = Filters{}
-	mi := &file_route_route_proto_msgTypes[7]
+	mi := &file_route_route_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +682,7 @@ func (x *Filters) String() string {
 func (*Filters) ProtoMessage() {}
 
 func (x *Filters) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[7]
+	mi := &file_route_route_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +695,7 @@ func (x *Filters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filters.ProtoReflect.Descriptor instead.
 func (*Filters) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{7}
+	return file_route_route_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Filters) GetRequest() *HeaderEdit {
@@ -687,7 +752,7 @@ type HeaderEdit struct {
 
 func (x *HeaderEdit) Reset() {
 	*x = HeaderEdit{}
-	mi := &file_route_route_proto_msgTypes[8]
+	mi := &file_route_route_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +764,7 @@ func (x *HeaderEdit) String() string {
 func (*HeaderEdit) ProtoMessage() {}
 
 func (x *HeaderEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[8]
+	mi := &file_route_route_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +777,7 @@ func (x *HeaderEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeaderEdit.ProtoReflect.Descriptor instead.
 func (*HeaderEdit) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{8}
+	return file_route_route_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeaderEdit) GetSet() []*Header {
@@ -746,7 +811,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_route_route_proto_msgTypes[9]
+	mi := &file_route_route_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +823,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[9]
+	mi := &file_route_route_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +836,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{9}
+	return file_route_route_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Header) GetName() string {
@@ -801,7 +866,7 @@ type PathEdit struct {
 
 func (x *PathEdit) Reset() {
 	*x = PathEdit{}
-	mi := &file_route_route_proto_msgTypes[10]
+	mi := &file_route_route_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +878,7 @@ func (x *PathEdit) String() string {
 func (*PathEdit) ProtoMessage() {}
 
 func (x *PathEdit) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[10]
+	mi := &file_route_route_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +891,7 @@ func (x *PathEdit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathEdit.ProtoReflect.Descriptor instead.
 func (*PathEdit) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{10}
+	return file_route_route_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PathEdit) GetEdit() isPathEdit_Edit {
@@ -887,7 +952,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_route_route_proto_msgTypes[11]
+	mi := &file_route_route_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +964,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[11]
+	mi := &file_route_route_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +977,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{11}
+	return file_route_route_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Redirect) GetScheme() string {
@@ -960,7 +1025,7 @@ type Rewrite struct {
 
 func (x *Rewrite) Reset() {
 	*x = Rewrite{}
-	mi := &file_route_route_proto_msgTypes[12]
+	mi := &file_route_route_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1037,7 @@ func (x *Rewrite) String() string {
 func (*Rewrite) ProtoMessage() {}
 
 func (x *Rewrite) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[12]
+	mi := &file_route_route_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1050,7 @@ func (x *Rewrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
 func (*Rewrite) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{12}
+	return file_route_route_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Rewrite) GetHostname() string {
@@ -1014,7 +1079,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_route_route_proto_msgTypes[13]
+	mi := &file_route_route_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1091,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[13]
+	mi := &file_route_route_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1104,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{13}
+	return file_route_route_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Mirror) GetBackend() *Backend {
@@ -1079,7 +1144,7 @@ type CORS struct {
 
 func (x *CORS) Reset() {
 	*x = CORS{}
-	mi := &file_route_route_proto_msgTypes[14]
+	mi := &file_route_route_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1156,7 @@ func (x *CORS) String() string {
 func (*CORS) ProtoMessage() {}
 
 func (x *CORS) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[14]
+	mi := &file_route_route_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1169,7 @@ func (x *CORS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CORS.ProtoReflect.Descriptor instead.
 func (*CORS) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{14}
+	return file_route_route_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CORS) GetOrigins() []string {
@@ -1166,7 +1231,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_route_route_proto_msgTypes[15]
+	mi := &file_route_route_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1243,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[15]
+	mi := &file_route_route_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1256,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{15}
+	return file_route_route_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Backend) GetService() *Service {
@@ -1242,7 +1307,7 @@ type Timeouts struct {
 
 func (x *Timeouts) Reset() {
 	*x = Timeouts{}
-	mi := &file_route_route_proto_msgTypes[16]
+	mi := &file_route_route_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1319,7 @@ func (x *Timeouts) String() string {
 func (*Timeouts) ProtoMessage() {}
 
 func (x *Timeouts) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[16]
+	mi := &file_route_route_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1332,7 @@ func (x *Timeouts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeouts.ProtoReflect.Descriptor instead.
 func (*Timeouts) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{16}
+	return file_route_route_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Timeouts) GetRequestMs() uint64 {
@@ -1298,7 +1363,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_route_route_proto_msgTypes[17]
+	mi := &file_route_route_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +1375,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[17]
+	mi := &file_route_route_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +1388,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{17}
+	return file_route_route_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -1351,7 +1416,7 @@ var File_route_route_proto protoreflect.FileDescriptor
 
 const file_route_route_proto_rawDesc = "" +
 	"\n" +
-	"\x11route/route.proto\x12\x0eambit.route.v1\"\x9e\x03\n" +
+	"\x11route/route.proto\x12\x0eambit.route.v1\"\xdd\x03\n" +
 	"\x04Rule\x120\n" +
 	"\aparents\x18\x01 \x03(\v2\x16.ambit.route.v1.ParentR\aparents\x12.\n" +
 	"\x06origin\x18\x02 \x01(\v2\x16.ambit.route.v1.OriginR\x06origin\x12/\n" +
@@ -1362,7 +1427,8 @@ const file_route_route_proto_rawDesc = "" +
 	"\btimeouts\x18\a \x01(\v2\x18.ambit.route.v1.TimeoutsR\btimeouts\x12+\n" +
 	"\x05retry\x18\b \x01(\v2\x15.ambit.route.v1.RetryR\x05retry\x12\x12\n" +
 	"\x04grpc\x18\n" +
-	" \x01(\bR\x04grpcJ\x04\b\t\x10\n" +
+	" \x01(\bR\x04grpc\x12=\n" +
+	"\vconnections\x18\f \x01(\v2\x1b.ambit.route.v1.ConnectionsR\vconnectionsJ\x04\b\t\x10\n" +
 	"J\x04\b\v\x10\f\"C\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
@@ -1377,7 +1443,10 @@ const file_route_route_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\rR\x04rule\x12\x1b\n" +
 	"\trule_name\x18\x05 \x01(\tR\bruleName\x12\x18\n" +
-	"\acreated\x18\x06 \x01(\x03R\acreated\"\xb6\x01\n" +
+	"\acreated\x18\x06 \x01(\x03R\acreated\"5\n" +
+	"\vConnections\x12\x10\n" +
+	"\x03tls\x18\x01 \x01(\bR\x03tls\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\"\xb6\x01\n" +
 	"\x05Match\x12-\n" +
 	"\x04path\x18\x01 \x01(\v2\x19.ambit.route.v1.PathMatchR\x04path\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x124\n" +
@@ -1464,60 +1533,62 @@ func file_route_route_proto_rawDescGZIP() []byte {
 }
 
 var file_route_route_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_route_route_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_route_route_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_route_route_proto_goTypes = []any{
-	(MatchKind)(0),     // 0: ambit.route.v1.MatchKind
-	(*Rule)(nil),       // 1: ambit.route.v1.Rule
-	(*Service)(nil),    // 2: ambit.route.v1.Service
-	(*Parent)(nil),     // 3: ambit.route.v1.Parent
-	(*Origin)(nil),     // 4: ambit.route.v1.Origin
-	(*Match)(nil),      // 5: ambit.route.v1.Match
-	(*PathMatch)(nil),  // 6: ambit.route.v1.PathMatch
-	(*ValueMatch)(nil), // 7: ambit.route.v1.ValueMatch
-	(*Filters)(nil),    // 8: ambit.route.v1.Filters
-	(*HeaderEdit)(nil), // 9: ambit.route.v1.HeaderEdit
-	(*Header)(nil),     // 10: ambit.route.v1.Header
-	(*PathEdit)(nil),   // 11: ambit.route.v1.PathEdit
-	(*Redirect)(nil),   // 12: ambit.route.v1.Redirect
-	(*Rewrite)(nil),    // 13: ambit.route.v1.Rewrite
-	(*Mirror)(nil),     // 14: ambit.route.v1.Mirror
-	(*CORS)(nil),       // 15: ambit.route.v1.CORS
-	(*Backend)(nil),    // 16: ambit.route.v1.Backend
-	(*Timeouts)(nil),   // 17: ambit.route.v1.Timeouts
-	(*Retry)(nil),      // 18: ambit.route.v1.Retry
+	(MatchKind)(0),      // 0: ambit.route.v1.MatchKind
+	(*Rule)(nil),        // 1: ambit.route.v1.Rule
+	(*Service)(nil),     // 2: ambit.route.v1.Service
+	(*Parent)(nil),      // 3: ambit.route.v1.Parent
+	(*Origin)(nil),      // 4: ambit.route.v1.Origin
+	(*Connections)(nil), // 5: ambit.route.v1.Connections
+	(*Match)(nil),       // 6: ambit.route.v1.Match
+	(*PathMatch)(nil),   // 7: ambit.route.v1.PathMatch
+	(*ValueMatch)(nil),  // 8: ambit.route.v1.ValueMatch
+	(*Filters)(nil),     // 9: ambit.route.v1.Filters
+	(*HeaderEdit)(nil),  // 10: ambit.route.v1.HeaderEdit
+	(*Header)(nil),      // 11: ambit.route.v1.Header
+	(*PathEdit)(nil),    // 12: ambit.route.v1.PathEdit
+	(*Redirect)(nil),    // 13: ambit.route.v1.Redirect
+	(*Rewrite)(nil),     // 14: ambit.route.v1.Rewrite
+	(*Mirror)(nil),      // 15: ambit.route.v1.Mirror
+	(*CORS)(nil),        // 16: ambit.route.v1.CORS
+	(*Backend)(nil),     // 17: ambit.route.v1.Backend
+	(*Timeouts)(nil),    // 18: ambit.route.v1.Timeouts
+	(*Retry)(nil),       // 19: ambit.route.v1.Retry
 }
 var file_route_route_proto_depIdxs = []int32{
 	3,  // 0: ambit.route.v1.Rule.parents:type_name -> ambit.route.v1.Parent
 	4,  // 1: ambit.route.v1.Rule.origin:type_name -> ambit.route.v1.Origin
-	5,  // 2: ambit.route.v1.Rule.matches:type_name -> ambit.route.v1.Match
-	8,  // 3: ambit.route.v1.Rule.filters:type_name -> ambit.route.v1.Filters
-	16, // 4: ambit.route.v1.Rule.backends:type_name -> ambit.route.v1.Backend
-	17, // 5: ambit.route.v1.Rule.timeouts:type_name -> ambit.route.v1.Timeouts
-	18, // 6: ambit.route.v1.Rule.retry:type_name -> ambit.route.v1.Retry
-	2,  // 7: ambit.route.v1.Parent.service:type_name -> ambit.route.v1.Service
-	6,  // 8: ambit.route.v1.Match.path:type_name -> ambit.route.v1.PathMatch
-	7,  // 9: ambit.route.v1.Match.headers:type_name -> ambit.route.v1.ValueMatch
-	7,  // 10: ambit.route.v1.Match.query:type_name -> ambit.route.v1.ValueMatch
-	0,  // 11: ambit.route.v1.PathMatch.kind:type_name -> ambit.route.v1.MatchKind
-	0,  // 12: ambit.route.v1.ValueMatch.kind:type_name -> ambit.route.v1.MatchKind
-	9,  // 13: ambit.route.v1.Filters.request:type_name -> ambit.route.v1.HeaderEdit
-	9,  // 14: ambit.route.v1.Filters.response:type_name -> ambit.route.v1.HeaderEdit
-	12, // 15: ambit.route.v1.Filters.redirect:type_name -> ambit.route.v1.Redirect
-	13, // 16: ambit.route.v1.Filters.rewrite:type_name -> ambit.route.v1.Rewrite
-	14, // 17: ambit.route.v1.Filters.mirrors:type_name -> ambit.route.v1.Mirror
-	15, // 18: ambit.route.v1.Filters.cors:type_name -> ambit.route.v1.CORS
-	10, // 19: ambit.route.v1.HeaderEdit.set:type_name -> ambit.route.v1.Header
-	10, // 20: ambit.route.v1.HeaderEdit.add:type_name -> ambit.route.v1.Header
-	11, // 21: ambit.route.v1.Redirect.path:type_name -> ambit.route.v1.PathEdit
-	11, // 22: ambit.route.v1.Rewrite.path:type_name -> ambit.route.v1.PathEdit
-	16, // 23: ambit.route.v1.Mirror.backend:type_name -> ambit.route.v1.Backend
-	2,  // 24: ambit.route.v1.Backend.service:type_name -> ambit.route.v1.Service
-	8,  // 25: ambit.route.v1.Backend.filters:type_name -> ambit.route.v1.Filters
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	6,  // 2: ambit.route.v1.Rule.matches:type_name -> ambit.route.v1.Match
+	9,  // 3: ambit.route.v1.Rule.filters:type_name -> ambit.route.v1.Filters
+	17, // 4: ambit.route.v1.Rule.backends:type_name -> ambit.route.v1.Backend
+	18, // 5: ambit.route.v1.Rule.timeouts:type_name -> ambit.route.v1.Timeouts
+	19, // 6: ambit.route.v1.Rule.retry:type_name -> ambit.route.v1.Retry
+	5,  // 7: ambit.route.v1.Rule.connections:type_name -> ambit.route.v1.Connections
+	2,  // 8: ambit.route.v1.Parent.service:type_name -> ambit.route.v1.Service
+	7,  // 9: ambit.route.v1.Match.path:type_name -> ambit.route.v1.PathMatch
+	8,  // 10: ambit.route.v1.Match.headers:type_name -> ambit.route.v1.ValueMatch
+	8,  // 11: ambit.route.v1.Match.query:type_name -> ambit.route.v1.ValueMatch
+	0,  // 12: ambit.route.v1.PathMatch.kind:type_name -> ambit.route.v1.MatchKind
+	0,  // 13: ambit.route.v1.ValueMatch.kind:type_name -> ambit.route.v1.MatchKind
+	10, // 14: ambit.route.v1.Filters.request:type_name -> ambit.route.v1.HeaderEdit
+	10, // 15: ambit.route.v1.Filters.response:type_name -> ambit.route.v1.HeaderEdit
+	13, // 16: ambit.route.v1.Filters.redirect:type_name -> ambit.route.v1.Redirect
+	14, // 17: ambit.route.v1.Filters.rewrite:type_name -> ambit.route.v1.Rewrite
+	15, // 18: ambit.route.v1.Filters.mirrors:type_name -> ambit.route.v1.Mirror
+	16, // 19: ambit.route.v1.Filters.cors:type_name -> ambit.route.v1.CORS
+	11, // 20: ambit.route.v1.HeaderEdit.set:type_name -> ambit.route.v1.Header
+	11, // 21: ambit.route.v1.HeaderEdit.add:type_name -> ambit.route.v1.Header
+	12, // 22: ambit.route.v1.Redirect.path:type_name -> ambit.route.v1.PathEdit
+	12, // 23: ambit.route.v1.Rewrite.path:type_name -> ambit.route.v1.PathEdit
+	17, // 24: ambit.route.v1.Mirror.backend:type_name -> ambit.route.v1.Backend
+	2,  // 25: ambit.route.v1.Backend.service:type_name -> ambit.route.v1.Service
+	9,  // 26: ambit.route.v1.Backend.filters:type_name -> ambit.route.v1.Filters
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_route_route_proto_init() }
@@ -1525,7 +1596,7 @@ func file_route_route_proto_init() {
 	if File_route_route_proto != nil {
 		return
 	}
-	file_route_route_proto_msgTypes[10].OneofWrappers = []any{
+	file_route_route_proto_msgTypes[11].OneofWrappers = []any{
 		(*PathEdit_Full)(nil),
 		(*PathEdit_Prefix)(nil),
 	}
@@ -1535,7 +1606,7 @@ func file_route_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_route_route_proto_rawDesc), len(file_route_route_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -91,6 +91,7 @@ answer.`,
 	f.StringArrayVar(&w.headers, "header", nil, "header of the request, as NAME=VALUE; can be repeated")
 	f.Uint16Var(&w.port, "port", 0, "port of the destination (default: the only one of the service)")
 	f.BoolVar(&w.call.TCP, "tcp", false, "about a connection that carries no HTTP")
+	f.StringVar(&w.call.SNI, "sni", "", "about a connection of TLS whose client wants this name")
 	session.OutputFlag(cmd, &w.output, session.FormatTable)
 	return cmd
 }
@@ -147,7 +148,8 @@ func (w *whyQuestion) parse(to string) (why.Call, error) {
 		}
 		c.Path = w.call.Path
 	}
-	c.Method, c.Host, c.TCP = w.call.Method, w.call.Host, w.call.TCP
+	c.Method, c.Host, c.TCP = w.call.Method, w.call.Host, w.call.TCP || w.call.SNI != ""
+	c.SNI = cmp.Or(w.call.SNI, c.SNI)
 	for _, h := range w.headers {
 		name, value, ok := strings.Cut(h, "=")
 		if !ok || name == "" {
@@ -159,7 +161,7 @@ func (w *whyQuestion) parse(to string) (why.Call, error) {
 		c.Headers = append(c.Headers, verdict.Header{Name: strings.ToLower(name), Value: value})
 	}
 	if c.TCP && (c.Method != "" || c.Path != "" || c.Host != "" || len(c.Headers) > 0) {
-		return c, errors.New("--tcp is about a connection without HTTP: --method, --path, --host, --header and URLs are about a request")
+		return c, errors.New("--tcp and --sni are about a connection without HTTP: --method, --path, --host, --header and URLs are about a request")
 	}
 	return c, nil
 }

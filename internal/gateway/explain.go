@@ -210,6 +210,10 @@ func (e *explainer) readsHTTP() bool {
 		e.v.HTTP = true
 		says = "the port declares HTTP"
 	case carriesUnknown:
+		if e.session.routedRaw() {
+			says = "the port declares nothing, and has routes of connections: requests are not read"
+			break
+		}
 		e.v.HTTP = asked != nil && *asked
 		if says = "the port declares nothing: the first bytes decide, and these are not HTTP"; e.v.HTTP {
 			says = "the port declares nothing: the first bytes decide, and these are HTTP"
@@ -231,14 +235,10 @@ func (e *explainer) connection(done func(*verdict.Verdict, error)) {
 		return
 	}
 	cfg := c.shard.g.opts.Config()
-	var backend *route.Backend
-	if p := cfg.Port(c.dest.key); c.dest.service != nil && p != nil && len(p.TCP) > 0 {
-		backend = weighted(p.TCP, 0)
-		e.v.Add(verdict.StepBackend, fmt.Sprintf("the port has %s by weight; the first is taken here", count(len(p.TCP), "backend", "backends")))
-		if backend == nil || backend.Invalid != "" {
-			done(e.refused(reason.Errorf(reason.NoBackend, "of the connection's route")), nil)
-			return
-		}
+	backend, err := e.connectionRoute(cfg)
+	if err != nil {
+		done(e.refused(err), nil)
+		return
 	}
 	e.endpoint(cfg, backend, done)
 }
@@ -341,7 +341,7 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 	var backend *route.Backend
 	if x.Rule != nil {
 		b, failure := x.Rule.Pick(x.Rule.Largest())
-		e.backends(x, b)
+		e.backends(x.Rule, b)
 		if failure != route.OK {
 			done(e.refused(reason.Errorf(reason.NoBackend, "%s", failure)), nil)
 			return

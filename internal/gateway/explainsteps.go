@@ -9,6 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/sni"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
 )
@@ -108,6 +109,36 @@ func (e *explainer) route(x *exchange.Exchange, h *message.Head) {
 	}
 }
 
+// connectionRoute adds which route a connection without HTTP takes, and returns the
+// backend; nil when the port has no routes of connections.
+func (e *explainer) connectionRoute(cfg *route.Config) (*route.Backend, *reason.Error) {
+	c := e.session
+	var routes *route.Connections
+	if c.dest.service != nil {
+		routes = cfg.Port(c.dest.key).ConnectionsFor(c.peer.Namespace)
+	}
+	if routes == nil {
+		return nil, nil
+	}
+	target, v, of := routes.Plain(), sni.Plain, "a connection without TLS"
+	if e.q.SNI != "" && routes.Named() {
+		target, v, of = routes.Lookup(e.q.SNI), sni.Hello, "a connection of TLS to "+e.q.SNI
+	}
+	if target == nil {
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepRoute, Says: "routes exist for the port, and none is for " + of, Decides: true})
+		return nil, reason.Errorf(reason.NoRoute, "%s", unmatched(v, e.q.SNI))
+	}
+	step := verdict.Step{Step: verdict.StepRoute, Says: "it takes " + of}
+	step.Object, step.Rule = origin(target)
+	e.v.Steps = append(e.v.Steps, step)
+	b, failure := target.Pick(target.Largest())
+	e.backends(target, b)
+	if failure != route.OK {
+		return nil, reason.Errorf(reason.NoBackend, "%s", failure)
+	}
+	return b, nil
+}
+
 // settings describes timeouts and retries of a rule.
 func settings(t *route.Target) string {
 	if t == nil {
@@ -132,11 +163,11 @@ func settings(t *route.Target) string {
 }
 
 // backends adds the backends of the rule, the chosen one first.
-func (e *explainer) backends(x *exchange.Exchange, chosen *route.Backend) {
+func (e *explainer) backends(rule *route.Target, chosen *route.Backend) {
 	step := verdict.Step{Step: verdict.StepBackend}
-	step.Object, step.Rule = origin(x.Rule)
+	step.Object, step.Rule = origin(rule)
 	var others []string
-	for _, s := range x.Rule.Shares() {
+	for _, s := range rule.Shares() {
 		if s.Backend == chosen {
 			step.Says = backendText(s)
 			step.Decides = s.Backend.Invalid != ""

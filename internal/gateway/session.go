@@ -4,12 +4,12 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/gateway/sniff"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
+	"github.com/ambit-mesh/ambit/internal/l7/sniff"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -51,7 +51,11 @@ type session struct {
 // open decides what a stream carries.
 func (c *session) open(conn stream.Conn) {
 	c.conn = conn
-	switch c.dest.carries() {
+	carries := c.dest.carries()
+	if carries == carriesUnknown && c.routedRaw() {
+		carries = carriesTCP
+	}
+	switch carries {
 	case carriesTCP:
 		c.carryTCP(false)
 		return
@@ -61,6 +65,13 @@ func (c *session) open(conn stream.Conn) {
 		c.quiet.Arm(c.shard.loop, headTime, func() { c.close(reason.HeadTimeout) })
 	}
 	conn.Bind(c)
+}
+
+// routedRaw reports whether a port that declares nothing has routes of connections and
+// none of requests: then all of its connections take those.
+func (c *session) routedRaw() bool {
+	p := c.shard.g.opts.Config().Port(c.dest.key)
+	return c.dest.service != nil && p.ConnectionsFor(c.peer.Namespace) != nil && p.TableFor(c.peer.Namespace) == nil
 }
 
 // OnData implements stream.Sink.

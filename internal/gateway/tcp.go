@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"math/bits"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/sni"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
@@ -25,7 +25,9 @@ type joint struct {
 	up               stream.Conn // nil before there is one
 	end              endpoint
 	route            *route.Backend
-	cancel           func() // of the dial under way
+	routes           *route.Connections
+	undecided        *route.Config // while the first bytes decide about the route
+	cancel           func()        // of the dial under way
 	failed           []string
 	last             *reason.Error // of the endpoint that failed last
 	lastAddr         netip.Addr    // of that endpoint
@@ -39,6 +41,7 @@ type joint struct {
 	idle             poll.Deadline
 	moved            time.Time // of the last bytes
 	learned          bool      // a waypoint was waited for
+	silent, patient  bool      // the client has sent nothing for a time, or no whole message
 	over             bool
 }
 
@@ -71,34 +74,97 @@ func (c *session) carryTCP(end bool) {
 			return
 		}
 	}
-	if p := cfg.Port(c.dest.key); c.dest.service != nil && p != nil && len(p.TCP) > 0 {
-		b := weighted(p.TCP, rand.Uint64())
-		if b == nil || b.Invalid != "" {
-			r.fail(reason.NoBackend, reason.Errorf(reason.NoBackend, "of the connection's route"))
+	if c.dest.service != nil {
+		r.routes = cfg.Port(c.dest.key).ConnectionsFor(c.peer.Namespace)
+	}
+	r.choose(cfg)
+}
+
+// helloTime bounds the wait for the first message of TLS.
+const helloTime = headTime
+
+// choose takes the route of the connection, once its first bytes show what it carries. A
+// server that speaks first is found by the silence of its client.
+func (r *joint) choose(cfg *route.Config) {
+	c := r.session
+	if r.routes == nil {
+		r.begin(cfg)
+		return
+	}
+	name, v := "", sni.Plain
+	if r.routes.Named() && !r.silent {
+		if name, v = sni.Read(r.held); v == sni.More && !r.heldEnd {
+			if r.undecided = cfg; !c.quiet.Armed() {
+				wait := helloTime
+				if r.routes.Plain() != nil {
+					wait = silence
+				}
+				c.quiet.Arm(c.shard.loop, wait, r.waited)
+			}
 			return
 		}
-		r.route = b
+		if len(r.held) == 0 {
+			v = sni.Plain // the client has ended its direction at once
+		}
 	}
+	r.undecided = nil
+	c.quiet.Stop()
+	target := r.routes.Plain()
+	switch {
+	case v == sni.Hello:
+		target = r.routes.Lookup(name)
+	case v != sni.Plain:
+		r.fail(reason.NoRoute, reason.Errorf(reason.NoRoute, "its TLS handshake cannot be read"))
+		return
+	}
+	if target == nil {
+		r.fail(reason.NoRoute, reason.Errorf(reason.NoRoute, "%s", unmatched(v, name)))
+		return
+	}
+	r.record.Route = target.Rule.Origin
+	b, failure := target.Pick(rand.Uint64())
+	if failure != route.OK {
+		r.fail(reason.NoBackend, reason.Errorf(reason.NoBackend, "%s", failure))
+		return
+	}
+	r.route = b
+	r.begin(cfg)
+}
+
+// unmatched describes a connection that no route fits.
+func unmatched(v sni.Verdict, name string) string {
+	switch {
+	case v != sni.Hello:
+		return "a connection without TLS, on a port that has routes of TLS alone"
+	case name == "":
+		return "a connection of TLS whose client names no server"
+	}
+	return "a connection of TLS to " + name
+}
+
+// waited decides about a client that has sent nothing, or no whole message, for a time.
+func (r *joint) waited() {
+	cfg := r.undecided
+	switch {
+	case cfg == nil:
+	case len(r.held) == 0 && r.routes.Plain() != nil:
+		r.silent = true
+		r.choose(cfg)
+	case r.routes.Plain() != nil && !r.patient:
+		r.patient = true // it has begun like TLS: it is not anything else because it is slow
+		r.session.quiet.Arm(r.session.shard.loop, helloTime, r.waited)
+	default:
+		r.fail(reason.NoRoute, reason.Errorf(reason.NoRoute, "no TLS handshake has come for %v", helloTime))
+	}
+}
+
+// begin looks for an endpoint.
+func (r *joint) begin(cfg *route.Config) {
+	c := r.session
 	if c.shard.learn(c.shard.unknownBackend(cfg, r.route), func() { r.try(cfg) }) {
 		return
 	}
 	r.try(cfg)
-}
-
-// weighted returns the backend that a random number belongs to, or nil.
-func weighted(all []route.Backend, random uint64) *route.Backend {
-	var total uint64
-	for i := range all {
-		total += uint64(all[i].Weight)
-	}
-	at, _ := bits.Mul64(random, total)
-	for i := range all {
-		if at < uint64(all[i].Weight) {
-			return &all[i]
-		}
-		at -= uint64(all[i].Weight)
-	}
-	return nil
 }
 
 // try dials an endpoint.
@@ -223,6 +289,7 @@ func (r *joint) finish(why reason.Reason, err error) {
 		return
 	}
 	r.over = true
+	r.undecided = nil
 	r.idle.Stop()
 	if r.cancel != nil {
 		r.cancel()
@@ -262,6 +329,9 @@ func (d *jointDown) OnData(p []byte, end bool) {
 	case r.up == nil:
 		r.held = append(r.held, p...) // bounded by the client's credit
 		r.heldEnd = r.heldEnd || end
+		if r.undecided != nil {
+			r.choose(r.undecided)
+		}
 		return
 	case len(p) > 0:
 		r.toUp(p)

@@ -58,7 +58,7 @@ var knownKinds = map[string]string{
 func init() {
 	for _, k := range []string{
 		"Namespace", "Node", "Pod", "Service", "ServiceAccount", "Deployment", "EndpointSlice", "ConfigMap",
-		"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute", "GRPCRoute", "ReferenceGrant",
+		"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant",
 	} {
 		l := strings.ToLower(k)
 		knownKinds[l] = k

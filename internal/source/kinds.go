@@ -100,6 +100,14 @@ var (
 		Name: "GRPCRoute", Group: groupGateway, Plural: "grpcroutes", Versions: core, Namespaced: true, Shared: true,
 		StatusWritten: true,
 	})
+	TLSRoute = register[gatewayv1.TLSRoute](Kind{
+		Name: "TLSRoute", Group: groupGateway, Plural: "tlsroutes", Versions: core, Namespaced: true, Shared: true,
+		StatusWritten: true,
+	})
+	TCPRoute = register[gatewayv1.TCPRoute](Kind{
+		Name: "TCPRoute", Group: groupGateway, Plural: "tcproutes", Versions: core, Namespaced: true, Shared: true,
+		StatusWritten: true,
+	})
 	ReferenceGrant = register[gatewayv1.ReferenceGrant](Kind{
 		Name: "ReferenceGrant", Group: groupGateway, Plural: "referencegrants", Versions: gatewayVersions, Namespaced: true, Shared: true,
 	})

@@ -39,7 +39,8 @@ type Call struct {
 	Port   uint16 // 0: the only one of the service
 	Scheme string // of a URL; "" without one
 
-	TCP          bool // a connection that carries no HTTP
+	TCP          bool   // a connection that carries no HTTP
+	SNI          string // the name that a client of TLS wants
 	Method, Path string
 	Host         string
 	Headers      []verdict.Header
@@ -63,6 +64,9 @@ func ParseCall(to string) (c Call, err error) {
 		rest, _, _ = strings.Cut(after, "/")
 		rest, _, _ = strings.Cut(rest, "?")
 		c.Scheme, c.Path = scheme, u.RequestURI()
+		if scheme == "https" {
+			c.SNI = u.Hostname()
+		}
 		c.Port = map[string]uint16{"http": 80, "https": 443}[scheme]
 	} else if kind, name, ok := strings.Cut(to, "/"); ok {
 		switch kind {
@@ -137,6 +141,9 @@ func (c *Call) authority(called netip.AddrPort) string {
 
 // text renders the request for output.
 func (c *Call) text(called netip.AddrPort, asHTTP bool) string {
+	if !asHTTP && c.SNI != "" {
+		return "a connection of TLS to " + called.String() + ", for " + c.SNI
+	}
 	if !asHTTP {
 		return "a connection to " + called.String()
 	}
@@ -196,6 +203,9 @@ func Follow(ctx context.Context, m Mesh, from Pod, c Call) (*Report, error) {
 		id, _ := identity.Parse(n.Identity)
 		source, _ := netip.ParseAddr(n.Source)
 		q := verdict.Question{Tunnel: n.Tunnel, Authority: n.Authority, Identity: id, Source: source, Service: n.Host, Hops: n.Hops}
+		if n.To == verdict.ToWaypoint {
+			q.SNI = c.SNI
+		}
 		switch n.To {
 		case verdict.ToWaypoint:
 			q.HTTP = request

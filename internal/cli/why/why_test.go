@@ -27,7 +27,7 @@ func TestParseCall(t *testing.T) {
 		"HTTP://web.shop:8080/a?b=/c": {Name: "web.shop", Scheme: "http", Port: 8080, Path: "/a?b=/c"},
 		"http://web?x":                {Name: "web", Scheme: "http", Port: 80, Path: "/?x"},
 		"http://[fd00::1]/x":          {Name: "fd00::1", Scheme: "http", Port: 80, Path: "/x"},
-		"https://web":                 {Name: "web", Scheme: "https", Port: 443, Path: "/"},
+		"https://web":                 {Name: "web", SNI: "web", Scheme: "https", Port: 443, Path: "/"},
 	} {
 		got, err := ParseCall(text)
 		if err != nil || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {

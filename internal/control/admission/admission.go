@@ -160,6 +160,8 @@ var checks = map[*source.Kind]func(*checker, metav1.Object){
 	source.Gateway.Kind:               check((*checker).gateway),
 	source.HTTPRoute.Kind:             (*checker).route,
 	source.GRPCRoute.Kind:             (*checker).route,
+	source.TLSRoute.Kind:              (*checker).route,
+	source.TCPRoute.Kind:              (*checker).route,
 }
 
 func check[P metav1.Object](f func(*checker, P)) func(*checker, metav1.Object) {

@@ -26,7 +26,7 @@ func (c *checker) route(obj metav1.Object) {
 		case p.Effect == routes.Dropped:
 			c.say(Failing, field, "", "%s: in the mesh, the rule fits no request", p.Text)
 		case p.Effect == routes.Failing:
-			c.say(Failing, field, "", "%s: in the mesh, its requests are answered with 500", p.Text)
+			c.say(Failing, field, "", "%s: in the mesh, its %s", p.Text, review.Refusal)
 		default:
 			c.say(Ignored, field, "", "%s", p.Text)
 		}

@@ -33,6 +33,8 @@ type inputs struct {
 	gwClasses  collection.Input[Ref, *gatewayv1.GatewayClass]
 	httpRoutes collection.Input[Ref, *gatewayv1.HTTPRoute]
 	grpcRoutes collection.Input[Ref, *gatewayv1.GRPCRoute]
+	tlsRoutes  collection.Input[Ref, *gatewayv1.TLSRoute]
+	tcpRoutes  collection.Input[Ref, *gatewayv1.TCPRoute]
 	grants     collection.Input[Ref, *gatewayv1.ReferenceGrant]
 	// What the mesh's administrator says about entries: one row, or none.
 	visibility collection.Input[struct{}, *meshconfig.Visibility]
@@ -71,6 +73,8 @@ func newInputs(g *collection.Graph) inputs {
 	in.gwClasses = objects(&in, g, source.GatewayClass, source.Key.Ref)
 	in.httpRoutes = objects(&in, g, source.HTTPRoute, source.Key.Ref)
 	in.grpcRoutes = objects(&in, g, source.GRPCRoute, source.Key.Ref)
+	in.tlsRoutes = objects(&in, g, source.TLSRoute, source.Key.Ref)
+	in.tcpRoutes = objects(&in, g, source.TCPRoute, source.Key.Ref)
 	in.grants = objects(&in, g, source.ReferenceGrant, source.Key.Ref)
 	in.visibility = collection.NewInput[struct{}](g, "visibility of entries", samePointer[meshconfig.Visibility])
 	in.providers = collection.NewInput[struct{}](g, "external authorizers", meshconfig.Providers.Same)

@@ -63,6 +63,10 @@ func (r *Registry) reporters() []*reporter {
 			func(d describer, n Ref, _ *gatewayv1.HTTPRoute) []status.Section { return d.route(d.t.routes.HTTP, n) }),
 		writes(source.GRPCRoute, in.grpcRoutes, routes.Status, func(o *gatewayv1.GRPCRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
 			func(d describer, n Ref, _ *gatewayv1.GRPCRoute) []status.Section { return d.route(d.t.routes.GRPC, n) }),
+		writes(source.TLSRoute, in.tlsRoutes, routes.Status, func(o *gatewayv1.TLSRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n Ref, _ *gatewayv1.TLSRoute) []status.Section { return d.route(d.t.routes.TLS, n) }),
+		writes(source.TCPRoute, in.tcpRoutes, routes.Status, func(o *gatewayv1.TCPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n Ref, _ *gatewayv1.TCPRoute) []status.Section { return d.route(d.t.routes.TCP, n) }),
 	}
 }
 

@@ -49,7 +49,8 @@ func (t *tables) routing(in *inputs) {
 		})
 	destinations := collection.Merge("destinations", (*routes.Destination).Equal, services, entries)
 	t.routes = routes.New(routes.Inputs{
-		HTTPRoutes: in.httpRoutes.Collection, GRPCRoutes: in.grpcRoutes.Collection, Grants: in.grants.Collection,
+		HTTPRoutes: in.httpRoutes.Collection, GRPCRoutes: in.grpcRoutes.Collection,
+		TLSRoutes: in.tlsRoutes.Collection, TCPRoutes: in.tcpRoutes.Collection, Grants: in.grants.Collection,
 		Destinations: destinations,
 		Waypoint: func(r *collection.Reader, k Ref) bool {
 			_, is := collection.Fetch(r, t.waypoints, k)
@@ -169,7 +170,8 @@ func portNames(ports []servicePort) []routes.Port {
 	out := make([]routes.Port, 0, len(ports))
 	for _, p := range ports {
 		opaque := p.protocol == workloadpb.AppProtocol_TCP || p.protocol == workloadpb.AppProtocol_TLS
-		out = append(out, routes.Port{Number: uint16(p.port), Name: p.name, Opaque: opaque})
+		requests := p.protocol == workloadpb.AppProtocol_HTTP11 || p.protocol == workloadpb.AppProtocol_HTTP2 || p.protocol == workloadpb.AppProtocol_GRPC
+		out = append(out, routes.Port{Number: uint16(p.port), Name: p.name, Opaque: opaque, Requests: requests})
 	}
 	return out
 }

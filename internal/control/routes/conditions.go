@@ -5,12 +5,13 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // conditions are those of one entry of status.parents.
 func (o *object) conditions(a *attachment, found *findings) []status.Condition {
-	out := []status.Condition{o.accepted(a, found), found.resolved()}
+	out := []status.Condition{o.accepted(a, found), o.resolved(found)}
 	if len(found.partial) > 0 && (found.broken < len(o.rules) || len(o.rules) == 0) {
 		out = append(out, status.Yes(status.PartiallyInvalid, status.ReasonUnsupportedValue, "%s", some(found.partial)))
 	}
@@ -31,14 +32,15 @@ func (o *object) accepted(a *attachment, found *findings) status.Condition {
 	if a.consumer(o) {
 		text += fmt.Sprintf("; for clients of namespace %s only, because the %s is of another namespace", o.ref.Namespace, a.target.Kind.Name)
 	}
-	var opaque []Port
-	for _, p := range a.named {
-		if p.Opaque {
-			opaque = append(opaque, p)
+	if idle := o.without(a.named); len(idle) > 0 {
+		what := "no HTTP"
+		if o.carries != route.Requests {
+			what = "HTTP"
 		}
+		text += fmt.Sprintf("; without effect on port %s, which is declared to carry %s (see appProtocol)", portList(idle), what)
 	}
-	if len(opaque) > 0 {
-		text += fmt.Sprintf("; without effect on port %s, which is declared to carry no HTTP (see appProtocol)", portList(opaque))
+	if len(a.taken) > 0 {
+		text += "; " + conflictTexts(a.taken)
 	}
 	if o.hostnames {
 		text += fmt.Sprintf("; hostnames have no meaning for a %s", a.target.Kind.Name)
@@ -46,9 +48,28 @@ func (o *object) accepted(a *attachment, found *findings) status.Condition {
 	return status.Yes(status.Accepted, status.ReasonAccepted, "%s", text)
 }
 
+// without returns the ports on which a route has no effect, because they carry something
+// else.
+func (o *object) without(ports []Port) (out []Port) {
+	for _, p := range ports {
+		if o.carries == route.Requests && p.Opaque || o.carries != route.Requests && p.Requests {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// otherwise is what becomes of what a dropped rule is for.
+func (o *object) otherwise() string {
+	if o.carries == route.Requests {
+		return "its requests take other rules, or are answered with 404"
+	}
+	return "its connections take other routes, or are refused"
+}
+
 // resolved is about the references to backends. Its reason is that of the first
 // one that is refused.
-func (f *findings) resolved() status.Condition {
+func (o *object) resolved(f *findings) status.Condition {
 	if len(f.refs) == 0 {
 		return status.Yes(status.ResolvedRefs, status.ReasonResolvedRefs, "every backend exists, and may be used")
 	}
@@ -56,7 +77,7 @@ func (f *findings) resolved() status.Condition {
 	for _, i := range f.refs {
 		texts = append(texts, i.text)
 	}
-	return status.No(status.ResolvedRefs, f.refs[0].reason, "%s; the share of these backends is answered with 500", some(texts))
+	return status.No(status.ResolvedRefs, f.refs[0].reason, "%s; the share of these backends is %s", some(texts), o.refusal())
 }
 
 // waypoint is about who executes the route.

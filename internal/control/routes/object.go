@@ -16,6 +16,8 @@ type object struct {
 	ref       source.Ref
 	created   time.Time
 	hostnames bool // it has some, which have no meaning for a service
+	carries   route.Carries
+	names     []string // that clients of TLS want; none is every
 	parents   []gatewayv1.ParentReference
 	rules     []rule
 }
@@ -48,6 +50,22 @@ type backend struct {
 type mirror struct {
 	ref                    gatewayv1.BackendObjectReference
 	numerator, denominator uint32
+}
+
+// refusal is what becomes of a request or a connection without a backend.
+func (o *object) refusal() string {
+	if o.carries == route.Requests {
+		return "answered with 500"
+	}
+	return "refused"
+}
+
+// what is what the route is for.
+func (o *object) what() string {
+	if o.carries == route.Requests {
+		return "requests"
+	}
+	return "connections"
 }
 
 // fail notes the first reason for which a rule is not executed.

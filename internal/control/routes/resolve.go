@@ -21,6 +21,8 @@ type attachment struct {
 	dest   *Destination  // nil when it is not attached
 	ports  []wire.Parent // whose requests it is for
 	named  []Port        // of the destination
+	// taken is what older routes have of it.
+	taken []conflict
 	// refused is why it is not attached.
 	refused *status.Condition
 }
@@ -63,7 +65,7 @@ func (a *attachment) refuse(reason, format string, args ...any) {
 // bind attaches the route to the ports that it names, all by default.
 func (a *attachment) bind(o *object, d *Destination) {
 	for _, p := range d.Ports {
-		if (a.ref.Port == nil || int(*a.ref.Port) == int(p.Number)) && (a.ref.SectionName == nil || string(*a.ref.SectionName) == p.Name) {
+		if names(&a.ref, p) {
 			a.named = append(a.named, p)
 		}
 	}
@@ -135,17 +137,17 @@ func (t *Tables) finish(r *collection.Reader, o *object, i int, found *findings)
 	case why == "":
 		for _, b := range in.backends {
 			if b.failing != "" {
-				found.partial = append(found.partial, fmt.Sprintf("Rule %d: %s; the share of this backend is answered with 500", i, b.failing))
+				found.partial = append(found.partial, fmt.Sprintf("Rule %d: %s; the share of this backend is %s", i, b.failing, o.refusal()))
 			}
 		}
 		for _, text := range in.without {
 			found.partial = append(found.partial, fmt.Sprintf("Rule %d: %s", i, text))
 		}
 	case effect == Dropped:
-		found.partial = append(found.partial, fmt.Sprintf("Dropped Rule %d: %s; its requests take other rules, or are answered with 404", i, why))
+		found.partial = append(found.partial, fmt.Sprintf("Dropped Rule %d: %s; %s", i, why, o.otherwise()))
 		found.broken++
 	default:
-		found.partial = append(found.partial, fmt.Sprintf("Dropped Rule %d: %s; its requests are answered with 500", i, why))
+		found.partial = append(found.partial, fmt.Sprintf("Dropped Rule %d: %s; its %s are %s", i, why, o.what(), o.refusal()))
 		found.broken++
 	}
 	return w
@@ -158,11 +160,11 @@ func settle(w *wire.Rule, in *rule) (e Effect, why string) {
 	contents := w.Rule
 	why = in.dropped
 	if why == "" {
-		w.Rule = route.Rule{GRPC: contents.GRPC, Matches: contents.Matches}
+		w.Rule = route.Rule{GRPC: contents.GRPC, Matches: contents.Matches, Carries: contents.Carries, Hosts: contents.Hosts}
 		why = fault(w)
 	}
 	if why != "" {
-		w.Dropped, w.Rule = why, route.Rule{GRPC: contents.GRPC}
+		w.Dropped, w.Rule = why, route.Rule{GRPC: contents.GRPC, Carries: contents.Carries}
 		return Dropped, why
 	}
 	w.Rule = contents
@@ -171,7 +173,7 @@ func settle(w *wire.Rule, in *rule) (e Effect, why string) {
 		why = fault(w)
 	}
 	if why != "" {
-		w.Rule = route.Rule{GRPC: contents.GRPC, Matches: contents.Matches, Backends: []route.Backend{{Weight: 1, Invalid: why}}}
+		w.Rule = route.Rule{GRPC: contents.GRPC, Matches: contents.Matches, Carries: contents.Carries, Hosts: contents.Hosts, Backends: []route.Backend{{Weight: 1, Invalid: why}}}
 	}
 	return Failing, why
 }
@@ -276,6 +278,10 @@ func (t *Tables) result(r *collection.Reader, o *object) *Result {
 		a, ours := t.attach(r, o, ref)
 		if !ours {
 			continue
+		}
+		taken, all := t.conflicts(r, o, &a)
+		if a.taken = taken; all {
+			a.refuse(status.ReasonConflicted, "%s", conflictTexts(taken))
 		}
 		attached = append(attached, a)
 		if a.dest == nil {

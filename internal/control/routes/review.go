@@ -35,9 +35,11 @@ type Review struct {
 	// are.
 	Mesh, Only bool
 	Hostnames  bool // the route has some, which have no meaning for such a parent
+	// Refusal is what becomes of the requests or connections of a rule that is not executed.
+	Refusal string
 }
 
-// Check reviews an HTTPRoute or a GRPCRoute. It reports false for other objects.
+// Check reviews a route. It reports false for other objects.
 func Check(obj metav1.Object) (Review, bool) {
 	ref := source.Ref{Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	var o *object
@@ -46,10 +48,14 @@ func Check(obj metav1.Object) (Review, bool) {
 		o = readHTTP(ref, r)
 	case *gatewayv1.GRPCRoute:
 		o = readGRPC(ref, r)
+	case *gatewayv1.TLSRoute:
+		o = readTLS(ref, r)
+	case *gatewayv1.TCPRoute:
+		o = readTCP(ref, r)
 	default:
 		return Review{}, false
 	}
-	out := Review{Hostnames: o.hostnames, Only: len(o.parents) > 0}
+	out := Review{Refusal: o.what() + " are " + o.refusal(), Hostnames: o.hostnames, Only: len(o.parents) > 0}
 	for _, p := range o.parents {
 		kind, _ := source.KindOf(string(or(p.Group, gatewayv1.GroupName)), string(or(p.Kind, "Gateway")))
 		service := kind == source.Service.Kind || kind == source.ServiceEntry.Kind

@@ -60,6 +60,8 @@ type Port struct {
 	// Opaque ports are declared to carry something else than HTTP. Waypoints do
 	// not look for requests on them.
 	Opaque bool
+	// Requests are declared to be HTTP: waypoints read nothing else there.
+	Requests bool
 }
 
 // Equal reports whether two destinations are the same to routes.
@@ -72,6 +74,8 @@ func (d *Destination) Equal(o *Destination) bool {
 type Inputs struct {
 	HTTPRoutes   *collection.Collection[source.Ref, *gatewayv1.HTTPRoute]
 	GRPCRoutes   *collection.Collection[source.Ref, *gatewayv1.GRPCRoute]
+	TLSRoutes    *collection.Collection[source.Ref, *gatewayv1.TLSRoute]
+	TCPRoutes    *collection.Collection[source.Ref, *gatewayv1.TCPRoute]
 	Grants       *collection.Collection[source.Ref, *gatewayv1.ReferenceGrant]
 	Destinations *collection.Collection[Target, *Destination]
 	// Waypoint reports whether a Gateway is a waypoint of this control plane.
@@ -83,9 +87,14 @@ type Inputs struct {
 type Tables struct {
 	in     Inputs
 	grants *collection.Index[string, source.Ref, *gatewayv1.ReferenceGrant] // by the namespace that grants
-	// HTTP and GRPC hold the result of each route.
+	// rivals are the routes of connections by their parents: of those for the same, one
+	// is in effect.
+	rivals map[*source.Kind]*collection.Index[Target, source.Ref, *object]
+	// HTTP, GRPC, TLS and TCP hold the result of each route.
 	HTTP *collection.Collection[source.Ref, *Result]
 	GRPC *collection.Collection[source.Ref, *Result]
+	TLS  *collection.Collection[source.Ref, *Result]
+	TCP  *collection.Collection[source.Ref, *Result]
 	// Resources are what gateways are sent: of each gateway, a resource a rule.
 	Resources []*collection.Collection[string, *xds.Resource]
 }
@@ -104,7 +113,7 @@ type Parent struct {
 
 // New adds the derivations to the graph of the inputs.
 func New(in Inputs) *Tables {
-	t := &Tables{in: in}
+	t := &Tables{in: in, rivals: map[*source.Kind]*collection.Index[Target, source.Ref, *object]{}}
 	t.grants = collection.NewIndex(in.Grants, func(k source.Ref, _ *gatewayv1.ReferenceGrant) []string { return []string{k.Namespace} })
 	t.HTTP = collection.Map(in.HTTPRoutes, "results of HTTPRoutes", never, func(r *collection.Reader, k source.Ref, o *gatewayv1.HTTPRoute) (*Result, bool) {
 		return t.result(r, readHTTP(k, o)), true
@@ -112,7 +121,15 @@ func New(in Inputs) *Tables {
 	t.GRPC = collection.Map(in.GRPCRoutes, "results of GRPCRoutes", never, func(r *collection.Reader, k source.Ref, o *gatewayv1.GRPCRoute) (*Result, bool) {
 		return t.result(r, readGRPC(k, o)), true
 	})
-	for _, results := range []*collection.Collection[source.Ref, *Result]{t.HTTP, t.GRPC} {
+	t.TLS = t.ofConnections(source.TLSRoute.Kind, collection.Map(in.TLSRoutes, "TLSRoutes as they are read", always,
+		func(_ *collection.Reader, k source.Ref, o *gatewayv1.TLSRoute) (*object, bool) {
+			return readTLS(k, o), true
+		}))
+	t.TCP = t.ofConnections(source.TCPRoute.Kind, collection.Map(in.TCPRoutes, "TCPRoutes as they are read", always,
+		func(_ *collection.Reader, k source.Ref, o *gatewayv1.TCPRoute) (*object, bool) {
+			return readTCP(k, o), true
+		}))
+	for _, results := range []*collection.Collection[source.Ref, *Result]{t.HTTP, t.GRPC, t.TLS, t.TCP} {
 		t.Resources = append(t.Resources, collection.FlatMap(results, "rules of routes", sameResource, source.Ref.Compare,
 			func(_ *collection.Reader, _ source.Ref, res *Result, emit func(string, *xds.Resource)) {
 				for _, r := range res.resources {
@@ -122,6 +139,15 @@ func New(in Inputs) *Tables {
 	}
 	return t
 }
+
+// ofConnections derives the results of routes of connections, which depend on each other.
+func (t *Tables) ofConnections(kind *source.Kind, read *collection.Collection[source.Ref, *object]) *collection.Collection[source.Ref, *Result] {
+	t.rivals[kind] = collection.NewIndex(read, func(_ source.Ref, o *object) []Target { return o.targets() })
+	return collection.Map(read, "results of "+kind.Plural, never, func(r *collection.Reader, _ source.Ref, o *object) (*Result, bool) { return t.result(r, o), true })
+}
+
+// always is the equality of what is only read again when it changed.
+func always(_, _ *object) bool { return false }
 
 // never is the equality of results, which are only remade when something
 // changed.

@@ -24,6 +24,8 @@ type world struct {
 	g      *collection.Graph
 	http   collection.Input[source.Ref, *gatewayv1.HTTPRoute]
 	grpc   collection.Input[source.Ref, *gatewayv1.GRPCRoute]
+	tls    collection.Input[source.Ref, *gatewayv1.TLSRoute]
+	tcp    collection.Input[source.Ref, *gatewayv1.TCPRoute]
 	grants collection.Input[source.Ref, *gatewayv1.ReferenceGrant]
 	dests  collection.Input[Target, *Destination]
 	tables *Tables
@@ -37,11 +39,13 @@ func newWorld(t testing.TB) *world {
 		t: t, g: g,
 		http:   collection.NewInput[source.Ref](g, "http", different[*gatewayv1.HTTPRoute]),
 		grpc:   collection.NewInput[source.Ref](g, "grpc", different[*gatewayv1.GRPCRoute]),
+		tls:    collection.NewInput[source.Ref](g, "tls", different[*gatewayv1.TLSRoute]),
+		tcp:    collection.NewInput[source.Ref](g, "tcp", different[*gatewayv1.TCPRoute]),
 		grants: collection.NewInput[source.Ref](g, "grants", different[*gatewayv1.ReferenceGrant]),
 		dests:  collection.NewInput[Target](g, "destinations", (*Destination).Equal),
 	}
 	w.tables = New(Inputs{
-		HTTPRoutes: w.http.Collection, GRPCRoutes: w.grpc.Collection, Grants: w.grants.Collection, Destinations: w.dests.Collection,
+		HTTPRoutes: w.http.Collection, GRPCRoutes: w.grpc.Collection, TLSRoutes: w.tls.Collection, TCPRoutes: w.tcp.Collection, Grants: w.grants.Collection, Destinations: w.dests.Collection,
 		Waypoint: func(_ *collection.Reader, k source.Ref) bool { return k.Name == "wp" }, Cluster: "Kubernetes",
 	})
 	for _, ns := range []string{"shop", "market"} {
@@ -57,20 +61,20 @@ func newWorld(t testing.TB) *world {
 		d.Gateway, d.Ready, d.Unbound = source.Ref{}, false, "it has no waypoint"
 	})
 	w.service("shop", "early", func(d *Destination) { d.Ready, d.Unbound = false, "waypoint shop/wp has no address yet" })
-	w.service("shop", "tcp", func(d *Destination) { d.Ports = []Port{{80, "http", false}, {90, "tcp", true}} })
+	w.service("shop", "tcp", func(d *Destination) { d.Ports = []Port{{80, "http", false, false}, {90, "tcp", true, false}} })
 	w.service("shop", "theirs", func(d *Destination) { d.Gateway, d.Foreign = source.Ref{}, true })
 	w.dests.Set(Target{source.ServiceEntry.Kind, source.Ref{Namespace: "shop", Name: "ext"}}, &Destination{
-		Hosts: []string{"a.example.org", "b.example.org"}, Ports: []Port{{443, "web", false}}, Gateway: source.Ref{Namespace: "shop", Name: "wp"}, Ready: true,
+		Hosts: []string{"a.example.org", "b.example.org"}, Ports: []Port{{443, "web", false, false}}, Gateway: source.Ref{Namespace: "shop", Name: "wp"}, Ready: true,
 	})
 	w.dests.Set(Target{source.ServiceEntry.Kind, source.Ref{Namespace: "shop", Name: "one"}}, &Destination{
-		Hosts: []string{"one.example.org"}, Ports: []Port{{443, "web", false}}, Unbound: "it has no waypoint",
+		Hosts: []string{"one.example.org"}, Ports: []Port{{443, "web", false, false}}, Unbound: "it has no waypoint",
 	})
 	return w
 }
 
 // service adds one with ports 80 and 81, bound to shop/wp.
 func (w *world) service(ns, name string, edit func(*Destination)) {
-	d := &Destination{Hosts: []string{name + "." + ns + ".svc"}, Ports: []Port{{80, "http", false}, {81, "admin", false}}, Gateway: source.Ref{Namespace: "shop", Name: "wp"}, Ready: true}
+	d := &Destination{Hosts: []string{name + "." + ns + ".svc"}, Ports: []Port{{80, "http", false, false}, {81, "admin", false, false}}, Gateway: source.Ref{Namespace: "shop", Name: "wp"}, Ready: true}
 	edit(d)
 	w.dests.Set(Target{source.Service.Kind, source.Ref{Namespace: ns, Name: name}}, d)
 }

@@ -89,6 +89,7 @@ const (
 	ReasonAddressNotAssigned      = "AddressNotAssigned"
 	ReasonNoResources             = "NoResources"
 	ReasonNoConflicts             = "NoConflicts"
+	ReasonConflicted              = "Conflicted"
 	ReasonUnsupportedProtocol     = "UnsupportedProtocol"
 	ReasonListenersNotValid       = "ListenersNotValid"
 	ReasonAddressNotUsable        = "AddressNotUsable"

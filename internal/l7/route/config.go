@@ -29,9 +29,22 @@ type Port struct {
 	// Clients has tables for the clients of one namespace, by its name (the
 	// consumer routes of GEP-1294). Such a table replaces Table for them.
 	Clients map[string]*Table
-	// TCP has the backends of a connection that carries no HTTP, by weight. With
-	// none it goes to the endpoints of the service.
-	TCP []Backend
+	// Connections has the routes of connections that carry no HTTP, ClientConnections
+	// those for the clients of one namespace. Without any they go to the endpoints of the
+	// service.
+	Connections       *Connections
+	ClientConnections map[string]*Connections
+}
+
+// ConnectionsFor returns the routes of connections for clients of a namespace, or nil.
+func (p *Port) ConnectionsFor(namespace string) *Connections {
+	if p == nil {
+		return nil
+	}
+	if c := p.ClientConnections[namespace]; c != nil {
+		return c
+	}
+	return p.Connections
 }
 
 // TableFor returns the table for clients of a namespace, or nil.

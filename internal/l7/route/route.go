@@ -38,7 +38,8 @@ type Rule struct {
 	Origin  string    // object and rule, for people
 	Route   string    // namespace/name: breaks ties
 	Created time.Time // of the route: the older wins ties
-	Hosts   []string  // exact, *.suffix; none is every host
+	Hosts   []string  // exact, *.suffix; none is every host. Of TLS: the names that clients want
+	Carries Carries
 	Matches []Match
 
 	GRPC     bool // failures are answered as gRPC status

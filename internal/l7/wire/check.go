@@ -19,6 +19,7 @@ const (
 	maxMatches  = 128
 	maxBackends = 128
 	maxEdits    = 64
+	maxNames    = 1024
 	maxOrigins  = 64
 	MaxAttempts = 100
 )
@@ -37,13 +38,18 @@ func (r *Rule) Check() error {
 		return fmt.Errorf("matches: %d, at most %d", len(r.Rule.Matches), maxMatches)
 	case len(r.Rule.Backends) > maxBackends:
 		return fmt.Errorf("backends: %d, at most %d", len(r.Rule.Backends), maxBackends)
-	case len(r.Rule.Hosts) > 0:
+	case len(r.Rule.Hosts) > 0 && r.Rule.Carries != route.TLS:
 		return fmt.Errorf("hosts: %q have no meaning for a parent that is a service", r.Rule.Hosts)
+	case len(r.Rule.Hosts) > maxNames:
+		return fmt.Errorf("connections.names: %d, at most %d", len(r.Rule.Hosts), maxNames)
 	}
 	for i, p := range r.Parents {
 		if err := checkKey(p.Port); err != nil {
 			return fmt.Errorf("parents[%d]: %w", i, err)
 		}
+	}
+	if r.Rule.Carries != route.Requests {
+		return r.checkConnections()
 	}
 	if r.Dropped != "" {
 		if r.Rule.Matches != nil || r.Rule.Backends != nil || !empty(&r.Rule.Filters) || r.Rule.Retry != nil || r.Rule.Timeouts != (route.Timeouts{}) {
@@ -52,6 +58,35 @@ func (r *Rule) Check() error {
 		return nil
 	}
 	return r.checkContents()
+}
+
+// checkConnections looks at a rule for connections.
+func (r *Rule) checkConnections() error {
+	c := &r.Rule
+	if c.Matches != nil || !empty(&c.Filters) || c.Retry != nil || c.Timeouts != (route.Timeouts{}) || c.GRPC {
+		return errors.New("connections: the rule has parts of a rule for requests, too")
+	}
+	if r.Dropped != "" {
+		if c.Backends != nil || c.Hosts != nil {
+			return fmt.Errorf("dropped: %q, and the rule has contents", r.Dropped)
+		}
+		return nil
+	}
+	for i, n := range c.Hosts {
+		if n != strings.ToLower(n) || n == "*" || checkHost(strings.TrimPrefix(n, "*.")) != nil || strings.TrimPrefix(n, "*.") == "" {
+			return fmt.Errorf("connections.names[%d]: %q is neither a host name in lower case nor one behind *.", i, n)
+		}
+	}
+	for i := range c.Backends {
+		b := &c.Backends[i]
+		if err := checkBackend(b); err != nil {
+			return fmt.Errorf("backends[%d].%w", i, err)
+		}
+		if !empty(&b.Filters) {
+			return fmt.Errorf("backends[%d].filters: connections have none", i)
+		}
+	}
+	return nil
 }
 
 func (r *Rule) checkContents() error {

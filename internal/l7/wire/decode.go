@@ -43,6 +43,12 @@ func FromProto(pb *routepb.Rule) (*Rule, error) {
 	}
 	to := &r.Rule
 	to.GRPC = pb.GetGrpc()
+	if c := pb.GetConnections(); c != nil {
+		to.Carries, to.Hosts = route.Anything, c.GetNames()
+		if c.GetTls() {
+			to.Carries = route.TLS
+		}
+	}
 	for _, m := range pb.GetMatches() {
 		to.Matches = append(to.Matches, match(m))
 	}

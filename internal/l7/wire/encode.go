@@ -28,6 +28,9 @@ func (r *Rule) proto() *routepb.Rule {
 		},
 		Dropped: r.Dropped, Grpc: c.GRPC, Filters: filtersProto(&c.Filters),
 	}
+	if c.Carries != route.Requests {
+		pb.Connections = &routepb.Connections{Tls: c.Carries == route.TLS, Names: c.Hosts}
+	}
 	for _, p := range r.Parents {
 		pb.Parents = append(pb.Parents, &routepb.Parent{Service: serviceProto(p.Port), Port: uint32(p.Port.Port), Clients: p.Clients})
 	}

@@ -151,17 +151,28 @@ func (s *Store) compile(k route.PortKey) *route.Port {
 	}
 	out := &route.Port{}
 	for clients, rules := range byClients {
-		t := Compile(rules)
+		t, c := Compile(rules)
 		if clients == "" {
-			out.Table = t
+			out.Table, out.Connections = t, c
 			continue
 		}
-		if out.Clients == nil {
-			out.Clients = map[string]*route.Table{}
+		if t != nil {
+			out.Clients = with(out.Clients, clients, t)
 		}
-		out.Clients[clients] = t
+		if c != nil {
+			out.ClientConnections = with(out.ClientConnections, clients, c)
+		}
 	}
 	return out
+}
+
+// with adds a value to a map, which may be nil.
+func with[V any](m map[string]V, k string, v V) map[string]V {
+	if m == nil {
+		m = map[string]V{}
+	}
+	m[k] = v
+	return m
 }
 
 // twice reports whether a parent is named already.

@@ -70,9 +70,36 @@ func ParseUpstream(s string) (k route.PortKey, err error) {
 	return k, nil
 }
 
-// Compile makes the table of the rules that are in effect for one parent.
-// Rules that are dropped are left out. The order of rules does not matter.
-func Compile(rules []*Rule) *route.Table {
+// Compile makes the tables of the rules that are in effect for one parent: for requests,
+// and for connections that carry none. Each is nil without such rules. Rules that are
+// dropped are left out. The order of rules does not matter.
+func Compile(rules []*Rule) (*route.Table, *route.Connections) {
+	var requests, connections []*Rule
+	for _, r := range rules {
+		if r.Rule.Carries == route.Requests {
+			requests = append(requests, r)
+		} else {
+			connections = append(connections, r)
+		}
+	}
+	var t *route.Table
+	if len(requests) > 0 {
+		t, _ = route.Compile(inEffect(requests), route.BySpecificity) // Decode has compiled each
+	}
+	var c *route.Connections
+	if len(connections) > 0 {
+		c, _ = route.CompileConnections(inEffect(connections)) // Decode has checked each
+		for _, r := range connections {
+			if r.Rule.Carries == route.TLS {
+				c.Demand()
+			}
+		}
+	}
+	return t, c
+}
+
+// inEffect returns what is executed of rules, in a fixed order.
+func inEffect(rules []*Rule) []route.Rule {
 	rules = slices.SortedFunc(slices.Values(rules), func(a, b *Rule) int {
 		x, y := &a.Origin, &b.Origin
 		return cmp.Or(strings.Compare(x.Kind, y.Kind), strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Name, y.Name), cmp.Compare(x.Rule, y.Rule))
@@ -83,6 +110,5 @@ func Compile(rules []*Rule) *route.Table {
 			list = append(list, r.Rule)
 		}
 	}
-	t, _ := route.Compile(list, route.BySpecificity) // Decode has compiled each
-	return t
+	return list
 }

@@ -64,6 +64,14 @@ func dropped() *Rule {
 	return r
 }
 
+// byName is a rule for connections.
+func byName() *Rule {
+	r := full()
+	r.Rule = route.Rule{Carries: route.TLS, Hosts: []string{"a.example.org", "*.b"}, Backends: []route.Backend{{Name: "shop/v1.shop.svc:443", Weight: 1}, {Weight: 2, Invalid: "no grant"}}}
+	r.fill()
+	return r
+}
+
 func encoded(t testing.TB, r *Rule) []byte {
 	t.Helper()
 	b, err := r.Encode()
@@ -74,7 +82,7 @@ func encoded(t testing.TB, r *Rule) []byte {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for name, r := range map[string]*Rule{"full": full(), "redirect": redirect(), "dropped": dropped()} {
+	for name, r := range map[string]*Rule{"full": full(), "redirect": redirect(), "dropped": dropped(), "connections": byName()} {
 		got, err := Decode(encoded(t, r))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -103,7 +111,7 @@ func TestEveryFieldOfTheMessageIsUsed(t *testing.T) {
 			return true
 		})
 	}
-	for _, r := range []*Rule{full(), redirect(), dropped()} {
+	for _, r := range []*Rule{full(), redirect(), dropped(), byName()} {
 		walk(r.proto().ProtoReflect())
 	}
 	messages := routepb.File_route_route_proto.Messages()
@@ -268,7 +276,7 @@ func TestCompileOrdersByOrigin(t *testing.T) {
 		for _, r := range rules {
 			r.fill()
 		}
-		table := Compile(rapid.Permutation(rules).Draw(t, "order"))
+		table, _ := Compile(rapid.Permutation(rules).Draw(t, "order"))
 		got := table.Lookup(&message.Head{Method: []byte("GET"), Path: []byte("/")})
 		if got == nil || got.Rule.Origin != want {
 			t.Fatalf("%+v, want %s", got, want)
@@ -295,7 +303,8 @@ func FuzzDecode(f *testing.F) {
 		if out := r.proto(); !proto.Equal(plain(in), plain(out)) {
 			t.Fatalf("decoded\n%v\nand encoded\n%v", in, out)
 		}
-		Compile([]*Rule{r}).Lookup(&message.Head{Method: []byte("GET"), Path: []byte("/a"), Authority: []byte("h")})
+		table, _ := Compile([]*Rule{r})
+		table.Lookup(&message.Head{Method: []byte("GET"), Path: []byte("/a"), Authority: []byte("h")})
 		if _, err := r.Encode(); err != nil {
 			t.Fatalf("decoded, and not encoded: %v", err)
 		}

@@ -33,6 +33,7 @@ type Question struct {
 	Source    netip.Addr
 	Service   string // the host name of the service that was called; may be empty
 	Hops      int    // waypoints that have sent it on
+	SNI       string // the name that a client of TLS wants; "" without TLS
 
 	// HTTP is true for a request, false for a connection that carries none.
 	// Without either, what the port declares decides.
@@ -68,6 +69,7 @@ func (q *Question) Values() url.Values {
 	set("method", q.Method)
 	set("host", q.Host)
 	set("path", q.Path)
+	set("sni", q.SNI)
 	if q.Tunnel {
 		v.Set("tunnel", "true")
 	}
@@ -89,7 +91,7 @@ func (q *Question) Values() url.Values {
 	return v
 }
 
-var parameters = []string{"direction", "pod", "to", "authority", "service", "method", "host", "path", "tunnel", "identity", "source", "http", "header", "hops"}
+var parameters = []string{"direction", "pod", "to", "authority", "service", "method", "host", "path", "tunnel", "identity", "source", "http", "header", "hops", "sni"}
 
 // Parse reads what Values returns. It rejects what it does not understand.
 func Parse(v url.Values) (q Question, err error) {
@@ -106,7 +108,7 @@ func Parse(v url.Values) (q Question, err error) {
 	}
 	q = Question{
 		Direction: v.Get("direction"), Pod: v.Get("pod"), To: v.Get("to"), Authority: v.Get("authority"), Service: v.Get("service"),
-		Method: v.Get("method"), Host: v.Get("host"), Path: v.Get("path"),
+		Method: v.Get("method"), Host: v.Get("host"), Path: v.Get("path"), SNI: strings.ToLower(v.Get("sni")),
 	}
 	flag := func(name string) (*bool, error) {
 		switch s := v.Get(name); s {

@@ -174,6 +174,8 @@ func everything() []runtime.Object {
 		custom("gateway.networking.k8s.io/v1", "GatewayClass", "", "gc", map[string]any{"controllerName": "a.example/b"}),
 		custom("gateway.networking.k8s.io/v1", "HTTPRoute", "a", "hr", map[string]any{"hostnames": []any{"a.example"}}),
 		custom("gateway.networking.k8s.io/v1", "GRPCRoute", "a", "gr", map[string]any{"hostnames": []any{"a.example"}}),
+		custom("gateway.networking.k8s.io/v1", "TLSRoute", "a", "tls", map[string]any{"hostnames": []any{"a.example"}}),
+		custom("gateway.networking.k8s.io/v1", "TCPRoute", "a", "tcp", map[string]any{"rules": []any{}}),
 		custom("gateway.networking.k8s.io/v1", "ReferenceGrant", "a", "rg", map[string]any{"from": []any{}}),
 	}
 }

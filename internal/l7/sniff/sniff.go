@@ -1,4 +1,5 @@
-// Package sniff finds by the first bytes of a connection what it carries.
+// Package sniff finds out from the first bytes of a connection which version of HTTP it
+// carries, if any.
 package sniff
 
 import (
@@ -10,7 +11,7 @@ import (
 // Guess is what the first bytes of a connection are.
 type Guess uint8
 
-// The guesses.
+// The guesses. Undecided needs more bytes.
 const (
 	Undecided Guess = iota
 	HTTP1
