@@ -60,9 +60,9 @@ func (s *shard) through(e *endpoint, w *whereabouts, gw workload.GatewayAddress,
 	if why, unavailable := gw.Unavailable(); unavailable {
 		return reason.Errorf(reason.WaypointUnavailable, "waypoint %s", why)
 	}
-	q := workload.Query{Client: w.self, Dialled: app.Addr(), Excluded: s.health.excluding(e.port, failed, s.loop.Now()), Load: s.loadFn, Rand: random}
+	q := workload.Query{Client: w.self, Dialled: app.Addr(), Excluded: s.health.Excluding(e.port, failed, s.loop.Now()), Load: s.loadFn, Rand: random}
 	up, err := hop.Gateway(w.snapshot, gw, q, true)
-	if err != nil && len(s.health.of) > 0 {
+	if err != nil && !s.health.Empty() {
 		q.Excluded = failed
 		up, err = hop.Gateway(w.snapshot, gw, q, true)
 	}

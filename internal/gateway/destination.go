@@ -73,7 +73,7 @@ func (w *whereabouts) find(t connect.Target) (destination, *reason.Error) {
 		if !w.servesAt(at.Workload, port) {
 			return destination{}, reason.Errorf(reason.AddressMismatch, "workload %s does not use this waypoint", at.Workload.UID)
 		}
-		return destination{workload: at.Workload, addr: t.Addr.Addr(), port: port, app: declared(w.snapshot, at.Workload, port)}, nil
+		return destination{workload: at.Workload, addr: t.Addr.Addr(), port: port, app: w.snapshot.Declared(at.Workload, port)}, nil
 	}
 	return destination{}, reason.Errorf(reason.UnknownDestination, "%s", t)
 }
@@ -143,29 +143,6 @@ func (w *whereabouts) standing(d *destination) standing {
 		return used
 	}
 	return left
-}
-
-// declared returns what the services of a workload declare of one of its own ports,
-// unknown when they disagree.
-func declared(s *workload.Snapshot, w *workload.Workload, port uint16) workload.App {
-	found := workload.AppUnknown
-	for i := range w.Services {
-		m := &w.Services[i]
-		svc := s.ServiceByName(m.Service.Namespace, m.Service.Hostname)
-		if svc == nil {
-			continue
-		}
-		for _, p := range svc.Ports {
-			if m.Target(p) != port || p.App == workload.AppUnknown {
-				continue
-			}
-			if found != workload.AppUnknown && found != p.App {
-				return workload.AppUnknown
-			}
-			found = p.App
-		}
-	}
-	return found
 }
 
 // carries is how a connection is read.

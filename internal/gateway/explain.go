@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -243,55 +242,23 @@ func (e *explainer) connection(done func(*verdict.Verdict, error)) {
 	e.endpoint(cfg, backend, done)
 }
 
-// head returns the head of the described request, as a client sends it by HTTP/2.
-func (e *explainer) head() (*message.Head, error) {
-	q := e.q
-	h := &message.Head{}
-	add := func(name, value string) error {
-		if f := h.AddHTTP2(name, value); f != nil {
-			return fmt.Errorf("%w: %s %q: %w", verdict.ErrQuestion, strings.TrimPrefix(name, ":"), value, f)
-		}
-		return nil
-	}
-	method, path, host := q.Method, q.Path, q.Host
-	if method == "" {
-		method = "GET"
-	}
-	if path == "" {
-		path = "/"
-	}
-	if host == "" {
-		host = q.Authority
-		if s := e.session.dest.service; s != nil {
-			host = s.Hostname
-		}
-	}
-	for _, f := range []verdict.Header{{Name: ":method", Value: method}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: host}, {Name: ":path", Value: path}} {
-		if err := add(f.Name, f.Value); err != nil {
-			return nil, err
-		}
-	}
-	for _, f := range q.Headers {
-		if f.Name == "host" {
-			return nil, fmt.Errorf("%w: header host: the host of the request is given by host", verdict.ErrQuestion)
-		}
-		if err := add(f.Name, f.Value); err != nil {
-			return nil, err
-		}
-	}
-	h.JoinCookies()
-	if f := h.CheckRequest(); f != nil {
-		return nil, fmt.Errorf("%w: %w", verdict.ErrQuestion, f)
-	}
-	return h, nil
-}
-
 // request takes the described request the way of exchange.begin.
 func (e *explainer) request(done func(*verdict.Verdict, error)) {
 	c := e.session
-	h, err := e.head()
+	host := e.q.Host
+	if host == "" {
+		host = e.q.Authority
+		if s := c.dest.service; s != nil {
+			host = s.Hostname
+		}
+	}
+	h, err := message.NewRequest(e.q.Method, host, e.q.Path, func(add func(name, value string)) {
+		for _, f := range e.q.Headers {
+			add(f.Name, f.Value)
+		}
+	})
 	if err != nil {
-		done(nil, err)
+		done(nil, fmt.Errorf("%w: %w", verdict.ErrQuestion, err))
 		return
 	}
 	h.RemoveHopByHop()

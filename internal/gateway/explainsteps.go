@@ -10,6 +10,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/sni"
+	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
 )
@@ -169,11 +170,11 @@ func (e *explainer) backends(rule *route.Target, chosen *route.Backend) {
 	var others []string
 	for _, s := range rule.Shares() {
 		if s.Backend == chosen {
-			step.Says = backendText(s)
+			step.Says = s.String()
 			step.Decides = s.Backend.Invalid != ""
 			continue
 		}
-		others = append(others, backendText(s))
+		others = append(others, s.String())
 	}
 	if chosen == nil {
 		step.Says, step.Decides = "the rule has no backend with a weight", true
@@ -183,21 +184,6 @@ func (e *explainer) backends(rule *route.Target, chosen *route.Backend) {
 		step.Says += "; others: " + strings.Join(others, ", ")
 	}
 	e.v.Steps = append(e.v.Steps, step)
-}
-
-func backendText(s route.Share) string {
-	name := s.Backend.Name
-	if name == "" {
-		name = "a backend"
-	}
-	text := fmt.Sprintf("%s gets %d of %d", name, s.Weight, s.Total)
-	if s.Weight > 0 && uint64(s.Weight) == s.Total {
-		text = name + " gets all"
-	}
-	if s.Backend.Invalid != "" {
-		text += " (not usable: " + s.Backend.Invalid + ")"
-	}
-	return text
 }
 
 // endpoint adds where the request or the connection goes, once the backend's service is
@@ -284,7 +270,7 @@ func (e *explainer) others(ep *endpoint) string {
 		case w.UID == ep.workload.UID:
 		case !w.Healthy:
 			ill++
-		case e.shard.health.of[place{w.UID, ep.port}].Ejected(now):
+		case e.shard.health.Ejected(upstream.Place{UID: w.UID, Port: ep.port}, now):
 			out++
 		default:
 			ready++

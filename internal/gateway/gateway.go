@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -49,7 +50,7 @@ type shard struct {
 	targets  map[targetKey]pool.Target
 	served   served
 	limits   map[identity.Identity]*limit
-	health   *healths
+	health   *upstream.Outliers
 	verifier *authn.Verifier
 	http     codec.ServerConfig
 }
@@ -90,7 +91,7 @@ func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
 		g: g, loop: l, sessions: map[*session]struct{}{}, load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
 		served: served{is: map[*workload.Service]bool{}},
-		limits: map[identity.Identity]*limit{}, health: newHealths(), verifier: authn.NewVerifier(),
+		limits: map[identity.Identity]*limit{}, health: upstream.NewOutliers(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
 	}
 	s.loadFn = s.loadOf
@@ -292,7 +293,7 @@ func (g *Gateway) Close() {
 func (g *Gateway) RemoveWorkload(uid string) {
 	g.each(func(s *shard) {
 		s.pool.Remove(uid)
-		s.health.forget(uid)
+		s.health.Forget(uid)
 	})
 }
 

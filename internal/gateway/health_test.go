@@ -40,8 +40,8 @@ func TestUnreachableEndpoint(t *testing.T) {
 	}
 	w.g.RemoveWorkload("c//Pod/ns/dead")
 	w.on(w.group.Loop(0), func() {
-		if n := len(w.g.shard(w.group.Loop(0)).health.of); n != 0 {
-			t.Errorf("%d endpoints are remembered that are gone", n)
+		if !w.g.shard(w.group.Loop(0)).health.Empty() {
+			t.Error("an endpoint is remembered that is gone")
 		}
 	})
 }

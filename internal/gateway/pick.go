@@ -72,7 +72,7 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, failed fun
 		}
 	}
 	if e.port = port; last.IsValid() {
-		dialled = otherFamily(last)
+		dialled = hop.OtherFamily(last)
 	}
 	if e.service == nil {
 		w := where.snapshot.WorkloadByUID(c.dest.workload.UID)
@@ -89,10 +89,10 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, failed fun
 	}
 	q := workload.Query{
 		Service: e.service, Client: where.self, Affine: c.affine(e.service), Dialled: dialled, Port: port,
-		Excluded: s.health.excluding(port, failed, s.loop.Now()), Load: s.loadFn, Rand: random,
+		Excluded: s.health.Excluding(port, failed, s.loop.Now()), Load: s.loadFn, Rand: random,
 	}
 	up, err := hop.Near(where.snapshot, q)
-	if err != nil && len(s.health.of) > 0 {
+	if err != nil && !s.health.Empty() {
 		q.Excluded = failed // those that are ejected are better than none
 		up, err = hop.Near(where.snapshot, q)
 	}

@@ -159,7 +159,7 @@ func (t *reporter) log(s *source, r *Record) {
 	e := accesslog.Request{
 		Start: r.Start, Duration: r.Duration, Reason: r.Reason, Err: r.Err,
 		Method: r.Method, Path: r.Path, Authority: r.Authority, Protocol: r.Version, Status: r.Status, Received: r.Received, Sent: r.Sent,
-		FirstByte: r.FirstByte, ForwardedFor: r.ForwardedFor, UserAgent: r.UserAgent, ID: r.RequestID, TraceID: traceID(r.Traceparent), Tries: r.Tries,
+		FirstByte: r.FirstByte, ForwardedFor: r.ForwardedFor, UserAgent: r.UserAgent, ID: r.RequestID, TraceID: accesslog.TraceID(r.Traceparent), Tries: r.Tries,
 		Answered: r.Answered, Direct: r.Direct, Upstream: r.Upstream, ClusterKind: "tcp", Called: r.Called, Client: r.ClientAddr, Route: r.Route,
 		Src: accesslog.Party{Workload: r.Baggage.Workload, Namespace: r.Baggage.Namespace, Identity: s.name},
 	}
@@ -182,19 +182,4 @@ func (t *reporter) log(s *source, r *Record) {
 		}
 	}
 	t.lines.Write(&e)
-}
-
-// traceID returns the trace of a traceparent (W3C Trace Context, 3.2), nil when it is
-// none: the line shows only what a search would find.
-func traceID(v []byte) []byte {
-	const from, to = len("00-"), len("00-") + 32
-	if len(v) < to+1 || v[2] != '-' || v[to] != '-' {
-		return nil
-	}
-	for _, c := range v[from:to] {
-		if (c < '0' || '9' < c) && (c < 'a' || 'f' < c) {
-			return nil
-		}
-	}
-	return v[from:to]
 }

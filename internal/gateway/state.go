@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 )
 
 // State is what a gateway does now, for its dump.
@@ -88,10 +90,5 @@ func (s *shard) state(out *State) {
 		}
 		out.Connections = append(out.Connections, x)
 	}
-	now := s.loop.Now()
-	for at, h := range s.health.of {
-		if h.Ejected(now) {
-			out.LeftOut = append(out.LeftOut, LeftOut{at.uid, at.port})
-		}
-	}
+	s.health.All(s.loop.Now(), func(at upstream.Place) { out.LeftOut = append(out.LeftOut, LeftOut{at.UID, at.Port}) })
 }

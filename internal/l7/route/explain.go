@@ -1,6 +1,7 @@
 package route
 
 import (
+	"fmt"
 	"math/bits"
 	"slices"
 	"strings"
@@ -54,6 +55,22 @@ func (t *Target) Shares() []Share {
 		out[i] = Share{b, b.Weight, t.total}
 	}
 	return out
+}
+
+// String renders a share, for output.
+func (s Share) String() string {
+	name := s.Backend.Name
+	if name == "" {
+		name = "a backend"
+	}
+	text := fmt.Sprintf("%s gets %d of %d", name, s.Weight, s.Total)
+	if s.Weight > 0 && uint64(s.Weight) == s.Total {
+		text = name + " gets all"
+	}
+	if s.Backend.Invalid != "" {
+		text += " (not usable: " + s.Backend.Invalid + ")"
+	}
+	return text
 }
 
 // Largest returns a random number for which Pick chooses the backend with the largest

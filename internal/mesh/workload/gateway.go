@@ -67,3 +67,26 @@ func (m *Membership) Target(p Port) uint16 {
 	}
 	return p.Target
 }
+
+// Declared returns what the services of a workload declare of one of its own ports,
+// unknown when they disagree.
+func (s *Snapshot) Declared(w *Workload, port uint16) App {
+	found := AppUnknown
+	for i := range w.Services {
+		m := &w.Services[i]
+		svc := s.ServiceByName(m.Service.Namespace, m.Service.Hostname)
+		if svc == nil {
+			continue
+		}
+		for _, p := range svc.Ports {
+			if m.Target(p) != port || p.App == AppUnknown {
+				continue
+			}
+			if found != AppUnknown && found != p.App {
+				return AppUnknown
+			}
+			found = p.App
+		}
+	}
+	return found
+}

@@ -376,3 +376,18 @@ func decodeRune[T []byte | string](s T) (rune, int) {
 	var p [utf8.UTFMax]byte
 	return utf8.DecodeRune(p[:copy(p[:], s)])
 }
+
+// TraceID returns the trace of a traceparent (W3C Trace Context, 3.2), nil when it is
+// none: the line shows only what a search would find.
+func TraceID(v []byte) []byte {
+	const from, to = len("00-"), len("00-") + 32
+	if len(v) < to+1 || v[2] != '-' || v[to] != '-' {
+		return nil
+	}
+	for _, c := range v[from:to] {
+		if (c < '0' || '9' < c) && (c < 'a' || 'f' < c) {
+			return nil
+		}
+	}
+	return v[from:to]
+}

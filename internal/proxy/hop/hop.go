@@ -111,6 +111,18 @@ func Address(svc *workload.Service, network string, preferred netip.Addr) (found
 	return found
 }
 
+// OtherFamily returns an address of the family that a does not have, to prefer it; a when
+// it is invalid.
+func OtherFamily(a netip.Addr) netip.Addr {
+	switch {
+	case !a.IsValid():
+		return a
+	case a.Unmap().Is4():
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
 // maxNetworks bounds the endpoints of other networks that one choice looks at.
 const maxNetworks = 4
 
