@@ -108,7 +108,9 @@ type Rule struct {
 	Grpc bool `protobuf:"varint,10,opt,name=grpc,proto3" json:"grpc,omitempty"`
 	// Set: the rule is for connections that carry no HTTP. Beside it there are only
 	// parents, origin, dropped, and backends without filters.
-	Connections   *Connections `protobuf:"bytes,12,opt,name=connections,proto3" json:"connections,omitempty"`
+	Connections *Connections `protobuf:"bytes,12,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Requests of one client go to one endpoint.
+	Session       *Session `protobuf:"bytes,9,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,6 +211,13 @@ func (x *Rule) GetGrpc() bool {
 func (x *Rule) GetConnections() *Connections {
 	if x != nil {
 		return x.Connections
+	}
+	return nil
+}
+
+func (x *Rule) GetSession() *Session {
+	if x != nil {
+		return x.Session
 	}
 	return nil
 }
@@ -1349,6 +1358,77 @@ func (x *Timeouts) GetTryMs() uint64 {
 	return 0
 }
 
+type Session struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the cookie, or of the header.
+	Name   string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Header bool   `protobuf:"varint,2,opt,name=header,proto3" json:"header,omitempty"`
+	// How long a session lasts, in milliseconds; 0 is for ever.
+	AbsoluteMs uint64 `protobuf:"varint,3,opt,name=absolute_ms,json=absoluteMs,proto3" json:"absolute_ms,omitempty"`
+	// The client keeps the cookie for that time, in whole seconds.
+	Permanent     bool `protobuf:"varint,4,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Session) Reset() {
+	*x = Session{}
+	mi := &file_route_route_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Session) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Session) ProtoMessage() {}
+
+func (x *Session) ProtoReflect() protoreflect.Message {
+	mi := &file_route_route_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Session.ProtoReflect.Descriptor instead.
+func (*Session) Descriptor() ([]byte, []int) {
+	return file_route_route_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Session) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Session) GetHeader() bool {
+	if x != nil {
+		return x.Header
+	}
+	return false
+}
+
+func (x *Session) GetAbsoluteMs() uint64 {
+	if x != nil {
+		return x.AbsoluteMs
+	}
+	return 0
+}
+
+func (x *Session) GetPermanent() bool {
+	if x != nil {
+		return x.Permanent
+	}
+	return false
+}
+
 type Retry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Further tries after the first; 0 is none.
@@ -1363,7 +1443,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_route_route_proto_msgTypes[18]
+	mi := &file_route_route_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1455,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_route_route_proto_msgTypes[18]
+	mi := &file_route_route_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1468,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_route_route_proto_rawDescGZIP(), []int{18}
+	return file_route_route_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Retry) GetAttempts() uint32 {
@@ -1416,7 +1496,7 @@ var File_route_route_proto protoreflect.FileDescriptor
 
 const file_route_route_proto_rawDesc = "" +
 	"\n" +
-	"\x11route/route.proto\x12\x0eambit.route.v1\"\xdd\x03\n" +
+	"\x11route/route.proto\x12\x0eambit.route.v1\"\x8a\x04\n" +
 	"\x04Rule\x120\n" +
 	"\aparents\x18\x01 \x03(\v2\x16.ambit.route.v1.ParentR\aparents\x12.\n" +
 	"\x06origin\x18\x02 \x01(\v2\x16.ambit.route.v1.OriginR\x06origin\x12/\n" +
@@ -1428,8 +1508,8 @@ const file_route_route_proto_rawDesc = "" +
 	"\x05retry\x18\b \x01(\v2\x15.ambit.route.v1.RetryR\x05retry\x12\x12\n" +
 	"\x04grpc\x18\n" +
 	" \x01(\bR\x04grpc\x12=\n" +
-	"\vconnections\x18\f \x01(\v2\x1b.ambit.route.v1.ConnectionsR\vconnectionsJ\x04\b\t\x10\n" +
-	"J\x04\b\v\x10\f\"C\n" +
+	"\vconnections\x18\f \x01(\v2\x1b.ambit.route.v1.ConnectionsR\vconnections\x121\n" +
+	"\asession\x18\t \x01(\v2\x17.ambit.route.v1.SessionR\asessionJ\x04\b\v\x10\f\"C\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\"i\n" +
@@ -1508,7 +1588,13 @@ const file_route_route_proto_rawDesc = "" +
 	"\bTimeouts\x12\x1d\n" +
 	"\n" +
 	"request_ms\x18\x01 \x01(\x04R\trequestMs\x12\x15\n" +
-	"\x06try_ms\x18\x02 \x01(\x04R\x05tryMs\"X\n" +
+	"\x06try_ms\x18\x02 \x01(\x04R\x05tryMs\"t\n" +
+	"\aSession\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06header\x18\x02 \x01(\bR\x06header\x12\x1f\n" +
+	"\vabsolute_ms\x18\x03 \x01(\x04R\n" +
+	"absoluteMs\x12\x1c\n" +
+	"\tpermanent\x18\x04 \x01(\bR\tpermanent\"X\n" +
 	"\x05Retry\x12\x1a\n" +
 	"\battempts\x18\x01 \x01(\rR\battempts\x12\x14\n" +
 	"\x05codes\x18\x02 \x03(\rR\x05codes\x12\x1d\n" +
@@ -1533,7 +1619,7 @@ func file_route_route_proto_rawDescGZIP() []byte {
 }
 
 var file_route_route_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_route_route_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_route_route_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_route_route_proto_goTypes = []any{
 	(MatchKind)(0),      // 0: ambit.route.v1.MatchKind
 	(*Rule)(nil),        // 1: ambit.route.v1.Rule
@@ -1554,7 +1640,8 @@ var file_route_route_proto_goTypes = []any{
 	(*CORS)(nil),        // 16: ambit.route.v1.CORS
 	(*Backend)(nil),     // 17: ambit.route.v1.Backend
 	(*Timeouts)(nil),    // 18: ambit.route.v1.Timeouts
-	(*Retry)(nil),       // 19: ambit.route.v1.Retry
+	(*Session)(nil),     // 19: ambit.route.v1.Session
+	(*Retry)(nil),       // 20: ambit.route.v1.Retry
 }
 var file_route_route_proto_depIdxs = []int32{
 	3,  // 0: ambit.route.v1.Rule.parents:type_name -> ambit.route.v1.Parent
@@ -1563,32 +1650,33 @@ var file_route_route_proto_depIdxs = []int32{
 	9,  // 3: ambit.route.v1.Rule.filters:type_name -> ambit.route.v1.Filters
 	17, // 4: ambit.route.v1.Rule.backends:type_name -> ambit.route.v1.Backend
 	18, // 5: ambit.route.v1.Rule.timeouts:type_name -> ambit.route.v1.Timeouts
-	19, // 6: ambit.route.v1.Rule.retry:type_name -> ambit.route.v1.Retry
+	20, // 6: ambit.route.v1.Rule.retry:type_name -> ambit.route.v1.Retry
 	5,  // 7: ambit.route.v1.Rule.connections:type_name -> ambit.route.v1.Connections
-	2,  // 8: ambit.route.v1.Parent.service:type_name -> ambit.route.v1.Service
-	7,  // 9: ambit.route.v1.Match.path:type_name -> ambit.route.v1.PathMatch
-	8,  // 10: ambit.route.v1.Match.headers:type_name -> ambit.route.v1.ValueMatch
-	8,  // 11: ambit.route.v1.Match.query:type_name -> ambit.route.v1.ValueMatch
-	0,  // 12: ambit.route.v1.PathMatch.kind:type_name -> ambit.route.v1.MatchKind
-	0,  // 13: ambit.route.v1.ValueMatch.kind:type_name -> ambit.route.v1.MatchKind
-	10, // 14: ambit.route.v1.Filters.request:type_name -> ambit.route.v1.HeaderEdit
-	10, // 15: ambit.route.v1.Filters.response:type_name -> ambit.route.v1.HeaderEdit
-	13, // 16: ambit.route.v1.Filters.redirect:type_name -> ambit.route.v1.Redirect
-	14, // 17: ambit.route.v1.Filters.rewrite:type_name -> ambit.route.v1.Rewrite
-	15, // 18: ambit.route.v1.Filters.mirrors:type_name -> ambit.route.v1.Mirror
-	16, // 19: ambit.route.v1.Filters.cors:type_name -> ambit.route.v1.CORS
-	11, // 20: ambit.route.v1.HeaderEdit.set:type_name -> ambit.route.v1.Header
-	11, // 21: ambit.route.v1.HeaderEdit.add:type_name -> ambit.route.v1.Header
-	12, // 22: ambit.route.v1.Redirect.path:type_name -> ambit.route.v1.PathEdit
-	12, // 23: ambit.route.v1.Rewrite.path:type_name -> ambit.route.v1.PathEdit
-	17, // 24: ambit.route.v1.Mirror.backend:type_name -> ambit.route.v1.Backend
-	2,  // 25: ambit.route.v1.Backend.service:type_name -> ambit.route.v1.Service
-	9,  // 26: ambit.route.v1.Backend.filters:type_name -> ambit.route.v1.Filters
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	19, // 8: ambit.route.v1.Rule.session:type_name -> ambit.route.v1.Session
+	2,  // 9: ambit.route.v1.Parent.service:type_name -> ambit.route.v1.Service
+	7,  // 10: ambit.route.v1.Match.path:type_name -> ambit.route.v1.PathMatch
+	8,  // 11: ambit.route.v1.Match.headers:type_name -> ambit.route.v1.ValueMatch
+	8,  // 12: ambit.route.v1.Match.query:type_name -> ambit.route.v1.ValueMatch
+	0,  // 13: ambit.route.v1.PathMatch.kind:type_name -> ambit.route.v1.MatchKind
+	0,  // 14: ambit.route.v1.ValueMatch.kind:type_name -> ambit.route.v1.MatchKind
+	10, // 15: ambit.route.v1.Filters.request:type_name -> ambit.route.v1.HeaderEdit
+	10, // 16: ambit.route.v1.Filters.response:type_name -> ambit.route.v1.HeaderEdit
+	13, // 17: ambit.route.v1.Filters.redirect:type_name -> ambit.route.v1.Redirect
+	14, // 18: ambit.route.v1.Filters.rewrite:type_name -> ambit.route.v1.Rewrite
+	15, // 19: ambit.route.v1.Filters.mirrors:type_name -> ambit.route.v1.Mirror
+	16, // 20: ambit.route.v1.Filters.cors:type_name -> ambit.route.v1.CORS
+	11, // 21: ambit.route.v1.HeaderEdit.set:type_name -> ambit.route.v1.Header
+	11, // 22: ambit.route.v1.HeaderEdit.add:type_name -> ambit.route.v1.Header
+	12, // 23: ambit.route.v1.Redirect.path:type_name -> ambit.route.v1.PathEdit
+	12, // 24: ambit.route.v1.Rewrite.path:type_name -> ambit.route.v1.PathEdit
+	17, // 25: ambit.route.v1.Mirror.backend:type_name -> ambit.route.v1.Backend
+	2,  // 26: ambit.route.v1.Backend.service:type_name -> ambit.route.v1.Service
+	9,  // 27: ambit.route.v1.Backend.filters:type_name -> ambit.route.v1.Filters
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_route_route_proto_init() }
@@ -1606,7 +1694,7 @@ func file_route_route_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_route_route_proto_rawDesc), len(file_route_route_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -33,6 +33,7 @@ type explainer struct {
 	// forwarded is the head of the request as it leaves; nil for a connection that
 	// carries no HTTP.
 	forwarded *message.Head
+	kept      string // the endpoint of the request's session
 }
 
 // maxExplained bounds, in the life of a gateway, the names that questions have had
@@ -308,6 +309,12 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 	var backend *route.Backend
 	if x.Rule != nil {
 		b, failure := x.Rule.Pick(x.Rule.Largest())
+		if x.Rule.Rule.Session != nil {
+			if c.Held(x); x.Session.Backend != nil {
+				b, failure, e.kept = x.Session.Backend, route.OK, x.Session.UID
+				e.v.Add(verdict.StepBackend, "the request is in a session, which keeps it on its endpoint")
+			}
+		}
 		e.backends(x.Rule, b)
 		if failure != route.OK {
 			done(e.refused(reason.Errorf(reason.NoBackend, "%s", failure)), nil)

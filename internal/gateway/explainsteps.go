@@ -193,7 +193,7 @@ func (e *explainer) endpoint(cfg *route.Config, b *route.Backend, done func(*ver
 		return
 	}
 	c := e.session
-	ep, err := e.shard.pick(c, cfg, b, nil, netip.Addr{})
+	ep, err := e.shard.pick(c, cfg, b, e.kept, nil, netip.Addr{})
 	if err != nil && e.learn(ep.unknown, func() { e.endpoint(cfg, b, done) }) {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/sticky"
 	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -49,6 +50,7 @@ type shard struct {
 	strange  map[identity.Identity]int // targets that a client named and that do not exist
 	targets  map[targetKey]pool.Target
 	served   served
+	sticky   *sticky.Table
 	limits   map[identity.Identity]*limit
 	health   *upstream.Outliers
 	verifier *authn.Verifier
@@ -90,7 +92,7 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
 		g: g, loop: l, sessions: map[*session]struct{}{}, load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
-		served: served{is: map[*workload.Service]bool{}},
+		sticky: sticky.NewTable(), served: served{is: map[*workload.Service]bool{}},
 		limits: map[identity.Identity]*limit{}, health: upstream.NewOutliers(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
 	}

@@ -127,8 +127,8 @@ func TestAffinityIsTheClients(t *testing.T) {
 		chosen := map[string]int{}
 		for i := range 64 {
 			c := &session{shard: s, peer: clientID, remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}), 1), dest: destination{service: svc, port: 80, key: key("shop")}}
-			first, err := s.pick(c, w.config, nil, nil, netip.Addr{})
-			again, err2 := s.pick(c, w.config, nil, nil, netip.Addr{})
+			first, err := s.pick(c, w.config, nil, "", nil, netip.Addr{})
+			again, err2 := s.pick(c, w.config, nil, "", nil, netip.Addr{})
 			if err != nil || err2 != nil || first.workload != again.workload {
 				t.Fatalf("%v %v, %v %v", first.workload, again.workload, err, err2)
 			}

@@ -70,7 +70,7 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 	if x.Tries > 0 && unreachable(x.Reason) {
 		last = x.Target.App.Addr()
 	}
-	e, err := c.shard.pick(c, x.Config, x.Backend, x.Excluded(), last)
+	e, err := c.shard.pick(c, x.Config, x.Backend, x.Session.UID, x.Excluded(), last)
 	if err != nil && len(e.unknown) > 0 && x.Learned < maxLearned {
 		if x.Learned++; c.shard.learn(e.unknown, x.Resume()) {
 			return true, nil
@@ -93,6 +93,18 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 // service of its backend, and for the waypoint of that.
 const maxLearned = 2
 
+// Held implements exchange.Owner.
+func (c *session) Held(x *exchange.Exchange) {
+	x.Session = c.shard.sticky.Find(x.Config, x.Rule.Rule, x.Request, c.shard.g.opts.Directory(), c.shard.loop.Now())
+}
+
+// Hold implements exchange.Owner.
+func (c *session) Hold(x *exchange.Exchange, h *message.Head) {
+	if x.Backend != nil && x.Endpoint != nil {
+		c.shard.sticky.Answer(x.Config, x.Rule, x.Backend, x.Endpoint.UID, x.Session, h, c.shard.g.opts.Directory(), c.shard.loop.Now())
+	}
+}
+
 // put gives back what the last try has taken.
 func (c *session) put(x *exchange.Exchange) {
 	if x.Endpoint != nil {
@@ -112,7 +124,7 @@ func (c *session) Outcome(x *exchange.Exchange, why reason.Reason) {
 
 // Mirror implements exchange.Owner.
 func (c *session) Mirror(x *exchange.Exchange, b *route.Backend, to *pool.Target) bool {
-	e, err := c.shard.pick(c, x.Config, b, nil, netip.Addr{})
+	e, err := c.shard.pick(c, x.Config, b, "", nil, netip.Addr{})
 	if err != nil {
 		return false
 	}

@@ -41,8 +41,8 @@ func (e *endpoint) http2(client bool) bool {
 
 // pick chooses an endpoint: of the backend, or without one of what was called. The
 // rules are those of the node proxy. last is the address that has failed before, if one
-// did: one of the other family is preferred.
-func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, failed func(string) bool, last netip.Addr) (endpoint, *reason.Error) {
+// did: one of the other family is preferred. keep is the endpoint of the request's session.
+func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep string, failed func(string) bool, last netip.Addr) (endpoint, *reason.Error) {
 	where, err := s.whereabouts(c.peer.Namespace)
 	if err != nil {
 		return endpoint{}, err
@@ -88,7 +88,7 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, failed fun
 		return e, err
 	}
 	q := workload.Query{
-		Service: e.service, Client: where.self, Affine: c.affine(e.service), Dialled: dialled, Port: port,
+		Service: e.service, Client: where.self, Affine: c.affine(e.service), Keep: keep, Dialled: dialled, Port: port,
 		Excluded: s.health.Excluding(port, failed, s.loop.Now()), Load: s.loadFn, Rand: random,
 	}
 	up, err := hop.Near(where.snapshot, q)

@@ -174,7 +174,7 @@ func (r *joint) try(cfg *route.Config) {
 	}
 	c := r.session
 	failed := func(uid string) bool { return slices.Contains(r.failed, uid) }
-	e, err := c.shard.pick(c, cfg, r.route, failed, r.lastAddr)
+	e, err := c.shard.pick(c, cfg, r.route, "", failed, r.lastAddr)
 	if err != nil && !r.learned {
 		if r.learned = true; c.shard.learn(e.unknown, func() { r.try(cfg) }) {
 			return
@@ -182,7 +182,7 @@ func (r *joint) try(cfg *route.Config) {
 	}
 	if err != nil && r.last != nil {
 		// An endpoint that failed has perhaps another address.
-		if e, err = c.shard.pick(c, cfg, r.route, nil, r.lastAddr); err == nil && e.target.App.Addr() == r.lastAddr {
+		if e, err = c.shard.pick(c, cfg, r.route, "", nil, r.lastAddr); err == nil && e.target.App.Addr() == r.lastAddr {
 			err = r.last
 		}
 	}

@@ -44,9 +44,7 @@ func readGRPCRule(g *gatewayv1.GRPCRouteRule) rule {
 		}
 		r.httpBackend(fmt.Sprintf("backendRefs[%d]", i), &h)
 	}
-	if g.SessionPersistence != nil {
-		r.without = append(r.without, "sessionPersistence is not supported: requests go to any endpoint")
-	}
+	r.session(g.SessionPersistence)
 	return r
 }
 

@@ -40,9 +40,7 @@ func readHTTPRule(h *gatewayv1.HTTPRouteRule) rule {
 	}
 	r.timeouts(h.Timeouts)
 	r.retry(h.Retry)
-	if h.SessionPersistence != nil {
-		r.without = append(r.without, "sessionPersistence is not supported: requests go to any endpoint")
-	}
+	r.session(h.SessionPersistence)
 	return r
 }
 

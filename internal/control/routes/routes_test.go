@@ -129,6 +129,19 @@ func show(r *wire.Rule) string {
 	for _, m := range r.Rule.Matches {
 		out = append(out, fmt.Sprintf("%v%s %s%v%v", m.Path.Kind, m.Path.Value, m.Method, m.Headers, m.Query))
 	}
+	if s := r.Rule.Session; s != nil {
+		text := "session cookie " + s.Name
+		if s.Header {
+			text = "session header " + s.Name
+		}
+		if s.Absolute > 0 {
+			text += " " + s.Absolute.String()
+		}
+		if s.Permanent {
+			text += " permanent"
+		}
+		out = append(out, text)
+	}
 	for _, b := range r.Rule.Backends {
 		if b.Invalid != "" {
 			out = append(out, fmt.Sprintf("%d*invalid", b.Weight))
@@ -255,9 +268,14 @@ rules:
 		rules:      []string{"1*invalid | 1*shop/v2"},
 	},
 	"session persistence": {
-		spec:       onWeb + "\nrules: [{sessionPersistence: {}, backendRefs: [{name: v1, port: 80}]}]",
-		conditions: []string{"Accepted=True", "ResolvedRefs=True", "PartiallyInvalid=True UnsupportedValue: Rule 0: sessionPersistence is not supported: requests go to any endpoint", "ResolvedWaypoints"},
-		rules:      []string{"1*shop/v1"},
+		spec:       onWeb + "\nrules: [{sessionPersistence: {}, backendRefs: [{name: v1, port: 80}]}, {sessionPersistence: {type: Header, sessionName: x-s, absoluteTimeout: 1h}}, {sessionPersistence: {sessionName: s, absoluteTimeout: 90s, cookieConfig: {lifetimeType: Permanent}}}]",
+		conditions: []string{"Accepted=True", "ResolvedRefs=True", "ResolvedWaypoints"},
+		rules:      []string{"session cookie ambit-session | 1*shop/v1", "session header x-s 1h0m0s", "session cookie s 1m30s permanent"},
+	},
+	"session persistence with mistakes": {
+		spec:       onWeb + "\nrules: [{sessionPersistence: {type: Magic}}, {sessionPersistence: {sessionName: 'a b'}}, {sessionPersistence: {type: Header, sessionName: host}}, {sessionPersistence: {absoluteTimeout: soon}}, {sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}}]",
+		conditions: []string{"Accepted=True", "ResolvedRefs=True", `PartiallyInvalid=True UnsupportedValue: Rule 0: sessionPersistence.type: "Magic" is not supported; requests go to any endpoint; Rule 1: sessionPersistence.name: "a b" is no token of up to 128 bytes; requests go to any endpoint; Rule 2: sessionPersistence.name: "host" cannot be edited (use URLRewrite); requests go to any endpoint; Rule 3: sessionPersistence.absoluteTimeout: "soon" is no duration; requests go to any endpoint; Rule 4: sessionPersistence.permanent: only a cookie is`, "ResolvedWaypoints"},
+		rules:      []string{"2/", "2/", "2/", "2/", "2/"},
 	},
 	"durations": {
 		spec:       onWeb + "\nrules: [{timeouts: {request: 1s, backendRequest: 2s}}, {timeouts: {request: 1.5s}}, {retry: {backoff: -1s}}, {retry: {attempts: 1000}}, {timeouts: {request: 0s, backendRequest: 2s}}]",

@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -64,6 +65,8 @@ func (s *steady) Pick(x *exchange.Exchange) (bool, *reason.Error) {
 func (s *steady) Mirror(*exchange.Exchange, *route.Backend, *pool.Target) bool { return false }
 func (s *steady) Client() *filter.Client                                       { return &nobody }
 func (s *steady) Outcome(*exchange.Exchange, reason.Reason)                    {}
+func (s *steady) Held(*exchange.Exchange)                                      {}
+func (s *steady) Hold(*exchange.Exchange, *message.Head)                       {}
 func (s *steady) Progress(*exchange.Exchange)                                  {}
 func (s *steady) Done(x *exchange.Exchange)                                    { s.done += x.Status / 200 }
 

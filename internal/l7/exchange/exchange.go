@@ -19,6 +19,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/sticky"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -32,6 +33,10 @@ type Owner interface {
 	// Route finds the rule for x.Request and sets x.Rule. nil leaves it to Pick. An
 	// error is the answer.
 	Route(x *Exchange) *reason.Error
+	// Held finds the session that x.Request is in, of a rule that has sessions, and sets
+	// x.Session. Hold has the client learn it from the head of the response.
+	Held(x *Exchange)
+	Hold(x *Exchange, response *message.Head)
 	// Pick chooses where the next try goes: x.Target and x.Endpoint. x.Backend is
 	// the backend of the rule, nil without a rule; x.Excluded reports endpoints
 	// that have failed this request. An owner that has to wait first reports so, and calls
@@ -147,6 +152,9 @@ type Exchange struct {
 	Endpoint *workload.Workload
 	Service  *workload.Service
 	Upstream *route.Upstream // of Backend; nil without one
+
+	// Session of the request, by Owner.Held; without a backend when it is in none.
+	Session sticky.Held
 
 	Start          time.Time
 	FirstByte      time.Duration // from Start to the head of the response; 0 without one

@@ -96,6 +96,11 @@ func (x *Exchange) pass(v filter.Verdict, unrouted *reason.Error) {
 		return
 	}
 	b, failure := x.Rule.Pick(x.Random())
+	if x.Rule.Rule.Session != nil {
+		if x.owner.Held(x); x.Session.Backend != nil {
+			b, failure = x.Session.Backend, route.OK
+		}
+	}
 	if failure != route.OK {
 		x.Err = reason.Errorf(reason.NoBackend, "%s", failure)
 		x.fail(reason.NoBackend, x.Err)

@@ -36,6 +36,9 @@ func (r *responseSide) OnHead(h *message.Head, body http1.Body) {
 	x.Call.Response = h
 	filter.Response(&x.Call)
 	x.Call.Response = nil
+	if x.Rule != nil && x.Rule.Rule.Session != nil {
+		x.owner.Hold(x, h)
+	}
 	length := body.Length
 	if length == 0 && (x.head || h.Status == 304) {
 		length = statedLength(h)

@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -269,7 +270,9 @@ func (w *world) Client() *filter.Client { return &nobody }
 
 func (w *world) Outcome(*exchange.Exchange, reason.Reason) {}
 
-func (w *world) Progress(*exchange.Exchange) {}
+func (w *world) Held(*exchange.Exchange)                {}
+func (w *world) Hold(*exchange.Exchange, *message.Head) {}
+func (w *world) Progress(*exchange.Exchange)            {}
 
 func (w *world) Done(x *exchange.Exchange) {
 	if w.quiet {

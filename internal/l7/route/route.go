@@ -47,6 +47,15 @@ type Rule struct {
 	Filters  Filters
 	Timeouts Timeouts
 	Retry    *Retry
+	Session  *Session
+}
+
+// Session keeps the requests of a client on one endpoint, see package sticky.
+type Session struct {
+	Name      string        // of the cookie or the header
+	Header    bool          // a header, in place of a cookie
+	Absolute  time.Duration // how long a session lasts; 0 is for ever
+	Permanent bool          // the client keeps the cookie for that time
 }
 
 // Match is a condition. All of its parts must fit.

@@ -52,7 +52,7 @@ func (r *Rule) Check() error {
 		return r.checkConnections()
 	}
 	if r.Dropped != "" {
-		if r.Rule.Matches != nil || r.Rule.Backends != nil || !empty(&r.Rule.Filters) || r.Rule.Retry != nil || r.Rule.Timeouts != (route.Timeouts{}) {
+		if r.Rule.Matches != nil || r.Rule.Backends != nil || !empty(&r.Rule.Filters) || r.Rule.Retry != nil || r.Rule.Session != nil || r.Rule.Timeouts != (route.Timeouts{}) {
 			return fmt.Errorf("dropped: %q, and the rule has contents", r.Dropped)
 		}
 		return nil
@@ -63,7 +63,7 @@ func (r *Rule) Check() error {
 // checkConnections looks at a rule for connections.
 func (r *Rule) checkConnections() error {
 	c := &r.Rule
-	if c.Matches != nil || !empty(&c.Filters) || c.Retry != nil || c.Timeouts != (route.Timeouts{}) || c.GRPC {
+	if c.Matches != nil || !empty(&c.Filters) || c.Retry != nil || c.Session != nil || c.Timeouts != (route.Timeouts{}) || c.GRPC {
 		return errors.New("connections: the rule has parts of a rule for requests, too")
 	}
 	if r.Dropped != "" {
@@ -116,7 +116,37 @@ func (r *Rule) checkContents() error {
 			return fmt.Errorf("timeouts: %w", err)
 		}
 	}
+	if c.Session != nil {
+		if err := CheckSession(c.Session); err != nil {
+			return fmt.Errorf("session.%w", err)
+		}
+	}
 	return checkRetry(c.Retry)
+}
+
+// maxSessionName is Gateway API's.
+const maxSessionName = 128
+
+// CheckSession returns why a gateway cannot keep sessions in that way.
+func CheckSession(s *route.Session) error {
+	if s.Name == "" || len(s.Name) > maxSessionName || !message.Token([]byte(s.Name)) {
+		return fmt.Errorf("name: %q is no token of up to %d bytes", s.Name, maxSessionName)
+	}
+	if s.Header {
+		if err := CheckEdit(s.Name); err != nil {
+			return fmt.Errorf("name: %w", err)
+		}
+		if lower := strings.ToLower(s.Name); strings.HasPrefix(lower, "x-ambit-") || strings.HasPrefix(lower, "x-envoy-") || lower == "set-cookie" || lower == "cookie" {
+			return fmt.Errorf("name: %q is removed from requests, or has another meaning", s.Name)
+		}
+	}
+	if err := checkDuration(s.Absolute); err != nil {
+		return fmt.Errorf("absolute_ms: %w", err)
+	}
+	if s.Permanent && (s.Header || s.Absolute < time.Second || s.Absolute%time.Second != 0) {
+		return errors.New("permanent: only a cookie is, for a number of whole seconds (set absoluteTimeout)")
+	}
+	return nil
 }
 
 // empty reports whether there are no filters.

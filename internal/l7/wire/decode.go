@@ -72,6 +72,13 @@ func FromProto(pb *routepb.Rule) (*Rule, error) {
 	if to.Retry, err = retry(pb.GetRetry()); err != nil {
 		return nil, err
 	}
+	if s := pb.GetSession(); s != nil {
+		d, err := duration("session.absolute_ms", s.GetAbsoluteMs())
+		if err != nil {
+			return nil, err
+		}
+		to.Session = &route.Session{Name: s.GetName(), Header: s.GetHeader(), Absolute: d, Permanent: s.GetPermanent()}
+	}
 	r.fill()
 	if err := r.Check(); err != nil {
 		return nil, err

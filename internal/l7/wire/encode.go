@@ -43,6 +43,9 @@ func (r *Rule) proto() *routepb.Rule {
 	if c.Timeouts != (route.Timeouts{}) {
 		pb.Timeouts = &routepb.Timeouts{RequestMs: millis(c.Timeouts.Request), TryMs: millis(c.Timeouts.Try)}
 	}
+	if s := c.Session; s != nil {
+		pb.Session = &routepb.Session{Name: s.Name, Header: s.Header, AbsoluteMs: millis(s.Absolute), Permanent: s.Permanent}
+	}
 	if c.Retry != nil {
 		pb.Retry = &routepb.Retry{Attempts: uint32(c.Retry.Attempts), BackoffMs: millis(c.Retry.Backoff)}
 		for _, code := range c.Retry.Codes {

@@ -43,6 +43,7 @@ func full() *Rule {
 			},
 			Timeouts: route.Timeouts{Request: time.Second, Try: time.Millisecond},
 			Retry:    &route.Retry{Codes: []int{503}, Attempts: 2, Backoff: time.Millisecond},
+			Session:  &route.Session{Name: "s", Absolute: time.Minute, Permanent: true},
 		},
 	}
 	r.Rule.Backends[0].Filters.Response = &route.HeaderEdit{Set: []route.Field{{Name: "a", Value: ""}}}
@@ -53,6 +54,7 @@ func full() *Rule {
 func redirect() *Rule {
 	r := full()
 	r.Rule.Backends, r.Rule.Filters.Rewrite = nil, nil
+	r.Rule.Session = &route.Session{Name: "x-s", Header: true}
 	r.Rule.Filters.Redirect = &route.Redirect{Scheme: "https", Host: "h", Port: 8443, Path: &route.PathEdit{Value: "/"}, Status: 308}
 	return r
 }

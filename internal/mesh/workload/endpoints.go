@@ -68,6 +68,15 @@ func (s *endpointSet) open(uid string) *bucket {
 	return b
 }
 
+// get returns the endpoint of a UID.
+func (s *endpointSet) get(uid string) (endpoint, bool) {
+	b := s.buckets[hashString(uid)&uint64(len(s.buckets)-1)]
+	if i := b.find(uid); i >= 0 {
+		return b.endpoints[i], true
+	}
+	return endpoint{}, false
+}
+
 // put adds or replaces the endpoint of e's workload.
 func (s *endpointSet) put(epoch uint64, e endpoint) *endpointSet {
 	out := s.edit(epoch)

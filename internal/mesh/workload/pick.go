@@ -32,6 +32,8 @@ type Query struct {
 	Waypoint bool
 	// Excluded endpoints (by UID) have failed this connection already. May be nil.
 	Excluded func(uid string) bool
+	// Keep is the endpoint (by UID) that is taken if it can take the connection.
+	Keep string
 	// Load returns the connections in flight to an endpoint (by UID): of two
 	// candidates the one with the lower load per capacity is taken. nil makes
 	// the choice random.
@@ -94,6 +96,11 @@ func (p *picker) choose() (endpoint, bool) {
 		return endpoint{}, false
 	}
 	scoped := p.Service.Mode != Standard
+	if p.Keep != "" {
+		if e, ok := p.set.get(p.Keep); ok && e.weight(p.set.allowUnhealthy) > 0 && p.rank(e.w, scoped) >= 0 && p.usable(e) {
+			return e, true
+		}
+	}
 	if p.Service.ClientAffinity {
 		return p.own(scoped)
 	}
