@@ -13,7 +13,7 @@ import (
 // with what to use instead. They are stored nevertheless: a waypoint or
 // gateway of another make may read them, and charts ship them for everybody.
 var none = map[schema.GroupKind]string{
-	{Group: "networking.istio.io", Kind: "VirtualService"}:   "use an HTTPRoute, GRPCRoute or TCPRoute with a waypoint that reads them",
+	{Group: "networking.istio.io", Kind: "VirtualService"}:   "use an HTTPRoute, GRPCRoute, TLSRoute or TCPRoute with a waypoint",
 	{Group: "networking.istio.io", Kind: "DestinationRule"}:  "use trafficDistribution of the Service for locality; mutual TLS needs no rule",
 	{Group: "networking.istio.io", Kind: "Gateway"}:          "use a Gateway of gateway.networking.k8s.io",
 	{Group: "networking.istio.io", Kind: "Sidecar"}:          "there are no sidecars to scope; remove it",
