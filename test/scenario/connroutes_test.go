@@ -292,6 +292,10 @@ func TestConnectionRoutes(t *testing.T) {
 	})
 	t.Run("status", func(t *testing.T) {
 		w := world.For(t)
+		out, err := w.Ambit("waypoint-config routes", "waypoint.shop")
+		if err != nil || contains(out, "wild", "TLS to *.example.org", "v2-raw") != nil || contains(out, "beyond", "connections without TLS", "ledger") != nil {
+			t.Errorf("%s, error %v", out, err)
+		}
 		w.Eventually("every route has its conditions", func() error {
 			out, err := w.Ambit("status")
 			if err != nil {

@@ -129,6 +129,9 @@ func TestSessions(t *testing.T) {
 				}
 			}
 		}
+		if out, err := w.Ambit("waypoint-config routes", "waypoint.shop"); err != nil || contains(out, "sessions", "session by cookie basket, 1h0m0s") != nil {
+			t.Errorf("%s, error %v", out, err)
+		}
 		r, _, err := why(w, "far.shop", front.String(), "--path", "/cookie", "--header", "cookie="+pair)
 		if err != nil || !r.Allowed || !strings.Contains(fmt.Sprint(r.Hops), "in a session") {
 			t.Errorf("why: %+v, error %v", r, err)

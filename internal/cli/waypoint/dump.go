@@ -28,6 +28,7 @@ type routeDump struct {
 	Matches   []string `json:"matches"`
 	Filters   []string `json:"filters"`
 	Retries   int      `json:"retries"`
+	Session   string   `json:"session"`
 	Backends  []struct {
 		Name    string `json:"name"`
 		Weight  uint32 `json:"weight"`
@@ -59,12 +60,18 @@ func (r *routeDump) backends() string {
 }
 
 func (r *routeDump) settings() string {
+	if r.Kind == "TLSRoute" || r.Kind == "TCPRoute" {
+		return ""
+	}
 	all := []string{fmt.Sprintf("retries %d", r.Retries)}
 	if r.Timeouts.Request != "" {
 		all = append(all, "timeout "+r.Timeouts.Request)
 	}
 	if r.Timeouts.Try != "" {
 		all = append(all, "try "+r.Timeouts.Try)
+	}
+	if r.Session != "" {
+		all = append(all, "session by "+r.Session)
 	}
 	return strings.Join(append(all, r.Filters...), ", ")
 }

@@ -70,6 +70,7 @@ type ruleDump struct {
 	Filters   []string      `json:"filters,omitempty"`
 	Timeouts  *timeoutsDump `json:"timeouts,omitempty"`
 	Retries   int           `json:"retries"`
+	Session   string        `json:"session,omitempty"`
 }
 
 type backendRef struct {
@@ -108,6 +109,28 @@ func dumpRule(name string, r *wire.Rule) ruleDump {
 			s += " (clients of namespace " + p.Clients + ")"
 		}
 		d.Parents = append(d.Parents, s)
+	}
+	switch r.Rule.Carries {
+	case route.Requests:
+	case route.TLS:
+		d.Retries = 0
+		for _, n := range r.Rule.Hosts {
+			d.Matches = append(d.Matches, "TLS to "+n)
+		}
+		if len(r.Rule.Hosts) == 0 {
+			d.Matches = append(d.Matches, "TLS")
+		}
+	case route.Anything:
+		d.Retries, d.Matches = 0, append(d.Matches, "connections without TLS")
+	}
+	if s := r.Rule.Session; s != nil {
+		d.Session = "cookie " + s.Name
+		if s.Header {
+			d.Session = "header " + s.Name
+		}
+		if s.Absolute > 0 {
+			d.Session += ", " + s.Absolute.String()
+		}
 	}
 	for i := range r.Rule.Matches {
 		d.Matches = append(d.Matches, r.Rule.Matches[i].String())
