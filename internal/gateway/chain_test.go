@@ -37,7 +37,10 @@ func TestChain(t *testing.T) {
 		service         func(*workloadpb.Service, *workloadpb.GatewayAddress)
 		workload        func(*workloadpb.Workload, *workloadpb.GatewayAddress)
 	}{
-		{"a service", "10.1.0.9:80", "", func(s *workloadpb.Service, g *workloadpb.GatewayAddress) { s.Waypoint = g }, nil},
+		{"a service", "10.1.0.9:80", "", func(s *workloadpb.Service, g *workloadpb.GatewayAddress) {
+			s.Waypoint = g
+			s.Addresses = append([]*workloadpb.NetworkAddress{{Address: netip.MustParseAddr("fd00::9").AsSlice()}}, s.Addresses...)
+		}, nil},
 		{"an endpoint", "10.0.0.9:8080", "", func(s *workloadpb.Service, _ *workloadpb.GatewayAddress) { s.Waypoint = nil },
 			func(p *workloadpb.Workload, g *workloadpb.GatewayAddress) { p.Waypoint = g }},
 		{"an endpoint of a service of this waypoint", "10.0.0.9:8080", "", func(*workloadpb.Service, *workloadpb.GatewayAddress) {},
@@ -67,7 +70,9 @@ func TestChain(t *testing.T) {
 			if status, body := get(t, c, "/x"); status != 200 || body != "second GET /x " {
 				t.Errorf("%d %q", status, body)
 			}
+			w.mu.Lock()
 			got := w.dialled[len(w.dialled)-1]
+			w.mu.Unlock()
 			if got.Tunnel.String() != "10.0.0.200:15008" || got.App.String() != tc.app && got.Host == "" || got.Host != tc.host || got.Client.Hops != "1" ||
 				got.Identities != "spiffe://cluster.local/ns/ns/sa/second" || got.UID != "c//Pod/ns/second" {
 				t.Errorf("dialled %+v", got)

@@ -78,7 +78,9 @@ func TestConnectionRoutes(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w.connections("raw", tc.rules...)
+			w.mu.Lock()
 			before := len(w.conns)
+			w.mu.Unlock()
 			c, err := w.connect("10.1.0.20:80")
 			if err != nil {
 				t.Fatal(err)

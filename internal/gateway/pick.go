@@ -84,6 +84,9 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 	}
 	e.app = e.service.App(port)
 	if gw := s.before(&where, e.service); !gw.IsZero() {
+		if !dialled.IsValid() {
+			dialled = c.dest.addr // of the client's family
+		}
 		err := s.through(&e, &where, gw, netip.AddrPortFrom(hop.Address(e.service, where.network, dialled), port), c, failed)
 		return e, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -125,6 +126,29 @@ func TestCircleOfWaypoints(t *testing.T) {
 				t.Errorf("%v: %v", forged, err)
 			}
 		}
+		// Each waypoint has a rule that tries again: the tries do not multiply.
+		once := fmt.Sprintf("/circle/once-%v", v6)
+		if err := is(w, outer, once, 508); err != nil {
+			t.Error(err)
+		}
+		passes := func() (n int) {
+			for _, ns := range []string{"outer", "inner"} {
+				n += strings.Count(w.Log("pod/"+ns+"/"+proxyName(w, ns)+"/"+deploy.Container), once)
+			}
+			return n
+		}
+		w.Eventually("both waypoints have logged it", func() error {
+			if n := passes(); n < 5 {
+				return fmt.Errorf("%d passes", n)
+			}
+			return nil
+		})
+		w.Always("passes of one request", func() error {
+			if n := passes(); n != 5 {
+				return fmt.Errorf("one request has passed waypoints %d times, want 5", n)
+			}
+			return nil
+		})
 		out, err := w.Ambit("why", "client.outer", outer.String(), "--path", "/circle")
 		if err == nil || !strings.Contains(out, reason.WaypointLoop.String()) || !strings.Contains(out, "(the client gets 508)") {
 			t.Errorf("%s, error %v", out, err)
@@ -177,16 +201,24 @@ func TestCircleOfWaypoints(t *testing.T) {
 	})
 }
 
-// proxyOf returns the address of a waypoint's only pod.
-func proxyOf(w *rig.World, namespace string, v6 bool) (netip.Addr, error) {
+// proxyName returns the name of a waypoint's only pod, "" without one.
+func proxyName(w *rig.World, namespace string) string {
 	s, err := w.Status(w.T().Context())
 	if err != nil {
-		return netip.Addr{}, err
+		return ""
 	}
 	for _, p := range s.Pods {
 		if p.Namespace == namespace && strings.HasPrefix(p.Name, "waypoint-") {
-			return w.Pod(namespace, p.Name, v6), nil
+			return p.Name
 		}
+	}
+	return ""
+}
+
+// proxyOf returns the address of a waypoint's only pod.
+func proxyOf(w *rig.World, namespace string, v6 bool) (netip.Addr, error) {
+	if name := proxyName(w, namespace); name != "" {
+		return w.Pod(namespace, name, v6), nil
 	}
 	return netip.Addr{}, fmt.Errorf("the waypoint of %s has no pod", namespace)
 }

@@ -215,6 +215,7 @@ func Follow(ctx context.Context, m Mesh, from Pod, c Call) (*Report, error) {
 			if sent := n.Request; sent != nil {
 				yes := true
 				q.HTTP, q.Method, q.Path, q.Headers, q.Host = &yes, sent.Method, sent.Path, sent.Headers, sent.Host
+				n.Request = nil // it may have tokens, which a report has not
 			} else if v.Role == verdict.RoleWaypoint {
 				no := false
 				q.HTTP, q.Method, q.Path, q.Headers, q.Host = &no, "", "", nil, ""

@@ -2,6 +2,7 @@ package why
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -138,6 +139,36 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	golden(t, "allowed.txt", r.Text())
+}
+
+// TestFollowChain: a second waypoint is asked about the request as the first one sends it,
+// and about how many waypoints there were. The report has no copy of the request.
+func TestFollowChain(t *testing.T) {
+	c, err := ParseCall("http://web/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := *toWaypoint
+	second.Name, second.Authority, second.Identity, second.Hops = "wp-2", "10.96.0.2:80", "spiffe://td/ns/shop/sa/wp", 1
+	second.Request = &verdict.Request{Method: "PUT", Host: "inner", Path: "/b", Headers: []verdict.Header{{Name: "authorization", Value: "Bearer x"}}}
+	f := &fake{answers: []*verdict.Verdict{client(toWaypoint), waypoint(&second), waypoint(toPod), destination()}}
+	r, err := Follow(t.Context(), f, Pod{"shop", "client", "n1"}, c)
+	if err != nil || !r.Allowed || len(r.Hops) != 4 {
+		t.Fatalf("%+v, error %v", r, err)
+	}
+	if want := "waypoint shop/wp-2 authority=10.96.0.2%3A80&header=authorization%3ABearer+x&hops=1&host=inner&http=true&identity=spiffe%3A%2F%2Ftd%2Fns%2Fshop%2Fsa%2Fwp&method=PUT&path=%2Fb&service=web.shop.svc&source=10.0.0.1&tunnel=true"; f.asked[2] != want {
+		t.Errorf("asked %s\nwant  %s", f.asked[2], want)
+	}
+	if b, err := json.Marshal(r); err != nil || strings.Contains(string(b), "Bearer") {
+		t.Errorf("%s, error %v", b, err)
+	}
+	// A connection without HTTP stays one.
+	plain := *toWaypoint
+	plain.Hops = 1
+	f = &fake{answers: []*verdict.Verdict{client(toWaypoint), waypoint(&plain), waypoint(toPod), destination()}}
+	if _, err := Follow(t.Context(), f, Pod{"shop", "client", "n1"}, Call{Name: "web", TCP: true, SNI: "a.b"}); err != nil || !strings.Contains(f.asked[2], "http=false") || !strings.Contains(f.asked[2], "sni=a.b") {
+		t.Errorf("asked %v, error %v", f.asked, err)
+	}
 }
 
 func TestFollowEnds(t *testing.T) {

@@ -280,8 +280,14 @@ const (
 	grpcUnavailable = 14
 )
 
+// loopStatus is what a waypoint answers that ends a circle.
+var loopStatus = reason.WaypointLoop.HTTP().Status
+
 // retriable reports whether a response may be dropped for another try.
 func (x *Exchange) retriable(h *message.Head) bool {
+	if x.Target.Client.Hops != "" && (h.Status == loopStatus || x.Rule == nil || x.Rule.Rule.Retry == nil) {
+		return false // the other waypoint has tried already; in a circle, tries would multiply
+	}
 	if x.GRPC {
 		if v := h.Get(message.GRPCStatus); v != nil {
 			n, err := strconv.Atoi(string(v))

@@ -1,6 +1,11 @@
 // Package upstream decides which endpoint gets a request, when an endpoint is
 // left out, and when a request is sent again. Every function is pure: random
 // numbers, counts and times are arguments.
+//
+// Gateways use Outliers and Backoff. They choose as node proxies do, by
+// workload.Snapshot.Pick. No configuration asks for the other choices yet: Random,
+// LeastRequest, RoundRobin, Ring, Panic and Budget. What asks for one belongs into
+// route.Upstream.
 package upstream
 
 import (
