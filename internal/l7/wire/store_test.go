@@ -152,3 +152,46 @@ func naive(rules map[string]*Rule, k route.PortKey, clients string) string {
 	}
 	return "none"
 }
+
+// TestStoreOfConnections: rules for requests and for connections of one port are in
+// tables of their own, those of consumers apart. A rule of TLS that is dropped lets no
+// connection of TLS through.
+func TestStoreOfConnections(t *testing.T) {
+	s := NewStore()
+	set := func(name string, edit func(*Rule)) {
+		t.Helper()
+		r := byName()
+		r.Origin.Name, r.Parents = name, []Parent{{web, ""}}
+		edit(r)
+		if err := s.Set(name, encoded(t, r)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("tls", func(*Rule) {})
+	set("tcp", func(r *Rule) { r.Rule.Carries, r.Rule.Hosts = route.Anything, nil })
+	p := s.Config().Port(web)
+	if p.TableFor("") != nil || p.ConnectionsFor("").Lookup("a.example.org").Rule.Route != "shop/tls" || p.ConnectionsFor("any").Plain().Rule.Route != "shop/tcp" {
+		t.Errorf("%+v", p)
+	}
+	if p.ConnectionsFor("").Lookup("other") != nil {
+		t.Error("a name without a route has one")
+	}
+	set("own", func(r *Rule) { r.Parents[0].Clients, r.Rule.Carries, r.Rule.Hosts = "market", route.Anything, nil })
+	p = s.Config().Port(web)
+	if p.ConnectionsFor("market").Named() || p.ConnectionsFor("market").Plain().Rule.Route != "shop/own" || p.ConnectionsFor("shop").Plain().Rule.Route != "shop/tcp" {
+		t.Error("the routes of consumers")
+	}
+	set("tls", func(r *Rule) {
+		r.Dropped, r.Rule = "a name that is none", route.Rule{Carries: route.TLS}
+		r.fill()
+	})
+	if c := s.Config().Port(web).ConnectionsFor(""); !c.Named() || c.Lookup("a.example.org") != nil {
+		t.Error("a rule that is dropped lets connections through")
+	}
+	for _, name := range []string{"tls", "tcp", "own"} {
+		s.Remove(name)
+	}
+	if s.Config().Port(web) != nil {
+		t.Error("routes are left")
+	}
+}
