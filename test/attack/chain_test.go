@@ -1,12 +1,16 @@
 package attack
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -215,6 +219,27 @@ func proxyName(w *rig.World, namespace string) string {
 	return ""
 }
 
+// killProxy kills the only proxy of a waypoint whenever it runs, until stop is called.
+func killProxy(w *rig.World, namespace string) (stop func()) {
+	ctx, cancel := context.WithCancel(w.T().Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if name := proxyName(w, namespace); name != "" {
+				if s, err := w.Status(ctx); err == nil {
+					p, _ := s.Pod(namespace, name)
+					for _, pid := range p.PIDs {
+						_, _ = w.Run(ctx, lab.InPod(namespace, name), "/bin/sh", "-c", "kill -9 "+strconv.Itoa(pid)) // it may have ended meanwhile
+					}
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	return sync.OnceFunc(func() { cancel(); <-done })
+}
+
 // proxyOf returns the address of a waypoint's only pod.
 func proxyOf(w *rig.World, namespace string, v6 bool) (netip.Addr, error) {
 	if name := proxyName(w, namespace); name != "" {
@@ -245,6 +270,16 @@ func TestWithoutTheSecondWaypoint(t *testing.T) {
 				t.Errorf("%s: %s, error %v", how, out, err)
 			}
 		}
+		stop := killProxy(w, "inner")
+		w.Eventually("its proxy is killed again and again: requests fail", func() error { return is(w, outer, "/to-inner", 503) })
+		w.Always("none goes around the proxy that is killed", func() error {
+			if status, body, err := statusOf(w, circleClient, outer, "/to-inner/secret"); err == nil && status == http.StatusOK {
+				return fmt.Errorf("%d %q", status, body)
+			}
+			return nil
+		})
+		stop()
+		w.Eventually("the proxy is back", func() error { return is(w, outer, "/to-inner", 200) })
 		w.MustDelete("Gateway", "inner", "waypoint")
 		gone("without its Gateway")
 		w.MustApply(circle())

@@ -45,55 +45,78 @@ func Read(p []byte) (name string, v Verdict) {
 	return name, Hello
 }
 
-// message returns the body of the ClientHello. A client may divide it into records.
+// maxRecords bounds the records that a client may divide its ClientHello into, so that
+// looking at it again for each byte stays cheap.
+const maxRecords = 64
+
+// message returns the body of the ClientHello. A client may divide it into records. Their
+// parts are joined once all have come.
 func message(p []byte) ([]byte, Verdict) {
-	if len(p) > MaxHello {
-		p = p[:MaxHello]
-	}
-	var joined []byte
-	for records := 0; ; records++ {
+	all := p[:min(len(p), MaxHello)]
+	var head [handshakeHeader]byte // of the handshake message
+	have := 0
+	rest := all
+	for records := 1; ; records++ {
 		switch {
-		case len(p) > 0 && p[0] != recordHandshake, len(p) > 1 && p[1] != 3:
-			if records == 0 {
+		case len(rest) > 0 && rest[0] != recordHandshake, len(rest) > 1 && rest[1] != 3:
+			if records == 1 {
 				return nil, Plain
 			}
 			return nil, Broken
-		case len(p) < recordHeader:
-			return nil, more(records, joined, p)
+		case records > maxRecords:
+			return nil, Broken
+		case len(rest) < recordHeader:
+			return nil, more(all)
 		}
-		n := int(p[3])<<8 | int(p[4])
+		n := int(rest[3])<<8 | int(rest[4])
 		if n == 0 || n > maxRecord {
 			return nil, Broken
 		}
-		rest := p[recordHeader:]
+		rest = rest[recordHeader:]
 		part := rest[:min(n, len(rest))]
-		if records == 0 {
-			joined = part // without a copy, as long as one record is enough
-		} else {
-			joined = append(joined[:len(joined):len(joined)], part...)
+		if have < len(head) {
+			copy(head[have:], part)
 		}
-		if len(joined) > 0 && joined[0] != handshakeHello {
+		have += len(part)
+		if have > 0 && head[0] != handshakeHello {
 			return nil, Broken
 		}
-		if len(joined) >= handshakeHeader {
-			size := int(joined[1])<<16 | int(joined[2])<<8 | int(joined[3])
+		if have >= handshakeHeader {
+			need := handshakeHeader + (int(head[1])<<16 | int(head[2])<<8 | int(head[3]))
 			switch {
-			case size > MaxHello-recordHeader-handshakeHeader:
+			case need > MaxHello-recordHeader:
 				return nil, Broken
-			case len(joined) >= handshakeHeader+size:
-				return joined[handshakeHeader : handshakeHeader+size], Hello
+			case have >= need:
+				return join(all, need)[handshakeHeader:], Hello
 			}
 		}
 		if len(rest) < n {
-			return nil, more(records, joined, p)
+			return nil, more(all)
 		}
-		p = rest[n:]
+		rest = rest[n:]
 	}
 }
 
-// more is the verdict on bytes that end within a ClientHello. The bound may have cut them.
-func more(records int, joined, rest []byte) Verdict {
-	if records*recordHeader+len(joined)+len(rest) >= MaxHello {
+// join returns the first n bytes of what records carry, without a copy if one is enough.
+func join(p []byte, n int) []byte {
+	var out []byte
+	for {
+		size := int(p[3])<<8 | int(p[4])
+		p = p[recordHeader:]
+		part := p[:min(size, len(p), n-len(out))]
+		if out == nil && len(part) == n {
+			return part
+		}
+		if out = append(out, part...); len(out) == n {
+			return out
+		}
+		p = p[size:]
+	}
+}
+
+// more is the verdict on bytes that end within a ClientHello.
+func more(all []byte) Verdict {
+	if len(all) >= MaxHello {
 		return Broken
 	}
 	return More

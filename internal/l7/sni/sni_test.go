@@ -52,7 +52,8 @@ func TestRead(t *testing.T) {
 		{"no name", hello(t, "", nil), "", Hello},
 		{"an address, which clients leave out", hello(t, "10.0.0.1", nil), "", Hello},
 		{"with bytes behind it", append(bytes.Clone(plain), "early"...), "web.example.org", Hello},
-		{"in records of one byte", split(plain, 1), "web.example.org", Hello},
+		{"in records of 30 bytes", split(plain, max(30, len(plain)/60)), "web.example.org", Hello},
+		{"in records of one byte", split(plain, 1), "", Broken},
 		{"in records of 100 bytes", split(plain, 100), "web.example.org", Hello},
 		{"nothing yet", nil, "", More},
 		{"HTTP", []byte("GET / HTTP/1.1\r\n"), "", Plain},
@@ -78,6 +79,23 @@ func TestRead(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() { _, _ = Read(plain) }); n > 2 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestDripping: the cost of a hello that comes byte by byte is bounded, however it is
+// divided into records: nothing is copied before it is complete.
+func TestDripping(t *testing.T) {
+	p := append([]byte{22, 3, 1, 0x3f, 0x00, 1, 0, 0x3e, 0xf0}, make([]byte, 16000)...)
+	for _, all := range [][]byte{p, split(p[:recordHeader+60*200], 200)} {
+		if n := testing.AllocsPerRun(1, func() {
+			for i := range len(all) {
+				if _, v := Read(all[:i]); v != More {
+					t.Fatalf("%d bytes: %v", i, v)
+				}
+			}
+		}); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
 	}
 }
 
