@@ -109,6 +109,7 @@ type Record struct {
 	Port     uint16            // that the client called
 	Called   netip.AddrPort    // what the client called; invalid for a name
 	Route    string            // Rule.Origin of the rule; "" without one
+	SNI      string            // the name that a client of TLS wants, if routes asked
 	Backend  *workload.Service // that the route chose; nil when none was
 	Endpoint *workload.Workload
 	Upstream netip.AddrPort // the endpoint's application

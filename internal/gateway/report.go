@@ -160,7 +160,7 @@ func (t *reporter) log(s *source, r *Record) {
 		Start: r.Start, Duration: r.Duration, Reason: r.Reason, Err: r.Err,
 		Method: r.Method, Path: r.Path, Authority: r.Authority, Protocol: r.Version, Status: r.Status, Received: r.Received, Sent: r.Sent,
 		FirstByte: r.FirstByte, ForwardedFor: r.ForwardedFor, UserAgent: r.UserAgent, ID: r.RequestID, TraceID: accesslog.TraceID(r.Traceparent), Tries: r.Tries,
-		Answered: r.Answered, Direct: r.Direct, Upstream: r.Upstream, ClusterKind: "tcp", Called: r.Called, Client: r.ClientAddr, Route: r.Route,
+		Answered: r.Answered, Direct: r.Direct, Upstream: r.Upstream, ClusterKind: "tcp", Called: r.Called, Client: r.ClientAddr, Route: r.Route, SNI: r.SNI,
 		Src: accesslog.Party{Workload: r.Baggage.Workload, Namespace: r.Baggage.Namespace, Identity: s.name},
 	}
 	if r.HTTP {

@@ -110,7 +110,7 @@ func (r *joint) choose(cfg *route.Config) {
 	r.undecided = nil
 	c.quiet.Stop()
 	target := r.routes.Plain()
-	switch {
+	switch r.record.SNI = name; {
 	case v == sni.Hello:
 		target = r.routes.Lookup(name)
 	case v != sni.Plain:

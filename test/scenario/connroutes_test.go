@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/test/rig"
@@ -216,6 +217,13 @@ func TestConnectionRoutes(t *testing.T) {
 				}
 			}
 			return nil
+		})
+		w.Eventually("the waypoint's log has the name and the route", func() error {
+			pods, err := podsOf(w, "shop")
+			if err != nil {
+				return err
+			}
+			return contains(w.Log("pod/shop/"+pods[0]+"/"+deploy.Container), `one.example.org "TLSRoute shop/one, rule 0"`)
 		})
 		t.Run("a hello in many parts", func(t *testing.T) {
 			if got, err := wants(w, secure, "one.example.org", func(c net.Conn) net.Conn { return drip{c} }); err != nil || got != "v1 for one.example.org\n" {

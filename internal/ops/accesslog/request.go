@@ -37,6 +37,7 @@ type Request struct {
 	ClusterPort    uint16
 	Called, Client netip.AddrPort
 	Route          string
+	SNI            string // the name that a client of TLS wants
 	Policy         string // namespace/name of the policy that decided, if one did
 
 	Src, Dst Party // but for their addresses
@@ -174,8 +175,8 @@ func (e *Request) AppendText(b []byte) []byte {
 	b = e.cluster(b)
 	b = append(b, " - "...) // of the tunnel that was shared
 	b = append(appendAddr(b, e.Called), ' ')
-	b = append(appendAddr(b, e.Client), " - "...) // no server name
-	b = quotedIfSpaced(b, e.Route)
+	b = orDash(append(appendAddr(b, e.Client), ' '), e.SNI)
+	b = quotedIfSpaced(append(b, ' '), e.Route)
 	return append(e.more(b, false), '\n')
 }
 
@@ -215,7 +216,7 @@ func (e *Request) AppendJSON(b []byte) []byte {
 	b = append(b, `,"upstream_local_address":null`...)
 	b = jsonAddr(append(b, `,"downstream_local_address":`...), e.Called)
 	b = jsonAddr(append(b, `,"downstream_remote_address":`...), e.Client)
-	b = append(b, `,"requested_server_name":null`...)
+	b = jsonText(append(b, `,"requested_server_name":`...), e.SNI)
 	b = jsonText(append(b, `,"route_name":`...), e.Route)
 	return append(e.more(b, true), "}\n"...)
 }
