@@ -101,11 +101,11 @@ var (
 		StatusWritten: true,
 	})
 	TLSRoute = register[gatewayv1.TLSRoute](Kind{
-		Name: "TLSRoute", Group: groupGateway, Plural: "tlsroutes", Versions: core, Namespaced: true, Shared: true,
+		Name: "TLSRoute", Group: groupGateway, Plural: "tlsroutes", Versions: []string{"v1", "v1alpha3", "v1alpha2"}, Namespaced: true, Shared: true,
 		StatusWritten: true,
 	})
 	TCPRoute = register[gatewayv1.TCPRoute](Kind{
-		Name: "TCPRoute", Group: groupGateway, Plural: "tcproutes", Versions: core, Namespaced: true, Shared: true,
+		Name: "TCPRoute", Group: groupGateway, Plural: "tcproutes", Versions: []string{"v1", "v1alpha2"}, Namespaced: true, Shared: true,
 		StatusWritten: true,
 	})
 	ReferenceGrant = register[gatewayv1.ReferenceGrant](Kind{

@@ -57,8 +57,8 @@ var customKinds = []kindInfo{
 	{"gateway.networking.k8s.io", "Gateway", "gateways", true, true, []string{"v1", "v1beta1"}},
 	{"gateway.networking.k8s.io", "HTTPRoute", "httproutes", true, true, []string{"v1", "v1beta1"}},
 	{"gateway.networking.k8s.io", "GRPCRoute", "grpcroutes", true, true, []string{"v1"}},
-	{"gateway.networking.k8s.io", "TLSRoute", "tlsroutes", true, true, []string{"v1"}},
-	{"gateway.networking.k8s.io", "TCPRoute", "tcproutes", true, true, []string{"v1"}},
+	{"gateway.networking.k8s.io", "TLSRoute", "tlsroutes", true, true, []string{"v1", "v1alpha3", "v1alpha2"}},
+	{"gateway.networking.k8s.io", "TCPRoute", "tcproutes", true, true, []string{"v1", "v1alpha2"}},
 	{"gateway.networking.k8s.io", "ReferenceGrant", "referencegrants", true, true, []string{"v1", "v1beta1"}},
 	{"apiextensions.k8s.io", "CustomResourceDefinition", crdPlural, false, false, []string{"v1"}},
 }
