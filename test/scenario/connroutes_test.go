@@ -97,7 +97,7 @@ spec:
   parentRefs: [{group: "", kind: Service, name: data, port: 9000}, {group: "", kind: Service, name: data, port: 9003}, {group: "", kind: Service, name: data, port: 80}]
   rules: [{backendRefs: [{name: v1-raw, port: 9000, weight: 3}, {name: v2-raw, port: 9000}, {name: absent, port: 9000, weight: 4}]}]
 ---
-apiVersion: gateway.networking.k8s.io/v1
+apiVersion: gateway.networking.k8s.io/v1alpha2
 kind: TCPRoute
 metadata: {name: beyond, namespace: shop}
 spec:
