@@ -64,8 +64,8 @@ func ParseCall(to string) (c Call, err error) {
 		rest, _, _ = strings.Cut(after, "/")
 		rest, _, _ = strings.Cut(rest, "?")
 		c.Scheme, c.Path = scheme, u.RequestURI()
-		if scheme == "https" {
-			c.SNI = u.Hostname()
+		if _, err := netip.ParseAddr(u.Hostname()); scheme == "https" && err != nil {
+			c.SNI = u.Hostname() // for an address, clients name none
 		}
 		c.Port = map[string]uint16{"http": 80, "https": 443}[scheme]
 	} else if kind, name, ok := strings.Cut(to, "/"); ok {

@@ -97,6 +97,11 @@ func (o *object) takes(at Target, p Port, consumers bool, namespace string) bool
 	})
 }
 
+// inEffect reports whether the rule of a route of connections fits any.
+func (o *object) inEffect() bool {
+	return !slices.ContainsFunc(o.review(0), func(p Problem) bool { return p.Effect == Dropped })
+}
+
 // conflict is a part of what a route asks for that an older one has.
 type conflict struct {
 	port  Port
@@ -113,7 +118,7 @@ func (t *Tables) conflicts(r *collection.Reader, o *object, a *attachment) (out 
 	}
 	var older []*object
 	for _, rival := range collection.Lookup(r, index, a.target) {
-		if rival.ref != o.ref && rival.before(o) && len(rival.rules) > 0 {
+		if rival.ref != o.ref && rival.before(o) && rival.inEffect() {
 			older = append(older, rival)
 		}
 	}

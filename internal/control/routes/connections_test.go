@@ -159,6 +159,11 @@ func TestConflicts(t *testing.T) {
 	accepted("TLSRoute", "shop", "x", "Accepted=True")
 	accepted("TLSRoute", "shop", "y", "Accepted=True Accepted: attached to Service shop/tcp, port 90; TLSRoute shop/x, which is older, has one of port 90")
 	accepted("TLSRoute", "shop", "z", "Accepted=False Conflicted")
+	// One that is older and cannot be executed has nothing.
+	w.connect("TLSRoute", "shop", "v", on(90, "hostnames: [four, 'a.*']"))
+	w.connect("TLSRoute", "shop", "w", on(90, "hostnames: [four]"))
+	accepted("TLSRoute", "shop", "v", "Accepted=False UnsupportedValue")
+	accepted("TLSRoute", "shop", "w", "Accepted=True Accepted: attached to Service shop/tcp, port 90")
 }
 
 // TestConflictsAgree: of any TLSRoutes, one whose parents are all taken by older ones gets
@@ -169,9 +174,9 @@ func TestConflictsAgree(t *testing.T) {
 		names := map[string][]string{}
 		for i := range rapid.IntRange(1, 5).Draw(rt, "routes") {
 			r := string(rune('a' + i))
-			hosts := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"one", "two", "x.three"}), 1, 3, rapid.ID).Draw(rt, "names")
+			hosts := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"one", "two", "x.three", "no.*"}), 1, 3, rapid.ID).Draw(rt, "names")
 			names[r] = hosts
-			w.connect("TLSRoute", "shop", r, fmt.Sprintf("parentRefs: [{group: \"\", kind: Service, name: tcp, port: 90}]\nhostnames: [%s]\nrules: [{backendRefs: [{name: v1, port: 80}]}]", strings.Join(hosts, ", ")))
+			w.connect("TLSRoute", "shop", r, fmt.Sprintf("parentRefs: [{group: \"\", kind: Service, name: tcp, port: 90}]\nhostnames: ['%s']\nrules: [{backendRefs: [{name: v1, port: 80}]}]", strings.Join(hosts, "', '")))
 		}
 		var rules []*wire.Rule
 		for r := range names {
@@ -181,7 +186,10 @@ func TestConflictsAgree(t *testing.T) {
 		_, table := wire.Compile(rules)
 		for r, hosts := range names {
 			c, _ := w.came("TLSRoute", "shop", r)
-			gets := slices.ContainsFunc(hosts, func(h string) bool { return table.Lookup(h).Rule.Route == "shop/"+r })
+			gets := slices.ContainsFunc(hosts, func(h string) bool {
+				t := table.Lookup(h)
+				return t != nil && t.Rule.Route == "shop/"+r
+			})
 			if gets != strings.HasPrefix(c[0], "Accepted=True") {
 				rt.Fatalf("%s gets connections: %v; %s", r, gets, c[0])
 			}

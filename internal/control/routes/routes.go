@@ -121,11 +121,11 @@ func New(in Inputs) *Tables {
 	t.GRPC = collection.Map(in.GRPCRoutes, "results of GRPCRoutes", never, func(r *collection.Reader, k source.Ref, o *gatewayv1.GRPCRoute) (*Result, bool) {
 		return t.result(r, readGRPC(k, o)), true
 	})
-	t.TLS = t.ofConnections(source.TLSRoute.Kind, collection.Map(in.TLSRoutes, "TLSRoutes as they are read", always,
+	t.TLS = t.ofConnections(source.TLSRoute.Kind, collection.Map(in.TLSRoutes, "TLSRoutes as they are read", never,
 		func(_ *collection.Reader, k source.Ref, o *gatewayv1.TLSRoute) (*object, bool) {
 			return readTLS(k, o), true
 		}))
-	t.TCP = t.ofConnections(source.TCPRoute.Kind, collection.Map(in.TCPRoutes, "TCPRoutes as they are read", always,
+	t.TCP = t.ofConnections(source.TCPRoute.Kind, collection.Map(in.TCPRoutes, "TCPRoutes as they are read", never,
 		func(_ *collection.Reader, k source.Ref, o *gatewayv1.TCPRoute) (*object, bool) {
 			return readTCP(k, o), true
 		}))
@@ -146,12 +146,8 @@ func (t *Tables) ofConnections(kind *source.Kind, read *collection.Collection[so
 	return collection.Map(read, "results of "+kind.Plural, never, func(r *collection.Reader, _ source.Ref, o *object) (*Result, bool) { return t.result(r, o), true })
 }
 
-// always is the equality of what is only read again when it changed.
-func always(_, _ *object) bool { return false }
-
-// never is the equality of results, which are only remade when something
-// changed.
-func never(_, _ *Result) bool { return false }
+// never is the equality of what is only remade when something changed.
+func never[T any](_, _ T) bool { return false }
 
 // sameResource compares what follows from a name and a body: the group of a rule
 // is in its name.
