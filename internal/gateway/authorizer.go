@@ -23,7 +23,7 @@ func (c *session) Question(*exchange.Exchange) (q extauthz.Question, destination
 
 // Authorizer implements exchange.Asker: an authorizer is reached as a backend is, and its
 // connections are of all clients.
-func (c *session) Authorizer(x *exchange.Exchange, to *pool.Target, learned bool) (outcome func(reason.Reason), wait bool, err *reason.Error) {
+func (c *session) Authorizer(x *exchange.Exchange, to *pool.Target, learned int) (outcome func(reason.Reason), wait bool, err *reason.Error) {
 	p, s := x.Authorizer, c.shard
 	where, err := s.whereabouts("")
 	if err != nil {
@@ -40,15 +40,19 @@ func (c *session) Authorizer(x *exchange.Exchange, to *pool.Target, learned bool
 		return nil, false, reason.Errorf(reason.NoHealthyUpstream, "there is no service %s (write namespace/%s for a ServiceEntry)", p.Hostname, p.Hostname)
 	}
 	cfg, b := &route.Config{Upstreams: map[string]*route.Upstream{p.Name: up}}, &route.Backend{Name: p.Name}
-	if !learned && s.learn(s.unknownBackend(cfg, b), x.Resume()) {
+	if learned < maxLearned && s.learn(s.unknownBackend(cfg, b), x.Resume()) {
 		return nil, true, nil
 	}
-	e, err := s.pick(c, cfg, b, nil, netip.Addr{})
+	e, err := s.pick(c, cfg, b, "", nil, netip.Addr{})
+	if err != nil && learned < maxLearned && s.learn(e.unknown, x.Resume()) {
+		return nil, true, nil
+	}
 	if err != nil {
 		return nil, false, err
 	}
 	*to = e.target
-	to.HTTP2, to.Client = p.GRPC || e.http2(false), pool.Client{}
+	// The count of waypoints stays: two that ask services behind each other end there.
+	to.HTTP2, to.Client = p.GRPC || e.http2(false), pool.Client{Hops: e.target.Client.Hops}
 	return func(why reason.Reason) { s.outcome(&e, why) }, false, nil
 }
 

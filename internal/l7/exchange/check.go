@@ -24,8 +24,8 @@ type Asker interface {
 	Question(x *Exchange) (q extauthz.Question, destination string)
 	// Authorizer chooses where x.Authorizer is asked, and returns who gets what became of
 	// the endpoint. An owner that has to wait first reports so, and calls what x.Resume
-	// returns: then it is asked again, with learned.
-	Authorizer(x *Exchange, to *pool.Target, learned bool) (outcome func(reason.Reason), wait bool, err *reason.Error)
+	// returns: then it is asked again, with one more in learned.
+	Authorizer(x *Exchange, to *pool.Target, learned int) (outcome func(reason.Reason), wait bool, err *reason.Error)
 	// Continue begins the decision about x again, by the policies in force: h is the request
 	// as the owner got it first, and x.Changed makes it the one that was allowed. route has
 	// the rule found again. An error is one of Route.
@@ -52,7 +52,7 @@ type check struct {
 	tries    int
 	gathers  bool // the body has not come yet
 	waiting  bool // for a connection of the pool
-	learned  bool
+	learned  int
 	answered bool // a head has come
 	over     bool
 
@@ -230,7 +230,7 @@ func (c *check) try() {
 	outcome, wait, err := c.asker.Authorizer(c.x, &c.target, c.learned)
 	switch {
 	case wait:
-		c.learned, c.x.paused = true, true
+		c.learned, c.x.paused = c.learned+1, true
 		return
 	case err != nil:
 		c.failed(err)
