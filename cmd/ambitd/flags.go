@@ -120,7 +120,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	f.BoolVar(&c.kube.enabled, "kubernetes", false, "read the Kubernetes API instead of --config-dir, and keep state there")
 	f.StringVar(&c.kube.kubeconfig, "kubeconfig", "", "kubeconfig of the cluster; default: the one this pod runs in, else kubectl's")
 	f.StringVar(&c.kube.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), wellknown.SystemNamespace), "namespace of this program: its Secrets, leases and Services")
-	f.StringVar(&c.kube.meshConfig, "mesh-config", "", "file with Istio's MeshConfig, of which trustDomain, trustDomainAliases, rootNamespace, discoverySelectors, serviceEntryVisibility and extensionProviders count")
+	f.StringVar(&c.kube.meshConfig, "mesh-config", "", "file with Istio's MeshConfig, of which trustDomain, trustDomainAliases, rootNamespace, discoverySelectors, serviceEntryVisibility, extensionProviders and what is about telemetry count")
 	f.StringVar(&c.kube.webhookListen, "webhook-listen", ":"+strconv.Itoa(wellknown.PortControlWebhook), "address of the validating webhook, with TLS; none when empty")
 	f.StringVar(&c.kube.audience, "token-audience", wellknown.TokenAudience, "audience that service account tokens must be issued for")
 	f.StringVar(&c.kube.taint, "untaint", "", "key of the taint to remove from nodes whose agent and proxy are ready; none when empty")

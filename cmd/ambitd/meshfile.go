@@ -12,6 +12,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
@@ -95,7 +96,16 @@ func (m *meshFile) adopt(cfg *config) error {
 // options completes those of the registry.
 func (m *meshFile) options(o *registry.Options) {
 	c := m.config()
-	o.Visibility, o.Providers = c.ServiceEntryVisibility, c.Providers
+	o.Visibility, o.Providers, o.Telemetry = c.ServiceEntryVisibility, c.Providers, m.telemetry()
+}
+
+// telemetry returns the settings of telemetry in the file, and logs those without effect.
+func (m *meshFile) telemetry() *telemetry.Mesh {
+	out := telemetry.ReadMesh(m.config().Telemetry)
+	if len(out.Problems) > 0 {
+		m.log.Warn("some settings of telemetry in the mesh configuration have no effect", "file", m.path, "problems", out.Problems)
+	}
+	return out
 }
 
 // apply takes over what may change at run time.
@@ -114,6 +124,7 @@ func (m *meshFile) apply(cfg *config, r *registry.Registry) {
 	}
 	r.SetVisibility(c.ServiceEntryVisibility)
 	r.SetProviders(c.Providers)
+	r.SetTelemetry(m.telemetry())
 }
 
 // watch calls changed after every change, until ctx ends.

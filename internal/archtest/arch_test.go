@@ -75,6 +75,7 @@ var only = map[string][]string{
 	"github.com/prometheus/client_golang":    {"internal/ops", "internal/proxy", "internal/ztunnel", "internal/control", "internal/node", "internal/source/kube", "internal/kube", "cmd"},
 	"google.golang.org/grpc":                 {"internal/xds", "internal/kube", "internal/transport/certs", "internal/transport/controlplane", "internal/control", "cmd/ambitd", "test"},
 	"k8s.io/client-go":                       {"internal/source/kube", "internal/kube", "internal/install", "internal/cli", "test"},
+	"github.com/google/cel-go":               {"internal/l7/expr"},
 	"helm.sh/helm":                           {"internal/install", "build"},
 	"github.com/google/go-containerregistry": {"build", "test/cluster"},
 }

@@ -7,6 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/export"
+	"github.com/ambit-mesh/ambit/internal/gateway/lines"
+	"github.com/ambit-mesh/ambit/internal/gateway/spans"
+	"github.com/ambit-mesh/ambit/internal/gateway/tracer"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
@@ -19,6 +23,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
@@ -51,10 +56,14 @@ type shard struct {
 	targets  map[targetKey]pool.Target
 	served   served
 	sticky   *sticky.Table
-	limits   map[identity.Identity]*limit
+	budgets  *lines.Budgets
 	health   *upstream.Outliers
 	verifier *authn.Verifier
 	http     codec.ServerConfig
+	traces   *tracer.Tracer
+	values   spans.Values      // scratch: of spans
+	line     accesslog.Request // scratch: of a line
+	lines    lines.Writer
 }
 
 // New returns a Gateway that serves nothing yet.
@@ -93,12 +102,16 @@ func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
 		g: g, loop: l, sessions: map[*session]struct{}{}, load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
 		sticky: sticky.NewTable(), served: served{is: map[*workload.Service]bool{}},
-		limits: map[identity.Identity]*limit{}, health: upstream.NewOutliers(), verifier: authn.NewVerifier(),
+		budgets: lines.NewBudgets(), health: upstream.NewOutliers(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
 	}
 	s.loadFn = s.loadOf
 	s.pool = pool.New(l, pool.Config{Dial: s.dial})
 	s.engine = exchange.NewEngine(l, exchange.Config{Pool: s.pool, Normalise: normalise, MaxChecks: g.opts.maxChecks})
+	s.traces = tracer.New(tracer.Config{Loop: l, Pool: s.pool, Reach: s.reach, Observed: g.opts.Observed, Self: g.opts.Self, Address: g.opts.Source.String(), Counters: g.opts.Spans, Log: g.opts.Log})
+	if g.opts.Records != nil {
+		s.lines.Records = export.New(export.Config{Loop: l, Pool: s.pool, Reach: s.reach, Prefix: s.traces.Prefix, Counters: g.opts.Records, Log: g.opts.Log, Method: export.MethodLogs})
+	}
 	return s
 }
 
@@ -181,7 +194,8 @@ func (s *shard) serve(in *incoming) {
 	client, baggage := where.client(in)
 	c := &session{
 		shard: s, dest: dest, peer: in.peer, remote: in.remote, client: client, baggage: baggage, start: s.loop.Now(),
-		says: pool.Client{Forwarded: connect.ForwardedFor(in.remote.Addr(), dest.hostname()), Baggage: in.baggage}, trace: in.trace, hops: hops,
+		says:  pool.Client{Forwarded: connect.ForwardedFor(in.remote.Addr(), dest.hostname()), Baggage: in.baggage},
+		trace: in.trace, tunnel: spans.ParseTunnel(in.trace), hops: hops,
 		seen: s.g.seen(in),
 	}
 	if dest.carries() == carriesTCP {
@@ -279,13 +293,22 @@ func (g *Gateway) EndIdle() {
 // Active returns how many CONNECT streams are carried now.
 func (g *Gateway) Active() int { return int(g.active.Load()) }
 
-// Close ends everything now.
-func (g *Gateway) Close() {
+// End ends what clients have opened, now.
+func (g *Gateway) End() {
 	g.draining.Store(true)
 	g.each(func(s *shard) {
 		for c := range s.sessions {
 			c.close(reason.Draining)
 		}
+	})
+}
+
+// Close ends everything now.
+func (g *Gateway) Close() {
+	g.End()
+	g.each(func(s *shard) {
+		s.traces.Close()
+		s.lines.Records.Close()
 		s.pool.Drain()
 	})
 }

@@ -29,6 +29,9 @@ func (c *session) Route(x *exchange.Exchange) *reason.Error {
 		return err
 	}
 	x.Access, x.Unproven = c.access, unproven
+	if s := c.shard.traces.Begin(c.shard.observed(c), x.Request, &c.tunnel); s != nil {
+		x.Own = s
+	}
 	if len(x.Request.Path) < path {
 		x.Path = x.Request.Path // a token that was taken out is not for logs
 	}
@@ -86,6 +89,9 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 		x.Limits = pool.Limits{Connections: int(e.upstream.Limits.Connections), Pending: int(e.upstream.Limits.Pending)}
 	}
 	c.shard.taken(e.workload, e.upstream)
+	if s := spanOf(x); s != nil {
+		s.Sent(c.shard.loop.Now())
+	}
 	return false, nil
 }
 
@@ -143,6 +149,9 @@ func (c *session) Done(x *exchange.Exchange) {
 	endpoint := x.Endpoint
 	c.put(x)
 	c.report(c.shard.g.opts.Telemetry.Request, x, endpoint)
+	if s := spanOf(x); s != nil {
+		c.shard.traces.Release(s)
+	}
 }
 
 // report calls a hook with the record of a request.
@@ -176,7 +185,7 @@ func (c *session) report(f func(*Record), x *exchange.Exchange, endpoint *worklo
 	}
 	r.Answered, r.Direct, r.Messages, r.Heads = x.Answered, x.Direct, x.Messages, x.Heads
 	r.GRPC, r.GRPCStatus, r.Tries, r.FirstByte = x.GRPC, x.GRPCStatus, x.Tries, x.FirstByte
-	r.Received, r.Sent = x.Received, x.Sent
+	r.Received, r.Sent, r.head, r.span = x.Received, x.Sent, h, spanOf(x)
 	f(r)
 	*r = Record{}
 }

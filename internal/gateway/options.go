@@ -14,16 +14,20 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
@@ -66,7 +70,11 @@ type Options struct {
 	// X-Forwarded-Client-Cert.
 	ClientCertificate bool
 	Telemetry         Telemetry
-	Log               *slog.Logger
+	// Observed returns which requests have spans, and nil before that has come: none do.
+	// Spans are counted by Spans, and lines that are sent by Records. All may be nil.
+	Observed       func() *observe.Set
+	Spans, Records *otlp.Counters
+	Log            *slog.Logger
 
 	dial      pool.Dial // of tests, in place of all others
 	maxChecks int       // the same, of exchange.Config
@@ -137,6 +145,8 @@ type Record struct {
 	Heads          exchange.Heads
 
 	shard *shard
+	head  *message.Head   // of a request
+	span  *spans.Span     // of a request that is sampled
 	from  *session        // nil of a CONNECT that was refused
 	conn  *telemetry.Conn // of a connection that was opened
 	flow  telemetry.Flow

@@ -80,7 +80,7 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 			return e, reason.Errorf(reason.WorkloadRemoved, "workload %s", c.dest.workload.UID)
 		}
 		e.app, e.workload = c.dest.app, w
-		return e, s.complete(&e, workload.Upstream{Workload: w, Addr: c.dest.addr, Port: port}, where.self, c)
+		return e, s.complete(&e, workload.Upstream{Workload: w, Addr: c.dest.addr, Port: port}, where.self, c.says)
 	}
 	e.app = e.service.App(port)
 	if gw := s.before(&where, e.service); !gw.IsZero() {
@@ -107,7 +107,7 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 		return e, err
 	}
 	e.workload = up.Workload
-	return e, s.complete(&e, up, where.self, c)
+	return e, s.complete(&e, up, where.self, c.says)
 }
 
 func random(n uint64) uint64 { return rand.Uint64N(n) }
@@ -115,7 +115,7 @@ func random(n uint64) uint64 { return rand.Uint64N(n) }
 func (s *shard) loadOf(uid string) int { return s.load[uid] }
 
 // complete fills in how the endpoint is reached.
-func (s *shard) complete(e *endpoint, up workload.Upstream, self *workload.Workload, c *session) *reason.Error {
+func (s *shard) complete(e *endpoint, up workload.Upstream, self *workload.Workload, says pool.Client) *reason.Error {
 	w := up.Workload
 	switch {
 	case up.Direct || w == nil:
@@ -136,7 +136,7 @@ func (s *shard) complete(e *endpoint, up workload.Upstream, self *workload.Workl
 		s.keep(k, t)
 	}
 	if t.Tunnel.IsValid() {
-		t.Client = c.says
+		t.Client = says
 	}
 	e.target = t
 	return nil

@@ -1,12 +1,12 @@
 package gateway
 
 import (
-	"maps"
 	"net/netip"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/lines"
+	"github.com/ambit-mesh/ambit/internal/l7/trace"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
-	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
@@ -18,13 +18,6 @@ type source struct {
 	counted telemetry.Client
 	name    string // the identity, as it is written
 	lines   *accesslog.Limit
-}
-
-// limit is the budget of log lines of the clients of one identity on one loop, and how
-// many sessions have it now.
-type limit struct {
-	*accesslog.Limit
-	sessions int
 }
 
 // NewTelemetry returns the hooks that count and log what a gateway carries. directory
@@ -52,14 +45,12 @@ type reporter struct {
 func (t *reporter) source(r *Record) *source {
 	c := r.from
 	if c == nil { // of a CONNECT that was refused
-		return &source{name: name(r.ClientIdentity), lines: r.shard.limit(t.rec, r.ClientIdentity).Limit}
+		return &source{name: name(r.ClientIdentity), lines: r.shard.budgets.Of(r.ClientIdentity, t.rec)}
 	}
 	s := &c.source
 	if s.lines == nil {
 		s.name = name(r.ClientIdentity)
-		l := c.shard.limit(t.rec, r.ClientIdentity)
-		l.sessions++
-		s.lines = l.Limit
+		s.lines = c.shard.budgets.Join(r.ClientIdentity, t.rec)
 		s.counted = telemetry.Client{Loop: c.shard.loop.Index(), Src: r.Client, Identity: r.ClientIdentity, Baggage: r.Baggage}
 	}
 	return s
@@ -70,33 +61,6 @@ func name(id identity.Identity) string {
 		return ""
 	}
 	return id.String()
-}
-
-// maxLimits is how many budgets a loop keeps of identities without a session, so that
-// a client does not get a new one by coming again.
-const maxLimits = 1024
-
-// limit returns the budget of lines of an identity.
-func (s *shard) limit(rec *telemetry.Recorder, id identity.Identity) *limit {
-	l := s.limits[id]
-	if l == nil {
-		if len(s.limits) >= maxLimits {
-			maps.DeleteFunc(s.limits, func(_ identity.Identity, o *limit) bool { return o.sessions == 0 })
-		}
-		l = &limit{Limit: rec.Limit(id.Namespace + "/" + id.ServiceAccount)}
-		s.limits[id] = l
-	}
-	return l
-}
-
-// forgetLimit reports that a session has ended.
-func (s *shard) forgetLimit(c *session) {
-	if c.source.lines == nil {
-		return
-	}
-	if l := s.limits[c.peer]; l != nil {
-		l.sessions--
-	}
 }
 
 // upstream returns where a record's request went. A service that was called, but of
@@ -122,6 +86,7 @@ func (t *reporter) request(r *Record) {
 	s := t.source(r)
 	t.count(s, r, false)
 	t.log(s, r)
+	t.spans(s, r)
 }
 
 func (t *reporter) progress(r *Record) { t.count(t.source(r), r, true) }
@@ -153,13 +118,14 @@ func (t *reporter) closed(r *Record) {
 
 // log writes the line of a record.
 func (t *reporter) log(s *source, r *Record) {
-	if !t.lines.Enabled() || !s.lines.Permit(r.Reason == reason.OK) {
+	if !t.lines.Enabled() {
 		return
 	}
-	e := accesslog.Request{
+	e := &r.shard.line
+	*e = accesslog.Request{
 		Start: r.Start, Duration: r.Duration, Reason: r.Reason, Err: r.Err,
 		Method: r.Method, Path: r.Path, Authority: r.Authority, Protocol: r.Version, Status: r.Status, Received: r.Received, Sent: r.Sent,
-		FirstByte: r.FirstByte, ForwardedFor: r.ForwardedFor, UserAgent: r.UserAgent, ID: r.RequestID, TraceID: accesslog.TraceID(r.Traceparent), Tries: r.Tries,
+		FirstByte: r.FirstByte, ForwardedFor: r.ForwardedFor, UserAgent: r.UserAgent, ID: r.RequestID, TraceID: trace.IDOf(r.Traceparent), Tries: r.Tries,
 		Answered: r.Answered, Direct: r.Direct, Upstream: r.Upstream, ClusterKind: "tcp", Called: r.Called, Client: r.ClientAddr, Route: r.Route, SNI: r.SNI,
 		Src: accesslog.Party{Workload: r.Baggage.Workload, Namespace: r.Baggage.Namespace, Identity: s.name},
 	}
@@ -181,5 +147,10 @@ func (t *reporter) log(s *source, r *Record) {
 			e.Dst.Identity = r.Identities
 		}
 	}
-	t.lines.Write(&e)
+	more := lines.More{Head: r.head, Heads: r.Heads, GRPC: r.GRPC, GRPCStatus: r.GRPCStatus}
+	if r.Service != nil {
+		more.Destination = r.Service.Hostname
+	}
+	r.shard.lines.Write(t.lines, r.shard.observed(r.from).Logs, e, &more, s.lines)
+	*e = accesslog.Request{}
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
@@ -31,6 +32,7 @@ type session struct {
 	says    pool.Client   // to endpoints, of the client
 	trace   string        // of the client's connection, as its tunnel says
 	hops    connect.Hops  // waypoints that have sent it on
+	tunnel  spans.Tunnel  // the same, for requests
 	seen    filter.Client // to programs, of the client
 	start   time.Time
 	access  *authz.Access      // nil before the first decision
@@ -154,7 +156,9 @@ func (c *session) end() {
 		return
 	}
 	c.over = true
-	c.shard.forgetLimit(c)
+	if c.source.lines != nil {
+		c.shard.budgets.Leave(c.peer)
+	}
 	c.quiet.Stop()
 	delete(c.shard.sessions, c)
 	c.shard.g.active.Add(-1)

@@ -4,6 +4,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -13,6 +14,7 @@ import (
 const (
 	groupNetworking = "networking.istio.io"
 	groupSecurity   = "security.istio.io"
+	groupTelemetry  = "telemetry.istio.io"
 	groupGateway    = "gateway.networking.k8s.io"
 )
 
@@ -20,6 +22,7 @@ var (
 	core               = []string{"v1"}
 	networkingVersions = []string{"v1", "v1beta1", "v1alpha3"}
 	securityVersions   = []string{"v1", "v1beta1"}
+	telemetryVersions  = []string{"v1", "v1alpha1"}
 	gatewayVersions    = []string{"v1", "v1beta1"}
 )
 
@@ -84,6 +87,11 @@ var (
 		Revisioned: true, Protects: true, StatusWritten: true,
 		Messages: messages(func(o *securityv1.RequestAuthentication) (spec, status proto.Message) { return &o.Spec, &o.Status }),
 		Close:    closeTokens,
+	})
+	Telemetry = register[telemetryv1.Telemetry](Kind{
+		Name: "Telemetry", Group: groupTelemetry, Plural: "telemetries", Versions: telemetryVersions, Namespaced: true,
+		Revisioned: true, StatusWritten: true,
+		Messages: messages(func(o *telemetryv1.Telemetry) (spec, status proto.Message) { return &o.Spec, &o.Status }),
 	})
 	Gateway = register[gatewayv1.Gateway](Kind{
 		Name: "Gateway", Group: groupGateway, Plural: "gateways", Versions: gatewayVersions, Namespaced: true, Shared: true,

@@ -15,6 +15,9 @@
 - apiGroups: [networking.istio.io]
   resources: [serviceentries, workloadentries]
   verbs: [get, list, watch]
+- apiGroups: [telemetry.istio.io]
+  resources: [telemetries]
+  verbs: [get, list, watch]
 {{- end }}
 {{- define "ambitd.kinds.status" -}}
 - apiGroups: [security.istio.io]
@@ -28,5 +31,8 @@
   verbs: [update, patch]
 - apiGroups: [networking.istio.io]
   resources: [serviceentries/status, workloadentries/status]
+  verbs: [update, patch]
+- apiGroups: [telemetry.istio.io]
+  resources: [telemetries/status]
   verbs: [update, patch]
 {{- end }}

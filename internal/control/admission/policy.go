@@ -22,7 +22,7 @@ const toWaypoint = "attach the policy to a waypoint with targetRefs to match req
 
 func (c *checker) authorizationPolicy(p *securityv1.AuthorizationPolicy) {
 	c.selector("spec.selector.matchLabels", p.Spec.Selector)
-	c.targets(p.Namespace, &p.Spec)
+	c.enforced(p.Namespace, &p.Spec)
 	c.action(p)
 	c.dryRun(p.Annotations)
 	for i, r := range p.Spec.Rules {
@@ -52,9 +52,9 @@ type attached interface {
 	GetTargetRefs() []*apitype.PolicyTargetReference
 }
 
-func (c *checker) targets(namespace string, spec attached) {
+func (c *checker) targets(namespace string, spec attached) (targeted bool) {
 	refs := spec.GetTargetRefs()
-	targeted := spec.GetTargetRef() != nil || len(refs) > 0
+	targeted = spec.GetTargetRef() != nil || len(refs) > 0
 	if targeted && spec.GetSelector() != nil {
 		c.invalid("spec.targetRefs", "a policy has either a selector or targetRefs, not both")
 	}
@@ -78,7 +78,12 @@ func (c *checker) targets(namespace string, spec attached) {
 			c.invalid(at(i)+".kind", "%s of group %q cannot be a target; those that can are Gateway, GatewayClass, Service and ServiceEntry", ref.GetKind(), ref.GetGroup())
 		}
 	}
-	if targeted {
+	return targeted
+}
+
+// enforced is targets for a policy, which node proxies enforce when it has none.
+func (c *checker) enforced(namespace string, spec attached) {
+	if c.targets(namespace, spec) {
 		c.say(Elsewhere, "", "make sure that the target has a waypoint",
 			"the policy has targetRefs: only the waypoint of its target enforces it, node proxies do not")
 	}

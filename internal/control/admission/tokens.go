@@ -11,7 +11,7 @@ import (
 
 func (c *checker) requestAuthentication(p *securityv1.RequestAuthentication) {
 	c.selector("spec.selector.matchLabels", p.Spec.Selector)
-	c.targets(p.Namespace, &p.Spec)
+	c.enforced(p.Namespace, &p.Spec)
 	if p.Spec.TargetRef == nil && len(p.Spec.TargetRefs) == 0 {
 		c.say(Ignored, "", "name the Service or the waypoint in targetRefs", "no token is looked at: node proxies see connections and not requests")
 	}

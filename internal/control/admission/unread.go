@@ -20,7 +20,6 @@ var none = map[schema.GroupKind]string{
 	{Group: "networking.istio.io", Kind: "EnvoyFilter"}:      "there is no Envoy to patch and never will be; use routes and filters of the Gateway API at a waypoint",
 	{Group: "networking.istio.io", Kind: "ProxyConfig"}:      "configure ztunnel by its environment",
 	{Group: "networking.istio.io", Kind: "WorkloadGroup"}:    "write a WorkloadEntry for each machine",
-	{Group: "telemetry.istio.io", Kind: "Telemetry"}:         "node proxies always write metrics and the access log; set levels with the logging endpoint",
 	{Group: "extensions.istio.io", Kind: "WasmPlugin"}:       "use a waypoint that runs it",
 	{Group: "extensions.istio.io", Kind: "TrafficExtension"}: "use a waypoint that runs it",
 }

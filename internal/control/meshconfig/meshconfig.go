@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -27,6 +28,8 @@ type Config struct {
 	ServiceEntryVisibility *Visibility `json:"-"`
 	// Providers are the extensionProviders.
 	Providers Providers `json:"-"`
+	// Telemetry has the fields about telemetry; nil when there is none.
+	Telemetry *meshv1alpha1.MeshConfig `json:"-"`
 }
 
 // honoured are the names of Config's fields, but for those that are read one by one.
@@ -88,6 +91,9 @@ func Parse(text []byte) (c Config, unread []string, err error) {
 	if err := CheckTrustDomains(c.TrustDomainAliases); err != nil {
 		return Config{}, nil, fmt.Errorf("mesh configuration: trustDomainAliases: %w", err)
 	}
+	if err := c.observe(all); err != nil {
+		return Config{}, nil, fmt.Errorf("mesh configuration: %w", err)
+	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		switch {
 		case meansVisibility(name):
@@ -98,7 +104,7 @@ func Parse(text []byte) (c Config, unread []string, err error) {
 			if err := c.provide(all[name]); err != nil {
 				return Config{}, nil, fmt.Errorf("mesh configuration: %s: %w", name, err)
 			}
-		case !slices.Contains(honoured, name):
+		case !slices.Contains(honoured, name) && !slices.Contains(observed, name):
 			unread = append(unread, name)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 func TestParse(t *testing.T) {
 	got, unread, err := meshconfig.Parse([]byte(`
-accessLogFile: /dev/stdout
+outboundTrafficPolicy: {mode: REGISTRY_ONLY}
 trustDomain: example.org
 trustDomainAliases: [old.example, older.example]
 defaultConfig: {proxyMetadata: {ISTIO_META_ENABLE_HBONE: "true"}}
@@ -31,14 +31,14 @@ discoverySelectors:
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("%v\n%s", err, d)
 	}
-	if d := cmp.Diff([]string{"accessLogFile", "defaultConfig"}, unread); d != "" {
+	if d := cmp.Diff([]string{"outboundTrafficPolicy"}, unread); d != "" {
 		t.Error(d)
 	}
 	if got, unread, err := meshconfig.Parse(nil); err != nil || unread != nil || !reflect.DeepEqual(got, meshconfig.Config{}) {
 		t.Errorf("empty: %+v %v %v", got, unread, err)
 	}
 	for _, bad := range []string{"- a", "trustDomain: [", "discoverySelectors: 3", "trustDomainAliases: old", "trustDomainAliases: ['']", "trustDomainAliases: ['*']", "trustDomainAliases: [a/b]", "discoverySelectors: [{matchExpressions: [{key: a, operator: Near}]}]",
-		"serviceEntryVisibility: NONE", "serviceEntryVisibility: {defaultVisibility: Everybody}", "serviceEntryVisibility: {policies: [{visibility: 7}]}",
+		"extensionProviders: 3", "defaultConfig: 3", "serviceEntryVisibility: NONE", "serviceEntryVisibility: {defaultVisibility: Everybody}", "serviceEntryVisibility: {policies: [{visibility: 7}]}",
 		"serviceEntryVisibility: {policies: [{visibility: MINE}]}", "serviceEntryVisibility: {policies: [{visibility: NONE, matchingRules: [{hostSuffix: x}]}]}",
 		"serviceEntryVisibility: {policies: [{matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: Near}]}}]}]}"} {
 		if c, _, err := meshconfig.Parse([]byte(bad)); err == nil {

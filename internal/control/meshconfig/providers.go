@@ -126,14 +126,11 @@ func readProvider(text json.RawMessage) (*authzpb.Provider, error) {
 	if !slices.ContainsFunc(slices.Collect(maps.Keys(keys)), func(k string) bool {
 		return strings.HasPrefix(strings.ToLower(strings.ReplaceAll(k, "_", "")), "envoyextauthz")
 	}) {
-		return nil, nil
-	}
-	text, err := plainTimeout(keys)
-	if err != nil {
+		_, err := readEntry(text, true)
 		return nil, err
 	}
-	pb := &meshv1alpha1.MeshConfig_ExtensionProvider{}
-	if err := protojson.Unmarshal(text, pb); err != nil {
+	pb, err := readEntry(text, false)
+	if err != nil {
 		return nil, err
 	}
 	var out *authzpb.Provider
@@ -151,6 +148,20 @@ func readProvider(text json.RawMessage) (*authzpb.Provider, error) {
 	out.Name = pb.GetName()
 	_, err = extauthz.Compile(out)
 	return out, err
+}
+
+// readEntry reads an entry. Fields that a newer version has are an error, or are skipped.
+func readEntry(text json.RawMessage, skip bool) (*meshv1alpha1.MeshConfig_ExtensionProvider, error) {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(text, &keys); err != nil {
+		return nil, err
+	}
+	text, err := plainTimeout(keys)
+	if err != nil {
+		return nil, err
+	}
+	pb := &meshv1alpha1.MeshConfig_ExtensionProvider{}
+	return pb, protojson.UnmarshalOptions{DiscardUnknown: skip}.Unmarshal(text, pb)
 }
 
 // plainTimeout writes the timeout of an entry in seconds: users may write 500ms as well.

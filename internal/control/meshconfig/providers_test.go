@@ -82,6 +82,7 @@ func TestBadProviders(t *testing.T) {
 		`{name: bad, envoyExtAuthzGrpc: {service: a, port: 1, statusOnError: "200"}}`:                            "statusOnError:",
 		`{name: bad, envoyExtAuthzGrpc: {service: a, port: 1, fialOpen: true}}`:                                  "fialOpen",
 		`{name: bad, envoyExtAuthzGrpc: {service: a, port: 1, includeRequestBodyInCheck: {}}}`:                   "maxRequestBytes",
+		`{name: bad, opentelemetry: {service: a, port: many}}`:                                                   "port",
 		`{name: bad, envoyExtAuthzGrpc: 7}`:                                                                      "",
 		`{name: bad, envoyExtAuthzGRPC: {service: a, port: 1}}`:                                                  "envoyExtAuthzGRPC",
 		`{name: bad, envoyExtAuthzGrpc: {service: a, port: 1}, envoyExtAuthzHttp: {service: a, port: 1}}`:        "oneof",

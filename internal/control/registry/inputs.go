@@ -3,6 +3,7 @@ package registry
 import (
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -29,6 +31,7 @@ type inputs struct {
 	policies   collection.Input[Ref, *securityv1.AuthorizationPolicy]
 	peers      collection.Input[Ref, *securityv1.PeerAuthentication]
 	tokens     collection.Input[Ref, *securityv1.RequestAuthentication]
+	telemetry  collection.Input[Ref, *telemetryv1.Telemetry]
 	gateways   collection.Input[Ref, *gatewayv1.Gateway]
 	gwClasses  collection.Input[Ref, *gatewayv1.GatewayClass]
 	httpRoutes collection.Input[Ref, *gatewayv1.HTTPRoute]
@@ -39,6 +42,8 @@ type inputs struct {
 	// What the mesh's administrator says about entries: one row, or none.
 	visibility collection.Input[struct{}, *meshconfig.Visibility]
 	providers  collection.Input[struct{}, meshconfig.Providers]
+	// The mesh's settings of telemetry: one row, or none.
+	mesh collection.Input[struct{}, *telemetry.Mesh]
 	// The names of the trust domain: always one row.
 	domains collection.Input[struct{}, policy.TrustDomains]
 
@@ -69,6 +74,7 @@ func newInputs(g *collection.Graph) inputs {
 	in.policies = objects(&in, g, source.AuthorizationPolicy, source.Key.Ref)
 	in.peers = objects(&in, g, source.PeerAuthentication, source.Key.Ref)
 	in.tokens = objects(&in, g, source.RequestAuthentication, source.Key.Ref)
+	in.telemetry = objects(&in, g, source.Telemetry, source.Key.Ref)
 	in.gateways = objects(&in, g, source.Gateway, source.Key.Ref)
 	in.gwClasses = objects(&in, g, source.GatewayClass, source.Key.Ref)
 	in.httpRoutes = objects(&in, g, source.HTTPRoute, source.Key.Ref)
@@ -78,6 +84,7 @@ func newInputs(g *collection.Graph) inputs {
 	in.grants = objects(&in, g, source.ReferenceGrant, source.Key.Ref)
 	in.visibility = collection.NewInput[struct{}](g, "visibility of entries", samePointer[meshconfig.Visibility])
 	in.providers = collection.NewInput[struct{}](g, "external authorizers", meshconfig.Providers.Same)
+	in.mesh = collection.NewInput[struct{}](g, "telemetry of the mesh", samePointer[telemetry.Mesh])
 	in.clusters = collection.NewInput[source.Cluster](g, "clusters", same[clusterFacts])
 	in.keys = collection.NewInput[jwks.Source](g, "keys of issuers", jwks.Same)
 	in.moving = collection.NewInput[moved](g, "moves between waypoints", samePassage)

@@ -44,6 +44,10 @@ var outputs = []output{
 		collections: func(t *tables) []*resources { return t.targets.Resources },
 	},
 	{
+		typeURL:     wellknown.TypeTelemetry,
+		collections: func(t *tables) []*resources { return t.targets.Layers },
+	},
+	{
 		typeURL: wellknown.TypeAddress,
 		collections: func(t *tables) []*resources {
 			return []*resources{t.services, t.podWorkloads, t.entryWorkloads, t.inlineWorkloads, t.sliceWorkloads}

@@ -58,7 +58,7 @@ func TestDumpsAreWhatWasPublished(t *testing.T) {
 		"---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: targeted, namespace: shop}\nspec: {targetRefs: [{kind: Service, name: api}], rules: [{}]}\n"+
 		"---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: tokens, namespace: shop}\nspec: {targetRefs: [{kind: Service, name: api}], jwtRules: [{issuer: a, jwksUri: 'https://a/keys'}]}\n"))
 	r.Apply([]source.Event{{Key: source.Pod.Key("shop", "web-1")}})
-	published := map[string]map[string][]byte{wellknown.TypeAddress: rec.addresses, wellknown.TypeAuthorization: rec.policies, wellknown.TypePolicy: rec.requests, wellknown.TypeAuthentication: rec.tokens, wellknown.TypeRoute: rec.rules}
+	published := map[string]map[string][]byte{wellknown.TypeAddress: rec.addresses, wellknown.TypeAuthorization: rec.policies, wellknown.TypePolicy: rec.requests, wellknown.TypeAuthentication: rec.tokens, wellknown.TypeRoute: rec.rules, wellknown.TypeTelemetry: rec.layers}
 	all := r.Resources()
 	if len(all) != len(Types()) {
 		t.Fatalf("%d types of %d", len(all), len(Types()))

@@ -20,6 +20,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -43,6 +44,8 @@ type Options struct {
 	Visibility *meshconfig.Visibility
 	// Providers are those of SetProviders, from the beginning on.
 	Providers meshconfig.Providers
+	// Telemetry is the value of SetTelemetry from the beginning on.
+	Telemetry *telemetry.Mesh
 	// WaypointBypass lets traffic go around waypoints, as Istio does, where no
 	// annotation decides for its object.
 	WaypointBypass bool
@@ -134,6 +137,9 @@ func New(opts Options, out Publisher) *Registry {
 		r.in.visibility.Set(struct{}{}, opts.Visibility)
 	}
 	r.in.providers.Set(struct{}{}, opts.Providers)
+	if opts.Telemetry != nil {
+		r.in.mesh.Set(struct{}{}, opts.Telemetry)
+	}
 	r.update.follow(r.t)
 	r.t.placements.OnChange(r.placed)
 	r.t.gatewayAccounts.OnChange(r.gatewaysChanged)

@@ -6,6 +6,7 @@ import (
 	metav1alpha1 "istio.io/api/meta/v1alpha1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -59,6 +60,8 @@ func (r *Registry) reporters() []*reporter {
 			func(p *securityv1.PeerAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.peer)),
 		writes(source.RequestAuthentication, in.tokens, status.Owned{Conditions: []string{status.WaypointAccepted, status.KeysFetched}},
 			func(p *securityv1.RequestAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.tokens)),
+		writes(source.Telemetry, in.telemetry, status.Owned{Conditions: []string{status.WaypointAccepted}},
+			func(p *telemetryv1.Telemetry) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.telemetry)),
 		writes(source.HTTPRoute, in.httpRoutes, routes.Status, func(o *gatewayv1.HTTPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
 			func(d describer, n Ref, _ *gatewayv1.HTTPRoute) []status.Section { return d.route(d.t.routes.HTTP, n) }),
 		writes(source.GRPCRoute, in.grpcRoutes, routes.Status, func(o *gatewayv1.GRPCRoute) status.State { return routes.Seen(o.Status.RouteStatus) },

@@ -6,6 +6,7 @@ import (
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
@@ -16,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/control/targets"
+	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -81,6 +83,11 @@ func (t *tables) routing(in *inputs) {
 					state, _ := collection.Fetch(r, in.keys.Collection, s)
 					return state
 				}), true
+			}),
+		Telemetry: in.telemetry.Collection, Mesh: in.mesh.Collection, HostOwner: t.hostOwner,
+		Layers: collection.Map(in.telemetry.Collection, "layers of telemetry", never[*telemetry.Made],
+			func(r *collection.Reader, _ Ref, p *telemetryv1.Telemetry) (*telemetry.Made, bool) {
+				return t.observes(r, p), true
 			}),
 		Gateways: collection.Map(t.classes, "gateways as targets", same[targets.Gateway],
 			func(r *collection.Reader, k Ref, class string) (targets.Gateway, bool) {

@@ -19,6 +19,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/targets"
+	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -36,8 +37,10 @@ type tables struct {
 	classes    *collection.Collection[Ref, string] // of Gateways
 	visibility *collection.Collection[struct{}, *meshconfig.Visibility]
 	domains    *collection.Collection[struct{}, policy.TrustDomains]
-	scopes     *collection.Collection[Space, meshconfig.Scope] // of entries, by namespace
-	bound      bindings
+	// What the mesh's settings say of telemetry.
+	meshTelemetry *collection.Collection[struct{}, *telemetry.Mesh]
+	scopes        *collection.Collection[Space, meshconfig.Scope] // of entries, by namespace
+	bound         bindings
 
 	// Services, without what only their own resource depends on.
 	cores   *collection.Collection[coreKey, *core]
@@ -135,7 +138,7 @@ func (t *tables) facts(in *inputs) {
 		func(_ *collection.Reader, _ Space, n *corev1.Namespace) (map[string]string, bool) {
 			return n.Labels, true
 		})
-	t.visibility, t.domains = in.visibility.Collection, in.domains.Collection
+	t.visibility, t.domains, t.meshTelemetry = in.visibility.Collection, in.domains.Collection, in.mesh.Collection
 	t.scopes = collection.Map(in.namespaces.Collection, "visibility of a namespace's entries", same[meshconfig.Scope],
 		func(r *collection.Reader, _ Space, n *corev1.Namespace) (meshconfig.Scope, bool) {
 			v, ok := collection.Fetch(r, t.visibility, struct{}{})

@@ -11,12 +11,14 @@ import (
 
 	typev1beta1 "istio.io/api/type/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -39,6 +41,14 @@ type Inputs struct {
 	Authentications *collection.Collection[source.Ref, *securityv1.RequestAuthentication]
 	Tokens          *collection.Collection[source.Ref, *policy.Tokens]
 
+	// Telemetry are the objects, Layers the same as gateways get them, Mesh what the
+	// mesh's settings say: one row, or none.
+	Telemetry *collection.Collection[source.Ref, *telemetryv1.Telemetry]
+	Layers    *collection.Collection[source.Ref, *telemetry.Made]
+	Mesh      *collection.Collection[struct{}, *telemetry.Mesh]
+	// HostOwner returns the namespace of the entry that has a host.
+	HostOwner func(r *collection.Reader, host string) (string, bool)
+
 	Destinations  *collection.Collection[routes.Target, *routes.Destination]
 	Gateways      *collection.Collection[source.Ref, Gateway]
 	RootNamespace string
@@ -57,6 +67,11 @@ type Tables struct {
 	// Tokens are what gateways are sent of them.
 	Authentications *collection.Collection[source.Ref, *Result]
 	Tokens          []*collection.Collection[string, *xds.Resource]
+
+	// Telemetry has the result of each Telemetry with targets, and Layers are what
+	// gateways are sent of all of them.
+	Telemetry *collection.Collection[source.Ref, *Result]
+	Layers    []*collection.Collection[string, *xds.Resource]
 }
 
 // Result is what became of one policy.
@@ -100,6 +115,7 @@ func New(in Inputs) *Tables {
 		})
 	t.Authentications, t.Tokens = follow(t, "request authentications", wellknown.TypeAuthentication, in.Authentications, in.Tokens,
 		func(p *securityv1.RequestAuthentication) attached { return &p.Spec }, tokenConditions)
+	t.observe()
 	return t
 }
 
@@ -204,8 +220,20 @@ func (t *Tables) bindAll(r *collection.Reader, k source.Ref, refs []*typev1beta1
 // resource makes the message of a policy for a gateway. The name has the target:
 // what a target no longer has is removed, which waits for what other types say of it.
 func (t *Tables) resource(typeURL string, gateway, at source.Ref, kind, name string, made forServices, services []authz.Service) *xds.Resource {
+	body := made.For(services)
+	if c, ok := made.(forClass); ok && kind == source.GatewayClass.Name {
+		body = c.ForClass()
+	}
+	return t.made(typeURL, gateway, at, kind, name, body)
+}
+
+// forClass is one whose message for a class differs from that for a gateway.
+type forClass interface{ ForClass() []byte }
+
+// made makes the resource of a message.
+func (t *Tables) made(typeURL string, gateway, at source.Ref, kind, name string, body []byte) *xds.Resource {
 	full := fmt.Sprintf("%s/%s/%s/%s/%s/%s", gateway.Namespace, gateway.Name, kind, name, at.Namespace, at.Name)
-	out := xds.NewResource(typeURL, full, nil, made.For(services))
+	out := xds.NewResource(typeURL, full, nil, body)
 	out.Groups = []xds.Group{access.GatewayGroup(access.Gateway{Cluster: t.in.Cluster, Namespace: gateway.Namespace, Name: gateway.Name})}
 	return out
 }

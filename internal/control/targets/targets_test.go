@@ -10,6 +10,7 @@ import (
 	apisecurity "istio.io/api/security/v1beta1"
 	typev1beta1 "istio.io/api/type/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
@@ -17,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
@@ -25,14 +27,16 @@ import (
 
 // world is a graph with some services and gateways, to which tests add policies.
 type world struct {
-	t        testing.TB
-	g        *collection.Graph
-	policies collection.Input[source.Ref, *securityv1.AuthorizationPolicy]
-	tokens   collection.Input[source.Ref, *securityv1.RequestAuthentication]
-	keys     map[string]*jwks.State // by source
-	dests    collection.Input[routes.Target, *routes.Destination]
-	gateways collection.Input[source.Ref, Gateway]
-	tables   *Tables
+	t         testing.TB
+	g         *collection.Graph
+	policies  collection.Input[source.Ref, *securityv1.AuthorizationPolicy]
+	tokens    collection.Input[source.Ref, *securityv1.RequestAuthentication]
+	keys      map[string]*jwks.State // by source
+	dests     collection.Input[routes.Target, *routes.Destination]
+	gateways  collection.Input[source.Ref, Gateway]
+	telemetry collection.Input[source.Ref, *telemetryv1.Telemetry]
+	mesh      collection.Input[struct{}, *telemetry.Mesh]
+	tables    *Tables
 }
 
 func different[T any](_, _ T) bool { return false }
@@ -41,12 +45,19 @@ func newWorld(t testing.TB) *world {
 	g := collection.NewGraph()
 	w := &world{
 		t: t, g: g,
-		policies: collection.NewInput[source.Ref](g, "policies", different[*securityv1.AuthorizationPolicy]),
-		tokens:   collection.NewInput[source.Ref](g, "request authentications", different[*securityv1.RequestAuthentication]),
-		dests:    collection.NewInput[routes.Target](g, "destinations", (*routes.Destination).Equal),
-		gateways: collection.NewInput[source.Ref](g, "gateways", func(a, b Gateway) bool { return a == b }),
+		policies:  collection.NewInput[source.Ref](g, "policies", different[*securityv1.AuthorizationPolicy]),
+		tokens:    collection.NewInput[source.Ref](g, "request authentications", different[*securityv1.RequestAuthentication]),
+		dests:     collection.NewInput[routes.Target](g, "destinations", (*routes.Destination).Equal),
+		telemetry: collection.NewInput[source.Ref](g, "telemetry", different[*telemetryv1.Telemetry]),
+		mesh:      collection.NewInput[struct{}](g, "mesh", different[*telemetry.Mesh]),
+		gateways:  collection.NewInput[source.Ref](g, "gateways", func(a, b Gateway) bool { return a == b }),
 	}
 	w.tables = New(Inputs{
+		Telemetry: w.telemetry.Collection, Mesh: w.mesh.Collection, HostOwner: func(*collection.Reader, string) (string, bool) { return "shop", true },
+		Layers: collection.Map(w.telemetry.Collection, "layers", different[*telemetry.Made], func(r *collection.Reader, _ source.Ref, p *telemetryv1.Telemetry) (*telemetry.Made, bool) {
+			mesh, _ := collection.Fetch(r, w.mesh.Collection, struct{}{})
+			return telemetry.Translate(p, mesh, func(string) (string, bool) { return "shop", true }), true
+		}),
 		Policies: w.policies.Collection, Destinations: w.dests.Collection, Gateways: w.gateways.Collection, RootNamespace: "istio-system", Cluster: "Kubernetes", Authentications: w.tokens.Collection,
 		Tokens: collection.Map(w.tokens.Collection, "tokens", different[*policy.Tokens], func(_ *collection.Reader, _ source.Ref, p *securityv1.RequestAuthentication) (*policy.Tokens, bool) {
 			return policy.TranslateTokens(p, func(s jwks.Source) *jwks.State { return w.keys[s.String()] }), true

@@ -20,6 +20,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
 	"github.com/ambit-mesh/ambit/internal/proxy/feed"
+	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/proxy/process"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -47,6 +48,8 @@ type App struct {
 
 	policies        *policies
 	authentications *authentications
+	observed        *observed
+	spans, records  *otlp.Counters
 
 	loops   *poll.Group
 	gateway *gateway.Gateway
@@ -67,7 +70,8 @@ type App struct {
 func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a := &App{
 		cfg: cfg, logs: logs, log: logs.Logger(Program), quit: make(chan struct{}),
-		dir:   workload.NewDirectory(workload.Options{TrustDomain: cfg.TrustDomain}),
+		dir:      workload.NewDirectory(workload.Options{TrustDomain: cfg.TrustDomain}),
+		observed: newObserved(cfg.Self.Namespace, logs.Logger("telemetry")), spans: otlp.NewCounters(Program, "spans"), records: otlp.NewCounters(Program, "log_records"),
 		rules: newRules(), policies: newPolicies(logs.Logger("policy")), authentications: newAuthentications(logs.Logger("policy")), tls: mtls.Options{TLS12: cfg.TLS12, PQC: cfg.PQC},
 	}
 	reg := metrics.NewRegistry(Program)
@@ -93,6 +97,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 			feed.Addresses(a.dir, true),
 			{TypeURL: wellknown.TypeAuthentication, Apply: a.authentications.apply},
 			{TypeURL: wellknown.TypePolicy, Apply: a.policies.apply},
+			{TypeURL: wellknown.TypeTelemetry, Apply: a.observed.apply},
 			{TypeURL: wellknown.TypeRoute, Apply: a.rules.apply},
 		},
 	})
@@ -107,14 +112,14 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a.tunnels()
 	a.learner = &learner{client: a.xds}
 	a.telemetry()
-	reg.MustRegister(a.rec, a.policies.counted, a.policies.asked)
+	reg.MustRegister(telemetry.NewOverridden(a.rec, overrides{a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records)
 	hooks := gateway.NewTelemetry(a.rec, accesslog.NewRequests(logs.Lines(accesslog.Scope)), a.dir.Snapshot)
 	hooks.Policy, hooks.Asked = a.policies.verdict, a.policies.answered
 	a.gateway = gateway.New(gateway.Options{
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
 		Learn: a.learner.learn, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
 		Identity: cfg.Identity(), ClientCertificate: cfg.ClientIdentity, Log: logs.Logger("gateway"),
-		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks,
+		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks, Observed: a.observed.set.Load, Spans: a.spans, Records: a.records,
 	})
 	a.servers.Explain = a.gateway.Explain
 	a.policies.changed, a.authentications.changed = a.gateway.Recheck, a.gateway.Recheck
@@ -190,6 +195,7 @@ func (a *App) start(ctx context.Context, done []func()) {
 		config := a.rules.config.Load()
 		// What routes lead to is requested before the first client needs it.
 		names := append([]string{addressName(a.cfg.Network, a.cfg.Source)}, named(config)...)
+		names = append(names, a.observed.names()...)
 		if !a.learner.all(ctx, names) || !a.learner.all(ctx, a.ownServices()) {
 			return
 		}
@@ -200,6 +206,7 @@ func (a *App) start(ctx context.Context, done []func()) {
 		}
 		select {
 		case <-a.rules.changed:
+		case <-a.observed.changed:
 		case <-ctx.Done():
 			return
 		}
@@ -276,17 +283,25 @@ func (a *App) drain() {
 			if n := a.gateway.Active(); n > 0 {
 				a.log.Warn("drain deadline is over", "connections_reset", n)
 			}
-			a.close()
+			a.close(0)
 			return
 		}
 	}
-	a.close()
+	a.close(flushTime)
 }
 
-func (a *App) close() {
+// flushTime is how long the gateway waits for collectors to accept the last spans.
+const flushTime = 2 * time.Second
+
+// close ends everything. Collectors get the last spans within a time.
+func (a *App) close(flush time.Duration) {
 	a.listener.Close()
-	a.gateway.Close()
+	a.gateway.End()
 	a.server.Close(reason.Draining)
+	ctx, cancel := context.WithTimeout(context.Background(), flush)
+	defer cancel()
+	a.gateway.Flush(ctx)
+	a.gateway.Close()
 	a.pool.Close(reason.Draining)
 	a.log.Info("done")
 }

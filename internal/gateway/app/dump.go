@@ -45,6 +45,7 @@ func (a *App) dump() map[string]any {
 		"backends":           backends(snap, a.rules.config.Load(), st.LeftOut),
 		"policies":           a.policies.dump(),
 		"authentications":    a.authentications.dump(),
+		"telemetry":          a.observed.dump(),
 		"config":             a.cfg,
 		"certificates":       a.certs.States(),
 		"connections":        st.Connections,

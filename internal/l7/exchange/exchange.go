@@ -171,6 +171,8 @@ type Exchange struct {
 	Answered       bool // the response is an endpoint's
 	Direct         bool // the response is a filter's
 	Learned        int  // how often the owner has waited for what it did not have
+	// Own is the owner's, as long as the request goes on.
+	Own any
 
 	engine   *Engine
 	owner    Owner

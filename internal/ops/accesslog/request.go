@@ -63,15 +63,34 @@ const maxLine = 16 << 10
 
 var lineBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
+// Line is a line in another format.
+type Line interface {
+	// Append appends the line, with its end.
+	Append(b []byte) []byte
+}
+
 // Write writes the line of a request.
 func (r *Requests) Write(e *Request) {
-	buf := lineBuffers.Get().(*[]byte)
-	b := (*buf)[:0]
 	if r.json {
-		b = e.AppendJSON(b)
+		r.WriteLine((*jsonLine)(e))
 	} else {
-		b = e.AppendText(b)
+		r.WriteLine((*textLine)(e))
 	}
+}
+
+// The formats of a Request.
+type (
+	jsonLine Request
+	textLine Request
+)
+
+func (l *jsonLine) Append(b []byte) []byte { return (*Request)(l).AppendJSON(b) }
+func (l *textLine) Append(b []byte) []byte { return (*Request)(l).AppendText(b) }
+
+// WriteLine writes a line in another format.
+func (r *Requests) WriteLine(l Line) {
+	buf := lineBuffers.Get().(*[]byte)
+	b := l.Append((*buf)[:0])
 	r.lines.Write(b)
 	if cap(b) <= maxLine {
 		*buf = b
@@ -81,11 +100,11 @@ func (r *Requests) Write(e *Request) {
 
 const startFormat = "2006-01-02T15:04:05.000Z"
 
-// flag returns the response flag of Envoy.
-func (e *Request) flag() string { return e.Reason.HTTP().Flag }
+// Flag returns the response flag of Envoy.
+func (e *Request) Flag() string { return e.Reason.HTTP().Flag }
 
-// details returns Envoy's word for where the response came from.
-func (e *Request) details() string {
+// Details returns Envoy's word for where the response came from.
+func (e *Request) Details() string {
 	switch {
 	case e.Reason == reason.MalformedRequest && e.Protocol == "HTTP/2":
 		return "http2.protocol_error"
@@ -154,10 +173,10 @@ func (e *Request) AppendText(b []byte) []byte {
 	b = orDash(b, e.Protocol)
 	b = append(b, `" `...)
 	b = strconv.AppendInt(b, int64(e.Status), 10)
-	b = append(append(b, ' '), e.flag()...)
-	b = orDash(append(b, ' '), e.details())
+	b = append(append(b, ' '), e.Flag()...)
+	b = orDash(append(b, ' '), e.Details())
 	b = append(b, " - "...) // termination of the connection
-	b = quoted(b, e.failure())
+	b = quoted(b, e.Failure())
 	b = strconv.AppendInt(append(b, ' '), e.Received, 10)
 	b = strconv.AppendInt(append(b, ' '), e.Sent, 10)
 	b = strconv.AppendInt(append(b, ' '), e.Duration.Milliseconds(), 10)
@@ -189,10 +208,10 @@ func (e *Request) AppendJSON(b []byte) []byte {
 	b = jsonText(append(b, `,"path":`...), e.Path)
 	b = jsonText(append(b, `,"protocol":`...), e.Protocol)
 	b = strconv.AppendInt(append(b, `,"response_code":`...), int64(e.Status), 10)
-	b = jsonText(append(b, `,"response_flags":`...), e.flag())
-	b = jsonText(append(b, `,"response_code_details":`...), e.details())
+	b = jsonText(append(b, `,"response_flags":`...), e.Flag())
+	b = jsonText(append(b, `,"response_code_details":`...), e.Details())
 	b = append(b, `,"connection_termination_details":null`...)
-	b = jsonText(append(b, `,"upstream_transport_failure_reason":`...), e.failure())
+	b = jsonText(append(b, `,"upstream_transport_failure_reason":`...), e.Failure())
 	b = strconv.AppendInt(append(b, `,"bytes_received":`...), e.Received, 10)
 	b = strconv.AppendInt(append(b, `,"bytes_sent":`...), e.Sent, 10)
 	b = strconv.AppendInt(append(b, `,"duration":`...), e.Duration.Milliseconds(), 10)
@@ -277,18 +296,27 @@ func (e *Request) more(b []byte, json bool) []byte {
 	return p.b
 }
 
-// failure returns why no connection to the endpoint came about.
-func (e *Request) failure() string {
-	if f := e.flag(); f == "UF" && e.Err != nil {
+// Failure returns why no connection to the endpoint came about.
+func (e *Request) Failure() string {
+	if f := e.Flag(); f == "UF" && e.Err != nil {
 		return e.Err.Error()
 	}
 	return ""
 }
 
-// cluster appends the name that Istio gives a service port at a waypoint.
+// cluster appends AppendCluster, or a hyphen.
 func (e *Request) cluster(b []byte) []byte {
 	if e.ClusterHost == "" {
 		return append(b, '-')
+	}
+	return e.AppendCluster(b)
+}
+
+// AppendCluster appends the name that Istio gives a service port at a waypoint, nothing
+// without a service.
+func (e *Request) AppendCluster(b []byte) []byte {
+	if e.ClusterHost == "" {
+		return b
 	}
 	b = append(b, "inbound-vip|"...)
 	b = strconv.AppendUint(b, uint64(e.ClusterPort), 10)

@@ -27,7 +27,7 @@ func wl(name string) *workload.Workload {
 	}}
 }
 
-func scrape(t *testing.T, r *Recorder) string {
+func scrape(t *testing.T, r prometheus.Collector) string {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(r)
