@@ -1,10 +1,9 @@
 package gateway
 
 import (
-	"net/netip"
-	"slices"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
@@ -27,11 +26,11 @@ func (c *session) begin(h *message.Head, at time.Time) (unproven, err *reason.Er
 	snapshot := c.shard.g.opts.Directory()
 	if c.judged != snapshot {
 		if w, err := c.shard.whereabouts(c.peer.Namespace); err == nil {
-			switch w.standing(&c.dest) {
-			case used:
-			case left:
+			switch w.Standing(&c.dest) {
+			case place.Used:
+			case place.Left:
 				c.shard.loop.Post(c.last)
-			case replaced:
+			case place.Replaced:
 				c.shard.loop.Post(c.drain)
 				return nil, errMoved // a new connection finds the other waypoint
 			}
@@ -39,12 +38,12 @@ func (c *session) begin(h *message.Head, at time.Time) (unproven, err *reason.Er
 	}
 	switch {
 	case c.access == nil:
-		services := c.dest.services(snapshot)
-		c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: c.dest.target()}, services, c.shard.g.opts.Telemetry.Policy)
+		services := c.dest.Services(snapshot)
+		c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: c.dest.Target()}, services, c.shard.g.opts.Telemetry.Policy)
 		c.tokens = authn.NewCheck(c.shard.verifier, authenticated(services))
-	case c.dest.workload != nil && c.judged != snapshot:
+	case c.dest.Workload != nil && c.judged != snapshot:
 		// The pod may have become an endpoint of another service.
-		services := c.dest.services(snapshot)
+		services := c.dest.Services(snapshot)
 		c.access.Services(services)
 		c.tokens.Services(authenticated(services))
 	}
@@ -116,7 +115,7 @@ func (g *Gateway) Moved(name workload.NamespacedName) {
 			return
 		}
 		for c := range s.sessions {
-			if d := &c.dest; d.concerns(name) && w.standing(d) == replaced {
+			if d := &c.dest; concerns(d, name) && w.Standing(d) == place.Replaced {
 				c.drain()
 			}
 		}
@@ -124,16 +123,16 @@ func (g *Gateway) Moved(name workload.NamespacedName) {
 }
 
 // concerns reports whether a destination is a service, or an endpoint of it.
-func (d *destination) concerns(name workload.NamespacedName) bool {
-	if d.service != nil {
-		return d.service.Key() == name
+func concerns(d *place.Destination, name workload.NamespacedName) bool {
+	if d.Service != nil {
+		return d.Service.Key() == name
 	}
-	return d.workload.ServesAs(name) != nil
+	return d.Workload.ServesAs(name) != nil
 }
 
 // Joined is Recheck for the connections to a workload, whose services have changed.
 func (g *Gateway) Joined(uid string) {
-	g.recheck(func(c *session) bool { return c.dest.workload != nil && c.dest.workload.UID == uid })
+	g.recheck(func(c *session) bool { return c.dest.Workload != nil && c.dest.Workload.UID == uid })
 }
 
 func (g *Gateway) recheck(concerns func(*session) bool) {
@@ -150,38 +149,4 @@ func (g *Gateway) recheck(concerns func(*session) bool) {
 			return nil
 		})
 	})
-}
-
-// target returns what policies take for the destination of a connection: the address
-// that the client called. A name has that of the service, if there is one.
-func (d *destination) target() netip.AddrPort {
-	a := d.addr
-	if !a.IsValid() && d.service != nil {
-		if len(d.service.VIPs) > 0 {
-			a = d.service.VIPs[0].Addr
-		}
-	}
-	return netip.AddrPortFrom(a, d.port)
-}
-
-// services returns those whose policies are for a destination: the service that was
-// called, or every service that the workload backs at this port. A service that the
-// directory does not have may be one of them.
-func (d *destination) services(s *workload.Snapshot) []authz.Service {
-	if d.service != nil {
-		return []authz.Service{{Namespace: d.service.Namespace, Hostname: d.service.Hostname}}
-	}
-	w := d.workload
-	if now := s.WorkloadByUID(w.UID); now != nil {
-		w = now
-	}
-	var out []authz.Service
-	for i := range w.Services {
-		m := &w.Services[i]
-		svc := s.ServiceByName(m.Service.Namespace, m.Service.Hostname)
-		if svc == nil || slices.ContainsFunc(svc.Ports, func(p workload.Port) bool { return m.Target(p) == d.port }) {
-			out = append(out, authz.Service{Namespace: m.Service.Namespace, Hostname: m.Service.Hostname})
-		}
-	}
-	return out
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
@@ -14,11 +15,11 @@ import (
 
 // Question implements exchange.Asker.
 func (c *session) Question(*exchange.Exchange) (q extauthz.Question, destination string) {
-	q = extauthz.Question{Source: c.remote, Principal: name(c.peer), Called: c.dest.target(), Self: name(c.shard.g.opts.Identity), Claims: slices.Clone(c.tokens.Claims())}
-	if c.dest.service == nil {
-		return q, c.dest.workload.UID
+	q = extauthz.Question{Source: c.remote, Principal: name(c.peer), Called: c.dest.Target(), Self: name(c.shard.g.opts.Identity), Claims: slices.Clone(c.tokens.Claims())}
+	if c.dest.Service == nil {
+		return q, c.dest.Workload.UID
 	}
-	return q, c.dest.service.Key().String()
+	return q, c.dest.Service.Key().String()
 }
 
 // Authorizer implements exchange.Asker: an authorizer is reached as a backend is, and its
@@ -31,8 +32,8 @@ func (c *session) Authorizer(x *exchange.Exchange, to *pool.Target, learned int)
 	}
 	up := &route.Upstream{Service: route.PortKey{Namespace: p.Namespace, Hostname: p.Hostname, Port: p.Port}}
 	if p.Namespace == "" {
-		up.Service.Namespace = namespaceOf(p.Hostname)
-		if svc := where.snapshot.ServiceByHostname(p.Hostname, where.self.Namespace); svc != nil {
+		up.Service.Namespace = place.NamespaceOf(p.Hostname)
+		if svc := where.Snapshot.ServiceByHostname(p.Hostname, where.Self.Namespace); svc != nil {
 			up.Service.Namespace = svc.Namespace
 		}
 	}

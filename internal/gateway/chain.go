@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/netip"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -17,14 +18,14 @@ type served struct {
 }
 
 // serves is whereabouts.serves that remembers.
-func (s *shard) serves(w *whereabouts, svc *workload.Service) bool {
-	if s.served.snapshot != w.snapshot {
-		s.served.snapshot = w.snapshot
+func (s *shard) serves(w *place.Whereabouts, svc *workload.Service) bool {
+	if s.served.snapshot != w.Snapshot {
+		s.served.snapshot = w.Snapshot
 		clear(s.served.is)
 	}
 	is, known := s.served.is[svc]
 	if !known {
-		is = w.serves(svc)
+		is = w.Serves(svc)
 		s.served.is[svc] = is
 	}
 	return is
@@ -32,7 +33,7 @@ func (s *shard) serves(w *whereabouts, svc *workload.Service) bool {
 
 // before returns the waypoint that stands before a service; zero when there is none, or
 // when it is this one.
-func (s *shard) before(w *whereabouts, svc *workload.Service) (gw workload.GatewayAddress) {
+func (s *shard) before(w *place.Whereabouts, svc *workload.Service) (gw workload.GatewayAddress) {
 	if svc.Waypoint.IsZero() && len(svc.WeightedWaypoints) == 0 || s.serves(w, svc) {
 		return gw
 	}
@@ -41,36 +42,36 @@ func (s *shard) before(w *whereabouts, svc *workload.Service) (gw workload.Gatew
 
 // behind returns the waypoint that stands before an endpoint of a service and has not
 // seen the request yet.
-func (s *shard) behind(w *whereabouts, svc *workload.Service, up *workload.Upstream) (gw workload.GatewayAddress) {
+func (s *shard) behind(w *place.Whereabouts, svc *workload.Service, up *workload.Upstream) (gw workload.GatewayAddress) {
 	at := up.Workload
 	switch {
-	case at == nil || !up.Addr.IsValid() || at.Network != w.self.Network,
-		at.Waypoint.IsZero() && s.serves(w, svc), w.servesAt(at, up.Port):
+	case at == nil || !up.Addr.IsValid() || at.Network != w.Self.Network,
+		at.Waypoint.IsZero() && s.serves(w, svc), w.ServesAt(at, up.Port):
 		return gw
 	}
-	return hop.Behind(w.snapshot, at, netip.AddrPortFrom(up.Addr, up.Port), hop.Sender{Identity: w.self.Identity(), Addr: w.source})
+	return hop.Behind(w.Snapshot, at, netip.AddrPortFrom(up.Addr, up.Port), hop.Sender{Identity: w.Self.Identity(), Addr: w.Source})
 }
 
 // through has a proxy of a waypoint reach what the waypoint stands for: app, or the
 // service by its name if it has no address. It never goes around the waypoint.
-func (s *shard) through(e *endpoint, w *whereabouts, gw workload.GatewayAddress, app netip.AddrPort, c *session, failed func(string) bool) *reason.Error {
+func (s *shard) through(e *endpoint, w *place.Whereabouts, gw workload.GatewayAddress, app netip.AddrPort, c *session, failed func(string) bool) *reason.Error {
 	if c.hops >= connect.MaxHops {
 		return reason.Errorf(reason.WaypointLoop, "%d waypoints have sent it on, and another one stands before %s", c.hops, e.service.Key())
 	}
 	if why, unavailable := gw.Unavailable(); unavailable {
 		return reason.Errorf(reason.WaypointUnavailable, "waypoint %s", why)
 	}
-	q := workload.Query{Client: w.self, Dialled: app.Addr(), Excluded: s.health.Excluding(e.port, failed, s.loop.Now()), Load: s.loadFn, Rand: random}
-	up, err := hop.Gateway(w.snapshot, gw, q, true)
+	q := workload.Query{Client: w.Self, Dialled: app.Addr(), Excluded: s.health.Excluding(e.port, failed, s.loop.Now()), Load: s.loadFn, Rand: random}
+	up, err := hop.Gateway(w.Snapshot, gw, q, true)
 	if err != nil && !s.health.Empty() {
 		q.Excluded = failed
-		up, err = hop.Gateway(w.snapshot, gw, q, true)
+		up, err = hop.Gateway(w.Snapshot, gw, q, true)
 	}
 	switch {
 	case err != nil:
-		e.unknown = w.absent(gw)
+		e.unknown = w.Absent(gw)
 		return err
-	case up.Workload.Network != w.self.Network:
+	case up.Workload.Network != w.Self.Network:
 		return reason.Errorf(reason.UnknownGateway, "waypoint %s is in network %q", up.Workload.UID, up.Workload.Network)
 	case !up.Addr.IsValid():
 		return reason.Errorf(reason.WaypointUnavailable, "waypoint %s has no address", up.Workload.UID)

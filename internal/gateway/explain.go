@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
@@ -123,10 +124,10 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 		done(e.refuse(verdict.StepDestination, "the waypoint has just started", re), nil)
 		return
 	}
-	if e.learn(where.unknown(target, e.q.Source), func() { e.begin(done) }) {
+	if e.learn(where.Unknown(target, e.q.Source), func() { e.begin(done) }) {
 		return
 	}
-	dest, re := where.find(target)
+	dest, re := where.Find(target)
 	if re == nil && e.shard.g.opts.Config() == nil {
 		re = errNoConfig
 	}
@@ -136,14 +137,14 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 	}
 	e.destination(&dest)
 	remote := netip.AddrPortFrom(e.q.Source, 0)
-	client, _ := where.client(&incoming{peer: e.q.Identity, remote: remote})
+	client, _ := client(&where, &incoming{peer: e.q.Identity, remote: remote})
 	c := &session{
-		shard: e.shard, dest: dest, peer: e.q.Identity, remote: remote, client: client, judged: where.snapshot,
+		shard: e.shard, dest: dest, peer: e.q.Identity, remote: remote, client: client, judged: where.Snapshot,
 		seen: e.shard.g.seen(&incoming{peer: e.q.Identity, remote: remote}), hops: connect.Hops(e.q.Hops),
 	}
 	// It reports verdicts of policies to no counter.
-	services := dest.services(where.snapshot)
-	c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: dest.target()}, services, nil)
+	services := dest.Services(where.Snapshot)
+	c.access = authz.NewAccess(rbac.Conn{Identity: c.peer, Src: c.remote, Dst: dest.Target()}, services, nil)
 	c.tokens = authn.NewCheck(e.shard.verifier, authenticated(services))
 	e.session = c
 	http := e.readsHTTP()
@@ -185,15 +186,15 @@ func (e *explainer) refused(err *reason.Error) *verdict.Verdict {
 	return e.v.Refuse(err)
 }
 
-func (e *explainer) destination(d *destination) {
+func (e *explainer) destination(d *place.Destination) {
 	step := verdict.Step{Step: verdict.StepDestination}
-	if d.service != nil {
-		e.v.Service = d.service.Key().String()
-		step.Object, step.Says = "Service "+d.service.Namespace+"/"+d.service.Name, fmt.Sprintf("%s is port %d of %s, which uses this waypoint", e.q.Authority, d.port, d.service.Hostname)
+	if d.Service != nil {
+		e.v.Service = d.Service.Key().String()
+		step.Object, step.Says = "Service "+d.Service.Namespace+"/"+d.Service.Name, fmt.Sprintf("%s is port %d of %s, which uses this waypoint", e.q.Authority, d.Port, d.Service.Hostname)
 	} else {
-		step.Object, step.Says = "Pod "+d.workload.Namespace+"/"+d.workload.Name, e.q.Authority+" is an address of the workload, which uses this waypoint"
+		step.Object, step.Says = "Pod "+d.Workload.Namespace+"/"+d.Workload.Name, e.q.Authority+" is an address of the workload, which uses this waypoint"
 	}
-	e.v.Called = d.called()
+	e.v.Called = d.Called()
 	e.v.Steps = append(e.v.Steps, step)
 }
 
@@ -201,15 +202,15 @@ func (e *explainer) destination(d *destination) {
 func (e *explainer) readsHTTP() bool {
 	asked := e.q.HTTP
 	says := ""
-	switch e.session.dest.carries() {
-	case carriesTCP:
+	switch e.session.dest.Carries() {
+	case place.CarriesTCP:
 		if says = "the port declares TCP: requests are not read, and routes and policies of requests do not apply"; asked == nil || !*asked {
 			says = "the port declares TCP"
 		}
-	case carriesHTTP:
+	case place.CarriesHTTP:
 		e.v.HTTP = true
 		says = "the port declares HTTP"
-	case carriesUnknown:
+	case place.CarriesUnknown:
 		if e.session.routedRaw() {
 			says = "the port declares nothing, and has routes of connections: requests are not read"
 			break
@@ -249,7 +250,7 @@ func (e *explainer) request(done func(*verdict.Verdict, error)) {
 	host := e.q.Host
 	if host == "" {
 		host = e.q.Authority
-		if s := c.dest.service; s != nil {
+		if s := c.dest.Service; s != nil {
 			host = s.Hostname
 		}
 	}

@@ -84,12 +84,12 @@ func count(n int, one, many string) string {
 func (e *explainer) route(x *exchange.Exchange, h *message.Head) {
 	c := e.session
 	var table *route.Table
-	if c.dest.service != nil {
-		table = x.Config.Port(c.dest.key).TableFor(c.peer.Namespace)
+	if c.dest.Service != nil {
+		table = x.Config.Port(c.dest.Key).TableFor(c.peer.Namespace)
 	}
 	if table == nil {
 		e.v.Add(verdict.StepRoute, "no route is for the port: requests go to the endpoints of the service")
-		if c.dest.service == nil {
+		if c.dest.Service == nil {
 			e.v.Steps[len(e.v.Steps)-1].Says = "a workload was called: routes are for services"
 		}
 		return
@@ -115,8 +115,8 @@ func (e *explainer) route(x *exchange.Exchange, h *message.Head) {
 func (e *explainer) connectionRoute(cfg *route.Config) (*route.Backend, *reason.Error) {
 	c := e.session
 	var routes *route.Connections
-	if c.dest.service != nil {
-		routes = cfg.Port(c.dest.key).ConnectionsFor(c.peer.Namespace)
+	if c.dest.Service != nil {
+		routes = cfg.Port(c.dest.Key).ConnectionsFor(c.peer.Namespace)
 	}
 	if routes == nil {
 		return nil, nil
@@ -218,8 +218,8 @@ func (e *explainer) endpoint(cfg *route.Config, b *route.Backend, done func(*ver
 	if !strings.Contains(w.UID, "/Pod/") {
 		n.To = verdict.ToOutside
 	}
-	if c.dest.service != nil {
-		n.Host = c.dest.service.Hostname
+	if c.dest.Service != nil {
+		n.Host = c.dest.Service.Hostname
 	}
 	says := "the workload that was called"
 	if ep.service != nil {

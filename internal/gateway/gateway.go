@@ -9,6 +9,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/gateway/export"
 	"github.com/ambit-mesh/ambit/internal/gateway/lines"
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/gateway/tracer"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
@@ -170,7 +171,7 @@ func (s *shard) serve(in *incoming) {
 	}
 	var names []string
 	if s.strange[in.peer] < maxStrange {
-		names = where.unknown(target, in.remote.Addr())
+		names = where.Unknown(target, in.remote.Addr())
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(in.asked, n) })
 	in.asked = append(in.asked, names...) // once each: two rounds, one of them for the waypoint
@@ -180,7 +181,7 @@ func (s *shard) serve(in *incoming) {
 	if in.gone() {
 		return
 	}
-	dest, re := where.find(target)
+	dest, re := where.Find(target)
 	if re != nil && re.Reason == reason.UnknownDestination && len(in.asked) > 0 {
 		s.strange[in.peer]++
 	}
@@ -191,14 +192,14 @@ func (s *shard) serve(in *incoming) {
 		s.refused(in, re)
 		return
 	}
-	client, baggage := where.client(in)
+	client, baggage := client(&where, in)
 	c := &session{
 		shard: s, dest: dest, peer: in.peer, remote: in.remote, client: client, baggage: baggage, start: s.loop.Now(),
-		says:  pool.Client{Forwarded: connect.ForwardedFor(in.remote.Addr(), dest.hostname()), Baggage: in.baggage},
+		says:  pool.Client{Forwarded: connect.ForwardedFor(in.remote.Addr(), dest.Hostname()), Baggage: in.baggage},
 		trace: in.trace, tunnel: spans.ParseTunnel(in.trace), hops: hops,
 		seen: s.g.seen(in),
 	}
-	if dest.carries() == carriesTCP {
+	if dest.Carries() == place.CarriesTCP {
 		if re := c.judge(); re != nil { // the client's node proxy logs why
 			s.refused(in, re)
 			return
@@ -221,8 +222,8 @@ func (g *Gateway) seen(in *incoming) filter.Client {
 // client returns the workload that opened a tunnel; nil when it is unknown, or when the
 // certificate is another's: that says who it is, not the address. What a client that is
 // not in the directory says of itself counts for the namespace that it has proven.
-func (w *whereabouts) client(in *incoming) (*workload.Workload, connect.Baggage) {
-	c := w.snapshot.WorkloadByAddr(w.network, in.remote.Addr())
+func client(w *place.Whereabouts, in *incoming) (*workload.Workload, connect.Baggage) {
+	c := w.Snapshot.WorkloadByAddr(w.Network, in.remote.Addr())
 	switch {
 	case c != nil && (in.peer.IsZero() || c.Identity() == in.peer):
 		return c, connect.Baggage{}
@@ -237,10 +238,10 @@ func (w *whereabouts) client(in *incoming) (*workload.Workload, connect.Baggage)
 }
 
 // whereabouts returns what decisions depend on now.
-func (s *shard) whereabouts(namespace string) (whereabouts, *reason.Error) {
+func (s *shard) whereabouts(namespace string) (place.Whereabouts, *reason.Error) {
 	o := &s.g.opts
-	w := whereabouts{snapshot: o.Directory(), network: o.Network, self: o.Self(), source: o.Source, namespace: namespace}
-	if w.self == nil {
+	w := place.Whereabouts{Snapshot: o.Directory(), Network: o.Network, Self: o.Self(), Source: o.Source, Namespace: namespace}
+	if w.Self == nil {
 		return w, reason.Errorf(reason.UnknownSource, "this gateway's own workload has not come yet")
 	}
 	return w, nil

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -126,7 +127,7 @@ func TestAffinityIsTheClients(t *testing.T) {
 		s := w.g.shard(l)
 		chosen := map[string]int{}
 		for i := range 64 {
-			c := &session{shard: s, peer: clientID, remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}), 1), dest: destination{service: svc, port: 80, key: key("shop")}}
+			c := &session{shard: s, peer: clientID, remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 9, 0, byte(i)}), 1), dest: place.Destination{Service: svc, Port: 80, Key: key("shop")}}
 			first, err := s.pick(c, w.config, nil, "", nil, netip.Addr{})
 			again, err2 := s.pick(c, w.config, nil, "", nil, netip.Addr{})
 			if err != nil || err2 != nil || first.workload != again.workload {

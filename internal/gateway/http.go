@@ -17,7 +17,7 @@ func (c *session) Client() *filter.Client { return &c.seen }
 
 // Route implements exchange.Owner.
 func (c *session) Route(x *exchange.Exchange) *reason.Error {
-	x.Port = c.dest.port
+	x.Port = c.dest.Port
 	cfg := c.shard.g.opts.Config()
 	if cfg == nil {
 		return errNoConfig
@@ -41,10 +41,10 @@ func (c *session) Route(x *exchange.Exchange) *reason.Error {
 // lookUp finds the rule of a request.
 func (c *session) lookUp(x *exchange.Exchange) *reason.Error {
 	x.Rule = nil
-	if c.dest.service == nil {
+	if c.dest.Service == nil {
 		return nil
 	}
-	table := x.Config.Port(c.dest.key).TableFor(c.peer.Namespace)
+	table := x.Config.Port(c.dest.Key).TableFor(c.peer.Namespace)
 	if table == nil {
 		return nil
 	}
@@ -121,7 +121,7 @@ func (c *session) put(x *exchange.Exchange) {
 
 // Outcome implements exchange.Owner.
 func (c *session) Outcome(x *exchange.Exchange, why reason.Reason) {
-	e := endpoint{workload: x.Endpoint, service: x.Service, port: c.dest.port}
+	e := endpoint{workload: x.Endpoint, service: x.Service, port: c.dest.Port}
 	if x.Upstream != nil {
 		e.port = x.Upstream.Service.Port
 	}
@@ -177,7 +177,7 @@ func (c *session) report(f func(*Record), x *exchange.Exchange, endpoint *worklo
 		r.Route = x.Rule.Rule.Origin
 	}
 	r.Backend, r.Endpoint, r.Upstream = x.Service, endpoint, x.Target.App
-	if r.BackendPort = c.dest.port; x.Backend != nil && x.Config.Upstreams[x.Backend.Name] != nil {
+	if r.BackendPort = c.dest.Port; x.Backend != nil && x.Config.Upstreams[x.Backend.Name] != nil {
 		r.BackendPort = x.Config.Upstreams[x.Backend.Name].Service.Port
 	}
 	if x.Target.Tunnel.IsValid() {

@@ -47,9 +47,9 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 	if err != nil {
 		return endpoint{}, err
 	}
-	e := endpoint{service: c.dest.service}
-	port := c.dest.port
-	dialled := c.dest.addr
+	e := endpoint{service: c.dest.Service}
+	port := c.dest.Port
+	dialled := c.dest.Addr
 	if b != nil {
 		up := cfg.Upstreams[b.Name]
 		if up == nil {
@@ -59,15 +59,15 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 		if n := up.Limits.Requests; n > 0 && s.requests[up] >= int(n) {
 			return e, reason.Errorf(reason.ResourceExhausted, "upstream %q has %d requests under way", b.Name, n)
 		}
-		if up.Service != c.dest.key {
+		if up.Service != c.dest.Key {
 			dialled = netip.Addr{}
 		}
-		if e.service = where.snapshot.ServiceByName(up.Service.Namespace, up.Service.Hostname); e.service == nil {
+		if e.service = where.Snapshot.ServiceByName(up.Service.Namespace, up.Service.Hostname); e.service == nil {
 			return e, reason.Errorf(reason.NoHealthyUpstream, "service %s/%s is not known", up.Service.Namespace, up.Service.Hostname)
 		}
 	} else if e.service != nil {
 		// The directory may have changed since the connection began.
-		if now := where.snapshot.ServiceByName(e.service.Namespace, e.service.Hostname); now != nil {
+		if now := where.Snapshot.ServiceByName(e.service.Namespace, e.service.Hostname); now != nil {
 			e.service = now
 		}
 	}
@@ -75,29 +75,29 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 		dialled = hop.OtherFamily(last)
 	}
 	if e.service == nil {
-		w := where.snapshot.WorkloadByUID(c.dest.workload.UID)
+		w := where.Snapshot.WorkloadByUID(c.dest.Workload.UID)
 		if w == nil {
-			return e, reason.Errorf(reason.WorkloadRemoved, "workload %s", c.dest.workload.UID)
+			return e, reason.Errorf(reason.WorkloadRemoved, "workload %s", c.dest.Workload.UID)
 		}
-		e.app, e.workload = c.dest.app, w
-		return e, s.complete(&e, workload.Upstream{Workload: w, Addr: c.dest.addr, Port: port}, where.self, c.says)
+		e.app, e.workload = c.dest.App, w
+		return e, s.complete(&e, workload.Upstream{Workload: w, Addr: c.dest.Addr, Port: port}, where.Self, c.says)
 	}
 	e.app = e.service.App(port)
 	if gw := s.before(&where, e.service); !gw.IsZero() {
 		if !dialled.IsValid() {
-			dialled = c.dest.addr // of the client's family
+			dialled = c.dest.Addr // of the client's family
 		}
-		err := s.through(&e, &where, gw, netip.AddrPortFrom(hop.Address(e.service, where.network, dialled), port), c, failed)
+		err := s.through(&e, &where, gw, netip.AddrPortFrom(hop.Address(e.service, where.Network, dialled), port), c, failed)
 		return e, err
 	}
 	q := workload.Query{
-		Service: e.service, Client: where.self, Affine: c.affine(e.service), Keep: keep, Dialled: dialled, Port: port,
+		Service: e.service, Client: where.Self, Affine: c.affine(e.service), Keep: keep, Dialled: dialled, Port: port,
 		Excluded: s.health.Excluding(port, failed, s.loop.Now()), Load: s.loadFn, Rand: random,
 	}
-	up, err := hop.Near(where.snapshot, q)
+	up, err := hop.Near(where.Snapshot, q)
 	if err != nil && !s.health.Empty() {
 		q.Excluded = failed // those that are ejected are better than none
-		up, err = hop.Near(where.snapshot, q)
+		up, err = hop.Near(where.Snapshot, q)
 	}
 	if err != nil {
 		return e, err
@@ -107,7 +107,7 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 		return e, err
 	}
 	e.workload = up.Workload
-	return e, s.complete(&e, up, where.self, c.says)
+	return e, s.complete(&e, up, where.Self, c.says)
 }
 
 func random(n uint64) uint64 { return rand.Uint64N(n) }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
@@ -23,7 +24,7 @@ import (
 // the stream's Sink.
 type session struct {
 	shard  *shard
-	dest   destination
+	dest   place.Destination
 	peer   identity.Identity
 	remote netip.AddrPort
 	client *workload.Workload // nil when unknown
@@ -53,17 +54,17 @@ type session struct {
 // open decides what a stream carries.
 func (c *session) open(conn stream.Conn) {
 	c.conn = conn
-	carries := c.dest.carries()
-	if carries == carriesUnknown && c.routedRaw() {
-		carries = carriesTCP
+	carries := c.dest.Carries()
+	if carries == place.CarriesUnknown && c.routedRaw() {
+		carries = place.CarriesTCP
 	}
 	switch carries {
-	case carriesTCP:
+	case place.CarriesTCP:
 		c.carryTCP(false)
 		return
-	case carriesUnknown:
+	case place.CarriesUnknown:
 		c.quiet.Arm(c.shard.loop, silence, func() { c.carryTCP(false) })
-	case carriesHTTP:
+	case place.CarriesHTTP:
 		c.quiet.Arm(c.shard.loop, headTime, func() { c.close(reason.HeadTimeout) })
 	}
 	conn.Bind(c)
@@ -72,15 +73,15 @@ func (c *session) open(conn stream.Conn) {
 // routedRaw reports whether a port that declares nothing has routes of connections and
 // none of requests: then all of its connections take those.
 func (c *session) routedRaw() bool {
-	p := c.shard.g.opts.Config().Port(c.dest.key)
-	return c.dest.service != nil && p.ConnectionsFor(c.peer.Namespace) != nil && p.TableFor(c.peer.Namespace) == nil
+	p := c.shard.g.opts.Config().Port(c.dest.Key)
+	return c.dest.Service != nil && p.ConnectionsFor(c.peer.Namespace) != nil && p.TableFor(c.peer.Namespace) == nil
 }
 
 // OnData implements stream.Sink.
 func (c *session) OnData(p []byte, end bool) {
 	c.first = append(c.first, p...)
 	g := sniff.Look(c.first)
-	if c.dest.carries() == carriesHTTP && (g == sniff.Other || end) {
+	if c.dest.Carries() == place.CarriesHTTP && (g == sniff.Other || end) {
 		g = sniff.HTTP1 // which refuses what it is not
 	}
 	switch {
@@ -168,7 +169,7 @@ func (c *session) end() {
 func (c *session) record() Record {
 	return Record{
 		Start: c.start, Client: c.client, ClientIdentity: c.peer, ClientAddr: c.remote, Baggage: c.baggage,
-		Service: c.dest.service, Port: c.dest.port, Called: c.dest.called(), Endpoint: c.dest.workload, GRPCStatus: -1, shard: c.shard, from: c,
+		Service: c.dest.Service, Port: c.dest.Port, Called: c.dest.Called(), Endpoint: c.dest.Workload, GRPCStatus: -1, shard: c.shard, from: c,
 	}
 }
 

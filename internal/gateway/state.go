@@ -76,14 +76,14 @@ func (s *shard) state(out *State) {
 			out.Omitted += len(s.sessions) - maxListed
 			break
 		}
-		x := Connection{Identity: c.peer.String(), Source: c.remote.String(), Port: c.dest.port, Protocol: c.protocol, Since: c.start}
+		x := Connection{Identity: c.peer.String(), Source: c.remote.String(), Port: c.dest.Port, Protocol: c.protocol, Since: c.start}
 		if c.client != nil {
 			x.Client = c.client.Namespace + "/" + c.client.Name
 		}
-		if c.dest.service != nil {
-			x.Called = c.dest.service.Key().String()
+		if c.dest.Service != nil {
+			x.Called = c.dest.Service.Key().String()
 		} else {
-			x.Called = c.dest.workload.UID
+			x.Called = c.dest.Workload.UID
 		}
 		if c.tcp != nil && c.tcp.end.workload != nil {
 			x.Endpoint = c.tcp.end.workload.Namespace + "/" + c.tcp.end.workload.Name

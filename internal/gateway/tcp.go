@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/sni"
@@ -68,14 +69,14 @@ func (c *session) carryTCP(end bool) {
 		r.fail(reason.UnknownDestination, reason.Errorf(reason.UnknownDestination, "no routes have come from the control plane yet"))
 		return
 	}
-	if c.dest.carries() != carriesTCP { // else it was judged before it was accepted
+	if c.dest.Carries() != place.CarriesTCP { // else it was judged before it was accepted
 		if err := c.judge(); err != nil {
 			r.fail(err.Reason, err)
 			return
 		}
 	}
-	if c.dest.service != nil {
-		r.routes = cfg.Port(c.dest.key).ConnectionsFor(c.peer.Namespace)
+	if c.dest.Service != nil {
+		r.routes = cfg.Port(c.dest.Key).ConnectionsFor(c.peer.Namespace)
 	}
 	r.choose(cfg)
 }
@@ -227,7 +228,7 @@ func (r *joint) try(cfg *route.Config) {
 func (r *joint) joined(up stream.Conn) {
 	r.up = up
 	r.record.Endpoint, r.record.Backend, r.record.Upstream = r.end.workload, r.end.service, r.end.target.App
-	if r.record.BackendPort = r.session.dest.port; r.end.upstream != nil {
+	if r.record.BackendPort = r.session.dest.Port; r.end.upstream != nil {
 		r.record.BackendPort = r.end.upstream.Service.Port
 	}
 	if r.end.target.Tunnel.IsValid() {

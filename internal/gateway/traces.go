@@ -20,10 +20,10 @@ func (s *shard) observed(c *session) *observe.Settings {
 	k := observe.Service{}
 	switch {
 	case c == nil:
-	case c.dest.service != nil:
-		k = observe.Service{Namespace: c.dest.service.Namespace, Hostname: c.dest.service.Hostname}
+	case c.dest.Service != nil:
+		k = observe.Service{Namespace: c.dest.Service.Namespace, Hostname: c.dest.Service.Hostname}
 	default:
-		k.Namespace = c.dest.workload.Namespace
+		k.Namespace = c.dest.Workload.Namespace
 	}
 	return s.traces.Settings(k)
 }
@@ -61,7 +61,7 @@ func (s *shard) reach(c *observe.Collector, resume func()) (pool.Target, bool, *
 	if err != nil {
 		return pool.Target{}, false, err
 	}
-	svc := where.snapshot.ServiceByName(c.Service.Namespace, c.Service.Hostname)
+	svc := where.Snapshot.ServiceByName(c.Service.Namespace, c.Service.Hostname)
 	if svc == nil {
 		name := c.Service.Namespace + "/" + c.Service.Hostname
 		if resume != nil && s.learn([]string{name}, resume) {
@@ -72,21 +72,21 @@ func (s *shard) reach(c *observe.Collector, resume func()) (pool.Target, bool, *
 	e := endpoint{service: svc, port: c.Port, app: svc.App(c.Port)}
 	own := &session{} // of no client
 	if gw := s.before(&where, svc); !gw.IsZero() {
-		app := netip.AddrPortFrom(hop.Address(svc, where.network, netip.Addr{}), c.Port)
+		app := netip.AddrPortFrom(hop.Address(svc, where.Network, netip.Addr{}), c.Port)
 		if err = s.through(&e, &where, gw, app, own, nil); err != nil && resume != nil && s.learn(e.unknown, resume) {
 			return pool.Target{}, true, nil
 		}
 		e.target.HTTP2 = e.http2(false)
 		return e.target, false, err
 	}
-	up, err := hop.Near(where.snapshot, workload.Query{
-		Service: svc, Client: where.self, Port: c.Port, Excluded: s.health.Excluding(c.Port, nil, s.loop.Now()), Load: s.loadFn, Rand: random,
+	up, err := hop.Near(where.Snapshot, workload.Query{
+		Service: svc, Client: where.Self, Port: c.Port, Excluded: s.health.Excluding(c.Port, nil, s.loop.Now()), Load: s.loadFn, Rand: random,
 	})
 	if err != nil {
 		return pool.Target{}, false, err
 	}
 	e.workload = up.Workload
-	err = s.complete(&e, up, where.self, own.says)
+	err = s.complete(&e, up, where.Self, own.says)
 	e.target.HTTP2 = e.http2(false)
 	return e.target, false, err
 }
