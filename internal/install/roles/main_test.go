@@ -59,8 +59,10 @@ func TestChartsHaveTheDefinitionsOfTheKinds(t *testing.T) {
 				t.Errorf("%s has no status to write", k)
 			}
 		}
-		for _, v := range k.Versions {
-			if !served[v] {
+		// A version that is not served any more is read in files, and in clusters whose
+		// definition is older.
+		for i, v := range k.Versions {
+			if now, defined := served[v]; !defined || i == 0 && !now {
 				t.Errorf("%s is not served in version %s: %v", k, v, served)
 			}
 		}
