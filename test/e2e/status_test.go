@@ -155,7 +155,7 @@ spec: {mtls: {mode: STRICT}}
 	db.says(visible, "True Namespace", n.Name)
 	vm.says("Accepted", "True Accepted")
 	vm.says(bound, "False TargetNotFound")
-	policy.says("WaypointAccepted", "False AncestorNotBound", "Service "+n.Name+"/web", "nobody enforces")
+	policy.says("WaypointAccepted", "False AncestorNotBound", "Service "+n.Name+"/web", "no proxy enforces")
 	strict.says("Accepted", "True Accepted")
 
 	// A waypoint comes: what asks for it learns of each step.

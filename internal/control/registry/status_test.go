@@ -227,7 +227,7 @@ func TestPolicyTargets(t *testing.T) {
 		"a kind that is no target":  {"", "shop", "{kind: Pod, name: p}", "False Invalid: nothing enforces a policy for a Pod"},
 		"two":                       {ready + service(bound), "shop", serviceRef + ", " + gatewayRef, "True Accepted: enforced by waypoint shop/wp for Service shop/s, waypoint shop/wp"},
 		"two, one is missing":       {ready, "shop", serviceRef + ", " + gatewayRef, "False PartiallyInvalid: enforced by waypoint shop/wp; not for 1 of 2 targets: Service shop/s: there is no Service shop/s"},
-		"two, none is there":        {"", "shop", serviceRef + ", " + gatewayRef, "False Invalid: nobody enforces it: Service shop/s: "},
+		"two, none is there":        {"", "shop", serviceRef + ", " + gatewayRef, "False Invalid: no proxy enforces it: Service shop/s: "},
 		"two, one of others":        {foreign, "shop", serviceRef + ", " + gatewayRef, "Unknown EnforcedByWaypoint: Service shop/s: there is no"},
 	} {
 		t.Run(name, func(t *testing.T) {

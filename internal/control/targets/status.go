@@ -65,7 +65,7 @@ func places(bound, open []binding) (where, missing []string, none *status.Condit
 		case unsure:
 			c = status.Maybe(status.WaypointAccepted, status.ReasonEnforcedByWaypoint, "%s", text)
 		default:
-			c = status.No(status.WaypointAccepted, status.ReasonInvalid, "nobody enforces it: %s", text)
+			c = status.No(status.WaypointAccepted, status.ReasonInvalid, "no proxy enforces it: %s", text)
 		}
 		return nil, missing, &c
 	}
