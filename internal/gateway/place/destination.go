@@ -123,7 +123,6 @@ func (w *Whereabouts) moved(at *workload.Workload, port uint16) bool {
 type Standing uint8
 
 // The standings.
-
 const (
 	Used     Standing = iota // clients are sent here, or the destination has no waypoint at all
 	Left                     // it still takes the traffic, and clients are on their way to another

@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 )
 
-// ID names a trace, SpanID one span of it. All zeros is none.
+// IDs of traces and spans. All zeros is none.
 type (
-	ID     [16]byte
+	// ID names a trace.
+	ID [16]byte
+	// SpanID names one span of a trace.
 	SpanID [8]byte
 )
 
