@@ -33,7 +33,7 @@ func hello(t *testing.T, name string) []byte {
 	near, far := net.Pipe()
 	defer near.Close()                                                              //nolint:errcheck // a pipe
 	defer far.Close()                                                               //nolint:errcheck // a pipe
-	go func() { _ = tls.Client(near, &tls.Config{ServerName: name}).Handshake() }() //nolint:gosec // nobody answers
+	go func() { _ = tls.Client(near, &tls.Config{ServerName: name}).Handshake() }() //nolint:gosec // no server answers
 	_ = far.SetReadDeadline(time.Now().Add(time.Minute))
 	b := make([]byte, 8<<10)
 	n, err := far.Read(b)

@@ -108,8 +108,8 @@ func is(w *rig.World, to netip.AddrPort, target string, want int, header ...stri
 	return nil
 }
 
-// TestCircleOfWaypoints: routes that lead in a circle end with an answer, whatever a
-// client says of the waypoints that it has passed. A client that speaks to a waypoint
+// TestCircleOfWaypoints: routes that lead in a circle end with an answer, whatever
+// number of passed waypoints a client sends. A client that speaks to a waypoint
 // itself cannot count backwards.
 func TestCircleOfWaypoints(t *testing.T) {
 	t.Parallel()

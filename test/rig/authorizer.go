@@ -22,8 +22,8 @@ const (
 	AuthorizerGRPC = 9001
 )
 
-// Authorizer is an external authorizer in a pod, by HTTP and by gRPC. Until it is told
-// otherwise it allows everything.
+// Authorizer is an external authorizer in a pod, by HTTP and by gRPC. It allows
+// everything until a test changes that.
 type Authorizer struct {
 	authv3.UnimplementedAuthorizationServer
 	w *World

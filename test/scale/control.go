@@ -144,20 +144,29 @@ func (w *world) fleet(ctx context.Context, c *control) (*fleet, []*node, error) 
 	f.want(w.addresses())
 	nodes := make([]*node, w.nodes)
 	err = each(ctx, "tokens", w.nodes, func(ctx context.Context, i int) error {
-		pod, err := w.kube.CoreV1().Pods(systemNamespace).Get(ctx, proxyName(i), metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		t, err := w.kube.CoreV1().ServiceAccounts(systemNamespace).CreateToken(ctx, proxyAccount, &authenticationv1.TokenRequest{
-			Spec: authenticationv1.TokenRequestSpec{
-				Audiences: []string{wellknown.TokenAudience}, ExpirationSeconds: new(int64(tokenSeconds)),
-				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
-			},
-		}, metav1.CreateOptions{})
+		token, err := w.token(ctx, systemNamespace, proxyName(i), proxyAccount)
 		if err == nil {
-			nodes[i] = &node{name: nodeName(i), pod: proxyName(i), token: t.Status.Token, fleet: f, first: i == 0}
+			nodes[i] = &node{name: nodeName(i), pod: proxyName(i), token: token, fleet: f, first: i == 0}
 		}
 		return err
 	})
 	return f, nodes, err
+}
+
+// token returns a token of a pod, for the control plane.
+func (w *world) token(ctx context.Context, namespace, pod, account string) (string, error) {
+	p, err := w.kube.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
+	if err != nil {
+		return "", err
+	}
+	t, err := w.kube.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{
+			Audiences: []string{wellknown.TokenAudience}, ExpirationSeconds: new(int64(tokenSeconds)),
+			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return t.Status.Token, nil
 }

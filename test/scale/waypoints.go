@@ -11,7 +11,6 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,11 +107,7 @@ func (w *world) createWaypoints(ctx context.Context) error {
 		return err
 	}
 	none := metav1.CreateOptions{}
-	for _, step := range []struct {
-		what string
-		n    int
-		make func(context.Context, int) error
-	}{
+	return inTurn(ctx, []step{
 		{"waypoints", w.waypoints, func(ctx context.Context, i int) error {
 			ns := namespaceName(i)
 			g := object(gatewayKind, waypointName, ns, "{gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}")
@@ -129,12 +124,7 @@ func (w *world) createWaypoints(ctx context.Context) error {
 			_, err := w.dynamic.Resource(routeKind).Namespace(r.GetNamespace()).Create(ctx, r, none)
 			return err
 		}},
-	} {
-		if err := each(ctx, step.what, step.n, step.make); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 // installGatewayAPI makes the kinds of the Gateway API, which the cluster must not have,
@@ -229,20 +219,11 @@ func (w *world) gateways(ctx context.Context, f *fleet) ([]*gateway, error) {
 	all := make([]*gateway, w.waypoints*w.replicas)
 	err := each(ctx, "tokens of waypoints", len(all), func(ctx context.Context, i int) error {
 		ns, name := namespaceName(i/w.replicas), proxyOfWaypoint(i%w.replicas)
-		pod, err := w.kube.CoreV1().Pods(ns).Get(ctx, name, metav1.GetOptions{})
+		token, err := w.token(ctx, ns, name, waypointName)
 		if err != nil {
 			return err
 		}
-		t, err := w.kube.CoreV1().ServiceAccounts(ns).CreateToken(ctx, waypointName, &authenticationv1.TokenRequest{
-			Spec: authenticationv1.TokenRequestSpec{
-				Audiences: []string{wellknown.TokenAudience}, ExpirationSeconds: new(int64(tokenSeconds)),
-				BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
-			},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			return err
-		}
-		all[i] = &gateway{fleet: f, namespace: ns, name: name, token: t.Status.Token, synced: make(chan time.Time, 1)}
+		all[i] = &gateway{fleet: f, namespace: ns, name: name, token: token, synced: make(chan time.Time, 1)}
 		for r := range w.routes {
 			if home(w.routeOf(r)) == ns {
 				all[i].rules++

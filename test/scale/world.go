@@ -91,11 +91,7 @@ func (w *world) create(ctx context.Context) error {
 	}
 	none := metav1.CreateOptions{}
 	core := w.kube.CoreV1()
-	for _, step := range []struct {
-		what string
-		n    int
-		make func(context.Context, int) error
-	}{
+	err := inTurn(ctx, []step{
 		{"namespaces", w.namespaces() + 1, func(ctx context.Context, i int) error {
 			name := systemNamespace
 			if i > 0 {
@@ -116,12 +112,28 @@ func (w *world) create(ctx context.Context) error {
 		{"node proxies", w.nodes, func(ctx context.Context, i int) error { return w.createPod(ctx, proxyPod(i)) }},
 		{"pods", w.pods, func(ctx context.Context, i int) error { return w.createPod(ctx, w.pod(i)) }},
 		{"services", w.services, w.createService},
-	} {
-		if err := each(ctx, step.what, step.n, step.make); err != nil {
+	})
+	if err != nil {
+		return err
+	}
+	return w.createWaypoints(ctx)
+}
+
+// step makes n objects of a kind.
+type step struct {
+	what string
+	n    int
+	make func(context.Context, int) error
+}
+
+// inTurn takes one step after the other, until one fails.
+func inTurn(ctx context.Context, steps []step) error {
+	for _, s := range steps {
+		if err := each(ctx, s.what, s.n, s.make); err != nil {
 			return err
 		}
 	}
-	return w.createWaypoints(ctx)
+	return nil
 }
 
 func (w *world) createNode(ctx context.Context, i int) error {

@@ -27,7 +27,7 @@ import (
 // with a finger on a key.
 const CompletionTimeout = 3 * time.Second
 
-// Kube says which cluster a command is about, with kubectl's own flags.
+// Kube is the cluster that a command is about, by kubectl's own flags.
 type Kube struct {
 	kubeconfig, context, Namespace, IstioNamespace string
 }

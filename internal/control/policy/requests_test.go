@@ -179,7 +179,7 @@ func TestAttributes(t *testing.T) {
 			}
 			p.Spec.Action = apisecurity.AuthorizationPolicy_CUSTOM
 			if allowed, exact := atGateway(t, d, []*securityv1.AuthorizationPolicy{p}, r, h); allowed == (tt.fits || tt.lossy) || exact {
-				t.Errorf("CUSTOM of nobody: %v", allowed)
+				t.Errorf("CUSTOM without a provider: %v", allowed)
 			}
 			// To be asked about is as good as to be denied here.
 			p.Spec.ActionDetail = &apisecurity.AuthorizationPolicy_Provider{Provider: &apisecurity.AuthorizationPolicy_ExtensionProvider{Name: "x"}}

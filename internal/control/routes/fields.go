@@ -23,7 +23,7 @@ const (
 
 var handlings = [...]string{executed: "yes", refused: "no", pointless: "no meaning", label: "for people"}
 
-// field says what becomes of fields of routes. The path may have {a,b} for several, and
+// field is how fields of routes are handled. The path may have {a,b} for several, and
 // end in * for all below: then nothing of it is executed.
 type field struct {
 	path     string

@@ -81,7 +81,7 @@ type Header struct {
 	Value string
 }
 
-// name tells collectors apart.
+// name returns a text that no other collector has.
 func (c *Collector) name() string {
 	parts := []string{c.Provider, c.Service.Namespace, c.Service.Hostname, strconv.Itoa(int(c.Port)), c.Path, c.Timeout.String()}
 	for _, h := range c.Headers {

@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// served says in plain words whether a name fits a pattern.
+// served reports whether a name fits a pattern, without tables: the oracle of the look-up.
 func served(pattern, name string) (specific int, ok bool) {
 	switch {
 	case pattern == name:

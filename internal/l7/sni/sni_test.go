@@ -15,7 +15,7 @@ func hello(t testing.TB, name string, edit func(*tls.Config)) []byte {
 	near, far := net.Pipe()
 	defer near.Close()                                                   //nolint:errcheck // a pipe
 	defer far.Close()                                                    //nolint:errcheck // a pipe
-	cfg := &tls.Config{ServerName: name, InsecureSkipVerify: name == ""} //nolint:gosec // nobody answers
+	cfg := &tls.Config{ServerName: name, InsecureSkipVerify: name == ""} //nolint:gosec // no server answers
 	if edit != nil {
 		edit(cfg)
 	}
@@ -177,7 +177,7 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		seen, ok := "", false
-		_ = tls.Server(once{r: bytes.NewReader(p)}, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { //nolint:gosec // nobody is answered
+		_ = tls.Server(once{r: bytes.NewReader(p)}, &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { //nolint:gosec // no client gets an answer
 			seen, ok = strings.ToLower(h.ServerName), true
 			return nil, net.ErrClosed
 		}}).Handshake()

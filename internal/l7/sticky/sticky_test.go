@@ -117,7 +117,7 @@ func TestSessions(t *testing.T) {
 		answer = &message.Head{}
 		other.Answer(w.cfg, target, held.Backend, b, held, answer, w.dir.Snapshot(), now.Add(59*time.Second))
 		if _, again := gets(s, answer); again != "" && !s.Header || s.Header && again != text {
-			t.Errorf("%+v: a session that goes on is told as %q", s, again)
+			t.Errorf("%+v: the answer to a session that goes on has %q", s, again)
 		}
 		if held := other.Find(w.cfg, target.Rule, request, w.dir.Snapshot(), now.Add(time.Minute)); (held.UID == "") != (s.Absolute > 0) {
 			t.Errorf("%+v: after its time %+v", s, held)
