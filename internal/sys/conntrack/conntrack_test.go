@@ -70,8 +70,15 @@ func retrack(t *testing.T, ns *netns.NS) {
 	if now := forget(t, ns); len(now) > 0 {
 		t.Fatalf("not forgotten: %+v", now)
 	}
-	if err := conntrack.Restore(ns, before, 0); err != nil {
-		t.Fatal(err)
+	// One that the kernel refuses does not keep the other from being tracked.
+	bad := before[0]
+	other := netip.MustParseAddr("192.0.2.1")
+	if before[0].Ends.SrcIP.To4() != nil {
+		other = netip.MustParseAddr("2001:db8::1")
+	}
+	bad.Ends.SrcIP, bad.Ends.DstIP = other.AsSlice(), other.AsSlice()
+	if err := conntrack.Restore(ns, []conntrack.Flow{bad, before[0]}, 0); err == nil {
+		t.Fatal("ends of another family are accepted")
 	}
 }
 

@@ -16,7 +16,9 @@ import (
 
 // Restore tracks TCP connections again that were forgotten, translated as before:
 // what a sender's own ends identify is in the zone, answers are in none. Zone 0 is none.
-// A connection whose ends another one has in the meantime is left out.
+// A connection whose ends another one has in the meantime is left out. One that the kernel
+// refuses, such as when its table is full, does not keep the others from being tracked:
+// the error joins all of these.
 func Restore(ns *netns.NS, flows []Flow, zone uint16) error {
 	if len(flows) == 0 {
 		return nil
@@ -26,16 +28,17 @@ func Restore(ns *netns.NS, flows []Flow, zone uint16) error {
 		return fmt.Errorf("opening conntrack netlink: %w", err)
 	}
 	defer conn.Close() //nolint:errcheck // only closing
+	var refused []error
 	for i := range flows {
 		m, err := flows[i].message(zone)
-		if err != nil {
-			return fmt.Errorf("tracking a connection again: %w", err)
+		if err == nil {
+			_, err = conn.Execute(m)
 		}
-		if _, err := conn.Execute(m); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("tracking a connection again: %w", err)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			refused = append(refused, fmt.Errorf("tracking a connection again: %w", err))
 		}
 	}
-	return nil
+	return errors.Join(refused...)
 }
 
 // Attributes of ctnetlink that the libraries do not name (linux/netfilter/nfnetlink_conntrack.h).

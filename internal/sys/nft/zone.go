@@ -191,7 +191,10 @@ func retrack(ns *netns.NS, zone uint16, translates bool) error {
 		captured := f.Local && slices.Contains(proxyPorts, f.Answer.SrcPort)
 		return f.Own || f.Protocol() != protoTCP || !translated || captured
 	})
-	return conntrack.Restore(ns, passed, zone)
+	// What is not tracked again may end, as it did without this. To stop here would leave
+	// the pod behind the chain that drops packets.
+	_ = conntrack.Restore(ns, passed, zone)
+	return nil
 }
 
 // forgetOpening removes from connection tracking the connections that the pod has
