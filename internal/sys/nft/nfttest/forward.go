@@ -62,3 +62,34 @@ func Forward(t testing.TB, ns *netns.NS, service, to netip.AddrPort) {
 		t.Fatal(err)
 	}
 }
+
+// Hold drops the TCP segments that come to a pod from outside, before they are tracked,
+// until the function that it returns is called. Their senders send them again.
+func Hold(t testing.TB, ns *netns.NS) (release func()) {
+	t.Helper()
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.File().Fd())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "hold"})
+	chain := conn.AddChain(&nftables.Chain{Table: table, Name: "pre", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	// The kernel works on each packet in one section of RCU. This waits for the end of
+	// those that have met the older rules.
+	const global = 1 // MEMBARRIER_CMD_GLOBAL
+	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
+	return func() {
+		t.Helper()
+		conn.DelTable(table)
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
