@@ -126,12 +126,15 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 		p.early(r, status, err)
 		return
 	}
+	if s := plan.Service; s != nil && s.Hostname == host {
+		host = s.Hostname // which does not keep the header in memory
+	}
 	c := &conns.Conn{Inbound: true, Protocol: connect.HBONE, Asked: plan.Upstream, Name: host}
 	c.Src, c.Dst, c.Target, c.Log = r.Remote, r.Local, plan.Target, p.logs
-	c.Sockets = inboundSockets(connect.HBONE)
+	c.Sockets = int32(inboundSockets(connect.HBONE)) //nolint:gosec // at most 3
 	c.Trace, _ = connect.ParseTrace(r.Header.Traceparent)
 	if a := client.Addr(); a != r.Remote.Addr() {
-		c.Forwarded = a // of a waypoint's client
+		c.Forwarded = &a // of a waypoint's client
 	}
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, MTLS: true, Dst: local,
@@ -199,7 +202,7 @@ func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, l
 	snap := n.Directory.Snapshot()
 	c := &conns.Conn{Inbound: true, Protocol: connect.TCP, Asked: dst}
 	c.Src, c.Dst, c.Log = remote, dst, p.logs
-	c.Sockets = inboundSockets(connect.TCP)
+	c.Sockets = int32(inboundSockets(connect.TCP)) //nolint:gosec // at most 3
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, Dst: local,
 		Src:     snap.WorkloadByAddr(n.Config.Network, remote.Addr()),
@@ -261,7 +264,7 @@ func (in *incoming) deny(status int, why reason.Reason, err error, policy string
 	in.pod.node.Recorder.End(&in.conn.Conn, relay.Result{Reason: why, Err: err}, policy)
 	in.pod.set.Remove(in.conn)
 	in.refuse(status)
-	in.pod.drop(in.conn.Sockets)
+	in.pod.drop(int64(in.conn.Sockets))
 }
 
 // inboundDone is the end of a connection that was carried. What it holds lives
@@ -277,7 +280,7 @@ func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		}
 		p.node.Recorder.End(&c.Conn, res, policy)
 		p.set.Remove(c)
-		p.drop(c.Sockets)
+		p.drop(int64(c.Sockets))
 	}
 }
 

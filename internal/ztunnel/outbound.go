@@ -217,7 +217,7 @@ func (o *outgoing) afford() *reason.Error {
 		return o.pod.exhausted("descriptors")
 	}
 	o.pod.share.sockets.Give(o.sockets - need)
-	o.sockets, o.conn.Sockets = need, need
+	o.sockets, o.conn.Sockets = need, int32(need) //nolint:gosec // at most 3
 	return nil
 }
 
@@ -417,7 +417,7 @@ func (p *pod) outboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		p.node.Recorder.End(&c.Conn, res, "")
 		p.leave(c)
 		p.node.Recorder.SocketClosed(telemetry.Source)
-		p.drop(c.Sockets)
+		p.drop(int64(c.Sockets))
 	}
 }
 

@@ -18,21 +18,27 @@ type Conn struct {
 	telemetry.Conn
 	Inbound  bool
 	Protocol connect.Protocol
+	// Sockets is how many descriptors the connection has taken of its pod's share.
+	Sockets int32
 	// Asked is the address the program dialled, of an outbound connection; of
 	// an inbound one, where it goes in the pod, which is what policies see.
 	Asked netip.AddrPort
 	// Name is the UID of the workload at the other end of an outbound
 	// connection; of an inbound one, the service that the client named.
 	Name string
-	// Sockets is how many descriptors the connection has taken of its pod's share.
-	Sockets int64
 
 	set *Set
 	// The rest is guarded by the set's mu.
 	prev, next *Conn
 	flow       *relay.Flow
-	aborted    reason.Reason // OK: it was not
-	policy     string        // that took the permission away
+	aborted    *abort // nil: it was not
+}
+
+// abort is why a connection was ended, and the policy that took the permission away,
+// if one did.
+type abort struct {
+	why    reason.Reason
+	policy string
 }
 
 // Access is what policies see of an inbound connection that has begun.
@@ -103,11 +109,11 @@ func (s *Set) All() []*Conn {
 func (s *Set) Carry(c *Conn, f *relay.Flow) {
 	s.mu.Lock()
 	c.flow = f
-	why := c.aborted
+	aborted := c.aborted
 	s.mu.Unlock()
 	c.Count(f)
-	if why != reason.OK {
-		f.Abort(why)
+	if aborted != nil {
+		f.Abort(aborted.why)
 	}
 }
 
@@ -115,11 +121,11 @@ func (s *Set) Carry(c *Conn, f *relay.Flow) {
 // the policy that decided; may be empty. Only the first call counts.
 func (s *Set) Abort(c *Conn, why reason.Reason, policy string) {
 	s.mu.Lock()
-	if c.set != s || c.aborted != reason.OK {
+	if c.set != s || c.aborted != nil {
 		s.mu.Unlock()
 		return
 	}
-	c.aborted, c.policy = why, policy
+	c.aborted = &abort{why, policy}
 	f := c.flow
 	s.mu.Unlock()
 	if f != nil {
@@ -131,5 +137,8 @@ func (s *Set) Abort(c *Conn, why reason.Reason, policy string) {
 func (s *Set) Aborted(c *Conn) (reason.Reason, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return c.aborted, c.policy
+	if c.aborted == nil {
+		return reason.OK, ""
+	}
+	return c.aborted.why, c.aborted.policy
 }

@@ -301,8 +301,9 @@ type Conn struct {
 	Src, Dst netip.AddrPort
 	Target   connect.Target // of the tunnel; zero without one
 	Trace    connect.Trace
-	// Forwarded is the client that the other end of the tunnel speaks for, as it says.
-	Forwarded netip.Addr
+	// Forwarded is the client that the other end of the tunnel speaks for, as it says;
+	// nil when it speaks for itself, as most do.
+	Forwarded *netip.Addr
 	// Log bounds the access log lines of the pod; nil for no bound.
 	Log *accesslog.Limit
 
@@ -418,8 +419,11 @@ func (c *Conn) entry() *accesslog.Entry {
 	k := &c.pair.key
 	e := &accesslog.Entry{
 		Src: accesslog.Party{Addr: c.Src}, Dst: accesslog.Party{Addr: c.Dst},
-		Forwarded: c.Forwarded, HBONEAddr: c.Target.String(), Service: k.Service.Hostname,
+		HBONEAddr: c.Target.String(), Service: k.Service.Hostname,
 		Direction: k.Reporter.direction(), TraceID: c.Trace.TraceID(),
+	}
+	if c.Forwarded != nil {
+		e.Forwarded = *c.Forwarded
 	}
 	switch {
 	case k.Src != nil:

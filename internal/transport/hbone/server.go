@@ -247,7 +247,7 @@ func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*
 	}
 	if len(prefix) > 0 {
 		s.sock.QueueFirst(prefix)
-		s.extra = len(prefix)
+		s.extra = int32(len(prefix)) //nolint:gosec // a PROXY protocol header is short
 	}
 	h.Status = 200
 	err := s.t.h2.Respond(s.hs, h.response(), false)

@@ -36,7 +36,6 @@ type stream struct {
 	hooks hooks
 	sock  poll.Sock // the application's; its queue has what the application has no room for
 	held  int64     // of the tunnel's budget, for that queue
-	extra int       // bytes at its front that are not the stream's (prefix)
 
 	linger *poll.Timer
 
@@ -49,6 +48,8 @@ type stream struct {
 	cut     bool // the stream was reset: the queue is delivered, then the application is reset
 	cutOK   bool // ... or not, because the peer only wanted to read no more
 	stalled bool // in tunnel.stalled
+
+	extra int32 // bytes at the front of the socket's queue that are not the stream's (prefix)
 }
 
 // hooks are told how a stream goes.
@@ -263,8 +264,9 @@ func (s *stream) deliver() {
 
 // consumed returns credit for n bytes of the queue.
 func (s *stream) consumed(n int) {
-	own := max(n-s.extra, 0)
-	s.extra = max(s.extra-n, 0)
+	extra := int(s.extra)
+	own := max(n-extra, 0)
+	s.extra = int32(max(extra-n, 0)) //nolint:gosec // it only shrinks
 	if own > 0 {
 		s.t.h2.Consumed(s.hs, own)
 		s.t.touch()
