@@ -140,6 +140,7 @@ func (w *World) dump() {
 	for _, e := range s.Events {
 		w.t.Logf("event %s: %s", e.Object, e.Message)
 	}
+	w.dumpNetwork(s)
 }
 
 // Log is what a component or pod (namespace/name) has written so far.

@@ -1,4 +1,5 @@
-// Package nfttest gives pods rules of their own, beside those of Ambit.
+// Package nfttest gives pods rules of their own, beside those of Ambit, and reads which
+// rules have matched.
 package nfttest
 
 import (
