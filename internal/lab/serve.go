@@ -128,7 +128,8 @@ func (s *supervisor) answerDial(ctx context.Context, req *request) (*reply, []*o
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, unix.ETIMEDOUT)
+	// TCP sends a lost SYN again after 1, 3, 7 and 15 s.
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, unix.ETIMEDOUT)
 	defer cancel()
 	f, err := dialIn(ctx, sp, req.Network, req.Address)
 	if err != nil {
