@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 )
 
 // Certificates is where the proxy gets its pods' certificates.
@@ -70,7 +71,7 @@ type Node struct {
 	spared    atomic.Bool   // warned that the kernel cannot end connections
 	strange   atomic.Int64  // addresses asked for because peers named them
 	idle      chan struct{} // gets a token when active falls to 0
-	watch     *watch
+	watch     *portguard.Watch
 	review    *reviewer
 	news      bell // rings when policies or workloads changed
 	names     *resolve.Resolver
@@ -116,11 +117,11 @@ func NewNode(o Options) *Node {
 			return o.Directory.Snapshot().ServiceByName(s.Namespace, s.Hostname) != nil
 		},
 	})
-	n.watch = newWatch(n)
+	n.watch = portguard.NewWatch(n.guardPorts)
 	n.stop = append(n.stop,
 		o.Directory.Subscribe(n.directoryChanged),
 		o.Policies.Subscribe(func(*rbac.Set) { n.news.ring(); n.review.all() }),
-		n.review.close, n.watch.close,
+		n.review.close, n.watch.Close,
 	)
 	return n
 }
@@ -191,10 +192,10 @@ func (n *Node) startLocked(p *pod) error {
 		// Who has the port may be a node proxy that is being replaced: no connection
 		// is served from when it ends to the next try.
 		wait = retryStart
-		n.watch.soon()
+		n.watch.Soon()
 	}
 	if p.tries++; p.tries&(p.tries-1) == 0 || wait != retryStart {
-		n.log.With(p.namesHolders(err)...).Warn("pod cannot be served yet", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "again_in", wait.String(), "error", err)
+		n.log.With(portguard.Holder(p.do, p.portNumbers(), err)...).Warn("pod cannot be served yet", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "again_in", wait.String(), "error", err)
 	}
 	p.retry = time.AfterFunc(wait, func() {
 		n.mu.Lock()

@@ -28,6 +28,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 )
 
 // pod is one pod's proxy.
@@ -51,7 +52,7 @@ type pod struct {
 	share     share
 	logs      *accesslog.Limit
 	listeners []*poll.Listener
-	holders   holders
+	guard     portguard.Guard
 	older     older
 	usedUp    usedUp
 	closed    atomic.Bool
@@ -119,7 +120,7 @@ func (p *pod) start() error {
 		Sockets: p.share.sockets, Tunnels: p.share.tunnels, Queues: p.share.queues,
 	})
 	p.identify()
-	p.holders.mine(p.node.owner(), fds)
+	p.guard.Own(p.node.owner(), fds)
 	for i, port := range p.ports() {
 		ln, err := poll.Listen(p.node.Loops, fds[i], port.accept)
 		if err != nil {
