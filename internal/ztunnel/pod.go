@@ -29,6 +29,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/uncaptured"
 )
 
 // pod is one pod's proxy.
@@ -53,7 +54,7 @@ type pod struct {
 	logs      *accesslog.Limit
 	listeners []*poll.Listener
 	guard     portguard.Guard
-	older     older
+	older     uncaptured.Set // only the reviewer uses it
 	usedUp    usedUp
 	closed    atomic.Bool
 
