@@ -230,6 +230,35 @@ func Listen(addr netip.AddrPort, o ListenOptions) (int, error) {
 	return fd, nil
 }
 
+// Datagram makes a non-blocking, close-on-exec UDP socket of the address's family in
+// the network namespace of the calling thread.
+func Datagram(a netip.Addr) (int, error) {
+	family := unix.AF_INET
+	if !a.Is4() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	return fd, nil
+}
+
+// ListenDatagram makes a UDP socket that is bound to addr, in the network namespace of
+// the calling thread. Of the options, Transparent and Backlog do not concern it.
+func ListenDatagram(addr netip.AddrPort, o ListenOptions) (int, error) {
+	fd, err := Datagram(addr.Addr())
+	if err != nil {
+		return -1, err
+	}
+	o.Transparent = false
+	if err := bind(fd, addr, o); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("binding to %s: %w", addr, err)
+	}
+	return fd, nil
+}
+
 // ErrOwner is returned when a socket cannot be given its owner.
 var ErrOwner = errors.New("the socket cannot be given an owner (CAP_CHOWN is missing)")
 
@@ -243,14 +272,25 @@ func Inode(fd int) (uint32, error) {
 }
 
 func listen(fd int, addr netip.AddrPort, o ListenOptions) error {
+	if err := ReuseAddr(fd); err != nil {
+		return err
+	}
+	if err := bind(fd, addr, o); err != nil {
+		return err
+	}
+	backlog := o.Backlog
+	if backlog <= 0 {
+		backlog = 1 << 16 // the kernel clamps it to net.core.somaxconn
+	}
+	return os.NewSyscallError("listen", unix.Listen(fd, backlog))
+}
+
+func bind(fd int, addr netip.AddrPort, o ListenOptions) error {
 	v6 := !addr.Addr().Is4()
 	if o.Owner != 0 {
 		if err := unix.Fchown(fd, int(o.Owner), -1); err != nil {
 			return fmt.Errorf("%w: %w", ErrOwner, err)
 		}
-	}
-	if err := ReuseAddr(fd); err != nil {
-		return err
 	}
 	if v6 {
 		only := 0
@@ -281,14 +321,7 @@ func listen(fd int, addr netip.AddrPort, o ListenOptions) error {
 			return err
 		}
 	}
-	if err := Bind(fd, addr); err != nil {
-		return err
-	}
-	backlog := o.Backlog
-	if backlog <= 0 {
-		backlog = 1 << 16 // the kernel clamps it to net.core.somaxconn
-	}
-	return os.NewSyscallError("listen", unix.Listen(fd, backlog))
+	return Bind(fd, addr)
 }
 
 // Bind gives the socket its own address.
