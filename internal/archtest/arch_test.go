@@ -31,13 +31,15 @@ var layers = map[string][]string{
 	"internal/l7": {"api", "internal/mesh"},
 	// What it does: requests and connections on loops.
 	"internal/l7/exchange": {"internal/l7", "internal/mesh", "internal/sys", "internal/transport"},
-	"internal/zds":         {"api", "internal/mesh", "internal/sys"},
-	"internal/xds":         {"internal/mesh", "internal/sys", "internal/transport"},
-	"internal/source":      {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
+	// What a look-up gets is values alone.
+	"internal/dns":    {"internal/mesh"},
+	"internal/zds":    {"api", "internal/mesh", "internal/sys"},
+	"internal/xds":    {"internal/mesh", "internal/sys", "internal/transport"},
+	"internal/source": {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
 	// What every proxy has, whatever its role: a second role, at L7, must not
 	// import the first.
 	"internal/proxy":   {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
-	"internal/ztunnel": {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy"},
+	"internal/ztunnel": {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns"},
 	"internal/gateway": {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/l7", "internal/l7/exchange"},
 	// What a gateway would reject, the control plane does not send: it asks l7.
 	"internal/control":  {"api", "internal/mesh", "internal/l7", "internal/ops", "internal/transport", "internal/xds", "internal/source"},

@@ -25,14 +25,6 @@ type Client struct {
 	IPv6 bool
 }
 
-// Zones are the domains of the mesh.
-type Zones struct {
-	// Domain is the cluster's, such as cluster.local.
-	Domain string
-	// Search are domains that programs append to names, beside those that every pod has.
-	Search []string
-}
-
 // Decision is what becomes of a question.
 type Decision uint8
 
@@ -48,7 +40,9 @@ const (
 
 // Resolver decides, for one client at a time. Its memory is used again.
 type Resolver struct {
-	Zones
+	// Domain is the cluster's, such as cluster.local.
+	Domain string
+
 	name  [2*maxName + 2]byte
 	addrs []netip.Addr
 	srv   []SRV
@@ -90,19 +84,20 @@ func (r *Resolver) Resolve(s *workload.Snapshot, c *Client, q *Question, turn ui
 }
 
 // Find returns what a name, in lower case and without a final dot, stands for. The
-// order is: the name as it is, as Kubernetes completes it, and both without a search
-// domain at its end. Of each, the name itself comes before the endpoint of a headless
-// service, and that before a host with a wildcard.
+// order is: the name as it is, as Kubernetes completes it, and without a search domain
+// of the cluster at its end. Of each, the name itself comes before the endpoint of a
+// headless service, and that before a host with a wildcard. Search domains that are not
+// the cluster's are left alone: the mesh does not own the names below them.
 func (r *Resolver) Find(s *workload.Snapshot, c *Client, name []byte) (Match, bool) {
 	if m, ok := r.complete(s, c, name); ok {
 		return m, true
 	}
-	for i := range 3 + len(r.Search) {
+	for i := range searchDomains {
 		rest, ok := r.without(i, c, name)
 		if !ok {
 			continue
 		}
-		if m, ok := r.complete(s, c, rest); ok {
+		if m, ok := r.exact(s, c, rest); ok {
 			m.Alias = m.host(rest)
 			return m, true
 		}
@@ -118,6 +113,9 @@ func (m *Match) host(asked []byte) string {
 	}
 	return string(asked)
 }
+
+// searchDomains is how many domains of the cluster a pod appends to names.
+const searchDomains = 3
 
 // without takes search domain i off a name.
 func (r *Resolver) without(i int, c *Client, name []byte) ([]byte, bool) {
@@ -136,10 +134,8 @@ func (r *Resolver) without(i int, c *Client, name []byte) ([]byte, bool) {
 			rest, ok = cutDomain(rest, "svc")
 		}
 		return rest, ok
-	case 2:
-		return cutDomain(name, r.Domain)
 	}
-	return cutDomain(name, r.Search[i-3])
+	return cutDomain(name, r.Domain)
 }
 
 // cutDomain returns what stands before a domain.
@@ -347,15 +343,9 @@ func (r *Resolver) Wanted(c *Client, name []byte) []string {
 	if full, ok := r.expand(c, name); ok {
 		one(full)
 	}
-	for i := range 3 + len(r.Search) {
+	for i := range searchDomains {
 		if rest, ok := r.without(i, c, name); ok {
-			rest = slices.Clone(rest)
-			if bytes.IndexByte(rest, '.') >= 0 {
-				one(rest)
-			}
-			if full, ok := r.expand(c, rest); ok {
-				one(full)
-			}
+			one(rest)
 		}
 	}
 	return all

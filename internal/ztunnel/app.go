@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 )
 
 // App is the whole program: a Node and what feeds it.
@@ -75,7 +76,8 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	process.RaiseDescriptors(log, "a pod with many connections is refused early")
 	rec := telemetry.NewLimited("ztunnel", logs.Logger(accesslog.Scope), accesslog.Rates{Complete: int(cfg.AccessLogRate), Failed: int(cfg.AccessLogFailedRate)})
 	manager := NewManagerMetrics()
-	reg.MustRegister(rec, manager)
+	lookups := dnsproxy.NewMetrics()
+	reg.MustRegister(rec, manager, lookups)
 
 	if err := a.source(dir, policies, feed.Metrics(reg)); err != nil {
 		a.loops.Close()
@@ -83,7 +85,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	}
 	o := Options{
 		Config: cfg, Logger: log, Directory: dir, Policies: policies, Certs: a.certs, TLS: opts,
-		Loops: a.loops, Recorder: rec, Metrics: manager,
+		Loops: a.loops, Recorder: rec, Metrics: manager, DNS: lookups,
 	}
 	if a.xds != nil && cfg.XDSOnDemand {
 		o.Demand = func(ctx context.Context, name string) error { return a.xds.Demand(ctx, wellknown.TypeAddress, name) }

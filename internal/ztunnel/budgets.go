@@ -33,8 +33,9 @@ func newBudgets(descriptors, loops int) budgets {
 }
 
 // podDescriptors is what a pod costs without connections: its namespace, three
-// listeners, and a spare one for each.
-const podDescriptors = 7
+// listeners, two more for look-ups, a spare one for each, and two sockets of datagrams
+// with what they ask of connection tracking.
+const podDescriptors = 15
 
 // reserved is how many descriptors no connection gets. They are for the control
 // plane, the CA, the node agent, readiness, metrics, names that are resolved, the

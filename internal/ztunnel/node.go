@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 )
 
@@ -56,6 +57,7 @@ type Options struct {
 	// has the answer.
 	Demand  func(ctx context.Context, name string) error
 	Metrics *ManagerMetrics
+	DNS     *dnsproxy.Metrics // nil: its own
 	// Descriptors is how many the process may have; 0 for its limit now.
 	Descriptors int
 }
@@ -75,6 +77,7 @@ type Node struct {
 	review    *reviewer
 	news      bell // rings when policies or workloads changed
 	names     *resolve.Resolver
+	dns       *dnsproxy.Node // nil: names are left alone
 	stop      []func()
 
 	mu       sync.Mutex // guards what follows
@@ -104,6 +107,7 @@ func NewNode(o Options) *Node {
 		Options: o, log: o.Logger,
 		budgets: newBudgets(o.Descriptors, o.Loops.Len()),
 		names:   resolve.New(),
+		dns:     newDNS(&o),
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
 		byName:  map[podName]*pod{},

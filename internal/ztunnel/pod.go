@@ -28,8 +28,10 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/uncaptured"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/usedports"
 )
 
 // pod is one pod's proxy.
@@ -55,7 +57,8 @@ type pod struct {
 	listeners []*poll.Listener
 	guard     portguard.Guard
 	older     uncaptured.Set // only the reviewer uses it
-	usedUp    usedUp
+	dns       *dnsproxy.Pod  // nil without one
+	usedUp    usedports.Set
 	closed    atomic.Bool
 
 	// Guarded by the node's mu.
@@ -133,7 +136,10 @@ func (p *pod) start() error {
 		}
 		p.listeners = append(p.listeners, ln)
 	}
-	return nil
+	if p.dns, err = p.serveDNS(); err != nil {
+		p.shut()
+	}
+	return err
 }
 
 type port struct {
@@ -198,6 +204,7 @@ func (p *pod) stopAccepting() {
 	lns, srv := p.listeners, p.srv
 	p.node.mu.Unlock()
 	restore := p.handOver()
+	p.dns.Drain()
 	for _, ln := range lns {
 		ln.Close()
 	}
@@ -271,6 +278,7 @@ func (p *pod) shut() {
 		<-ln.Done()
 	}
 	p.listeners = nil
+	p.dns.Close()
 	p.idMu.Lock()
 	defer p.idMu.Unlock()
 	if p.release != nil {

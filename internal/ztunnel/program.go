@@ -19,7 +19,7 @@ import (
 // dial makes one try to connect to the program at to, from src where that is
 // valid.
 func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
-	if src.IsValid() && in.pod.usedUp.has(src, to) {
+	if src.IsValid() && in.pod.usedUp.Has(src, to) {
 		in.pod.node.Metrics.sourceLost.Add(1)
 		src = netip.Addr{}
 	}
@@ -42,7 +42,7 @@ func (in *incoming) dialled(fd int, to netip.AddrPort, src netip.Addr, err error
 	case why != reason.OK:
 	case src.IsValid() && sockopt.NoPortLeft(err):
 		closeSocket(fd)
-		in.pod.usedUp.add(src, to)
+		in.pod.usedUp.Add(src, to)
 		in.pod.node.Metrics.sourceLost.Add(1)
 		in.pod.node.log.Debug("no port is left for the client's address, the program gets the pod's",
 			"client", src, "to", to, "error", err)

@@ -115,7 +115,8 @@ func Load(env bootstrap.Env, host bootstrap.Host) (*Config, error) {
 	}
 	c.readMode(r)
 	c.readSockets(r)
-	c.readDNS(r)
+	capture, set := c.ProxyMetadata["DNS_CAPTURE"]
+	c.DNSProxy = !set || strings.EqualFold(capture, "true")
 	if c.LocalXDS != "" && c.LocalXDSPath != "" {
 		r.Fail("LOCAL_XDS_PATH", c.LocalXDSPath, "only one of LOCAL_XDS and LOCAL_XDS_PATH can be set")
 	}
@@ -165,18 +166,5 @@ func (c *Config) readSockets(r *bootstrap.Reader) {
 	if _, ok := r.Get("ENABLE_ORIG_SRC"); ok {
 		b := r.Bool("ENABLE_ORIG_SRC", false)
 		c.OrigSrc = &b
-	}
-}
-
-func (c *Config) readDNS(r *bootstrap.Reader) {
-	v, ok := c.ProxyMetadata["DNS_CAPTURE"]
-	c.DNSProxy = !ok || strings.EqualFold(v, "true")
-	// On-demand discovery only knows addresses that were asked for, so it
-	// cannot answer for names.
-	if c.DNSProxy && c.XDSOnDemand {
-		if ok {
-			r.Fail("XDS_ON_DEMAND", "true", "cannot be combined with the DNS proxy; set ISTIO_META_DNS_CAPTURE=false")
-		}
-		c.DNSProxy = false
 	}
 }

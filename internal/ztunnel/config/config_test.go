@@ -95,7 +95,7 @@ func TestValues(t *testing.T) {
 		{bootstrap.Env{"IPV6_ENABLED": "false"}, func(c *Config) bool { return c.StatsAddr.String() == "0.0.0.0:15020" }},
 		{bootstrap.Env{"AMBIT_ADMIN_ADDR": "127.0.0.1:1"}, func(c *Config) bool { return c.AdminAddr.String() == "127.0.0.1:1" }},
 		{bootstrap.Env{"COMPLIANCE_POLICY": "pqc"}, func(c *Config) bool { return c.PQC }},
-		{bootstrap.Env{"XDS_ON_DEMAND": "true"}, func(c *Config) bool { return c.XDSOnDemand && !c.DNSProxy }},
+		{bootstrap.Env{"XDS_ON_DEMAND": "true"}, func(c *Config) bool { return c.XDSOnDemand && c.DNSProxy }},
 	} {
 		if c := load(t, tc.env); !tc.good(c) {
 			t.Errorf("%v: %+v", tc.env, c)
@@ -134,7 +134,6 @@ func TestRefused(t *testing.T) {
 		{"COMPLIANCE_POLICY": "rot13"},
 		{"TRUST_DOMAIN": "Not/Valid"},
 		{"PROXY_CONFIG": "{"},
-		{"ISTIO_META_DNS_CAPTURE": "true", "XDS_ON_DEMAND": "true"},
 		{"ENABLE_PROXY": "false", "ISTIO_META_DNS_CAPTURE": "false"},
 		{"POOL_MAX_STREAMS_PER_CONNECTION": "0"},
 		{"AMBIT_STATS_ADDR": "15020"},

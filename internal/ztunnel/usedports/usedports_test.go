@@ -1,4 +1,4 @@
-package ztunnel
+package usedports
 
 import (
 	"net/netip"
@@ -9,25 +9,25 @@ import (
 
 func TestUsedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var u usedUp
+		var u Set
 		a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
 		to := netip.MustParseAddrPort("10.0.0.2:80")
 		other := netip.MustParseAddrPort("10.0.0.2:81")
-		if u.has(a, to) {
+		if u.Has(a, to) {
 			t.Error("full from the start")
 		}
-		u.add(a, to)
-		if !u.has(a, to) || u.has(b, to) || u.has(a, other) {
+		u.Add(a, to)
+		if !u.Has(a, to) || u.Has(b, to) || u.Has(a, other) {
 			t.Error("not what was added")
 		}
-		time.Sleep(usedUpFor + time.Nanosecond)
-		if u.has(a, to) || u.n.Load() != 0 {
+		time.Sleep(usedFor + time.Nanosecond)
+		if u.Has(a, to) || u.n.Load() != 0 {
 			t.Error("kept")
 		}
-		for i := range 3 * maxUsedUp {
-			u.add(a, netip.AddrPortFrom(to.Addr(), uint16(i)))
+		for i := range 3 * maxUsed {
+			u.Add(a, netip.AddrPortFrom(to.Addr(), uint16(i)))
 		}
-		if len(u.until) > maxUsedUp || !u.has(a, netip.AddrPortFrom(to.Addr(), 3*maxUsedUp-1)) {
+		if len(u.until) > maxUsed || !u.Has(a, netip.AddrPortFrom(to.Addr(), 3*maxUsed-1)) {
 			t.Errorf("%d are kept", len(u.until))
 		}
 	})
