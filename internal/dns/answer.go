@@ -74,7 +74,7 @@ func Fail(b, question []byte, rcode byte) []byte {
 	flags := binary.BigEndian.Uint16(question[2:])
 	b = binary.BigEndian.AppendUint16(b, binary.BigEndian.Uint16(question))
 	b = binary.BigEndian.AppendUint16(b, bitResponse|bitAvailable|flags&(bitDesired|bitChecking|maskOpcode)|uint16(rcode))
-	end, ok := skipName(question, headerLength)
+	end, ok := wholeName(question)
 	if !ok || end+4 > len(question) || binary.BigEndian.Uint16(question[4:]) != 1 {
 		return append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 	}

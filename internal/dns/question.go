@@ -189,6 +189,19 @@ func skipName(m []byte, at int) (end int, ok bool) {
 	return 0, false
 }
 
+// wholeName returns where the name of a question ends, if it has no pointer and is no
+// longer than names may be.
+func wholeName(m []byte) (end int, ok bool) {
+	at := headerLength
+	for at < len(m) && m[at] != 0 {
+		if m[at] > 63 {
+			return 0, false
+		}
+		at += 1 + int(m[at])
+	}
+	return at + 1, at < len(m) && at+1-headerLength <= maxName+2
+}
+
 // Answers reports whether a message is a response to a question, as its sender wrote
 // it: the number, the operation and the question are the same. A response that only
 // reports an error may leave the question out.
