@@ -48,9 +48,11 @@ func captured(name, rest string) string {
 
 // dnsServer is a name server in a pod.
 type dnsServer struct {
-	mu    sync.Mutex // guards what follows
-	seen  []*dns.Msg
-	reply func(q *dns.Msg, tcp bool) []*dns.Msg
+	mu   sync.Mutex // guards what follows
+	seen []*dns.Msg
+	// lastPort is the port that the last question came from.
+	lastPort uint16
+	reply    func(q *dns.Msg, tcp bool) []*dns.Msg
 }
 
 // nameServerIn serves names over UDP and TCP from all addresses of a pod.
@@ -85,6 +87,9 @@ func (s *dnsServer) ServeDNS(rw dns.ResponseWriter, q *dns.Msg) {
 	_, tcp := rw.RemoteAddr().(*net.TCPAddr)
 	s.mu.Lock()
 	s.seen = append(s.seen, q)
+	if from, err := netip.ParseAddrPort(rw.RemoteAddr().String()); err == nil {
+		s.lastPort = from.Port()
+	}
 	reply := s.reply
 	s.mu.Unlock()
 	for _, m := range reply(q, tcp) {
@@ -118,6 +123,10 @@ func usual(q *dns.Msg, tcp bool) []*dns.Msg {
 		m.Rcode = dns.RcodeNotImplemented
 		return []*dns.Msg{m}
 	}
+	if len(q.Question) != 1 {
+		m.Rcode = dns.RcodeFormatError
+		return []*dns.Msg{m}
+	}
 	name := strings.ToLower(q.Question[0].Name)
 	add := func(text string, a ...any) {
 		rr, err := dns.NewRR(fmt.Sprintf(q.Question[0].Name+" 7 IN "+text, a...))
@@ -146,9 +155,13 @@ func usual(q *dns.Msg, tcp bool) []*dns.Msg {
 // look asks a name server from a pod, by UDP or TCP.
 func look(w *rig.World, from lab.Where, at netip.Addr, network string, q *dns.Msg) (*dns.Msg, error) {
 	w.T().Helper()
+	return lookAt(w, from, netip.AddrPortFrom(at, 53), network, q)
+}
+
+func lookAt(w *rig.World, from lab.Where, at netip.AddrPort, network string, q *dns.Msg) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	c, err := w.Dial(ctx, from, network, netip.AddrPortFrom(at, 53).String())
+	c, err := w.Dial(ctx, from, network, at.String())
 	if err != nil {
 		return nil, err
 	}
