@@ -310,7 +310,7 @@ func plainly(m *miekg.Msg) bool {
 		return false
 	}
 	name := strings.TrimSuffix(m.Question[0].Name, ".")
-	if name == "" || strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
+	if name == "" || len(name) > maxName || strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
 		return false
 	}
 	if strings.ContainsAny(name, `\*`) {

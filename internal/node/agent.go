@@ -226,7 +226,7 @@ func (a *Agent) SetNamespace(name string, labels map[string]string) {
 			continue
 		}
 		before, _ := a.cfg.Policy.Enrols(pod, old)
-		if now, _ := a.cfg.Policy.Enrols(pod, labels); now != before {
+		if now, _ := a.cfg.Policy.Enrols(pod, labels); now != before || now && old[wellknown.LabelDNSCapture] != labels[wellknown.LabelDNSCapture] {
 			flipped = append(flipped, uid)
 		}
 	}
@@ -269,7 +269,10 @@ func (a *Agent) redirection(pod Pod) nft.Config {
 			base.Probes = append(base.Probes, nft.Probe{Source: source, Host: true})
 		}
 	}
-	return Redirection(base, pod)
+	a.mu.Lock()
+	labels := a.namespaces[pod.Namespace]
+	a.mu.Unlock()
+	return Redirection(base, pod, labels)
 }
 
 // all makes every pod due.

@@ -80,7 +80,7 @@ func TestInterfacesAreBounded(t *testing.T) {
 		if n := failure(eventEnrol, err); err == nil || n.Reason != ReasonBadAnnotation || len(n.Message) > 400 {
 			t.Errorf("%s: %+v", name, n)
 		}
-		if got := Redirection(Config{}.Redirection, p).VirtualInterfaces; len(got) != 0 {
+		if got := Redirection(Config{}.Redirection, p, nil).VirtualInterfaces; len(got) != 0 {
 			t.Errorf("%s: %d interfaces", name, len(got))
 		}
 	}

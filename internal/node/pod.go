@@ -189,10 +189,10 @@ func (p Policy) Enrols(pod Pod, namespaceLabels map[string]string) (yes bool, wh
 	return false, "no selector matches"
 }
 
-// Redirection is the rule set for a pod: the node's, with the pod's own wishes.
-// The node's probe sources reach the ports that the pod is probed at, and no
-// other.
-func Redirection(base nft.Config, pod Pod) nft.Config {
+// Redirection is the rule set for a pod: the node's, with the wishes of its namespace
+// and its own. The node's probe sources reach the ports that the pod is probed at, and
+// no other.
+func Redirection(base nft.Config, pod Pod, namespaceLabels map[string]string) nft.Config {
 	cfg := base
 	cfg.Probes = nil
 	if len(pod.ProbePorts) > 0 {
@@ -202,11 +202,13 @@ func Redirection(base nft.Config, pod Pod) nft.Config {
 		}
 	}
 	cfg.BypassInbound = pod.Annotations[wellknown.AnnotationBypassInbound] == "true"
-	switch pod.Annotations[wellknown.AnnotationDNSCapture] {
-	case "true":
-		cfg.CaptureDNS = true
-	case "false":
-		cfg.CaptureDNS = false
+	for _, wish := range []string{namespaceLabels[wellknown.LabelDNSCapture], pod.Annotations[wellknown.AnnotationDNSCapture]} {
+		switch wish {
+		case "true":
+			cfg.CaptureDNS = true
+		case "false":
+			cfg.CaptureDNS = false
+		}
 	}
 	cfg.VirtualInterfaces, _ = pod.interfaces()
 	return cfg

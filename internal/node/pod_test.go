@@ -101,6 +101,25 @@ func TestOperatorsAreOpposites(t *testing.T) {
 	})
 }
 
+// TestDNSCapture: the annotation of a pod comes before the label of its namespace, and
+// that before the node's setting.
+func TestDNSCapture(t *testing.T) {
+	for _, c := range []struct {
+		node           bool
+		namespace, pod string
+		want           bool
+	}{
+		{false, "", "", false}, {true, "", "", true}, {false, "true", "", true}, {true, "false", "", false},
+		{false, "true", "false", false}, {true, "false", "true", true}, {true, "no", "maybe", true}, {false, "no", "maybe", false},
+	} {
+		pod := Pod{Annotations: map[string]string{"ambient.istio.io/dns-capture": c.pod}}
+		got := Redirection(nft.Config{CaptureDNS: c.node}, pod, map[string]string{"ambient.istio.io/dns-capture": c.namespace})
+		if got.CaptureDNS != c.want {
+			t.Errorf("%+v: %v", c, got.CaptureDNS)
+		}
+	}
+}
+
 func TestRedirection(t *testing.T) {
 	base := nft.Config{IPv6: true, CaptureDNS: true, Probes: []nft.Probe{{Source: netip.MustParsePrefix("10.0.0.1/32")}}}
 	for name, c := range map[string]struct {
@@ -122,7 +141,7 @@ func TestRedirection(t *testing.T) {
 			nft.Config{IPv6: true, CaptureDNS: true, Probes: []nft.Probe{{Source: base.Probes[0].Source, Ports: []uint16{80, 81}}}},
 		},
 	} {
-		if diff := cmp.Diff(c.want, Redirection(base, c.pod), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		if diff := cmp.Diff(c.want, Redirection(base, c.pod, nil), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}

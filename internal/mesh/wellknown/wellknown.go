@@ -90,6 +90,7 @@ const (
 	AnnotationSidecarStatus       = "sidecar.istio.io/status"
 	AnnotationBypassInbound       = "ambient.istio.io/bypass-inbound-capture"
 	AnnotationDNSCapture          = "ambient.istio.io/dns-capture"
+	LabelDNSCapture               = AnnotationDNSCapture // on a namespace, for its pods
 	AnnotationRerouteInterfaces   = "istio.io/reroute-virtual-interfaces"
 	AnnotationDryRun              = "istio.io/dry-run"
 	AnnotationClientIdentity      = "ambient.istio.io/xfcc-include-client-identity"
