@@ -32,7 +32,7 @@ var layers = map[string][]string{
 	// What it does: requests and connections on loops.
 	"internal/l7/exchange": {"internal/l7", "internal/mesh", "internal/sys", "internal/transport"},
 	// What a look-up gets is values alone.
-	"internal/dns":    {"internal/mesh"},
+	"internal/dns":    {"api", "internal/mesh"},
 	"internal/zds":    {"api", "internal/mesh", "internal/sys"},
 	"internal/xds":    {"internal/mesh", "internal/sys", "internal/transport"},
 	"internal/source": {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},

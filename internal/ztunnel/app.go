@@ -85,7 +85,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	}
 	o := Options{
 		Config: cfg, Logger: log, Directory: dir, Policies: policies, Certs: a.certs, TLS: opts,
-		Loops: a.loops, Recorder: rec, Metrics: manager, DNS: lookups,
+		Loops: a.loops, Recorder: rec, Metrics: manager, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
 	}
 	if a.xds != nil && cfg.XDSOnDemand {
 		o.Demand = func(ctx context.Context, name string) error { return a.xds.Demand(ctx, wellknown.TypeAddress, name) }

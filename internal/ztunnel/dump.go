@@ -6,6 +6,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 )
 
 // workloadState is one pod in /config_dump.
@@ -13,6 +14,7 @@ type workloadState struct {
 	State       string             `json:"state"`
 	Connections *connections       `json:"connections,omitempty"`
 	Info        bootstrap.Workload `json:"info"`
+	DNS         *dnsproxy.State    `json:"dns,omitempty"`
 }
 
 type connections struct {
@@ -50,7 +52,7 @@ func (n *Node) WorkloadStates() map[string]any {
 	for _, ps := range pods {
 		st := workloadState{State: "Pending", Info: ps.p.info}
 		if ps.up {
-			st.State, st.Connections = "Up", ps.p.connections()
+			st.State, st.Connections, st.DNS = "Up", ps.p.connections(), ps.p.dns.State()
 		}
 		out[ps.p.uid] = st
 	}

@@ -1,6 +1,8 @@
 package ztunnel
 
 import (
+	"cmp"
+
 	"github.com/ambit-mesh/ambit/internal/dns"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
@@ -12,10 +14,10 @@ func newDNS(o *Options) *dnsproxy.Node {
 	if !c.DNSProxy {
 		return nil
 	}
-	return dnsproxy.New(dnsproxy.Options{
-		Logger: o.Logger, Directory: o.Directory, Loops: o.Loops, Domain: c.ClusterDomain,
-		Mark: c.PacketMark, ReusePort: c.PortReuse, Demand: o.Demand, Metrics: o.DNS,
-	})
+	d := o.DNS
+	d.Logger, d.Directory, d.Loops, d.Demand = cmp.Or(d.Logger, o.Logger), o.Directory, o.Loops, o.Demand
+	d.Domain, d.Mark, d.ReusePort = c.ClusterDomain, c.PacketMark, c.PortReuse
+	return dnsproxy.New(d)
 }
 
 // serveDNS answers the pod's look-ups.

@@ -57,7 +57,7 @@ type Options struct {
 	// has the answer.
 	Demand  func(ctx context.Context, name string) error
 	Metrics *ManagerMetrics
-	DNS     *dnsproxy.Metrics // nil: its own
+	DNS     dnsproxy.Options // its logger and metrics, where they are not the node's
 	// Descriptors is how many the process may have; 0 for its limit now.
 	Descriptors int
 }

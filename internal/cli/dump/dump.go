@@ -142,6 +142,12 @@ type PodState struct {
 		Name      string `json:"name"`
 		Namespace string `json:"namespace"`
 	} `json:"info"`
+	// DNS is what its look-ups come to; nil where the proxy does not answer them.
+	DNS *struct {
+		Requests         uint64 `json:"requests"`
+		UpstreamRequests uint64 `json:"upstreamRequests"`
+		Waiting          int64  `json:"waiting"`
+	} `json:"dns"`
 }
 
 // Connection is an open connection.

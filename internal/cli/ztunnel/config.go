@@ -74,7 +74,7 @@ all of them unless one is named. With -f it reads a config_dump from a file.`,
 	f.IntVar(&z.port, "proxy-admin-port", wellknown.PortAdmin, "port of ztunnel's admin endpoint, in a cluster")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{session.FormatShort, session.FormatJSON, session.FormatYAML}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("node", z.completeNodes)
-	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.all(), z.log())
+	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.dns(), z.all(), z.log())
 	return cmd
 }
 
@@ -266,15 +266,7 @@ func (z *ztunnelConfig) printConnections(d *dump.Dump) error {
 	if z.direction != "" && z.direction != "inbound" && z.direction != "outbound" {
 		return fmt.Errorf("--direction %q: there are inbound and outbound", z.direction)
 	}
-	var list []dump.Element[dump.PodState]
-	for _, uid := range slices.Sorted(maps.Keys(d.WorkloadState)) {
-		if p := d.WorkloadState[uid]; z.namespace == "" || p.V.Info.Namespace == z.namespace {
-			list = append(list, p)
-		}
-	}
-	slices.SortStableFunc(list, func(a, b dump.Element[dump.PodState]) int {
-		return strings.Compare(a.V.Info.Namespace+"\x00"+a.V.Info.Name, b.V.Info.Namespace+"\x00"+b.V.Info.Name)
-	})
+	list := z.pods(d)
 	if !z.table() {
 		return z.Encode(z.output, list)
 	}
@@ -301,6 +293,20 @@ func (z *ztunnelConfig) printConnections(d *dump.Dump) error {
 		}
 	}
 	return z.Session.Table(session.Narrow, connectionColumns, rows)
+}
+
+// pods returns the pods that the proxy serves, by name.
+func (z *ztunnelConfig) pods(d *dump.Dump) []dump.Element[dump.PodState] {
+	var list []dump.Element[dump.PodState]
+	for _, uid := range slices.Sorted(maps.Keys(d.WorkloadState)) {
+		if p := d.WorkloadState[uid]; z.namespace == "" || p.V.Info.Namespace == z.namespace {
+			list = append(list, p)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b dump.Element[dump.PodState]) int {
+		return strings.Compare(a.V.Info.Namespace+"\x00"+a.V.Info.Name, b.V.Info.Namespace+"\x00"+b.V.Info.Name)
+	})
+	return list
 }
 
 func (z *ztunnelConfig) all() *cobra.Command {

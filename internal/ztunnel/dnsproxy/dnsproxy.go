@@ -17,8 +17,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/dns"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/sys/conntrack"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
+	"github.com/ambit-mesh/ambit/internal/sys/origin"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
@@ -88,6 +88,8 @@ type Pod struct {
 	Host
 	flights *budget.Share
 	series  series
+	asks    atomic.Uint64
+	passes  atomic.Uint64
 	udp     []*datagrams
 	tcp     []*poll.Listener
 
@@ -154,6 +156,24 @@ func (p *Pod) sockets(at netip.AddrPort, o sockopt.ListenOptions) (udp, tcp int,
 		return err
 	})
 	return udp, tcp, err
+}
+
+// State is what /config_dump has of a pod's look-ups.
+type State struct {
+	// Requests are its questions, UpstreamRequests those that were passed to its name
+	// servers, Waiting those that wait for them.
+	Requests         uint64 `json:"requests"`
+	UpstreamRequests uint64 `json:"upstreamRequests"`
+	Waiting          int64  `json:"waiting"`
+	IPv6             bool   `json:"ipv6"`
+}
+
+// State describes the pod's look-ups; nil where they are not served.
+func (p *Pod) State() *State {
+	if p == nil {
+		return nil
+	}
+	return &State{Requests: p.asks.Load(), UpstreamRequests: p.passes.Load(), Waiting: p.flights.Used(), IPv6: p.Client.IPv6}
 }
 
 // Drain takes no more questions, which go to the next generation of the proxy if there
@@ -252,4 +272,4 @@ func (p *Pod) log(log *slog.Logger, s *scratch, protocol protocol, a *dns.Answer
 }
 
 // origins opens connection tracking of the pod.
-func (p *Pod) origins() (*conntrack.Origins, error) { return conntrack.OpenOrigins(p.NS) }
+func (p *Pod) origins() (*origin.Table, error) { return origin.Open(p.NS) }

@@ -212,6 +212,7 @@ func orUnknown(s string) string {
 
 // count counts a question.
 func (p *Pod) count(q *dns.Question, proto protocol) {
+	p.asks.Add(1)
 	kind := kindOf(q.Type)
 	p.with(func(m *Metrics, l *labelled) {
 		c := &l.requests[proto][kind]
@@ -222,14 +223,15 @@ func (p *Pod) count(q *dns.Question, proto protocol) {
 	})
 }
 
-// upstream counts questions that are passed on.
-func (p *Pod) upstream(proto protocol, n int) {
-	p.with(func(m *Metrics, l *labelled) { count(&l.upstream[proto], m.upstream, proto, l, n) })
+// passed counts a question that is passed on.
+func (p *Pod) passed(proto protocol) {
+	p.passes.Add(1)
+	p.with(func(m *Metrics, l *labelled) { count(&l.upstream[proto], m.upstream, proto, l) })
 }
 
 // upstreamFailed counts a question that gets no answer.
 func (p *Pod) upstreamFailed(proto protocol) {
-	p.with(func(m *Metrics, l *labelled) { count(&l.failures[proto], m.failures, proto, l, 1) })
+	p.with(func(m *Metrics, l *labelled) { count(&l.failures[proto], m.failures, proto, l) })
 }
 
 // upstreamTook notes how long an answer took.
@@ -243,9 +245,9 @@ func (p *Pod) upstreamTook(proto protocol, d time.Duration) {
 	})
 }
 
-func count(c *prometheus.Counter, vec *prometheus.CounterVec, proto protocol, l *labelled, n int) {
+func count(c *prometheus.Counter, vec *prometheus.CounterVec, proto protocol, l *labelled) {
 	if *c == nil {
 		*c = vec.WithLabelValues(proto.String(), l.service, l.revision)
 	}
-	(*c).Add(float64(n))
+	(*c).Inc()
 }

@@ -272,7 +272,7 @@ func (c *conn) forward(m []byte, owned bool) {
 		c.fail(m, dns.ServFail)
 		return
 	}
-	p.upstream(tcp, 1)
+	p.passed(tcp)
 	c.asked[id] = waiting{question: bytes.Clone(m), began: time.Now(), owned: owned, transfer: dns.Transfers(m)}
 	framed := append(binary.BigEndian.AppendUint16(nil, uint16(len(m))), m...)
 	if c.server.Active() {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/dns"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
-	"github.com/ambit-mesh/ambit/internal/sys/conntrack"
+	"github.com/ambit-mesh/ambit/internal/sys/origin"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
@@ -29,7 +29,7 @@ type datagrams struct {
 	packet  *poll.Packet
 	fd      int
 	at      netip.AddrPort
-	origins *conntrack.Origins // opened when the first question is passed on
+	origins *origin.Table // opened when the first question is passed on
 	flights map[flightKey]*flight
 	closed  bool
 }
@@ -123,7 +123,7 @@ func (u *datagrams) forward(m []byte, from netip.AddrPort, owned bool) {
 	}
 	f := &flight{u: u, key: key, question: bytes.Clone(m), began: time.Now(), owned: owned}
 	u.flights[key] = f
-	p.upstream(udp, 1)
+	p.passed(udp)
 	if err := f.start(); err != nil {
 		f.failed(err)
 	}

@@ -1,4 +1,6 @@
-package conntrack
+// Package origin finds where datagrams were going before they were redirected, by asking
+// connection tracking: for UDP the kernel has no SO_ORIGINAL_DST.
+package origin
 
 import (
 	"encoding/binary"
@@ -6,24 +8,22 @@ import (
 	"net/netip"
 	"os"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 )
 
-// Origins finds where redirected datagrams were going: for UDP the kernel has no
-// SO_ORIGINAL_DST. It is for one goroutine at a time.
-type Origins struct {
+// Table is the connections that a namespace tracks. It is for one goroutine at a time.
+type Table struct {
 	fd       int
 	sequence uint32
 	request  [request6]byte
 	answer   [4096]byte
 }
 
-// OpenOrigins opens connection tracking of a namespace; nil is the process's own.
+// Open opens connection tracking of a namespace; nil is the process's own.
 // The process needs CAP_NET_ADMIN there.
-func OpenOrigins(ns *netns.NS) (*Origins, error) {
+func Open(ns *netns.NS) (*Table, error) {
 	fd := -1
 	open := func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
@@ -44,11 +44,11 @@ func OpenOrigins(ns *netns.NS) (*Origins, error) {
 		}
 		return nil, fmt.Errorf("opening conntrack netlink: %w", err)
 	}
-	return &Origins{fd: fd}, nil
+	return &Table{fd: fd}, nil
 }
 
 // Close closes it.
-func (o *Origins) Close() {
+func (o *Table) Close() {
 	if o != nil {
 		_ = unix.Close(o.fd)
 	}
@@ -69,10 +69,19 @@ const (
 	maxRead         = 8                                 // datagrams that one question reads
 )
 
+// Attributes of ctnetlink (linux/netfilter/nfnetlink_conntrack.h).
+const (
+	tupleOriginal, tupleReply              = 1, 2    // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY
+	tupleIP, tupleProtocol                 = 1, 2    // CTA_TUPLE_IP, CTA_TUPLE_PROTO
+	ip4Source, ip4Target                   = 1, 2    // CTA_IP_V4_SRC, CTA_IP_V4_DST
+	ip6Source, ip6Target                   = 3, 4    // CTA_IP_V6_SRC, CTA_IP_V6_DST
+	protocolNumber, sourcePort, targetPort = 1, 2, 3 // CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_PROTO_DST_PORT
+)
+
 // UDP returns where a datagram from peer, which came to local, was going before it
 // was redirected. The error is ENOENT (errors.Is) when connection tracking does not
 // know it.
-func (o *Origins) UDP(peer, local netip.AddrPort) (netip.AddrPort, error) {
+func (o *Table) UDP(peer, local netip.AddrPort) (netip.AddrPort, error) {
 	o.sequence++
 	request := o.ask(peer, local)
 	if err := unix.Sendto(o.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -93,10 +102,10 @@ func (o *Origins) UDP(peer, local netip.AddrPort) (netip.AddrPort, error) {
 }
 
 // ask writes the question about the flow whose answers go from local to peer.
-func (o *Origins) ask(peer, local netip.AddrPort) []byte {
-	family, size, src, dst := byte(unix.AF_INET), request4, uint16(nl.CTA_IP_V4_SRC), uint16(nl.CTA_IP_V4_DST)
+func (o *Table) ask(peer, local netip.AddrPort) []byte {
+	family, size, src, dst := byte(unix.AF_INET), request4, uint16(ip4Source), uint16(ip4Target)
 	if peer.Addr().Is6() {
-		family, size, src, dst = unix.AF_INET6, request6, nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
+		family, size, src, dst = unix.AF_INET6, request6, ip6Source, ip6Target
 	}
 	b := o.request[:0]
 	b = binary.NativeEndian.AppendUint32(b, uint32(size))
@@ -120,16 +129,16 @@ func (o *Origins) ask(peer, local netip.AddrPort) []byte {
 		head(kind, attribute+len(v))
 		b = append(b, v[:]...)
 	}
-	head(unix.NLA_F_NESTED|nl.CTA_TUPLE_REPLY, size-netlinkHeader-netfilterHeader)
-	head(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, size-netlinkHeader-netfilterHeader-attribute-ports)
+	head(unix.NLA_F_NESTED|tupleReply, size-netlinkHeader-netfilterHeader)
+	head(unix.NLA_F_NESTED|tupleIP, size-netlinkHeader-netfilterHeader-attribute-ports)
 	addr(src, local.Addr())
 	addr(dst, peer.Addr())
-	head(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, ports)
-	head(nl.CTA_PROTO_NUM, attribute+1)
+	head(unix.NLA_F_NESTED|tupleProtocol, ports)
+	head(protocolNumber, attribute+1)
 	b = append(b, unix.IPPROTO_UDP, 0, 0, 0)
-	head(nl.CTA_PROTO_SRC_PORT, attribute+2)
+	head(sourcePort, attribute+2)
 	b = append(binary.BigEndian.AppendUint16(b, local.Port()), 0, 0)
-	head(nl.CTA_PROTO_DST_PORT, attribute+2)
+	head(targetPort, attribute+2)
 	return append(binary.BigEndian.AppendUint16(b, peer.Port()), 0, 0)
 }
 
@@ -149,13 +158,13 @@ func flowTarget(b []byte) (netip.AddrPort, error) {
 	if len(b) < netlinkHeader+netfilterHeader {
 		return none, unix.EPROTO
 	}
-	tuple := find(b[netlinkHeader+netfilterHeader:], nl.CTA_TUPLE_ORIG)
-	ip := find(tuple, nl.CTA_TUPLE_IP)
-	raw := find(ip, nl.CTA_IP_V4_DST)
+	tuple := find(b[netlinkHeader+netfilterHeader:], tupleOriginal)
+	ip := find(tuple, tupleIP)
+	raw := find(ip, ip4Target)
 	if raw == nil {
-		raw = find(ip, nl.CTA_IP_V6_DST)
+		raw = find(ip, ip6Target)
 	}
-	port := find(find(tuple, nl.CTA_TUPLE_PROTO), nl.CTA_PROTO_DST_PORT)
+	port := find(find(tuple, tupleProtocol), targetPort)
 	a, ok := netip.AddrFromSlice(raw)
 	if !ok || len(port) < 2 {
 		return none, unix.EPROTO
