@@ -15,12 +15,6 @@ const (
 	maxPointer = 1<<14 - 1
 )
 
-// SRV is a service record.
-type SRV struct {
-	Port   uint16
-	Target string
-}
-
 // Answer is what a question gets.
 type Answer struct {
 	Rcode byte
@@ -28,7 +22,6 @@ type Answer struct {
 	Alias string
 	// Addrs are of the family that was asked for.
 	Addrs []netip.Addr
-	SRV   []SRV
 	// Turn rotates the list, so that clients which take the first spread.
 	Turn uint64
 }
@@ -111,15 +104,6 @@ func (w *writer) records(q *Question, a Answer) {
 			v := addr.As16()
 			w.b = append(w.b, v[:]...)
 		}
-	}
-	for i := range a.SRV {
-		s := &a.SRV[(uint64(i)+a.Turn)%uint64(len(a.SRV))]
-		if !w.head(TypeSRV, 6+len(s.Target)+2) {
-			return
-		}
-		w.b = append(w.b, 0, 0, 0, 1)
-		w.b = binary.BigEndian.AppendUint16(w.b, s.Port)
-		w.b = appendName(w.b, s.Target)
 	}
 }
 

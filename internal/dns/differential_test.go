@@ -22,7 +22,7 @@ var questions = flag.Int("questions", 100_000, "how many generated questions Tes
 type oracle struct {
 	names     map[string]known
 	full      map[string]bool // those that Kubernetes does not complete
-	wildcards []known // the longest first
+	wildcards []known         // the longest first
 }
 
 type known struct {

@@ -45,7 +45,6 @@ type Resolver struct {
 
 	name  [2*maxName + 2]byte
 	addrs []netip.Addr
-	srv   []SRV
 }
 
 // Match is what a name stands for.
@@ -69,18 +68,46 @@ func (r *Resolver) Resolve(s *workload.Snapshot, c *Client, q *Question, turn ui
 	if !ok {
 		return Answer{}, Match{}, Forward
 	}
-	a := Answer{Alias: m.Alias, Turn: turn}
-	switch q.Type {
-	case TypeA:
-		a.Addrs = r.addresses(s, c, &m, netip.Addr.Is4)
-	case TypeAAAA:
-		if c.IPv6 {
-			a.Addrs = r.addresses(s, c, &m, netip.Addr.Is6)
-		}
-	default:
+	if !q.Addresses() {
 		return Answer{}, m, ForwardOwned
 	}
-	return a, m, Answered
+	return r.answer(s, c, q, &m, turn), m, Answered
+}
+
+// Addresses reports whether the question is for addresses.
+func (q *Question) Addresses() bool {
+	return q.Plain && q.Class == ClassIN && (q.Type == TypeA || q.Type == TypeAAAA)
+}
+
+func (r *Resolver) answer(s *workload.Snapshot, c *Client, q *Question, m *Match, turn uint64) Answer {
+	a := Answer{Alias: m.Alias, Turn: turn}
+	switch {
+	case q.Type == TypeA:
+		a.Addrs = r.addresses(s, c, m, netip.Addr.Is4)
+	case c.IPv6:
+		a.Addrs = r.addresses(s, c, m, netip.Addr.Is6)
+	}
+	return a
+}
+
+// Complete answers a question for addresses of a name that stands for another, as the
+// response m of a name server has it, when that server has no addresses of the other one
+// and the mesh has: a Service of type ExternalName, for instance, that leads to a host of
+// a ServiceEntry.
+func (r *Resolver) Complete(s *workload.Snapshot, c *Client, q *Question, m []byte, turn uint64) (Answer, bool) {
+	if !q.Addresses() {
+		return Answer{}, false
+	}
+	target, ok := dangling(m)
+	if !ok {
+		return Answer{}, false
+	}
+	match, ok := r.exact(s, c, []byte(target))
+	if !ok {
+		return Answer{}, false
+	}
+	match.Alias = target
+	return r.answer(s, c, q, &match, turn), true
 }
 
 // Find returns what a name, in lower case and without a final dot, stands for. The

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -261,5 +262,64 @@ func BenchmarkResolve(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestComplete: an alias of a name server that leads to a name of the mesh and no further
+// gets the addresses of that name; everything else stays what it is.
+func TestComplete(t *testing.T) {
+	s := world(t)
+	respond := func(code int, records ...string) func(*miekg.Msg) {
+		return func(m *miekg.Msg) {
+			m.Response, m.Rcode, m.Compress = true, code, true
+			for _, text := range records {
+				rr, err := miekg.NewRR(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Answer = append(m.Answer, rr)
+			}
+		}
+	}
+	const from = "old.shop.svc.cluster.local."
+	loop := []string{from + " CNAME a.test.", "a.test. CNAME " + from}
+	var long []string
+	for i := range 2 * maxChain {
+		long = append(long, fmt.Sprintf("n%d.test. CNAME n%d.test.", i, i+1))
+	}
+	for name, test := range map[string]struct {
+		kind uint16
+		edit func(*miekg.Msg)
+		want []string // nil: left alone
+	}{
+		"an alias":          {TypeA, respond(miekg.RcodeNameError, from+" CNAME API.example.com."), []string{"->api.example.com", "240.240.0.1"}},
+		"of the other kind": {TypeAAAA, respond(miekg.RcodeSuccess, from+" CNAME api.example.com."), []string{"->api.example.com", "2001:2::1"}},
+		"two":               {TypeA, respond(miekg.RcodeSuccess, from+" CNAME x.test.", "x.test. CNAME api.example.com."), []string{"->api.example.com", "240.240.0.1"}},
+		"of a wildcard":     {TypeA, respond(miekg.RcodeNameError, from+" CNAME x.wide.example."), []string{"->x.wide.example", "240.240.0.6"}},
+		"of a service":      {TypeA, respond(miekg.RcodeNameError, from+" CNAME web.bank.svc.cluster.local."), []string{"->web.bank.svc.cluster.local", "10.96.0.4"}},
+		"with an address":   {TypeA, respond(miekg.RcodeSuccess, from+" CNAME api.example.com.", "api.example.com. A 192.0.2.1"), nil},
+		"of outside":        {TypeA, respond(miekg.RcodeNameError, from+" CNAME www.example.com."), nil},
+		"of another's":      {TypeA, respond(miekg.RcodeNameError, from+" CNAME secret.example.com."), nil},
+		"of another name":   {TypeA, respond(miekg.RcodeNameError, "other.test. CNAME api.example.com."), nil},
+		"a failure":         {TypeA, respond(miekg.RcodeServerFailure, from+" CNAME api.example.com."), nil},
+		"no answer":         {TypeA, respond(miekg.RcodeNameError), nil},
+		"a loop":            {TypeA, respond(miekg.RcodeSuccess, loop...), nil},
+		"a long chain":      {TypeA, respond(miekg.RcodeSuccess, long...), nil},
+		"another question":  {TypeTXT, respond(miekg.RcodeNameError, from+" CNAME api.example.com."), nil},
+		"cut":               {TypeA, func(m *miekg.Msg) { respond(0, from+" CNAME api.example.com.")(m); m.Truncated = true }, nil},
+	} {
+		r := Resolver{Domain: domain}
+		var q Question
+		question := pack(t, from, test.kind)
+		q.Parse(question)
+		a, ok := r.Complete(s, &client, &q, pack(t, from, test.kind, test.edit), 0)
+		if ok != (test.want != nil) {
+			t.Errorf("%s: completed is %v", name, ok)
+		}
+		if ok {
+			if got := records(unpack(t, q.Append(nil, question, a, true))); !slices.Equal(got, test.want) {
+				t.Errorf("%s: %v, want %v", name, got, test.want)
+			}
+		}
 	}
 }

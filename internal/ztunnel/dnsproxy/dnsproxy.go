@@ -259,6 +259,13 @@ func (p *Pod) resolve(s *scratch, protocol protocol) (dns.Answer, dns.Decision) 
 	return answer, decision
 }
 
+// complete answers a question in place of a name server whose response leads to a name
+// of the mesh and no further. The scratch has the question then.
+func (p *Pod) complete(s *scratch, question, response []byte) (dns.Answer, bool) {
+	s.question.Parse(question)
+	return s.resolver.Complete(p.node.Directory.Snapshot(), &p.Client, &s.question, response, rand.Uint64())
+}
+
 func (p *Pod) log(log *slog.Logger, s *scratch, protocol protocol, a *dns.Answer, m dns.Match, d dns.Decision) {
 	result, domain := "forwarded", ""
 	if m.Service != nil {

@@ -379,8 +379,11 @@ func (c *conn) passAnswer(m []byte) bool {
 	if !ok || !w.transfer && !dns.Answers(w.question, m) {
 		return false
 	}
+	completed, complete := dns.Answer{}, false
 	if w.owned {
 		dns.Exists(m)
+	} else if !w.transfer {
+		completed, complete = c.pod.complete(c.scratch, w.question, m)
 	}
 	if !w.transfer {
 		delete(c.asked, id)
@@ -389,6 +392,10 @@ func (c *conn) passAnswer(m []byte) bool {
 	} else if !w.begun {
 		w.begun = true
 		c.asked[id] = w
+	}
+	if complete {
+		c.answer(w.question, completed)
+		return true
 	}
 	s := c.scratch
 	s.out = append(append(s.out[:0], 0, 0), m...)

@@ -260,10 +260,14 @@ func (f *flight) take(m []byte) {
 		}
 		return
 	}
+	p.upstreamTook(udp, time.Since(f.began))
 	if f.owned {
 		dns.Exists(m)
+	} else if a, ok := p.complete(f.u.scratch, f.question, m); ok {
+		f.u.answer(f.question, a, f.key.from)
+		f.end()
+		return
 	}
-	p.upstreamTook(udp, time.Since(f.began))
 	f.u.packet.Send(m, f.key.from, f.u.at.Addr())
 	f.end()
 }
