@@ -55,6 +55,7 @@ type Node struct {
 	Options
 	flights *budget.Pool
 	asked   atomic.Int64 // names that were asked for on demand
+	warned  atomic.Bool
 }
 
 // New makes one that serves no pod. Without metrics of the caller's it has its own.

@@ -148,9 +148,15 @@ func (u *datagrams) origin(from netip.AddrPort) (netip.AddrPort, error) {
 // server.
 var errDirect = errors.New("the question was sent to the proxy itself, not to a name server")
 
+// drain takes no more questions. Where generations cannot share a port, the next one
+// needs this one's.
 func (u *datagrams) drain() {
+	if !u.pod.node.ReusePort {
+		u.close()
+		return
+	}
 	u.loop.Post(func() {
-		if u.packet != nil {
+		if !u.closed {
 			// The kernel delivers only what this peer sends, which sends nothing. Answers
 			// still go out from the port.
 			_ = sockopt.Connect(u.fd, netip.AddrPortFrom(u.at.Addr(), 9))
@@ -163,6 +169,9 @@ func (u *datagrams) close() {
 	done := make(chan struct{})
 	posted := u.loop.Post(func() {
 		defer close(done)
+		if u.closed {
+			return
+		}
 		u.closed = true
 		for _, f := range u.flights {
 			f.end()
@@ -277,6 +286,9 @@ func (f *flight) take(m []byte) {
 func (f *flight) failed(err error) {
 	p := f.u.pod
 	p.upstreamFailed(udp)
+	if errors.Is(err, syscall.EPERM) && p.node.warned.CompareAndSwap(false, true) {
+		p.node.Logger.Warn("look-ups cannot be passed on: give ztunnel the capability NET_ADMIN", "error", err)
+	}
 	p.node.Logger.Debug("a look-up cannot be passed on", "src.workload", p.Name, "error", err)
 	rcode := byte(dns.ServFail)
 	if errors.Is(err, errDirect) || errors.Is(err, syscall.ENOENT) {
