@@ -20,19 +20,22 @@ var questions = flag.Int("questions", 100_000, "how many generated questions Tes
 // oracle is a second implementation of what names stand for: it lists every spelling of
 // every name that a client has, in the order of precedence.
 type oracle struct {
-	names     map[string]known
-	full      map[string]bool // those that Kubernetes does not complete
-	wildcards []known         // the longest first
+	full      map[string]known // hosts, and endpoints of headless services
+	completed map[string]known // what Kubernetes completes to one
+	spelled   []string
+	wildcards []known // the longest first
 }
 
 type known struct {
 	alias string
 	host  string
-	addrs []netip.Addr
+	// foreign: another namespace than the client's has it.
+	foreign bool
+	addrs   []netip.Addr
 }
 
 func newOracle(c Client) *oracle {
-	o := &oracle{names: map[string]known{}, full: map[string]bool{}}
+	o := &oracle{full: map[string]known{}, completed: map[string]known{}}
 	var owned []known
 	best := map[string]int{}
 	rank := func(s service) int {
@@ -57,11 +60,14 @@ func newOracle(c Client) *oracle {
 	}
 	for host, i := range best {
 		s := services[i]
-		k := known{host: host}
+		k := known{host: host, foreign: s.namespace != c.Namespace}
 		for _, v := range s.vips {
 			if network, a, _ := cut(v); network == c.Network {
 				k.addrs = append(k.addrs, a)
 			}
+		}
+		if in, ok := strings.CutSuffix(host, ".svc."+domain); ok && !strings.HasSuffix("."+in, "."+s.namespace) {
+			continue // a name of the cluster that another namespace claims
 		}
 		headless := len(k.addrs) == 0 && strings.HasSuffix(host, ".svc."+domain)
 		if headless {
@@ -71,32 +77,31 @@ func newOracle(c Client) *oracle {
 			owned = append(owned, k)
 		}
 	}
-	put := func(name string, k known) {
-		if _, ok := o.names[name]; !ok {
-			o.names[name] = k
-		}
-	}
 	for _, k := range owned {
 		if strings.HasPrefix(k.host, "*.") {
 			o.wildcards = append(o.wildcards, k)
 		} else {
-			put(k.host, k)
+			o.full[k.host] = k
 		}
-	}
-	for name := range o.names {
-		o.full[name] = true
 	}
 	slices.SortFunc(o.wildcards, func(a, b known) int { return len(b.host) - len(a.host) })
 	for _, k := range owned {
-		if rest, ok := strings.CutSuffix(k.host, "."+domain); ok {
-			put(rest, k)
-			two := strings.TrimSuffix(rest, ".svc")
-			put(two, k)
-			if one, ok := strings.CutSuffix(two, "."+c.Namespace); ok {
-				put(one, k)
-			}
+		rest, ok := strings.CutSuffix(k.host, ".svc."+domain)
+		if !ok {
+			continue
+		}
+		o.completed[rest+".svc"], o.completed[rest] = k, k
+		if one, ok := strings.CutSuffix(rest, "."+c.Namespace); ok {
+			o.completed[one] = k
 		}
 	}
+	for name := range o.full {
+		o.spelled = append(o.spelled, name)
+	}
+	for name := range o.completed {
+		o.spelled = append(o.spelled, name)
+	}
+	slices.Sort(o.spelled)
 	return o
 }
 
@@ -117,10 +122,10 @@ func (o *oracle) endpoints(k *known, s service, c Client) {
 			}
 		}
 		k.addrs = append(k.addrs, one.addrs...)
-		o.names[one.host] = one
+		o.full[one.host] = one
 		for _, a := range e.addrs {
 			if e.network == c.Network {
-				o.names[strings.NewReplacer(".", "-", ":", "-").Replace(a)+"."+s.host] = one
+				o.full[strings.NewReplacer(".", "-", ":", "-").Replace(a)+"."+s.host] = one
 			}
 		}
 	}
@@ -128,16 +133,26 @@ func (o *oracle) endpoints(k *known, s service, c Client) {
 
 // find returns what a name stands for.
 func (o *oracle) find(name string, c Client) (known, bool) {
-	if k, ok := o.one(name); ok {
-		return k, true
+	exact, found := o.exact(name)
+	completed, complete := o.completed[name]
+	switch {
+	case found && !exact.foreign:
+		return exact, true
+	case complete:
+		return completed, true
+	case found:
+		return exact, true
 	}
 	for _, search := range []string{c.Namespace + ".svc." + domain, "svc." + domain, domain} {
 		rest, ok := strings.CutSuffix(name, "."+search)
 		if !ok || rest == "" {
 			continue
 		}
-		k, ok := o.one(rest)
-		if spelled := o.full[rest] || strings.HasPrefix(k.host, "*."); ok && spelled {
+		k, ok := o.exact(rest)
+		if _, taken := o.completed[rest]; ok && k.foreign && (taken || o.mayBeKubernetes(name, c)) {
+			continue
+		}
+		if ok {
 			k.alias = rest
 			return k, true
 		}
@@ -145,8 +160,20 @@ func (o *oracle) find(name string, c Client) (known, bool) {
 	return known{}, false
 }
 
-func (o *oracle) one(name string) (known, bool) {
-	if k, ok := o.names[name]; ok {
+func (o *oracle) mayBeKubernetes(name string, c Client) bool {
+	before, ok := strings.CutSuffix(name, ".svc."+domain)
+	if !ok {
+		return false
+	}
+	labels := strings.Split(before, ".")
+	_, parent, _ := strings.Cut(name, ".")
+	return len(labels) == 2 || len(labels) == 3 && slices.ContainsFunc(services, func(s service) bool {
+		return s.host == parent && (!s.own || s.namespace == c.Namespace)
+	})
+}
+
+func (o *oracle) exact(name string) (known, bool) {
+	if k, ok := o.full[name]; ok {
 		return k, true
 	}
 	if strings.Count(name, ".") > maxWildcards {
@@ -167,12 +194,7 @@ type generated struct {
 }
 
 func newGenerated(o *oracle, seed uint64) *generated {
-	g := &generated{Rand: rand.New(rand.NewPCG(seed, 1))}
-	for name := range o.names {
-		g.names = append(g.names, name)
-	}
-	slices.Sort(g.names)
-	return g
+	return &generated{Rand: rand.New(rand.NewPCG(seed, 1)), names: o.spelled}
 }
 
 func (g *generated) pick(list ...string) string { return list[g.IntN(len(list))] }

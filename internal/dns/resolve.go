@@ -115,6 +115,9 @@ func (r *Resolver) Complete(s *workload.Snapshot, c *Client, q *Question, m []by
 // of the cluster at its end. Of each, the name itself comes before the endpoint of a
 // headless service, and that before a host with a wildcard. Search domains that are not
 // the cluster's are left alone: the mesh does not own the names below them.
+//
+// A host that another namespace claims never comes before a name that Kubernetes may
+// have, in any spelling.
 func (r *Resolver) Find(s *workload.Snapshot, c *Client, name []byte) (Match, bool) {
 	if m, ok := r.complete(s, c, name); ok {
 		return m, true
@@ -124,12 +127,41 @@ func (r *Resolver) Find(s *workload.Snapshot, c *Client, name []byte) (Match, bo
 		if !ok {
 			continue
 		}
-		if m, ok := r.exact(s, c, rest); ok {
+		if m, ok := r.exact(s, c, rest); ok && (m.Service.Namespace == c.Namespace || !r.kubernetes(s, c, name, rest)) {
 			m.Alias = m.host(rest)
 			return m, true
 		}
 	}
 	return Match{}, false
+}
+
+// kubernetes reports whether a name may be one of Kubernetes, or what is left of it
+// without a search domain: that of a service, of an endpoint of a service, or the
+// beginning of one.
+func (r *Resolver) kubernetes(s *workload.Snapshot, c *Client, name, rest []byte) bool {
+	if before, ok := r.inCluster(name); ok {
+		switch bytes.Count(before, []byte(".")) {
+		case 1:
+			return true
+		case 2:
+			if s.ServiceByHostname(text(name[bytes.IndexByte(name, '.')+1:]), c.Namespace) != nil {
+				return true
+			}
+		}
+	}
+	full, ok := r.expand(c, rest)
+	if ok {
+		_, ok = r.exact(s, c, full)
+	}
+	return ok
+}
+
+// inCluster returns what stands before svc.DOMAIN.
+func (r *Resolver) inCluster(name []byte) (before []byte, ok bool) {
+	if before, ok = cutDomain(name, r.Domain); ok {
+		before, ok = cutDomain(before, "svc")
+	}
+	return before, ok
 }
 
 // host returns the name that the match was found by: of a service the host, but for a
@@ -148,19 +180,13 @@ const searchDomains = 3
 func (r *Resolver) without(i int, c *Client, name []byte) ([]byte, bool) {
 	switch i {
 	case 0: // NAMESPACE.svc.DOMAIN
-		rest, ok := cutDomain(name, r.Domain)
+		rest, ok := r.inCluster(name)
 		if ok {
-			if rest, ok = cutDomain(rest, "svc"); ok {
-				rest, ok = cutDomain(rest, c.Namespace)
-			}
+			rest, ok = cutDomain(rest, c.Namespace)
 		}
 		return rest, ok
 	case 1: // svc.DOMAIN
-		rest, ok := cutDomain(name, r.Domain)
-		if ok {
-			rest, ok = cutDomain(rest, "svc")
-		}
-		return rest, ok
+		return r.inCluster(name)
 	}
 	return cutDomain(name, r.Domain)
 }
@@ -176,14 +202,16 @@ func cutDomain(name []byte, domain string) ([]byte, bool) {
 
 // complete looks a name up as it is, and as Kubernetes completes it.
 func (r *Resolver) complete(s *workload.Snapshot, c *Client, name []byte) (Match, bool) {
-	if m, ok := r.exact(s, c, name); ok {
+	m, ok := r.exact(s, c, name)
+	if ok && m.Service.Namespace == c.Namespace {
 		return m, true
 	}
-	full, ok := r.expand(c, name)
-	if !ok {
-		return Match{}, false
+	if full, can := r.expand(c, name); can {
+		if completed, found := r.exact(s, c, full); found {
+			return completed, true
+		}
 	}
-	return r.exact(s, c, full)
+	return m, ok
 }
 
 // expand writes the full name of a service that is named by SERVICE, SERVICE.NAMESPACE
@@ -218,9 +246,14 @@ func (r *Resolver) exact(s *workload.Snapshot, c *Client, name []byte) (Match, b
 }
 
 // owned reports whether the mesh answers for a service: it has an address in the
-// client's network, or is one of Kubernetes.
+// client's network, or is one of Kubernetes. A name of the cluster is that of the
+// namespace in it.
 func (r *Resolver) owned(svc *workload.Service, c *Client) (Match, bool) {
 	if svc == nil {
+		return Match{}, false
+	}
+	before, kubernetes := r.inCluster([]byte(svc.Hostname))
+	if kubernetes && string(before[bytes.LastIndexByte(before, '.')+1:]) != svc.Namespace {
 		return Match{}, false
 	}
 	for i := range svc.VIPs {
@@ -228,10 +261,7 @@ func (r *Resolver) owned(svc *workload.Service, c *Client) (Match, bool) {
 			return Match{Service: svc}, true
 		}
 	}
-	if rest, ok := cutDomain([]byte(svc.Hostname), r.Domain); ok && bytes.HasSuffix(rest, []byte(".svc")) {
-		return Match{Service: svc, headless: true}, true
-	}
-	return Match{}, false
+	return Match{Service: svc, headless: true}, kubernetes
 }
 
 // wildcard looks for a host such as *.example.com, from the longest one on.
@@ -257,10 +287,7 @@ func (r *Resolver) wildcard(s *workload.Snapshot, c *Client, name []byte) (Match
 // endpoint looks for one endpoint of a headless service: HOST.SERVICE.NAMESPACE.svc.DOMAIN,
 // where HOST is the name of a pod, or its address with dashes.
 func (r *Resolver) endpoint(s *workload.Snapshot, c *Client, name []byte) (Match, bool) {
-	rest, ok := cutDomain(name, r.Domain)
-	if ok {
-		rest, ok = cutDomain(rest, "svc")
-	}
+	rest, ok := r.inCluster(name)
 	if !ok || bytes.Count(rest, []byte(".")) != 2 {
 		return Match{}, false
 	}
@@ -321,7 +348,6 @@ func (r *Resolver) addresses(s *workload.Snapshot, c *Client, m *Match, family f
 		for w := range s.Endpoints(m.Service) {
 			r.ofWorkload(c, m, w, add)
 		}
-		slices.SortFunc(r.addrs, netip.Addr.Compare) // in no order before
 	default:
 		for _, a := range m.Service.VIPs {
 			if a.Network == c.Network {
@@ -352,10 +378,7 @@ func (r *Resolver) Wanted(c *Client, name []byte) []string {
 		}
 	}
 	one := func(name []byte) {
-		rest, ok := cutDomain(name, r.Domain)
-		if ok {
-			rest, ok = cutDomain(rest, "svc")
-		}
+		rest, ok := r.inCluster(name)
 		if !ok {
 			add(c.Namespace, string(name))
 			return

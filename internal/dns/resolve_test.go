@@ -116,6 +116,18 @@ func TestResolve(t *testing.T) {
 		{"narrow.wide.example", TypeA, client, []string{"240.240.0.6"}},
 		{"wide.example", TypeA, client, nil},
 		{strings.Repeat("a.", 30) + "wide.example", TypeA, client, nil},
+		// What another namespace claims.
+		{"web.shop", TypeA, client, []string{"10.96.0.1"}},
+		{"web.shop", TypeA, bank, []string{"6.6.6.1"}}, // for its own clients
+		{"web.shop.shop.svc.cluster.local", TypeA, client, nil},
+		{"web.shop.svc.cluster.local", TypeA, client, []string{"10.96.0.1"}},
+		{"lost.shop.svc.cluster.local", TypeA, client, nil},
+		{"lost.shop.svc.cluster.local", TypeA, bank, []string{"->lost.shop", "6.6.6.6"}},
+		{"lost", TypeA, client, nil},
+		{"lonely", TypeA, client, []string{"6.6.6.3"}}, // Kubernetes has no names without a dot
+		{"lonely.shop.svc.cluster.local", TypeA, client, nil},
+		{"x.peers.shop.svc.cluster.local", TypeA, client, nil},
+		{"y.shop.svc.cluster.local", TypeA, client, nil},
 		// With a search domain that the program has appended.
 		{"api.example.com.shop.svc.cluster.local", TypeA, client, []string{"->api.example.com", "240.240.0.1"}},
 		{"api.example.com.svc.cluster.local", TypeAAAA, client, []string{"->api.example.com", "2001:2::1"}},

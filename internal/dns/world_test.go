@@ -96,6 +96,13 @@ var services = []service{
 	{name: "twice", namespace: "shop", host: "twice.example.com", vips: []string{"n1/240.240.0.5"}},
 	{name: "wide", namespace: "shop", host: "*.wide.example", vips: []string{"n1/240.240.0.6"}},
 	{name: "narrow", namespace: "shop", host: "*.narrow.wide.example", vips: []string{"n1/240.240.0.7"}},
+	// What another namespace claims of what Kubernetes may have.
+	{name: "trap1", namespace: "bank", host: "web.shop", vips: []string{"n1/6.6.6.1"}},
+	{name: "trap2", namespace: "bank", host: "lost.shop.svc.cluster.local", vips: []string{"n1/6.6.6.2"}},
+	{name: "trap3", namespace: "bank", host: "lonely", vips: []string{"n1/6.6.6.3"}},
+	{name: "trap4", namespace: "bank", host: "x.peers", vips: []string{"n1/6.6.6.4"}},
+	{name: "trap5", namespace: "bank", host: "*.shop.svc.cluster.local", vips: []string{"n1/6.6.6.5"}},
+	{name: "trap6", namespace: "bank", host: "lost.shop", vips: []string{"n1/6.6.6.6"}},
 	{name: "short", namespace: "shop", host: "short", vips: []string{"n1/240.240.0.8"}},
 }
 

@@ -48,7 +48,7 @@ func (p *Pod) missing(s *scratch, d dns.Decision) []string {
 // learn asks for services and then calls then on the loop. It reports false when too
 // many questions wait.
 func (p *Pod) learn(l *poll.Loop, names []string, then func()) bool {
-	if !p.flights.Take(1) {
+	if !p.take() {
 		p.node.asked.Add(-int64(len(names)))
 		return false
 	}
@@ -73,7 +73,7 @@ func (p *Pod) learn(l *poll.Loop, names []string, then func()) bool {
 		p.node.asked.Add(int64(len(p.wanted) - before - len(names)))
 		p.mu.Unlock()
 		l.Post(func() {
-			p.flights.Give(1)
+			p.give()
 			then()
 		})
 	})

@@ -79,6 +79,9 @@ type Host struct {
 	Workload func() *workload.Workload
 	// Sockets is the pod's share of descriptors.
 	Sockets *budget.Share
+	// Busy is called with 1 for a question that waits, and with -1 at its end: a drain
+	// lets them be answered. It may be nil.
+	Busy func(delta int)
 	// Owner is the user who owns listening sockets; 0 for the process's own.
 	Owner uint32
 }
@@ -225,6 +228,24 @@ func (p *Pod) each(f func(*conn)) {
 	defer p.mu.Unlock()
 	for c := range p.conns {
 		c.loop.Post(func() { f(c) })
+	}
+}
+
+// take counts a question that waits, if the pod may have one more.
+func (p *Pod) take() bool {
+	if !p.flights.Take(1) {
+		return false
+	}
+	if p.Busy != nil {
+		p.Busy(1)
+	}
+	return true
+}
+
+func (p *Pod) give() {
+	p.flights.Give(1)
+	if p.Busy != nil {
+		p.Busy(-1)
 	}
 }
 

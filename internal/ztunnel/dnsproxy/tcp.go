@@ -267,7 +267,7 @@ func (c *conn) forward(m []byte, owned bool) {
 		c.fail(m, dns.ServFail) // its answers could not be told apart
 		return
 	}
-	if !p.flights.Take(1) {
+	if !p.take() {
 		p.node.Metrics.shed.Add(1)
 		c.fail(m, dns.ServFail)
 		return
@@ -329,7 +329,7 @@ func (c *conn) serverGone() {
 	c.fromTop, c.pending = nil, nil
 	for id, w := range c.asked {
 		delete(c.asked, id)
-		c.pod.flights.Give(1)
+		c.pod.give()
 		if w.begun {
 			c.ended = true // nothing but the end of the connection can be told from a part
 			continue
@@ -387,7 +387,7 @@ func (c *conn) passAnswer(m []byte) bool {
 	}
 	if !w.transfer {
 		delete(c.asked, id)
-		c.pod.flights.Give(1)
+		c.pod.give()
 		c.pod.upstreamTook(tcp, time.Since(w.began))
 	} else if !w.begun {
 		w.begun = true
@@ -419,7 +419,7 @@ func (c *conn) close() {
 	c.client.Close()
 	c.server.Close()
 	for range c.asked {
-		c.pod.flights.Give(1)
+		c.pod.give()
 	}
 	c.asked = nil
 	c.forget()

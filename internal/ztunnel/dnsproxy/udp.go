@@ -116,7 +116,7 @@ func (u *datagrams) forward(m []byte, from netip.AddrPort, owned bool) {
 		f.send()
 		return
 	}
-	if !p.flights.Take(1) {
+	if !p.take() {
 		p.node.Metrics.shed.Add(1)
 		u.fail(m, from, dns.ServFail)
 		return
@@ -155,20 +155,30 @@ func (u *datagrams) drain() {
 		u.close()
 		return
 	}
-	u.loop.Post(func() {
+	u.run(func() {
 		if !u.closed {
 			// The kernel delivers only what this peer sends, which sends nothing. Answers
 			// still go out from the port.
 			_ = sockopt.Connect(u.fd, netip.AddrPortFrom(u.at.Addr(), 9))
+			u.packet.Ready(poll.Readable) // what has come already
 		}
 	})
 }
 
+// run runs a function on the loop, and returns after it.
+func (u *datagrams) run(f func()) {
+	done := make(chan struct{})
+	if u.loop.Post(func() { defer close(done); f() }) {
+		select {
+		case <-done:
+		case <-u.loop.Done():
+		}
+	}
+}
+
 // close ends it, and returns when the port is free.
 func (u *datagrams) close() {
-	done := make(chan struct{})
-	posted := u.loop.Post(func() {
-		defer close(done)
+	u.run(func() {
 		if u.closed {
 			return
 		}
@@ -180,13 +190,6 @@ func (u *datagrams) close() {
 		u.origins.Close()
 		u.origins = nil
 	})
-	if posted {
-		select {
-		case <-done:
-			return
-		case <-u.loop.Done():
-		}
-	}
 }
 
 // flight is a question that waits for the answer of a name server, on a socket of its
@@ -310,6 +313,6 @@ func (f *flight) end() {
 	if f.socket {
 		f.u.pod.Sockets.Give(1)
 	}
-	f.u.pod.flights.Give(1)
+	f.u.pod.give()
 	delete(f.u.flights, f.key)
 }
