@@ -17,7 +17,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/dns"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/origin"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
@@ -72,7 +71,6 @@ func New(o Options) *Node {
 type Host struct {
 	Name   string // namespace/name
 	Client dns.Client
-	NS     *netns.NS // nil: the process's own
 	// Do runs a function in the pod's network.
 	Do func(func() error) error
 	// Workload returns what the control plane says of the pod; nil before it does.
@@ -107,10 +105,17 @@ type Pod struct {
 // IPv4.
 func (n *Node) Serve(h Host) (*Pod, error) {
 	p := &Pod{node: n, Host: h, flights: n.flights.Join(), conns: map[*conn]struct{}{}, wanted: map[string]struct{}{}}
-	err := p.listen(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
-	if err == nil && h.Client.IPv6 {
-		if err = p.listen(netip.IPv6Loopback()); err != nil && !errors.Is(err, errTaken) {
-			p.Client.IPv6, err = false, nil
+	all, err := p.sockets()
+	for i, s := range all {
+		if err == nil {
+			err = p.serve(s)
+		}
+		if err != nil {
+			for _, left := range all[i:] {
+				left.close()
+			}
+			p.Close()
+			return nil, err
 		}
 	}
 	if err != nil {
@@ -120,46 +125,81 @@ func (n *Node) Serve(h Host) (*Pod, error) {
 	return p, nil
 }
 
-// listen makes the sockets of one family.
-func (p *Pod) listen(a netip.Addr) error {
-	at := netip.AddrPortFrom(a, wellknown.PortDNS)
-	// What the proxy sends to the pod's program has no mark: the program's answers would
-	// go back to the proxy by it.
-	udp, tcp, err := p.sockets(at, sockopt.ListenOptions{ReusePort: p.node.ReusePort, Owner: p.Owner, V6Only: true})
-	if errors.Is(err, sockopt.ErrOwner) {
-		udp, tcp, err = p.sockets(at, sockopt.ListenOptions{ReusePort: p.node.ReusePort, V6Only: true})
+// pair is the listening sockets of an address.
+type pair struct {
+	at       netip.AddrPort
+	udp, tcp int
+}
+
+// close closes the sockets that were not taken over.
+func (s *pair) close() {
+	for _, fd := range []int{s.udp, s.tcp} {
+		if fd >= 0 {
+			sockopt.Close(fd)
+		}
 	}
+}
+
+// serve takes the sockets over.
+func (p *Pod) serve(s *pair) error {
+	u, err := p.serveUDP(s.udp, s.at.Addr())
 	if err != nil {
 		return err
 	}
-	u, err := p.serveUDP(udp, a)
-	if err != nil {
-		sockopt.Close(udp)
-		sockopt.Close(tcp)
-		return err
-	}
+	s.udp = -1
 	p.udp = append(p.udp, u)
-	ln, err := poll.Listen(p.node.Loops, tcp, p.accept)
+	ln, err := poll.Listen(p.node.Loops, s.tcp, p.accept)
 	if err != nil {
-		sockopt.Close(tcp)
 		return err
 	}
+	s.tcp = -1
 	p.tcp = append(p.tcp, ln)
 	return nil
 }
 
-// sockets makes the listening sockets of an address.
-func (p *Pod) sockets(at netip.AddrPort, o sockopt.ListenOptions) (udp, tcp int, err error) {
-	err = p.Do(func() (err error) {
-		if udp, err = sockopt.ListenDatagram(at, o); err != nil {
-			return err
+// sockets makes the listening sockets of both families, or of IPv4 alone where the pod
+// has no IPv6.
+func (p *Pod) sockets() (all []*pair, err error) {
+	addrs := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	if p.Client.IPv6 {
+		addrs = append(addrs, netip.IPv6Loopback())
+	}
+	for _, a := range addrs {
+		s, err := p.listen(netip.AddrPortFrom(a, wellknown.PortDNS), p.Owner)
+		if errors.Is(err, sockopt.ErrOwner) {
+			s, err = p.listen(netip.AddrPortFrom(a, wellknown.PortDNS), 0)
 		}
-		if tcp, err = sockopt.Listen(at, o); err != nil {
-			sockopt.Close(udp)
+		switch {
+		case err == nil:
+			all = append(all, s)
+		case a.Is6() && !errors.Is(err, errTaken):
+			p.Client.IPv6 = false
+		default:
+			for _, s := range all {
+				s.close()
+			}
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// listen makes the sockets of an address. What the proxy sends to the pod's program has
+// no mark: the program's answers would go back to the proxy by it.
+func (p *Pod) listen(at netip.AddrPort, owner uint32) (*pair, error) {
+	s := &pair{at: at, udp: -1, tcp: -1}
+	o := sockopt.ListenOptions{ReusePort: p.node.ReusePort, Owner: owner, V6Only: true}
+	err := p.Do(func() (err error) {
+		if s.udp, err = sockopt.ListenDatagram(at, o); err == nil {
+			s.tcp, err = sockopt.Listen(at, o)
 		}
 		return err
 	})
-	return udp, tcp, err
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // State is what /config_dump has of a pod's look-ups.
@@ -301,4 +341,7 @@ func (p *Pod) log(log *slog.Logger, s *scratch, protocol protocol, a *dns.Answer
 }
 
 // origins opens connection tracking of the pod.
-func (p *Pod) origins() (*origin.Table, error) { return origin.Open(p.NS) }
+func (p *Pod) origins() (t *origin.Table, err error) {
+	err = p.Do(func() (err error) { t, err = origin.Open(nil); return err })
+	return t, err
+}

@@ -102,7 +102,7 @@ func newStage(t testing.TB, demand bool) *stage {
 	}
 	s.node = New(o)
 	s.proxy, err = s.node.Serve(Host{
-		Name: "shop/client", Client: dns.Client{Namespace: "shop", IPv6: true}, NS: pod, Do: pod.Do,
+		Name: "shop/client", Client: dns.Client{Namespace: "shop", IPv6: true}, Do: pod.Do,
 		Workload: func() *workload.Workload { return nil }, Sockets: s.sockets.Join(),
 	})
 	must(err)

@@ -39,11 +39,11 @@ type conn struct {
 	scratch *scratch
 	to      netip.AddrPort // the name server; invalid where the connection was not redirected
 
-	client, server      poll.Sock
-	fromClient, fromTop []byte // the beginnings of messages
-	asked               map[uint16]waiting
-	pending             []byte // for the name server, while it is connected to
-	idle                poll.Deadline
+	client, server         poll.Sock
+	fromClient, fromServer []byte // the beginnings of messages
+	asked                  map[uint16]waiting
+	pending                []byte // for the name server, while it is connected to
+	idle                   poll.Deadline
 
 	dialling, learning, ended, drains, closed bool
 }
@@ -326,7 +326,7 @@ func (c *conn) dial() {
 func (c *conn) serverGone() {
 	c.server.Close()
 	c.server.Init(c.loop)
-	c.fromTop, c.pending = nil, nil
+	c.fromServer, c.pending = nil, nil
 	for id, w := range c.asked {
 		delete(c.asked, id)
 		c.pod.give()
@@ -354,9 +354,9 @@ func (c *conn) readServer() bool {
 		return false
 	}
 	c.idle.Rearm(connIdle)
-	c.fromTop = append(c.fromTop, b[:n]...)
+	c.fromServer = append(c.fromServer, b[:n]...)
 	for {
-		m, rest, ok := cutMessage(c.fromTop)
+		m, rest, ok := cutMessage(c.fromServer)
 		if !ok {
 			return true
 		}
@@ -365,7 +365,7 @@ func (c *conn) readServer() bool {
 			c.serverGone()
 			return false
 		}
-		c.fromTop = c.fromTop[:copy(c.fromTop, rest)]
+		c.fromServer = c.fromServer[:copy(c.fromServer, rest)]
 	}
 }
 
