@@ -120,7 +120,7 @@ func TestDNSGuessed(t *testing.T) {
 			}
 			return errors.New("it is not")
 		})
-		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // it would be there by now
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // it would have come already
 		if m, err := conn.ReadMsg(); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("answered after 64 guesses: %v, %v", m, err)
 		}
