@@ -2,6 +2,8 @@ package ztunnel
 
 import (
 	"cmp"
+	"errors"
+	"syscall"
 
 	"github.com/ambit-mesh/ambit/internal/dns"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -20,15 +22,22 @@ func newDNS(o *Options) *dnsproxy.Node {
 	return dnsproxy.New(d)
 }
 
-// serveDNS answers the pod's look-ups.
+// serveDNS answers the pod's look-ups. A pod whose own program has the port is served
+// without: its connections are carried, and its captured look-ups are that program's.
 func (p *pod) serveDNS() (*dnsproxy.Pod, error) {
 	n := p.node
 	if n.dns == nil || p.self {
 		return nil, nil
 	}
-	return n.dns.Serve(dnsproxy.Host{
+	d, err := n.dns.Serve(dnsproxy.Host{
 		Name: p.info.Namespace + "/" + p.info.Name, Do: p.do, Sockets: p.share.sockets, Owner: n.owner(), Busy: n.occupied,
 		Client:   dns.Client{Namespace: p.info.Namespace, Network: n.Config.Network, Cluster: n.Config.ClusterID, IPv6: n.Config.IPv6},
 		Workload: func() *workload.Workload { return p.local(n.Directory.Snapshot()) },
 	})
+	// Where generations of the proxy cannot share a port, the former one may have it.
+	if errors.Is(err, syscall.EADDRINUSE) && n.Config.PortReuse {
+		n.log.Warn("look-ups of the pod are not answered: one of its programs has port 15053", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "error", err)
+		return nil, nil
+	}
+	return d, err
 }

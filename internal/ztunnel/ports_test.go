@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
 
@@ -60,5 +62,24 @@ func TestPortsAreFreeWhenThePodHasLeft(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A program of the pod that has the port of look-ups costs the pod its look-ups alone.
+func TestPortOfLookUpsIsTaken(t *testing.T) {
+	w := newWorld(t, false)
+	w.apply(w.mesh("HBONE", "HBONE", ""))
+	l := netnstest.Listen(t, w.server.ns, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), wellknown.PortDNS), nil)
+	defer func() { _ = l.Close() }()
+	w.enrol(w.client)
+	w.enrol(w.server)
+	w.serve(8080, echo)
+	c := w.dial(w.at(8080))
+	w.talk(c, "hello")
+	if p := w.server.node.list()[0]; p.dns.State() != nil {
+		t.Error("look-ups are served beside another program")
+	}
+	if p := w.client.node.list()[0]; p.dns.State() == nil {
+		t.Error("look-ups of the other pod are not served")
 	}
 }
