@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,16 +104,45 @@ func TestParseLoad(t *testing.T) {
 // TestRequestRows: every row of the table of requests is filled by a cell, and the
 // ratios are there.
 func TestRequestRows(t *testing.T) {
-	o := options{l7: true, rounds: 1, duration: time.Second}
-	r := newReport(o, []*contender{{name: "ambit", title: "Ambit"}, {name: "waypoint", title: "waypoint"}})
-	for _, who := range r.contenders {
-		r.add(cells(o)[0], who, map[string]float64{rowHTTP1: 100}, nil)
+	for wide, cellsOf := range map[bool]int{false: 8, true: 26} {
+		o := options{l7: true, wide: wide, rounds: 1, duration: time.Second}
+		r := newReport(o, []*contender{{name: "ambit", title: "Ambit"}, {name: "waypoint", title: "waypoint"}})
+		for _, who := range r.contenders {
+			r.add(cells(o)[0], who, map[string]float64{l7Load(wide)[0].rate(): 100}, nil)
+		}
+		names := map[string]bool{}
+		for _, c := range cells(o) {
+			names[c.name] = true
+		}
+		loads := len(l7Load(wide))
+		if len(names) != cellsOf || len(r.rows) != 2*loads+3*(cellsOf-loads)/2 {
+			t.Errorf("%d cells, %d rows", len(names), len(r.rows))
+		}
+		var text bytes.Buffer
+		if err := r.print(&text, "text"); err != nil || !strings.Contains(text.String(), "waypoint : Ambit") || strings.Contains(text.String(), rowEcho1) {
+			t.Errorf("%v\n%s", err, text.String())
+		}
 	}
-	if len(cells(o)) != 3 || len(r.rows) != len(l7Rows) {
-		t.Errorf("%d cells, %d rows", len(cells(o)), len(r.rows))
+}
+
+// TestChosenCells: what no chosen cell needs is not made.
+func TestChosenCells(t *testing.T) {
+	for cells, want := range map[string][]int{"": {1, 10_000}, "h2,rate": {1}, "r10000": {1, 10_000}} {
+		o := options{l7: true, cells: cells}
+		if got := o.tables(); !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", cells, got, want)
+		}
 	}
-	var text bytes.Buffer
-	if err := r.print(&text, "text"); err != nil || !strings.Contains(text.String(), "waypoint : Ambit") || strings.Contains(text.String(), rowEcho1) {
-		t.Errorf("%v\n%s", err, text.String())
+	ports := map[int]string{}
+	for _, p := range reverseProxies {
+		for _, proto := range protocols {
+			for _, n := range tables {
+				port := listener(p.port, proto, n)
+				if ports[port] != "" {
+					t.Errorf("%s and %s share port %d", ports[port], p.name, port)
+				}
+				ports[port] = p.name
+			}
+		}
 	}
 }

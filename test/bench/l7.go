@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,72 +28,261 @@ apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: waypoint, namespace: bench}
 spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: routed, namespace: bench, labels: {istio.io/use-waypoint: waypoint}}
-spec: {selector: {app: routed}, ports: [{name: http, port: 80, targetPort: 9000, appProtocol: http}]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: routed, namespace: bench}
-spec:
-  parentRefs: [{group: "", kind: Service, name: routed}]
-  rules: [{matches: [{path: {value: /a}}], backendRefs: [{name: routed, port: 80}]}]
 `
 
-// Rows of requests.
-const (
-	rowHTTP1, rowHTTP64       = "HTTP/1.1 1 KiB, 1 connection", "HTTP/1.1 1 KiB, 64 connections"
-	rowHTTPCPU1, rowHTTPCPU64 = "CPU per request, 1 connection", "CPU per request, 64 connections"
-	rowHTTPP50, rowHTTPP99    = "HTTP/1.1 at 1,000/s, p50", "HTTP/1.1 at 1,000/s, p99"
+// protocols of requests, as test/load calls them, and the ports of the services that
+// declare them.
+var (
+	protocols     = []string{"http", "h2", "grpc"}
+	protocolName  = map[string]string{"http": "HTTP/1.1", "h2": "HTTP/2", "grpc": "gRPC"}
+	protocolPort  = map[string]int{"http": 80, "h2": 81, "grpc": 82}
+	protocolShape = map[string]string{"http": "http", "h2": "kubernetes.io/h2c", "grpc": "grpc"}
 )
 
-var l7Rows = []row{
-	{rowHTTP1, "1/s", true}, {rowHTTP64, "1/s", true},
-	{rowHTTPCPU1, "CPU-µs", false}, {rowHTTPCPU64, "CPU-µs", false},
-	{rowHTTPP50, "µs", false}, {rowHTTPP99, "µs", false},
+// tables are the numbers of routes. Each is a service, and a listener of other proxies.
+var tables = []int{1, 1000, 10_000}
+
+// maxRules is how many rules one HTTPRoute may have.
+const maxRules = 16
+
+func routed(routes int) string { return "routed-" + strconv.Itoa(routes) }
+
+// routesYAML is a service with that many routes. Requests of the benchmark match the last.
+func routesYAML(routes int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: bench, labels: {istio.io/use-waypoint: waypoint}}\nspec:\n  selector: {app: routed}\n  ports:\n", routed(routes))
+	for _, p := range protocols {
+		fmt.Fprintf(&b, "  - {name: %s, port: %d, targetPort: 9000, appProtocol: %s}\n", p, protocolPort[p], protocolShape[p])
+	}
+	for i := range routes {
+		if i%maxRules == 0 {
+			fmt.Fprintf(&b, "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: %s-%d, namespace: bench}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: %s}]\n  rules:\n",
+				routed(routes), i/maxRules, routed(routes))
+		}
+		match := fmt.Sprintf("{type: Exact, value: %s}", otherPath(i))
+		if i == routes-1 {
+			match = "{type: PathPrefix, value: /a}"
+		}
+		fmt.Fprintf(&b, "  - {matches: [{path: %s}], backendRefs: [{name: %s, port: 80}]}\n", match, routed(routes))
+	}
+	return b.String()
 }
 
-// l7Cells are measurements of requests.
-func l7Cells(o options) []cell {
-	d := o.duration.String()
-	requests := func(name, conns, rate, cpu string) cell {
-		return costed(o, name, []string{"http", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
-			v := map[string]float64{rate: r.PerSecond}
-			if used > 0 {
-				v[cpu] = float64(used.Microseconds()) / (r.PerSecond * r.Seconds)
+// otherPath is the path of a route that no request takes.
+func otherPath(i int) string { return "/r/" + strconv.Itoa(i) }
+
+// requests is one cell of the table: requests of one kind, one after the other on each
+// connection.
+type requests struct {
+	proto               string
+	size, conns, routes int
+}
+
+func (r requests) cell() string {
+	return fmt.Sprintf("%s-%dk-c%d-r%d", r.proto, r.size>>10, r.conns, r.routes)
+}
+
+// rate and cpu are the names of its rows.
+func (r requests) rate() string {
+	s := fmt.Sprintf("%s %d KiB, %d connections", protocolName[r.proto], r.size>>10, r.conns)
+	s = strings.ReplaceAll(s, " 1 connections", " 1 connection")
+	if r.routes > 1 {
+		s += fmt.Sprintf(", %d routes", r.routes)
+	}
+	return s
+}
+
+func (r requests) cpu() string { return "CPU, " + r.rate() }
+
+func percentileRow(proto, p string) string {
+	return protocolName[proto] + " at 1,000/s, " + p
+}
+
+func memoryRow(proto string) string {
+	return "memory per idle connection, " + protocolName[proto]
+}
+
+// l7Load returns the kinds of requests that are measured: a choice, or all.
+func l7Load(wide bool) (all []requests) {
+	if !wide {
+		return []requests{
+			{"http", 1 << 10, 1, 1}, {"http", 1 << 10, 64, 1}, {"http", 1 << 10, 64, 10_000}, {"http", 64 << 10, 64, 1},
+			{"h2", 1 << 10, 64, 1}, {"grpc", 1 << 10, 64, 1},
+		}
+	}
+	for _, proto := range protocols {
+		for _, size := range []int{1 << 10, 64 << 10} {
+			for _, conns := range []int{1, 64, 512} {
+				all = append(all, requests{proto, size, conns, 1})
 			}
-			return v
-		})
+		}
 	}
-	return []cell{
-		requests("requests on 1", "1", rowHTTP1, rowHTTPCPU1),
-		requests("requests on 64", "64", rowHTTP64, rowHTTPCPU64),
-		{name: "latency of requests", rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
-			r, err := c.load(ctx, "httprate", "-conns", "4", "-rate", "1000", "-duration", d)
-			return map[string]float64{rowHTTPP50: r.P50Micros, rowHTTPP99: r.P99Micros}, err
-		}},
+	for _, n := range tables[1:] {
+		all = append(all, requests{"http", 1 << 10, 64, n})
 	}
+	return all
+}
+
+func l7Protocols(wide bool) []string {
+	if wide {
+		return protocols
+	}
+	return protocols[:1]
+}
+
+// l7Rows is the order of the table.
+func l7Rows(o options) (all []row) {
+	for _, r := range l7Load(o.wide) {
+		if o.wants(cell{name: r.cell()}) {
+			all = append(all, row{r.rate(), "1/s", true}, row{r.cpu(), "CPU-µs", false})
+		}
+	}
+	for _, p := range l7Protocols(o.wide) {
+		if o.wants(cell{name: rateCell(p)}) {
+			all = append(all, row{percentileRow(p, "p50"), "µs", false}, row{percentileRow(p, "p99"), "µs", false})
+		}
+	}
+	for _, p := range l7Protocols(o.wide) {
+		if o.wants(cell{name: memoryCell(p)}) {
+			all = append(all, row{memoryRow(p), "KiB", false})
+		}
+	}
+	return all
+}
+
+func rateCell(proto string) string   { return "rate-" + proto }
+func memoryCell(proto string) string { return "memory-" + proto }
+
+// l7Cells are measurements of requests. Memory is measured first: what other requests
+// have left behind would hide it.
+func l7Cells(o options) (all []cell) {
+	for _, p := range l7Protocols(o.wide) {
+		all = append(all, cell{name: memoryCell(p), rounds: 1, needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			return c.idle(ctx, p, o.held)
+		}})
+	}
+	for _, r := range l7Load(o.wide) {
+		all = append(all, cell{name: r.cell(), rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			return c.requests(ctx, o, r)
+		}})
+	}
+	for _, p := range l7Protocols(o.wide) {
+		all = append(all, cell{name: rateCell(p), rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			r, err := c.request(ctx, requests{proto: p, size: 1 << 10, conns: 4, routes: 1}, "httprate", "-rate", "1000", "-duration", o.duration.String())
+			return map[string]float64{percentileRow(p, "p50"): r.P50Micros, percentileRow(p, "p99"): r.P99Micros}, err
+		}})
+	}
+	return all
+}
+
+// requestArgs are those of the load client, before the address.
+func (c *contender) requestArgs(r requests, mode string, args ...string) []string {
+	all := append([]string{mode, "-proto", r.proto, "-size", strconv.Itoa(r.size), "-conns", strconv.Itoa(r.conns)}, args...)
+	if c.certs != "" {
+		all = append(all, "-certs", c.certs)
+	}
+	return all
+}
+
+// request runs the load client where requests of that kind go.
+func (c *contender) request(ctx context.Context, r requests, mode string, args ...string) (loadResult, error) {
+	at := *c
+	if c.site != nil {
+		at.addr = c.site(r)
+	}
+	return at.load(ctx, c.requestArgs(r, mode, args...)...)
+}
+
+// requests measures the rate of requests and what a request costs.
+func (c *contender) requests(ctx context.Context, o options, r requests) (map[string]float64, error) {
+	who := []*contender{c}
+	if c.part != nil {
+		who = append(who, c.part)
+	}
+	var before [2]time.Duration
+	for i, w := range who {
+		u, err := w.usage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		before[i] = u.CPU
+	}
+	res, err := c.request(ctx, r, "http", "-duration", o.duration.String())
+	if err != nil {
+		return nil, err
+	}
+	v := map[string]float64{r.rate(): res.PerSecond}
+	for i, w := range who {
+		u, err := w.usage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		used := float64((u.CPU - before[i]).Microseconds())
+		switch {
+		case used <= 0:
+		case i == 0:
+			v[r.cpu()] = used / (res.PerSecond * res.Seconds)
+		default:
+			w.took = map[string]float64{r.cpu(): used / (res.PerSecond * res.Seconds)}
+		}
+	}
+	return v, nil
+}
+
+// idle measures how much proxies grow by n connections that have carried one request each.
+func (c *contender) idle(ctx context.Context, proto string, n int) (_ map[string]float64, err error) {
+	r := requests{proto: proto, size: 1 << 10, conns: 4, routes: 1}
+	if _, err := c.request(ctx, r, "http", "-duration", "300ms"); err != nil {
+		return nil, err
+	}
+	who := []*contender{c}
+	if c.part != nil {
+		who = append(who, c.part)
+	}
+	var at [2][2]int64
+	for i, conns := range []int{max(1, n/4), n} {
+		r.conns = conns
+		held := *c
+		if c.site != nil {
+			held.addr = c.site(r)
+		}
+		h, herr := held.hold(ctx, c.requestArgs(r, "httphold")...)
+		if herr != nil {
+			return nil, herr
+		}
+		defer func() { err = errors.Join(err, h.end()) }()
+		for j, w := range who {
+			if at[i][j], err = w.settled(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+	each := func(j int) map[string]float64 {
+		return map[string]float64{memoryRow(proto): float64(at[1][j]-at[0][j]) / 1024 / float64(n)}
+	}
+	if c.part != nil {
+		c.part.took = each(1)
+	}
+	return each(0), nil
 }
 
 // waypoint adds the way of requests over both node proxies and a waypoint between them,
-// once the waypoint has carried one.
+// once the waypoint has carried one for each service.
 func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
 	st, err := l.Status(ctx)
 	if err != nil {
 		return err
 	}
-	addr := ""
+	addrs := map[string]string{}
 	for _, s := range st.Services {
-		if s.Namespace == "bench" && s.Name == "routed" && len(s.IPs) > 0 {
-			addr = s.IPs[0] + ":80"
+		if s.Namespace == "bench" && len(s.IPs) > 0 {
+			addrs[s.Name] = s.IPs[0]
 		}
 	}
-	if addr == "" {
-		return errors.New("service bench/routed has no address")
+	c := &contender{name: "waypoint", title: "waypoint", lab: l, client: lab.InPod("bench", "client")}
+	c.site = func(r requests) string {
+		return addrs[routed(r.routes)] + ":" + strconv.Itoa(protocolPort[r.proto])
 	}
-	c := &contender{name: "waypoint", title: "waypoint", lab: l, client: lab.InPod("bench", "client"), addr: addr}
 	c.proxies = func(ctx context.Context) ([]int, error) {
 		st, err := l.Status(ctx)
 		if err != nil {
@@ -112,41 +303,66 @@ func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
 		}
 		return pids, nil
 	}
-	w.add(c, o)
 	alone := *c
-	alone.name, alone.title = "waypoint-alone", "CPU of the waypoint"
+	alone.name, alone.title, alone.of = "waypoint-alone", "CPU of the waypoint", c
 	alone.proxies = func(ctx context.Context) ([]int, error) {
 		pids, err := c.proxies(ctx)
 		return pids[min(len(proxies), len(pids)):], err
 	}
+	c.part = &alone
+	w.add(c, o)
 	w.add(&alone, o)
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("waited 30 s"))
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("waited a minute"))
 	defer cancel()
+	for _, n := range o.tables() {
+		if addrs[routed(n)] == "" {
+			return fmt.Errorf("service bench/%s has no address", routed(n))
+		}
+		if err := c.until(ctx, requests{proto: "http", size: 1 << 10, conns: 1, routes: n}, c.requested); err != nil {
+			return fmt.Errorf("requests do not go through the waypoint: %w", err)
+		}
+	}
+	return nil
+}
+
+// until waits until a request succeeds, and then a check.
+func (c *contender) until(ctx context.Context, r requests, check func(context.Context) error) error {
 	for {
-		_, err := c.load(ctx, "http", "-duration", "50ms")
-		if err == nil {
-			err = c.requested(ctx)
+		_, err := c.request(ctx, r, "http", "-duration", "50ms")
+		if err == nil && check != nil {
+			err = check(ctx)
 		}
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("requests do not go through the waypoint: %w (%w)", err, context.Cause(ctx))
+			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-// requests adds the contenders of requests only.
-func (w *world) requests(ctx context.Context, o options, l *lab.Lab, server, dir string) error {
+// tables returns the numbers of routes that the run needs.
+func (o *options) tables() (all []int) {
+	for _, n := range tables {
+		needed := n == 1 || slices.ContainsFunc(l7Load(o.wide), func(r requests) bool { return r.routes == n && o.wants(cell{name: r.cell()}) })
+		if needed {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// others adds the contenders of requests only.
+func (w *world) others(ctx context.Context, o options, l *lab.Lab, server, dir string) error {
 	if wanted(o.only, "waypoint") {
 		if err := w.waypoint(ctx, o, l); err != nil {
 			return err
 		}
 	}
 	for _, p := range reverseProxies {
-		if o.reverse[p.name] == "" || !wanted(o.only, p.name) {
+		if o.reverse[p.program] == "" || !wanted(o.only, p.name) {
 			continue
 		}
 		if err := w.reverse(ctx, o, l, p, server, dir); err != nil {

@@ -5,7 +5,7 @@
 // the machine happens to all of them; read the ratios.
 //
 //	bench [-bin DIR] [-before DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-cells NAME,…] [-o text|json]
-//	bench -l7 [-envoy PATH] [-nginx PATH] [-haproxy PATH] [-rounds N] [-duration D] [-cells NAME,…]
+//	bench -l7 [-wide] [-envoy PATH] [-nginx PATH] [-haproxy PATH] [-rounds N] [-duration D] [-cells NAME,…]
 //	bench -scale [-workloads N] [-services N]
 //
 // It ends with "N passed, N failed": a measured cell passes when there were no
@@ -33,8 +33,12 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
-// limit is for a whole run of the short form, with room for a slow machine.
-const limit = 15 * time.Minute
+// limit is for a whole run of the short form, with room for a slow machine, and
+// wideLimit for one with all kinds of requests.
+const (
+	limit     = 15 * time.Minute
+	wideLimit = time.Hour
+)
 
 type options struct {
 	bin, peer  string
@@ -47,6 +51,7 @@ type options struct {
 	output     string
 	scale      bool
 	l7         bool
+	wide       bool
 	reverse    map[string]string // programs of reverse proxies, by name
 	workloads  int
 	services   int
@@ -65,14 +70,17 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the table has their medians")
 	flag.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "how long one cell is measured")
 	flag.IntVar(&o.held, "held", 4000, "connections held to measure their memory")
-	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,before,peer (default all)")
-	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput (default all)")
+	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,before,peer, with -l7 also waypoint,envoy,envoy-mtls,nginx,haproxy (default all)")
+	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput, with -l7 http-1k-c64-r1,grpc,rate (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.BoolVar(&o.l7, "l7", false, "instead: requests of HTTP, with no mesh, through the node proxies, and through a waypoint between them")
+	flag.BoolVar(&o.wide, "wide", false, "with -l7: all cells, HTTP/1.1, HTTP/2 and gRPC with bodies of 1 and 64 KiB on 1, 64 and 512 connections, and 1,000 and 10,000 routes")
 	reverse := map[string]*string{}
 	for _, p := range reverseProxies {
-		variable := "PEER_" + strings.ToUpper(p.name)
-		reverse[p.name] = flag.String(p.name, os.Getenv(variable), "with -l7: "+p.name+" to compare with, as a plain reverse proxy (also $"+variable+")")
+		if reverse[p.program] == nil {
+			variable := "PEER_" + strings.ToUpper(p.program)
+			reverse[p.program] = flag.String(p.program, os.Getenv(variable), "with -l7: "+p.program+" to compare with, as a reverse proxy (also $"+variable+")")
+		}
 	}
 	flag.BoolVar(&o.scale, "scale", false, "instead: one change in a large mesh, and what the mesh costs in memory")
 	flag.IntVar(&o.workloads, "workloads", 10_000, "with -scale: pods")
@@ -88,7 +96,11 @@ func main() {
 func run(o options) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the benchmark took more than %s", limit))
+	most := limit
+	if o.wide {
+		most = wideLimit
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("the benchmark took more than %s", most))
 	defer cancel()
 	dir, err := os.MkdirTemp("", "ambit-bench-")
 	if err != nil {
@@ -262,7 +274,7 @@ func compare(ctx context.Context, o options, dir string) (*report, error) {
 			// The order changes, so that nobody always runs after the same.
 			for i := range w.contenders {
 				who := w.contenders[(i+round)%len(w.contenders)]
-				if c.needsProxies && who.proxies == nil {
+				if c.needsProxies && who.proxies == nil || who.of != nil {
 					continue
 				}
 				v, err := c.measure(ctx, who)
@@ -270,6 +282,10 @@ func compare(ctx context.Context, o options, dir string) (*report, error) {
 					return r, context.Cause(ctx)
 				}
 				r.add(c, who, v, err)
+				if p := who.part; p != nil && p.took != nil {
+					r.add(c, p, p.took, nil)
+					p.took = nil
+				}
 			}
 		}
 		progress("round %d of %d", round+1, o.rounds)

@@ -31,7 +31,7 @@ type report struct {
 func newReport(o options, who []*contender) *report {
 	table := rows
 	if o.l7 {
-		table = l7Rows
+		table = l7Rows(o)
 	}
 	return &report{
 		rows:       table,
@@ -107,7 +107,10 @@ func (r *report) comparisons() []comparison {
 		return slices.ContainsFunc(r.contenders, func(c *contender) bool { return c.name == name })
 	}
 	var out []comparison
-	for _, v := range []comparison{{"Ambit : no mesh", "ambit", "none"}, {"Ambit : before", "ambit", "before"}, {"Ambit : peer", "ambit", "peer"}, {"waypoint : Ambit", "waypoint", "ambit"}} {
+	for _, v := range []comparison{
+		{"Ambit : no mesh", "ambit", "none"}, {"Ambit : before", "ambit", "before"}, {"Ambit : peer", "ambit", "peer"}, {"waypoint : Ambit", "waypoint", "ambit"},
+		{"envoy : waypoint's CPU", "envoy", "waypoint-alone"}, {"envoy, mutual TLS : waypoint's CPU", "envoy-mtls", "waypoint-alone"},
+	} {
 		if has(v.of) && has(v.to) {
 			out = append(out, v)
 		}

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,97 +15,224 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
-// reverseProxy is another HTTP proxy: no TLS, no mesh, one route, one worker, no log. It
-// runs beside the client outside of the mesh.
+// reverseProxy is another HTTP proxy: no mesh, one worker, no log. It runs beside the
+// client outside of the mesh.
 type reverseProxy struct {
-	name string
-	addr string
-	// config is its configuration. SERVER is the address of the server, DIR a directory
-	// for its files.
-	config string
-	args   []string // CONFIG is the file with the configuration
+	name, title string
+	program     string // flag of its path
+	// port is where it listens for requests of HTTP/1.1 with one route; others follow.
+	port   int
+	secure bool // mutual TLS on both sides
+	// config is its configuration.
+	config func(place) string
+	args   []string // CONFIG is the file with the configuration, DIR its directory
+}
+
+// place is where a reverse proxy runs.
+type place struct {
+	server string // address of the server
+	dir    string // for its files
+	certs  string // directory of certificates
+	port   int
+	tables []int // of routes
+	secure bool
 }
 
 var reverseProxies = []reverseProxy{
-	{"envoy", "127.0.0.1:7003", envoyConfig, []string{"-c", "CONFIG", "--concurrency", "1", "--disable-hot-restart", "-l", "off"}},
-	{"nginx", "127.0.0.1:7004", nginxConfig, []string{"-c", "CONFIG", "-p", "DIR"}},
-	{"haproxy", "127.0.0.1:7005", haproxyConfig, []string{"-f", "CONFIG"}},
+	{"envoy", "envoy, plain", "envoy", 7010, false, envoyConfig, []string{"-c", "CONFIG", "--concurrency", "1", "--disable-hot-restart", "-l", "off"}},
+	{"envoy-mtls", "envoy, mutual TLS", "envoy", 7040, true, envoyConfig, []string{"-c", "CONFIG", "--concurrency", "1", "--disable-hot-restart", "-l", "off"}},
+	{"nginx", "nginx, plain", "nginx", 7070, false, nginxConfig, []string{"-c", "CONFIG", "-p", "DIR"}},
+	{"haproxy", "haproxy, plain", "haproxy", 7100, false, haproxyConfig, []string{"-f", "CONFIG"}},
 }
 
-const envoyConfig = `
-static_resources:
-  listeners:
-  - address: {socket_address: {address: 127.0.0.1, port_value: 7003}}
+// listener returns the port for requests of a protocol and a number of routes.
+func listener(port int, proto string, routes int) int {
+	return port + slices.Index(protocols, proto)*len(tables) + slices.Index(tables, routes)
+}
+
+// each calls f for every listener.
+func (p *place) each(f func(proto string, routes, port int)) {
+	for _, proto := range protocols {
+		for _, n := range p.tables {
+			f(proto, n, listener(p.port, proto, n))
+		}
+	}
+}
+
+// envoyConfig sends requests on in the version of HTTP in which they come.
+func envoyConfig(p place) string {
+	var b strings.Builder
+	b.WriteString("static_resources:\n  listeners:\n")
+	p.each(func(proto string, routes, port int) {
+		cluster := "http1"
+		if proto != "http" {
+			cluster = "http2"
+		}
+		fmt.Fprintf(&b, `  - address: {socket_address: {address: 127.0.0.1, port_value: %d}}
     filter_chains:
     - filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: bench
-          route_config: {virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {prefix: /a}, route: {cluster: server}}]}]}
           http_filters: [{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
-  clusters:
-  - name: server
-    type: STATIC
-    load_assignment: {cluster_name: server, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: SERVER, port_value: 9000}}}}]}]}
-`
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+`, port)
+		for i := range routes - 1 {
+			fmt.Fprintf(&b, "              - {match: {path: %s}, route: {cluster: %s}}\n", otherPath(i), cluster)
+		}
+		fmt.Fprintf(&b, "              - {match: {prefix: /a}, route: {cluster: %s}}\n", cluster)
+		if p.secure {
+			fmt.Fprintf(&b, `      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: true
+          common_tls_context: %s
+`, envoyTLS(p.certs))
+		}
+	})
+	b.WriteString("  clusters:\n")
+	for _, v := range []string{"http1", "http2"} {
+		to := serverPort
+		if p.secure {
+			to = secureServerPort
+		}
+		fmt.Fprintf(&b, "  - name: %s\n    type: STATIC\n    load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]}\n",
+			v, v, p.server, to)
+		if v == "http2" {
+			b.WriteString(`    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+`)
+		}
+		if p.secure {
+			fmt.Fprintf(&b, `    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: %s
+        common_tls_context: %s
+`, certName, envoyTLS(p.certs))
+		}
+	}
+	return b.String()
+}
 
-// nginxConfig keeps connections to the server, as the others do by default.
-const nginxConfig = `
+// envoyTLS is TLS 1.3 with a certificate, and the same authority for the peer's.
+func envoyTLS(certs string) string {
+	file := func(name string) string { return "{filename: " + filepath.Join(certs, name) + "}" }
+	return fmt.Sprintf("{tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}, tls_certificates: [{certificate_chain: %s, private_key: %s}], validation_context: {trusted_ca: %s}}",
+		file(certFile), file(keyFile), file(caFile))
+}
+
+// nginxConfig keeps connections to the server, as the others do by default. This nginx
+// sends requests of HTTP/2 on in HTTP/1.1, but for gRPC.
+func nginxConfig(p place) string {
+	var b strings.Builder
+	b.WriteString(strings.NewReplacer("SERVER", p.server, "DIR", p.dir).Replace(`
 daemon off;
 master_process off;
 pid DIR/nginx.pid;
 error_log stderr crit;
-events { worker_connections 4096; }
+events { worker_connections 8192; }
 http {
   access_log off;
   keepalive_requests 1000000000;
+  keepalive_timeout 1h;
   client_body_temp_path DIR/body;
   proxy_temp_path DIR/proxy;
   fastcgi_temp_path DIR/fastcgi;
   uwsgi_temp_path DIR/uwsgi;
   scgi_temp_path DIR/scgi;
+  proxy_http_version 1.1;
+  proxy_set_header Connection "";
+  proxy_buffers 32 4k;
+  proxy_max_temp_file_size 0;
   upstream server { server SERVER:9000; keepalive 1024; keepalive_requests 1000000000; }
-  server {
-    listen 127.0.0.1:7004;
-    location / { proxy_pass http://server; proxy_http_version 1.1; proxy_set_header Connection ""; }
-  }
+`))
+	p.each(func(proto string, routes, port int) {
+		pass, kind := "proxy_pass http://server;", ""
+		switch proto {
+		case "h2":
+			kind = " http2"
+		case "grpc":
+			kind, pass = " http2", "grpc_pass grpc://server;"
+		}
+		fmt.Fprintf(&b, "  server {\n    listen 127.0.0.1:%d%s;\n", port, kind)
+		for i := range routes - 1 {
+			fmt.Fprintf(&b, "    location = %s { %s }\n", otherPath(i), pass)
+		}
+		fmt.Fprintf(&b, "    location /a { %s }\n  }\n", pass)
+	})
+	b.WriteString("}\n")
+	return b.String()
 }
-`
 
-const haproxyConfig = `
+func haproxyConfig(p place) string {
+	var b strings.Builder
+	b.WriteString(`
 global
   nbthread 1
-  maxconn 4096
+  maxconn 8192
 defaults
   mode http
   timeout connect 5s
-  timeout client 1m
-  timeout server 1m
+  timeout client 1h
+  timeout server 1h
   http-reuse always
-frontend bench
-  bind 127.0.0.1:7005
-  default_backend server
-backend server
-  server one SERVER:9000
-`
+`)
+	p.each(func(proto string, routes, port int) {
+		kind, backend := "", "http1"
+		if proto != "http" {
+			kind, backend = " proto h2", "http2"
+		}
+		fmt.Fprintf(&b, "frontend %s-%d\n  bind 127.0.0.1:%d%s\n", proto, routes, port, kind)
+		for i := range routes - 1 {
+			if i == 0 {
+				fmt.Fprintf(&b, "  use_backend %s if { path -f %s }\n", backend, routesFile(p.dir, routes))
+			}
+		}
+		fmt.Fprintf(&b, "  use_backend %s if { path_beg /a }\n", backend)
+	})
+	for _, v := range []string{"http1", "http2"} {
+		kind := ""
+		if v == "http2" {
+			kind = " proto h2"
+		}
+		fmt.Fprintf(&b, "backend %s\n  server one %s:%s%s\n", v, p.server, serverPort, kind)
+	}
+	return b.String()
+}
+
+func routesFile(dir string, routes int) string {
+	return filepath.Join(dir, "routes-"+strconv.Itoa(routes))
+}
 
 // reverse starts a proxy, waits until it answers, and adds it.
 func (w *world) reverse(ctx context.Context, o options, l *lab.Lab, p reverseProxy, server, dir string) error {
-	fill := strings.NewReplacer("SERVER", server, "DIR", dir, "CONFIG", filepath.Join(dir, p.name+".conf"))
-	config := fill.Replace("CONFIG")
-	if p.name == "envoy" {
-		config += ".yaml" // it takes the format from the name
-	}
-	if err := os.WriteFile(config, []byte(fill.Replace(p.config)), 0o600); err != nil {
-		return err
-	}
-	command := []string{"/bin/sh", "-c", `echo $$; exec "$0" "$@" >/dev/null`, o.reverse[p.name]}
-	for _, a := range p.args {
-		if a == "CONFIG" {
-			a = config
+	at := place{server: server, dir: dir, certs: dir, port: p.port, tables: o.tables(), secure: p.secure}
+	files := map[string]string{filepath.Join(dir, p.name+".yaml"): p.config(at)} // Envoy takes the format from the name
+	for _, n := range at.tables {
+		var b strings.Builder
+		for i := range n - 1 {
+			b.WriteString(otherPath(i) + "\n")
 		}
-		command = append(command, fill.Replace(a))
+		files[routesFile(dir, n)] = b.String()
+	}
+	for name, text := range files {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	command := []string{"/bin/sh", "-c", `echo $$; exec "$0" "$@" >/dev/null`, o.reverse[p.program]}
+	for _, a := range p.args {
+		command = append(command, strings.NewReplacer("CONFIG", filepath.Join(dir, p.name+".yaml"), "DIR", dir).Replace(a))
 	}
 	r, out, err := os.Pipe()
 	if err != nil {
@@ -124,12 +253,19 @@ func (w *world) reverse(ctx context.Context, o options, l *lab.Lab, p reversePro
 	if err = errors.Join(err, perr); err != nil {
 		return err
 	}
-	c := &contender{name: p.name, title: p.name + ", plain", lab: l, client: lab.InPod("plain", "client"), addr: p.addr}
+	c := &contender{name: p.name, title: p.title, lab: l, client: lab.InPod("plain", "client")}
+	c.site = func(r requests) string { return "127.0.0.1:" + strconv.Itoa(listener(p.port, r.proto, r.routes)) }
 	c.proxies = func(context.Context) ([]int, error) { return []int{pid}, nil }
+	if p.secure {
+		c.certs = at.certs
+	}
 	w.add(c, o)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if _, err = c.load(ctx, "http", "-duration", "50ms"); err == nil || time.Now().After(deadline) || ctx.Err() != nil {
-			return err
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("waited 30 s"))
+	defer cancel()
+	for _, proto := range protocols {
+		if err := c.until(ctx, requests{proto: proto, size: 1 << 10, conns: 1, routes: 1}, nil); err != nil {
+			return fmt.Errorf("%s: %w", proto, err)
 		}
 	}
+	return nil
 }

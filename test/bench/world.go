@@ -55,7 +55,7 @@ kind: Pod
 metadata: {name: server, namespace: plain}
 spec:
   nodeName: node1
-  containers: [{name: load, command: [LOAD, server, -listen, ":9000"], readinessProbe: {tcpSocket: {port: 9000}}}]
+  containers: [{name: load, command: [LOAD, server, -listen, ":9000", -tls, ":9443", -certs, CERTS], readinessProbe: {tcpSocket: {port: 9000}}}]
 ---
 apiVersion: v1
 kind: Pod
@@ -70,6 +70,8 @@ const (
 	spliceNear = "127.0.0.1:7001" // beside the client
 	spliceFar  = "7002"           // beside the server
 	serverPort = "9000"
+	// secureServerPort is that of the server outside of the mesh, with mutual TLS.
+	secureServerPort = "9443"
 )
 
 // world is the labs of a run and who is measured in them.
@@ -86,6 +88,14 @@ type contender struct {
 	client      lab.Where
 	addr        string
 	loadBin     string
+	// site returns where requests of a kind go, if not to addr; certs is the directory of
+	// certificates with which the client uses TLS.
+	site  func(requests) string
+	certs string
+	// part is a contender that is measured together with this one: some of its proxies.
+	// took is what was measured of it, and of is the whole.
+	part, of *contender
+	took     map[string]float64
 	// proxies tells the process numbers, as the lab counts them, of what is
 	// between; nil when nothing is.
 	proxies func(ctx context.Context) ([]int, error)
@@ -140,7 +150,7 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 		}
 	}
 	if o.l7 {
-		return w, w.requests(ctx, o, ours, bare, dir)
+		return w, w.others(ctx, o, ours, bare, dir)
 	}
 	if o.before != "" && wanted(o.only, "before") {
 		earlier, err := w.start(ctx, o, filepath.Join(dir, "before"), o.before, "")
@@ -168,8 +178,15 @@ func (w *world) start(ctx context.Context, o options, state, bin, peer string) (
 	}
 	if o.l7 {
 		cfg.YAML += waypointYAML
+		for _, n := range o.tables() {
+			cfg.YAML += routesYAML(n)
+		}
 	}
-	cfg.YAML = strings.ReplaceAll(cfg.YAML, "LOAD", o.components["load"])
+	certs := filepath.Dir(state)
+	if err := makeCerts(certs); err != nil {
+		return nil, err
+	}
+	cfg.YAML = strings.NewReplacer("LOAD", o.components["load"], "CERTS", certs).Replace(cfg.YAML)
 	if peer != "" {
 		cfg.PeerZtunnel = map[string]string{"node1": peer, "node2": peer}
 	}
@@ -328,7 +345,7 @@ func (c *contender) held(ctx context.Context, n int) (kib float64, err error) {
 	}
 	var at [2]int64
 	for i, conns := range []int{max(1, n/4), n} {
-		h, herr := c.hold(ctx, conns)
+		h, herr := c.hold(ctx, "hold", "-conns", strconv.Itoa(conns))
 		if herr != nil {
 			return 0, herr
 		}
@@ -372,7 +389,7 @@ type holder struct {
 	stdin *os.File
 }
 
-func (c *contender) hold(ctx context.Context, n int) (*holder, error) {
+func (c *contender) hold(ctx context.Context, args ...string) (*holder, error) {
 	outR, outW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -384,7 +401,7 @@ func (c *contender) hold(ctx context.Context, n int) (*holder, error) {
 		return nil, err
 	}
 	cmd, err := c.lab.Exec(ctx, c.client, lab.ExecOptions{Stdin: inR, Stdout: outW, Stderr: os.Stderr},
-		c.loadBin, "hold", "-conns", strconv.Itoa(n), c.addr)
+		append(append([]string{c.loadBin}, args...), c.addr)...)
 	_, _ = outW.Close(), inR.Close()
 	if err != nil {
 		_ = inW.Close()

@@ -2,12 +2,14 @@
 // that does what the first byte of a connection asks for, and a client for
 // each question a benchmark has. The client prints one JSON object.
 //
-//	load server -listen ADDR
-//	load throughput|echo|rate|connect|hold|http|httprate [flags] ADDR
+//	load server -listen ADDR [-certs DIR -tls ADDR]
+//	load throughput|echo|rate|connect|hold [flags] ADDR
+//	load http|httprate|httphold -proto http|h2|grpc [-certs DIR] [flags] ADDR
 //	load besiege -say silent|dribble|stall [flags] ADDR
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -26,6 +28,7 @@ const (
 	askSink = 'S' // read and discard
 	askEcho = 'E' // send back what comes
 	askHTTP = 'G' // the first of a GET request
+	askH2   = 'P' // the first of HTTP/2
 )
 
 // bulk is the size of reads and writes of a throughput run, in bytes.
@@ -52,6 +55,7 @@ type options struct {
 	conns    int
 	size     int
 	rate     int
+	proto    string // of requests: http, h2, grpc
 	duration time.Duration
 }
 
@@ -64,14 +68,17 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: load server|throughput|echo|rate|connect|hold|http|httprate|besiege [flags] [ADDR]")
+		return errors.New("usage: load server|throughput|echo|rate|connect|hold|http|httprate|httphold|besiege [flags] [ADDR]")
 	}
 	mode := args[0]
 	fs := flag.NewFlagSet(mode, flag.ContinueOnError)
 	listen := fs.String("listen", ":9000", "server: address")
+	listenTLS := fs.String("tls", "", "server: address of mutual TLS")
+	fs.StringVar(&tlsDir, "certs", "", "directory with certificates: a client of requests uses mutual TLS")
 	var o options
 	fs.IntVar(&o.conns, "conns", 1, "connections at once")
-	fs.IntVar(&o.size, "size", 1024, "bytes of a request")
+	fs.IntVar(&o.size, "size", 1024, "bytes of a request, or of the body of a response of HTTP")
+	fs.StringVar(&o.proto, "proto", "http", "of requests: http, h2 or grpc")
 	fs.IntVar(&o.rate, "rate", 1000, "rate: requests per second, over all connections")
 	say := fs.String("say", "silent", "besiege: what is sent on each connection")
 	fs.DurationVar(&o.duration, "duration", 2*time.Second, "how long")
@@ -79,14 +86,17 @@ func run(args []string) error {
 		return err
 	}
 	if mode == "server" {
-		return serve(*listen)
+		return serve(*listen, *listenTLS)
+	}
+	if talks[o.proto] == nil || o.size < 0 || o.size > maxBody {
+		return fmt.Errorf("-proto %s -size %d: want http, h2 or grpc, and at most %d", o.proto, o.size, maxBody)
 	}
 	if mode == "besiege" && fs.NArg() == 1 {
 		o.addr = fs.Arg(0)
 		return besiege(o, *say)
 	}
 	clients := map[string]func(options) (Result, error){
-		"throughput": throughput, "echo": echo, "rate": rate, "connect": connect, "hold": hold, "http": httpEcho, "httprate": httpRate,
+		"throughput": throughput, "echo": echo, "rate": rate, "connect": connect, "hold": hold, "http": httpLoad, "httprate": httpRate, "httphold": httpHold,
 	}
 	client, ok := clients[mode]
 	if !ok || fs.NArg() != 1 {
@@ -94,18 +104,36 @@ func run(args []string) error {
 	}
 	o.addr = fs.Arg(0)
 	r, err := client(o)
-	if err != nil || mode == "hold" { // hold has said its own
+	if err != nil || mode == "hold" || mode == "httphold" { // hold has said its own
 		return err
 	}
 	r.Mode = mode
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-func serve(addr string) error {
+func serve(addr, secure string) error {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
+	if secure == "" {
+		return accept(ln)
+	}
+	cfg, err := tlsConfig()
+	if err != nil {
+		return err
+	}
+	lnTLS, err := tls.Listen("tcp", secure, cfg)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 2)
+	go func() { ended <- accept(ln) }()
+	go func() { ended <- accept(lnTLS) }()
+	return <-ended
+}
+
+func accept(ln net.Listener) error {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -121,8 +149,12 @@ func answer(c net.Conn) {
 	if _, err := io.ReadFull(c, ask[:]); err != nil {
 		return
 	}
-	if ask[0] == askHTTP {
+	switch ask[0] {
+	case askHTTP:
 		serveHTTP(c)
+		return
+	case askH2:
+		serveHTTP2(c, ask[0])
 		return
 	}
 	// Pooled: a benchmark of new connections is not one of the allocator.
@@ -163,7 +195,18 @@ func dial(addr string, ask byte) (net.Conn, error) {
 		return nil, err
 	}
 	if ask == askHTTP { // it comes with the request
-		return c, nil
+		if tlsDir == "" {
+			return c, nil
+		}
+		cfg, err := tlsConfig()
+		if err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		t := tls.Client(c, cfg)
+		if err := t.Handshake(); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return t, nil
 	}
 	if _, err := c.Write([]byte{ask}); err != nil {
 		_ = c.Close()
