@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -207,8 +209,12 @@ func (c *contender) requests(ctx context.Context, o options, r requests) (map[st
 		}
 		before[i] = u.CPU
 	}
+	profiled := func() error { return nil }
+	if o.profiles != "" && c.part != nil {
+		profiled = c.profile(ctx, filepath.Join(o.profiles, r.cell()), o.duration)
+	}
 	res, err := c.request(ctx, r, "http", "-duration", o.duration.String())
-	if err != nil {
+	if err = errors.Join(err, profiled()); err != nil {
 		return nil, err
 	}
 	v := map[string]float64{r.rate(): res.PerSecond}
@@ -227,6 +233,25 @@ func (c *contender) requests(ctx context.Context, o options, r requests) (map[st
 		}
 	}
 	return v, nil
+}
+
+// profile writes a profile of the waypoint's processor to a file. It returns what waits for it.
+func (c *contender) profile(ctx context.Context, file string, d time.Duration) (wait func() error) {
+	ended := make(chan error, 1)
+	go func() {
+		st, err := c.lab.Status(ctx)
+		for _, p := range st.Pods {
+			if err != nil || p.Namespace != "bench" || !strings.HasPrefix(p.Name, "waypoint-") {
+				continue
+			}
+			var b []byte
+			if b, err = c.lab.Get(ctx, lab.InPod(p.Namespace, p.Name), fmt.Sprintf("http://127.0.0.1:15000/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds())))); err == nil {
+				err = os.WriteFile(file, b, 0o600)
+			}
+		}
+		ended <- err
+	}()
+	return func() error { return <-ended }
 }
 
 // idle measures how much proxies grow by n connections that have carried one request each.

@@ -52,6 +52,7 @@ type options struct {
 	scale      bool
 	l7         bool
 	wide       bool
+	profiles   string
 	reverse    map[string]string // programs of reverse proxies, by name
 	workloads  int
 	services   int
@@ -75,6 +76,7 @@ func main() {
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.BoolVar(&o.l7, "l7", false, "instead: requests of HTTP, with no mesh, through the node proxies, and through a waypoint between them")
 	flag.BoolVar(&o.wide, "wide", false, "with -l7: all cells, HTTP/1.1, HTTP/2 and gRPC with bodies of 1 and 64 KiB on 1, 64 and 512 connections, and 1,000 and 10,000 routes")
+	flag.StringVar(&o.profiles, "profiles", "", "with -l7: directory for profiles of the waypoint's processor, one for each cell of requests; takes part in what is measured")
 	reverse := map[string]*string{}
 	for _, p := range reverseProxies {
 		if reverse[p.program] == nil {

@@ -154,15 +154,16 @@ http {
   proxy_set_header Connection "";
   proxy_buffers 32 4k;
   proxy_max_temp_file_size 0;
-  upstream server { server SERVER:9000; keepalive 1024; keepalive_requests 1000000000; }
+  upstream http1 { server SERVER:9000; keepalive 1024; keepalive_requests 1000000000; }
+  upstream http2 { server SERVER:9000; keepalive 1024; keepalive_requests 1000000000; }
 `))
 	p.each(func(proto string, routes, port int) {
-		pass, kind := "proxy_pass http://server;", ""
+		pass, kind := "proxy_pass http://http1;", ""
 		switch proto {
 		case "h2":
 			kind = " http2"
 		case "grpc":
-			kind, pass = " http2", "grpc_pass grpc://server;"
+			kind, pass = " http2", "grpc_pass grpc://http2;"
 		}
 		fmt.Fprintf(&b, "  server {\n    listen 127.0.0.1:%d%s;\n", port, kind)
 		for i := range routes - 1 {

@@ -69,6 +69,9 @@ func (e *h2End) next() (http2.Frame, error) {
 func (e *h2End) common(f http2.Frame) error {
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
+		if v, ok := f.Value(http2.SettingHeaderTableSize); ok {
+			e.enc.SetMaxDynamicTableSizeLimit(v)
+		}
 		if !f.IsAck() {
 			return e.WriteSettingsAck()
 		}
