@@ -58,6 +58,10 @@ type Config struct {
 	// skips them.
 	Informational bool
 
+	// NewStream, if set, returns the memory of a stream, all zero but for User: a part of
+	// what its owner keeps of it.
+	NewStream func() *Stream
+
 	// Abuse sets what a peer may demand without getting anything done.
 	Abuse AbuseLimits
 }

@@ -21,6 +21,7 @@ type Header struct {
 	Protocol  string // of requests: extended CONNECT (RFC 8441)
 	Status    int    // of responses
 	Trailer   bool   // neither request nor response: no pseudo fields
+	PathOnce  bool   // of a request that is sent: the path enters no compression table
 	Fields    []Field
 }
 

@@ -307,13 +307,14 @@ func (c *Conn) Fault() string { return c.fault }
 
 // newStream makes a stream with the windows of now.
 func (c *Conn) newStream(id uint32) *Stream {
-	s := &Stream{
-		ID:         id,
-		bodyLeft:   -1,
-		sendWindow: c.peerWindow,
-		recvWindow: int32(c.cfg.StreamWindow),
-		window:     c.cfg.StreamWindow,
+	var s *Stream
+	if c.cfg.NewStream != nil {
+		s = c.cfg.NewStream()
+	} else {
+		s = new(Stream)
 	}
+	s.ID, s.bodyLeft, s.sendWindow = id, -1, c.peerWindow
+	s.recvWindow, s.window = int32(c.cfg.StreamWindow), c.cfg.StreamWindow
 	if !c.acked && c.cfg.StreamWindow < defaultWindow {
 		s.recvWindow = defaultWindow
 		s.flags |= beforeAck

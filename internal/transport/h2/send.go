@@ -178,7 +178,7 @@ func (c *Conn) requestPseudo(h *Header) {
 		c.field(":authority", h.Authority)
 	}
 	if h.Path != "" {
-		c.field(":path", h.Path)
+		_ = c.enc.WriteField(Field{Name: ":path", Value: h.Path, Sensitive: h.PathOnce})
 	}
 	if h.Protocol != "" {
 		c.field(":protocol", h.Protocol)

@@ -20,6 +20,7 @@ type h2Conn struct {
 
 	stalled []*h2Stream // have bytes that the carrier has no room for
 	early   []*h2Stream // upgrades that wait for the peer's settings
+	opening *h2Stream   // whose head is being sent
 	timer   poll.Deadline
 	fire    func()
 	since   time.Time // when the last stream ended
@@ -60,9 +61,20 @@ func NewHTTP2Client(conn stream.Conn, owner ClientOwner) Client {
 }
 
 func (c *h2Conn) start(cfg h2.Config) {
+	cfg.NewStream = c.newStream
 	c.h2 = h2.New(cfg, (*h2Handler)(c))
 	c.conn.Bind(c)
 	c.later()
+}
+
+// newStream returns the memory of a stream: in one piece with what is kept of it here.
+func (c *h2Conn) newStream() *h2.Stream {
+	s := c.opening
+	if s == nil {
+		s = &h2Stream{c: c}
+	}
+	s.own.User = s
+	return &s.own
 }
 
 func (c *h2Conn) later() {
@@ -281,11 +293,11 @@ type h2Handler h2Conn
 
 // OnHeaders implements h2.Handler.
 func (c *h2Handler) OnHeaders(hs *h2.Stream, h *h2.Header, end bool) {
-	if hs.User == nil {
-		(*h2Conn)(c).request(hs, h, end)
+	s := hs.User.(*h2Stream)
+	if s.s == nil {
+		(*h2Conn)(c).request(s, h, end)
 		return
 	}
-	s := hs.User.(*h2Stream)
 	if s.rcv == nil {
 		return
 	}
@@ -305,16 +317,15 @@ func (c *h2Handler) OnHeaders(hs *h2.Stream, h *h2.Header, end bool) {
 }
 
 // request takes a request.
-func (c *h2Conn) request(hs *h2.Stream, h *h2.Header, end bool) {
-	s := &h2Stream{c: c, s: hs, got: true}
-	hs.User = s
+func (c *h2Conn) request(s *h2Stream, h *h2.Header, end bool) {
+	s.s, s.got = &s.own, true
 	c.active++
 	c.served++
 	if f := fromHTTP2(&c.hub.head, h); f != nil {
 		if c.cfg.Refused != nil {
 			c.cfg.Refused(f.Status(), f)
 		}
-		_ = c.h2.Respond(hs, &h2.Header{Status: f.Status()}, true)
+		_ = c.h2.Respond(s.s, &h2.Header{Status: f.Status()}, true)
 		s.close(h2.NoError)
 		return
 	}
@@ -349,7 +360,7 @@ func (c *h2Handler) OnData(hs *h2.Stream, p []byte, end bool) {
 
 // OnReset implements h2.Handler.
 func (c *h2Handler) OnReset(hs *h2.Stream, code h2.ErrCode) {
-	if s, ok := hs.User.(*h2Stream); ok {
+	if s := hs.User.(*h2Stream); s.s != nil {
 		s.reset(code)
 	}
 }

@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"bytes"
 	"strconv"
 
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
@@ -48,8 +49,10 @@ func bodyOf(h *message.Head, end bool) http1.Body {
 		return http1.Body{}
 	}
 	b := http1.Body{Length: Chunked, Expect: message.EqualFold(h.Get(message.Expect), "100-continue")}
-	if n, err := strconv.ParseInt(string(h.Get(message.ContentLength)), 10, 64); err == nil && n > 0 {
-		b.Length = n
+	if v := h.Get(message.ContentLength); v != nil {
+		if n, err := strconv.ParseInt(string(v), 10, 64); err == nil && n > 0 {
+			b.Length = n
+		}
 	}
 	return b
 }
@@ -57,8 +60,35 @@ func bodyOf(h *message.Head, end bool) http1.Body {
 // heads renders heads for HTTP/2. Its memory is used again.
 type heads struct {
 	fields []h2.Field
-	text   []byte
-	ends   []int
+	text   []byte            // scratch
+	known  map[string]string // names and values that repeat
+}
+
+// maxKnown bounds the strings that a loop keeps because they may repeat, and knownLength
+// their lengths in bytes.
+const (
+	maxKnown    = 512
+	knownLength = 128
+)
+
+// repeats returns text that most heads of a connection have in common. The compression
+// table keeps it, so that it cannot be scratch.
+func (r *heads) repeats(b []byte) string {
+	if s, ok := r.known[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	if len(b) > knownLength {
+		return s
+	}
+	if len(r.known) >= maxKnown {
+		clear(r.known)
+	}
+	if r.known == nil {
+		r.known = map[string]string{}
+	}
+	r.known[s] = s
+	return s
 }
 
 // connectionField reports whether a field concerns one connection of HTTP/1, or
@@ -72,51 +102,64 @@ func connectionField(id message.Name) bool {
 	return false
 }
 
+// once reports whether a field has another value on each request: it would only evict
+// from the compression table what repeats.
+func once(id message.Name) bool { return id == message.XRequestID || id == message.Traceparent }
+
 // render returns the fields of h, valid until the next call. length < 0 is no
-// content-length. All text is one string: the compression table keeps what it
-// stores.
+// content-length.
 func (r *heads) render(h *message.Head, length int64) []h2.Field {
-	r.fields, r.text, r.ends = r.fields[:0], r.text[:0], r.ends[:0]
+	r.fields = r.fields[:0]
 	for i := range h.Fields {
 		f := &h.Fields[i]
 		if connectionField(f.ID) {
 			continue
 		}
+		out := h2.Field{Name: f.ID.String(), Sensitive: once(f.ID)}
 		if f.ID == message.Other {
-			at := len(r.text)
-			r.text = append(r.text, f.Name...)
-			for j, c := range r.text[at:] {
-				if 'A' <= c && c <= 'Z' {
-					r.text[at+j] = c | 0x20
-				}
-			}
-			r.ends = append(r.ends, len(r.text))
+			out.Name = r.lower(f.Name)
 		}
-		r.text = append(r.text, message.Trim(f.Value)...)
-		r.ends = append(r.ends, len(r.text))
-	}
-	all, at, n := string(r.text), 0, 0
-	next := func() string {
-		s := all[at:r.ends[n]]
-		at, n = r.ends[n], n+1
-		return s
-	}
-	for i := range h.Fields {
-		f := &h.Fields[i]
-		if connectionField(f.ID) {
-			continue
+		if v := message.Trim(f.Value); out.Sensitive {
+			out.Value = string(v)
+		} else {
+			out.Value = r.repeats(v)
 		}
-		name := f.ID.String()
-		if f.ID == message.Other {
-			name = next()
-		}
-		r.fields = append(r.fields, h2.Field{Name: name, Value: next(), Sensitive: f.ID == message.XRequestID || f.ID == message.Traceparent})
+		r.fields = append(r.fields, out)
 	}
 	if length >= 0 {
-		r.fields = append(r.fields, h2.Field{Name: "content-length", Value: strconv.FormatInt(length, 10)})
+		r.text = strconv.AppendInt(r.text[:0], length, 10)
+		r.fields = append(r.fields, h2.Field{Name: "content-length", Value: r.repeats(r.text)})
 	}
 	return r.fields
 }
+
+// lower returns a name in lower case, as HTTP/2 demands.
+func (r *heads) lower(name []byte) string {
+	r.text = append(r.text[:0], name...)
+	for i, c := range r.text {
+		if 'A' <= c && c <= 'Z' {
+			r.text[i] = c | 0x20
+		}
+	}
+	return r.repeats(r.text)
+}
+
+// request returns the head of a request with the fields of render. The path of a call of
+// gRPC is a method, which repeats.
+func (r *heads) request(h *message.Head, length int64) h2.Header {
+	out := h2.Header{
+		Method: r.repeats(h.Method), Scheme: r.repeats(h.Scheme), Authority: r.repeats(h.Authority), Protocol: r.repeats(h.Protocol),
+		Fields: r.render(h, length),
+	}
+	if kind := h.Get(message.ContentType); kind != nil && len(h.Path) <= knownLength && bytes.HasPrefix(kind, grpcType) {
+		out.Path = r.repeats(h.Path)
+		return out
+	}
+	out.Path, out.PathOnce = string(h.Path), true
+	return out
+}
+
+var grpcType = []byte("application/grpc")
 
 // announced returns the length that a head of HTTP/2 states, -1 for none: a
 // message that ends with its head states none unless its sender did.

@@ -1,6 +1,8 @@
 package codec
 
 import (
+	"slices"
+
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -10,7 +12,8 @@ import (
 // h2Stream is one exchange of an HTTP/2 connection, at either end.
 type h2Stream struct {
 	c   *h2Conn
-	s   *h2.Stream // nil before the head is sent
+	s   *h2.Stream // own; nil before the head has come or is sent
+	own h2.Stream
 	rcv Receiver
 
 	queue    poll.Queue    // what the windows or the carrier have no room for
@@ -143,6 +146,8 @@ type errReset h2.ErrCode
 // Error implements error.
 func (e errReset) Error() string { return "stream was reset with " + h2.ErrCode(e).String() }
 
+const methodConnect = "CONNECT"
+
 // Send implements Request.
 func (s *h2Stream) Send(h *message.Head, length int64, r Receiver) error {
 	c := s.c
@@ -163,13 +168,10 @@ func (s *h2Stream) Send(h *message.Head, length int64, r Receiver) error {
 // open sends the head.
 func (s *h2Stream) open(h *message.Head, length int64) error {
 	c := s.c
-	out := h2.Header{
-		Method: string(h.Method), Scheme: string(h.Scheme), Authority: string(h.Authority), Path: string(h.Path),
-		Protocol: string(h.Protocol), Fields: c.hub.heads.render(h, announced(h, length)),
-	}
-	connect := out.Method == "CONNECT" && !s.upgrade
+	out := c.hub.heads.request(h, announced(h, length))
+	connect := out.Method == methodConnect && !s.upgrade
 	if s.switching = connect || s.upgrade; s.upgrade {
-		out.Method = "CONNECT"
+		out.Method = methodConnect
 	}
 	if connect {
 		out.Scheme, out.Path = "", ""
@@ -177,11 +179,12 @@ func (s *h2Stream) open(h *message.Head, length int64) error {
 		out.Scheme = "http"
 	}
 	end := length == 0 && !s.switching
+	c.opening = s
 	hs, err := c.h2.Open(&out, end)
+	c.opening = nil
 	if err != nil {
 		return err
 	}
-	hs.User = s
 	s.s, s.sent, s.finish = hs, end, end
 	c.later()
 	return nil
@@ -303,11 +306,13 @@ func (s *h2Stream) Finish(trailers *message.Head) {
 		s.rcv = nil
 	}
 	if trailers != nil && len(trailers.Fields) > 0 && !s.sent && !s.raw {
-		s.trailers = append([]h2.Field(nil), s.c.hub.heads.render(trailers, -1)...)
+		s.trailers = s.c.hub.heads.render(trailers, -1)
 	}
 	if s.queue.Len() == 0 {
 		s.end()
+		return
 	}
+	s.trailers = slices.Clone(s.trailers)
 }
 
 // end writes the end of the message.
@@ -318,6 +323,7 @@ func (s *h2Stream) end() {
 		if s.trailers == nil || c.h2.Trailers(s.s, s.trailers) != nil {
 			c.h2.AppendData(s.s, nil, true)
 		}
+		s.trailers = nil
 	}
 	c.later()
 	switch {
