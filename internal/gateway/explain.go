@@ -137,7 +137,7 @@ func (e *explainer) begin(done func(*verdict.Verdict, error)) {
 	}
 	e.destination(&dest)
 	remote := netip.AddrPortFrom(e.q.Source, 0)
-	client, _ := client(&where, &incoming{peer: e.q.Identity, remote: remote})
+	client, _ := where.Client(e.q.Identity, e.q.Source, "")
 	c := &session{
 		shard: e.shard, dest: dest, peer: e.q.Identity, remote: remote, client: client, judged: where.Snapshot,
 		seen: e.shard.g.seen(&incoming{peer: e.q.Identity, remote: remote}), hops: connect.Hops(e.q.Hops),

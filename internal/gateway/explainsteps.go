@@ -6,10 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/early"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
-	"github.com/ambit-mesh/ambit/internal/l7/sni"
 	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
@@ -99,7 +99,7 @@ func (e *explainer) route(x *exchange.Exchange, h *message.Head) {
 		step.Object, step.Rule, _ = strings.Cut(s.Origin, ", ")
 		switch s.Misfit {
 		case "":
-			step.Says = "the request matches " + s.Match.String() + settings(x.Rule)
+			step.Says = "the request matches " + s.Match.String() + "; " + exchange.Describe(x.Rule.Rule)
 		default:
 			step.Says = "does not match: the " + s.Misfit + " of " + s.Match.String()
 		}
@@ -121,13 +121,13 @@ func (e *explainer) connectionRoute(cfg *route.Config) (*route.Backend, *reason.
 	if routes == nil {
 		return nil, nil
 	}
-	target, v, of := routes.Plain(), sni.Plain, "a connection without TLS"
+	target, tls, of := routes.Plain(), false, "a connection without TLS"
 	if e.q.SNI != "" && routes.Named() {
-		target, v, of = routes.Lookup(e.q.SNI), sni.Hello, "a connection of TLS to "+e.q.SNI
+		target, tls, of = routes.Lookup(e.q.SNI), true, "a connection of TLS to "+e.q.SNI
 	}
 	if target == nil {
 		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepRoute, Says: "routes exist for the port, and none is for " + of, Decides: true})
-		return nil, reason.Errorf(reason.NoRoute, "%s", unmatched(v, e.q.SNI))
+		return nil, reason.Errorf(reason.NoRoute, "%s", early.Unmatched(tls, e.q.SNI))
 	}
 	step := verdict.Step{Step: verdict.StepRoute, Says: "it takes " + of}
 	step.Object, step.Rule = origin(target)
@@ -138,29 +138,6 @@ func (e *explainer) connectionRoute(cfg *route.Config) (*route.Backend, *reason.
 		return nil, reason.Errorf(reason.NoBackend, "%s", failure)
 	}
 	return b, nil
-}
-
-// settings describes timeouts and retries of a rule.
-func settings(t *route.Target) string {
-	if t == nil {
-		return ""
-	}
-	var all []string
-	if d := t.Rule.Timeouts.Request; d > 0 {
-		all = append(all, "timeout "+d.String())
-	}
-	if d := t.Rule.Timeouts.Try; d > 0 {
-		all = append(all, "timeout of one try "+d.String())
-	}
-	retries := fmt.Sprintf("at most %d retries", exchange.Retries(t.Rule))
-	if r := t.Rule.Retry; r != nil && len(r.Codes) > 0 {
-		retries += fmt.Sprintf(", also on %v", r.Codes)
-	}
-	all = append(all, retries)
-	if len(t.Rule.Filters.Mirrors) > 0 {
-		all = append(all, "mirrored")
-	}
-	return "; " + strings.Join(all, ", ")
 }
 
 // backends adds the backends of the rule, the chosen one first.

@@ -1,12 +1,14 @@
 package gateway
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/early"
 	"github.com/ambit-mesh/ambit/internal/gateway/export"
 	"github.com/ambit-mesh/ambit/internal/gateway/lines"
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
@@ -49,6 +51,7 @@ type shard struct {
 	engine   *exchange.Engine
 	pool     *pool.Pool
 	sessions map[*session]struct{}
+	room     early.Room     // for connections that are made ahead
 	load     map[string]int // requests and connections under way by endpoint (UID)
 	loadFn   func(uid string) int
 	record   Record                    // scratch: of the request that has ended
@@ -72,6 +75,7 @@ func New(opts Options) *Gateway {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	opts.silence = cmp.Or(opts.silence, silence)
 	return &Gateway{opts: opts, shards: make([]*shard, opts.Loops.Len())}
 }
 
@@ -81,7 +85,7 @@ const (
 	httpIdle = time.Hour
 	headTime = time.Minute
 	// silence is how long the first bytes of a connection whose port declares nothing
-	// may take. Then it is one on which the server speaks first.
+	// may take, when no endpoint is connected meanwhile. Then it carries no HTTP.
 	silence = 100 * time.Millisecond
 )
 
@@ -101,7 +105,7 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 
 func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
-		g: g, loop: l, sessions: map[*session]struct{}{}, load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
+		g: g, loop: l, sessions: map[*session]struct{}{}, room: early.NewRoom(), load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
 		sticky: sticky.NewTable(), served: served{is: map[*workload.Service]bool{}},
 		budgets: lines.NewBudgets(), health: upstream.NewOutliers(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
@@ -192,7 +196,7 @@ func (s *shard) serve(in *incoming) {
 		s.refused(in, re)
 		return
 	}
-	client, baggage := client(&where, in)
+	client, baggage := where.Client(in.peer, in.remote.Addr(), in.baggage)
 	c := &session{
 		shard: s, dest: dest, peer: in.peer, remote: in.remote, client: client, baggage: baggage, start: s.loop.Now(),
 		says:  pool.Client{Forwarded: connect.ForwardedFor(in.remote.Addr(), dest.Hostname()), Baggage: in.baggage},
@@ -217,24 +221,6 @@ func (g *Gateway) seen(in *incoming) filter.Client {
 		c.Certificate = []byte("By=" + g.opts.Identity.String() + ";URI=" + in.peer.String())
 	}
 	return c
-}
-
-// client returns the workload that opened a tunnel; nil when it is unknown, or when the
-// certificate is another's: that says who it is, not the address. What a client that is
-// not in the directory says of itself counts for the namespace that it has proven.
-func client(w *place.Whereabouts, in *incoming) (*workload.Workload, connect.Baggage) {
-	c := w.Snapshot.WorkloadByAddr(w.Network, in.remote.Addr())
-	switch {
-	case c != nil && (in.peer.IsZero() || c.Identity() == in.peer):
-		return c, connect.Baggage{}
-	case c != nil:
-		return nil, connect.Baggage{}
-	}
-	b, err := connect.ParseBaggage(in.baggage)
-	if err != nil || b.Namespace != in.peer.Namespace {
-		return nil, connect.Baggage{}
-	}
-	return nil, b
 }
 
 // whereabouts returns what decisions depend on now.

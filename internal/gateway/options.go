@@ -76,8 +76,9 @@ type Options struct {
 	Spans, Records *otlp.Counters
 	Log            *slog.Logger
 
-	dial      pool.Dial // of tests, in place of all others
-	maxChecks int       // the same, of exchange.Config
+	dial      pool.Dial     // of tests, in place of all others
+	maxChecks int           // the same, of exchange.Config
+	silence   time.Duration // the same, for the constant
 }
 
 // Telemetry are hooks, each of which may be nil. They run on loops and must not

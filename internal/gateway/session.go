@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/early"
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
@@ -44,6 +45,7 @@ type session struct {
 	conn  stream.Conn
 	first []byte // bytes that have not decided yet
 	quiet poll.Deadline
+	ahead *ahead       // an endpoint that is connected meanwhile; nil without one
 	http  codec.Server // when it carries HTTP
 	tcp   *joint       // when it does not
 	over  bool
@@ -63,7 +65,7 @@ func (c *session) open(conn stream.Conn) {
 		c.carryTCP(false)
 		return
 	case place.CarriesUnknown:
-		c.quiet.Arm(c.shard.loop, silence, func() { c.carryTCP(false) })
+		c.quiet.Arm(c.shard.loop, early.Hesitation, c.hesitated)
 	case place.CarriesHTTP:
 		c.quiet.Arm(c.shard.loop, headTime, func() { c.close(reason.HeadTimeout) })
 	}
@@ -93,8 +95,8 @@ func (c *session) OnData(p []byte, end bool) {
 		c.carryHTTP(codec.NewHTTP2Server, end)
 	case g == sniff.Other || end:
 		c.carryTCP(end)
-	case c.quiet.Armed():
-		c.quiet.Rearm(silence)
+	case c.dest.Carries() == place.CarriesUnknown:
+		c.soon()
 	}
 }
 
@@ -109,6 +111,10 @@ func (c *session) OnClose(why reason.Reason, err error) {
 
 func (c *session) carryHTTP(open func(stream.Conn, *codec.ServerConfig) codec.Server, end bool) {
 	c.quiet.Stop()
+	if a := c.ahead; a != nil { // requests have routes, and go to connections of the pool
+		c.ahead = nil
+		a.leave()
+	}
 	cfg := c.shard.http
 	cfg.Accept = func(down codec.Response) codec.Receiver { return c.shard.engine.Accept(c, down) }
 	cfg.Refused = c.refused
@@ -131,8 +137,11 @@ func (c *session) last() {
 
 // drain does so behind the request under way, and ends an idle connection.
 func (c *session) drain() {
-	if c.http != nil {
+	switch {
+	case c.http != nil:
 		c.http.Drain()
+	case c.tcp == nil && len(c.first) == 0 && c.dest.Carries() == place.CarriesUnknown:
+		c.close(reason.Draining)
 	}
 }
 
@@ -161,6 +170,10 @@ func (c *session) end() {
 		c.shard.budgets.Leave(c.peer)
 	}
 	c.quiet.Stop()
+	if a := c.ahead; a != nil {
+		c.ahead = nil
+		a.leave()
+	}
 	delete(c.shard.sessions, c)
 	c.shard.g.active.Add(-1)
 }

@@ -172,7 +172,7 @@ func (n *tunnels) node(name, addr, program string) {
 // call opens a connection of the client's program to what it calls.
 func (n *tunnels) call(authority string) (net.Conn, error) {
 	n.t.Helper()
-	near, far, err := pair()
+	near, far, err := sockets()
 	if err != nil {
 		n.t.Fatal(err)
 	}

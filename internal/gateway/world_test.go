@@ -239,7 +239,7 @@ func (r refusal) Error() string { return fmt.Sprint("CONNECT was refused with ",
 // connect opens a stream to what a client calls.
 func (w *world) connect(authority string) (net.Conn, error) {
 	w.t.Helper()
-	near, far, err := pair()
+	near, far, err := sockets()
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -270,7 +270,7 @@ func (w *world) connect(authority string) (net.Conn, error) {
 	return near, nil
 }
 
-func pair() (net.Conn, int, error) {
+func sockets() (net.Conn, int, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, -1, err

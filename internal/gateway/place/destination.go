@@ -8,6 +8,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
@@ -79,6 +80,25 @@ func (w *Whereabouts) Find(t connect.Target) (Destination, *reason.Error) {
 		return Destination{Workload: at.Workload, Addr: t.Addr.Addr(), Port: port, App: w.Snapshot.Declared(at.Workload, port)}, nil
 	}
 	return Destination{}, reason.Errorf(reason.UnknownDestination, "%s", t)
+}
+
+// Client returns the workload at an address that opened a tunnel; nil when it is unknown,
+// or when the certificate is another's: that proves who it is, and the address does not.
+// What a client that is not in the directory has in its baggage counts for the namespace
+// that it has proven.
+func (w *Whereabouts) Client(peer identity.Identity, at netip.Addr, baggage string) (*workload.Workload, connect.Baggage) {
+	c := w.Snapshot.WorkloadByAddr(w.Network, at)
+	switch {
+	case c != nil && (peer.IsZero() || c.Identity() == peer):
+		return c, connect.Baggage{}
+	case c != nil:
+		return nil, connect.Baggage{}
+	}
+	b, err := connect.ParseBaggage(baggage)
+	if err != nil || b.Namespace != peer.Namespace {
+		return nil, connect.Baggage{}
+	}
+	return nil, b
 }
 
 func keyOf(s *workload.Service, port uint16) route.PortKey {
