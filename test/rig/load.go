@@ -59,7 +59,13 @@ func (w *World) StartConnections(from lab.Where, to netip.AddrPort, rate int) *L
 // protocol of the load client: http1, h2 or grpc.
 func (w *World) StartKept(from lab.Where, to netip.AddrPort, rate int, protocol string) *Load {
 	w.t.Helper()
-	return w.startLoad(from, to, rate, "-per-conn", "0", "-workers", "8", "-protocol", protocol)
+	return w.StartKeptOn(from, to, rate, protocol, 8)
+}
+
+// StartKeptOn is StartKept with a number of connections.
+func (w *World) StartKeptOn(from lab.Where, to netip.AddrPort, rate int, protocol string, conns int) *Load {
+	w.t.Helper()
+	return w.startLoad(from, to, rate, "-per-conn", "0", "-workers", strconv.Itoa(conns), "-protocol", protocol)
 }
 
 func (w *World) startLoad(from lab.Where, to netip.AddrPort, rate int, more ...string) *Load {

@@ -77,8 +77,13 @@ func TestGatewayOneBadRoute(t *testing.T) {
 	for i := range 100 {
 		y += headerRoute(fmt.Sprintf("r%d", i), fmt.Sprintf("/r%d", i), "good")
 	}
-	w := rig.Start(t, lab.Config{YAML: y}).For(t)
-	a := newAsker(w, false)
+	world := rig.Start(t, lab.Config{YAML: y})
+	rig.Families(t, func(t *testing.T, v6 bool) { oneBadRoute(world.For(t), v6) })
+}
+
+func oneBadRoute(w *rig.World, v6 bool) {
+	w.MustApply(split)
+	a := newAsker(w, v6)
 	w.Eventually("the routes are in effect", func() error {
 		if got, err := a.ask("x-version", "2"); err != nil || got != "v2" {
 			return fmt.Errorf("%s answered, error %w", got, err)
@@ -118,6 +123,7 @@ func TestGatewayOneBadRoute(t *testing.T) {
 		}
 		return nil
 	})
+	w.MustDelete("HTTPRoute", "shop", "bad")
 }
 
 // TestGatewayAddressGivenAway: when the address of a pod goes to another workload, the

@@ -21,15 +21,33 @@ import (
 // programs of Kubernetes do that have a preStop hook. The lab asks a whole process group.
 func gentle(name string) string {
 	return strings.Replace(rig.PodObject("shop", name, "node1", "app: "+name+", tier: server", "/bin/sh", "-c",
-		`setsid ECHO server -name `+name+` & p=$!; trap 'sleep 2; kill $p' TERM; wait $p; wait $p`)+"    readinessProbe: {tcpSocket: {port: 9000}}\n",
+		`setsid ECHO server -grpc :9200 -name `+name+` & p=$!; trap 'sleep 2; kill $p' TERM; wait $p; wait $p`)+"    readinessProbe: {tcpSocket: {port: 9000}}\n",
 		"terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 8", 1)
+}
+
+// calling is versions with a port of gRPC.
+func calling() string {
+	y := strings.ReplaceAll(versions(), `"ECHO", "server"`, `"ECHO", "server", "-grpc", ":9200"`)
+	at := strings.LastIndex(y, "ports: [{name: http")
+	return y[:at] + strings.Replace(y[at:], "ports: [", "ports: [{name: grpc, port: 9200, appProtocol: grpc}, ", 1)
+}
+
+// startStreams starts clients that keep 64 connections each: of HTTP/1.1, HTTP/2 and gRPC.
+func startStreams(w *rig.World, loads map[string]*rig.Load, to netip.AddrPort) {
+	for _, protocol := range []string{"http1", "h2", "grpc"} {
+		at := to
+		if protocol == "grpc" {
+			at = netip.AddrPortFrom(to.Addr(), 9200)
+		}
+		loads[protocol] = w.StartKeptOn(far, at, 64, protocol, 64)
+	}
 }
 
 // TestGatewayEndpointsEnd: endpoints behind a waypoint end and come back, one after the
 // other, under load. No request fails. At a pod that ends in peace those under way are
 // answered. Those at one that is killed are sent again when they may be.
 func TestGatewayEndpointsEnd(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: versions()})
+	world := rig.Start(t, lab.Config{YAML: calling()})
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
 		a := newAsker(w, v6)
@@ -67,15 +85,17 @@ func TestGatewayEndpointsEnd(t *testing.T) {
 				w.MustApply(gentle(v))
 				serves(v)
 			}
-			kept, each := w.StartLoad(far, to, 200), w.StartConnections(far, to, 50)
+			loads := map[string]*rig.Load{"some": w.StartLoad(far, to, 100), "fresh": w.StartConnections(far, to, 25)}
+			startStreams(w, loads, to)
 			for _, v := range []string{"v1", "v2", "v1"} {
 				w.MustDelete("Pod", "shop", v)
-				kept.Seconds(1)
+				loads["some"].Seconds(1)
 				w.MustApply(gentle(v))
 				serves(v)
 			}
-			kept.Clean()
-			each.Clean()
+			for name, l := range loads {
+				t.Logf("%s: %+v", name, l.Clean())
+			}
 		})
 		if at, err := gatewayPod(w); err == nil && t.Failed() {
 			for line := range strings.Lines(w.Log("pod/shop/" + path.Base(string(at)) + "/" + deploy.Container)) {
@@ -137,8 +157,7 @@ func getAll(w *rig.World, to netip.AddrPort) (stop func() int) {
 // again, while clients make requests on connections that they keep, which are idle most
 // of the time. None fails.
 func TestGatewayProxiesEnd(t *testing.T) {
-	_, servers, _ := strings.Cut(versions(), managed)
-	before, _, _ := strings.Cut(versions(), managed)
+	before, servers, _ := strings.Cut(calling(), managed)
 	// A lab's proxies end at once, unless they are told otherwise.
 	world := rig.Start(t, lab.Config{YAML: before + replicated(2) + servers, Env: map[string][]string{"waypoint": {"MINIMUM_DRAIN_DURATION=2s"}}})
 	rig.Families(t, func(t *testing.T, v6 bool) {
@@ -151,9 +170,7 @@ func TestGatewayProxiesEnd(t *testing.T) {
 		pods(2)
 		throughAny(w, to)
 		loads := map[string]*rig.Load{"fresh": w.StartConnections(far, to, 50)}
-		for _, protocol := range []string{"http1", "h2"} {
-			loads[protocol] = w.StartKept(far, to, 50, protocol)
-		}
+		startStreams(w, loads, to)
 		for range 3 {
 			for _, n := range []int{1, 2} {
 				pods(n)

@@ -1,0 +1,165 @@
+package scenario
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/rig"
+)
+
+// consumed is a namespace of clients of front, which has a route of front of its own: of the
+// same name as the route that front's namespace has.
+var consumed = rig.NamespaceObject("market", true) + rig.PodObject("market", "buyer", "node2", "") + `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: buyers, namespace: shop}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: market}]
+  to: [{group: "", kind: Service, name: v2}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: same, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: front}]
+  rules: [{backendRefs: [{name: v1, port: 80}]}]
+`
+
+const consumerRoute = `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: same, namespace: market}
+spec:
+  parentRefs: [{group: "", kind: Service, name: front, namespace: shop}]
+  rules: [{backendRefs: [{name: v2, namespace: shop, port: 80}]}]
+`
+
+// TestConsumerRoute: a route of another namespace than the service's is for the clients of
+// that namespace, before the route of the service's own, and for no others.
+func TestConsumerRoute(t *testing.T) {
+	world := rig.Start(t, lab.Config{YAML: versions() + consumed})
+	buyer := lab.InPod("market", "buyer")
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		to := netip.AddrPortFrom(w.Service("shop", "front", v6), 80)
+		answers := func(from lab.Where, want string) error {
+			status, body, err := fetch(w, from, to, "/")
+			if err != nil || status != 200 || !strings.HasPrefix(body, want+" ") {
+				return fmt.Errorf("%d %q, error %w", status, body, err)
+			}
+			return nil
+		}
+		for _, from := range []lab.Where{far, buyer} {
+			w.Eventually("the route of the service is in effect", func() error { return answers(from, "v1") })
+		}
+		w.MustApply(consumerRoute)
+		w.Eventually("the route of the clients is in effect", func() error { return answers(buyer, "v2") })
+		for range 20 {
+			if err := answers(buyer, "v2"); err != nil {
+				t.Error(err)
+			}
+			if err := answers(far, "v1"); err != nil {
+				t.Error(err)
+			}
+		}
+		w.MustDelete("HTTPRoute", "market", "same")
+		w.Eventually("it is gone", func() error { return answers(buyer, "v1") })
+	})
+}
+
+// TestAuthorizerOnTrial: a CUSTOM policy on trial asks no authorizer, refuses nothing, and
+// is counted.
+func TestAuthorizerOnTrial(t *testing.T) {
+	world, a, _ := startAuthorized(t, "")
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		c := userAgent{w, netip.AddrPortFrom(w.Service("shop", "api", v6), 80)}
+		c.becomes(bare, 200)
+		a.Asked()
+		trial := asks("by-http", `[{to: [{operation: {paths: ["/private*"]}}]}]`)
+		w.MustApply(strings.Replace(trial, "metadata: {", `metadata: {annotations: {istio.io/dry-run: "true"}, `, 1))
+		at, err := gatewayPod(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := func() (n float64) {
+			for _, s := range w.MetricsIn(at, "ambit_policy_verdicts_total") {
+				if s.Labels["policy"] == "shop/ask" && s.Labels["verdict"] == "would_ask" {
+					n += s.Value
+				}
+			}
+			return n
+		}
+		before := counted()
+		w.Eventually("the trial is counted", func() error {
+			c.got("GET /private HTTP/1.1\nHost: api")
+			if counted() == before {
+				return fmt.Errorf("no verdict")
+			}
+			return nil
+		})
+		if n := len(a.Asked()); n != 0 {
+			t.Errorf("the authorizer was asked %d times", n)
+		}
+		// Enforced, it is asked: the test could fail.
+		w.MustApply(trial)
+		w.Eventually("the authorizer is asked", func() error {
+			if _, _, err := c.do("GET /private HTTP/1.1\nHost: api"); err != nil {
+				return err
+			}
+			if len(a.Asked()) == 0 {
+				return fmt.Errorf("it is not")
+			}
+			return nil
+		})
+		w.MustDelete("AuthorizationPolicy", "shop", "ask")
+		c.becomes("GET /private HTTP/1.1\nHost: api", 200)
+	})
+}
+
+// TestNeverWithoutTheWaypoint: a policy for HTTP refuses a path. When the last proxy of the
+// waypoint is gone nothing is answered, and the address of the pod is no way around.
+func TestNeverWithoutTheWaypoint(t *testing.T) {
+	before, servers, _ := strings.Cut(versions(), managed)
+	world := rig.Start(t, lab.Config{YAML: before + replicated(1) + servers +
+		rig.PolicyObject("shop", "deny-x", "DENY", `targetRefs: [{group: "", kind: Service, name: front}], rules: [{to: [{operation: {paths: ["/x"]}}]}]`)})
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		to, pod := netip.AddrPortFrom(w.Service("shop", "front", v6), 80), netip.AddrPortFrom(w.Pod("shop", "v1", v6), 8080)
+		status := func(to netip.AddrPort, path string) int {
+			n, _, err := fetch(w, far, to, path)
+			if err != nil {
+				return 0
+			}
+			return n
+		}
+		w.MustApply(replicated(1))
+		w.Eventually("the policy is in effect", func() error {
+			if a, b, c := status(to, "/"), status(to, "/x"), status(pod, "/x"); a != 200 || b != 403 || c != 403 {
+				return fmt.Errorf("status %d, %d and %d", a, b, c)
+			}
+			return nil
+		})
+		w.MustApply(replicated(0))
+		w.Eventually("the waypoint has no pods", func() error { return gatewayPods(w, 0) })
+		for range 50 {
+			for _, at := range []netip.AddrPort{to, pod} {
+				if n := status(at, "/x"); n == 200 {
+					t.Fatalf("%s answers without the waypoint", at)
+				}
+			}
+		}
+		w.MustApply(replicated(1))
+		w.Eventually("the waypoint is back", func() error {
+			if a, b := status(to, "/"), status(to, "/x"); a != 200 || b != 403 {
+				return fmt.Errorf("status %d and %d", a, b)
+			}
+			return nil
+		})
+	})
+}
