@@ -68,7 +68,7 @@ func (c *session) giveBack() {
 
 // soon carries the connection without HTTP unless more bytes come that decide.
 func (c *session) soon() {
-	c.quiet.Arm(c.shard.loop, c.shard.g.opts.silence, func() { c.carryTCP(false) })
+	c.quiet.Arm(c.shard.loop, early.Patience(c.first, c.shard.g.opts.silence), func() { c.carryTCP(false) })
 }
 
 func (a *ahead) dialled(up stream.Conn, err *reason.Error) {

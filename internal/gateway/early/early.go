@@ -4,6 +4,7 @@
 package early
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/gateway/pair"
@@ -96,6 +97,16 @@ func answer(http, end bool) Next {
 		return Join
 	}
 	return Wait
+}
+
+// Patience returns how long more bytes are awaited that decide about a client, of which
+// first has come. What has a method and a space is HTTP, most likely, of which a packet was
+// lost: that takes a retransmission, of ten times silence.
+func Patience(first []byte, silence time.Duration) time.Duration {
+	if bytes.IndexByte(first, ' ') > 0 {
+		return 10 * silence
+	}
+	return silence
 }
 
 // Watch looks at the first bytes of a client whose connection is carried as one without
