@@ -329,3 +329,22 @@ func get(ctx context.Context, args []string) error {
 	}
 	return nil
 }
+
+func greet(ctx context.Context, args []string) error {
+	f := flags("greet")
+	addr := f.String("addr", "", "server that speaks first")
+	_ = f.Parse(args)
+	d := net.Dialer{Timeout: callTimeout}
+	c, err := d.DialContext(ctx, "tcp", *addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close() //nolint:errcheck // only closing
+	_ = c.SetDeadline(time.Now().Add(callTimeout))
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	fmt.Print(line)
+	return nil
+}

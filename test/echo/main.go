@@ -21,6 +21,8 @@ const usage = `usage:
       one TCP connection to an echo server, used until it ends; a line of JSON for what happens
   echo get -url URL [-n 1] [-insecure] [-H NAME:VALUE]
       requests, each on a connection of its own; prints the answers
+  echo greet -addr HOST:PORT
+      one TCP connection, on which nothing is sent; prints the first line of the server
 `
 
 func main() {
@@ -29,7 +31,7 @@ func main() {
 		os.Exit(2)
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"server": server, "load": load, "hold": hold, "get": get,
+		"server": server, "load": load, "hold": hold, "get": get, "greet": greet,
 	}
 	run, ok := commands[os.Args[1]]
 	if !ok {
