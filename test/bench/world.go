@@ -133,7 +133,7 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 	if wanted(o.only, "none") {
 		w.add(&contender{name: "none", title: "no mesh", lab: ours, client: lab.InPod("plain", "client"), addr: bare + ":" + serverPort}, o)
 	}
-	if wanted(o.only, "splice") {
+	if !o.l7 && wanted(o.only, "splice") {
 		s := &splicers{lab: ours, exe: exe, server: bare}
 		w.closers = append(w.closers, s.stop)
 		if err := s.fresh(ctx); err != nil {

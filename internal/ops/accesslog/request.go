@@ -98,7 +98,27 @@ func (r *Requests) WriteLine(l Line) {
 	}
 }
 
-const startFormat = "2006-01-02T15:04:05.000Z"
+// appendStart appends a time as 2006-01-02T15:04:05.000Z.
+func appendStart(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	hour, minute, second := t.Clock()
+	b = append(digits(b, year, 1000), '-')
+	b = append(digits(b, int(month), 10), '-')
+	b = append(digits(b, day, 10), 'T')
+	b = append(digits(b, hour, 10), ':')
+	b = append(digits(b, minute, 10), ':')
+	b = append(digits(b, second, 10), '.')
+	return append(digits(b, t.Nanosecond()/1e6, 100), 'Z')
+}
+
+// digits appends a number from the digit of unit on.
+func digits(b []byte, n, unit int) []byte {
+	for ; unit > 0; unit /= 10 {
+		b = append(b, byte('0'+n/unit%10))
+	}
+	return b
+}
 
 // Flag returns the response flag of Envoy.
 func (e *Request) Flag() string { return e.Reason.HTTP().Flag }
@@ -164,7 +184,7 @@ func Details(r reason.Reason) string {
 // that Envoy lacks as key=value.
 func (e *Request) AppendText(b []byte) []byte {
 	b = append(b, '[')
-	b = e.Start.UTC().AppendFormat(b, startFormat)
+	b = appendStart(b, e.Start)
 	b = append(b, `] "`...)
 	b = orDash(b, e.Method)
 	b = append(b, ' ')
@@ -202,7 +222,7 @@ func (e *Request) AppendText(b []byte) []byte {
 // AppendJSON appends the line as one JSON object with Envoy's keys.
 func (e *Request) AppendJSON(b []byte) []byte {
 	b = append(b, `{"start_time":"`...)
-	b = e.Start.UTC().AppendFormat(b, startFormat)
+	b = appendStart(b, e.Start)
 	b = append(b, '"')
 	b = jsonText(append(b, `,"method":`...), e.Method)
 	b = jsonText(append(b, `,"path":`...), e.Path)
@@ -361,17 +381,21 @@ const hexDigits = "0123456789abcdef"
 
 // escape appends text that others chose so that it cannot end its quotes or its line.
 func escape[T []byte | string](b []byte, s T) []byte {
+	from := 0 // what is not appended yet
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
+		c := s[i]
+		if c >= ' ' && c <= '~' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[from:i]...)
+		from = i + 1
+		if c == '"' || c == '\\' {
 			b = append(b, '\\', c)
-		case c < ' ' || c > '~':
+		} else {
 			b = append(b, '\\', 'x', hexDigits[c>>4], hexDigits[c&15])
-		default:
-			b = append(b, c)
 		}
 	}
-	return b
+	return append(b, s[from:]...)
 }
 
 // jsonText appends a JSON string, null for an empty one. Bytes that are no UTF-8 are
