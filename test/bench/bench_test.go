@@ -23,11 +23,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// Both benchmarks measure every cell of every contender that is in the repository.
+// All benchmarks measure every cell of every contender that is in the repository.
 func TestBenchmarksRun(t *testing.T) {
-	for name, l7 := range map[string]bool{"connections": false, "requests": true} {
+	for name, part := range map[string]options{"connections": {}, "requests": {l7: true}, "idle connections": {l7: true, cells: "memory"}} {
 		t.Run(name, func(t *testing.T) {
-			o := options{bin: os.Getenv("AMBIT_BIN"), rounds: 1, duration: 100 * time.Millisecond, held: 50, output: "json", l7: l7}
+			o := options{bin: os.Getenv("AMBIT_BIN"), rounds: 1, duration: 100 * time.Millisecond, held: 50, output: "json", l7: part.l7, cells: part.cells}
 			if code := run(o); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
@@ -104,7 +104,7 @@ func TestParseLoad(t *testing.T) {
 // TestRequestRows: every row of the table of requests is filled by a cell, and the
 // ratios are there.
 func TestRequestRows(t *testing.T) {
-	for wide, cellsOf := range map[bool]int{false: 8, true: 26} {
+	for wide, cellsOf := range map[bool]int{false: 7, true: 23} {
 		o := options{l7: true, wide: wide, rounds: 1, duration: time.Second}
 		r := newReport(o, []*contender{{name: "ambit", title: "Ambit"}, {name: "waypoint", title: "waypoint"}})
 		for _, who := range r.contenders {
@@ -114,8 +114,7 @@ func TestRequestRows(t *testing.T) {
 		for _, c := range cells(o) {
 			names[c.name] = true
 		}
-		loads := len(l7Load(wide))
-		if len(names) != cellsOf || len(r.rows) != 2*loads+3*(cellsOf-loads)/2 {
+		if len(names) != cellsOf || len(r.rows) != 2*cellsOf {
 			t.Errorf("%d cells, %d rows", len(names), len(r.rows))
 		}
 		var text bytes.Buffer
@@ -127,10 +126,13 @@ func TestRequestRows(t *testing.T) {
 
 // TestChosenCells: what no chosen cell needs is not made.
 func TestChosenCells(t *testing.T) {
-	for cells, want := range map[string][]int{"": {1, 10_000}, "h2,rate": {1}, "r10000": {1, 10_000}} {
-		o := options{l7: true, cells: cells}
+	for part, want := range map[string][]int{"": {1, 10_000}, "h2,rate": {1}, "r10000": {1, 10_000}, "memory": {1}} {
+		o := options{l7: true, cells: part}
 		if got := o.tables(); !slices.Equal(got, want) {
-			t.Errorf("%q: %v, want %v", cells, got, want)
+			t.Errorf("%q: %v, want %v", part, got, want)
+		}
+		if got := len(l7Rows(o)); got == 0 || part == "memory" && got != 1 {
+			t.Errorf("%q: %d rows", part, got)
 		}
 	}
 	ports := map[int]string{}

@@ -144,7 +144,7 @@ func l7Rows(o options) (all []row) {
 			all = append(all, row{percentileRow(p, "p50"), "µs", false}, row{percentileRow(p, "p99"), "µs", false})
 		}
 	}
-	for _, p := range l7Protocols(o.wide) {
+	for _, p := range o.idleProtocols() {
 		if o.wants(cell{name: memoryCell(p)}) {
 			all = append(all, row{memoryRow(p), "KiB", false})
 		}
@@ -155,10 +155,19 @@ func l7Rows(o options) (all []row) {
 func rateCell(proto string) string   { return "rate-" + proto }
 func memoryCell(proto string) string { return "memory-" + proto }
 
+// idleProtocols returns the protocols of which memory is measured: none when there are many routes,
+// because the heap that they have left behind would hide it.
+func (o *options) idleProtocols() []string {
+	if len(o.tables()) > 1 {
+		return nil
+	}
+	return l7Protocols(o.wide)
+}
+
 // l7Cells are measurements of requests. Memory is measured first: what other requests
-// have left behind would hide it.
+// have left behind would hide it as well.
 func l7Cells(o options) (all []cell) {
-	for _, p := range l7Protocols(o.wide) {
+	for _, p := range o.idleProtocols() {
 		all = append(all, cell{name: memoryCell(p), rounds: 1, needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			return c.idle(ctx, p, o.held)
 		}})
