@@ -25,7 +25,7 @@ PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: all build images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate release clean help
+.PHONY: all build parts images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate release clean help
 
 all: build
 
@@ -54,9 +54,17 @@ demo: build ## the main job, end to end, on this machine
 
 # What takes longest and mostly waits goes first, with room for the rest to be
 # compiled and run beside it. `make lint` vets.
-test: build ## unit, virtual time and network namespaces (root)
+test: build parts ## unit, virtual time and network namespaces (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 10m $(RACE) -- \
 		-p 4 -vet=off -timeout 20m ./test/scenario ./test/attack ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
+
+# Programs of others that tests drive, each a module of its own.
+PARTS := opa collector prometheus
+
+parts: $(addprefix parts/,$(PARTS)) ## programs of others for test/parts, into bin/parts/
+parts/%:
+	@mkdir -p $(BIN)/parts
+	cd test/parts/$* && GOWORK=off $(GO) build -o '$(abspath $(BIN))/parts/' .
 
 race: build ## internal/ and cmd/ with the race detector, which make test has on for the small packages (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 15m ./internal/... ./cmd/...

@@ -14,10 +14,12 @@ check() { # NAME COMMAND…
 }
 formatted() { out=$(gofmt -l $(git ls-files '*.go')); [ -z "$out" ] || { echo "$out"; return 1; }; }
 tidy() { $GO mod tidy -diff; }
+parts() { for m in test/parts/*/go.mod; do (cd "${m%/go.mod}" && GOWORK=off $GO vet .) || return 1; done; }
 
 check gofmt formatted
 check 'go mod tidy' tidy
 check 'go vet' $GO vet ./...
+check 'go vet of test/parts' parts
 check golangci-lint env GOFLAGS= $GO run "$GOLANGCI" run ./...
 # The vulnerability database is on the network; without it the check says so and does not count.
 if out=$(env GOFLAGS= $GO run "$GOVULNCHECK" ./... 2>&1); then
