@@ -437,8 +437,11 @@ type HTTPCheck struct {
 	ToUpstream      []string `protobuf:"bytes,4,rep,name=to_upstream,json=toUpstream,proto3" json:"to_upstream,omitempty"`
 	ToClientOnAllow []string `protobuf:"bytes,5,rep,name=to_client_on_allow,json=toClientOnAllow,proto3" json:"to_client_on_allow,omitempty"`
 	ToClientOnDeny  []string `protobuf:"bytes,6,rep,name=to_client_on_deny,json=toClientOnDeny,proto3" json:"to_client_on_deny,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The destination gets all headers of its answer that do not describe the answer; none
+	// beside to_upstream.
+	AllToUpstream bool `protobuf:"varint,7,opt,name=all_to_upstream,json=allToUpstream,proto3" json:"all_to_upstream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HTTPCheck) Reset() {
@@ -513,6 +516,13 @@ func (x *HTTPCheck) GetToClientOnDeny() []string {
 	return nil
 }
 
+func (x *HTTPCheck) GetAllToUpstream() bool {
+	if x != nil {
+		return x.AllToUpstream
+	}
+	return false
+}
+
 type CheckHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -567,9 +577,11 @@ func (x *CheckHeader) GetValue() string {
 
 // envoy.service.auth.v3.Authorization/Check.
 type GRPCCheck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The headers of the request that it gets; none is all.
+	IncludeHeaders []string `protobuf:"bytes,1,rep,name=include_headers,json=includeHeaders,proto3" json:"include_headers,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GRPCCheck) Reset() {
@@ -600,6 +612,13 @@ func (x *GRPCCheck) ProtoReflect() protoreflect.Message {
 // Deprecated: Use GRPCCheck.ProtoReflect.Descriptor instead.
 func (*GRPCCheck) Descriptor() ([]byte, []int) {
 	return file_authz_authz_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GRPCCheck) GetIncludeHeaders() []string {
+	if x != nil {
+		return x.IncludeHeaders
+	}
+	return nil
 }
 
 // Names a service, as Address resources do, in lower case.
@@ -1162,7 +1181,7 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\tCheckBody\x12\x1b\n" +
 	"\tmax_bytes\x18\x01 \x01(\rR\bmaxBytes\x12#\n" +
 	"\rallow_partial\x18\x02 \x01(\bR\fallowPartial\x12\x10\n" +
-	"\x03raw\x18\x03 \x01(\bR\x03raw\"\x8c\x02\n" +
+	"\x03raw\x18\x03 \x01(\bR\x03raw\"\xb4\x02\n" +
 	"\tHTTPCheck\x12\x1f\n" +
 	"\vpath_prefix\x18\x01 \x01(\tR\n" +
 	"pathPrefix\x12'\n" +
@@ -1172,11 +1191,13 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\vto_upstream\x18\x04 \x03(\tR\n" +
 	"toUpstream\x12+\n" +
 	"\x12to_client_on_allow\x18\x05 \x03(\tR\x0ftoClientOnAllow\x12)\n" +
-	"\x11to_client_on_deny\x18\x06 \x03(\tR\x0etoClientOnDeny\"7\n" +
+	"\x11to_client_on_deny\x18\x06 \x03(\tR\x0etoClientOnDeny\x12&\n" +
+	"\x0fall_to_upstream\x18\a \x01(\bR\rallToUpstream\"7\n" +
 	"\vCheckHeader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\v\n" +
-	"\tGRPCCheck\"C\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"4\n" +
+	"\tGRPCCheck\x12'\n" +
+	"\x0finclude_headers\x18\x01 \x03(\tR\x0eincludeHeaders\"C\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\"N\n" +

@@ -15,6 +15,7 @@
 package route
 
 import (
+	authz "github.com/ambit-mesh/ambit/api/authz"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -97,7 +98,7 @@ type Rule struct {
 	// Why the rule fits no request; empty for a rule that is in effect. Its
 	// parents have routes nevertheless.
 	Dropped string `protobuf:"bytes,4,opt,name=dropped,proto3" json:"dropped,omitempty"`
-	// In the order of execution: CORS, redirect, request, rewrite, mirrors.
+	// In the order of execution: CORS, external authorization, redirect, request, rewrite, mirrors.
 	Filters *Filters `protobuf:"bytes,5,opt,name=filters,proto3" json:"filters,omitempty"`
 	// A redirect needs none.
 	Backends []*Backend `protobuf:"bytes,6,rep,name=backends,proto3" json:"backends,omitempty"`
@@ -669,10 +670,12 @@ type Filters struct {
 	Request  *HeaderEdit            `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	Response *HeaderEdit            `protobuf:"bytes,2,opt,name=response,proto3" json:"response,omitempty"`
 	// Answers the request; a rule with it has no backends and no rewrite.
-	Redirect      *Redirect `protobuf:"bytes,3,opt,name=redirect,proto3" json:"redirect,omitempty"`
-	Rewrite       *Rewrite  `protobuf:"bytes,4,opt,name=rewrite,proto3" json:"rewrite,omitempty"`
-	Mirrors       []*Mirror `protobuf:"bytes,5,rep,name=mirrors,proto3" json:"mirrors,omitempty"`
-	Cors          *CORS     `protobuf:"bytes,6,opt,name=cors,proto3" json:"cors,omitempty"`
+	Redirect *Redirect `protobuf:"bytes,3,opt,name=redirect,proto3" json:"redirect,omitempty"`
+	Rewrite  *Rewrite  `protobuf:"bytes,4,opt,name=rewrite,proto3" json:"rewrite,omitempty"`
+	Mirrors  []*Mirror `protobuf:"bytes,5,rep,name=mirrors,proto3" json:"mirrors,omitempty"`
+	Cors     *CORS     `protobuf:"bytes,6,opt,name=cors,proto3" json:"cors,omitempty"`
+	// Each request of the rule is asked about; not of a backend.
+	ExternalAuth  *authz.Provider `protobuf:"bytes,7,opt,name=external_auth,json=externalAuth,proto3" json:"external_auth,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -745,6 +748,13 @@ func (x *Filters) GetMirrors() []*Mirror {
 func (x *Filters) GetCors() *CORS {
 	if x != nil {
 		return x.Cors
+	}
+	return nil
+}
+
+func (x *Filters) GetExternalAuth() *authz.Provider {
+	if x != nil {
+		return x.ExternalAuth
 	}
 	return nil
 }
@@ -1496,7 +1506,7 @@ var File_route_route_proto protoreflect.FileDescriptor
 
 const file_route_route_proto_rawDesc = "" +
 	"\n" +
-	"\x11route/route.proto\x12\x0eambit.route.v1\"\x8a\x04\n" +
+	"\x11route/route.proto\x12\x0eambit.route.v1\x1a\x11authz/authz.proto\"\x8a\x04\n" +
 	"\x04Rule\x120\n" +
 	"\aparents\x18\x01 \x03(\v2\x16.ambit.route.v1.ParentR\aparents\x12.\n" +
 	"\x06origin\x18\x02 \x01(\v2\x16.ambit.route.v1.OriginR\x06origin\x12/\n" +
@@ -1539,14 +1549,15 @@ const file_route_route_proto_rawDesc = "" +
 	"ValueMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x19.ambit.route.v1.MatchKindR\x04kind\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\tR\x05value\"\xbc\x02\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\"\xfb\x02\n" +
 	"\aFilters\x124\n" +
 	"\arequest\x18\x01 \x01(\v2\x1a.ambit.route.v1.HeaderEditR\arequest\x126\n" +
 	"\bresponse\x18\x02 \x01(\v2\x1a.ambit.route.v1.HeaderEditR\bresponse\x124\n" +
 	"\bredirect\x18\x03 \x01(\v2\x18.ambit.route.v1.RedirectR\bredirect\x121\n" +
 	"\arewrite\x18\x04 \x01(\v2\x17.ambit.route.v1.RewriteR\arewrite\x120\n" +
 	"\amirrors\x18\x05 \x03(\v2\x16.ambit.route.v1.MirrorR\amirrors\x12(\n" +
-	"\x04cors\x18\x06 \x01(\v2\x14.ambit.route.v1.CORSR\x04cors\"x\n" +
+	"\x04cors\x18\x06 \x01(\v2\x14.ambit.route.v1.CORSR\x04cors\x12=\n" +
+	"\rexternal_auth\x18\a \x01(\v2\x18.ambit.authz.v1.ProviderR\fexternalAuth\"x\n" +
 	"\n" +
 	"HeaderEdit\x12(\n" +
 	"\x03set\x18\x01 \x03(\v2\x16.ambit.route.v1.HeaderR\x03set\x12(\n" +
@@ -1621,27 +1632,28 @@ func file_route_route_proto_rawDescGZIP() []byte {
 var file_route_route_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_route_route_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_route_route_proto_goTypes = []any{
-	(MatchKind)(0),      // 0: ambit.route.v1.MatchKind
-	(*Rule)(nil),        // 1: ambit.route.v1.Rule
-	(*Service)(nil),     // 2: ambit.route.v1.Service
-	(*Parent)(nil),      // 3: ambit.route.v1.Parent
-	(*Origin)(nil),      // 4: ambit.route.v1.Origin
-	(*Connections)(nil), // 5: ambit.route.v1.Connections
-	(*Match)(nil),       // 6: ambit.route.v1.Match
-	(*PathMatch)(nil),   // 7: ambit.route.v1.PathMatch
-	(*ValueMatch)(nil),  // 8: ambit.route.v1.ValueMatch
-	(*Filters)(nil),     // 9: ambit.route.v1.Filters
-	(*HeaderEdit)(nil),  // 10: ambit.route.v1.HeaderEdit
-	(*Header)(nil),      // 11: ambit.route.v1.Header
-	(*PathEdit)(nil),    // 12: ambit.route.v1.PathEdit
-	(*Redirect)(nil),    // 13: ambit.route.v1.Redirect
-	(*Rewrite)(nil),     // 14: ambit.route.v1.Rewrite
-	(*Mirror)(nil),      // 15: ambit.route.v1.Mirror
-	(*CORS)(nil),        // 16: ambit.route.v1.CORS
-	(*Backend)(nil),     // 17: ambit.route.v1.Backend
-	(*Timeouts)(nil),    // 18: ambit.route.v1.Timeouts
-	(*Session)(nil),     // 19: ambit.route.v1.Session
-	(*Retry)(nil),       // 20: ambit.route.v1.Retry
+	(MatchKind)(0),         // 0: ambit.route.v1.MatchKind
+	(*Rule)(nil),           // 1: ambit.route.v1.Rule
+	(*Service)(nil),        // 2: ambit.route.v1.Service
+	(*Parent)(nil),         // 3: ambit.route.v1.Parent
+	(*Origin)(nil),         // 4: ambit.route.v1.Origin
+	(*Connections)(nil),    // 5: ambit.route.v1.Connections
+	(*Match)(nil),          // 6: ambit.route.v1.Match
+	(*PathMatch)(nil),      // 7: ambit.route.v1.PathMatch
+	(*ValueMatch)(nil),     // 8: ambit.route.v1.ValueMatch
+	(*Filters)(nil),        // 9: ambit.route.v1.Filters
+	(*HeaderEdit)(nil),     // 10: ambit.route.v1.HeaderEdit
+	(*Header)(nil),         // 11: ambit.route.v1.Header
+	(*PathEdit)(nil),       // 12: ambit.route.v1.PathEdit
+	(*Redirect)(nil),       // 13: ambit.route.v1.Redirect
+	(*Rewrite)(nil),        // 14: ambit.route.v1.Rewrite
+	(*Mirror)(nil),         // 15: ambit.route.v1.Mirror
+	(*CORS)(nil),           // 16: ambit.route.v1.CORS
+	(*Backend)(nil),        // 17: ambit.route.v1.Backend
+	(*Timeouts)(nil),       // 18: ambit.route.v1.Timeouts
+	(*Session)(nil),        // 19: ambit.route.v1.Session
+	(*Retry)(nil),          // 20: ambit.route.v1.Retry
+	(*authz.Provider)(nil), // 21: ambit.authz.v1.Provider
 }
 var file_route_route_proto_depIdxs = []int32{
 	3,  // 0: ambit.route.v1.Rule.parents:type_name -> ambit.route.v1.Parent
@@ -1665,18 +1677,19 @@ var file_route_route_proto_depIdxs = []int32{
 	14, // 18: ambit.route.v1.Filters.rewrite:type_name -> ambit.route.v1.Rewrite
 	15, // 19: ambit.route.v1.Filters.mirrors:type_name -> ambit.route.v1.Mirror
 	16, // 20: ambit.route.v1.Filters.cors:type_name -> ambit.route.v1.CORS
-	11, // 21: ambit.route.v1.HeaderEdit.set:type_name -> ambit.route.v1.Header
-	11, // 22: ambit.route.v1.HeaderEdit.add:type_name -> ambit.route.v1.Header
-	12, // 23: ambit.route.v1.Redirect.path:type_name -> ambit.route.v1.PathEdit
-	12, // 24: ambit.route.v1.Rewrite.path:type_name -> ambit.route.v1.PathEdit
-	17, // 25: ambit.route.v1.Mirror.backend:type_name -> ambit.route.v1.Backend
-	2,  // 26: ambit.route.v1.Backend.service:type_name -> ambit.route.v1.Service
-	9,  // 27: ambit.route.v1.Backend.filters:type_name -> ambit.route.v1.Filters
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	21, // 21: ambit.route.v1.Filters.external_auth:type_name -> ambit.authz.v1.Provider
+	11, // 22: ambit.route.v1.HeaderEdit.set:type_name -> ambit.route.v1.Header
+	11, // 23: ambit.route.v1.HeaderEdit.add:type_name -> ambit.route.v1.Header
+	12, // 24: ambit.route.v1.Redirect.path:type_name -> ambit.route.v1.PathEdit
+	12, // 25: ambit.route.v1.Rewrite.path:type_name -> ambit.route.v1.PathEdit
+	17, // 26: ambit.route.v1.Mirror.backend:type_name -> ambit.route.v1.Backend
+	2,  // 27: ambit.route.v1.Backend.service:type_name -> ambit.route.v1.Service
+	9,  // 28: ambit.route.v1.Backend.filters:type_name -> ambit.route.v1.Filters
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_route_route_proto_init() }

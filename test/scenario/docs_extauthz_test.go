@@ -19,7 +19,7 @@ import (
 )
 
 // TestExternalAuthorizationPage: with the mesh configuration of
-// docs/external-authorization.md, each policy of the page answers the requests of the
+// docs/external-authorization.md, each policy and route of the page answers the requests of the
 // table that follows as it says.
 func TestExternalAuthorizationPage(t *testing.T) {
 	page, err := os.ReadFile("../../docs/external-authorization.md")
@@ -65,15 +65,15 @@ func TestExternalAuthorizationPage(t *testing.T) {
 	parts := strings.Split(string(page), "```yaml\n")
 	for _, part := range parts[2:] {
 		block, after, _ := strings.Cut(part, "```\n")
-		name := metaLine.FindStringSubmatch(block)
+		name := anyMeta.FindStringSubmatch(block)
 		requests := requestRow.FindAllStringSubmatch(after, -1)
 		if name == nil || len(requests) == 0 {
-			t.Fatalf("a policy of the page has no name or no requests:\n%s", block)
+			t.Fatalf("an example of the page has no name or no requests:\n%s", block)
 		}
 		policies++
 		rows += len(requests)
 		w.MustApply(block)
-		w.Eventually("the answers of "+name[1], func() error {
+		w.Eventually("the answers of "+name[2], func() error {
 			for _, r := range requests {
 				if status, err := ask(r[1], r[2], r[3]); err != nil || fmt.Sprint(status) != r[4] {
 					return fmt.Errorf("%s: status %d, error %w", r[0], status, err)
@@ -81,15 +81,15 @@ func TestExternalAuthorizationPage(t *testing.T) {
 			}
 			return nil
 		})
-		w.MustDelete("AuthorizationPolicy", "shop", name[1])
-		w.Eventually("the policy is gone", func() error {
+		w.MustDelete(name[1], "shop", name[2])
+		w.Eventually("it is gone", func() error {
 			if status, err := ask("GET", "/private", ""); status != 200 {
 				return fmt.Errorf("status %d, error %w", status, err)
 			}
 			return nil
 		})
 	}
-	if policies != 2 || rows != 6 {
-		t.Errorf("%d policies and %d requests of the page were tried", policies, rows)
+	if policies != 3 || rows != 9 {
+		t.Errorf("%d examples and %d requests of the page were tried", policies, rows)
 	}
 }

@@ -141,7 +141,7 @@ func TestReview(t *testing.T) {
 		{name: "the same of a Gateway", kind: source.HTTPRoute.Kind, spec: `{parentRefs: [{name: edge}], rules: [{matches: [{path: {type: RegularExpression, value: "("}}]}]}`},
 		{name: "what is not executed", kind: source.HTTPRoute.Kind,
 			spec:   `{hostnames: [a.b], parentRefs: [{group: networking.istio.io, kind: ServiceEntry, name: x}], rules: [{filters: [{type: ExternalAuth}]}, {sessionPersistence: {type: Magic}}, {backendRefs: [{name: web, port: 80, filters: [{type: CORS}]}]}]}`,
-			warned: []string{"hostnames have no meaning", "spec.rules[0]: filters[0]: filters of type ExternalAuth are not supported: in the mesh, its requests are answered with 500", "spec.rules[1]: sessionPersistence.type: \"Magic\" is not supported", "spec.rules[2]: backendRefs[0].filters[0]"}},
+			warned: []string{"hostnames have no meaning", "spec.rules[0]: filters[0]: the type is \"ExternalAuth\", and the field for it is missing: in the mesh, its requests are answered with 500", "spec.rules[1]: sessionPersistence.type: \"Magic\" is not supported", "spec.rules[2]: backendRefs[0].filters[0]"}},
 		{name: "an empty method", kind: source.GRPCRoute.Kind, spec: `{parentRefs: [{group: "", kind: Service, name: web}], rules: [{matches: [{method: {}}]}]}`, refused: []string{"neither service nor method"}},
 		{name: "what Kubernetes judges", kind: source.Service.Kind, spec: `{nonsense: 1}`},
 	}

@@ -66,7 +66,10 @@ var fields = []field{
 	{path: "rules[].filters[].requestRedirect.{scheme,hostname,port,statusCode,path.{type,replaceFullPath,replacePrefixMatch}}", text: "301, 302, 303, 307, 308; other values: " + fails},
 	{path: "rules[].filters[].urlRewrite.{hostname,path.{type,replaceFullPath,replacePrefixMatch}}", text: "what is no host name or path: " + fails},
 	{path: "rules[].filters[].cors.{allowOrigins[],allowCredentials,allowMethods[],allowHeaders[],exposeHeaders[],maxAge}", text: "what is no origin or token: " + fails},
-	{path: "rules[].filters[].externalAuth.*", handling: refused, text: fails},
+	{path: "rules[].filters[].externalAuth.protocol", text: "`HTTP`, `GRPC`; others: " + fails},
+	{path: "rules[].filters[].externalAuth.backendRef" + references, text: "a reference that is refused: the requests of the rule are answered with 500; " + wrongRef},
+	{path: "rules[].filters[].externalAuth.{http.{path,allowedHeaders[],allowedResponseHeaders[]},grpc.allowedHeaders[]}", text: "those of the protocol; what is no path or name, and those of the other protocol: " + fails},
+	{path: "rules[].filters[].externalAuth.forwardBody.maxSize", text: "a larger body is answered with 413, and the authorizer is not asked"},
 	{path: "rules[].filters[].extensionRef.*", handling: refused, text: fails},
 
 	{path: "rules[].backendRefs[]" + references, text: "a Service, or a ServiceEntry of one host; its share is refused otherwise (requests: 500); " + wrongRef},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
@@ -76,6 +77,7 @@ rules:
   - {type: RequestMirror, requestMirror: {percent: 5, backendRef: {group: networking.istio.io, kind: ServiceEntry, namespace: shop, name: one, port: 443}}}
   - {type: RequestMirror, requestMirror: {fraction: {numerator: 1, denominator: 3}, backendRef: {name: v1, port: 80}}}
   - {type: URLRewrite, urlRewrite: {hostname: b.example, path: {type: ReplaceFullPath, replaceFullPath: /b}}}
+  - {type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {group: networking.istio.io, kind: ServiceEntry, namespace: shop, name: one, port: 443}, http: {path: /check, allowedHeaders: [x-a], allowedResponseHeaders: [x-b]}, forwardBody: {maxSize: 100}}}
   - {type: CORS, cors: {allowOrigins: ["https://a.example"], allowCredentials: true, allowMethods: [GET], allowHeaders: [x-a], exposeHeaders: [x-b], maxAge: 7}}
   backendRefs:
   - {group: networking.istio.io, kind: ServiceEntry, namespace: shop, name: one, port: 443, weight: 3, filters: [
@@ -86,6 +88,8 @@ rules:
   sessionPersistence: {sessionName: s, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}
 - matches: [{path: {type: PathPrefix, value: /p}}]
   filters: [{type: RequestRedirect, requestRedirect: {scheme: https, hostname: c.example, port: 8443, statusCode: 301, path: {type: ReplacePrefixMatch, replacePrefixMatch: /q}}}]
+- matches: [{path: {type: PathPrefix, value: /g}}]
+  filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: v1, port: 80}, grpc: {allowedHeaders: [x-a]}}}]
 - matches: [{path: {type: PathPrefix, value: /r}}]
   filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplaceFullPath, replaceFullPath: /q}}}]
 - matches: [{path: {type: PathPrefix, value: /s}}]
@@ -165,6 +169,10 @@ func backendTexts(r *rule) (out []string) {
 	}
 	for _, b := range r.backends {
 		out = append(out, show(b.ref), fmt.Sprint(b.weight), show(b.filters), b.failing)
+	}
+	if a := r.auth; a != nil {
+		b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(a.how)
+		out = append(out, show(a.ref), fmt.Sprintf("%x", b))
 	}
 	for _, m := range r.mirrors {
 		out = append(out, show(m.ref), fmt.Sprint(m.numerator, m.denominator))

@@ -133,6 +133,12 @@ func (r *rule) httpFilter(field string, f *gatewayv1.HTTPRouteFilter) {
 		} else if once(to.CORS != nil) {
 			to.CORS = cors(f.CORS)
 		}
+	case gatewayv1.HTTPRouteFilterExternalAuth:
+		if f.ExternalAuth == nil {
+			missing()
+		} else if once(r.auth != nil) {
+			r.externalAuth(field+".externalAuth", f.ExternalAuth)
+		}
 	default:
 		r.fail(fmt.Sprintf("%s: filters of type %s are not supported", field, f.Type))
 	}

@@ -5,6 +5,7 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -28,6 +29,7 @@ type rule struct {
 	// base has matches, filters but for mirrors, timeouts and retry.
 	base     route.Rule
 	mirrors  []mirror
+	auth     *authorizer
 	backends []backend
 	// dropped is why the rule fits no request: a match that cannot be evaluated.
 	dropped string
@@ -44,6 +46,12 @@ type backend struct {
 	weight  uint32
 	filters route.Filters
 	failing string // why its share is answered with 500, before it is looked up
+}
+
+// authorizer is a reference that is asked about requests; how is without the service.
+type authorizer struct {
+	ref gatewayv1.BackendObjectReference
+	how *authzpb.Provider
 }
 
 // mirror is a reference that gets copies.

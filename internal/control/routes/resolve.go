@@ -133,6 +133,7 @@ func (t *Tables) finish(r *collection.Reader, o *object, i int, found *findings)
 		}
 		w.Rule.Filters.Mirrors = append(w.Rule.Filters.Mirrors, route.Mirror{Backend: route.Backend{Name: name}, Numerator: m.numerator, Denominator: m.denominator})
 	}
+	t.authorize(r, o, i, w, found)
 	switch effect, why := settle(w, in); {
 	case why == "":
 		for _, b := range in.backends {

@@ -142,6 +142,9 @@ func show(r *wire.Rule) string {
 		}
 		out = append(out, text)
 	}
+	if p := r.Rule.Filters.ExternalAuth; p != nil {
+		out = append(out, fmt.Sprintf("auth %s %s/%s:%d", map[bool]string{false: "HTTP", true: "gRPC"}[p.GRPC], p.Namespace, p.Hostname, p.Port))
+	}
 	for _, b := range r.Rule.Backends {
 		if b.Invalid != "" {
 			out = append(out, fmt.Sprintf("%d*invalid", b.Weight))
@@ -249,7 +252,7 @@ rules:
 	"a filter that may protect": {
 		spec: onWeb + `
 rules:
-- {matches: [{path: {value: /admin}}], filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: v1, port: 80}}}], backendRefs: [{name: v1, port: 80}]}
+- {matches: [{path: {value: /admin}}], filters: [{type: ExternalAuth, externalAuth: {protocol: SMTP, backendRef: {name: v1, port: 80}}}], backendRefs: [{name: v1, port: 80}]}
 - {filters: [{type: ExtensionRef, extensionRef: {group: a, kind: b, name: c}}], backendRefs: [{name: v1, port: 80}]}
 - {filters: [{type: RequestHeaderModifier}], backendRefs: [{name: v1, port: 80}]}
 - {filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a}]}}], backendRefs: [{name: v1, port: 80}]}
@@ -257,10 +260,37 @@ rules:
 `,
 		conditions: []string{
 			"Accepted=True", "ResolvedRefs=True",
-			`Dropped Rule 0: filters[0]: filters of type ExternalAuth are not supported; its requests are answered with 500; Dropped Rule 1: filters[0]: filters of type ExtensionRef are not supported; its requests are answered with 500; Dropped Rule 2: filters[0]: the type is "RequestHeaderModifier", and the field for it is missing; its requests are answered with 500; Dropped Rule 3: filters.request.set[0].name: "Host" cannot be edited (use URLRewrite)`,
+			`Dropped Rule 0: filters[0].externalAuth.protocol: "SMTP" is neither HTTP nor GRPC; its requests are answered with 500; Dropped Rule 1: filters[0]: filters of type ExtensionRef are not supported; its requests are answered with 500; Dropped Rule 2: filters[0]: the type is "RequestHeaderModifier", and the field for it is missing; its requests are answered with 500; Dropped Rule 3: filters.request.set[0].name: "Host" cannot be edited (use URLRewrite)`,
 			"ResolvedWaypoints",
 		},
 		rules: []string{"2/admin [][] | 1*invalid", "2/ [][] | 1*invalid", "2/ [][] | 1*invalid", "2/ [][] | 1*invalid", "1*shop/v1"},
+	},
+	"an external authorizer": {
+		spec: onWeb + `
+rules:
+- {filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: v2, port: 80}, http: {path: check/, allowedHeaders: [x-a]}}}], backendRefs: [{name: v1, port: 80}]}
+- {filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: v2, port: 80}, grpc: {allowedHeaders: [x-a]}, forwardBody: {maxSize: 9}}}], backendRefs: [{name: v1, port: 80}]}
+`,
+		conditions: []string{"Accepted=True", "ResolvedRefs=True", "ResolvedWaypoints"},
+		rules:      []string{"auth HTTP shop/v2.shop.svc:80 | 1*shop/v1", "auth gRPC shop/v2.shop.svc:80 | 1*shop/v1"},
+	},
+	"external authorizers with mistakes": {
+		spec: onWeb + `
+rules:
+- {filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: none, port: 80}}}, {type: RequestRedirect, requestRedirect: {hostname: a}}]}
+- {filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: web, namespace: market, port: 80}}}], backendRefs: [{name: v1, port: 80}]}
+- {filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: v2, port: 80}, grpc: {}}}], backendRefs: [{name: v1, port: 80}]}
+- {filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: v2, port: 80}, http: {allowedHeaders: ["x-*"]}}}], backendRefs: [{name: v1, port: 80}]}
+- {filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: v2, port: 80}, http: {allowedResponseHeaders: [Host]}}}], backendRefs: [{name: v1, port: 80}]}
+`,
+		conditions: []string{
+			"Accepted=True", "ResolvedRefs=False BackendNotFound: rule 0: externalAuth: there is no Service shop/none; rule 1: externalAuth: Service market/web is of another namespace",
+			"PartiallyInvalid=True UnsupportedValue: Dropped Rule 2: filters[0].externalAuth.grpc: the protocol is HTTP; its requests are answered with 500; " +
+				`Dropped Rule 3: filters[0].externalAuth.http.allowedHeaders[0]: "x-*" is no name of a header; its requests are answered with 500; ` +
+				`Dropped Rule 4: filters[0].externalAuth: headersToUpstreamOnAllow[0]: "Host": the header decides where`,
+			"ResolvedWaypoints",
+		},
+		rules: []string{"1*invalid", "1*invalid", "1*invalid", "1*invalid", "1*invalid"},
 	},
 	"a filter of a backend": {
 		spec:       onWeb + "\nrules: [{backendRefs: [{name: v1, port: 80, filters: [{type: URLRewrite, urlRewrite: {}}]}, {name: v2, port: 80, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a]}}]}]}]",

@@ -7,7 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 )
 
-// Describe returns timeouts, retries and copies of a rule, for people.
+// Describe returns timeouts, retries, copies and the authorizer of a rule, for people.
 func Describe(r *route.Rule) string {
 	var all []string
 	if d := r.Timeouts.Request; d > 0 {
@@ -23,6 +23,9 @@ func Describe(r *route.Rule) string {
 	all = append(all, retries)
 	if len(r.Filters.Mirrors) > 0 {
 		all = append(all, "mirrored")
+	}
+	if p := r.Filters.ExternalAuth; p != nil {
+		all = append(all, "if it is allowed by "+p.String())
 	}
 	return strings.Join(all, ", ")
 }

@@ -122,7 +122,7 @@ func (p *Provider) readHTTP(a *Answer) Verdict {
 			if Reserved(name) {
 				continue // each answer has some that only frame it
 			}
-			if p.toUpstream.has(f.Name, false) {
+			if p.toUpstream.has(f.Name, false) || p.allToUpstream && !describes(name, f.ID) {
 				v.Request = append(v.Request, Edit{pick(v.Request, name, f.ID), message.NewKey(name), clone(f.Value)})
 			}
 			if p.toClientOnAllow.has(f.Name, false) {
@@ -296,6 +296,12 @@ func denial(pb *extauthzpb.DeniedResponse) Verdict {
 		}
 	}
 	return v
+}
+
+// describes reports whether a header is about an answer, or for the client of it: it says
+// nothing about the request that was asked about.
+func describes(name string, id message.Name) bool {
+	return strings.HasPrefix(name, "content-") || id == message.Date || id == message.Server || name == "set-cookie"
 }
 
 // kept are headers that Strip leaves: what authenticates a client to a program is the

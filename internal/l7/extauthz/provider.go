@@ -39,10 +39,12 @@ type Provider struct {
 	Body                Body
 	GRPC                bool
 
+	source                        *authzpb.Provider
 	prefix                        string // of the path, by HTTP
 	include                       patterns
 	add                           []field
 	toUpstream                    patterns
+	allToUpstream                 bool
 	toClientOnAllow, toClientDeny patterns
 }
 
@@ -52,6 +54,9 @@ type Body struct {
 	Partial bool // of a larger body the beginning
 	Raw     bool // by gRPC as bytes
 }
+
+// Proto returns the message that the provider was compiled from.
+func (p *Provider) Proto() *authzpb.Provider { return p.source }
 
 // String names the provider and where it is asked.
 func (p *Provider) String() string {
@@ -69,10 +74,10 @@ type field struct {
 
 // Compile compiles a provider, or returns which field of it a gateway cannot execute, and
 // why.
-func Compile(pb *authzpb.Provider) (*Provider, error) {
-	p := &Provider{
+func Compile(pb *authzpb.Provider) (p *Provider, err error) {
+	p = &Provider{
 		Name: pb.GetName(), Namespace: pb.GetNamespace(), Hostname: pb.GetHostname(), Port: uint16(pb.GetPort()), Timeout: time.Duration(pb.GetTimeoutMs()) * time.Millisecond,
-		FailOpen: pb.GetFailOpen(), StatusOnError: int(pb.GetStatusOnError()), RecomputeRoute: pb.GetRecomputeRoute(),
+		source: pb, FailOpen: pb.GetFailOpen(), StatusOnError: int(pb.GetStatusOnError()), RecomputeRoute: pb.GetRecomputeRoute(),
 		Body: Body{int(pb.GetBody().GetMaxBytes()), pb.GetBody().GetAllowPartial(), pb.GetBody().GetRaw()},
 	}
 	switch {
@@ -92,7 +97,8 @@ func Compile(pb *authzpb.Provider) (*Provider, error) {
 	switch x := pb.GetProtocol().(type) {
 	case *authzpb.Provider_Grpc:
 		p.GRPC = true
-		return p, nil
+		p.include, err = compilePatterns("includeRequestHeadersInCheck", x.Grpc.GetIncludeHeaders(), false)
+		return p, err
 	case *authzpb.Provider_Http:
 		return p, p.http(x.Http)
 	}
@@ -106,24 +112,19 @@ func (p *Provider) http(pb *authzpb.HTTPCheck) (err error) {
 	if p.prefix != "" && (probe.CheckRequest() != nil || strings.Contains(p.prefix, "?")) {
 		return fmt.Errorf("pathPrefix: %q is no path that begins with /", p.prefix)
 	}
-	list := func(name string, from []string, forUpstream bool) (out patterns) {
-		if len(from) > maxHeaders && err == nil {
-			err = fmt.Errorf("%s: %d names, at most %d", name, len(from), maxHeaders)
-		}
-		for i, text := range from {
-			one, bad := compilePattern(text)
-			if bad == nil && forUpstream && one.kind == exact && Reserved(one.text) {
-				bad = errReserved
-			}
-			if bad != nil && err == nil {
-				err = fmt.Errorf("%s[%d]: %q: %w", name, i, text, bad)
-			}
-			out = append(out, one)
+	list := func(name string, from []string, forUpstream bool) patterns {
+		out, bad := compilePatterns(name, from, forUpstream)
+		if err == nil {
+			err = bad
 		}
 		return out
 	}
 	p.include = list("includeRequestHeadersInCheck", pb.GetIncludeHeaders(), false)
 	p.toUpstream = list("headersToUpstreamOnAllow", pb.GetToUpstream(), true)
+	p.allToUpstream = pb.GetAllToUpstream()
+	if p.allToUpstream && len(p.toUpstream) > 0 {
+		return errors.New("headersToUpstreamOnAllow: some, and all")
+	}
 	p.toClientOnAllow = list("headersToDownstreamOnAllow", pb.GetToClientOnAllow(), false)
 	p.toClientDeny = list("headersToDownstreamOnDeny", pb.GetToClientOnDeny(), false)
 	if len(pb.GetAddHeaders()) > maxHeaders {
@@ -197,6 +198,25 @@ type pattern struct {
 }
 
 type patterns []pattern
+
+// compilePatterns reads the names of a list. Those of headers for a destination may not be
+// reserved.
+func compilePatterns(list string, from []string, forUpstream bool) (out patterns, err error) {
+	if len(from) > maxHeaders {
+		return nil, fmt.Errorf("%s: %d names, at most %d", list, len(from), maxHeaders)
+	}
+	for i, text := range from {
+		one, bad := compilePattern(text)
+		if bad == nil && forUpstream && one.kind == exact && Reserved(one.text) {
+			bad = errReserved
+		}
+		if bad != nil {
+			return nil, fmt.Errorf("%s[%d]: %q: %w", list, i, text, bad)
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
 
 // compilePattern reads name, name* or *name.
 func compilePattern(text string) (pattern, error) {

@@ -156,6 +156,9 @@ func (p *Provider) headers(q *Question) map[string]string {
 	}
 	out[":scheme"] = q.scheme()
 	for i := range r.Fields {
+		if len(p.include) > 0 && !p.include.has(r.Fields[i].Name, false) {
+			continue
+		}
 		name, v := strings.ToLower(string(r.Fields[i].Name)), text(r.Fields[i].Value)
 		if before, is := out[name]; is {
 			v = before + "," + v

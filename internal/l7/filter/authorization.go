@@ -1,6 +1,8 @@
 package filter
 
 import (
+	"slices"
+
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
@@ -14,12 +16,17 @@ const maxAuthorizers = 8
 
 var errAuthorizers = reason.Errorf(reason.PolicyUnsupported, "more than %d external authorizers are to be asked about the request", maxAuthorizers)
 
-// external has the next authorizer asked.
+// external has the next authorizer asked: those of policies, then that of the rule.
 func external(c *Call) Verdict {
-	if c.Access == nil {
-		return Continue
+	if c.Authorizer = nil; c.Access != nil {
+		c.Authorizer = c.Access.Ask(c.Allowed)
 	}
-	switch c.Authorizer = c.Access.Ask(c.Allowed); {
+	if c.Authorizer == nil && c.Rule != nil {
+		if p := c.Rule.Rule.Filters.ExternalAuth; p != nil && !slices.Contains(c.Allowed, p.Name) {
+			c.Authorizer = p
+		}
+	}
+	switch {
 	case c.Authorizer == nil:
 		return Continue
 	case len(c.Allowed) >= maxAuthorizers:

@@ -7,7 +7,11 @@
 // Filters, timeouts and retries are data here. The owner executes them.
 package route
 
-import "time"
+import (
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
+)
 
 // Order is how rules of one host are ordered.
 type Order uint8
@@ -87,6 +91,8 @@ type Filters struct {
 	Rewrite           *Rewrite
 	Mirrors           []Mirror
 	CORS              *CORS
+	// ExternalAuth is asked about each request; not of a backend.
+	ExternalAuth *extauthz.Provider
 }
 
 // HeaderEdit changes fields: set, then add, then remove.

@@ -15,7 +15,12 @@ import (
 type Table struct {
 	exact, wildcard map[string]*paths // wildcard: by what follows "*"
 	any             *paths
+	asks            bool
 }
+
+// Asks reports whether an external authorizer is asked about requests of a rule. It may be
+// called on a nil Table.
+func (t *Table) Asks() bool { return t != nil && t.asks }
 
 // Problem is a rule that was left out of a table.
 type Problem struct {
@@ -64,6 +69,7 @@ func Compile(rules []Rule, order Order) (*Table, []Problem) {
 			problems = append(problems, Problem{i, fmt.Errorf("%s: %w", rule.Origin, err)})
 			continue
 		}
+		t.asks = t.asks || rule.Filters.ExternalAuth != nil
 		hosts := rule.Hosts
 		if len(hosts) == 0 {
 			hosts = []string{"*"}

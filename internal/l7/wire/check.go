@@ -107,7 +107,7 @@ func (r *Rule) checkContents() error {
 		if err := checkBackend(b); err != nil {
 			return fmt.Errorf("backends[%d].%w", i, err)
 		}
-		if f := b.Filters; f.Redirect != nil || f.Rewrite != nil || len(f.Mirrors) > 0 || f.CORS != nil {
+		if f := b.Filters; f.Redirect != nil || f.Rewrite != nil || len(f.Mirrors) > 0 || f.CORS != nil || f.ExternalAuth != nil {
 			return fmt.Errorf("backends[%d].filters: only request and response are of a backend", i)
 		}
 	}
@@ -151,7 +151,7 @@ func CheckSession(s *route.Session) error {
 
 // empty reports whether there are no filters.
 func empty(f *route.Filters) bool {
-	return f.Request == nil && f.Response == nil && f.Redirect == nil && f.Rewrite == nil && len(f.Mirrors) == 0 && f.CORS == nil
+	return f.Request == nil && f.Response == nil && f.Redirect == nil && f.Rewrite == nil && len(f.Mirrors) == 0 && f.CORS == nil && f.ExternalAuth == nil
 }
 
 // checkKey returns why a key names no port of a service.

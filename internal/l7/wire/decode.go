@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	routepb "github.com/ambit-mesh/ambit/api/route"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 )
 
@@ -186,6 +187,11 @@ func filters(field string, f *routepb.Filters) (out route.Filters, err error) {
 			return out, err
 		}
 		out.Mirrors = append(out.Mirrors, route.Mirror{Backend: b, Numerator: m.GetNumerator(), Denominator: m.GetDenominator()})
+	}
+	if p := f.GetExternalAuth(); p != nil {
+		if out.ExternalAuth, err = extauthz.Compile(p); err != nil {
+			return out, fmt.Errorf("%s.external_auth.%w", field, err)
+		}
 	}
 	if c := f.GetCors(); c != nil {
 		out.CORS = &route.CORS{

@@ -100,6 +100,9 @@ func filtersProto(f *route.Filters) *routepb.Filters {
 		m := &f.Mirrors[i]
 		pb.Mirrors = append(pb.Mirrors, &routepb.Mirror{Backend: backendProto(&m.Backend), Numerator: m.Numerator, Denominator: m.Denominator})
 	}
+	if p := f.ExternalAuth; p != nil {
+		pb.ExternalAuth = p.Proto()
+	}
 	if c := f.CORS; c != nil {
 		pb.Cors = &routepb.CORS{
 			Origins: c.Origins, Methods: c.Methods, Headers: c.Headers, Expose: c.Expose, Credentials: c.Credentials,

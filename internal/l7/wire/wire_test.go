@@ -11,7 +11,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"pgregory.net/rapid"
 
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	routepb "github.com/ambit-mesh/ambit/api/route"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 )
@@ -21,6 +23,22 @@ var web = route.PortKey{Namespace: "shop", Hostname: "web.shop.svc.cluster.local
 func upstream(name string, weight uint32) route.Backend {
 	return route.Backend{Name: route.PortKey{Namespace: "shop", Hostname: name, Port: 80}.UpstreamName(), Weight: weight}
 }
+
+func authorizer() *extauthz.Provider {
+	p, err := extauthz.Compile(&authzpb.Provider{
+		Name: "HTTPRoute shop/web, rule 2", Namespace: "auth", Hostname: "a", Port: 80, TimeoutMs: 2000, StatusOnError: 403, Body: &authzpb.CheckBody{MaxBytes: 9},
+		Protocol: &authzpb.Provider_Http{Http: &authzpb.HTTPCheck{PathPrefix: "/check", IncludeHeaders: []string{"x-a"}, AllToUpstream: true}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// sameAuthorizer compares what was compiled by what it was compiled from.
+var sameAuthorizer = cmp.Comparer(func(a, b *extauthz.Provider) bool {
+	return (a == nil) == (b == nil) && (a == nil || proto.Equal(a.Proto(), b.Proto()))
+})
 
 // full has a value in every field that a message has.
 func full() *Rule {
@@ -40,6 +58,8 @@ func full() *Rule {
 				Rewrite:  &route.Rewrite{Host: "h", Path: &route.PathEdit{Prefix: true, Value: "/c"}},
 				Mirrors:  []route.Mirror{{Backend: upstream("shadow", 0), Numerator: 1, Denominator: 3}},
 				CORS:     &route.CORS{Origins: []string{"https://*.example.org"}, Methods: []string{"GET"}, Headers: []string{"x"}, Expose: []string{"*"}, Credentials: true, MaxAge: 5 * time.Second},
+
+				ExternalAuth: authorizer(),
 			},
 			Timeouts: route.Timeouts{Request: time.Second, Try: time.Millisecond},
 			Retry:    &route.Retry{Codes: []int{503}, Attempts: 2, Backoff: time.Millisecond},
@@ -89,7 +109,7 @@ func TestRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if d := cmp.Diff(r, got); d != "" {
+		if d := cmp.Diff(r, got, sameAuthorizer); d != "" {
 			t.Errorf("%s:\n%s", name, d)
 		}
 	}
@@ -252,7 +272,7 @@ func TestWhatIsEncodedIsDecoded(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v\n%+v", err, r)
 		}
-		if d := cmp.Diff(r, got); d != "" {
+		if d := cmp.Diff(r, got, sameAuthorizer); d != "" {
 			t.Fatal(d)
 		}
 	})
