@@ -27,6 +27,8 @@ type Tokens struct {
 	// Invalid are fields that mean nothing, for the status. No token of their rules is
 	// accepted.
 	Invalid []string
+	// Ignored are fields without effect, for the status.
+	Ignored []string
 }
 
 // RuleKeys is what is known of the keys of a rule.
@@ -59,6 +61,9 @@ func TranslateTokens(p *securityv1.RequestAuthentication, keys func(jwks.Source)
 			if k.State != nil {
 				one.Jwks = k.State.Keys
 			}
+		}
+		if r.GetTimeout() != nil {
+			out.Ignored = append(out.Ignored, at+".timeout has no effect: no request waits while keys are fetched")
 		}
 		if len(mistakes) > 0 {
 			one = closed(one)

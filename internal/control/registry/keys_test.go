@@ -44,7 +44,7 @@ func TestKeys(t *testing.T) {
 		policy("shop", "a", api, `{issuer: "https://x", jwksUri: "https://x/keys"}, {issuer: "https://y"}`)+
 		policy("shop", "b", api, `{issuer: z, jwksUri: "https://x/keys"}, {issuer: own, jwks: "{}"}, {issuer: nowhere}`)+
 		policy("bank", "c", api, `{issuer: z, jwksUri: "https://x/keys"}`)+
-		policy("shop", "d", "", `{issuer: z, jwksUri: "https://d/keys"}`)))
+		policy("shop", "d", "selector: {matchLabels: {app: web}}, ", `{issuer: z, jwksUri: "https://d/keys"}`)))
 	if got := f.String(); got != "bank https://x/keys, shop https://x/keys, shop https://y" {
 		t.Error(got)
 	}

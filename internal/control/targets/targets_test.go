@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/go-jose/go-jose/v4"
+	"google.golang.org/protobuf/types/known/durationpb"
 	apisecurity "istio.io/api/security/v1beta1"
 	typev1beta1 "istio.io/api/type/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
@@ -254,6 +255,8 @@ func TestTokens(t *testing.T) {
 		"at the issuer": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: issuer.Name}, nil, "shop/wp 0 [shop/web.shop.svc]",
 			[]string{"True Accepted:", "Unknown Pending: no token of these issuers is accepted until the keys have come: " + issuer.Name}},
 		"keys of its own": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", Jwks: jwttest.Set(issuer)}, nil, "shop/wp 1 [shop/web.shop.svc]", []string{"True Accepted:"}},
+		"a timeout": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", Jwks: jwttest.Set(issuer), Timeout: durationpb.New(1)}, nil, "shop/wp 1 [shop/web.shop.svc]",
+			[]string{"True Accepted: tokens are verified by waypoint shop/wp for Service shop/web; spec.jwtRules[0].timeout has no effect"}},
 		"keys that are none": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", Jwks: "x"}, nil, "shop/wp 0 [shop/web.shop.svc]",
 			[]string{"False Invalid: tokens are verified by waypoint shop/wp for Service shop/web; correct spec.jwtRules[0].jwks: "}},
 		"a header that is none": {[]*typev1beta1.PolicyTargetReference{ref("Service", "web")}, &apisecurity.JWTRule{Issuer: "any", Jwks: jwttest.Set(issuer), OutputPayloadToHeader: "host"}, nil, "shop/wp 0 [shop/web.shop.svc]",

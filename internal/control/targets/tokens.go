@@ -33,6 +33,7 @@ func tokensAccepted(t *policy.Tokens, bound, open []binding) status.Condition {
 	for _, i := range t.Invalid {
 		parts = append(parts, fmt.Sprintf("correct %s; until then no token of this rule is accepted", i))
 	}
+	parts = append(parts, t.Ignored...)
 	if len(missing) > 0 {
 		parts = append(parts, fmt.Sprintf("not for %d of %d targets: %s", len(open), len(bound)+len(open), strings.Join(missing, "; ")))
 	}
