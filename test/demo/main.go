@@ -109,6 +109,7 @@ func (d *demo) all(ctx context.Context) {
 		{"a waypoint: a Gateway and a label, and requests of a service go through it; none fails", d.addWaypoint, false},
 		{"a route sends one in ten requests to a canary, and those with a header", d.canary, false},
 		{"ambit why explains one request that is allowed, and one that a policy refuses", d.explain, false},
+		{"a request is one trace: in the log of the node proxy, and in two spans of the waypoint", d.oneTrace, false},
 		{"a retry hides an endpoint that refuses connections", d.retry, false},
 		{"a waypoint that is killed lets no request around it", d.deadWaypoint, false},
 		{"memory of every process", d.memory, false},
@@ -170,9 +171,13 @@ func (d *demo) finish() {
 }
 
 func (d *demo) start(ctx context.Context) (*lab.Lab, error) {
+	settings, err := d.writeMeshConfig()
+	if err != nil {
+		return nil, err
+	}
 	return lab.Start(ctx, lab.Config{
 		Name: "demo", StateDir: d.state, Nodes: 2, Mesh: true, BinDir: d.bin, UserNamespace: d.rootless,
-		YAML: strings.ReplaceAll(shopYAML+marketYAML, "ECHO", filepath.Join(d.bin, "echo")), ReadyTimeout: 40 * time.Second,
-		Logger: slog.New(slog.DiscardHandler),
+		YAML: strings.ReplaceAll(shopYAML+marketYAML+collectorYAML, "ECHO", filepath.Join(d.bin, "echo")), ReadyTimeout: 40 * time.Second,
+		Logger: slog.New(slog.DiscardHandler), Args: map[string][]string{lab.Ambitd: {"--mesh-config", settings}},
 	})
 }

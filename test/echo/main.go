@@ -23,6 +23,8 @@ const usage = `usage:
       requests, each on a connection of its own; prints the answers
   echo greet -addr HOST:PORT
       one TCP connection, on which nothing is sent; prints the first line of the server
+  echo collector [-http :4318]
+      prints the spans that it gets by OTLP over HTTP
 `
 
 func main() {
@@ -31,7 +33,7 @@ func main() {
 		os.Exit(2)
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"server": server, "load": load, "hold": hold, "get": get, "greet": greet,
+		"server": server, "load": load, "hold": hold, "get": get, "greet": greet, "collector": collector,
 	}
 	run, ok := commands[os.Args[1]]
 	if !ok {
