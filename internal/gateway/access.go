@@ -71,16 +71,21 @@ func (c *session) judge() *reason.Error {
 	if _, err := c.begin(nil, time.Time{}); err != nil {
 		return err
 	}
-	if err := c.access.Judge(); err != nil || c.dest.Service == nil || c.dest.Carries() == place.CarriesTCP {
+	if err := c.access.Judge(); err != nil {
 		return err
 	}
-	if c.shard.g.opts.Config().Port(c.dest.Key).TableFor(c.peer.Namespace).Asks() {
+	return c.unasked()
+}
+
+// unasked refuses a connection without HTTP on a port where a route has requests
+// authorized. A port that declares TCP has no requests.
+func (c *session) unasked() *reason.Error {
+	if c.dest.Service != nil && c.dest.Carries() != place.CarriesTCP && c.shard.g.opts.Config().Port(c.dest.Key).TableFor(c.peer.Namespace).Asks() {
 		return errUnasked
 	}
 	return nil
 }
 
-// errUnasked is the refusal of a connection without HTTP where a route has requests authorized.
 var errUnasked = reason.Errorf(reason.PolicyUnsupported, "a route asks an external authorizer about requests, and the connection carries no HTTP")
 
 // rejudge looks again at what is under way: at a request as it came, with the tokens

@@ -235,6 +235,10 @@ func (e *explainer) connection(done func(*verdict.Verdict, error)) {
 		done(e.refused(err), nil)
 		return
 	}
+	if err := c.unasked(); err != nil {
+		done(e.refuse(verdict.StepRoute, err.Err.Error(), err), nil)
+		return
+	}
 	cfg := c.shard.g.opts.Config()
 	backend, err := e.connectionRoute(cfg)
 	if err != nil {

@@ -57,7 +57,7 @@ const (
 // TestExternalAuthOfRoutes: the filter ExternalAuth of a rule has its requests asked about
 // and no others, by HTTP and by gRPC, with the headers and the body that it names.
 func TestExternalAuthOfRoutes(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: authorized()})
+	world := rig.Start(t, lab.Config{YAML: strings.Replace(authorized(), ", appProtocol: http}]}", "}, {name: open, port: 81, targetPort: 8080}]}", 1)})
 	serveAPI(world)
 	a := world.Authorizer(lab.InPod("auth", "authorizer"))
 	hasStatus := func(text string) {
@@ -155,6 +155,9 @@ func TestExternalAuthOfRoutes(t *testing.T) {
 		}
 		c.becomes("GET /private HTTP/1.1\nHost: api", 403)
 	})
+	if out, err := world.Ambit("why", "far.shop", "svc/api.shop:81"); err == nil || !strings.Contains(strings.Join(strings.Fields(out), " "), "a route asks an external authorizer about requests, and the connection carries no HTTP") {
+		t.Errorf("why, without HTTP: %v\n%s", err, out)
+	}
 	if out, err := world.Ambit("why", "far.shop", "http://api/private"); err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), "if it is allowed by HTTPRoute shop/ask, rule 0 (gRPC to authorizer.auth.svc.cluster.local:8001)") {
 		t.Errorf("why: %v\n%s", err, out)
 	}
