@@ -110,6 +110,9 @@ type Rule struct {
 	// Set: the rule is for connections that carry no HTTP. Beside it there are only
 	// parents, origin, dropped, and backends without filters.
 	Connections *Connections `protobuf:"bytes,12,opt,name=connections,proto3" json:"connections,omitempty"`
+	// An authorizer is to be asked about its requests, whether or not that is possible:
+	// connections without HTTP are refused on its ports.
+	Guarded bool `protobuf:"varint,13,opt,name=guarded,proto3" json:"guarded,omitempty"`
 	// Requests of one client go to one endpoint.
 	Session       *Session `protobuf:"bytes,9,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -214,6 +217,13 @@ func (x *Rule) GetConnections() *Connections {
 		return x.Connections
 	}
 	return nil
+}
+
+func (x *Rule) GetGuarded() bool {
+	if x != nil {
+		return x.Guarded
+	}
+	return false
 }
 
 func (x *Rule) GetSession() *Session {
@@ -1506,7 +1516,7 @@ var File_route_route_proto protoreflect.FileDescriptor
 
 const file_route_route_proto_rawDesc = "" +
 	"\n" +
-	"\x11route/route.proto\x12\x0eambit.route.v1\x1a\x11authz/authz.proto\"\x8a\x04\n" +
+	"\x11route/route.proto\x12\x0eambit.route.v1\x1a\x11authz/authz.proto\"\xa4\x04\n" +
 	"\x04Rule\x120\n" +
 	"\aparents\x18\x01 \x03(\v2\x16.ambit.route.v1.ParentR\aparents\x12.\n" +
 	"\x06origin\x18\x02 \x01(\v2\x16.ambit.route.v1.OriginR\x06origin\x12/\n" +
@@ -1518,7 +1528,8 @@ const file_route_route_proto_rawDesc = "" +
 	"\x05retry\x18\b \x01(\v2\x15.ambit.route.v1.RetryR\x05retry\x12\x12\n" +
 	"\x04grpc\x18\n" +
 	" \x01(\bR\x04grpc\x12=\n" +
-	"\vconnections\x18\f \x01(\v2\x1b.ambit.route.v1.ConnectionsR\vconnections\x121\n" +
+	"\vconnections\x18\f \x01(\v2\x1b.ambit.route.v1.ConnectionsR\vconnections\x12\x18\n" +
+	"\aguarded\x18\r \x01(\bR\aguarded\x121\n" +
 	"\asession\x18\t \x01(\v2\x17.ambit.route.v1.SessionR\asessionJ\x04\b\v\x10\f\"C\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +

@@ -232,6 +232,10 @@ func TestAttacksOnExternalAuthOfRoutes(t *testing.T) {
 	// A reference that becomes invalid lets nothing pass.
 	w.MustDelete("ReferenceGrant", "auth", "routes")
 	c.becomes("GET /private HTTP/1.1\nHost: api", 500)
+	conn := w.MustDial(far, netip.AddrPortFrom(c.to.Addr(), 81))
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_, _ = io.WriteString(conn, "get /private HTTP/1.1\r\nHost: api\r\n\r\n")
+	_, _ = io.ReadAll(conn)
 	if all := reached(); len(all) != 0 {
 		t.Errorf("the program got %q", all)
 	}

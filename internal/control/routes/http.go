@@ -134,6 +134,7 @@ func (r *rule) httpFilter(field string, f *gatewayv1.HTTPRouteFilter) {
 			to.CORS = cors(f.CORS)
 		}
 	case gatewayv1.HTTPRouteFilterExternalAuth:
+		r.base.Guarded = true
 		if f.ExternalAuth == nil {
 			missing()
 		} else if once(r.auth != nil) {

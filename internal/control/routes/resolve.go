@@ -161,11 +161,11 @@ func settle(w *wire.Rule, in *rule) (e Effect, why string) {
 	contents := w.Rule
 	why = in.dropped
 	if why == "" {
-		w.Rule = route.Rule{GRPC: contents.GRPC, Matches: contents.Matches, Carries: contents.Carries, Hosts: contents.Hosts}
+		w.Rule = route.Rule{Guarded: contents.Guarded, GRPC: contents.GRPC, Matches: contents.Matches, Carries: contents.Carries, Hosts: contents.Hosts}
 		why = fault(w)
 	}
 	if why != "" {
-		w.Dropped, w.Rule = why, route.Rule{GRPC: contents.GRPC, Carries: contents.Carries}
+		w.Dropped, w.Rule = why, route.Rule{Guarded: contents.Guarded, GRPC: contents.GRPC, Carries: contents.Carries}
 		return Dropped, why
 	}
 	w.Rule = contents
@@ -174,7 +174,7 @@ func settle(w *wire.Rule, in *rule) (e Effect, why string) {
 		why = fault(w)
 	}
 	if why != "" {
-		w.Rule = route.Rule{GRPC: contents.GRPC, Matches: contents.Matches, Carries: contents.Carries, Hosts: contents.Hosts, Backends: []route.Backend{{Weight: 1, Invalid: why}}}
+		w.Rule = route.Rule{Guarded: contents.Guarded, GRPC: contents.GRPC, Matches: contents.Matches, Carries: contents.Carries, Hosts: contents.Hosts, Backends: []route.Backend{{Weight: 1, Invalid: why}}}
 	}
 	return Failing, why
 }

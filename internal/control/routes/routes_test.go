@@ -129,6 +129,9 @@ func show(r *wire.Rule) string {
 	for _, m := range r.Rule.Matches {
 		out = append(out, fmt.Sprintf("%v%s %s%v%v", m.Path.Kind, m.Path.Value, m.Method, m.Headers, m.Query))
 	}
+	if r.Rule.Guarded {
+		out = append(out, "guarded")
+	}
 	if s := r.Rule.Session; s != nil {
 		text := "session cookie " + s.Name
 		if s.Header {
@@ -263,7 +266,7 @@ rules:
 			`Dropped Rule 0: filters[0].externalAuth.protocol: "SMTP" is neither HTTP nor GRPC; its requests are answered with 500; Dropped Rule 1: filters[0]: filters of type ExtensionRef are not supported; its requests are answered with 500; Dropped Rule 2: filters[0]: the type is "RequestHeaderModifier", and the field for it is missing; its requests are answered with 500; Dropped Rule 3: filters.request.set[0].name: "Host" cannot be edited (use URLRewrite)`,
 			"ResolvedWaypoints",
 		},
-		rules: []string{"2/admin [][] | 1*invalid", "2/ [][] | 1*invalid", "2/ [][] | 1*invalid", "2/ [][] | 1*invalid", "1*shop/v1"},
+		rules: []string{"2/admin [][] | guarded | 1*invalid", "2/ [][] | 1*invalid", "2/ [][] | 1*invalid", "2/ [][] | 1*invalid", "1*shop/v1"},
 	},
 	"an external authorizer": {
 		spec: onWeb + `
@@ -272,7 +275,7 @@ rules:
 - {filters: [{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: v2, port: 80}, grpc: {allowedHeaders: [x-a]}, forwardBody: {maxSize: 9}}}], backendRefs: [{name: v1, port: 80}]}
 `,
 		conditions: []string{"Accepted=True", "ResolvedRefs=True", "ResolvedWaypoints"},
-		rules:      []string{"auth HTTP shop/v2.shop.svc:80 | 1*shop/v1", "auth gRPC shop/v2.shop.svc:80 | 1*shop/v1"},
+		rules:      []string{"guarded | auth HTTP shop/v2.shop.svc:80 | 1*shop/v1", "guarded | auth gRPC shop/v2.shop.svc:80 | 1*shop/v1"},
 	},
 	"external authorizers with mistakes": {
 		spec: onWeb + `
@@ -290,7 +293,7 @@ rules:
 				`Dropped Rule 4: filters[0].externalAuth: headersToUpstreamOnAllow[0]: "Host": the header decides where`,
 			"ResolvedWaypoints",
 		},
-		rules: []string{"1*invalid", "1*invalid", "1*invalid", "1*invalid", "1*invalid"},
+		rules: []string{"guarded | 1*invalid", "guarded | 1*invalid", "guarded | 1*invalid", "guarded | 1*invalid", "guarded | 1*invalid"},
 	},
 	"a filter of a backend": {
 		spec:       onWeb + "\nrules: [{backendRefs: [{name: v1, port: 80, filters: [{type: URLRewrite, urlRewrite: {}}]}, {name: v2, port: 80, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [a]}}]}]}]",

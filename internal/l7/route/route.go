@@ -52,6 +52,9 @@ type Rule struct {
 	Timeouts Timeouts
 	Retry    *Retry
 	Session  *Session
+	// Guarded: an authorizer is to be asked about its requests, whether or not that is
+	// possible. Connections without HTTP are refused.
+	Guarded bool
 }
 
 // Session keeps the requests of a client on one endpoint, see package sticky.

@@ -18,9 +18,12 @@ type Table struct {
 	asks            bool
 }
 
-// Asks reports whether an external authorizer is asked about requests of a rule. It may be
-// called on a nil Table.
+// Asks reports whether an external authorizer is to be asked about requests of a rule. It
+// may be called on a nil Table.
 func (t *Table) Asks() bool { return t != nil && t.asks }
+
+// Guard has Asks return true.
+func (t *Table) Guard() { t.asks = true }
 
 // Problem is a rule that was left out of a table.
 type Problem struct {
@@ -69,7 +72,7 @@ func Compile(rules []Rule, order Order) (*Table, []Problem) {
 			problems = append(problems, Problem{i, fmt.Errorf("%s: %w", rule.Origin, err)})
 			continue
 		}
-		t.asks = t.asks || rule.Filters.ExternalAuth != nil
+		t.asks = t.asks || rule.Guarded || rule.Filters.ExternalAuth != nil
 		hosts := rule.Hosts
 		if len(hosts) == 0 {
 			hosts = []string{"*"}

@@ -43,7 +43,7 @@ func FromProto(pb *routepb.Rule) (*Rule, error) {
 		r.Parents = append(r.Parents, Parent{k, p.GetClients()})
 	}
 	to := &r.Rule
-	to.GRPC = pb.GetGrpc()
+	to.GRPC, to.Guarded = pb.GetGrpc(), pb.GetGuarded()
 	if c := pb.GetConnections(); c != nil {
 		to.Carries, to.Hosts = route.Anything, c.GetNames()
 		if c.GetTls() {

@@ -26,7 +26,7 @@ func (r *Rule) proto() *routepb.Rule {
 		Origin: &routepb.Origin{
 			Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Rule: uint32(o.Rule), RuleName: o.RuleName, Created: o.Created.Unix(),
 		},
-		Dropped: r.Dropped, Grpc: c.GRPC, Filters: filtersProto(&c.Filters),
+		Dropped: r.Dropped, Grpc: c.GRPC, Guarded: c.Guarded, Filters: filtersProto(&c.Filters),
 	}
 	if c.Carries != route.Requests {
 		pb.Connections = &routepb.Connections{Tls: c.Carries == route.TLS, Names: c.Hosts}

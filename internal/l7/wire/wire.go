@@ -85,6 +85,11 @@ func Compile(rules []*Rule) (*route.Table, *route.Connections) {
 	var t *route.Table
 	if len(requests) > 0 {
 		t, _ = route.Compile(inEffect(requests), route.BySpecificity) // Decode has compiled each
+		for _, r := range requests {
+			if r.Rule.Guarded { // also when it fits no request
+				t.Guard()
+			}
+		}
 	}
 	var c *route.Connections
 	if len(connections) > 0 {

@@ -46,7 +46,7 @@ func full() *Rule {
 		Origin:  Origin{"HTTPRoute", "shop", "web", 2, "main", time.Unix(1700000000, 0).UTC()},
 		Parents: []Parent{{web, ""}, {route.PortKey{Namespace: "egress", Hostname: "*.example.org", Port: 443}, "shop"}},
 		Rule: route.Rule{
-			GRPC: true,
+			GRPC: true, Guarded: true,
 			Matches: []route.Match{
 				{Path: route.Path{Kind: route.Segments, Value: "/a"}, Method: "GET", Headers: []route.Value{{Name: "x-a", Kind: route.Exact, Value: "1"}}},
 				{Path: route.Path{Kind: route.Segments, Value: "/b"}, Query: []route.Value{{Name: "q", Kind: route.Regex, Value: "a|b"}}},
