@@ -21,7 +21,6 @@ var larger = map[string]int{
 	"internal/lab":              6050,
 	"internal/control/registry": 4650,
 	"internal/transport/hbone":  4050,
-	"internal/ztunnel":          3400,
 }
 
 // exceptions are files that are longer than a file may be.

@@ -9,20 +9,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/hop"
 )
 
-// outlier is when an endpoint is left out: it could not be reached several times in a
-// row. What programs answer does not count, as in Istio without a DestinationRule. At
-// least half of the endpoints of a service stay.
-var outlier = upstream.Outlier{Consecutive: 5, Base: 30 * time.Second, Max: 5 * time.Minute, MaxPercent: 50}
-
-// unreachable reports whether a reason says that an endpoint could not be reached.
-func unreachable(why reason.Reason) bool {
-	switch why {
-	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelRefused, reason.TLSFailure, reason.PeerIdentityMismatch:
-		return true
-	}
-	return false
-}
-
 // outcome notes whether an endpoint could be reached.
 func (s *shard) outcome(e *endpoint, why reason.Reason) {
 	h := s.health
@@ -34,14 +20,14 @@ func (s *shard) outcome(e *endpoint, why reason.Reason) {
 	case why == reason.OK:
 		h.Worked(at)
 		return
-	case !unreachable(why):
+	case !upstream.Unreachable(why):
 		return
 	}
 	now := s.loop.Now()
 	total, ejected := s.endpoints(e, now)
-	if h.Failed(at, outlier, now, ejected, total) {
+	if h.Failed(at, upstream.Unreached, now, ejected, total) {
 		s.g.opts.Log.Warn("an endpoint is left out for a time: it could not be reached", "workload", e.workload.UID, "port", e.port,
-			"failures", outlier.Consecutive, "reason", why.String())
+			"failures", upstream.Unreached.Consecutive, "reason", why.String())
 	}
 }
 

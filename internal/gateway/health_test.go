@@ -8,6 +8,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
+	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -36,8 +37,8 @@ func TestUnreachableEndpoint(t *testing.T) {
 		}
 	}
 	w.mu.Unlock()
-	if dead != outlier.Consecutive {
-		t.Errorf("the endpoint was dialled %d times, want %d", dead, outlier.Consecutive)
+	if dead != upstream.Unreached.Consecutive {
+		t.Errorf("the endpoint was dialled %d times, want %d", dead, upstream.Unreached.Consecutive)
 	}
 	w.g.RemoveWorkload("c//Pod/ns/dead")
 	w.on(w.group.Loop(0), func() {
@@ -58,12 +59,12 @@ func TestOnlyEndpointIsNotLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	for range 2 * outlier.Consecutive {
+	for range 2 * upstream.Unreached.Consecutive {
 		if status, _ := get(t, c, "/"); status != 503 {
 			t.Fatal(status)
 		}
 	}
-	for _, r := range w.seen(2*outlier.Consecutive, func() []Record { return w.requests }) {
+	for _, r := range w.seen(2*upstream.Unreached.Consecutive, func() []Record { return w.requests }) {
 		if r.Reason != reason.ConnectFailure {
 			t.Errorf("%s: %v", r.Reason, r.Err)
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
@@ -70,7 +71,7 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 		}
 	}
 	last := netip.Addr{}
-	if x.Tries > 0 && unreachable(x.Reason) {
+	if x.Tries > 0 && upstream.Unreachable(x.Reason) {
 		last = x.Target.App.Addr()
 	}
 	e, err := c.shard.pick(c, x.Config, x.Backend, x.Session.UID, x.Excluded(), last)

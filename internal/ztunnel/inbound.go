@@ -1,7 +1,6 @@
 package ztunnel
 
 import (
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -282,20 +281,6 @@ func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		p.set.Remove(c)
 		p.drop(int64(c.Sockets))
 	}
-}
-
-// rejection words a policy's refusal as Istio's log readers expect it.
-func rejection(err *reason.Error) error {
-	what := "allow policies exist, but none allowed"
-	switch err.Reason { //nolint:exhaustive // policies give no other
-	case reason.PolicyDenied:
-		what = "explicitly denied by: " + err.Detail
-	case reason.WaypointRequired:
-		what = "only the waypoint of the destination is admitted, by: " + err.Detail
-	case reason.PolicyUnavailable:
-		what = "not received from the control plane: " + err.Detail
-	}
-	return fmt.Errorf("connection closed due to policy rejection: %s", what)
 }
 
 // logDecision tells what policies said, and what those under trial would have.

@@ -2,7 +2,6 @@ package ztunnel
 
 import (
 	"context"
-	"net/http"
 	"net/netip"
 	"time"
 
@@ -10,11 +9,13 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/conns"
+	"github.com/ambit-mesh/ambit/internal/proxy/resolve"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
@@ -147,7 +148,7 @@ func (o *outgoing) resolve() {
 
 func (o *outgoing) resolved(addrs []netip.Addr, err error) {
 	host, want4 := o.route.Hostname, o.dst.Addr().Is4()
-	a, ok := pickAddr(addrs, want4)
+	a, ok := resolve.Pick(addrs, want4, random)
 	switch {
 	case err != nil:
 		o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: %w", host, err))
@@ -158,20 +159,6 @@ func (o *outgoing) resolved(addrs []netip.Addr, err error) {
 		o.route = o.route.Resolved(a)
 		o.connect()
 	}
-}
-
-// pickAddr takes any address of the wanted family.
-func pickAddr(addrs []netip.Addr, want4 bool) (netip.Addr, bool) {
-	var fit []netip.Addr
-	for _, a := range addrs {
-		if a = a.Unmap(); a.Is4() == want4 {
-			fit = append(fit, a)
-		}
-	}
-	if len(fit) == 0 {
-		return netip.Addr{}, false
-	}
-	return fit[random(uint64(len(fit)))], true
 }
 
 // connect makes one attempt along the route.
@@ -242,7 +229,7 @@ func (o *outgoing) key() telemetry.Key {
 
 // direct goes in plaintext.
 func (o *outgoing) direct() {
-	fd, err := o.pod.socket(outside, o.route.Next.Addr(), netip.Addr{})
+	fd, err := o.pod.socket(legs.Outside, o.route.Next.Addr(), netip.Addr{})
 	if err != nil {
 		o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
 		return
@@ -352,7 +339,7 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 		return
 	}
 	err = o.firstRefusal(err)
-	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && retryable(err.Reason, status) {
+	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && route.Retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
 		next, ok := o.elsewhere()
 		if !ok {
@@ -382,20 +369,6 @@ func (o *outgoing) elsewhere() (route.Route, bool) {
 		Excluded: o.excluded, Load: n.loadOf, Rand: random,
 	})
 	return r, err == nil && r.Workload != nil && r.Hostname == "" && !o.excluded(r.Workload.UID)
-}
-
-// retryable reports whether another endpoint may succeed where one failed.
-func retryable(r reason.Reason, status int) bool {
-	switch r {
-	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelClosed,
-		reason.TLSFailure, reason.PeerIdentityMismatch, reason.UpstreamReset:
-		return true
-	case reason.TunnelRefused:
-		// 503: nobody listens there; 400: the address has another
-		// owner meanwhile. A policy (401) says the same at every endpoint.
-		return status == http.StatusServiceUnavailable || status == http.StatusBadRequest
-	}
-	return false
 }
 
 // gaveUp counts and logs a connection that no next hop took.

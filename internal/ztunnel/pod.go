@@ -29,6 +29,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/uncaptured"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/usedports"
@@ -144,17 +145,17 @@ func (p *pod) start() error {
 
 type port struct {
 	number uint16
-	leg    leg
+	leg    legs.Leg
 	accept func(*poll.Loop, int, netip.AddrPort)
 }
 
 // ports are those the pod's proxy listens on.
 func (p *pod) ports() []port {
-	all := []port{{wellknown.PortHBONE, wire, p.acceptHBONE}}
+	all := []port{{wellknown.PortHBONE, legs.Wire, p.acceptHBONE}}
 	if p.self {
 		return all
 	}
-	return append(all, port{wellknown.PortOutbound, captured, p.acceptOutbound}, port{wellknown.PortInbound, captured, p.acceptPlaintext})
+	return append(all, port{wellknown.PortOutbound, legs.Captured, p.acceptOutbound}, port{wellknown.PortInbound, legs.Captured, p.acceptPlaintext})
 }
 
 // listen makes the sockets of ports, in their order.
@@ -184,7 +185,7 @@ func (p *pod) listen(v6 bool) (fds []int, err error) {
 			if err != nil {
 				return err
 			}
-			p.tune(fd, port.leg) // accepted sockets inherit it, which saves calls for each
+			port.leg.Tune(fd, cfg.KeepAlive) // accepted sockets inherit it, which saves calls for each
 			fds = append(fds, fd)
 		}
 		return nil
@@ -354,7 +355,7 @@ func (p *pod) unknown() *reason.Error {
 
 // socket makes a connecting socket of a leg in the pod's namespace. A valid
 // src is what it is bound to, whether or not it is an address of this host.
-func (p *pod) socket(g leg, to, src netip.Addr) (fd int, err error) {
+func (p *pod) socket(g legs.Leg, to, src netip.Addr) (fd int, err error) {
 	if p.closed.Load() {
 		return -1, &reason.Error{Reason: reason.WorkloadRemoved}
 	}
@@ -369,19 +370,19 @@ func (p *pod) socket(g leg, to, src netip.Addr) (fd int, err error) {
 	return fd, nil
 }
 
-func (p *pod) setup(fd int, g leg, src netip.Addr) error {
+func (p *pod) setup(fd int, g legs.Leg, src netip.Addr) error {
 	if m := p.node.Config.PacketMark; m != 0 {
 		if err := sockopt.Mark(fd, m); err != nil {
 			return err
 		}
 	}
-	p.tune(fd, g)
+	g.Tune(fd, p.node.Config.KeepAlive)
 	// Programs may listen on a port that a connection of the proxy has.
 	_ = sockopt.ReuseAddr(fd)
 	if !src.IsValid() {
 		return nil
 	}
-	return bindAs(fd, src)
+	return legs.BindAs(fd, src)
 }
 
 // dial makes the socket and TLS configuration of a tunnel; of one inside another
@@ -391,7 +392,7 @@ func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
 	if err != nil || k.Via != nil {
 		return -1, conf, err
 	}
-	fd, err := p.socket(wire, k.Dst.Addr(), netip.Addr{})
+	fd, err := p.socket(legs.Wire, k.Dst.Addr(), netip.Addr{})
 	if err != nil {
 		return -1, nil, err
 	}
@@ -476,4 +477,10 @@ func asReason(r reason.Reason, err error) *reason.Error {
 		return e
 	}
 	return &reason.Error{Reason: r, Err: err}
+}
+
+// pingEvery is how long a tunnel is silent before its peer is sent a PING:
+// several times within the silence that is permitted.
+func (p *pod) pingEvery() time.Duration {
+	return min(hbone.DefaultKeepAlive, p.node.Config.TunnelSilence.Std()/3)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 )
 
 // Workloads and policies are two types of resources, and come in either order.
@@ -94,9 +95,9 @@ func (in *incoming) decided(access *rbac.Conn, d rbac.Decision) {
 		in.dial(in.to, in.src)
 	case err.Reason == reason.PolicyUnavailable:
 		// Not the caller's fault: another endpoint may do.
-		in.deny(http.StatusServiceUnavailable, err.Reason, rejection(err), d.Policy)
+		in.deny(http.StatusServiceUnavailable, err.Reason, accesslog.Rejection(err), d.Policy)
 	default:
-		in.deny(http.StatusUnauthorized, err.Reason, rejection(err), d.Policy)
+		in.deny(http.StatusUnauthorized, err.Reason, accesslog.Rejection(err), d.Policy)
 	}
 }
 

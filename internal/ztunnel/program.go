@@ -10,6 +10,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
@@ -23,7 +24,7 @@ func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
 		in.pod.node.Metrics.sourceLost.Add(1)
 		src = netip.Addr{}
 	}
-	fd, err := in.pod.socket(captured, to.Addr(), src)
+	fd, err := in.pod.socket(legs.Captured, to.Addr(), src)
 	if err != nil {
 		in.dialled(-1, to, src, err)
 		return

@@ -15,7 +15,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 )
 
 // setSysctl sets a setting of a network namespace.
@@ -248,29 +247,6 @@ func urgent(t *testing.T, c *net.TCPConn) {
 	}
 	if err != nil {
 		t.Error(err)
-	}
-}
-
-func TestCapturedRetries(t *testing.T) {
-	k := config.KeepAlive{
-		Enabled: true, Time: bootstrap.Duration(180 * time.Second), Interval: bootstrap.Duration(180 * time.Second), Retries: 9,
-		CapturedIdle: bootstrap.Duration(45 * time.Second),
-	}
-	// 45 s and 39 probes are 1,800 s, as 180 s and 9 probes of 180 s are.
-	if n := capturedRetries(k); n != 39 {
-		t.Errorf("%d probes", n)
-	}
-	k.CapturedIdle = bootstrap.Duration(time.Second)
-	if n := capturedRetries(k); n != 127 {
-		t.Errorf("%d probes, and the kernel allows 127", n)
-	}
-	k.CapturedIdle = bootstrap.Duration(time.Hour)
-	if n := capturedRetries(k); n != 1 {
-		t.Errorf("%d probes", n)
-	}
-	k.Enabled = false
-	if n := capturedRetries(k); n != 127 {
-		t.Errorf("%d probes", n)
 	}
 }
 

@@ -1,11 +1,29 @@
 package upstream
 
-import "time"
+import (
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+)
 
 // Place is one port of an endpoint: the other ones may work.
 type Place struct {
 	UID  string
 	Port uint16 // of the service, or of the endpoint without one
+}
+
+// Unreached is when an endpoint is left out: it could not be reached several times in a
+// row. What programs answer does not count, as in Istio without a DestinationRule. At
+// least half of the endpoints of a service stay.
+var Unreached = Outlier{Consecutive: 5, Base: 30 * time.Second, Max: 5 * time.Minute, MaxPercent: 50}
+
+// Unreachable reports whether a reason says that an endpoint could not be reached.
+func Unreachable(why reason.Reason) bool {
+	switch why {
+	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelRefused, reason.TLSFailure, reason.PeerIdentityMismatch:
+		return true
+	}
+	return false
 }
 
 // maxPlaces bounds the places that have failed; all are forgotten beyond it.

@@ -4,6 +4,7 @@ package accesslog
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strconv"
@@ -132,4 +133,19 @@ func str(a []slog.Attr, key, value string) []slog.Attr {
 		return a
 	}
 	return append(a, slog.String(key, value))
+}
+
+// Rejection returns the refusal of a policy in the words that readers of Istio's log
+// expect.
+func Rejection(err *reason.Error) error {
+	what := "allow policies exist, but none allowed"
+	switch err.Reason { //nolint:exhaustive // policies give no other
+	case reason.PolicyDenied:
+		what = "explicitly denied by: " + err.Detail
+	case reason.WaypointRequired:
+		what = "only the waypoint of the destination is admitted, by: " + err.Detail
+	case reason.PolicyUnavailable:
+		what = "not received from the control plane: " + err.Detail
+	}
+	return fmt.Errorf("connection closed due to policy rejection: %s", what)
 }

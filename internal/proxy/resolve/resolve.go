@@ -194,3 +194,17 @@ func (o *observed) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Pick returns any of the addresses that have a family. random returns a number below n.
+func Pick(addrs []netip.Addr, want4 bool, random func(n uint64) uint64) (netip.Addr, bool) {
+	var fit []netip.Addr
+	for _, a := range addrs {
+		if a = a.Unmap(); a.Is4() == want4 {
+			fit = append(fit, a)
+		}
+	}
+	if len(fit) == 0 {
+		return netip.Addr{}, false
+	}
+	return fit[random(uint64(len(fit)))], true
+}

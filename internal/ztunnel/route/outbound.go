@@ -4,6 +4,7 @@
 package route
 
 import (
+	"net/http"
 	"net/netip"
 	"slices"
 
@@ -259,4 +260,19 @@ func vouched(ids []identity.Identity, svc *workload.Service) []identity.Identity
 		}
 	}
 	return ids
+}
+
+// Retryable reports whether another endpoint may succeed where one failed. status is what
+// it answered, 0 for nothing.
+func Retryable(r reason.Reason, status int) bool {
+	switch r {
+	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelClosed,
+		reason.TLSFailure, reason.PeerIdentityMismatch, reason.UpstreamReset:
+		return true
+	case reason.TunnelRefused:
+		// 503: nobody listens there; 400: the address has another
+		// owner meanwhile. A policy (401) says the same at every endpoint.
+		return status == http.StatusServiceUnavailable || status == http.StatusBadRequest
+	}
+	return false
 }
