@@ -129,19 +129,11 @@ func (g *Gateway) Moved(name workload.NamespacedName) {
 			return
 		}
 		for c := range s.sessions {
-			if d := &c.dest; concerns(d, name) && w.Standing(d) == place.Replaced {
+			if d := &c.dest; d.Concerns(name) && w.Standing(d) == place.Replaced {
 				c.drain()
 			}
 		}
 	})
-}
-
-// concerns reports whether a destination is a service, or an endpoint of it.
-func concerns(d *place.Destination, name workload.NamespacedName) bool {
-	if d.Service != nil {
-		return d.Service.Key() == name
-	}
-	return d.Workload.ServesAs(name) != nil
 }
 
 // Joined is Recheck for the connections to a workload, whose services have changed.

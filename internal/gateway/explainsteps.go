@@ -64,20 +64,13 @@ func (e *explainer) policies() *reason.Error {
 	}
 	switch {
 	case err != nil:
-		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: fmt.Sprintf("%s here, and none matches", count(allows, "ALLOW policy is", "ALLOW policies are")), Decides: true})
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: fmt.Sprintf("%s here, and none matches", verdict.Count(allows, "ALLOW policy is", "ALLOW policies are")), Decides: true})
 	case len(all) == 0:
 		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: "no policy is for it at this waypoint", Decides: true})
 	default:
 		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepPolicy, Says: asked + "no policy refuses", Decides: true})
 	}
 	return err
-}
-
-func count(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }
 
 // route adds which rule the request takes, and which it does not fit.

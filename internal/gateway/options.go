@@ -98,6 +98,9 @@ type Telemetry struct {
 	Policy func(authz.Note)
 	// Asked is called with what came of asking an external authorizer.
 	Asked func(authorizer string, o extauthz.Outcome)
+	// Decided is called with what has decided about a connection at a port that declares
+	// no protocol.
+	Decided func(telemetry.Kind)
 }
 
 // Record is what happened to one request or one connection.

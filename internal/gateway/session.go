@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/stream"
 )
@@ -111,6 +112,7 @@ func (c *session) OnClose(why reason.Reason, err error) {
 
 func (c *session) carryHTTP(open func(stream.Conn, *codec.ServerConfig) codec.Server, end bool) {
 	c.quiet.Stop()
+	c.decided(telemetry.KindHTTP)
 	if a := c.ahead; a != nil { // requests have routes, and go to connections of the pool
 		c.ahead = nil
 		a.leave()
@@ -125,6 +127,13 @@ func (c *session) carryHTTP(open func(stream.Conn, *codec.ServerConfig) codec.Se
 	c.http.OnData(first, end)
 	if c.shard.g.draining.Load() && !c.over {
 		c.http.Drain()
+	}
+}
+
+// decided counts what has decided, unless the port declares it.
+func (c *session) decided(by telemetry.Kind) {
+	if f := c.shard.g.opts.Telemetry.Decided; f != nil && c.dest.Carries() == place.CarriesUnknown {
+		f(by)
 	}
 }
 

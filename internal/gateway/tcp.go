@@ -52,6 +52,7 @@ func (c *session) carryTCP(end bool) {
 	r := &joint{session: c, down: c.conn, client: pair.Early{Bytes: c.first, End: end}}
 	r.guessed = !end && c.dest.Carries() != place.CarriesTCP && !c.routedRaw() && sniff.Look(c.first) == sniff.Undecided
 	a := c.ahead
+	c.decided(early.Decided(c.first, a != nil && len(a.said) > 0))
 	c.first, c.ahead = nil, nil
 	c.tcp, c.protocol = r, "TCP"
 	r.record = c.record()

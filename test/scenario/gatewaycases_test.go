@@ -31,10 +31,28 @@ func TestGatewayServerFirst(t *testing.T) {
 			}
 			return w.ExpectLines("node2", `direction="outbound"`, `dst.workload="waypoint-`, "dst.hbone_addr="+to.String())
 		})
-		for range 20 {
+		at, err := gatewayPod(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoke := func() (n float64) {
+			for _, s := range w.MetricsIn(at, "ambit_undeclared_connections_total") {
+				if s.Labels["decided_by"] == "server" {
+					n += s.Value
+				}
+			}
+			return n
+		}
+		before := spoke()
+		const greetings = 20
+		for range greetings {
 			if _, err := greet(w, far, to); err != nil {
 				t.Fatal(err)
 			}
+		}
+		// On a machine that is held up for 100 ms, silence decides.
+		if n := spoke() - before; n < 1 || n > greetings {
+			t.Errorf("the server has decided about %v connections of %d", n, greetings)
 		}
 	})
 }

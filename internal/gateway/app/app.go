@@ -112,9 +112,10 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a.tunnels()
 	a.learner = &learner{client: a.xds}
 	a.telemetry()
-	reg.MustRegister(telemetry.NewOverridden(a.rec, overrides{a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records)
+	kinds := new(telemetry.Kinds)
+	reg.MustRegister(telemetry.NewOverridden(a.rec, overrides{a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records, kinds)
 	hooks := gateway.NewTelemetry(a.rec, accesslog.NewRequests(logs.Lines(accesslog.Scope)), a.dir.Snapshot)
-	hooks.Policy, hooks.Asked = a.policies.verdict, a.policies.answered
+	hooks.Policy, hooks.Asked, hooks.Decided = a.policies.verdict, a.policies.answered, kinds.Count
 	a.gateway = gateway.New(gateway.Options{
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
 		Learn: a.learner.learn, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,

@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/sniff"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/stream"
 )
@@ -107,6 +108,17 @@ func Patience(first []byte, silence time.Duration) time.Duration {
 		return 10 * silence
 	}
 	return silence
+}
+
+// Decided returns what has decided about a connection that carries no HTTP.
+func Decided(client []byte, server bool) telemetry.Kind {
+	switch {
+	case len(client) > 0:
+		return telemetry.KindClient
+	case server:
+		return telemetry.KindServer
+	}
+	return telemetry.KindSilent
 }
 
 // Watch looks at the first bytes of a client whose connection is carried as one without

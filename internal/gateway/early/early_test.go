@@ -6,6 +6,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 )
 
 func TestServer(t *testing.T) {
@@ -51,6 +52,18 @@ func TestRoom(t *testing.T) {
 	r.Leave(a)
 	if r.taken != 0 || len(r.by) != 0 {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestDecided(t *testing.T) {
+	for _, c := range []struct {
+		client string
+		server bool
+		want   telemetry.Kind
+	}{{"x", false, telemetry.KindClient}, {"x", true, telemetry.KindClient}, {"", true, telemetry.KindServer}, {"", false, telemetry.KindSilent}} {
+		if got := Decided([]byte(c.client), c.server); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
 	}
 }
 

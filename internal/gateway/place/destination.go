@@ -223,3 +223,11 @@ func (d *Destination) Services(s *workload.Snapshot) []authz.Service {
 	}
 	return out
 }
+
+// Concerns reports whether the destination is a service, or an endpoint of it.
+func (d *Destination) Concerns(name workload.NamespacedName) bool {
+	if d.Service != nil {
+		return d.Service.Key() == name
+	}
+	return d.Workload.ServesAs(name) != nil
+}

@@ -178,3 +178,11 @@ func Handler(answer func(context.Context, Question) (*Verdict, error)) http.Hand
 		}
 	})
 }
+
+// Count writes a number of things, such as "1 policy is".
+func Count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
