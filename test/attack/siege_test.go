@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,7 +41,7 @@ func program(w *rig.World, from lab.Where, args ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd, err := w.Exec(t.Context(), from, lab.ExecOptions{Stdin: in, Stdout: said, Stderr: os.Stderr}, append([]string{rig.Bin("load")}, args...)...)
+	cmd, err := w.Exec(t.Context(), from, lab.ExecOptions{Stdin: in, Stdout: said, Stderr: os.Stderr}, slices.Concat(yielding(), []string{rig.Bin("load")}, args)...)
 	_ = in.Close()
 	_ = said.Close()
 	if err != nil {
