@@ -19,7 +19,7 @@ import (
 func TestWaypointHolds(t *testing.T) {
 	n := mesh.Namespace(t, "waypoint-holds", kit.Ambient())
 	from, to := twoNodes(t)
-	n.Create("server", kit.OnNode(to), kit.WithCommand("/echo", "server", "-name", "server"))
+	n.Create("server", kit.OnNode(to), kit.WithCommand("/echo", "server", "-name", "server", "-first", ":9100"))
 	n.Pod("client", kit.OnNode(from))
 	n.MustApply(`
 apiVersion: v1
