@@ -31,7 +31,7 @@ func dangling(m []byte) (target string, ok bool) {
 			break
 		}
 		if err != nil || h.Type != dnsmessage.TypeCNAME || len(next) == maxChain {
-			return "", false // addresses, or something that nobody asked for
+			return "", false // addresses, or records of another type
 		}
 		r, err := p.CNAMEResource()
 		if err != nil {

@@ -69,7 +69,7 @@ type Question struct {
 	Plain bool
 	Type  uint16
 	Class uint16
-	// EDNS tells that the client reads the extension, Size how long an answer over UDP
+	// EDNS: the client reads the extension. Size is how long an answer over UDP
 	// may be.
 	EDNS bool
 	Size int

@@ -21,7 +21,7 @@ type Client struct {
 	Namespace string
 	Network   string
 	Cluster   string
-	// IPv6 tells that the client's network has IPv6: it gets no such addresses otherwise.
+	// IPv6: the client's network has IPv6. It gets no such addresses otherwise.
 	IPv6 bool
 }
 

@@ -248,7 +248,7 @@ func TestDNSFlood(t *testing.T) {
 	nameServerIn(world, "street", "tower")
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
-		hole := netip.MustParseAddr("10.88.2.250") // on the node's network, and nobody has it
+		hole := netip.MustParseAddr("10.88.2.250") // on the node's network, and no pod has it
 		if v6 {
 			hole = netip.MustParseAddr("fd88:0:0:2::fa")
 		}

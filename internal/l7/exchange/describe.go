@@ -7,7 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 )
 
-// Describe returns timeouts, retries, copies and the authorizer of a rule, for people.
+// Describe returns timeouts, retries, copies and the authorizer of a rule in words.
 func Describe(r *route.Rule) string {
 	var all []string
 	if d := r.Timeouts.Request; d > 0 {

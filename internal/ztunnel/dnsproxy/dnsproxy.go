@@ -30,7 +30,7 @@ const (
 	// flightTime is how long a question waits: clients repeat theirs after 5 s.
 	flightTime = 10 * time.Second
 	// maxWrong is how many answers to other questions one socket takes before it is
-	// closed: somebody is guessing.
+	// closed: an attacker is guessing.
 	maxWrong = 16
 )
 

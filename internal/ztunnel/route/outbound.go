@@ -270,7 +270,7 @@ func Retryable(r reason.Reason, status int) bool {
 		reason.TLSFailure, reason.PeerIdentityMismatch, reason.UpstreamReset:
 		return true
 	case reason.TunnelRefused:
-		// 503: nobody listens there; 400: the address has another
+		// 503: no program listens there; 400: the address has another
 		// owner meanwhile. A policy (401) says the same at every endpoint.
 		return status == http.StatusServiceUnavailable || status == http.StatusBadRequest
 	}

@@ -38,8 +38,8 @@ type Judge struct {
 }
 
 // Review looks for connections, when it is time to, and ends those that j denies; none
-// while j is nil. in runs a function in the network of the pod, and captured tells that
-// the pod is redirected.
+// while j is nil. in runs a function in the network of the pod. captured: the pod is
+// redirected.
 func (s *Set) Review(in func(func() error) error, captured bool, j *Judge) error {
 	look := !s.started || !s.captured && captured
 	if !look && len(s.known) == 0 {
