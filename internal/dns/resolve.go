@@ -34,7 +34,7 @@ const (
 	Forward Decision = iota
 	// ForwardOwned does the same, but the name exists whatever that server says.
 	ForwardOwned
-	// Answered: the answer is complete.
+	// Answered has a complete answer.
 	Answered
 )
 

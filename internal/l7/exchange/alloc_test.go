@@ -49,7 +49,6 @@ type steady struct {
 	done     int
 	request  []byte
 	response []byte
-	answered bool
 }
 
 func (s *steady) Route(x *exchange.Exchange) *reason.Error {

@@ -19,14 +19,13 @@ type netConn struct {
 	mu   sync.Mutex
 	cond *sync.Cond
 
-	in       []byte
-	end      bool // the peer sends no more
-	full     bool // Write reported false
-	closed   bool // OnClose, or Close
-	err      error
-	readDL   time.Time
-	writeDL  time.Time
-	readTime *time.Timer
+	in      []byte
+	end     bool // the peer sends no more
+	full    bool // Write reported false
+	closed  bool // OnClose, or Close
+	err     error
+	readDL  time.Time
+	writeDL time.Time
 }
 
 // newNetConn binds itself to s, on its loop.

@@ -14,7 +14,6 @@ type exchange struct {
 	request, reply message.Head
 	out            []byte
 	response       []byte
-	chunked        bool
 }
 
 func (e *exchange) OnHead(h *message.Head, b Body) {

@@ -73,7 +73,7 @@ type b3Fields struct {
 }
 
 func (m *b3Fields) take(f *message.Field) {
-	at := (*[]byte)(nil)
+	var at *[]byte
 	switch {
 	case keyB3Trace.Is(f):
 		at = &m.trace

@@ -74,7 +74,7 @@ func (r *Rule) checkConnections() error {
 	}
 	for i, n := range c.Hosts {
 		if n != strings.ToLower(n) || n == "*" || checkHost(strings.TrimPrefix(n, "*.")) != nil || strings.TrimPrefix(n, "*.") == "" {
-			return fmt.Errorf("connections.names[%d]: %q is neither a host name in lower case nor one behind *.", i, n)
+			return fmt.Errorf("connections.names[%d]: %q is neither a host name in lower case nor one behind a wildcard", i, n)
 		}
 	}
 	for i := range c.Backends {

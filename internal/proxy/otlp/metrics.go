@@ -23,8 +23,7 @@ func NewCounters(program, what string) *Counters {
 	}
 }
 
-// Sent, Full and Failed count messages: that a collector has accepted, that found no
-// room, that no collector has accepted.
+// Sent counts messages that a collector has accepted.
 func (c *Counters) Sent(n int) { c.sent.Add(uint64(n)) }
 
 // Full counts messages that found no room.

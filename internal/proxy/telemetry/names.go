@@ -71,7 +71,7 @@ func (r *Recorder) Resolved(src, dst *workload.Workload, hostname string) {
 	// Before the check: what goes after it is taken away by changed.
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if live := r.live.Workload; live != nil && !(live(src) && live(dst)) {
+	if live := r.live.Workload; live != nil && (!live(src) || !live(dst)) {
 		return
 	}
 	n.add(ends{src, dst}, labelsOf(src, hostname), 1)

@@ -29,7 +29,7 @@ func Open(ns *netns.NS) (*Table, error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 		return os.NewSyscallError("socket", err)
 	}
-	err := error(nil)
+	var err error
 	if ns == nil {
 		err = open()
 	} else {

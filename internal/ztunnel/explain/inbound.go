@@ -176,7 +176,7 @@ func (w *World) waypointOf(local *workload.Workload, or string) string {
 		if g.IsZero() {
 			return
 		}
-		at := workload.Destination{}
+		var at workload.Destination
 		if g.ByHostname() {
 			at = w.Snapshot.FindHostname(g.Hostname)
 		} else {
