@@ -5,9 +5,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -85,14 +83,7 @@ func httpHold(o options) (Result, error) {
 		r.Held++
 	}
 	failed.into(&r)
-	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
-		return r, err
-	}
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	for _, c := range conns {
-		_ = c.Close()
-	}
-	return r, nil
+	return r, keep(r, conns)
 }
 
 // talks are the protocols of requests.

@@ -391,14 +391,20 @@ func hold(o options) (Result, error) {
 	}
 	r := Result{Mode: "hold", Seconds: time.Since(start).Seconds(), Held: len(conns)}
 	failed.into(&r)
+	return r, keep(r, conns)
+}
+
+// keep writes the result of connections that are held, and closes them at the end of
+// standard input.
+func keep(r Result, conns []net.Conn) error {
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
-		return r, err
+		return err
 	}
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	for _, c := range conns {
 		_ = c.Close()
 	}
-	return r, nil
+	return nil
 }
 
 func dialAll(o options, ask byte) ([]net.Conn, error) {

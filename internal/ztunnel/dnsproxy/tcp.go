@@ -264,7 +264,7 @@ func (c *conn) forward(m []byte, owned bool) {
 	}
 	id := binary.BigEndian.Uint16(m)
 	if _, twice := c.asked[id]; twice {
-		c.fail(m, dns.ServFail) // its answers could not be told apart
+		c.fail(m, dns.ServFail) // both answers would have the same number
 		return
 	}
 	if !p.take() {
@@ -331,7 +331,7 @@ func (c *conn) serverGone() {
 		delete(c.asked, id)
 		c.pod.give()
 		if w.begun {
-			c.ended = true // nothing but the end of the connection can be told from a part
+			c.ended = true // only the end of the connection shows that a part is missing
 			continue
 		}
 		c.pod.upstreamFailed(tcp)

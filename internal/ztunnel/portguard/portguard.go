@@ -21,8 +21,8 @@ import (
 )
 
 // generations is how long another generation of the proxy may listen beside this one, or
-// in its place. It starts before this one is told to end, and has a minute or so to
-// become ready. What stays longer is another program.
+// in its place. Kubernetes starts it before it ends this one, and it takes up to about a
+// minute to become ready. What listens for longer is another program.
 const generations = 2 * time.Minute
 
 // Guard is what is known of the listening sockets at one pod's ports. The zero value has

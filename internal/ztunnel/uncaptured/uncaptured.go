@@ -32,8 +32,9 @@ type Set struct {
 type Judge struct {
 	// Denied reports whether it must end, and for which policy.
 	Denied func(*sockdiag.Socket) (policy string, denied bool)
-	// Ended is told of each that was ended, Stays of each that could not be.
+	// Ended reports a connection that was ended.
 	Ended func(s *sockdiag.Socket, policy string)
+	// Stays reports a connection that could not be ended, and why.
 	Stays func(*sockdiag.Socket, error)
 }
 
