@@ -118,7 +118,7 @@ generate: ## protobuf code, the kinds in charts/base, the fields of routes and p
 	GOBIN=$(CURDIR)/$(BIN) $(GO) install $(PROTOC_GEN)
 	PATH=$(CURDIR)/$(BIN):$$PATH protoc -I api --go_out=api --go_opt=paths=source_relative \
 		workload/workload.proto security/authorization.proto zds/zds.proto route/route.proto authz/authz.proto authn/authn.proto extauthz/extauthz.proto telemetry/telemetry.proto
-	$(GO) generate ./charts ./internal/control/routes ./internal/control/coverage
+	$(GO) generate ./charts ./internal/control/pages
 
 release: ## everything that a release publishes, into dist/: make release VERSION=v1.2.3
 	@$(GO) run ./build/release -version '$(VERSION)' -o dist -sbom '$(CYCLONEDX)'

@@ -1,5 +1,3 @@
-//go:generate go run ./page ../../../docs/reference/policies.md
-
 // Package coverage lists every field of the objects and settings that decide about security
 // and telemetry at waypoints, with what becomes of it and the test that drives it. The
 // fields come from the types of the API, so that one that a newer API has is not forgotten.

@@ -1,5 +1,3 @@
-//go:generate go run ./fieldpage ../../../docs/reference/routes.md
-
 package routes
 
 import (
