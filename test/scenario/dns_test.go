@@ -278,3 +278,44 @@ func TestDNS(t *testing.T) {
 		}
 	})
 }
+
+// TestDNSWildcard: every name below a host with a wildcard, which a waypoint serves, has its
+// addresses. Names beside it are passed on.
+func TestDNSWildcard(t *testing.T) {
+	world := rig.Start(t, lab.Config{YAML: named + managed + `
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: branches, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}
+spec:
+  hosts: ["*.branch.example"]
+  addresses: [240.240.7.5, "2001:2::705"]
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.1}]
+`})
+	nameServerIn(world, "street", "tower")
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		at := w.Pod("street", "tower", v6)
+		kind, want := dns.TypeA, "240.240.7.5"
+		if v6 {
+			kind, want = dns.TypeAAAA, "2001:2::705"
+		}
+		for name, code := range map[string]int{
+			"north.branch.example": dns.RcodeSuccess, "a.b.branch.example": dns.RcodeSuccess,
+			"branch.example": dns.RcodeNameError, "north.branch.example.org": dns.RcodeNameError,
+		} {
+			w.Eventually(name, func() error {
+				m, err := look(w, looker, at, "udp", ask(name, kind))
+				if err != nil {
+					return err
+				}
+				if got := strings.Join(found(m), " "); m.Rcode != code || code == dns.RcodeSuccess && got != want {
+					return fmt.Errorf("code %d, %q", m.Rcode, got)
+				}
+				return nil
+			})
+		}
+	})
+}
