@@ -44,6 +44,9 @@ type tally struct {
 func (t *tally) add(took time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err != nil && t.all.Errors[short(err)] == 0 {
+		fmt.Fprintf(os.Stderr, "load: the first failure of its kind, at %s: %v\n", time.Now().UTC().Format(time.RFC3339Nano), err)
+	}
 	for _, r := range []*report{&t.now, &t.all} {
 		r.Sent++
 		if err == nil {

@@ -37,6 +37,16 @@ func (f *Flow) Unanswered() bool {
 	return f.Protocol() == unix.IPPROTO_TCP && f.tcp.State == nl.TCP_CONNTRACK_SYN_SENT
 }
 
+// Alive reports whether the connection is one of TCP of which at least one direction
+// has not ended.
+func (f *Flow) Alive() bool {
+	ended := f.tcp.State == nl.TCP_CONNTRACK_TIME_WAIT || f.tcp.State == nl.TCP_CONNTRACK_CLOSE
+	return f.Protocol() == unix.IPPROTO_TCP && !ended
+}
+
+// Marked reports whether the connection's mark has this value in the bits of mask.
+func (f *Flow) Marked(value, mask uint32) bool { return f.mark&mask == value }
+
 // Redirected reports whether packets go to another address or port than their sender
 // gave them.
 func (f *Flow) Redirected() bool {

@@ -5,14 +5,16 @@ import (
 	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/sys/conntrack"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/sockdiag"
 )
 
 var proxyPorts = []uint16{wellknown.PortOutbound, wellknown.PortInbound, wellknown.PortHBONE, wellknown.PortDNS, wellknown.PortSOCKS5}
 
-// Connections counts the connections to the proxy's ports in the namespace that
-// the proxy still carries or is about to accept: what Remove would end. Those of
+// Connections counts the connections of the namespace that Remove would end: those to
+// the proxy's ports that the proxy still carries or is about to accept, and those from
+// outside that reach a program under another port than their client's. Connections of
 // which one direction has ended count; those that the proxy has closed do not.
 func Connections(ns *netns.NS) (int, error) {
 	all, err := sockets(ns)
@@ -22,6 +24,31 @@ func Connections(ns *netns.NS) (int, error) {
 			count++
 		}
 	}
+	if err != nil || count > 0 {
+		return count, err // the others matter once these have ended
+	}
+	return masked(ns)
+}
+
+// masked counts the connections from outside for which a program of the pod sees
+// another port than their client's. The kernel gives them one while it tracks a
+// connection that the proxy has made to the program under the client's address and port
+// (see zone.go). Without any rule in the namespace, the kernel translates nothing, and
+// such a connection would be reset. A pod with rules of its own keeps them.
+//
+// What is tracked of the proxy's connections is forgotten, so that no client gets another
+// port from then on. One that still ends is tracked again.
+func masked(ns *netns.NS) (int, error) {
+	if translates, err := translatesItself(ns); translates || err != nil {
+		return 0, err
+	}
+	count := 0
+	_, err := conntrack.Forget(ns, func(f *conntrack.Flow) bool {
+		if f.Local && !f.Own && f.Masked() && !f.Redirected() && f.Alive() {
+			count++
+		}
+		return f.Marked(wellknown.MarkReturn, wellknown.MarkMask)
+	})
 	return count, err
 }
 

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bufio"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -88,5 +89,58 @@ func TestClientAndProxyMayHaveTheSamePort(t *testing.T) {
 		if got := proxy.Inbound(); len(got) != 2 {
 			t.Errorf("the proxy got %v, want two connections", got)
 		}
+	})
+}
+
+// While a pod leaves, its connections are no longer captured, and a client may use a
+// port for one that the proxy has, or had a moment ago, for another. Such a connection
+// is one of those that the pod stays for, and no such connection is made any more when
+// it goes.
+func TestPortOfTheProxyWhileThePodLeaves(t *testing.T) {
+	inBoth(t, func(t *testing.T, f family) {
+		pod, peer := netnstest.Link(t)
+		server, remotes := serveRemotes(t, pod, f.pod)
+		netnstest.StartProxy(t, pod)
+		apply(t, pod, Config{IPv6: true})
+		open := func(from *netns.NS, at netip.AddrPort, set func(int) error) (net.Conn, netip.AddrPort) {
+			t.Helper()
+			c, err := dialFrom(from, at, server, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			return c, <-remotes
+		}
+		remaining := func(want int) {
+			t.Helper()
+			netnstest.Eventually(t, fmt.Sprintf("%d connections to wait for", want), func() bool {
+				n, err := Connections(pod)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n == want
+			})
+		}
+		alive, its := open(pod, netip.AddrPortFrom(f.peer, 0), netnstest.Proxied(wellknown.MarkProxy))
+		ended, past := open(pod, netip.AddrPortFrom(f.peer, 0), netnstest.Proxied(wellknown.MarkProxy))
+		apply(t, pod, Config{IPv6: true, Quiesce: true})
+		_ = ended.Close()
+		remaining(0)
+		free, seen := open(peer, past, nil)
+		if seen != past {
+			t.Errorf("the program sees %s, want the client's own end %s", seen, past)
+		}
+		mustEcho(t, "by the proxy", map[string]net.Conn{"": alive})
+		taken, seen := open(peer, its, nil)
+		if seen == its {
+			t.Fatalf("two connections of %s", its)
+		}
+		remaining(1)
+		_ = taken.Close()
+		remaining(0)
+		if err := Remove(pod); err != nil {
+			t.Fatal(err)
+		}
+		mustEcho(t, "under the port that was free again", map[string]net.Conn{"": free})
 	})
 }
