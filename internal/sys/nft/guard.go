@@ -69,12 +69,10 @@ func outputGuard(cfg step) []Rule {
 	if cfg.continues() {
 		known = append(known, ConnState{States: stateNew | stateInvalid | stateUntracked, Not: true})
 	}
-	rules := []Rule{
-		{Match: []Match{Loopback{Out: true}}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
-		{Match: []Match{fromProxy}, Do: Accept{}, Note: "the proxy's own connections"},
-		{Match: known, Do: Accept{}, Note: "opens no connection"},
-		{Match: []Match{Proto{Number: protoTCP, Not: true}}, Do: Accept{}, Note: "other protocols are not captured"},
-	}
+	rules := append(slices.Clone(returns),
+		Rule{Match: known, Do: Accept{}, Note: "opens no connection"},
+		Rule{Match: []Match{Proto{Number: protoTCP, Not: true}}, Do: Accept{}, Note: "other protocols are not captured"},
+	)
 	if cfg.Quiesce {
 		rules = append(rules, Rule{Match: []Match{opens}, Do: Accept{}, Note: "nothing new is captured"})
 	} else {
@@ -136,7 +134,8 @@ func guardChains(cfg step) []Chain {
 	if !cfg.Quiesce {
 		chains = append(chains, Chain{Name: "input", Type: "filter", Hook: "input", Priority: priorityFilter, Rules: inputGuard(cfg)})
 	}
-	chains = append(chains, Chain{Name: "output", Type: "filter", Hook: "output", Priority: priorityFilter, Rules: outputGuard(cfg)})
+	// A route chain looks the route up again when the mark has changed.
+	chains = append(chains, Chain{Name: "output", Type: "route", Hook: "output", Priority: priorityFilter, Rules: outputGuard(cfg)})
 	if len(cfg.VirtualInterfaces) > 0 && !cfg.Quiesce {
 		chains = append(chains, Chain{Name: "forward", Type: "filter", Hook: "forward", Priority: priorityFilter, Rules: forwardGuard(cfg.Config)})
 	}
@@ -145,7 +144,13 @@ func guardChains(cfg step) []Chain {
 
 // unguarded returns the rules without the guard.
 func (s Ruleset) unguarded() Ruleset {
-	s.Chains = slices.DeleteFunc(slices.Clone(s.Chains), func(c Chain) bool { return c.Priority == priorityFilter })
+	s.Chains = slices.DeleteFunc(slices.Clone(s.Chains), func(c Chain) bool { return c.Priority == priorityFilter && c.Hook != "output" })
+	for i, c := range s.Chains {
+		if c.Priority == priorityFilter {
+			last := slices.IndexFunc(c.Rules, func(r Rule) bool { return r.Do == RestoreMark{} })
+			s.Chains[i].Rules = c.Rules[:last+1]
+		}
+	}
 	return s
 }
 

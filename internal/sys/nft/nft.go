@@ -148,16 +148,6 @@ func (s step) rules() Ruleset {
 		)
 	}
 	set.Chains = append(set.Chains,
-		Chain{Name: "mangle-prerouting", Type: "filter", Hook: "prerouting", Priority: priorityMangle, Rules: []Rule{{
-			Match: []Match{fromProxy},
-			Do:    SetConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask},
-			Note:  "connections that the proxy makes to the pod",
-		}}},
-		// A route chain looks the route up again when the mark has changed.
-		Chain{Name: "mangle-output", Type: "route", Hook: "output", Priority: priorityMangle, Rules: []Rule{{
-			Match: []Match{ConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}},
-			Do:    RestoreMark{}, Note: "their replies go back to the proxy, whatever their address",
-		}}},
 		Chain{Name: "nat-prerouting", Type: "nat", Hook: "prerouting", Priority: priorityInbound, Rules: inboundRules(cfg)},
 		Chain{Name: "nat-output", Type: "nat", Hook: "output", Priority: priorityOutbound, Rules: outboundRules(cfg)},
 	)
@@ -171,6 +161,18 @@ func (s step) rules() Ruleset {
 		}
 	}
 	return set
+}
+
+// returns brings the answers of programs to connections that the proxy makes back to the
+// proxy. They come first in the chain output: each chain that a packet meets costs as
+// much as several rules.
+var returns = []Rule{
+	{Match: []Match{Loopback{Out: true}, fromProxy}, Do: SetConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask},
+		Note: "connections that the proxy makes to the pod"},
+	{Match: []Match{Loopback{Out: true}}, Do: Accept{}, Note: "loopback, and the pod calling its own address"},
+	{Match: []Match{fromProxy}, Do: Accept{}, Note: "the proxy's own connections"},
+	{Match: []Match{ConnMark{Value: wellknown.MarkReturn, Mask: wellknown.MarkMask}}, Do: RestoreMark{},
+		Note: "their answers go back to the proxy, whatever their address"},
 }
 
 var (
