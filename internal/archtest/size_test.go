@@ -20,7 +20,6 @@ const (
 var larger = map[string]int{
 	"internal/lab":              6050,
 	"internal/control/registry": 4650,
-	"internal/transport/hbone":  4050,
 }
 
 // exceptions are files that are longer than a file may be.

@@ -28,6 +28,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
@@ -482,5 +483,5 @@ func asReason(r reason.Reason, err error) *reason.Error {
 // pingEvery is how long a tunnel is silent before its peer is sent a PING:
 // several times within the silence that is permitted.
 func (p *pod) pingEvery() time.Duration {
-	return min(hbone.DefaultKeepAlive, p.node.Config.TunnelSilence.Std()/3)
+	return min(tunnel.DefaultKeepAlive, p.node.Config.TunnelSilence.Std()/3)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 	maxQueued = 256 << 20
 )
 
-// quota is an hbone.Quota with one owner.
+// quota is a tunnel.Quota with one owner.
 type quota struct{ used, total atomic.Int64 }
 
 func newQuota(total int) *quota {
@@ -40,7 +41,7 @@ func newQuota(total int) *quota {
 	return q
 }
 
-// Take implements hbone.Quota.
+// Take implements tunnel.Quota.
 func (q *quota) Take(n int64) bool {
 	if q.used.Add(n) <= q.total.Load() {
 		return true
@@ -49,10 +50,10 @@ func (q *quota) Take(n int64) bool {
 	return false
 }
 
-// Give implements hbone.Quota.
+// Give implements tunnel.Quota.
 func (q *quota) Give(n int64) { q.used.Add(-n) }
 
-// Room implements hbone.Quota.
+// Room implements tunnel.Quota.
 func (q *quota) Room() int64 { return max(0, q.total.Load()-q.used.Load()) }
 
 // tunnels makes both ends of tunnels: the server of clients, and the pool to
@@ -64,7 +65,7 @@ func (a *App) tunnels() {
 	side := (process.Descriptors() - reservedDescriptors) / 2
 	a.down, a.up, a.queues = newQuota(side), newQuota(side), newQuota(maxQueued)
 	windows := hbone.Windows{MaxStream: c.StreamWindow, Conn: c.ConnWindow, Frame: c.FrameSize}
-	ping := min(hbone.DefaultKeepAlive, c.TunnelSilence.Std()/3)
+	ping := min(tunnel.DefaultKeepAlive, c.TunnelSilence.Std()/3)
 	a.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: a.loops, Dial: a.dialTunnel, MaxStreams: int(c.PoolMaxStreams), IdleRelease: c.PoolIdleRelease.Std(),
 		DialTimeout: connectTimeout, Windows: windows, KeepAlive: ping, Silence: c.TunnelSilence.Std(),

@@ -6,16 +6,16 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
-	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 // client is a tunnel that a pool made, on the loop where it lives.
 type client struct {
-	t       tunnel
+	t       tunnel.Tunnel
 	shard   *shard // of that loop
 	ref     *ref
 	key     Key
@@ -29,37 +29,32 @@ type client struct {
 	info      *bytestream.Info // of streams that are handed out; made for the first one
 }
 
-func (c *client) start(k link) {
+func (c *client) start(k tunnel.Link) {
 	cfg := &c.shard.pool.cfg
 	c.shard.local = append(c.shard.local, c)
-	c.t.queues = cfg.Queues
-	err := c.t.start(c.shard.loop, k, engineConfig(false, uint32(cfg.maxStreams(&c.key)), cfg.Windows), c, cfg.KeepAlive, cfg.Silence)
+	err := c.t.Start(c.shard.loop, k, tunnel.Config{
+		H2: cfg.Windows.engine(false, uint32(cfg.maxStreams(&c.key))), KeepAlive: cfg.KeepAlive, Silence: cfg.Silence, Linger: cfg.Linger, Queues: cfg.Queues,
+	}, c)
 	if err != nil {
-		k.close()
-		c.t.err = err
-		c.ended(reason.ResourceExhausted, err)
+		k.Close()
+		c.Ended(reason.ResourceExhausted, err)
 		return
 	}
 	c.rest()
 	if c.shard.killed {
-		c.t.fail(c.shard.refuse.Reason, nil)
+		c.t.Fail(c.shard.refuse.Reason, nil)
 	}
 }
 
 // shutdown takes no new streams; the tunnel ends with its last one.
 func (c *client) shutdown() {
 	c.ending = true
-	if c.t.closed {
-		return
-	}
-	c.t.h2.Shutdown()
-	c.t.touch()
-	c.t.settle()
+	c.t.Drain()
 }
 
 // rest begins the time after which an idle tunnel is released.
 func (c *client) rest() {
-	if c.streams > 0 || c.t.closed {
+	if c.streams > 0 || c.t.Closed() {
 		return
 	}
 	after := c.shard.pool.cfg.IdleRelease
@@ -84,7 +79,7 @@ func (c *client) leave() {
 
 // release asks home first: it may be assigning a stream right now.
 func (c *client) release() {
-	if c.streams > 0 || c.t.closed {
+	if c.streams > 0 || c.t.Closed() {
 		return
 	}
 	r := c.ref
@@ -99,24 +94,22 @@ func (c *client) release() {
 // open sends a CONNECT.
 func (c *client) open(o *attempt) {
 	o.tries++
-	if c.t.closed || c.ending {
+	if c.t.Closed() || c.ending {
 		c.refused(o, reason.Errorf(reason.TunnelClosed, "tunnel to %s is going away", c.key.Dst))
 		return
 	}
 	req := &clientStream{client: c, open: o}
-	s := &stream{t: &c.t, client: true, hooks: req}
-	s.Init(c.shard.loop, s)
-	s.sock.Init(c.shard.loop)
+	s := c.t.NewStream(true, req)
 	if o.OnStream != nil {
 		// There is no socket.
-	} else if err := s.sock.Watch(c.shard.loop, o.App, s); err != nil {
+	} else if err := s.Watch(o.App); err != nil {
 		c.ref.release(c.shard)
 		o.OnFail(reason.Errorf(reason.ResourceExhausted, "%w", err), 0)
 		return
 	}
-	hs, err := c.t.h2.Open(o.Header.request(), false)
+	hs, err := c.t.H2().Open(o.Header.request(), false)
 	if err != nil {
-		s.sock.Detach()
+		s.Detach()
 		if errors.Is(err, h2.ErrTooManyStreams) || errors.Is(err, h2.ErrGoingAway) || errors.Is(err, h2.ErrClosed) {
 			c.learn()
 			c.refused(o, reason.Errorf(reason.TunnelClosed, "tunnel to %s: %w", c.key.Dst, err))
@@ -126,16 +119,16 @@ func (c *client) open(o *attempt) {
 		o.OnFail(reason.Errorf(reason.BadRequest, "%w", err), 0)
 		return
 	}
-	hs.User, s.hs = s, hs
+	s.Requested(hs, false)
 	c.streams++
 	c.opening++
 	c.idle.Stop()
 	c.check()
 	req.limit.Arm(c.shard.loop, c.shard.pool.cfg.AnswerTimeout, func() {
 		req.late = true
-		s.abandon(reason.ConnectTimeout)
+		s.Abandon(reason.ConnectTimeout)
 	})
-	c.t.touch()
+	c.t.Touch()
 }
 
 // refused has o tried elsewhere, unless that was often enough.
@@ -151,8 +144,8 @@ func (c *client) refused(o *attempt, err *reason.Error) {
 // learn tells home how many streams this tunnel takes.
 func (c *client) learn() {
 	n := 0
-	if !c.t.h2.GoingAway() && !c.ending {
-		n = max(1, min(c.shard.pool.cfg.maxStreams(&c.key), c.t.h2.Available()+c.t.h2.Streams()))
+	if !c.t.H2().GoingAway() && !c.ending {
+		n = max(1, min(c.shard.pool.cfg.maxStreams(&c.key), c.t.H2().Available()+c.t.H2().Streams()))
 	}
 	c.ref.setLimit(c.shard, n)
 }
@@ -163,62 +156,57 @@ func (c *client) done() {
 	c.rest()
 }
 
-// headers implements role: the answer to a CONNECT.
-func (c *client) headers(hs *h2.Stream, h *h2.Header, end bool) {
-	s, _ := hs.User.(*stream)
-	if s == nil || s.phase != opening || h.Trailer {
+// Headers implements tunnel.Role: the answer to a CONNECT.
+func (c *client) Headers(hs *h2.Stream, h *h2.Header, end bool) {
+	s, _ := hs.User.(*tunnel.Stream)
+	if s == nil || !s.Opening() || h.Trailer {
 		return
 	}
-	req := s.hooks.(*clientStream)
+	req := s.Hooks().(*clientStream)
 	if h.Status < 200 || h.Status > 299 {
 		req.status = h.Status
 		if !hs.Closed() {
-			c.t.h2.Reset(hs, h2.Cancel)
+			c.t.H2().Reset(hs, h2.Cancel)
 		}
-		s.fail(reason.TunnelRefused, nil, false)
+		s.Fail(reason.TunnelRefused, nil, false)
 		return
 	}
 	o := req.open
 	req.limit.Stop()
 	c.opening--
-	s.peerEnd = end
 	resp := ResponseHeader{Status: h.Status, Baggage: h.Get(fieldBaggage)}
 	if c.key.Via != nil {
-		state := c.t.tls.ConnectionState()
+		state := c.t.TLS()
 		resp.Peer, _ = mtls.PeerIdentity(&state) // it was verified in the handshake
 	}
 	if o.OnStream != nil {
-		o.OnStream(s.take(*c.streamInfo(), c), resp)
+		o.OnStream(s.Take(*c.streamInfo(), end, c), resp)
 		return
 	}
-	s.hooks = &clientFlow{client: c, onClose: o.OnClose}
+	s.Accepted(end, &clientFlow{client: c, onClose: o.OnClose})
 	o.OnUp(&s.Flow, resp)
-	s.run()
+	s.Run()
 }
 
 // streamInfo returns what is constant about the streams of this tunnel.
 func (c *client) streamInfo() *bytestream.Info {
 	if c.info == nil {
-		state := c.t.tls.ConnectionState()
+		state := c.t.TLS()
 		c.info = &bytestream.Info{Remote: c.key.Dst, Dialed: true, TLS: &state}
 		c.info.Peer, _ = mtls.PeerIdentity(&state) // it was verified in the handshake
-		if c.t.under != nil {
-			c.info.Local = c.t.under.Info().Local
-		} else if local, err := sockopt.LocalAddr(c.t.sock.FD()); err == nil {
-			c.info.Local = local
-		}
+		c.info.Local = c.t.Local()
 	}
 	return c.info
 }
 
-// connEnded implements connOwner.
-func (c *client) connEnded() {
+// StreamEnded implements tunnel.Owner.
+func (c *client) StreamEnded() {
 	c.done()
 	c.ref.release(c.shard)
 }
 
-// goingAway implements role.
-func (c *client) goingAway(uint32, h2.ErrCode) { c.shutdownSoon() }
+// GoingAway implements tunnel.Role.
+func (c *client) GoingAway(uint32, h2.ErrCode) { c.shutdownSoon() }
 
 func (c *client) shutdownSoon() {
 	if c.ending {
@@ -229,11 +217,11 @@ func (c *client) shutdownSoon() {
 	c.shard.loop.Post(c.shutdown) // not inside the engine
 }
 
-// settings implements role.
-func (c *client) settings() { c.learn() }
+// Settings implements tunnel.Role.
+func (c *client) Settings() { c.learn() }
 
-// ended implements role.
-func (c *client) ended(reason.Reason, error) {
+// Ended implements tunnel.Role.
+func (c *client) Ended(reason.Reason, error) {
 	c.ending = true
 	c.idle.Stop()
 	c.suspicion.timer.Stop()
@@ -250,7 +238,8 @@ type clientStream struct {
 	late   bool
 }
 
-func (q *clientStream) failed(_ *stream, r reason.Reason, err error, retry bool) {
+// Failed implements tunnel.Hooks.
+func (q *clientStream) Failed(_ *tunnel.Stream, r reason.Reason, err error, retry bool) {
 	c, o := q.client, q.open
 	q.limit.Stop()
 	c.opening--
@@ -265,7 +254,7 @@ func (q *clientStream) failed(_ *stream, r reason.Reason, err error, retry bool)
 		re = reason.Errorf(r, "%s at %s: %w", o.Header.Authority, c.key.Dst, err)
 	}
 	// A silent peer is likely to be silent to a new tunnel as well.
-	if retry && !c.shard.killed && !(errors.Is(err, errSilent) && o.spare()) {
+	if retry && !c.shard.killed && !(errors.Is(err, tunnel.ErrSilent) && o.spare()) {
 		c.refused(o, re)
 		return
 	}
@@ -273,7 +262,8 @@ func (q *clientStream) failed(_ *stream, r reason.Reason, err error, retry bool)
 	o.OnFail(re, q.status)
 }
 
-func (q *clientStream) ended(*stream, relay.Result) {}
+// Ended implements tunnel.Hooks: the answer sets others.
+func (q *clientStream) Ended(*tunnel.Stream, relay.Result) {}
 
 // clientFlow are the hooks of a stream that runs.
 type clientFlow struct {
@@ -281,9 +271,11 @@ type clientFlow struct {
 	onClose func(*relay.Flow, relay.Result)
 }
 
-func (f *clientFlow) failed(*stream, reason.Reason, error, bool) {}
+// Failed implements tunnel.Hooks.
+func (f *clientFlow) Failed(*tunnel.Stream, reason.Reason, error, bool) {}
 
-func (f *clientFlow) ended(s *stream, r relay.Result) {
+// Ended implements tunnel.Hooks.
+func (f *clientFlow) Ended(s *tunnel.Stream, r relay.Result) {
 	f.client.done()
 	f.client.ref.release(f.client.shard)
 	if f.onClose != nil {

@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/transport/arrivals"
+	"github.com/ambit-mesh/ambit/internal/transport/arrivals/arrivalstest"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 // ample is a quota that counts; of is how much there is.
@@ -45,7 +48,7 @@ const comeBack = 20 * time.Millisecond
 // Peers that send nothing, a byte at a time, or nothing after their hello, and come
 // back whenever they are reset, keep no other peer from making a tunnel.
 func TestPeersThatWaitTakeNoSlot(t *testing.T) {
-	hello := realHello(t)
+	hello := arrivalstest.Hello(t)
 	attacks := map[string]func(net.Conn){
 		"silent": func(net.Conn) {},
 		"dribbling": func(c net.Conn) {
@@ -124,12 +127,12 @@ func TestWhyAPeerIsGivenUp(t *testing.T) {
 		send func(net.Conn)
 		want error
 	}{
-		"silent":   {func(net.Conn) {}, ErrSilent},
-		"partial":  {func(c net.Conn) { _, _ = c.Write([]byte{22, 3}) }, ErrSilent},
-		"stalled":  {func(c net.Conn) { _, _ = c.Write(realHello(t)) }, ErrSilent},
-		"HTTP":     {func(c net.Conn) { _, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) }, errForeign},
-		"gone":     {func(c net.Conn) { _ = c.Close() }, errEnded},
-		"half end": {func(c net.Conn) { _, _ = c.Write([]byte{22, 3}); _ = c.(*net.TCPConn).CloseWrite() }, errEnded},
+		"silent":   {func(net.Conn) {}, arrivals.ErrSilent},
+		"partial":  {func(c net.Conn) { _, _ = c.Write([]byte{22, 3}) }, arrivals.ErrSilent},
+		"stalled":  {func(c net.Conn) { _, _ = c.Write(arrivalstest.Hello(t)) }, arrivals.ErrSilent},
+		"HTTP":     {func(c net.Conn) { _, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) }, arrivals.ErrForeign},
+		"gone":     {func(c net.Conn) { _ = c.Close() }, arrivals.ErrEnded},
+		"half end": {func(c net.Conn) { _, _ = c.Write([]byte{22, 3}); _ = c.(*net.TCPConn).CloseWrite() }, arrivals.ErrEnded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sockets := &ample{of: 10}
@@ -166,14 +169,14 @@ func TestServerBudgets(t *testing.T) {
 		idle = append(idle, c)
 	}
 	for range 2 {
-		if err := get(t, w.handshakeErrs, "a silent connection goes"); !errors.Is(err, ErrTooManySilent) {
+		if err := get(t, w.handshakeErrs, "a silent connection goes"); !errors.Is(err, arrivals.ErrTooManySilent) {
 			t.Error(err)
 		}
 	}
 	c := w.connect()
 	roundTrip(t, c, "hello")
 	_ = c.Close()
-	if err := get(t, w.handshakeErrs, "one more silent connection goes"); !errors.Is(err, ErrTooManySilent) {
+	if err := get(t, w.handshakeErrs, "one more silent connection goes"); !errors.Is(err, arrivals.ErrTooManySilent) {
 		t.Error(err)
 	}
 	if n, m, d := sockets.used.Load(), tunnels.used.Load(), dials.used.Load(); n != 4 || m != 1 || d != 1 {
@@ -233,7 +236,7 @@ func TestQueuedBytesAreBounded(t *testing.T) {
 			_ = c.Close()
 		})
 	}
-	if r := get(t, w.closedServer, "a stream is reset"); r.Reason != reason.ResourceExhausted || !errors.Is(r.Err, errQueues) {
+	if r := get(t, w.closedServer, "a stream is reset"); r.Reason != reason.ResourceExhausted || !errors.Is(r.Err, tunnel.ErrQueues) {
 		t.Errorf("%+v", r)
 	}
 	if n := queues.used.Load(); n > total {

@@ -1,4 +1,4 @@
-// Package hbone carries application connections through tunnels: each is one
+// Package hbone carries application connections through tunnels (package tunnel): each is one
 // stream of HTTP/2 CONNECT inside mutual TLS. A tunnel and all its
 // application sockets live on one event loop.
 package hbone
@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 // Key says which connections may share a tunnel: the same client identity and
@@ -40,17 +41,6 @@ type Key struct {
 // configuration counts: the pool makes the way there itself.
 type Dialer func(ctx context.Context, k Key) (fd int, conf *tls.Config, err error)
 
-// Quota is a bound that others share. Its methods may be called from any
-// goroutine and do not block.
-type Quota interface {
-	// Take takes n units, all or none, and reports whether it did.
-	Take(n int64) bool
-	// Give returns units.
-	Give(n int64)
-	// Room is how many units Take would grant now.
-	Room() int64
-}
-
 // Windows bounds what is in flight; zero fields take the defaults of package
 // h2.
 type Windows struct {
@@ -58,6 +48,18 @@ type Windows struct {
 	MaxStream uint32 // bytes to which a busy stream's window grows
 	Conn      uint32 // bytes per tunnel
 	Frame     uint32 // bytes of the largest frame accepted
+}
+
+// maxFrame is the largest DATA frame accepted by default: what a sender reads at once
+// should fit one frame. It costs no memory, frames are delivered in parts.
+const maxFrame = 1 << 20
+
+// engine returns the configuration of a tunnel's protocol engine.
+func (w Windows) engine(server bool, streams uint32) h2.Config {
+	return h2.Config{
+		Server: server, MaxStreams: streams, MaxFrame: or(w.Frame, maxFrame),
+		StreamWindow: w.Stream, MaxStreamWindow: w.MaxStream, ConnWindow: w.Conn,
+	}
 }
 
 // Header is what a CONNECT request says besides its method.
@@ -115,15 +117,18 @@ type PoolConfig struct {
 	// with reason ResourceExhausted.
 	MaxDials, MaxWaiting int
 	// KeepAlive is how long a tunnel with connections may be silent before it
-	// is sent a PING (DefaultKeepAlive; less than 0 for never).
+	// is sent a PING (tunnel.DefaultKeepAlive; less than 0 for never).
 	KeepAlive time.Duration
 	// Silence is how long a tunnel with connections may be silent before it is
 	// closed (twelve times KeepAlive).
 	Silence time.Duration
+	// Linger is how long bytes that came before a reset wait for a receiver that takes
+	// nothing (10 s).
+	Linger  time.Duration
 	Windows Windows
 	// Sockets, if set, bounds the tunnels: one unit for each, from before it is
 	// dialled. Queues bounds the bytes that wait for programs which do not read.
-	Sockets, Queues Quota
+	Sockets, Queues tunnel.Quota
 	// OnTunnel, if set, is called on a loop when a tunnel on the network begins to be made (+1)
 	// and when it is gone or could not be made (-1). A workload that goes
 	// between the two is thus known to have a tunnel: see CloseWorkload.
@@ -180,16 +185,17 @@ type ServerConfig struct {
 	// the time from the hello to the end (10 s).
 	HelloTimeout, AnswerTimeout, HandshakeTimeout time.Duration
 	// MaxHandshakes is how many handshakes compute at once (64). What waits is
-	// bounded by multiples of it (handshakes.go).
+	// bounded by multiples of it (package arrivals).
 	MaxHandshakes int
 	// MaxPeerTunnels is how many tunnels one address may have (512).
 	MaxPeerTunnels int
 	// Sockets, if set, bounds the connections that the server holds: one unit for
 	// each, tunnel or not yet. Tunnels bounds the tunnels, and Queues the bytes
 	// that wait for programs which do not read.
-	Sockets, Tunnels, Queues Quota
+	Sockets, Tunnels, Queues tunnel.Quota
 	KeepAlive                time.Duration // as in PoolConfig
 	Silence                  time.Duration // as in PoolConfig
+	Linger                   time.Duration // as in PoolConfig
 	Windows                  Windows
 	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
 	// (-1).

@@ -82,7 +82,7 @@ func TestFrameSize(t *testing.T) {
 			s := w.pool.shards[0]
 			s.loop.Post(func() {
 				n := 0
-				s.local[0].t.h2.Each(func(hs *h2.Stream) bool { n = s.local[0].t.h2.SendQuota(hs); return false })
+				s.local[0].t.H2().Each(func(hs *h2.Stream) bool { n = s.local[0].t.H2().SendQuota(hs); return false })
 				quota <- n
 			})
 			if n := <-quota; frame > 0 && n != int(frame) || frame == 0 && n <= 32<<10 {

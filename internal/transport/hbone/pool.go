@@ -12,6 +12,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 const (
@@ -28,6 +29,8 @@ const (
 	// refuse it unprocessed.
 	maxAttempts = 3
 )
+
+var errSockets = errors.New("the pod's budget of descriptors is used up")
 
 // Pool holds the tunnels of one pod's outgoing connections. Its methods may be
 // called from any goroutine.
@@ -132,7 +135,7 @@ func (p *Pool) Close(r reason.Reason) {
 			s.retire(e, why)
 		}
 		for len(s.local) > 0 {
-			s.local[len(s.local)-1].t.fail(r, nil)
+			s.local[len(s.local)-1].t.Fail(r, nil)
 		}
 	})
 }
@@ -323,9 +326,9 @@ func (s *shard) dial(e *entry) {
 }
 
 // letGo closes a link that no tunnel has.
-func (p *Pool) letGo(k link) {
-	p.closed(k.under != nil)
-	k.close()
+func (p *Pool) letGo(k tunnel.Link) {
+	p.closed(k.Under() != nil)
+	k.Close()
 }
 
 // closed gives the unit of a tunnel's descriptor back.
@@ -336,30 +339,30 @@ func (p *Pool) closed(inside bool) {
 }
 
 // connect dials and shakes hands, on the dial's goroutine.
-func (p *Pool) connect(k Key) (link, *reason.Error) {
+func (p *Pool) connect(k Key) (tunnel.Link, *reason.Error) {
 	if k.Via != nil {
 		return p.connectInside(k)
 	}
 	if p.cfg.Sockets != nil && !p.cfg.Sockets.Take(1) {
-		return link{}, reason.Errorf(reason.ResourceExhausted, "tunnel to %s: %w", k.Dst, errSockets)
+		return tunnel.Link{}, reason.Errorf(reason.ResourceExhausted, "tunnel to %s: %w", k.Dst, errSockets)
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
 	fd, conf, err := p.cfg.Dial(ctx, k)
 	if err != nil {
 		p.closed(false)
-		return link{}, asReason(err, reason.ConnectFailure, k)
+		return tunnel.Link{}, asReason(err, reason.ConnectFailure, k)
 	}
-	conn, w, err := handshake(ctx, fd, nil, func(c net.Conn) *tls.Conn { return tls.Client(c, tuned(conf)) })
+	link, err := tunnel.Handshake(ctx, fd, nil, func(c net.Conn) *tls.Conn { return tls.Client(c, tunnel.Tuned(conf)) })
 	if err != nil {
 		poll.CloseFD(fd)
 		p.closed(false)
 		if cause := context.Cause(p.ctx); cause != nil {
 			err = cause
 		}
-		return link{}, p.handshakeError(k, err)
+		return tunnel.Link{}, p.handshakeError(k, err)
 	}
-	return link{fd: fd, conn: conn, wire: w}, nil
+	return link, nil
 }
 
 func asReason(err error, fallback reason.Reason, k Key) *reason.Error {
@@ -371,13 +374,13 @@ func asReason(err error, fallback reason.Reason, k Key) *reason.Error {
 }
 
 // dialed goes on at home when a dial is over.
-func (s *shard) dialed(e *entry, where *shard, k link, err *reason.Error) {
+func (s *shard) dialed(e *entry, where *shard, k tunnel.Link, err *reason.Error) {
 	e.dialing, e.slow = false, false
 	d := s.dialsOf(&e.key)
 	d.n--
 	s.next(d)
-	if k.under != nil {
-		where = s.pool.shards[k.under.Loop().Index()]
+	if k.Under() != nil {
+		where = s.pool.shards[k.Under().Loop().Index()]
 	}
 	if err == nil && (e.retired || s.refuse != nil) {
 		s.pool.letGo(k)
@@ -397,7 +400,7 @@ func (s *shard) dialed(e *entry, where *shard, k link, err *reason.Error) {
 	if where == s {
 		c.start(k)
 	} else if !where.loop.Post(func() { c.start(k) }) {
-		k.close()
+		k.Close()
 		s.lost(r)
 		return
 	}

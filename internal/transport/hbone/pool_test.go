@@ -298,18 +298,21 @@ func TestDeadIdleTunnel(t *testing.T) {
 		p.KeepAlive = -1
 		p.ProbeTimeout = 50 * time.Millisecond
 	})
-	w.server.spread.Add(1) // not on the loop that accepts: the next peer answers
-	c := w.connect()
-	roundTrip(t, c, "hello")
-	_ = c.Close()
-	get(t, w.closed, "flow closes")
-	get(t, w.closedServer, "flow closes")
+	// The second tunnel is not on the loop that accepts: the next peer answers.
+	for range 2 {
+		w.pool.CloseWorkload("uid-1")
+		c := w.connect()
+		roundTrip(t, c, "hello")
+		_ = c.Close()
+		get(t, w.closed, "flow closes")
+		get(t, w.closedServer, "flow closes")
+	}
 	time.Sleep(100 * time.Millisecond) // silent for longer than a probe takes
 	dead := w.lastServer.Load().Loop()
 	hang := make(chan struct{})
 	defer close(hang)
 	dead.Post(func() { <-hang })
-	c = w.connect()
+	c := w.connect()
 	roundTrip(t, c, "still works")
 	_ = c.Close()
 }
@@ -331,7 +334,7 @@ func TestRetryWhenTunnelDies(t *testing.T) {
 	w.handle(func(r *Request) {
 		if first {
 			first = false
-			r.Loop.Post(func() { r.s.t.fail(reason.Internal, nil) })
+			r.Loop.Post(func() { r.s.Tunnel().Fail(reason.Internal, nil) })
 			return
 		}
 		answer(r)

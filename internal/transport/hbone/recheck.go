@@ -16,9 +16,9 @@ import (
 func (p *Pool) Recheck(judge func(k Key, peer *tls.ConnectionState) *reason.Error) {
 	for _, s := range p.shards {
 		for _, c := range snapshot(s.loop, &s.local) {
-			state := c.t.tls.ConnectionState()
+			state := c.t.TLS()
 			if err := judge(c.key, &state); err != nil {
-				s.loop.Post(func() { c.t.fail(err.Reason, err) })
+				s.loop.Post(func() { c.t.Fail(err.Reason, err) })
 			}
 		}
 	}
@@ -30,7 +30,7 @@ func (s *Server) Recheck(judge func(peer *tls.ConnectionState) *reason.Error) {
 		loop := s.cfg.Loops.Loop(i)
 		for _, t := range snapshot(loop, &s.shards[i].tunnels) {
 			if err := judge(t.state); err != nil {
-				loop.Post(func() { t.t.fail(err.Reason, err) })
+				loop.Post(func() { t.t.Fail(err.Reason, err) })
 			}
 		}
 	}

@@ -1,43 +1,47 @@
 package hbone
 
 import (
-	"context"
 	"crypto/tls"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/arrivals"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
-	"github.com/ambit-mesh/ambit/internal/transport/lobby"
+	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 const (
 	defaultServerStreams = 1000
+	// defaultMaxPeerTunnels bounds the tunnels of one address. A proxy opens one for
+	// each 100 connections.
+	defaultMaxPeerTunnels = 512
 	// leaveAfter is how long a tunnel lives without streams at an end that is
 	// leaving: a client that has just made one must get to use it.
 	leaveAfter = 200 * time.Millisecond
 )
 
+var (
+	errTunnels = errors.New("the pod's budget of tunnels is used up")
+	errPeer    = errors.New("this peer has too many tunnels")
+)
+
 // Server accepts tunnels. Its methods may be called from any goroutine, but
 // Serve.
 type Server struct {
-	cfg    ServerConfig
-	ctx    context.Context // of handshakes
-	cancel context.CancelCauseFunc
-	spread atomic.Uint64
-	waking atomic.Bool // a timer of wakeAfter runs
+	cfg      ServerConfig
+	arrivals *arrivals.Arrivals
 
-	mu     sync.Mutex // guards what follows
-	lobby  *lobby.Lobby
-	closed *reason.Error
-	peers  map[netip.Addr]int // tunnels by address, those being started included
+	mu    sync.Mutex
+	peers map[netip.Addr]int // tunnels by address, those being started included; guarded by mu
 
 	shards []serverShard
 }
@@ -54,17 +58,20 @@ type serverShard struct {
 // NewServer makes a server without tunnels.
 func NewServer(cfg ServerConfig) *Server {
 	cfg.MaxStreams = or(cfg.MaxStreams, defaultServerStreams)
-	cfg.HelloTimeout = or(cfg.HelloTimeout, defaultPeerTimeout)
-	cfg.AnswerTimeout = or(cfg.AnswerTimeout, defaultPeerTimeout)
-	cfg.HandshakeTimeout = or(cfg.HandshakeTimeout, defaultHandshakeTimeout)
-	cfg.MaxHandshakes = or(cfg.MaxHandshakes, defaultMaxHandshakes)
 	cfg.MaxPeerTunnels = or(cfg.MaxPeerTunnels, defaultMaxPeerTunnels)
-	s := &Server{
-		cfg: cfg, shards: make([]serverShard, cfg.Loops.Len()), peers: map[netip.Addr]int{},
-		lobby: lobby.New(cfg.MaxHandshakes, silentPerSlot*cfg.MaxHandshakes, readyPerSlot*cfg.MaxHandshakes, askedPerSlot*cfg.MaxHandshakes),
-	}
-	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s := &Server{cfg: cfg, shards: make([]serverShard, cfg.Loops.Len()), peers: map[netip.Addr]int{}}
+	s.arrivals = arrivals.New(arrivals.Config{
+		Loops: cfg.Loops, TLS: cfg.TLS, Take: s.take, OnError: cfg.OnHandshakeError, Sockets: cfg.Sockets,
+		HelloTimeout: cfg.HelloTimeout, AnswerTimeout: cfg.AnswerTimeout, HandshakeTimeout: cfg.HandshakeTimeout,
+		MaxHandshakes: cfg.MaxHandshakes, OnArrival: cfg.OnArrival,
+	})
 	return s
+}
+
+// Serve takes over a non-blocking socket that was accepted on l, on l's
+// goroutine. It returns at once.
+func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
+	s.arrivals.Serve(l, fd, remote, local)
 }
 
 // Drain tells the client of every tunnel to open no more streams (GOAWAY);
@@ -74,7 +81,7 @@ func (s *Server) Drain() {
 	s.each(func(sh *serverShard) {
 		sh.draining = true
 		for _, t := range slices.Clone(sh.tunnels) {
-			t.drain()
+			t.t.Drain()
 		}
 	})
 }
@@ -89,7 +96,7 @@ func (s *Server) Leave(yes bool) {
 			return
 		}
 		for _, t := range slices.Clone(sh.tunnels) {
-			t.drain()
+			t.t.Drain()
 		}
 	})
 }
@@ -97,12 +104,11 @@ func (s *Server) Leave(yes bool) {
 // Close ends everything now; flows get r.
 func (s *Server) Close(r reason.Reason) {
 	why := reason.Errorf(r, "the server was closed")
-	s.cancel(why)
-	s.empty(why)
+	s.arrivals.Close(why)
 	s.each(func(sh *serverShard) {
 		sh.killed, sh.why = true, r
 		for _, t := range slices.Clone(sh.tunnels) {
-			t.t.fail(r, nil)
+			t.t.Fail(r, nil)
 		}
 	})
 }
@@ -115,7 +121,7 @@ func (s *Server) each(f func(*serverShard)) {
 
 // serverTunnel is a tunnel that a client made, on its loop.
 type serverTunnel struct {
-	t             tunnel
+	t             tunnel.Tunnel
 	server        *Server
 	loop          *poll.Loop
 	remote, local netip.AddrPort
@@ -125,13 +131,70 @@ type serverTunnel struct {
 
 func (t *serverTunnel) shard() *serverShard { return &t.server.shards[t.loop.Index()] }
 
-func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
-	defer t.server.count(-1)
+// take makes a tunnel of a connection whose handshake is over, on any goroutine.
+func (s *Server) take(l *poll.Loop, c arrivals.Conn) *reason.Error {
+	state := c.Link.State()
+	t := &serverTunnel{server: s, loop: l, remote: c.Remote, local: c.Local, state: &state}
+	if id, err := mtls.PeerIdentity(&state); err == nil {
+		t.identity = id
+	}
+	if err := s.enlist(c.Remote.Addr()); err != nil {
+		return err
+	}
+	if !l.Post(func() { t.start(c.Link) }) {
+		s.delist(c.Remote.Addr())
+		return exhausted(poll.ErrClosed)
+	}
+	return nil
+}
+
+func exhausted(err error) *reason.Error { return reason.Errorf(reason.ResourceExhausted, "%w", err) }
+
+// enlist counts a tunnel of an address, if it may have one more.
+func (s *Server) enlist(from netip.Addr) *reason.Error {
+	if s.cfg.Tunnels != nil && !s.cfg.Tunnels.Take(1) {
+		return exhausted(errTunnels)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peers[from] >= s.cfg.MaxPeerTunnels {
+		if s.cfg.Tunnels != nil {
+			s.cfg.Tunnels.Give(1)
+		}
+		return exhausted(errPeer)
+	}
+	s.peers[from]++
+	return nil
+}
+
+// delist is the end of one enlist.
+func (s *Server) delist(from netip.Addr) {
+	s.mu.Lock()
+	if s.peers[from]--; s.peers[from] <= 0 {
+		delete(s.peers, from)
+	}
+	s.mu.Unlock()
+	if s.cfg.Tunnels != nil {
+		s.cfg.Tunnels.Give(1)
+	}
+}
+
+// forget is the end of a tunnel: its descriptor is closed.
+func (s *Server) forget(from netip.Addr) {
+	s.delist(from)
+	if s.cfg.Sockets != nil {
+		s.cfg.Sockets.Give(1)
+	}
+}
+
+func (t *serverTunnel) start(link tunnel.Link) {
+	defer t.server.arrivals.Done()
 	sh, cfg := t.shard(), &t.server.cfg
-	t.t.queues = cfg.Queues
-	err := t.t.start(t.loop, link{fd: fd, conn: conn, wire: w}, engineConfig(true, cfg.MaxStreams, cfg.Windows), t, cfg.KeepAlive, cfg.Silence)
+	err := t.t.Start(t.loop, link, tunnel.Config{
+		H2: cfg.Windows.engine(true, cfg.MaxStreams), KeepAlive: cfg.KeepAlive, Silence: cfg.Silence, Linger: cfg.Linger, Queues: cfg.Queues,
+	}, t)
 	if err != nil {
-		poll.ResetFD(fd)
+		link.Reset()
 		t.server.forget(t.remote.Addr())
 		return
 	}
@@ -141,48 +204,37 @@ func (t *serverTunnel) start(fd int, conn *tls.Conn, w *wire) {
 	}
 	switch {
 	case sh.killed:
-		t.t.fail(sh.why, nil)
+		t.t.Fail(sh.why, nil)
 	case sh.draining:
-		t.drain()
+		t.t.Drain()
 	case sh.leaving:
-		t.loop.AfterFunc(leaveAfter, t.drain)
+		t.loop.AfterFunc(leaveAfter, t.t.Drain)
 	}
 }
 
-func (t *serverTunnel) drain() {
-	if !t.t.closed {
-		t.t.h2.Shutdown()
-		t.t.touch()
-		t.t.settle()
-	}
-}
-
-// headers implements role: a request.
-func (t *serverTunnel) headers(hs *h2.Stream, h *h2.Header, end bool) {
+// Headers implements tunnel.Role: a request.
+func (t *serverTunnel) Headers(hs *h2.Stream, h *h2.Header, end bool) {
 	if h.Trailer {
 		return
 	}
-	s := &stream{t: &t.t, hs: hs, peerEnd: end}
-	s.Init(t.loop, s)
-	s.sock.Init(t.loop)
 	r := &Request{
 		Method: h.Method, Header: parseHeader(h), Peer: t.state, PeerIdentity: t.identity,
-		Remote: t.remote, Local: t.local, Loop: t.loop, s: s,
+		Remote: t.remote, Local: t.local, Loop: t.loop,
 	}
-	s.hooks = r
-	hs.User = s
+	r.s = t.t.NewStream(false, r)
+	r.s.Requested(hs, end)
 	t.server.cfg.OnRequest(r)
 }
 
-// goingAway implements role: a client that goes away opens no more streams; it
+// GoingAway implements tunnel.Role: a client that goes away opens no more streams; it
 // closes the connection itself.
-func (t *serverTunnel) goingAway(uint32, h2.ErrCode) {}
+func (t *serverTunnel) GoingAway(uint32, h2.ErrCode) {}
 
-// settings implements role.
-func (t *serverTunnel) settings() {}
+// Settings implements tunnel.Role.
+func (t *serverTunnel) Settings() {}
 
-// ended implements role.
-func (t *serverTunnel) ended(reason.Reason, error) {
+// Ended implements tunnel.Role.
+func (t *serverTunnel) Ended(reason.Reason, error) {
 	sh := t.shard()
 	sh.tunnels = slices.DeleteFunc(sh.tunnels, func(o *serverTunnel) bool { return o == t })
 	if f := t.server.cfg.OnTunnel; f != nil {
@@ -207,30 +259,30 @@ type Request struct {
 	// before Accept or Refuse.
 	OnGone func(reason.Reason)
 
-	s *stream
+	s *tunnel.Stream
 }
 
 // Gone tells that the client gave up already, or that the request was
 // answered.
-func (r *Request) Gone() bool { return r.s.phase != opening }
+func (r *Request) Gone() bool { return !r.s.Opening() }
 
 // Refuse answers with an error status and ends the stream. h.Status is not
 // used.
 func (r *Request) Refuse(status int, h ResponseHeader) {
 	s := r.s
-	if s.phase != opening {
+	if !s.Opening() {
 		return
 	}
 	h.Status = status
-	s.phase = gone
-	s.discard()
-	if err := s.t.h2.Respond(s.hs, h.response(), true); err != nil {
-		s.t.h2.Reset(s.hs, h2.InternalError)
-	} else if !s.hs.Closed() {
+	s.Refuse()
+	t, hs := s.Tunnel(), s.H2()
+	if err := t.H2().Respond(hs, h.response(), true); err != nil {
+		t.H2().Reset(hs, h2.InternalError)
+	} else if !hs.Closed() {
 		// The answer is complete; the rest of the request is not wanted.
-		s.t.h2.Reset(s.hs, h2.NoError)
+		t.H2().Reset(hs, h2.NoError)
 	}
-	s.t.touch()
+	t.Touch()
 }
 
 // Accept answers 200 and relays between the stream and up, a connected,
@@ -238,30 +290,28 @@ func (r *Request) Refuse(status int, h ResponseHeader) {
 // to it first. When the client has gone meanwhile, up is closed and onClose
 // still called. onClose, which may be nil, is never called inline.
 func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*relay.Flow, relay.Result)) *relay.Flow {
-	s := r.s
-	s.hooks = serverFlow(onClose)
-	if s.phase != opening {
+	s, hooks := r.s, serverFlow(onClose)
+	if !s.Opening() {
 		poll.ResetFD(up)
-		s.hooks.ended(s, relay.Result{Reason: reason.DownstreamReset, Err: errGone})
+		hooks.Ended(s, relay.Result{Reason: reason.DownstreamReset, Err: tunnel.ErrGone})
 		return &s.Flow
 	}
+	s.Accepted(false, hooks)
 	if len(prefix) > 0 {
-		s.sock.QueueFirst(prefix)
-		s.extra = int32(len(prefix)) //nolint:gosec // a PROXY protocol header is short
+		s.Prefix(prefix)
 	}
 	h.Status = 200
-	err := s.t.h2.Respond(s.hs, h.response(), false)
+	err := s.Tunnel().H2().Respond(s.H2(), h.response(), false)
 	if err == nil {
-		err = s.sock.Watch(r.Loop, up, s)
+		err = s.Watch(up)
 	}
-	s.phase = running
-	s.t.touch()
+	s.Tunnel().Touch()
 	if err != nil {
-		s.t.h2.Reset(s.hs, h2.InternalError)
-		s.end(reason.ResourceExhausted, err, func(*stream) { poll.ResetFD(up) })
+		poll.ResetFD(up)
+		s.Unconnected(err)
 		return &s.Flow
 	}
-	s.run()
+	s.Run()
 	return &s.Flow
 }
 
@@ -269,36 +319,28 @@ func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*
 // a socket. When the client has gone meanwhile, the stream ends as soon as it has a
 // Sink. What the client has sent already waits for the Sink.
 func (r *Request) Stream(h ResponseHeader) bytestream.Conn {
-	s := r.s
-	info := bytestream.Info{Local: r.Local, Remote: r.Remote, Peer: r.PeerIdentity, TLS: r.Peer}
-	if s.phase != opening {
-		return &conn{t: s.t, hs: s.hs, info: info, cut: true, over: true, why: reason.DownstreamReset, err: errGone}
-	}
-	c := s.take(info, nil)
 	h.Status = 200
-	if err := s.t.h2.Respond(s.hs, h.response(), false); err != nil {
-		s.t.h2.Reset(s.hs, h2.InternalError)
-		c.cut, c.why, c.err = true, reason.Internal, err
-	}
-	s.t.touch()
-	return c
+	return r.s.Answer(h.response(), bytestream.Info{Local: r.Local, Remote: r.Remote, Peer: r.PeerIdentity, TLS: r.Peer})
 }
 
-// failed implements hooks: the client gave up.
-func (r *Request) failed(_ *stream, why reason.Reason, _ error, _ bool) {
+// Failed implements tunnel.Hooks: the client gave up.
+func (r *Request) Failed(_ *tunnel.Stream, why reason.Reason, _ error, _ bool) {
 	if r.OnGone != nil {
 		r.OnGone(why)
 	}
 }
 
-func (r *Request) ended(*stream, relay.Result) {}
+// Ended implements tunnel.Hooks: Accept sets others.
+func (r *Request) Ended(*tunnel.Stream, relay.Result) {}
 
 // serverFlow are the hooks of a stream that was accepted.
 type serverFlow func(*relay.Flow, relay.Result)
 
-func (f serverFlow) failed(*stream, reason.Reason, error, bool) {}
+// Failed implements tunnel.Hooks.
+func (f serverFlow) Failed(*tunnel.Stream, reason.Reason, error, bool) {}
 
-func (f serverFlow) ended(s *stream, r relay.Result) {
+// Ended implements tunnel.Hooks.
+func (f serverFlow) Ended(s *tunnel.Stream, r relay.Result) {
 	if f != nil {
 		s.Loop().Post(func() { f(&s.Flow, r) })
 	}

@@ -198,7 +198,7 @@ func TestPauseIsSurvived(t *testing.T) {
 		for _, s := range w.pool.shards {
 			s.loop.Post(func() {
 				for _, c := range s.local {
-					most <- c.t.silent
+					most <- int(s.loop.Now().Sub(c.t.Heard()) / (20 * time.Millisecond))
 				}
 			})
 		}

@@ -1,18 +1,16 @@
 package hbone
 
 import (
-	"errors"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 // This file finds peers that are gone without a FIN or RST: a pod whose
 // network was taken away, a node that lost its power.
-
-var errSilent = errors.New("peer does not answer")
 
 // suspicion is what one tunnel of a client knows about its peer's silence.
 type suspicion struct {
@@ -29,7 +27,7 @@ func (c *client) check() {
 	if u.armed {
 		return
 	}
-	if cfg := &c.shard.pool.cfg; c.shard.loop.Now().Sub(c.t.heard) < cfg.ProbeTimeout {
+	if cfg := &c.shard.pool.cfg; c.shard.loop.Now().Sub(c.t.Heard()) < cfg.ProbeTimeout {
 		c.arm(cfg.ProbeAfter)
 		return
 	}
@@ -39,8 +37,8 @@ func (c *client) check() {
 // ask sends a PING and waits for any sign of life.
 func (c *client) ask() {
 	c.suspicion.asked = c.shard.loop.Now()
-	c.t.h2.Ping([8]byte{})
-	c.t.touch()
+	c.t.H2().Ping([8]byte{})
+	c.t.Touch()
 	c.arm(c.shard.pool.cfg.ProbeTimeout)
 }
 
@@ -58,17 +56,17 @@ func (c *client) arm(after time.Duration) {
 func (c *client) tick() {
 	u := &c.suspicion
 	u.armed = false
-	if c.t.closed {
+	if c.t.Closed() {
 		return
 	}
 	asked := u.asked
 	u.asked = time.Time{}
 	now, after := c.shard.loop.Now(), c.shard.pool.cfg.ProbeAfter
 	switch {
-	case !asked.IsZero() && !c.t.heard.After(asked):
+	case !asked.IsZero() && !c.t.Heard().After(asked):
 		c.silent()
 	case c.opening == 0 && (!u.gone || c.streams == 0):
-	case now.Sub(c.t.heard) < after:
+	case now.Sub(c.t.Heard()) < after:
 		c.arm(after)
 	default:
 		c.ask()
@@ -80,30 +78,30 @@ func (c *client) tick() {
 // keep-alive, which is more patient, unless the workload is known to be gone.
 func (c *client) silent() {
 	if c.suspicion.gone || c.streams == c.opening {
-		c.t.fail(reason.TunnelClosed, errSilent)
+		c.t.Fail(reason.TunnelClosed, tunnel.ErrSilent)
 		return
 	}
 	c.shutdownSoon()
-	c.failOpening(reason.TunnelClosed, errSilent, true)
+	c.failOpening(reason.TunnelClosed, tunnel.ErrSilent, true)
 }
 
 // failOpening ends the streams that wait for an answer. With retry the pool may
 // open them on another tunnel.
 func (c *client) failOpening(r reason.Reason, err error, retry bool) {
-	var waiting []*stream
-	c.t.h2.Each(func(hs *h2.Stream) bool {
-		if s, _ := hs.User.(*stream); s != nil && s.phase == opening {
+	var waiting []*tunnel.Stream
+	c.t.H2().Each(func(hs *h2.Stream) bool {
+		if s, _ := hs.User.(*tunnel.Stream); s != nil && s.Opening() {
 			waiting = append(waiting, s)
 		}
 		return true
 	})
 	for _, s := range waiting {
-		if s.phase == opening {
-			c.t.h2.Reset(s.hs, h2.Cancel)
-			s.fail(r, err, retry)
+		if s.Opening() {
+			c.t.H2().Reset(s.H2(), h2.Cancel)
+			s.Fail(r, err, retry)
 		}
 	}
-	c.t.touch()
+	c.t.Touch()
 }
 
 // workloadGone ends the tunnel of a workload that was removed: streams that
@@ -111,13 +109,13 @@ func (c *client) failOpening(r reason.Reason, err error, retry bool) {
 // Connections that run may go on while the peer lives. It is asked now, and
 // whenever it is silent from here on: its network is likely to go next.
 func (c *client) workloadGone(why *reason.Error) {
-	if c.t.closed {
+	if c.t.Closed() {
 		return
 	}
 	c.suspicion.gone = true
 	c.failOpening(why.Reason, why, false)
 	c.shutdown()
-	if !c.t.closed && c.streams > 0 {
+	if !c.t.Closed() && c.streams > 0 {
 		c.ask()
 	}
 }

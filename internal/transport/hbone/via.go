@@ -2,7 +2,6 @@ package hbone
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -11,15 +10,13 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 const (
 	// innerRelease is how long an inner tunnel may be without its connection: it is
 	// opened at once, and no other connection comes after it.
 	innerRelease = time.Millisecond
-	// innerWrite is how many bytes of an inner tunnel are given to the stream below at
-	// once: it takes all of them, whatever its bound.
-	innerWrite = 64 << 10
 )
 
 // Via is a connection through a tunnel for another tunnel to run inside of:
@@ -82,38 +79,32 @@ func (p *Pool) open(ctx context.Context, v *Via) (*bytestream.Blocking, bytestre
 	return nil, nil, reason.Errorf(reason.ConnectTimeout, "connection through %s: %w", v.Key.Dst, context.Cause(ctx))
 }
 
-// abort ends a stream, from any goroutine.
-func abort(c bytestream.Conn) {
-	c.Loop().Post(func() { c.Abort(reason.TunnelClosed) })
-}
-
 // connectInside opens the stream below and shakes hands there, on the dial's
 // goroutine.
-func (p *Pool) connectInside(k Key) (link, *reason.Error) {
+func (p *Pool) connectInside(k Key) (tunnel.Link, *reason.Error) {
 	// Twice the time of a tunnel on the network: what keeps the outer tunnel from being
 	// made is to be heard of.
 	ctx, cancel := context.WithTimeout(p.ctx, 2*p.cfg.DialTimeout)
 	defer cancel()
 	_, conf, err := p.cfg.Dial(ctx, k)
 	if err != nil {
-		return link{}, asReason(err, reason.ConnectFailure, k)
+		return tunnel.Link{}, asReason(err, reason.ConnectFailure, k)
 	}
 	b, under, rerr := p.open(ctx, k.Via)
 	if rerr != nil {
-		return link{}, rerr
+		return tunnel.Link{}, rerr
 	}
-	w := &wire{block: b}
-	conn := tls.Client(w, tuned(conf))
-	if err := conn.HandshakeContext(ctx); err != nil {
-		abort(under)
+	link, err := tunnel.HandshakeInside(ctx, b, under, conf)
+	if err != nil {
+		under.Loop().Post(func() { under.Abort(reason.TunnelClosed) })
 		if cause := context.Cause(p.ctx); cause != nil {
 			err = cause
 		} else if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return link{}, p.handshakeError(k, below(err))
+		return tunnel.Link{}, p.handshakeError(k, below(err))
 	}
-	return link{fd: -1, under: under, conn: conn, wire: w}, nil
+	return link, nil
 }
 
 // below returns the detail of an error of the stream below: its reason is not that of
@@ -133,66 +124,4 @@ func (p *Pool) handshakeError(k Key, err error) *reason.Error {
 		return reason.Errorf(reason.TunnelHandshake, "TLS handshake with %s: %w", k.Dst, err)
 	}
 	return asReason(mtls.Error(err), reason.TLSFailure, k)
-}
-
-// inner is the Sink of the stream that carries a tunnel.
-type inner struct{ t *tunnel }
-
-// startInside is start for a tunnel on a stream.
-func (t *tunnel) startInside() {
-	w := t.wire
-	rest, end, err := w.block.Release()
-	w.block, w.in, w.end = nil, rest, end
-	t.under.Consumed(len(rest))
-	t.under.Bind(&inner{t})
-	// crypto/tls may hold bytes too. Not now: the tunnel's owner is not ready.
-	t.hub.loop.Post(func() {
-		if t.closed {
-			return
-		}
-		t.decrypt()
-		w.in = nil
-		if err != nil {
-			t.fail(reason.TunnelClosed, err)
-		}
-	})
-}
-
-// OnData implements stream.Sink.
-func (i *inner) OnData(p []byte, end bool) {
-	t := i.t
-	n := len(p)
-	if len(t.wire.in) > 0 { // since the handshake
-		p = append(t.wire.in, p...)
-	}
-	t.wire.in, t.wire.end = p, end
-	t.heard = t.hub.loop.Now()
-	t.decrypt()
-	t.wire.in = nil
-	if !t.closed {
-		t.under.Consumed(n)
-	}
-}
-
-// OnWritable implements stream.Sink.
-func (i *inner) OnWritable() {
-	i.t.blocked = false
-	i.t.touch()
-}
-
-// OnClose implements stream.Sink.
-func (i *inner) OnClose(_ reason.Reason, err error) { i.t.fail(reason.TunnelClosed, err) }
-
-// writeInside gives the stream below what it takes; false means it takes no more now.
-func (t *tunnel) writeInside() bool {
-	for t.waiting() > 0 {
-		p := t.wire.out[t.sent:]
-		p = p[:min(len(p), innerWrite)]
-		t.sent += len(p)
-		if !t.under.Write(p) {
-			t.blocked = true
-			return false
-		}
-	}
-	return true
 }

@@ -1,4 +1,4 @@
-package hbone
+package tunnel
 
 import (
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -26,9 +26,9 @@ type hub struct {
 	cipher    []byte          // ciphertext as read
 	plain     []byte          // plaintext as delivered
 	inner     []byte          // the same of tunnels inside of tunnels; made for the first one
-	plainHead [maxRecord]byte // a DATA frame's header and first bytes
+	plainHead [MaxRecord]byte // a DATA frame's header and first bytes
 	free      [][]byte
-	dirty     []*tunnel
+	dirty     []*Tunnel
 	scheduled bool
 }
 
@@ -36,7 +36,7 @@ type hubKey struct{}
 
 func hubOf(l *poll.Loop) *hub {
 	return l.Value(hubKey{}, func() any {
-		h := &hub{loop: l, cipher: make([]byte, poll.BufferSize), plain: make([]byte, poll.BufferSize+maxRecord)}
+		h := &hub{loop: l, cipher: make([]byte, poll.BufferSize), plain: make([]byte, poll.BufferSize+MaxRecord)}
 		return h
 	}).(*hub)
 }
@@ -48,7 +48,7 @@ func (h *hub) plaintext(inside bool) []byte {
 		return h.plain
 	}
 	if h.inner == nil {
-		h.inner = make([]byte, bytestream.Window+2*maxRecord)
+		h.inner = make([]byte, bytestream.Window+2*MaxRecord)
 	}
 	return h.inner
 }
@@ -71,7 +71,7 @@ func (h *hub) putOut(b []byte) {
 }
 
 // add has t flushed at the end of this turn.
-func (h *hub) add(t *tunnel) {
+func (h *hub) add(t *Tunnel) {
 	h.dirty = append(h.dirty, t)
 	if !h.scheduled {
 		h.scheduled = true

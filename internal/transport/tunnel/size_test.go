@@ -1,4 +1,4 @@
-package hbone
+package tunnel
 
 import (
 	"testing"
@@ -9,7 +9,7 @@ import (
 // of the allocator.
 func TestStreamSize(t *testing.T) {
 	const most = 192
-	if n := unsafe.Sizeof(stream{}); n > most {
+	if n := unsafe.Sizeof(Stream{}); n > most {
 		t.Errorf("a stream takes %d bytes, want at most %d", n, most)
 	}
 }

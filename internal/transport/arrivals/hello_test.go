@@ -1,24 +1,11 @@
-package hbone
+package arrivals
 
 import (
-	"crypto/tls"
-	"net"
 	"slices"
 	"testing"
-	"time"
-)
 
-// realHello returns the first flight of crypto/tls.
-func realHello(t testing.TB) []byte {
-	a, b := net.Pipe()
-	defer func() { _ = a.Close(); _ = b.Close() }()
-	go func() { _ = tls.Client(a, &tls.Config{ServerName: "x", NextProtos: []string{"h2"}}).Handshake() }()
-	_ = b.SetReadDeadline(time.Now().Add(patience))
-	p := make([]byte, maxHello)
-	n, err := b.Read(p)
-	check(t, err)
-	return p[:n]
-}
+	"github.com/ambit-mesh/ambit/internal/transport/arrivals/arrivalstest"
+)
 
 // split puts the message of a record into records of at most n bytes.
 func split(rec []byte, n int) (out []byte) {
@@ -30,7 +17,7 @@ func split(rec []byte, n int) (out []byte) {
 }
 
 func TestLookAtHello(t *testing.T) {
-	hello := realHello(t)
+	hello := arrivalstest.Hello(t)
 	for _, form := range [][]byte{hello, split(hello, 100), split(hello, 1)} {
 		for n := range form {
 			if got := lookAtHello(form[:n]); got != helloPartial {
@@ -61,7 +48,7 @@ func TestLookAtHello(t *testing.T) {
 }
 
 func FuzzLookAtHello(f *testing.F) {
-	hello := realHello(f)
+	hello := arrivalstest.Hello(f)
 	f.Add(hello)
 	f.Add(split(hello, 7))
 	f.Add([]byte("GET / HTTP/1.1\r\n"))

@@ -1,4 +1,4 @@
-package hbone
+package tunnel
 
 import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -25,15 +25,15 @@ const (
 	gone
 )
 
-// stream joins one HTTP/2 stream with one application socket. It is the flow
+// Stream joins one HTTP/2 stream with one application socket. It is the flow
 // its owner sees.
-type stream struct {
+type Stream struct {
 	relay.Flow
-	t  *tunnel
+	t  *Tunnel
 	hs *h2.Stream
 	// hooks are what differs between client and server, and between opening
 	// and running.
-	hooks hooks
+	hooks Hooks
 	sock  poll.Sock // the application's; its queue has what the application has no room for
 	held  int64     // of the tunnel's budget, for that queue
 
@@ -52,16 +52,75 @@ type stream struct {
 	extra int32 // bytes at the front of the socket's queue that are not the stream's (prefix)
 }
 
-// hooks are told how a stream goes.
-type hooks interface {
-	// failed: it ended while opening. The socket is the hooks' now.
-	failed(s *stream, r reason.Reason, err error, retry bool)
-	// ended: it ended after running.
-	ended(s *stream, r relay.Result)
+// Hooks get how a stream ends, on its loop.
+type Hooks interface {
+	// Failed is called for a stream that ended while opening. The socket is the hooks'
+	// now. retry says that another tunnel may take the stream.
+	Failed(s *Stream, r reason.Reason, err error, retry bool)
+	// Ended is called for a stream that ended after running.
+	Ended(s *Stream, r relay.Result)
 }
 
-// run begins to relay with the application, whose socket is watched already.
-func (s *stream) run() {
+// NewStream makes a stream of the tunnel that is opening. client says that the
+// application has begun the connection.
+func (t *Tunnel) NewStream(client bool, h Hooks) *Stream {
+	s := &Stream{t: t, client: client, hooks: h}
+	s.Init(t.hub.loop, s)
+	s.sock.Init(t.hub.loop)
+	return s
+}
+
+// Requested gives the stream the request that it is. end says that nothing follows it.
+func (s *Stream) Requested(hs *h2.Stream, end bool) {
+	hs.User, s.hs, s.peerEnd = s, hs, end
+}
+
+// Hooks returns the hooks of the stream.
+func (s *Stream) Hooks() Hooks { return s.hooks }
+
+// Tunnel returns the tunnel of the stream.
+func (s *Stream) Tunnel() *Tunnel { return s.t }
+
+// H2 returns the stream of the protocol engine.
+func (s *Stream) H2() *h2.Stream { return s.hs }
+
+// Opening reports whether the stream neither runs nor has ended.
+func (s *Stream) Opening() bool { return s.phase == opening }
+
+// Watch gives the stream its application's socket, which is read once Run is called.
+func (s *Stream) Watch(fd int) error { return s.sock.Watch(s.Loop(), fd, s) }
+
+// Detach gives the socket back to the caller.
+func (s *Stream) Detach() { s.sock.Detach() }
+
+// Prefix has the application get these bytes before those of the stream.
+func (s *Stream) Prefix(p []byte) {
+	s.sock.QueueFirst(p)
+	s.extra = int32(len(p)) //nolint:gosec // a PROXY protocol header is short
+}
+
+// Refuse ends a stream that is opening, without its hooks: the caller answers.
+func (s *Stream) Refuse() {
+	s.phase = gone
+	s.discard()
+}
+
+// Accepted is called when the stream is answered: its hooks are h from now on. end says
+// that the peer sends nothing more.
+func (s *Stream) Accepted(end bool, h Hooks) {
+	s.hooks = h
+	s.peerEnd = s.peerEnd || end
+}
+
+// Unconnected ends a stream that was accepted and whose socket cannot be watched. The
+// socket is the caller's.
+func (s *Stream) Unconnected(err error) {
+	s.t.h2.Reset(s.hs, h2.InternalError)
+	s.end(reason.ResourceExhausted, err, func(*Stream) {})
+}
+
+// Run begins to relay with the application, whose socket is watched already.
+func (s *Stream) Run() {
 	s.phase = running
 	if s.sock.Queued() > 0 || s.peerEnd {
 		s.deliver()
@@ -76,19 +135,19 @@ func (s *stream) run() {
 }
 
 // Ready implements poll.Handler for the application's socket.
-func (s *stream) Ready(ev poll.Events) {
+func (s *Stream) Ready(ev poll.Events) {
 	s.sock.Note(ev)
 	if s.phase == opening {
 		// Half-closed is fine: it wants the answer. Gone altogether is not.
 		if ev&(poll.Hangup|poll.Failed) != 0 {
-			s.abandon(s.appReset())
+			s.Abandon(s.appReset())
 		}
 		return
 	}
 	if ev&poll.Failed != 0 && s.linger == nil {
 		// What it sent before it was reset may be stuck behind a peer that does
 		// not read: not for ever.
-		s.linger = s.Loop().AfterFunc(relay.LingerBlocked, func() { s.appGone(nil) })
+		s.linger = s.Loop().AfterFunc(s.t.patience, func() { s.appGone(nil) })
 	}
 	if s.sock.Queued() > 0 {
 		s.deliver()
@@ -98,14 +157,14 @@ func (s *stream) Ready(ev poll.Events) {
 
 // appReset is the reason when the application reset the connection, peerReset
 // when the other side did.
-func (s *stream) appReset() reason.Reason {
+func (s *Stream) appReset() reason.Reason {
 	if s.client {
 		return reason.DownstreamReset
 	}
 	return reason.UpstreamReset
 }
 
-func (s *stream) peerReset() reason.Reason {
+func (s *Stream) peerReset() reason.Reason {
 	if s.client {
 		return reason.UpstreamReset
 	}
@@ -114,7 +173,7 @@ func (s *stream) peerReset() reason.Reason {
 
 // pump reads the application and sends on the stream, until one of them would
 // block.
-func (s *stream) pump() {
+func (s *Stream) pump() {
 	for budget := appTurn; budget > 0; {
 		if s.phase != running || !s.sock.Readable() || s.appEnd {
 			return
@@ -136,8 +195,8 @@ func (s *stream) pump() {
 	s.sock.Again(poll.Readable)
 }
 
-func (s *stream) stall() {
-	s.t.touch()
+func (s *Stream) stall() {
+	s.t.Touch()
 	if !s.stalled {
 		s.stalled = true
 		s.t.stalled = append(s.t.stalled, s)
@@ -146,14 +205,14 @@ func (s *stream) stall() {
 
 // unstalled implements writer: in the next turn, and only once; others are served
 // between.
-func (s *stream) unstalled() {
+func (s *Stream) unstalled() {
 	s.stalled = false
 	s.sock.Again(poll.Readable)
 }
 
 // readApp moves one piece. The second result is false when there is nothing
 // more to do now.
-func (s *stream) readApp() (int, bool) {
+func (s *Stream) readApp() (int, bool) {
 	t := s.t
 	quota := t.h2.SendQuota(s.hs)
 	if quota <= 0 {
@@ -170,7 +229,7 @@ func (s *stream) readApp() (int, bool) {
 	case n == 0:
 		s.appEnd = true
 		t.h2.AppendData(s.hs, nil, true)
-		t.touch()
+		t.Touch()
 		s.finishIfDone()
 		return 0, false
 	}
@@ -189,24 +248,24 @@ func (s *stream) readApp() (int, bool) {
 // large frame with its header fills whole TLS records.
 func pieceSize(quota int) int {
 	n := min(quota, poll.BufferSize)
-	if whole := n + h2.FrameHeaderLen; whole > maxRecord {
-		n = whole/maxRecord*maxRecord - h2.FrameHeaderLen
+	if whole := n + h2.FrameHeaderLen; whole > MaxRecord {
+		n = whole/MaxRecord*MaxRecord - h2.FrameHeaderLen
 	}
 	return n
 }
 
 // send makes a DATA frame of the n bytes that follow the room for its header.
-func (s *stream) send(frame []byte, n int) bool {
+func (s *Stream) send(frame []byte, n int) bool {
 	t := s.t
 	if n < largeData {
 		t.h2.AppendData(s.hs, frame[h2.FrameHeaderLen:h2.FrameHeaderLen+n], false)
-		t.touch()
+		t.Touch()
 		return true
 	}
 	if !t.sealOutput() || !t.h2.DataHeader(frame, s.hs, n, false) || !t.seal(frame[:h2.FrameHeaderLen+n]) {
 		return false
 	}
-	t.touch()
+	t.Touch()
 	if t.waiting() >= outFlush {
 		t.flush()
 	}
@@ -215,7 +274,7 @@ func (s *stream) send(frame []byte, n int) bool {
 
 // data is DATA from the tunnel: straight to the application, and what it does
 // not take into the queue, which the stream's window bounds.
-func (s *stream) data(p []byte, end bool) {
+func (s *Stream) data(p []byte, end bool) {
 	s.peerEnd = s.peerEnd || end
 	if len(p) > 0 && s.phase != gone {
 		if s.client {
@@ -249,7 +308,7 @@ func (s *stream) data(p []byte, end bool) {
 }
 
 // deliver gives the application what was queued.
-func (s *stream) deliver() {
+func (s *Stream) deliver() {
 	if n := s.sock.Queued(); n > 0 {
 		err := s.sock.Flush()
 		s.consumed(n - s.sock.Queued())
@@ -263,17 +322,17 @@ func (s *stream) deliver() {
 }
 
 // consumed returns credit for n bytes of the queue.
-func (s *stream) consumed(n int) {
+func (s *Stream) consumed(n int) {
 	extra := int(s.extra)
 	own := max(n-extra, 0)
 	s.extra = int32(max(extra-n, 0)) //nolint:gosec // it only shrinks
 	if own > 0 {
 		s.t.h2.Consumed(s.hs, own)
-		s.t.touch()
+		s.t.Touch()
 	}
 }
 
-func (s *stream) discard() {
+func (s *Stream) discard() {
 	n := s.sock.Queued()
 	s.sock.DropQueue()
 	s.consumed(n)
@@ -282,7 +341,7 @@ func (s *stream) discard() {
 
 // finishIfDone passes the end of the stream on once everything before it is
 // delivered, and ends what has ended both ways.
-func (s *stream) finishIfDone() {
+func (s *Stream) finishIfDone() {
 	if s.phase != running || s.sock.Queued() > 0 {
 		return
 	}
@@ -299,7 +358,7 @@ func (s *stream) finishIfDone() {
 	}
 }
 
-func (s *stream) finishCut() {
+func (s *Stream) finishCut() {
 	if s.cutOK {
 		s.end(reason.OK, nil, closeApp)
 		return
@@ -314,7 +373,7 @@ func (s *stream) finishCut() {
 // breakApp notes that writing to the application failed: it has reset the
 // connection. What it sent before that may still be in the kernel, and is sent
 // on first.
-func (s *stream) breakApp() {
+func (s *Stream) breakApp() {
 	s.broken = true
 	s.discard()
 	if s.appEnd || s.cut {
@@ -325,7 +384,7 @@ func (s *stream) breakApp() {
 }
 
 // drop is pump for a stream that was cut or an application that is broken.
-func (s *stream) drop() {
+func (s *Stream) drop() {
 	if s.cut {
 		return // what it sends is not wanted
 	}
@@ -336,7 +395,7 @@ func (s *stream) drop() {
 		}
 		if s.t.h2.SendQuota(s.hs) <= 0 {
 			if s.linger == nil {
-				s.linger = s.Loop().AfterFunc(relay.LingerBlocked, func() { s.appGone(nil) })
+				s.linger = s.Loop().AfterFunc(s.t.patience, func() { s.appGone(nil) })
 			}
 			return
 		}
@@ -350,27 +409,27 @@ func (s *stream) drop() {
 }
 
 // appGone ends a stream whose application has reset the connection.
-func (s *stream) appGone(err error) {
+func (s *Stream) appGone(err error) {
 	if s.phase != running {
 		return
 	}
 	s.t.h2.Reset(s.hs, h2.ConnectError)
-	s.t.touch()
+	s.t.Touch()
 	s.end(s.appReset(), err, closeApp)
 }
 
-// abandon ends a stream that is not wanted any more while it is opening.
-func (s *stream) abandon(r reason.Reason) {
+// Abandon ends a stream that is not wanted any more while it is opening.
+func (s *Stream) Abandon(r reason.Reason) {
 	if s.phase != opening {
 		return
 	}
 	s.t.h2.Reset(s.hs, h2.Cancel)
-	s.t.touch()
-	s.fail(r, nil, false)
+	s.t.Touch()
+	s.Fail(r, nil, false)
 }
 
 // reset is the end of the stream by the peer or with the tunnel.
-func (s *stream) reset(code h2.ErrCode) {
+func (s *Stream) reset(code h2.ErrCode) {
 	switch s.phase {
 	case opening:
 		tunnelDied := s.t.h2.Err() != nil
@@ -381,7 +440,7 @@ func (s *stream) reset(code h2.ErrCode) {
 		if tunnelDied {
 			r, err = s.t.why, s.t.err
 		}
-		s.fail(r, err, tunnelDied || code.Retriable())
+		s.Fail(r, err, tunnelDied || code.Retriable())
 	case running:
 		s.cut = true
 		// A server may stop reading once its answer is complete (RFC 9113, 8.1).
@@ -389,7 +448,7 @@ func (s *stream) reset(code h2.ErrCode) {
 		s.t.unstall(s)
 		s.finishIfDone()
 		if s.phase == running && s.linger == nil {
-			s.linger = s.Loop().AfterFunc(relay.LingerBlocked, func() { s.discard(); s.finishIfDone() })
+			s.linger = s.Loop().AfterFunc(s.t.patience, func() { s.discard(); s.finishIfDone() })
 		}
 	}
 }
@@ -399,43 +458,43 @@ type resetError struct{ code h2.ErrCode }
 func (e resetError) Error() string { return "peer reset the stream with " + e.code.String() }
 
 // Abort implements relay.Carrier.
-func (s *stream) Abort(r reason.Reason) {
+func (s *Stream) Abort(r reason.Reason) {
 	switch s.phase {
 	case opening:
-		s.abandon(r)
+		s.Abandon(r)
 	case running:
 		s.t.h2.Reset(s.hs, h2.Cancel)
-		s.t.touch()
+		s.t.Touch()
 		s.end(r, nil, resetApp)
 	}
 }
 
-// fail gives the descriptor back and ends a stream that never ran.
-func (s *stream) fail(r reason.Reason, err error, retry bool) {
+// Fail gives the descriptor back and ends a stream that never ran.
+func (s *Stream) Fail(r reason.Reason, err error, retry bool) {
 	s.phase = gone
 	s.discard()
 	s.sock.Detach()
-	s.hooks.failed(s, r, err, retry)
+	s.hooks.Failed(s, r, err, retry)
 	if !s.t.inEngine {
-		s.t.settle()
+		s.t.Settle()
 	}
 }
 
 // How a stream lets go of the application's socket.
-func closeApp(s *stream)  { s.sock.Close() }
-func resetApp(s *stream)  { s.sock.Reset() }
-func passReset(s *stream) { relay.Reset(s.Loop(), s.sock.Detach()) }
+func closeApp(s *Stream)  { s.sock.Close() }
+func resetApp(s *Stream)  { s.sock.Reset() }
+func passReset(s *Stream) { relay.Reset(s.Loop(), s.sock.Detach()) }
 
 // end lets go of the application's socket by the given means.
-func (s *stream) end(r reason.Reason, err error, letGo func(*stream)) {
+func (s *Stream) end(r reason.Reason, err error, letGo func(*Stream)) {
 	s.phase = gone
 	s.discard()
 	s.t.unstall(s)
 	s.linger.Stop()
 	letGo(s)
 	sent, received := s.Bytes()
-	s.hooks.ended(s, relay.Result{Sent: sent, Received: received, Reason: r, Err: err})
+	s.hooks.Ended(s, relay.Result{Sent: sent, Received: received, Reason: r, Err: err})
 	if !s.t.inEngine {
-		s.t.settle()
+		s.t.Settle()
 	}
 }

@@ -1,15 +1,22 @@
-package hbone
+// Package tunnel drives one mutually authenticated HTTP/2 connection on its event loop:
+// bytes of a socket, or of a stream of another tunnel, through TLS into the protocol
+// engine and back. Each stream is joined with an application's socket (Stream) or handed
+// to the caller (Stream.Take). What requests mean is the business of the Role.
+package tunnel
 
 import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
@@ -27,22 +34,51 @@ const (
 	// silentIntervals is after how many of these a silent tunnel is closed. The
 	// product is 3 minutes by default: a minute without network ends no TCP
 	// connection, and TCP's next retransmission may come 51 s after that minute.
-	// New connections do not wait for a silent tunnel (see suspect.go).
+	// New connections do not wait for a silent tunnel: see package hbone.
 	silentIntervals = 12
-
-	// maxFrame is the largest DATA frame accepted by default: what a sender reads at once
-	// should fit one frame. It costs no memory, frames are delivered in parts.
-	maxFrame = 1 << 20
 )
 
-// role is what a tunnel's client or server side adds.
-type role interface {
-	headers(s *h2.Stream, h *h2.Header, end bool)
-	goingAway(last uint32, code h2.ErrCode)
-	settings()
-	// ended is called once, when the descriptor is closed and every stream
-	// has been told.
-	ended(r reason.Reason, err error)
+// ErrSilent is why a tunnel has ended whose peer gave no sign of life.
+var ErrSilent = errors.New("peer does not answer")
+
+// Role is what a tunnel's client or server side adds. Its methods are called on the
+// tunnel's loop.
+type Role interface {
+	// Headers gets each request, response and trailer.
+	Headers(s *h2.Stream, h *h2.Header, end bool)
+	// GoingAway is called when the peer takes no new streams.
+	GoingAway(last uint32, code h2.ErrCode)
+	// Settings is called when the peer may have changed its limits.
+	Settings()
+	// Ended is called once, after the descriptor is closed and every stream has ended.
+	Ended(r reason.Reason, err error)
+}
+
+// Quota is a bound that others share. Its methods may be called from any
+// goroutine and do not block.
+type Quota interface {
+	// Take takes n units, all or none, and reports whether it did.
+	Take(n int64) bool
+	// Give returns units.
+	Give(n int64)
+	// Room is how many units Take would grant now.
+	Room() int64
+}
+
+// Config says how a tunnel works.
+type Config struct {
+	H2 h2.Config
+	// KeepAlive is how long a tunnel with streams may be silent before it is sent a
+	// PING (DefaultKeepAlive when 0; less than 0 for never).
+	KeepAlive time.Duration
+	// Silence is how long such a tunnel may be silent before it is closed (twelve times
+	// KeepAlive when 0).
+	Silence time.Duration
+	// Queues, if set, bounds the bytes that wait for programs which do not read.
+	Queues Quota
+	// Linger is how long bytes that came before a reset wait for a receiver that takes
+	// nothing (relay.LingerBlocked when 0).
+	Linger time.Duration
 }
 
 // writer is a stream that has something to send.
@@ -51,9 +87,8 @@ type writer interface {
 	unstalled()
 }
 
-// tunnel is one mutually authenticated HTTP/2 connection on its loop: bytes
-// from the socket through TLS into the protocol engine, and back.
-type tunnel struct {
+// Tunnel is one connection on its loop. Its methods are called there.
+type Tunnel struct {
 	hub  *hub
 	sock poll.Sock
 	// under, if set, carries the tunnel instead of sock.
@@ -61,7 +96,7 @@ type tunnel struct {
 	wire  *wire
 	tls   *tls.Conn
 	h2    *h2.Conn
-	role  role
+	role  Role
 
 	sent     int  // of wire.out
 	blocked  bool // under has asked to wait
@@ -75,8 +110,10 @@ type tunnel struct {
 	queues Quota // of the bytes that wait for programs; nil: no bound
 	held   int64 // units of it
 
+	patience time.Duration // Config.Linger
+
 	stalled []writer  // would send, but too much ciphertext waits
-	resumed []*stream // got credit while inEngine
+	resumed []*Stream // got credit while inEngine
 
 	why       reason.Reason // for streams, when the tunnel ends
 	err       error
@@ -85,17 +122,17 @@ type tunnel struct {
 	linger    *poll.Timer
 }
 
-// link is what a tunnel runs on: a socket or a stream, and the TLS on it whose
+// Link is what a tunnel runs on: a socket or a stream, and the TLS on it whose
 // handshake is over.
-type link struct {
+type Link struct {
 	fd    int
 	under bytestream.Conn
 	conn  *tls.Conn
 	wire  *wire
 }
 
-// close lets go of a link that no tunnel has. It may be called from any goroutine.
-func (k *link) close() {
+// Close lets go of a Link that no tunnel has. It may be called from any goroutine.
+func (k *Link) Close() {
 	if k.under != nil {
 		abort(k.under)
 		return
@@ -103,18 +140,44 @@ func (k *link) close() {
 	poll.CloseFD(k.fd)
 }
 
-// start puts a tunnel on the loop it was made for.
-func (t *tunnel) start(l *poll.Loop, k link, cfg h2.Config, r role, keep, silence time.Duration) error {
+// Reset is Close, but the peer gets a reset instead of an end.
+func (k *Link) Reset() {
+	if k.under != nil {
+		abort(k.under)
+		return
+	}
+	poll.ResetFD(k.fd)
+}
+
+// Under returns the stream that carries the Link, nil when a socket does.
+func (k *Link) Under() bytestream.Conn { return k.under }
+
+// State returns what the TLS handshake has agreed on.
+func (k *Link) State() tls.ConnectionState { return k.conn.ConnectionState() }
+
+// abort ends a stream, from any goroutine.
+func abort(c bytestream.Conn) {
+	c.Loop().Post(func() { c.Abort(reason.TunnelClosed) })
+}
+
+// Start puts a tunnel on the loop it was made for. On error the Link is still the
+// caller's, and Ended is not called.
+func (t *Tunnel) Start(l *poll.Loop, k Link, cfg Config, r Role) error {
 	t.hub, t.under, t.tls, t.wire, t.role = hubOf(l), k.under, k.conn, k.wire, r
 	t.why = reason.TunnelClosed
 	t.heard = l.Now()
-	t.h2 = h2.New(cfg, t)
+	t.queues, t.patience = cfg.Queues, cfg.Linger
+	if t.patience == 0 {
+		t.patience = relay.LingerBlocked
+	}
+	t.h2 = h2.New(cfg.H2, t)
 	if t.under == nil {
 		if err := t.sock.Watch(l, k.fd, t); err != nil {
-			t.closed = true
+			t.closed, t.err = true, err
 			return err
 		}
 	}
+	keep, silence := cfg.KeepAlive, cfg.Silence
 	if keep == 0 {
 		keep = DefaultKeepAlive
 	}
@@ -125,7 +188,7 @@ func (t *tunnel) start(l *poll.Loop, k link, cfg h2.Config, r role, keep, silenc
 		}
 		t.keepAlive = l.AfterFunc(keep, func() { t.alive(keep, most) })
 	}
-	t.touch()
+	t.Touch()
 	if t.under != nil {
 		t.startInside()
 		return nil
@@ -136,10 +199,36 @@ func (t *tunnel) start(l *poll.Loop, k link, cfg h2.Config, r role, keep, silenc
 	return nil
 }
 
-func engineConfig(server bool, streams uint32, w Windows) h2.Config {
-	return h2.Config{
-		Server: server, MaxStreams: streams, MaxFrame: or(w.Frame, maxFrame),
-		StreamWindow: w.Stream, MaxStreamWindow: w.MaxStream, ConnWindow: w.Conn,
+// Loop returns the loop of the tunnel.
+func (t *Tunnel) Loop() *poll.Loop { return t.hub.loop }
+
+// H2 returns the protocol engine. What its methods send leaves at the next Touch.
+func (t *Tunnel) H2() *h2.Conn { return t.h2 }
+
+// TLS returns what the TLS handshake has agreed on. It may be called from any goroutine.
+func (t *Tunnel) TLS() tls.ConnectionState { return t.tls.ConnectionState() }
+
+// Closed reports whether the tunnel has ended.
+func (t *Tunnel) Closed() bool { return t.closed }
+
+// Heard returns when bytes last arrived.
+func (t *Tunnel) Heard() time.Time { return t.heard }
+
+// Local returns this side's address; it is zero when the tunnel has ended.
+func (t *Tunnel) Local() netip.AddrPort {
+	if t.under != nil {
+		return t.under.Info().Local
+	}
+	local, _ := sockopt.LocalAddr(t.sock.FD())
+	return local
+}
+
+// Drain asks the peer to open no more streams; the tunnel ends with its last one.
+func (t *Tunnel) Drain() {
+	if !t.closed {
+		t.h2.Shutdown()
+		t.Touch()
+		t.Settle()
 	}
 }
 
@@ -147,32 +236,32 @@ func engineConfig(server bool, streams uint32, w Windows) h2.Config {
 // intervals. Intervals are counted, and not time: a process that was stopped
 // itself must not take its own pause for the peer's. A tunnel without streams
 // is left in peace.
-func (t *tunnel) alive(every time.Duration, most int) {
+func (t *Tunnel) alive(every time.Duration, most int) {
 	switch {
 	case t.h2.Streams() == 0 || t.hub.loop.Now().Sub(t.heard) < every:
 		t.silent = 0
 	case t.silent+1 >= most:
-		t.fail(reason.TunnelClosed, errSilent)
+		t.Fail(reason.TunnelClosed, ErrSilent)
 		return
 	default:
 		t.silent++
 		t.h2.KeepAlive() // its own count is shorter
 	}
-	t.touch()
+	t.Touch()
 	t.keepAlive.Reset(every)
 }
 
 // Ready implements poll.Handler.
-func (t *tunnel) Ready(ev poll.Events) {
+func (t *Tunnel) Ready(ev poll.Events) {
 	if ev&poll.Writable != 0 && !t.sock.Writable() {
-		t.touch()
+		t.Touch()
 	}
 	t.sock.Note(ev)
 	t.receive()
 }
 
-// touch has the tunnel flushed at the end of this turn.
-func (t *tunnel) touch() {
+// Touch has the tunnel flushed at the end of this turn.
+func (t *Tunnel) Touch() {
 	if !t.dirty && !t.closed {
 		t.dirty = true
 		t.hub.add(t)
@@ -180,7 +269,7 @@ func (t *tunnel) touch() {
 }
 
 // receive takes what the socket has.
-func (t *tunnel) receive() {
+func (t *Tunnel) receive() {
 	for budget := readTurn; budget > 0; {
 		if t.closed || !t.sock.Readable() {
 			return
@@ -190,7 +279,7 @@ func (t *tunnel) receive() {
 		case poll.IsAgain(err):
 			t.wire.in = nil
 		case err != nil:
-			t.fail(reason.TunnelClosed, err)
+			t.Fail(reason.TunnelClosed, err)
 			return
 		default:
 			t.wire.in, t.wire.end = t.hub.cipher[:n], n == 0
@@ -205,13 +294,13 @@ func (t *tunnel) receive() {
 // decrypt opens every whole record and gives the plaintext to the engine in
 // pieces as large as possible: what arrives in one piece is delivered by one
 // system call.
-func (t *tunnel) decrypt() {
+func (t *Tunnel) decrypt() {
 	plain := t.hub.plaintext(t.under != nil)
 	k := 0
 	for {
 		n, err := t.tls.Read(plain[k:])
 		k += n
-		if err == nil && len(plain)-k >= maxRecord {
+		if err == nil && len(plain)-k >= MaxRecord {
 			continue
 		}
 		if k > 0 && !t.deliver(plain[:k]) {
@@ -223,24 +312,24 @@ func (t *tunnel) decrypt() {
 		case err == bytestream.ErrDry: //nolint:errorlint // crypto/tls hands it back as it is
 			return
 		case errors.Is(err, io.EOF):
-			t.fail(reason.TunnelClosed, nil)
+			t.Fail(reason.TunnelClosed, nil)
 			return
 		default:
-			t.fail(reason.TunnelClosed, err)
+			t.Fail(reason.TunnelClosed, err)
 			return
 		}
 	}
 }
 
 // deliver runs the engine on plaintext. It reports whether the tunnel goes on.
-func (t *tunnel) deliver(p []byte) bool {
+func (t *Tunnel) deliver(p []byte) bool {
 	if t.closing {
 		return true // only its end is awaited
 	}
 	t.inEngine = true
 	err := t.h2.Receive(t.hub.loop.Now(), p)
 	t.inEngine = false
-	t.touch()
+	t.Touch()
 	if err != nil {
 		t.err = err
 		t.goodbye()
@@ -251,31 +340,31 @@ func (t *tunnel) deliver(p []byte) bool {
 	}
 	clear(t.resumed)
 	t.resumed = t.resumed[:0]
-	t.settle()
+	t.Settle()
 	return !t.closed
 }
 
-// settle ends a tunnel that was asked to end and has no streams any more.
-func (t *tunnel) settle() {
+// Settle ends a tunnel that was asked to end and has no streams any more.
+func (t *Tunnel) Settle() {
 	if !t.closed && !t.closing && t.h2.Drained() {
 		t.goodbye()
 	}
 }
 
 // waiting is how many bytes wait to be written to the socket.
-func (t *tunnel) waiting() int { return len(t.wire.out) - t.sent }
+func (t *Tunnel) waiting() int { return len(t.wire.out) - t.sent }
 
 // full reports whether applications must not be read for now.
-func (t *tunnel) full() bool { return t.waiting()+len(t.h2.Output()) >= outBound }
+func (t *Tunnel) full() bool { return t.waiting()+len(t.h2.Output()) >= outBound }
 
 // seal encrypts p behind what waits. It returns false when that ended the
 // tunnel.
-func (t *tunnel) seal(p []byte) bool {
+func (t *Tunnel) seal(p []byte) bool {
 	if t.wire.out == nil {
 		t.wire.out = t.hub.takeOut()
 	}
 	if _, err := t.tls.Write(p); err != nil {
-		t.fail(reason.TunnelClosed, err)
+		t.Fail(reason.TunnelClosed, err)
 		return false
 	}
 	return true
@@ -283,7 +372,7 @@ func (t *tunnel) seal(p []byte) bool {
 
 // sealOutput encrypts what the engine has to say. While too much waits already
 // it stays in the engine, which bounds it.
-func (t *tunnel) sealOutput() bool {
+func (t *Tunnel) sealOutput() bool {
 	if t.waiting() >= outBound || t.closing {
 		return true
 	}
@@ -297,7 +386,7 @@ func (t *tunnel) sealOutput() bool {
 }
 
 // flush writes what waits, as far as the socket takes it.
-func (t *tunnel) flush() {
+func (t *Tunnel) flush() {
 	for !t.closed {
 		if !t.sealOutput() {
 			return
@@ -327,7 +416,7 @@ func (t *tunnel) flush() {
 
 // write gives the socket what it takes; false means it takes no more now, or
 // the tunnel has ended.
-func (t *tunnel) write() bool {
+func (t *Tunnel) write() bool {
 	if t.under != nil {
 		return t.writeInside()
 	}
@@ -337,7 +426,7 @@ func (t *tunnel) write() bool {
 		// What the peer said before it went away is still to be read, and its
 		// end or error with it.
 		t.sent = len(t.wire.out)
-		t.fail(reason.TunnelClosed, err)
+		t.Fail(reason.TunnelClosed, err)
 		return false
 	}
 	t.sent += n
@@ -345,14 +434,14 @@ func (t *tunnel) write() bool {
 }
 
 // writable reports whether what carries the tunnel may take something.
-func (t *tunnel) writable() bool {
+func (t *Tunnel) writable() bool {
 	if t.under != nil {
 		return !t.blocked
 	}
 	return t.sock.Writable()
 }
 
-func (t *tunnel) shutdownWrite() {
+func (t *Tunnel) shutdownWrite() {
 	if t.under != nil {
 		t.under.CloseWrite()
 		return
@@ -360,7 +449,7 @@ func (t *tunnel) shutdownWrite() {
 	t.sock.ShutdownWrite()
 }
 
-func (t *tunnel) releaseOut() {
+func (t *Tunnel) releaseOut() {
 	if t.wire.out != nil {
 		t.hub.putOut(t.wire.out)
 		t.wire.out, t.sent = nil, 0
@@ -370,7 +459,7 @@ func (t *tunnel) releaseOut() {
 // goodbye ends the tunnel from our side: the last frames, TLS's close_notify
 // and the end of the stream are sent, and the peer's end is awaited for a
 // while. The streams have ended already, or end now.
-func (t *tunnel) goodbye() {
+func (t *Tunnel) goodbye() {
 	if t.closing || t.closed {
 		return
 	}
@@ -384,12 +473,12 @@ func (t *tunnel) goodbye() {
 	}
 	_ = t.tls.CloseWrite()
 	t.closing = true
-	t.linger = t.hub.loop.AfterFunc(closeLinger, func() { t.fail(t.why, t.err) })
-	t.touch()
+	t.linger = t.hub.loop.AfterFunc(closeLinger, func() { t.Fail(t.why, t.err) })
+	t.Touch()
 }
 
-// fail ends the tunnel now; its streams get r.
-func (t *tunnel) fail(r reason.Reason, err error) {
+// Fail ends the tunnel now; its streams get r.
+func (t *Tunnel) Fail(r reason.Reason, err error) {
 	if t.closed {
 		return
 	}
@@ -407,18 +496,18 @@ func (t *tunnel) fail(r reason.Reason, err error) {
 	clear(t.stalled)
 	t.stalled = nil
 	t.h2.Close(h2.InternalError)
-	t.role.ended(r, err)
+	t.role.Ended(r, err)
 }
 
 // The rest implements h2.Handler.
 
 // OnHeaders passes requests, responses and trailers to the role.
-func (t *tunnel) OnHeaders(s *h2.Stream, h *h2.Header, end bool) { t.role.headers(s, h, end) }
+func (t *Tunnel) OnHeaders(s *h2.Stream, h *h2.Header, end bool) { t.role.Headers(s, h, end) }
 
 // OnData delivers.
-func (t *tunnel) OnData(s *h2.Stream, p []byte, end bool) {
+func (t *Tunnel) OnData(s *h2.Stream, p []byte, end bool) {
 	switch st := s.User.(type) {
-	case *stream:
+	case *Stream:
 		st.data(p, end)
 	case *conn:
 		st.data(p, end)
@@ -428,9 +517,9 @@ func (t *tunnel) OnData(s *h2.Stream, p []byte, end bool) {
 }
 
 // OnReset ends a stream.
-func (t *tunnel) OnReset(s *h2.Stream, code h2.ErrCode) {
+func (t *Tunnel) OnReset(s *h2.Stream, code h2.ErrCode) {
 	switch st := s.User.(type) {
-	case *stream:
+	case *Stream:
 		st.reset(code)
 	case *conn:
 		st.reset(code)
@@ -438,9 +527,9 @@ func (t *tunnel) OnReset(s *h2.Stream, code h2.ErrCode) {
 }
 
 // OnWritable lets a stream read its application again.
-func (t *tunnel) OnWritable(s *h2.Stream) {
+func (t *Tunnel) OnWritable(s *h2.Stream) {
 	switch st := s.User.(type) {
-	case *stream:
+	case *Stream:
 		if t.inEngine {
 			t.resumed = append(t.resumed, st)
 			return
@@ -452,15 +541,15 @@ func (t *tunnel) OnWritable(s *h2.Stream) {
 }
 
 // OnGoAway stops new streams.
-func (t *tunnel) OnGoAway(last uint32, code h2.ErrCode, _ []byte) { t.role.goingAway(last, code) }
+func (t *Tunnel) OnGoAway(last uint32, code h2.ErrCode, _ []byte) { t.role.GoingAway(last, code) }
 
 // OnSettings tells the role that limits may have changed.
-func (t *tunnel) OnSettings() { t.role.settings() }
+func (t *Tunnel) OnSettings() { t.role.Settings() }
 
 // OnPong is not used: the engine keeps its own pings.
-func (t *tunnel) OnPong([8]byte) {}
+func (t *Tunnel) OnPong([8]byte) {}
 
-func (t *tunnel) unstall(s *stream) {
+func (t *Tunnel) unstall(s *Stream) {
 	if s.stalled {
 		s.stalled = false
 		t.stalled = slices.DeleteFunc(t.stalled, func(o writer) bool { return o == s })

@@ -1,4 +1,4 @@
-package hbone
+package tunnel
 
 import (
 	"errors"
@@ -6,32 +6,28 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
-	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
-// lingerBlocked is how long bytes that came before a reset wait for a receiver that
-// takes nothing. Only tests change it.
-var lingerBlocked = relay.LingerBlocked
-
-var errGone = errors.New("the client gave up before it was answered")
+// ErrGone is why a stream has ended that was answered after its client gave up.
+var ErrGone = errors.New("the client gave up before it was answered")
 
 // gather is how many written bytes wait for the end of the turn: with their frame's
 // header they fit one record. What is written in one turn should be one frame, because
 // the peer may write each frame to its program by a call of its own.
-const gather = maxRecord - h2.FrameHeaderLen
+const gather = MaxRecord - h2.FrameHeaderLen
 
 // conn is one stream of a tunnel as a stream.Conn.
 //
 // DATA reaches the Sink inline. Everything else that it gets is called at the end of
 // the turn: there no method of a Conn and no callback of the engine is under way.
 type conn struct {
-	t    *tunnel
+	t    *Tunnel
 	hs   *h2.Stream
 	sink bytestream.Sink
 	info bytestream.Info
 	// ended, if set, is told once that the stream does not count any more.
-	ended connOwner
+	ended Owner
 
 	in     poll.Queue // for the Sink, which does not take it now
 	out    poll.Queue // for the peer, or for room in the tunnel
@@ -56,14 +52,38 @@ type conn struct {
 	over      bool // ended was told
 }
 
-// connOwner is what counts a conn.
-type connOwner interface{ connEnded() }
+// Owner counts streams that were handed out.
+type Owner interface {
+	// StreamEnded is called once for each.
+	StreamEnded()
+}
 
-// take makes a conn of a stream that was opening.
-func (s *stream) take(info bytestream.Info, ended connOwner) *conn {
-	c := &conn{t: s.t, hs: s.hs, info: info, ended: ended, in: s.sock.TakeQueue(), held: s.held, peerEnd: s.peerEnd}
+// Take makes of a stream that was opening one of the caller's. end says that the peer
+// sends nothing more. o may be nil.
+func (s *Stream) Take(info bytestream.Info, end bool, o Owner) bytestream.Conn {
+	s.peerEnd = s.peerEnd || end
+	return s.take(info, o)
+}
+
+func (s *Stream) take(info bytestream.Info, o Owner) *conn {
+	c := &conn{t: s.t, hs: s.hs, info: info, ended: o, in: s.sock.TakeQueue(), held: s.held, peerEnd: s.peerEnd}
 	s.held, s.phase = 0, gone
 	s.hs.User = c
+	return c
+}
+
+// Answer answers the request that the stream is, and makes it one of the caller's. When
+// the client has gone meanwhile, the result ends as soon as it has a Sink.
+func (s *Stream) Answer(h *h2.Header, info bytestream.Info) bytestream.Conn {
+	if s.phase != opening {
+		return &conn{t: s.t, hs: s.hs, info: info, cut: true, over: true, why: reason.DownstreamReset, err: ErrGone}
+	}
+	c := s.take(info, nil)
+	if err := s.t.h2.Respond(s.hs, h, false); err != nil {
+		s.t.h2.Reset(s.hs, h2.InternalError)
+		c.cut, c.why, c.err = true, reason.Internal, err
+	}
+	s.t.Touch()
 	return c
 }
 
@@ -84,7 +104,7 @@ func (c *conn) Resume() {
 
 func (c *conn) Consumed(n int) {
 	c.t.h2.Consumed(c.hs, n)
-	c.t.touch()
+	c.t.Touch()
 }
 
 func (c *conn) Write(p []byte) bool {
@@ -122,7 +142,7 @@ func (c *conn) Abort(why reason.Reason) {
 	if passedOn(why) && c.out.Len() > 0 && !c.cut {
 		c.leaving = true
 		c.schedule()
-		c.linger.Arm(c.Loop(), lingerBlocked, c.expire)
+		c.linger.Arm(c.Loop(), c.t.patience, c.expire)
 		c.discardIn()
 		return
 	}
@@ -263,7 +283,7 @@ func (c *conn) pump() {
 	case c.wantEnd && !c.writeEnd && !c.done:
 		c.writeEnd = true
 		c.t.h2.AppendData(c.hs, nil, true)
-		c.t.touch()
+		c.t.Touch()
 	}
 }
 
@@ -288,7 +308,7 @@ func (c *conn) send(p []byte, end bool) int {
 		n += m
 		c.writeEnd = last
 	}
-	t.touch()
+	t.Touch()
 	return n
 }
 
@@ -342,9 +362,9 @@ func (c *conn) reset(code h2.ErrCode) {
 
 // overflow ends a stream for which there is no room.
 func (c *conn) overflow() {
-	c.cut, c.why, c.err = true, reason.ResourceExhausted, errQueues
+	c.cut, c.why, c.err = true, reason.ResourceExhausted, ErrQueues
 	c.t.h2.Reset(c.hs, resetCode(c.why))
-	c.t.touch()
+	c.t.Touch()
 	c.discardOut()
 	c.discardIn()
 	c.readEnd = true // the Sink gets OnClose alone
@@ -358,15 +378,15 @@ func (c *conn) finish() {
 	if !c.over && (ended || c.done && !c.leaving) {
 		c.over = true
 		if c.ended != nil {
-			c.ended.connEnded()
+			c.ended.StreamEnded()
 		}
-		c.t.settle()
+		c.t.Settle()
 	}
 	switch {
 	case !ended || c.done:
 	case c.in.Len() > 0 || c.peerEnd && !c.readEnd:
 		if !c.linger.Armed() && c.cut {
-			c.linger.Arm(c.Loop(), lingerBlocked, c.expire)
+			c.linger.Arm(c.Loop(), c.t.patience, c.expire)
 		}
 	case c.sink != nil:
 		s := c.sink
@@ -393,7 +413,7 @@ func (c *conn) free() {
 	c.discardIn()
 	c.discardOut()
 	c.t.h2.Release(c.hs)
-	c.t.touch()
+	c.t.Touch()
 }
 
 func (c *conn) discardIn() {

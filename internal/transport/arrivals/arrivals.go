@@ -1,4 +1,10 @@
-package hbone
+// Package arrivals makes tunnels' connections of accepted sockets: it waits for the hello
+// of TLS without a goroutine, lets a bounded number of handshakes compute at once, and
+// evicts those whose source has the most when there is no room.
+//
+//	accepted ──► silent ──► ready ──► computes ◄──► asked ──► Config.Take
+//	             (hello)    (slot)                  (peer's flight)
+package arrivals
 
 import (
 	"context"
@@ -8,12 +14,15 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/lobby"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
+	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
 
 const (
@@ -24,9 +33,6 @@ const (
 	// defaultMaxHandshakes is how many handshakes compute at once. More than a few
 	// per processor gain nothing; the rest is for those that wait for a certificate.
 	defaultMaxHandshakes = 64
-	// defaultMaxPeerTunnels bounds the tunnels of one address. A proxy opens one for
-	// each 100 connections.
-	defaultMaxPeerTunnels = 512
 
 	// silentPerSlot, readyPerSlot and askedPerSlot bound, in units of MaxHandshakes,
 	// the connections whose hello has not come (a descriptor and 300 bytes each),
@@ -53,20 +59,89 @@ var (
 	ErrTooManySilent = errors.New("too many connections without a TLS handshake, most of them from this source")
 	// ErrSilent is reported for a peer that did not send its part of the handshake.
 	ErrSilent = errors.New("the peer did not send its part of the TLS handshake in time")
+	// ErrForeign is reported for a peer that sends something else than TLS.
+	ErrForeign = errors.New("the peer does not speak TLS")
+	// ErrEnded is reported for a peer that closed the connection in the handshake.
+	ErrEnded = errors.New("the peer closed the connection before its TLS handshake")
 
-	errForeign  = errors.New("the peer does not speak TLS")
 	errDribbles = errors.New("the peer sends its TLS handshake in too many pieces")
-	errEnded    = errors.New("the peer closed the connection before its TLS handshake")
 	errSockets  = errors.New("the pod's budget of descriptors is used up")
-	errTunnels  = errors.New("the pod's budget of tunnels is used up")
-	errPeer     = errors.New("this peer has too many tunnels")
 )
+
+// Config says how Arrivals work. Zero fields take the defaults named.
+type Config struct {
+	Loops *poll.Group
+	// TLS returns the configuration of one handshake. It runs on a goroutine
+	// of its own and may block within HandshakeTimeout.
+	TLS func(*tls.ClientHelloInfo) (*tls.Config, error)
+	// Take gets a connection whose handshake is over, on the handshake's goroutine, and
+	// the loop where it is to live. Done is to be called for it. On error the connection
+	// is reset, and the error reported.
+	Take func(l *poll.Loop, c Conn) *reason.Error
+	// OnError, if set, gets why a connection was not handed to Take, on any goroutine.
+	OnError func(remote, local netip.AddrPort, err error)
+	// HelloTimeout bounds the wait for a whole ClientHello, AnswerTimeout the
+	// waits for the client's other flights together (3 s each), HandshakeTimeout
+	// the time from the hello to the end (10 s).
+	HelloTimeout, AnswerTimeout, HandshakeTimeout time.Duration
+	// MaxHandshakes is how many handshakes compute at once (64). What waits is
+	// bounded by multiples of it.
+	MaxHandshakes int
+	// Sockets, if set, bounds the connections: one unit for each, which goes with the
+	// connection to Take.
+	Sockets tunnel.Quota
+	// OnArrival, if set, counts connections: +1 inside of Serve, -1 once Done is called or
+	// the connection has ended. -1 may come from any goroutine.
+	OnArrival func(delta int)
+}
+
+// Conn is a connection whose handshake is over.
+type Conn struct {
+	Link          tunnel.Link
+	Remote, Local netip.AddrPort
+}
+
+// Arrivals are the connections of one server that are not a tunnel yet. Methods may be
+// called from any goroutine, but Serve.
+type Arrivals struct {
+	cfg    Config
+	ctx    context.Context // of handshakes
+	cancel context.CancelCauseFunc
+	spread atomic.Uint64
+	waking atomic.Bool // a timer of wakeAfter runs
+
+	mu     sync.Mutex // guards what follows
+	lobby  *lobby.Lobby
+	closed *reason.Error
+}
+
+// New makes Arrivals without connections.
+func New(cfg Config) *Arrivals {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	set(&cfg.HelloTimeout, defaultPeerTimeout)
+	set(&cfg.AnswerTimeout, defaultPeerTimeout)
+	set(&cfg.HandshakeTimeout, defaultHandshakeTimeout)
+	if cfg.MaxHandshakes == 0 {
+		cfg.MaxHandshakes = defaultMaxHandshakes
+	}
+	n := cfg.MaxHandshakes
+	s := &Arrivals{cfg: cfg, lobby: lobby.New(n, silentPerSlot*n, readyPerSlot*n, askedPerSlot*n)}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	return s
+}
+
+// Done says that a connection of Take has become a tunnel, or has ended.
+func (s *Arrivals) Done() { s.count(-1) }
 
 // arrival is a connection that is not a tunnel yet. Until its hello is there it
 // is watched by its loop; then a goroutine of its own shakes hands.
 type arrival struct {
 	lobby.Guest
-	server        *Server
+	server        *Arrivals
 	loop          *poll.Loop // where it was accepted
 	fd            int
 	remote, local netip.AddrPort
@@ -87,10 +162,10 @@ type arrival struct {
 }
 
 // Serve takes over a non-blocking socket that was accepted on l, on l's
-// goroutine. It returns at once. Tunnels are spread over all loops of the group,
-// because one listener accepts on one loop, and everything of a tunnel happens on
+// goroutine. It returns at once. What becomes of them is spread over all loops of the
+// group, because one listener accepts on one loop, and everything of a tunnel happens on
 // its own.
-func (s *Server) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
+func (s *Arrivals) Serve(l *poll.Loop, fd int, remote, local netip.AddrPort) {
 	a := &arrival{server: s, loop: l, fd: fd, remote: remote, local: local}
 	a.Start, a.Evict = a.begin, a.evicted
 	if !s.admit() {
@@ -127,7 +202,7 @@ func unfinished(err error) *reason.Error { return reason.Errorf(reason.TunnelHan
 
 // admit takes a unit of Sockets. When there is none, the silent connection that
 // has to go first passes its unit on, or else one that waits for a slot.
-func (s *Server) admit() bool {
+func (s *Arrivals) admit() bool {
 	if s.cfg.Sockets == nil || s.cfg.Sockets.Take(1) {
 		return true
 	}
@@ -149,7 +224,7 @@ func (s *Server) admit() bool {
 
 // act carries out what the lobby decided. l is the calling loop; nil on another
 // goroutine.
-func (s *Server) act(v lobby.Verdict, l *poll.Loop, full error) {
+func (s *Arrivals) act(v lobby.Verdict, l *poll.Loop, full error) {
 	if v.Evict != nil {
 		v.Evict.Evict(exhausted(full))
 	}
@@ -165,7 +240,7 @@ func (s *Server) act(v lobby.Verdict, l *poll.Loop, full error) {
 
 // wakeAfter has the lobby give a slot later. One timer is enough: each verdict asks
 // for what is earliest.
-func (s *Server) wakeAfter(d time.Duration) {
+func (s *Arrivals) wakeAfter(d time.Duration) {
 	if d <= 0 || !s.waking.CompareAndSwap(false, true) {
 		return
 	}
@@ -178,8 +253,9 @@ func (s *Server) wakeAfter(d time.Duration) {
 	})
 }
 
-// empty ends every connection that has no goroutine yet; no other one comes.
-func (s *Server) empty(why *reason.Error) {
+// Close ends every connection; no other one comes.
+func (s *Arrivals) Close(why *reason.Error) {
+	s.cancel(why)
 	s.mu.Lock()
 	s.closed = why
 	var out []*lobby.Guest
@@ -208,7 +284,7 @@ func (a *arrival) Ready(ev poll.Events) {
 		a.giveUp(unfinished(err))
 		return
 	case n == 0:
-		a.giveUp(unfinished(errEnded))
+		a.giveUp(unfinished(ErrEnded))
 		return
 	}
 	a.peeks++
@@ -216,9 +292,9 @@ func (a *arrival) Ready(ev poll.Events) {
 	case state == helloComplete:
 		a.heard()
 	case state == helloForeign:
-		a.giveUp(unfinished(errForeign))
+		a.giveUp(unfinished(ErrForeign))
 	case ev&(poll.ReadHup|poll.Hangup|poll.Failed) != 0:
-		a.giveUp(unfinished(errEnded))
+		a.giveUp(unfinished(ErrEnded))
 	case a.peeks > maxPeeks:
 		a.giveUp(unfinished(errDribbles))
 	}
@@ -298,15 +374,15 @@ func (a *arrival) end(err *reason.Error) {
 }
 
 // count reports arrivals to their owner.
-func (s *Server) count(delta int) {
+func (s *Arrivals) count(delta int) {
 	if s.cfg.OnArrival != nil {
 		s.cfg.OnArrival(delta)
 	}
 }
 
-func (s *Server) report(a *arrival, err *reason.Error) {
-	if s.cfg.OnHandshakeError != nil {
-		s.cfg.OnHandshakeError(a.remote, a.local, err)
+func (s *Arrivals) report(a *arrival, err *reason.Error) {
+	if s.cfg.OnError != nil {
+		s.cfg.OnError(a.remote, a.local, err)
 	}
 }
 
@@ -332,8 +408,8 @@ func (a *arrival) begin() {
 	}
 }
 
-// asks implements gate: the slot is free while the peer computes, or is silent.
-func (a *arrival) asks(f *os.File) error {
+// Asks implements tunnel.Gate: the slot is free while the peer computes, or is silent.
+func (a *arrival) Asks(f *os.File) error {
 	s := a.server
 	if !a.asked {
 		a.asked = true
@@ -348,8 +424,8 @@ func (a *arrival) asks(f *os.File) error {
 	return context.Cause(a.ctx) // whose deadline the one above may have replaced
 }
 
-// answered implements gate: it waits for a slot.
-func (a *arrival) answered() error {
+// Answered implements tunnel.Gate: it waits for a slot.
+func (a *arrival) Answered() error {
 	s := a.server
 	s.mu.Lock()
 	gone := a.Phase() == lobby.Outside
@@ -373,31 +449,22 @@ func (a *arrival) answered() error {
 	}
 }
 
-// shake shakes hands and starts the tunnel, on the handshake's goroutine. On error
+// shake shakes hands and hands the connection on, on the handshake's goroutine. On error
 // fd is still the caller's.
 func (a *arrival) shake() *reason.Error {
 	s := a.server
-	conn, w, err := handshake(a.ctx, a.fd, a, func(c net.Conn) *tls.Conn { return tls.Server(c, s.tlsConfig()) })
+	link, err := tunnel.Handshake(a.ctx, a.fd, a, func(c net.Conn) *tls.Conn { return tls.Server(c, s.tlsConfig()) })
 	if err != nil {
 		return a.why(err)
 	}
-	state := conn.ConnectionState()
 	l := s.cfg.Loops.Pick(uint64(a.loop.Index()) + s.spread.Add(1) - 1)
-	t := &serverTunnel{server: s, loop: l, remote: a.remote, local: a.local, state: &state}
-	if id, err := mtls.PeerIdentity(&state); err == nil {
-		t.identity = id
-	}
-	if err := s.enlist(a.remote.Addr()); err != nil {
+	if err := s.cfg.Take(l, Conn{Link: link, Remote: a.remote, Local: a.local}); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	v := s.lobby.Finished(&a.Guest, time.Now())
 	s.mu.Unlock()
 	s.act(v, nil, nil)
-	if !l.Post(func() { t.start(a.fd, conn, w) }) {
-		s.delist(a.remote.Addr())
-		return exhausted(poll.ErrClosed)
-	}
 	return nil
 }
 
@@ -413,12 +480,15 @@ func (a *arrival) why(err error) *reason.Error {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return unfinished(ErrSilent)
 	case errors.Is(err, io.EOF):
-		return unfinished(errEnded)
+		return unfinished(ErrEnded)
 	}
-	return asReason(mtls.Error(err), reason.TLSFailure, Key{Dst: a.local})
+	if err = mtls.Error(err); errors.As(err, &re) {
+		return re
+	}
+	return reason.Errorf(reason.TLSFailure, "tunnel to %s: %w", a.local, err)
 }
 
-func (s *Server) tlsConfig() *tls.Config {
+func (s *Arrivals) tlsConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, // what the real configuration says counts
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -436,7 +506,7 @@ func (s *Server) tlsConfig() *tls.Config {
 			if err != nil || c == nil {
 				return nil, errors.Join(err, errNoConfig(c))
 			}
-			return tuned(c), nil
+			return tunnel.Tuned(c), nil
 		},
 	}
 }
@@ -446,41 +516,4 @@ func errNoConfig(c *tls.Config) error {
 		return errors.New("no TLS configuration for this connection")
 	}
 	return nil
-}
-
-// enlist counts a tunnel of an address, if it may have one more.
-func (s *Server) enlist(from netip.Addr) *reason.Error {
-	if s.cfg.Tunnels != nil && !s.cfg.Tunnels.Take(1) {
-		return exhausted(errTunnels)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.peers[from] >= s.cfg.MaxPeerTunnels {
-		if s.cfg.Tunnels != nil {
-			s.cfg.Tunnels.Give(1)
-		}
-		return exhausted(errPeer)
-	}
-	s.peers[from]++
-	return nil
-}
-
-// delist is the end of one enlist.
-func (s *Server) delist(from netip.Addr) {
-	s.mu.Lock()
-	if s.peers[from]--; s.peers[from] <= 0 {
-		delete(s.peers, from)
-	}
-	s.mu.Unlock()
-	if s.cfg.Tunnels != nil {
-		s.cfg.Tunnels.Give(1)
-	}
-}
-
-// forget is the end of a tunnel: its descriptor is closed.
-func (s *Server) forget(from netip.Addr) {
-	s.delist(from)
-	if s.cfg.Sockets != nil {
-		s.cfg.Sockets.Give(1)
-	}
 }

@@ -1,4 +1,4 @@
-package hbone
+package tunnel
 
 import (
 	"errors"
@@ -15,12 +15,12 @@ const (
 	freeQueues = 256 << 10
 )
 
-// errQueues is why a stream is reset whose program does not read.
-var errQueues = errors.New("the program does not read, and the pod's budget of queued bytes is used up, most of it by this tunnel")
+// ErrQueues is why a stream is reset whose program does not read.
+var ErrQueues = errors.New("the program does not read, and the pod's budget of queued bytes is used up, most of it by this tunnel")
 
 // enqueue has p wait for the program. When the budget does not permit that, the
 // stream ends: its window was given already and cannot be taken back.
-func (s *stream) enqueue(p []byte) bool {
+func (s *Stream) enqueue(p []byte) bool {
 	if !s.t.hold(&s.held, units(s.sock.Queued()+len(p))) {
 		s.t.h2.Consumed(s.hs, len(p))
 		s.overflow()
@@ -31,7 +31,7 @@ func (s *stream) enqueue(p []byte) bool {
 }
 
 // hold takes what the queues of one stream need, which hold have of it already.
-func (t *tunnel) hold(have *int64, need int64) bool {
+func (t *Tunnel) hold(have *int64, need int64) bool {
 	if t.queues == nil {
 		return true
 	}
@@ -50,7 +50,7 @@ func (t *tunnel) hold(have *int64, need int64) bool {
 }
 
 // release gives back what the queues of one stream do not need any more.
-func (t *tunnel) release(have *int64, need int64) {
+func (t *Tunnel) release(have *int64, need int64) {
 	if less := *have - need; less > 0 {
 		*have -= less
 		t.held -= less
@@ -62,12 +62,12 @@ func (t *tunnel) release(have *int64, need int64) {
 func units(n int) int64 { return (int64(n) + queueUnit - 1) / queueUnit * queueUnit }
 
 // overflow ends a stream for which there is no room.
-func (s *stream) overflow() {
+func (s *Stream) overflow() {
 	s.t.h2.Reset(s.hs, h2.EnhanceYourCalm)
-	s.t.touch()
+	s.t.Touch()
 	if s.phase == opening {
-		s.fail(reason.ResourceExhausted, errQueues, false)
+		s.Fail(reason.ResourceExhausted, ErrQueues, false)
 		return
 	}
-	s.end(reason.ResourceExhausted, errQueues, resetApp)
+	s.end(reason.ResourceExhausted, ErrQueues, resetApp)
 }

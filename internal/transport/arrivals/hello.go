@@ -1,4 +1,6 @@
-package hbone
+package arrivals
+
+import "github.com/ambit-mesh/ambit/internal/transport/tunnel"
 
 const (
 	// maxHello bounds a ClientHello with its records. Those of proxies have
@@ -35,7 +37,7 @@ func lookAtHello(p []byte) helloState {
 			return partial(p)
 		}
 		n := int(rec[3])<<8 | int(rec[4])
-		if n == 0 || n > maxRecord {
+		if n == 0 || n > tunnel.MaxRecord {
 			return helloForeign
 		}
 		body := rec[recordHeader:min(len(rec), recordHeader+n)]

@@ -1,4 +1,4 @@
-package hbone
+package tunnel
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
-// maxRecord is the most plaintext one TLS record carries (RFC 8446, 5.1).
-const maxRecord = 16 << 10
+// MaxRecord is the most plaintext one TLS record carries (RFC 8446, 5.1).
+const MaxRecord = 16 << 10
 
 // wire is the net.Conn below crypto/tls. During the handshake it blocks the
 // handshake's goroutine, on a duplicate of the descriptor that the runtime
@@ -24,7 +24,7 @@ const maxRecord = 16 << 10
 type wire struct {
 	file *os.File // nil once the handshake is over
 	fd   int      // file's, for reads that do not wait
-	gate gate     // nil: reads wait at once
+	gate Gate     // nil: reads wait at once
 	// block is what a handshake inside of another tunnel runs on, instead of file.
 	block *bytestream.Blocking
 	in    []byte // read from the socket, not taken yet
@@ -32,27 +32,28 @@ type wire struct {
 	out   []byte // to be written to the socket
 }
 
-// gate is called when a handshake waits for the peer, and when that is over.
-type gate interface {
-	// asks is called before a read waits; answered after it. An error ends the
+// Gate is called when a handshake waits for the peer, and when that is over.
+type Gate interface {
+	// Asks is called before a read waits; Answered after it. An error ends the
 	// handshake.
-	asks(f *os.File) error
-	answered() error
+	Asks(f *os.File) error
+	Answered() error
 }
 
-// handshake does what do asks for with a tls.Conn on fd, blocking, and leaves
-// the connection ready for a loop. fd stays the caller's. g may be nil.
-func handshake(ctx context.Context, fd int, g gate, do func(net.Conn) *tls.Conn) (*tls.Conn, *wire, error) {
+// Handshake does what do asks for with a tls.Conn on fd, blocking, and returns
+// a Link that is ready for a loop. fd is the caller's until a tunnel starts on the Link.
+// g may be nil.
+func Handshake(ctx context.Context, fd int, g Gate, do func(net.Conn) *tls.Conn) (Link, error) {
 	dup, err := poll.Dup(fd)
 	if err != nil {
-		return nil, nil, err
+		return Link{}, err
 	}
 	f := os.NewFile(uintptr(dup), "tunnel")
 	w := &wire{file: f, fd: dup, gate: g}
 	defer func() { _ = f.Close(); w.file, w.gate = nil, nil }()
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := f.SetDeadline(deadline); err != nil {
-			return nil, nil, err
+			return Link{}, err
 		}
 	}
 	// Close would wake the handshake too, but Close of a file whose number is
@@ -65,15 +66,26 @@ func handshake(ctx context.Context, fd int, g gate, do func(net.Conn) *tls.Conn)
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, nil, err
+		return Link{}, err
 	}
-	return conn, w, nil
+	return Link{fd: fd, conn: conn, wire: w}, nil
 }
 
-// tuned is conf as a tunnel needs it. No tickets: nothing must follow the
+// HandshakeInside is the same for the client's side on a stream of another tunnel, which
+// b makes blocking. On error the stream is still the caller's.
+func HandshakeInside(ctx context.Context, b *bytestream.Blocking, under bytestream.Conn, conf *tls.Config) (Link, error) {
+	w := &wire{block: b}
+	conn := tls.Client(w, Tuned(conf))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return Link{}, err
+	}
+	return Link{fd: -1, under: under, conn: conn, wire: w}, nil
+}
+
+// Tuned is conf as a tunnel needs it. No tickets: nothing must follow the
 // handshake that the loop would have to answer, and a resumed session would
 // skip verification.
-func tuned(conf *tls.Config) *tls.Config {
+func Tuned(conf *tls.Config) *tls.Config {
 	if conf.DynamicRecordSizingDisabled && conf.SessionTicketsDisabled {
 		return conf
 	}
@@ -114,11 +126,11 @@ func (w *wire) handshakeRead(p []byte) (int, error) {
 	case !poll.IsAgain(err):
 		return w.file.Read(p) // the end or an error, in the form that crypto/tls expects
 	}
-	if err := w.gate.asks(w.file); err != nil {
+	if err := w.gate.Asks(w.file); err != nil {
 		return 0, err
 	}
 	n, err = w.file.Read(p)
-	if gerr := w.gate.answered(); err == nil && gerr != nil {
+	if gerr := w.gate.Answered(); err == nil && gerr != nil {
 		return 0, gerr
 	}
 	return n, err
