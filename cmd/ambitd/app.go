@@ -26,6 +26,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/push"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
@@ -71,7 +72,7 @@ type environment interface {
 	// how many of these count. It may be called at any time.
 	Problems() (list any, count int)
 	// Mesh completes the options of the registry.
-	Mesh(*registry.Options)
+	Mesh(*tables.Options)
 	// State completes the configuration of the CA.
 	State(*ca.Config)
 	// Callers authenticates callers, in addition to client certificates.
@@ -120,7 +121,7 @@ func newApp(cfg config, logs *logging.Logging) (_ *app, err error) {
 		Logger: logs.Logger("xds"), Metrics: m.server(), First: []string{wellknown.TypeAuthorization, wellknown.TypeAuthentication, wellknown.TypePolicy}, Scope: a.scopeOf,
 		Caller: a.streamCaller, Heard: door.Heard, Settled: door.Settled,
 	})
-	opts := registry.Options{
+	opts := tables.Options{
 		ClusterID: cfg.clusterID, TrustDomain: a.cfg.trustDomain, Network: cfg.network, RootNamespace: a.cfg.rootNamespace,
 		Revisions: cfg.revisions(), TrustDomainAliases: a.cfg.trustDomainAliases,
 		WaypointBypass: cfg.waypointBypass == wellknown.WaypointBypassAllow,

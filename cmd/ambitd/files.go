@@ -10,7 +10,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
-	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
@@ -63,7 +63,7 @@ func (f *files) Problems() (list any, count int) {
 }
 
 // Mesh implements environment.
-func (f *files) Mesh(o *registry.Options) {
+func (f *files) Mesh(o *tables.Options) {
 	if f.mesh != nil {
 		f.mesh.options(o)
 	}

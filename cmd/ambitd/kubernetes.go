@@ -20,8 +20,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/control/gateways"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
-	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/kube/castore"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/kube/deployer"
@@ -108,7 +108,7 @@ func (c *cluster) Problems() (any, int) {
 }
 
 // Mesh implements environment.
-func (c *cluster) Mesh(o *registry.Options) {
+func (c *cluster) Mesh(o *tables.Options) {
 	o.WriteBack, o.BoundCallers = true, true
 	if c.mesh != nil {
 		c.mesh.options(o)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
@@ -94,7 +95,7 @@ func (m *meshFile) adopt(cfg *config) error {
 }
 
 // options completes those of the registry.
-func (m *meshFile) options(o *registry.Options) {
+func (m *meshFile) options(o *tables.Options) {
 	c := m.config()
 	o.Visibility, o.Providers, o.Telemetry = c.ServiceEntryVisibility, c.Providers, m.telemetry()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -64,7 +65,7 @@ func newMesh(events []source.Event, opts Options) *mesh {
 	for _, e := range m.events {
 		m.add(e)
 	}
-	r := registry.New(registry.Options{
+	r := registry.New(tables.Options{
 		TrustDomain: opts.TrustDomain, ClusterDomain: opts.ClusterDomain, RootNamespace: opts.RootNamespace,
 	}, discard{})
 	r.Apply(ours)

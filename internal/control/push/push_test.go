@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/registry"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -26,7 +27,7 @@ func TestAnUpdateIsOneChange(t *testing.T) {
 	var c cache
 	var counted []string
 	p := &Pusher{Cache: &c, Updated: func(url string, set, removed int) { counted = append(counted, fmt.Sprint(url, set, removed)) }}
-	r := registry.New(registry.Options{}, p)
+	r := registry.New(tables.Options{}, p)
 	if len(c.published) != 1 || len(c.published[0]) != 1 {
 		t.Fatalf("from the start: %v", c.published)
 	}

@@ -8,6 +8,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -58,7 +59,7 @@ func TestOnlyPodsWithAnAccountGiveIdentities(t *testing.T) {
 		{"a pod that has ended", nodePod("payments", "p", "api", phase(corev1.PodFailed, false)), "api", false},
 		{"a pod in its grace period", nodePod("payments", "p", "api", phase(corev1.PodFailed, true)), "api", true},
 	} {
-		r := New(Options{BoundCallers: true}, newRecorder())
+		r := New(tables.Options{BoundCallers: true}, newRecorder())
 		r.Apply([]source.Event{proxy, tc.pod})
 		err := r.Nodes.MayImpersonate(caller, identity.Identity{TrustDomain: "cluster.local", Namespace: "payments", ServiceAccount: tc.account})
 		if (err == nil) != tc.want {
@@ -84,7 +85,7 @@ func TestWorkloadWithoutAnAccount(t *testing.T) {
 		{"mirror", "", func(p *corev1.Pod) { redirected(p); p.Annotations[source.AnnotationMirror] = "x" }, wellknown.NoServiceAccount, workloadpb.TunnelProtocol_NONE},
 	} {
 		rec := newRecorder()
-		r := New(Options{}, rec)
+		r := New(tables.Options{}, rec)
 		list := []source.Event{nodePod("payments", "p", tc.account, tc.more)}
 		r.Apply(list)
 		sameFromTrimmed(t, list, r, rec)
@@ -100,7 +101,7 @@ func TestWorkloadWithoutAnAccount(t *testing.T) {
 func TestPodInItsGracePeriodStays(t *testing.T) {
 	const name = "Kubernetes//Pod/payments/p"
 	rec := newRecorder()
-	r := New(Options{}, rec)
+	r := New(tables.Options{}, rec)
 	apply := func(more func(*corev1.Pod)) {
 		list := []source.Event{nodePod("payments", "p", "api", func(p *corev1.Pod) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}

@@ -18,6 +18,7 @@ import (
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -122,7 +123,7 @@ func TestProxiesAreNotClosed(t *testing.T) {
 func TestBypassOfTheMesh(t *testing.T) {
 	for _, note := range []string{"", ", annotations: {ambit.mesh/waypoint-bypass: deny}"} {
 		rec := newRecorder()
-		r := New(Options{WaypointBypass: true}, rec)
+		r := New(tables.Options{WaypointBypass: true}, rec)
 		r.Apply(events(t, fmt.Sprintf(boundService, "s", ", labels: {istio.io/use-waypoint: wp}"+note, "8080")+pod("p", ", labels: {app: p}")))
 		want := ""
 		if note != "" {
@@ -167,7 +168,7 @@ func TestTrafficMovesInStages(t *testing.T) {
 		const use = ", labels: {istio.io/use-waypoint: wp}"
 		route := "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\nspec: {parentRefs: [{group: \"\", kind: Service, name: s}], rules: [{backendRefs: [{name: s, port: 80}]}]}\n---\n"
 		rec := newRecorder()
-		r := New(Options{}, rec)
+		r := New(tables.Options{}, rec)
 		r.Apply(events(t, fmt.Sprintf(gateway, "", "", atAddress)+svc("")+pod("p", ", labels: {app: p}")+route))
 		a := acks{make(chan []xds.Group), make(chan error)}
 		ctx, cancel := context.WithCancel(t.Context())

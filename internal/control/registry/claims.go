@@ -11,26 +11,27 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 )
 
 // claims reports which hosts and addresses of an entry are not its own; nil when
 // all are.
-func (d describer) claims(n Ref, e *networkingv1.ServiceEntry) *status.Condition {
-	scope := d.t.scope(d.r, n, e)
+func (d describer) claims(n tables.Ref, e *networkingv1.ServiceEntry) *status.Condition {
+	scope := d.t.Scope(d.r, n, e)
 	var hosts, owned, earlier, merged []string
 	for _, h := range e.Spec.Hosts {
-		if d.t.ofService(d.r, n.Cluster, Host{n.Namespace, h}) {
+		if d.t.OfService(d.r, n.Cluster, tables.Host{Namespace: n.Namespace, Hostname: h}) {
 			hosts = append(hosts, fmt.Sprintf("host %s belongs to the Kubernetes Service of that name", h))
 			continue
 		}
 		merged = append(merged, d.disputes(n, e, h)...)
 	}
-	for _, p := range allBlocks(e) {
-		switch v := d.t.rule(d.r, n, scope, p); {
-		case v.owner != "":
-			owned = append(owned, v.text(n.Namespace))
-		case v.older != (Ref{}):
-			earlier = append(earlier, v.text(n.Namespace))
+	for _, p := range tables.AllBlocks(e) {
+		switch v := d.t.Rule(d.r, n, scope, p); {
+		case v.Owner != "":
+			owned = append(owned, v.Text(n.Namespace))
+		case v.Older != (tables.Ref{}):
+			earlier = append(earlier, v.Text(n.Namespace))
 		}
 	}
 	no := func(reason, next string, what []string) *status.Condition {
@@ -52,21 +53,21 @@ func (d describer) claims(n Ref, e *networkingv1.ServiceEntry) *status.Condition
 
 // disputes reports in what an entry differs from the older entries of its host,
 // with which it makes one service.
-func (d describer) disputes(n Ref, e *networkingv1.ServiceEntry, host string) []string {
+func (d describer) disputes(n tables.Ref, e *networkingv1.ServiceEntry, host string) []string {
 	var out []string
-	scope := d.t.scope(d.r, n, e)
-	for _, s := range d.t.shares(d.r, n.Cluster, Host{n.Namespace, host}) {
-		if s.k == n {
+	scope := d.t.Scope(d.r, n, e)
+	for _, s := range d.t.Shares(d.r, n.Cluster, tables.Host{Namespace: n.Namespace, Hostname: host}) {
+		if s.K == n {
 			break
 		}
-		with := fmt.Sprintf("ServiceEntry %s of the same host %s", s.k, host)
-		if p := samePort(e.Spec.Ports, s.e.Spec.Ports); p != 0 {
+		with := fmt.Sprintf("ServiceEntry %s of the same host %s", s.K, host)
+		if p := samePort(e.Spec.Ports, s.E.Spec.Ports); p != 0 {
 			out = append(out, fmt.Sprintf("port %d is a port of %s, too", p, with))
 		}
-		if (e.Spec.Resolution == networkingapi.ServiceEntry_NONE) != (s.e.Spec.Resolution == networkingapi.ServiceEntry_NONE) {
+		if (e.Spec.Resolution == networkingapi.ServiceEntry_NONE) != (s.E.Spec.Resolution == networkingapi.ServiceEntry_NONE) {
 			out = append(out, fmt.Sprintf("resolution %s is not that of %s, which is older and decides", e.Spec.Resolution, with))
 		}
-		if scope != s.scope && (scope == meshconfig.Namespace || s.scope == meshconfig.Namespace) {
+		if scope != s.Scope && (scope == meshconfig.Namespace || s.Scope == meshconfig.Namespace) {
 			out = append(out, fmt.Sprintf("exportTo is not that of %s: only clients of namespace %s see either", with, n.Namespace))
 		}
 	}
@@ -86,14 +87,14 @@ func samePort(a, b []*networkingapi.ServicePort) uint32 {
 }
 
 // isPod returns the pod whose address a WorkloadEntry has.
-func (d describer) isPod(n Ref, e *networkingv1.WorkloadEntry) (Ref, bool) {
+func (d describer) isPod(n tables.Ref, e *networkingv1.WorkloadEntry) (tables.Ref, bool) {
 	addr, err := netip.ParseAddr(e.Spec.Address)
 	if err != nil || addr.Zone() != "" {
-		return Ref{}, false
+		return tables.Ref{}, false
 	}
 	network := e.Spec.Network
 	if network == "" {
-		network = d.t.network(d.r, n.Home(), entryLabels(e.Labels, e.Spec.Labels))
+		network = d.t.Network(d.r, n.Home(), tables.EntryLabels(e.Labels, e.Spec.Labels))
 	}
-	return d.t.podAt(d.r, place{network, addr.Unmap()})
+	return d.t.PodAt(d.r, tables.Place{Network: network, Addr: addr.Unmap()})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -30,9 +31,9 @@ func (r *Registry) Join(c source.Cluster, o ClusterOptions) error {
 	case c.String() == own:
 		return fmt.Errorf("join a cluster: %s is the ID of the control plane's own cluster (give each cluster an ID of its own)", own)
 	}
-	r.in.clusters.Set(c, clusterFacts{
-		id: c.String(), domain: cmp.Or(o.Domain, r.opts.ClusterDomain), network: cmp.Or(o.Network, r.opts.Network),
-		trustDomain: cmp.Or(o.TrustDomain, r.opts.TrustDomain),
+	r.in.Clusters.Set(c, tables.ClusterFacts{
+		Id: c.String(), Domain: cmp.Or(o.Domain, r.opts.ClusterDomain), Network: cmp.Or(o.Network, r.opts.Network),
+		TrustDomain: cmp.Or(o.TrustDomain, r.opts.TrustDomain),
 	})
 	r.settle()
 	return nil
@@ -49,10 +50,10 @@ func (r *Registry) Leave(c source.Cluster) {
 	for k := range r.origins {
 		if k.Cluster == c {
 			delete(r.origins, k)
-			r.in.put(k, nil)
+			r.in.Put(k, nil)
 		}
 	}
-	r.in.clusters.Delete(c)
+	r.in.Clusters.Delete(c)
 	r.settle()
 }
 
@@ -62,7 +63,7 @@ func (r *Registry) knows(k source.Key) bool {
 	if k.Cluster.Own() {
 		return true
 	}
-	_, joined := r.in.clusters.Get(k.Cluster)
+	_, joined := r.in.Clusters.Get(k.Cluster)
 	return joined && k.Kind.Builtin
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/control/access"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -54,7 +55,7 @@ spec: {rules: [{}]}
 // the same names, and addresses that are the same in different networks.
 func TestTwoClusters(t *testing.T) {
 	rec := newRecorder()
-	r := New(Options{Network: "near"}, rec)
+	r := New(tables.Options{Network: "near"}, rec)
 	east := source.ClusterOf("east")
 	r.Apply(eventsOf(t, east, remote)) // has not joined
 	if len(rec.addresses) != 0 || len(r.Status()) != 0 {
@@ -122,7 +123,7 @@ func TestTwoClusters(t *testing.T) {
 // was derived, and nothing of other clusters.
 func TestFactsOfAClusterChange(t *testing.T) {
 	rec := newRecorder()
-	r := New(Options{}, rec)
+	r := New(tables.Options{}, rec)
 	east := source.ClusterOf("east")
 	for _, network := range []string{"far", "farther"} {
 		if err := r.Join(east, ClusterOptions{Network: network, TrustDomain: "east.example"}); err != nil {
@@ -151,7 +152,7 @@ func TestFactsOfAClusterChange(t *testing.T) {
 // A pod of a cluster does not stand for one of the same name in another.
 func TestSlicesOfAnotherCluster(t *testing.T) {
 	rec := newRecorder()
-	r := New(Options{}, rec)
+	r := New(tables.Options{}, rec)
 	east := source.ClusterOf("east")
 	if err := r.Join(east, ClusterOptions{}); err != nil {
 		t.Fatal(err)

@@ -16,7 +16,9 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -58,8 +60,8 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 type describer struct {
-	t  *tables
-	in *inputs
+	t  *tables.Tables
+	in *tables.Inputs
 	r  *collection.Reader
 }
 
@@ -67,15 +69,15 @@ func accepted(format string, args ...any) status.Condition {
 	return status.Yes(status.Accepted, status.ReasonAccepted, format, args...)
 }
 
-func (d describer) pod(n Ref, p *corev1.Pod) []status.Condition {
+func (d describer) pod(n tables.Ref, p *corev1.Pod) []status.Condition {
 	out := []status.Condition{d.inMesh(n, p)}
-	if _, is := d.t.isProxy(d.r, n.Home(), p.Labels); !is {
-		if _, c := d.t.target(d.r, n.Home(), p.Labels, p.Annotations, trafficWorkload); c != nil {
+	if _, is := d.t.IsProxy(d.r, n.Home(), p.Labels); !is {
+		if _, c := d.t.Target(d.r, n.Home(), p.Labels, p.Annotations, tables.TrafficWorkload); c != nil {
 			out = append(out, *c)
 		}
 	}
-	if _, policy := d.t.closedPod(d.r, n, p); policy != nil {
-		out = append(out, status.Yes(status.WaypointOnly, status.ReasonWaypointRequired, "%s (policy %s)", binding.Describe(policy), policyName(policy)))
+	if _, policy := d.t.ClosedPod(d.r, n, p); policy != nil {
+		out = append(out, status.Yes(status.WaypointOnly, status.ReasonWaypointRequired, "%s (policy %s)", binding.Describe(policy), tables.PolicyName(policy)))
 	}
 	return out
 }
@@ -85,15 +87,15 @@ func hasAccount(p *corev1.Pod) bool {
 	return ok
 }
 
-func (d describer) inMesh(n Ref, p *corev1.Pod) status.Condition {
+func (d describer) inMesh(n tables.Ref, p *corev1.Pod) status.Condition {
 	mode := p.Labels[wellknown.LabelDataplaneMode]
-	if ns, ok := collection.Fetch(d.r, d.in.namespaces.Collection, n.Home()); ok && mode == "" {
+	if ns, ok := collection.Fetch(d.r, d.in.Namespaces.Collection, n.Home()); ok && mode == "" {
 		mode = ns.Labels[wellknown.LabelDataplaneMode]
 	}
 	switch {
 	case source.Ended(p):
 		return status.No(status.InMesh, status.ReasonCompleted, "the pod has ended")
-	case len(podAddresses(p)) == 0:
+	case len(tables.PodAddresses(p)) == 0:
 		return status.Maybe(status.InMesh, status.ReasonNoAddress, "the pod has no address yet (status.podIP); see the kubelet of its node")
 	case p.Labels[wellknown.LabelTunnel] == "http":
 		return status.Yes(status.InMesh, status.ReasonNativeTunnel, "the pod speaks HBONE itself (label %s)", wellknown.LabelTunnel)
@@ -109,34 +111,34 @@ func (d describer) inMesh(n Ref, p *corev1.Pod) status.Condition {
 	return status.No(status.InMesh, status.ReasonNotRedirected, "not enrolled; label the namespace or the pod %s=%s", wellknown.LabelDataplaneMode, wellknown.DataplaneModeAmbient)
 }
 
-func (d describer) service(n Ref, s *corev1.Service) []status.Condition {
+func (d describer) service(n tables.Ref, s *corev1.Service) []status.Condition {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		return []status.Condition{status.No(status.Accepted, status.ReasonUnsupportedValue,
 			"node proxies do not serve ExternalName services: DNS answers for them as without the mesh; use a ServiceEntry")}
 	}
-	c := accepted("served as %s", d.t.hostname(d.r, n))
-	if skipped := len(s.Spec.Ports) - len(kubePorts(s)); skipped > 0 {
+	c := accepted("served as %s", d.t.Hostname(d.r, n))
+	if skipped := len(s.Spec.Ports) - len(service.Ports(s)); skipped > 0 {
 		c.Message += fmt.Sprintf("; %d ports are not TCP and bypass the mesh", skipped)
 	}
 	return d.serviceWaypoint([]status.Condition{c}, n, s)
 }
 
-func (d describer) serviceWaypoint(out []status.Condition, n Ref, s *corev1.Service) []status.Condition {
-	_, c := d.t.target(d.r, n.Home(), s.Labels, s.Annotations, trafficService)
-	d.awaits(moved{source.Service.Kind, n}, c)
+func (d describer) serviceWaypoint(out []status.Condition, n tables.Ref, s *corev1.Service) []status.Condition {
+	_, c := d.t.Target(d.r, n.Home(), s.Labels, s.Annotations, tables.TrafficService)
+	d.awaits(tables.Moved{Kind: source.Service.Kind, Ref: n}, c)
 	return d.bound(out, c, n.Home(), s.Labels, s.Annotations)
 }
 
 // awaits changes the condition of an object whose waypoint has not accepted it yet.
-func (d describer) awaits(k moved, c *status.Condition) {
-	if p, moves := collection.Fetch(d.r, d.t.bound.moving, k); c != nil && moves && p.Refuses() {
+func (d describer) awaits(k tables.Moved, c *status.Condition) {
+	if p, moves := collection.Fetch(d.r, d.t.Bound.Moving, k); c != nil && moves && p.Refuses() {
 		*c = status.No(status.WaypointBound, status.ReasonPending,
 			"its waypoint has not accepted the configuration: connections are refused (WAYPOINT_UNAVAILABLE); see /debug/syncz of ambitd, and the waypoint's log")
 	}
 }
 
 // bound adds the condition of a waypoint for a service, if there is one.
-func (d describer) bound(out []status.Condition, c *status.Condition, home Space, labels, annotations map[string]string) []status.Condition {
+func (d describer) bound(out []status.Condition, c *status.Condition, home tables.Space, labels, annotations map[string]string) []status.Condition {
 	if c == nil {
 		return out
 	}
@@ -146,22 +148,22 @@ func (d describer) bound(out []status.Condition, c *status.Condition, home Space
 	return append(out, *c)
 }
 
-func (d describer) entry(n Ref, e *networkingv1.ServiceEntry) []status.Condition {
+func (d describer) entry(n tables.Ref, e *networkingv1.ServiceEntry) []status.Condition {
 	visible := d.visible(n, e)
-	if d.t.scope(d.r, n, e) == meshconfig.None {
+	if d.t.Scope(d.r, n, e) == meshconfig.None {
 		return []status.Condition{status.No(status.Accepted, status.ReasonNotVisible, "no proxy is told of it: %s", visible.Message), *visible}
 	}
 	out := []status.Condition{accepted("served as %s", strings.Join(e.Spec.Hosts, ", "))}
 	if visible != nil {
 		out = append(out, *visible)
 	}
-	target, waypoint := d.t.entryTarget(d.r, n, e)
-	d.awaits(moved{source.ServiceEntry.Kind, n}, waypoint)
+	target, waypoint := d.t.EntryTarget(d.r, n, e)
+	d.awaits(tables.Moved{Kind: source.ServiceEntry.Kind, Ref: n}, waypoint)
 	if target.Address == nil {
 		out = append(out, withoutWaypoint(e)...)
 	}
 	for _, a := range e.Spec.Addresses {
-		if _, ok := parseBlock(a); !ok {
+		if _, ok := service.ParseBlock(a); !ok {
 			out = append(out, status.No(status.Accepted, status.ReasonPartiallyInvalid, "address %q is neither an address nor a CIDR block and is left out", a))
 		}
 	}
@@ -174,7 +176,7 @@ func (d describer) entry(n Ref, e *networkingv1.ServiceEntry) []status.Condition
 // withoutWaypoint is what an entry needs a waypoint for that it does not have.
 func withoutWaypoint(e *networkingv1.ServiceEntry) []status.Condition {
 	for _, h := range e.Spec.Hosts {
-		if !served(h, e) {
+		if !service.Served(h, e) {
 			return []status.Condition{status.Yes(status.WaypointMissing, status.ReasonNoWaypointForWildcard,
 				"host %q can only be served by a waypoint, and none is bound; set the label %s", h, wellknown.LabelUseWaypoint)}
 		}
@@ -186,37 +188,37 @@ func withoutWaypoint(e *networkingv1.ServiceEntry) []status.Condition {
 	return nil
 }
 
-func (d describer) workloadEntry(n Ref, e *networkingv1.WorkloadEntry) []status.Condition {
+func (d describer) workloadEntry(n tables.Ref, e *networkingv1.WorkloadEntry) []status.Condition {
 	c := accepted("a workload of the mesh")
-	if d.t.endpoint(&e.Spec, n) == nil {
+	if d.t.Endpoint(&e.Spec, n) == nil {
 		c = status.No(status.Accepted, status.ReasonUnsupportedEndpointType, "address %q can be reached by no proxy: give an IP address or a host name", e.Spec.Address)
 	}
 	if pod, is := d.isPod(n, e); is {
 		c.Message = fmt.Sprintf("its address is that of pod %s: it is reached as that pod, with its identity", pod)
 	}
 	out := []status.Condition{c}
-	if _, c := d.t.target(d.r, n.Home(), entryLabels(e.Labels, e.Spec.Labels), e.Annotations, trafficWorkload); c != nil {
+	if _, c := d.t.Target(d.r, n.Home(), tables.EntryLabels(e.Labels, e.Spec.Labels), e.Annotations, tables.TrafficWorkload); c != nil {
 		out = append(out, *c)
 	}
 	return out
 }
 
-func (d describer) policy(n Ref, _ *securityv1.AuthorizationPolicy) []status.Condition {
-	a, _ := collection.Fetch(d.r, d.t.translated, n)
+func (d describer) policy(n tables.Ref, _ *securityv1.AuthorizationPolicy) []status.Condition {
+	a, _ := collection.Fetch(d.r, d.t.Translated, n)
 	if a == nil {
 		return nil
 	}
 	if a.Policy != nil || !a.Targeted {
 		return slices.Clone(a.Conditions)
 	}
-	if res, ok := collection.Fetch(d.r, d.t.targets.Policies, n); ok {
+	if res, ok := collection.Fetch(d.r, d.t.Targets.Policies, n); ok {
 		return res.Conditions
 	}
 	return nil
 }
 
-func (d describer) tokens(n Ref, p *securityv1.RequestAuthentication) []status.Condition {
-	if res, ok := collection.Fetch(d.r, d.t.targets.Authentications, n); ok {
+func (d describer) tokens(n tables.Ref, p *securityv1.RequestAuthentication) []status.Condition {
+	if res, ok := collection.Fetch(d.r, d.t.Targets.Authentications, n); ok {
 		return res.Conditions
 	}
 	if len(p.Spec.GetSelector().GetMatchLabels()) > 0 && (p.Spec.GetTargetRef() != nil || len(p.Spec.GetTargetRefs()) > 0) {
@@ -226,8 +228,8 @@ func (d describer) tokens(n Ref, p *securityv1.RequestAuthentication) []status.C
 		"no token is looked at: node proxies see connections and not requests; name the Service or the waypoint in targetRefs")}
 }
 
-func (d describer) peer(n Ref, p *securityv1.PeerAuthentication) []status.Condition {
-	pa, _ := collection.Fetch(d.r, d.t.peers, n)
+func (d describer) peer(n tables.Ref, p *securityv1.PeerAuthentication) []status.Condition {
+	pa, _ := collection.Fetch(d.r, d.t.Peers, n)
 	if pa == nil {
 		return nil
 	}
@@ -240,7 +242,7 @@ func (d describer) peer(n Ref, p *securityv1.PeerAuthentication) []status.Condit
 			"portLevelMtls has no effect without a selector; the mode itself is in effect")}
 	}
 	message := "in effect"
-	if pa.Selector != nil && n.Namespace == d.t.opts.RootNamespace {
+	if pa.Selector != nil && n.Namespace == d.t.Opts.RootNamespace {
 		message = "in effect for the workloads it selects in namespace " + n.Namespace + ", and in no other"
 	}
 	if p.Spec.Mtls.GetMode() == apisecurity.PeerAuthentication_MutualTLS_DISABLE {
@@ -250,7 +252,7 @@ func (d describer) peer(n Ref, p *securityv1.PeerAuthentication) []status.Condit
 }
 
 func (d describer) superseded(pa *policy.PeerAuthentication) bool {
-	for _, o := range collection.Lookup(d.r, d.t.peersOf, pa.Namespace) {
+	for _, o := range collection.Lookup(d.r, d.t.PeersOf, pa.Namespace) {
 		if policy.Older(o, pa) {
 			return true
 		}

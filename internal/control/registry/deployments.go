@@ -11,6 +11,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -19,8 +20,8 @@ import (
 // runs. It may be used from any goroutine.
 type Deployments struct {
 	mu      sync.Mutex
-	now     map[Ref]deployed // guarded by mu
-	signals []chan struct{}  // guarded by mu
+	now     map[tables.Ref]deployed // guarded by mu
+	signals []chan struct{}         // guarded by mu
 }
 
 // deployed is what counts of a Gateway for its proxies.
@@ -30,7 +31,7 @@ type deployed struct {
 }
 
 func sameDeployed(a, b deployed) bool {
-	return a.named == b.named && samePlan(a.Plan, b.Plan) && equality.Semantic.DeepEqual(a.Gateway, b.Gateway)
+	return a.named == b.named && tables.SamePlan(a.Plan, b.Plan) && equality.Semantic.DeepEqual(a.Gateway, b.Gateway)
 }
 
 // Changed returns a channel of the caller's own that has a value after a change.
@@ -59,7 +60,7 @@ func (d *Deployments) List(named bool) []*deploy.Plan {
 	return out
 }
 
-func (d *Deployments) apply(changes []collection.Change[Ref, deployed]) {
+func (d *Deployments) apply(changes []collection.Change[tables.Ref, deployed]) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, c := range changes {
@@ -79,14 +80,14 @@ func (d *Deployments) apply(changes []collection.Change[Ref, deployed]) {
 
 // deriveDeployments adds the Gateways to run to the graph.
 func (r *Registry) deriveDeployments() {
-	r.Deployments = &Deployments{now: map[Ref]deployed{}}
-	collection.Map(r.in.gateways.Collection, "gateways to run", sameDeployed, func(rd *collection.Reader, k Ref, g *gatewayv1.Gateway) (deployed, bool) {
+	r.Deployments = &Deployments{now: map[tables.Ref]deployed{}}
+	collection.Map(r.in.Gateways.Collection, "gateways to run", sameDeployed, func(rd *collection.Reader, k tables.Ref, g *gatewayv1.Gateway) (deployed, bool) {
 		revision, labelled := g.Labels[wellknown.LabelRevision]
 		named := labelled && len(r.opts.Revisions) > 0
 		if k.Cluster != (source.Cluster{}) || !deploy.Managed(g) || named && !slices.Contains(r.opts.Revisions, revision) {
 			return deployed{}, false
 		}
-		return deployed{named: named, Plan: r.t.plan(rd, &r.in, k, &gatewayv1.Gateway{
+		return deployed{named: named, Plan: r.t.Plan(rd, &r.in, k, &gatewayv1.Gateway{
 			ObjectMeta: metav1.ObjectMeta{Namespace: g.Namespace, Name: g.Name, UID: g.UID, Labels: g.Labels, Annotations: g.Annotations},
 			Spec:       g.Spec,
 		})}, true

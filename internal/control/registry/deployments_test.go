@@ -6,13 +6,14 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // TestDeployments: Gateways of waypoint classes are to run, by the control plane of
 // their label. A change of status is none for their proxies.
 func TestDeployments(t *testing.T) {
-	r := New(Options{WriteBack: true, Revisions: []string{"blue"}}, newRecorder())
+	r := New(tables.Options{WriteBack: true, Revisions: []string{"blue"}}, newRecorder())
 	changed := r.Deployments.Changed()
 	put := func(cluster source.Cluster, name string, change func(*gatewayv1.Gateway)) {
 		g := &gatewayv1.Gateway{Spec: gatewayv1.GatewaySpec{GatewayClassName: "istio-waypoint"}}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -34,7 +35,7 @@ func (f fetches) String() string {
 // what is fetched reaches waypoints and status.
 func TestKeys(t *testing.T) {
 	f, rec := fetches{}, newRecorder()
-	r := New(Options{Keys: f}, rec)
+	r := New(tables.Options{Keys: f}, rec)
 	policy := func(namespace, name, target, rules string) string {
 		return fmt.Sprintf("apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: %s, namespace: %s}\nspec: {%sjwtRules: [%s]}\n---\n", name, namespace, target, rules)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -27,49 +28,35 @@ const (
 	moveGrace = time.Second
 )
 
-// moved names an object whose traffic moves.
-type moved struct {
-	kind *source.Kind
-	Ref
-}
-
 // moving is a move under way.
 type moving struct {
 	binding.Move
-	gateway xds.Group // of the new waypoint's proxies; empty for none
-	left    []Ref     // the waypoints that traffic leaves, sorted
-	number  uint64    // of its own
+	gateway xds.Group    // of the new waypoint's proxies; empty for none
+	left    []tables.Ref // the waypoints that traffic leaves, sorted
+	number  uint64       // of its own
 }
-
-// passage is what is in effect for an object whose traffic moves.
-type passage struct {
-	binding.State
-	left []Ref
-}
-
-func samePassage(a, b passage) bool { return slices.Equal(a.left, b.left) && a.State.Equal(b.State) }
 
 // moves are those under way. The registry's mutex guards them.
 type moves struct {
 	on      bool
 	started uint64
-	under   map[moved]moving
+	under   map[tables.Moved]moving
 	fresh   map[source.Key]struct{} // objects that came in this turn
 	wake    chan struct{}
 }
 
 // followMoves has changes of targets carried out in stages.
 func (r *Registry) followMoves() {
-	r.moves = moves{under: map[moved]moving{}, fresh: map[source.Key]struct{}{}, wake: make(chan struct{}, 1)}
-	r.t.bound.services.OnChange(func(c []collection.Change[Ref, binding.Target]) { r.retarget(source.Service.Kind, c) })
-	r.t.bound.entries.OnChange(func(c []collection.Change[Ref, binding.Target]) { r.retarget(source.ServiceEntry.Kind, c) })
-	r.t.bound.pods.OnChange(func(c []collection.Change[Ref, binding.Target]) { r.retarget(source.Pod.Kind, c) })
-	r.t.bound.workloads.OnChange(func(c []collection.Change[Ref, binding.Target]) { r.retarget(source.WorkloadEntry.Kind, c) })
+	r.moves = moves{under: map[tables.Moved]moving{}, fresh: map[source.Key]struct{}{}, wake: make(chan struct{}, 1)}
+	r.t.Bound.Services.OnChange(func(c []collection.Change[tables.Ref, binding.Target]) { r.retarget(source.Service.Kind, c) })
+	r.t.Bound.Entries.OnChange(func(c []collection.Change[tables.Ref, binding.Target]) { r.retarget(source.ServiceEntry.Kind, c) })
+	r.t.Bound.Pods.OnChange(func(c []collection.Change[tables.Ref, binding.Target]) { r.retarget(source.Pod.Kind, c) })
+	r.t.Bound.Workloads.OnChange(func(c []collection.Change[tables.Ref, binding.Target]) { r.retarget(source.WorkloadEntry.Kind, c) })
 }
 
-func (r *Registry) retarget(kind *source.Kind, changes []collection.Change[Ref, binding.Target]) {
+func (r *Registry) retarget(kind *source.Kind, changes []collection.Change[tables.Ref, binding.Target]) {
 	for _, c := range changes {
-		k := moved{kind, c.Key}
+		k := tables.Moved{Kind: kind, Ref: c.Key}
 		under, is := r.moves.under[k]
 		key := source.Key{Kind: kind, Cluster: c.Key.Cluster, Namespace: c.Key.Namespace, Name: c.Key.Name}
 		_, there := r.origins[key]
@@ -85,8 +72,8 @@ func (r *Registry) retarget(kind *source.Kind, changes []collection.Change[Ref, 
 			left = append(slices.Clone(left), c.Key.At(c.Old.Namespace, c.Old.Name))
 		}
 		to := c.Key.At(c.New.Namespace, c.New.Name)
-		left = slices.DeleteFunc(slices.Clone(left), func(g Ref) bool { return g == to && c.New.Bound() })
-		slices.SortFunc(left, Ref.Compare)
+		left = slices.DeleteFunc(slices.Clone(left), func(g tables.Ref) bool { return g == to && c.New.Bound() })
+		slices.SortFunc(left, tables.Ref.Compare)
 		left = slices.Compact(left)
 		_, fresh := r.moves.fresh[key]
 		if fresh && (kind == source.Pod.Kind || kind == source.WorkloadEntry.Kind) {
@@ -106,11 +93,11 @@ func (r *Registry) retarget(kind *source.Kind, changes []collection.Change[Ref, 
 }
 
 // depart begins a move, or another stage of it.
-func (r *Registry) depart(k moved, m moving) {
+func (r *Registry) depart(k tables.Moved, m moving) {
 	r.moves.started++
 	m.number = r.moves.started
 	r.moves.under[k] = m
-	r.in.moving.Set(k, passage{m.Now(), m.left})
+	r.in.Moving.Set(k, tables.Passage{State: m.Now(), Left: m.left})
 	select {
 	case r.moves.wake <- struct{}{}:
 	default:
@@ -118,9 +105,9 @@ func (r *Registry) depart(k moved, m moving) {
 }
 
 // arrive ends a move, if there is one: what is in effect is what the target says.
-func (r *Registry) arrive(k moved) {
+func (r *Registry) arrive(k tables.Moved) {
 	delete(r.moves.under, k)
-	r.in.moving.Delete(k)
+	r.in.Moving.Delete(k)
 }
 
 // Move carries out changes of waypoints in stages, until ctx ends: traffic moves to a
@@ -192,10 +179,10 @@ func (r *Registry) advance(ctx context.Context, acks Acks) bool {
 
 // underWay returns the moves that wait, whether one waits for every proxy, and whether
 // one has its clients switched.
-func (r *Registry) underWay() (batch map[moved]moving, everyone, switched bool) {
+func (r *Registry) underWay() (batch map[tables.Moved]moving, everyone, switched bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	batch = make(map[moved]moving, len(r.moves.under))
+	batch = make(map[tables.Moved]moving, len(r.moves.under))
 	for k, m := range r.moves.under {
 		batch[k] = m
 		everyone = everyone || m.Everyone()

@@ -6,20 +6,18 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
-
-// resources is a collection of what is served, by name.
-type resources = collection.Collection[string, *xds.Resource]
 
 // output is one type of what the registry serves.
 type output struct {
 	typeURL string
 	// collections hold the resources of the type. No name is in two of them.
-	collections func(*tables) []*resources
+	collections func(*tables.Tables) []*tables.Resources
 	// fixed are served from the start, whatever the objects; nil for none.
-	fixed func(Options) []*xds.Resource
+	fixed func(tables.Options) []*xds.Resource
 }
 
 // outputs are all types that are served. The first ones are published before
@@ -27,35 +25,35 @@ type output struct {
 var outputs = []output{
 	{
 		typeURL: wellknown.TypeAuthorization,
-		collections: func(t *tables) []*resources {
-			return []*resources{t.authorizations, t.converted, t.closed}
+		collections: func(t *tables.Tables) []*tables.Resources {
+			return []*tables.Resources{t.Authorizations, t.Converted, t.Closed}
 		},
-		fixed: func(o Options) []*xds.Resource {
+		fixed: func(o tables.Options) []*xds.Resource {
 			strict := policy.StrictPolicy(o.RootNamespace)
-			return []*xds.Resource{encode(wellknown.TypeAuthorization, policyName(strict), nil, strict)}
+			return []*xds.Resource{tables.Encode(wellknown.TypeAuthorization, tables.PolicyName(strict), nil, strict)}
 		},
 	},
 	{
 		typeURL:     wellknown.TypeAuthentication,
-		collections: func(t *tables) []*resources { return t.targets.Tokens },
+		collections: func(t *tables.Tables) []*tables.Resources { return t.Targets.Tokens },
 	},
 	{
 		typeURL:     wellknown.TypePolicy,
-		collections: func(t *tables) []*resources { return t.targets.Resources },
+		collections: func(t *tables.Tables) []*tables.Resources { return t.Targets.Resources },
 	},
 	{
 		typeURL:     wellknown.TypeTelemetry,
-		collections: func(t *tables) []*resources { return t.targets.Layers },
+		collections: func(t *tables.Tables) []*tables.Resources { return t.Targets.Layers },
 	},
 	{
 		typeURL: wellknown.TypeAddress,
-		collections: func(t *tables) []*resources {
-			return []*resources{t.services, t.podWorkloads, t.entryWorkloads, t.inlineWorkloads, t.sliceWorkloads}
+		collections: func(t *tables.Tables) []*tables.Resources {
+			return []*tables.Resources{t.Services, t.PodWorkloads, t.EntryWorkloads, t.InlineWorkloads, t.SliceWorkloads}
 		},
 	},
 	{
 		typeURL:     wellknown.TypeRoute,
-		collections: func(t *tables) []*resources { return t.routes.Resources },
+		collections: func(t *tables.Tables) []*tables.Resources { return t.Routes.Resources },
 	},
 }
 
@@ -86,7 +84,7 @@ func newPending() pending {
 }
 
 // follow makes a registry collect what changes in its outputs.
-func (p pending) follow(t *tables) {
+func (p pending) follow(t *tables.Tables) {
 	for i, o := range outputs {
 		for _, c := range o.collections(t) {
 			c.OnChange(func(changes []collection.Change[string, *xds.Resource]) {
@@ -127,7 +125,7 @@ func (p pending) take() Update {
 func byName(a, b *xds.Resource) int { return strings.Compare(a.Name, b.Name) }
 
 // fixedUpdate is what is served whatever the objects.
-func fixedUpdate(o Options) Update {
+func fixedUpdate(o tables.Options) Update {
 	var u Update
 	for _, out := range outputs {
 		if out.fixed != nil {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -51,7 +52,7 @@ func TestMessagesOfAllTypesAreLinked(t *testing.T) {
 // of every type.
 func TestDumpsAreWhatWasPublished(t *testing.T) {
 	rec := newRecorder()
-	r := New(Options{}, rec)
+	r := New(tables.Options{}, rec)
 	r.Apply(events(t, demo+"---\n"+fmt.Sprintf(gateway, ", labels: {istio.io/waypoint-for: all}", "", "")+
 		"apiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {ports: [{port: 80}]}\n---\n"+
 		routeYAML(`{group: "", kind: Service, name: api}`)+
@@ -82,21 +83,23 @@ func TestFurtherTypeOfOutput(t *testing.T) {
 	const url = "type.example/Route"
 	before := outputs
 	t.Cleanup(func() { outputs = before })
-	var routes *resources
+	var routes *tables.Resources
 	outputs = append(slices.Clone(before), output{
 		typeURL: url,
-		collections: func(t *tables) []*resources {
+		collections: func(t *tables.Tables) []*tables.Resources {
 			if routes == nil {
-				routes = collection.Map(t.services, "routes", sameResource, func(_ *collection.Reader, name string, s *xds.Resource) (*xds.Resource, bool) {
+				routes = collection.Map(t.Services, "routes", tables.SameResource, func(_ *collection.Reader, name string, s *xds.Resource) (*xds.Resource, bool) {
 					return xds.NewResource(url, "route "+name, nil, s.Body), true
 				})
 			}
-			return []*resources{routes}
+			return []*tables.Resources{routes}
 		},
-		fixed: func(Options) []*xds.Resource { return []*xds.Resource{xds.NewResource(url, "default", nil, nil)} },
+		fixed: func(tables.Options) []*xds.Resource {
+			return []*xds.Resource{xds.NewResource(url, "default", nil, nil)}
+		},
 	})
 	rec := newRecorder()
-	r := New(Options{}, rec)
+	r := New(tables.Options{}, rec)
 	if len(rec.last) != 2 || rec.last[1].TypeURL != url || rec.last[1].Set[0].Name != "default" {
 		t.Errorf("from the start: %+v", rec.last)
 	}

@@ -9,13 +9,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // TestOverlays: the oldest ConfigMap of a class in the root namespace comes before
 // that of the Gateway. One that is missing or wrong is an error, until it is mended.
 func TestOverlays(t *testing.T) {
-	r := New(Options{WriteBack: true, RootNamespace: "root"}, newRecorder())
+	r := New(tables.Options{WriteBack: true, RootNamespace: "root"}, newRecorder())
 	put := func(namespace, name string, age int, class string, deployment string) {
 		c := &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, CreationTimestamp: metav1.Unix(int64(1000-age), 0)},

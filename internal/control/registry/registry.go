@@ -6,13 +6,9 @@
 package registry
 
 import (
-	"bytes"
-	"cmp"
 	"slices"
-	"strings"
 	"sync"
 
-	"google.golang.org/protobuf/proto"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/access"
@@ -20,70 +16,10 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/status"
-	"github.com/ambit-mesh/ambit/internal/control/telemetry"
-	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
-	"github.com/ambit-mesh/ambit/internal/xds"
 )
-
-// Options describe the mesh; zero values mean the defaults.
-type Options struct {
-	ClusterID     string // default Kubernetes
-	ClusterDomain string // of service names; default cluster.local
-	TrustDomain   string // default cluster.local
-	// TrustDomainAliases stand for TrustDomain in policies, from the beginning on;
-	// see SetTrustDomainAliases.
-	TrustDomainAliases []string
-	Network            string // of everything that does not say otherwise
-	RootNamespace      string // whose policies hold everywhere; default istio-system
-	// Revisions are the names of this control plane, when there may be others:
-	// what users configure for another of them is not looked at. None: all is.
-	Revisions []string
-	// Visibility is what SetVisibility says, from the beginning on.
-	Visibility *meshconfig.Visibility
-	// Providers are those of SetProviders, from the beginning on.
-	Providers meshconfig.Providers
-	// Telemetry is the value of SetTelemetry from the beginning on.
-	Telemetry *telemetry.Mesh
-	// WaypointBypass lets traffic go around waypoints, as Istio does, where no
-	// annotation decides for its object.
-	WaypointBypass bool
-	// WriteBack keeps Reports, for a writer.
-	WriteBack bool
-	// BoundCallers makes Nodes accept only callers whose credentials are bound
-	// to a pod that is known. Credentials of Kubernetes are.
-	BoundCallers bool
-	// Keys gets the sources of keys that objects name; none are fetched without it.
-	Keys Keys
-}
-
-func (o Options) withDefaults() Options {
-	o.ClusterID = cmp.Or(o.ClusterID, wellknown.DefaultCluster)
-	o.ClusterDomain = cmp.Or(o.ClusterDomain, wellknown.DefaultDomain)
-	o.TrustDomain = cmp.Or(o.TrustDomain, identity.DefaultTrustDomain)
-	o.RootNamespace = cmp.Or(o.RootNamespace, wellknown.SystemNamespace)
-	return o
-}
-
-// Ref names an object.
-type Ref = source.Ref
-
-// Space names an object of cluster scope.
-type Space = source.Space
-
-// Host is a host name as the objects of a namespace have it. It is of no
-// cluster: what several clusters have under it is one service.
-type Host struct{ Namespace, Hostname string }
-
-// String renders namespace/hostname, which is the name of the service's
-// resource.
-func (h Host) String() string { return h.Namespace + "/" + h.Hostname }
-
-// Compare orders by namespace, then host name.
-func (h Host) Compare(o Host) int {
-	return cmp.Or(strings.Compare(h.Namespace, o.Namespace), strings.Compare(h.Hostname, o.Hostname))
-}
 
 // Publisher takes updates, in order, one at a time.
 type Publisher interface {
@@ -95,7 +31,7 @@ type Publisher interface {
 // Registry derives. It is a source.Sink; its methods may be called from any
 // goroutine, and do their work one at a time.
 type Registry struct {
-	opts     Options
+	opts     tables.Options
 	out      Publisher
 	Nodes    *access.Nodes
 	Gateways *access.Gateways
@@ -107,42 +43,40 @@ type Registry struct {
 
 	mu      sync.Mutex
 	graph   *collection.Graph
-	in      inputs
+	in      tables.Inputs
 	origins map[source.Key]string
-	t       *tables
+	t       *tables.Tables
 	update  pending
 	moves   moves
 	kinds   []*reporter
 }
 
-func sameDomains(a, b policy.TrustDomains) bool { return slices.Equal(a.All(), b.All()) }
-
 // New returns an empty registry that publishes to out.
-func New(opts Options, out Publisher) *Registry {
+func New(opts tables.Options, out Publisher) *Registry {
 	r := &Registry{
-		opts:    opts.withDefaults(),
+		opts:    opts.WithDefaults(),
 		out:     out,
 		graph:   collection.NewGraph(),
 		origins: map[source.Key]string{},
 		update:  newPending(),
 	}
 	r.Nodes, r.Gateways = access.NewNodes(r.opts.TrustDomain, r.opts.BoundCallers), access.NewGateways()
-	r.in = newInputs(r.graph)
-	r.t = newTables(r.opts, &r.in)
-	r.in.clusters.Set(source.Cluster{}, clusterFacts{
-		id: r.opts.ClusterID, domain: r.opts.ClusterDomain, network: r.opts.Network, trustDomain: r.opts.TrustDomain,
+	r.in = tables.NewInputs(r.graph)
+	r.t = tables.New(r.opts, &r.in)
+	r.in.Clusters.Set(source.Cluster{}, tables.ClusterFacts{
+		Id: r.opts.ClusterID, Domain: r.opts.ClusterDomain, Network: r.opts.Network, TrustDomain: r.opts.TrustDomain,
 	})
-	r.in.domains.Set(struct{}{}, policy.TrustDomains{Local: r.opts.TrustDomain, Aliases: r.opts.TrustDomainAliases})
+	r.in.Domains.Set(struct{}{}, policy.TrustDomains{Local: r.opts.TrustDomain, Aliases: r.opts.TrustDomainAliases})
 	if opts.Visibility != nil {
-		r.in.visibility.Set(struct{}{}, opts.Visibility)
+		r.in.Visibility.Set(struct{}{}, opts.Visibility)
 	}
-	r.in.providers.Set(struct{}{}, opts.Providers)
+	r.in.Providers.Set(struct{}{}, opts.Providers)
 	if opts.Telemetry != nil {
-		r.in.mesh.Set(struct{}{}, opts.Telemetry)
+		r.in.Mesh.Set(struct{}{}, opts.Telemetry)
 	}
 	r.update.follow(r.t)
-	r.t.placements.OnChange(r.placed)
-	r.t.gatewayAccounts.OnChange(r.gatewaysChanged)
+	r.t.Placements.OnChange(r.placed)
+	r.t.GatewayAccounts.OnChange(r.gatewaysChanged)
 	r.followMoves()
 	r.followKeys()
 	r.kinds = r.reporters()
@@ -170,7 +104,7 @@ func (r *Registry) Apply(events []source.Event) {
 			}
 			r.origins[e.Key] = e.Origin
 		}
-		r.in.put(e.Key, e.Object)
+		r.in.Put(e.Key, e.Object)
 	}
 	r.settle()
 	clear(r.moves.fresh)
@@ -182,9 +116,9 @@ func (r *Registry) SetVisibility(v *meshconfig.Visibility) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if v == nil {
-		r.in.visibility.Delete(struct{}{})
+		r.in.Visibility.Delete(struct{}{})
 	} else {
-		r.in.visibility.Set(struct{}{}, v)
+		r.in.Visibility.Set(struct{}{}, v)
 	}
 	r.settle()
 }
@@ -193,7 +127,7 @@ func (r *Registry) SetVisibility(v *meshconfig.Visibility) {
 func (r *Registry) SetProviders(p meshconfig.Providers) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.in.providers.Set(struct{}{}, p)
+	r.in.Providers.Set(struct{}{}, p)
 	r.settle()
 }
 
@@ -202,7 +136,7 @@ func (r *Registry) SetProviders(p meshconfig.Providers) {
 func (r *Registry) SetTrustDomainAliases(aliases []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.in.domains.Set(struct{}{}, policy.TrustDomains{Local: r.opts.TrustDomain, Aliases: slices.Clone(aliases)})
+	r.in.Domains.Set(struct{}{}, policy.TrustDomains{Local: r.opts.TrustDomain, Aliases: slices.Clone(aliases)})
 	r.settle()
 }
 
@@ -234,15 +168,4 @@ func (r *Registry) Synced() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.out.Synced()
-}
-
-// encode marshals a resource, once, the same bytes for the same content.
-func encode(typeURL, name string, aliases []string, m proto.Message) *xds.Resource {
-	// Messages made here marshal: their strings come from decoded JSON.
-	body, _ := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	return xds.NewResource(typeURL, name, aliases, body)
-}
-
-func sameResource(a, b *xds.Resource) bool {
-	return a.Name == b.Name && bytes.Equal(a.Body, b.Body) && slices.Equal(a.Aliases, b.Aliases) && slices.Equal(a.With, b.With) && slices.Equal(a.Groups, b.Groups) && a.Late == b.Late
 }

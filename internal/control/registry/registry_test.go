@@ -13,6 +13,7 @@ import (
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -34,7 +35,7 @@ func events(t testing.TB, yaml string) []source.Event {
 func load(t testing.TB, yaml string) (*Registry, *recorder) {
 	t.Helper()
 	rec := newRecorder()
-	r := New(Options{Network: "n1"}, rec)
+	r := New(tables.Options{Network: "n1"}, rec)
 	list := events(t, yaml)
 	r.Apply(list)
 	sameFromTrimmed(t, list, r, rec)

@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/gateways"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -23,62 +24,70 @@ type reporter struct {
 	kind *source.Kind
 	// describe returns the sections for an object of the kind; ok is false when
 	// there is none.
-	describe func(d describer, n Ref) (sections []status.Section, ok bool)
+	describe func(d describer, n tables.Ref) (sections []status.Section, ok bool)
 	// derive makes reports rows of the graph, kept up to date for writers. It is
 	// nil for kinds whose status is not written.
-	derive func(r *Registry) *collection.Collection[Ref, status.Report]
+	derive func(r *Registry) *collection.Collection[tables.Ref, status.Report]
 }
 
 // reporters are the kinds that have something to report. Objects of other kinds
 // have been read, and that is all.
 func (r *Registry) reporters() []*reporter {
 	in := &r.in
-	service := writes(source.Service, in.services, status.Owned{Conditions: []string{status.WaypointBound}},
+	service := writes(source.Service, in.Services, status.Owned{Conditions: []string{status.WaypointBound}},
 		func(s *corev1.Service) status.State {
 			return status.State{Conditions: status.SeenIn(s.Status.Conditions)}
 		},
-		conditions(func(d describer, n Ref, s *corev1.Service) []status.Condition {
+		conditions(func(d describer, n tables.Ref, s *corev1.Service) []status.Condition {
 			// Most services of a cluster do not concern the mesh: a report is only
 			// written to those that ask for a waypoint.
 			return d.serviceWaypoint(nil, n, s)
 		}))
-	service.describe = describes(in.services, conditions(describer.service))
+	service.describe = describes(in.Services, conditions(describer.service))
 	return []*reporter{
-		{kind: source.Pod.Kind, describe: describes(in.pods, conditions(describer.pod))},
-		writesSome(source.Gateway, in.gateways, gateways.Status, gateways.Seen, describer.gateway, gateways.Own),
-		writesSome(source.GatewayClass, in.gwClasses, gateways.ClassStatus, gateways.SeenClass, describer.class, gateways.OwnClass),
+		{kind: source.Pod.Kind, describe: describes(in.Pods, conditions(describer.pod))},
+		writesSome(source.Gateway, in.Gateways, gateways.Status, gateways.Seen, describer.gateway, gateways.Own),
+		writesSome(source.GatewayClass, in.GwClasses, gateways.ClassStatus, gateways.SeenClass, describer.class, gateways.OwnClass),
 		service,
-		writes(source.ServiceEntry, in.entries,
+		writes(source.ServiceEntry, in.Entries,
 			status.Owned{Conditions: []string{status.Accepted, status.WaypointBound, status.WaypointMissing, status.VisibilityApplied, status.ClaimsAccepted}},
 			func(e *networkingv1.ServiceEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.entry)),
-		writes(source.WorkloadEntry, in.workloads, status.Owned{Conditions: []string{status.Accepted, status.WaypointBound}},
+		writes(source.WorkloadEntry, in.Workloads, status.Owned{Conditions: []string{status.Accepted, status.WaypointBound}},
 			func(e *networkingv1.WorkloadEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.workloadEntry)),
-		writes(source.AuthorizationPolicy, in.policies,
+		writes(source.AuthorizationPolicy, in.Policies,
 			status.Owned{Conditions: []string{status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted}},
 			func(p *securityv1.AuthorizationPolicy) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.policy)),
-		writes(source.PeerAuthentication, in.peers, status.Owned{Conditions: []string{status.Accepted}},
+		writes(source.PeerAuthentication, in.Peers, status.Owned{Conditions: []string{status.Accepted}},
 			func(p *securityv1.PeerAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.peer)),
-		writes(source.RequestAuthentication, in.tokens, status.Owned{Conditions: []string{status.WaypointAccepted, status.KeysFetched}},
+		writes(source.RequestAuthentication, in.Tokens, status.Owned{Conditions: []string{status.WaypointAccepted, status.KeysFetched}},
 			func(p *securityv1.RequestAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.tokens)),
-		writes(source.Telemetry, in.telemetry, status.Owned{Conditions: []string{status.WaypointAccepted}},
+		writes(source.Telemetry, in.Telemetry, status.Owned{Conditions: []string{status.WaypointAccepted}},
 			func(p *telemetryv1.Telemetry) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.telemetry)),
-		writes(source.HTTPRoute, in.httpRoutes, routes.Status, func(o *gatewayv1.HTTPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
-			func(d describer, n Ref, _ *gatewayv1.HTTPRoute) []status.Section { return d.route(d.t.routes.HTTP, n) }),
-		writes(source.GRPCRoute, in.grpcRoutes, routes.Status, func(o *gatewayv1.GRPCRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
-			func(d describer, n Ref, _ *gatewayv1.GRPCRoute) []status.Section { return d.route(d.t.routes.GRPC, n) }),
-		writes(source.TLSRoute, in.tlsRoutes, routes.Status, func(o *gatewayv1.TLSRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
-			func(d describer, n Ref, _ *gatewayv1.TLSRoute) []status.Section { return d.route(d.t.routes.TLS, n) }),
-		writes(source.TCPRoute, in.tcpRoutes, routes.Status, func(o *gatewayv1.TCPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
-			func(d describer, n Ref, _ *gatewayv1.TCPRoute) []status.Section { return d.route(d.t.routes.TCP, n) }),
+		writes(source.HTTPRoute, in.HttpRoutes, routes.Status, func(o *gatewayv1.HTTPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n tables.Ref, _ *gatewayv1.HTTPRoute) []status.Section {
+				return d.route(d.t.Routes.HTTP, n)
+			}),
+		writes(source.GRPCRoute, in.GrpcRoutes, routes.Status, func(o *gatewayv1.GRPCRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n tables.Ref, _ *gatewayv1.GRPCRoute) []status.Section {
+				return d.route(d.t.Routes.GRPC, n)
+			}),
+		writes(source.TLSRoute, in.TlsRoutes, routes.Status, func(o *gatewayv1.TLSRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n tables.Ref, _ *gatewayv1.TLSRoute) []status.Section {
+				return d.route(d.t.Routes.TLS, n)
+			}),
+		writes(source.TCPRoute, in.TcpRoutes, routes.Status, func(o *gatewayv1.TCPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
+			func(d describer, n tables.Ref, _ *gatewayv1.TCPRoute) []status.Section {
+				return d.route(d.t.Routes.TCP, n)
+			}),
 	}
 }
 
 // describe makes the sections of a report on one object.
-type describe[P metav1.Object] func(d describer, n Ref, obj P) []status.Section
+type describe[P metav1.Object] func(d describer, n tables.Ref, obj P) []status.Section
 
 // conditions are the sections of a kind that has conditions only.
-func conditions[P metav1.Object](f func(d describer, n Ref, obj P) []status.Condition) describe[P] {
-	return func(d describer, n Ref, obj P) []status.Section {
+func conditions[P metav1.Object](f func(d describer, n tables.Ref, obj P) []status.Condition) describe[P] {
+	return func(d describer, n tables.Ref, obj P) []status.Section {
 		if list := f(d, n, obj); len(list) > 0 {
 			return []status.Section{{Conditions: list}}
 		}
@@ -86,8 +95,8 @@ func conditions[P metav1.Object](f func(d describer, n Ref, obj P) []status.Cond
 	}
 }
 
-func describes[P metav1.Object](in collection.Input[Ref, P], f describe[P]) func(describer, Ref) ([]status.Section, bool) {
-	return func(d describer, n Ref) ([]status.Section, bool) {
+func describes[P metav1.Object](in collection.Input[tables.Ref, P], f describe[P]) func(describer, tables.Ref) ([]status.Section, bool) {
+	return func(d describer, n tables.Ref) ([]status.Section, bool) {
 		obj, ok := collection.Fetch(d.r, in.Collection, n)
 		if !ok {
 			return nil, false
@@ -98,15 +107,15 @@ func describes[P metav1.Object](in collection.Input[Ref, P], f describe[P]) func
 
 // writes is a kind whose status is written: the parts that are owned, where
 // state, the status as an object has it, differs from them.
-func writes[P metav1.Object](kind source.Of[P], in collection.Input[Ref, P], owned status.Owned, state func(P) status.State, f describe[P]) *reporter {
+func writes[P metav1.Object](kind source.Of[P], in collection.Input[tables.Ref, P], owned status.Owned, state func(P) status.State, f describe[P]) *reporter {
 	return writesSome(kind, in, owned, state, f, func(P) bool { return true })
 }
 
 // writesSome is writes for a kind of which other controllers own some objects.
 // The status of those is not written.
-func writesSome[P metav1.Object](kind source.Of[P], in collection.Input[Ref, P], owned status.Owned, state func(P) status.State, f describe[P], own func(P) bool) *reporter {
-	derive := func(r *Registry) *collection.Collection[Ref, status.Report] {
-		return collection.Map(in.Collection, "reports on "+kind.Plural, status.Report.Equal, func(rd *collection.Reader, n Ref, obj P) (status.Report, bool) {
+func writesSome[P metav1.Object](kind source.Of[P], in collection.Input[tables.Ref, P], owned status.Owned, state func(P) status.State, f describe[P], own func(P) bool) *reporter {
+	derive := func(r *Registry) *collection.Collection[tables.Ref, status.Report] {
+		return collection.Map(in.Collection, "reports on "+kind.Plural, status.Report.Equal, func(rd *collection.Reader, n tables.Ref, obj P) (status.Report, bool) {
 			if !own(obj) {
 				return status.Report{}, false
 			}
@@ -140,7 +149,7 @@ func (r *Registry) deriveReports() {
 		if rep.derive == nil {
 			continue
 		}
-		rep.derive(r).OnChange(func(changes []collection.Change[Ref, status.Report]) { r.Reports.Apply(rep.kind, changes) })
+		rep.derive(r).OnChange(func(changes []collection.Change[tables.Ref, status.Report]) { r.Reports.Apply(rep.kind, changes) })
 	}
 }
 

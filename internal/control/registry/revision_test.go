@@ -3,6 +3,8 @@ package registry
 import (
 	"strings"
 	"testing"
+
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 )
 
 // What names another revision is not looked at; what the cluster is made of is,
@@ -47,7 +49,7 @@ spec: {hosts: [entry.example], ports: [{number: 80, name: http, protocol: HTTP}]
 		others    bool
 	}{{nil, true}, {[]string{"canary", "prod"}, false}} {
 		rec := newRecorder()
-		r := New(Options{Revisions: tc.revisions}, rec)
+		r := New(tables.Options{Revisions: tc.revisions}, rec)
 		r.Apply(events(t, yaml))
 		for _, name := range []string{"d/ours", "d/mine", "d/tagged"} {
 			has(rec.policies, name, true)

@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -40,7 +41,7 @@ func TestParentsOfRoutes(t *testing.T) {
 		"two, of which one is the mesh's": {"{name: other}, {name: wp, sectionName: mesh}", `{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"wp","sectionName":"mesh"} NotAllowedByListeners`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := New(Options{}, newRecorder())
+			r := New(tables.Options{}, newRecorder())
 			r.Apply(events(t, around+routeYAML(tt.parents)))
 			var got []string
 			for _, s := range r.sections(source.HTTPRoute.Key("shop", "r")) {
@@ -56,7 +57,7 @@ func TestParentsOfRoutes(t *testing.T) {
 
 // A route gets its section when the waypoint appears, and loses it with it.
 func TestReportOnARouteFollowsItsParents(t *testing.T) {
-	r := New(Options{WriteBack: true}, newRecorder())
+	r := New(tables.Options{WriteBack: true}, newRecorder())
 	f := r.Reports.Follow(status.Unnamed)
 	r.Apply(events(t, routeYAML("{name: wp}")))
 	key := source.HTTPRoute.Key("shop", "r")
@@ -106,7 +107,7 @@ func TestRoutesFollowTheBinding(t *testing.T) {
 		"bound in advance": {use + ", x: y", "gateway/Kubernetes/shop/wp", "False WaypointIsNotReady"},
 	} {
 		rec := newRecorder()
-		r := New(Options{}, rec)
+		r := New(tables.Options{}, rec)
 		r.Apply(events(t, mesh+fmt.Sprintf(service, tt.labels)+routeYAML(`{group: "", kind: Service, name: web}`)))
 		var groups []string
 		for _, res := range rec.set(wellknown.TypeRoute) {
@@ -128,11 +129,11 @@ func TestRoutesFollowTheBinding(t *testing.T) {
 // TestAChangeOfAServiceWithoutMeaningForRoutes costs no route.
 func TestAChangeOfAServiceWithoutMeaningForRoutes(t *testing.T) {
 	rec := newRecorder()
-	r := New(Options{}, rec)
+	r := New(tables.Options{}, rec)
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: wp%s}}\nspec: {clusterIP: %s, ports: [{port: %d}]}\n---\n"
 	r.Apply(events(t, fmt.Sprintf(gateway, "", "", "{value: 10.0.0.7}")+fmt.Sprintf(service, "", "10.1.0.1", 80)+routeYAML(`{group: "", kind: Service, name: web}`)))
 	results := 0
-	r.t.routes.HTTP.OnChange(func(c []collection.Change[Ref, *routes.Result]) { results += len(c) })
+	r.t.Routes.HTTP.OnChange(func(c []collection.Change[tables.Ref, *routes.Result]) { results += len(c) })
 	r.Apply(events(t, fmt.Sprintf(service, ", a: b", "10.1.0.2", 80)))
 	if results != 0 || len(rec.set(wellknown.TypeAddress)) != 1 {
 		t.Errorf("%d routes were made again, %d addresses", results, len(rec.set(wellknown.TypeAddress)))

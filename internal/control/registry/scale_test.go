@@ -18,6 +18,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
@@ -82,7 +83,7 @@ func syntheticMesh(pods int) []source.Event {
 
 func TestOnePodOneResource(t *testing.T) {
 	rec := newRecorder()
-	r := New(Options{}, rec)
+	r := New(tables.Options{}, rec)
 	r.Apply(syntheticMesh(10_000))
 	if len(rec.addresses) != 12_000 {
 		t.Fatalf("%d resources", len(rec.addresses))
@@ -109,7 +110,7 @@ func BenchmarkPodChange(b *testing.B) {
 			var before, after runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)
-			r := New(Options{}, nothing{})
+			r := New(tables.Options{}, nothing{})
 			r.Apply(syntheticMesh(pods))
 			runtime.GC()
 			runtime.ReadMemStats(&after)
@@ -134,7 +135,7 @@ func BenchmarkPodChange(b *testing.B) {
 func BenchmarkFirstState(b *testing.B) {
 	mesh := syntheticMesh(10_000)
 	for b.Loop() {
-		New(Options{}, nothing{}).Apply(mesh)
+		New(tables.Options{}, nothing{}).Apply(mesh)
 	}
 }
 
@@ -149,7 +150,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 	pool := fragments(t)
 	rapid.Check(t, func(t *rapid.T) {
 		rec := newRecorder()
-		r := New(Options{WriteBack: true}, rec)
+		r := New(tables.Options{WriteBack: true}, rec)
 		joinEast(t, r)
 		tracked := trackReports(r, pool)
 		now := map[source.Key]source.Event{}
@@ -168,7 +169,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 			r.Apply(batch)
 		}
 		fresh := newRecorder()
-		r2 := New(Options{WriteBack: true}, fresh)
+		r2 := New(tables.Options{WriteBack: true}, fresh)
 		joinEast(t, r2)
 		for _, e := range now {
 			r2.Apply([]source.Event{e})
@@ -202,11 +203,11 @@ func joinEast(t *rapid.T, r *Registry) {
 // those that are computed only on demand. A report that reads something in a way
 // that is not remembered goes stale.
 func trackReports(r *Registry, pool []source.Event) *collection.Collection[source.Key, []status.Section] {
-	keys := collection.NewInput[source.Key](r.graph, "keys", same[bool])
+	keys := collection.NewInput[source.Key](r.graph, "keys", tables.Same[bool])
 	for _, e := range pool {
 		keys.Set(e.Key, true)
 	}
-	return collection.Map(keys.Collection, "all reports", never[[]status.Section],
+	return collection.Map(keys.Collection, "all reports", tables.Never[[]status.Section],
 		func(rd *collection.Reader, k source.Key, _ bool) ([]status.Section, bool) {
 			return r.describe(describer{r.t, &r.in, rd}, k), true
 		})

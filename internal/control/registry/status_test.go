@@ -14,6 +14,7 @@ import (
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -79,7 +80,7 @@ func TestVisibilityOfEntries(t *testing.T) {
 	} {
 		for _, late := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, late %v", name, late), func(t *testing.T) {
-				opts := Options{Visibility: tt.rules}
+				opts := tables.Options{Visibility: tt.rules}
 				if late {
 					opts.Visibility = rules("{defaultVisibility: NAMESPACE}")
 				}
@@ -126,7 +127,7 @@ func TestVisibilityFollowsLabels(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec := newRecorder()
-	r := New(Options{Visibility: c.ServiceEntryVisibility}, rec)
+	r := New(tables.Options{Visibility: c.ServiceEntryVisibility}, rec)
 	r.Apply(events(t, entryYAML("shop", "", "")))
 	for _, labels := range []string{"", "egress: shared", "egress: own"} {
 		if labels != "" {
@@ -150,7 +151,7 @@ func TestWaypointsOfHiddenEntries(t *testing.T) {
 	}
 	gw := fmt.Sprintf(gateway, "", ", allowedRoutes: {namespaces: {from: All}}", "{type: IPAddress, value: 10.0.0.77}")
 	for namespace, want := range map[string]string{"shop": "True WaypointAccepted", "web": "False CrossNamespaceWaypointForbidden"} {
-		r := New(Options{Visibility: c.ServiceEntryVisibility}, newRecorder())
+		r := New(tables.Options{Visibility: c.ServiceEntryVisibility}, newRecorder())
 		r.Apply(events(t, gw+entryYAML(namespace, ", labels: {istio.io/use-waypoint: wp, istio.io/use-waypoint-namespace: shop}", "")))
 		expect(t, r, source.ServiceEntry.Name, "e", status.WaypointBound, want)
 		r.SetVisibility(nil)
@@ -248,7 +249,7 @@ func follow(r *Registry, f *status.Follower, kind *source.Kind, obj metav1.Objec
 }
 
 func TestWhatIsWrittenAlready(t *testing.T) {
-	r := New(Options{WriteBack: true}, newRecorder())
+	r := New(tables.Options{WriteBack: true}, newRecorder())
 	f := r.Reports.Follow(status.Unnamed)
 	service := func(labels map[string]string, conditions ...metav1.Condition) *corev1.Service {
 		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "s", Labels: labels}}
@@ -276,7 +277,7 @@ func TestWhatIsWrittenAlready(t *testing.T) {
 		"it says what is over":         {nil, []metav1.Condition{said}, false},
 		"nothing to say, nothing said": {nil, []metav1.Condition{foreign}, true},
 	} {
-		fresh := New(Options{WriteBack: true}, newRecorder())
+		fresh := New(tables.Options{WriteBack: true}, newRecorder())
 		f := fresh.Reports.Follow(status.Unnamed)
 		keys := follow(fresh, f, source.Service.Kind, service(tt.labels, tt.conditions...))
 		if open := f.Unwritten(); (len(keys) == 0) != tt.written || (len(open) == 0) != tt.written {
@@ -301,7 +302,7 @@ func TestWhatIsWrittenAlready(t *testing.T) {
 	for generation, written := range map[int64]bool{2: false, 3: true} {
 		e := e.DeepCopy()
 		e.Status.Conditions = []*metav1alpha1.IstioCondition{{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message, ObservedGeneration: generation}}
-		fresh := New(Options{WriteBack: true}, newRecorder())
+		fresh := New(tables.Options{WriteBack: true}, newRecorder())
 		f := fresh.Reports.Follow(status.Unnamed)
 		if keys := follow(fresh, f, source.WorkloadEntry.Kind, e); slices.Contains(keys, source.Key{Kind: source.WorkloadEntry.Kind, Namespace: "shop", Name: "e"}) == written {
 			t.Errorf("observed generation %d: %v", generation, keys)
@@ -312,7 +313,7 @@ func TestWhatIsWrittenAlready(t *testing.T) {
 // TestMadeAnew: an object that is deleted and made again, without anything
 // between the two being seen, has lost its status.
 func TestMadeAnew(t *testing.T) {
-	r := New(Options{WriteBack: true}, newRecorder())
+	r := New(tables.Options{WriteBack: true}, newRecorder())
 	f := r.Reports.Follow(status.Unnamed)
 	e := &networkingv1.WorkloadEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "e", Generation: 1, UID: "first"}}
 	e.Spec.Address = "192.0.2.1"
@@ -369,7 +370,7 @@ func TestWhoseStatus(t *testing.T) {
 		{[]string{"canary", "default"}, source.WorkloadEntry.Kind, "default", one},
 		{[]string{"canary"}, source.Service.Kind, "canary", everybody}, // what the cluster is made of
 	} {
-		r := New(Options{WriteBack: true, Revisions: tt.names}, newRecorder())
+		r := New(tables.Options{WriteBack: true, Revisions: tt.names}, newRecorder())
 		unnamed, named := r.Reports.Follow(status.Unnamed), r.Reports.Follow(status.Named)
 		r.Apply([]source.Event{{Key: source.Key{Kind: tt.kind, Namespace: "shop", Name: "e"}, Object: labelled(tt.kind, tt.label)}})
 		for what, v := range map[string]*status.Follower{everybody: unnamed, one: named} {
@@ -387,7 +388,7 @@ func TestWhoseStatus(t *testing.T) {
 // TestStatusChangesHands: an object whose label changes leaves one writer, which
 // writes no more of it, and comes to the other.
 func TestStatusChangesHands(t *testing.T) {
-	r := New(Options{WriteBack: true, Revisions: []string{"canary", "prod"}}, newRecorder())
+	r := New(tables.Options{WriteBack: true, Revisions: []string{"canary", "prod"}}, newRecorder())
 	unnamed, named := r.Reports.Follow(status.Unnamed), r.Reports.Follow(status.Named)
 	key := source.Key{Kind: source.WorkloadEntry.Kind, Namespace: "shop", Name: "e"}
 	for _, step := range []struct {

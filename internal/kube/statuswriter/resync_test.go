@@ -11,6 +11,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/kube/kubetest"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -24,7 +25,7 @@ func (nobody) Synced()                 {}
 // TestOverwritten: a condition that somebody else has removed comes back.
 func TestOverwritten(t *testing.T) {
 	s := kubetest.Start(t)
-	r := registry.New(registry.Options{WriteBack: true}, nobody{})
+	r := registry.New(tables.Options{WriteBack: true}, nobody{})
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Labels: map[string]string{wellknown.LabelUseWaypoint: "wp"}}}
 	s.Add(svc)
 	seen := func(o *corev1.Service) {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/control/tables"
 	"github.com/ambit-mesh/ambit/internal/kube/kubetest"
 	"github.com/ambit-mesh/ambit/internal/kube/statuswriter"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -47,7 +48,7 @@ func (nobody) Publish(registry.Update) {}
 func (nobody) Synced()                 {}
 
 func newWorld(t *testing.T) *world {
-	return &world{t, kubetest.Start(t), registry.New(registry.Options{WriteBack: true}, nobody{})}
+	return &world{t, kubetest.Start(t), registry.New(tables.Options{WriteBack: true}, nobody{})}
 }
 
 func (w *world) event(kind *source.Kind, ns, name string, obj metav1.Object) {
@@ -165,7 +166,7 @@ func TestStartCostsWhatIsToWrite(t *testing.T) {
 		w.service("plain-"+strconv.Itoa(i), nil)
 	}
 	// Another replica knows what the API has.
-	w.r = registry.New(registry.Options{WriteBack: true}, nobody{})
+	w.r = registry.New(tables.Options{WriteBack: true}, nobody{})
 	w.waypoint(true)
 	list, err := w.s.Client().Kube.CoreV1().Services("shop").List(t.Context(), metav1.ListOptions{})
 	if err != nil {

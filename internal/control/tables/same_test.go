@@ -1,4 +1,4 @@
-package registry
+package tables
 
 import (
 	"testing"
@@ -12,5 +12,5 @@ func TestEqualitiesNoticeEveryField(t *testing.T) {
 	eqtest.Fields(t, sameWaypoint)
 	eqtest.Fields(t, func(a, b *attachment) bool { return sameAttachment(*a, *b) })
 	// The version and the wire format follow from the body.
-	eqtest.Fields(t, sameResource, "Version")
+	eqtest.Fields(t, SameResource, "Version")
 }

@@ -1,4 +1,4 @@
-package registry
+package tables
 
 import (
 	"cmp"
@@ -22,18 +22,18 @@ type defaultsOf struct {
 }
 
 // gatewayDefaults notes the ConfigMaps that change the objects of a class.
-func (t *tables) gatewayDefaults(in *inputs) {
+func (t *Tables) gatewayDefaults(in *Inputs) {
 	defaults := collection.Map(in.configMaps.Collection, "defaults of classes", samePointer[corev1.ConfigMap], func(_ *collection.Reader, k Ref, c *corev1.ConfigMap) (*corev1.ConfigMap, bool) {
-		return c, k.Namespace == t.opts.RootNamespace && c.Labels[wellknown.LabelOverlayClass] != ""
+		return c, k.Namespace == t.Opts.RootNamespace && c.Labels[wellknown.LabelOverlayClass] != ""
 	})
 	t.defaults = collection.NewIndex(defaults, func(k Ref, c *corev1.ConfigMap) []defaultsOf {
 		return []defaultsOf{{k.Cluster, gatewayv1.ObjectName(c.Labels[wellknown.LabelOverlayClass])}}
 	})
 }
 
-// plan returns a Gateway that is to run with what ConfigMaps change of its objects:
+// Plan returns a Gateway that is to run with what ConfigMaps change of its objects:
 // first those of its class, of which the oldest counts, then its own.
-func (t *tables) plan(r *collection.Reader, in *inputs, k Ref, g *gatewayv1.Gateway) *deploy.Plan {
+func (t *Tables) Plan(r *collection.Reader, in *Inputs, k Ref, g *gatewayv1.Gateway) *deploy.Plan {
 	p := &deploy.Plan{Gateway: g}
 	var oldest *corev1.ConfigMap
 	for _, c := range collection.Lookup(r, t.defaults, defaultsOf{k.Cluster, g.Spec.GatewayClassName}) {
@@ -67,7 +67,7 @@ func overlayOf(c *corev1.ConfigMap) deploy.Overlay {
 	return deploy.Overlay{From: "ConfigMap " + c.Namespace + "/" + c.Name, Data: c.Data}
 }
 
-func samePlan(a, b *deploy.Plan) bool {
+func SamePlan(a, b *deploy.Plan) bool {
 	return sameError(a.Err, b.Err) && slices.EqualFunc(a.Overlays, b.Overlays, deploy.Overlay.Equal)
 }
 

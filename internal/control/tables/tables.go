@@ -1,4 +1,7 @@
-package registry
+// Package tables derives what the mesh consists of from its objects: each table is a
+// collection that is computed from others, row by row, again only when a row that it was
+// made from changed.
+package tables
 
 import (
 	"maps"
@@ -11,13 +14,12 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	securitypb "github.com/ambit-mesh/ambit/api/security"
-	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -25,22 +27,22 @@ import (
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
-// tables are the derived collections, in the order they read each other.
-type tables struct {
-	opts Options
+// Tables are the derived collections, in the order they read each other.
+type Tables struct {
+	Opts Options
 
-	clusters   *collection.Collection[source.Cluster, clusterFacts]
+	clusters   *collection.Collection[source.Cluster, ClusterFacts]
 	localities *collection.Collection[Space, locality]
-	namespaces *collection.Collection[Space, namespaceInfo]
+	Namespaces *collection.Collection[Space, namespaceInfo]
 	nsLabels   *collection.Collection[Space, map[string]string]
-	waypoints  *collection.Collection[Ref, *waypoint]
+	waypoints  *collection.Collection[Ref, *Waypoint]
 	classes    *collection.Collection[Ref, string] // of Gateways
 	visibility *collection.Collection[struct{}, *meshconfig.Visibility]
 	domains    *collection.Collection[struct{}, policy.TrustDomains]
 	// What the mesh's settings say of telemetry.
 	meshTelemetry *collection.Collection[struct{}, *telemetry.Mesh]
 	scopes        *collection.Collection[Space, meshconfig.Scope] // of entries, by namespace
-	bound         bindings
+	Bound         bindings
 
 	// Services, without what only their own resource depends on.
 	cores   *collection.Collection[coreKey, *core]
@@ -50,12 +52,12 @@ type tables struct {
 	byHost  *collection.Index[Host, Ref, *networkingv1.ServiceEntry]
 	// Of each host, the oldest entry that the whole mesh sees.
 	owners *collection.Collection[string, Ref]
-	owned  ownership
+	Owned  ownership
 
 	// Policies.
-	translated *collection.Collection[Ref, *policy.Authorization]
-	peers      *collection.Collection[Ref, *policy.PeerAuthentication]
-	peersOf    *collection.Index[string, Ref, *policy.PeerAuthentication]
+	Translated *collection.Collection[Ref, *policy.Authorization]
+	Peers      *collection.Collection[Ref, *policy.PeerAuthentication]
+	PeersOf    *collection.Index[string, Ref, *policy.PeerAuthentication]
 
 	// What selects workloads by labels, and by one label of each selector.
 	attachments *collection.Collection[attachKey, attachment]
@@ -68,24 +70,24 @@ type tables struct {
 	readiness   *collection.Index[Ref, Ref, sliceReadiness]             // by Service
 
 	// Results.
-	services        *collection.Collection[string, *xds.Resource]
-	podWorkloads    *collection.Collection[string, *xds.Resource]
-	entryWorkloads  *collection.Collection[string, *xds.Resource]
-	inlineWorkloads *collection.Collection[string, *xds.Resource]
-	sliceWorkloads  *collection.Collection[string, *xds.Resource]
-	authorizations  *collection.Collection[string, *xds.Resource]
-	converted       *collection.Collection[string, *xds.Resource]
-	closed          *collection.Collection[string, *xds.Resource]
-	placements      *collection.Collection[Ref, access.Placement]
-	gatewayAccounts *collection.Collection[Ref, string]
-	routes          *routes.Tables
-	targets         *targets.Tables
+	Services        *collection.Collection[string, *xds.Resource]
+	PodWorkloads    *collection.Collection[string, *xds.Resource]
+	EntryWorkloads  *collection.Collection[string, *xds.Resource]
+	InlineWorkloads *collection.Collection[string, *xds.Resource]
+	SliceWorkloads  *collection.Collection[string, *xds.Resource]
+	Authorizations  *collection.Collection[string, *xds.Resource]
+	Converted       *collection.Collection[string, *xds.Resource]
+	Closed          *collection.Collection[string, *xds.Resource]
+	Placements      *collection.Collection[Ref, access.Placement]
+	GatewayAccounts *collection.Collection[Ref, string]
+	Routes          *routes.Tables
+	Targets         *targets.Tables
 	defaults        *collection.Index[defaultsOf, Ref, *corev1.ConfigMap] // of the objects of Gateways, by class
-	proxies         *collection.Index[Ref, Ref, Ref]                      // ready pods, by the Gateway whose proxies they are
+	Proxies         *collection.Index[Ref, Ref, Ref]                      // ready pods, by the Gateway whose proxies they are
 }
 
-func newTables(opts Options, in *inputs) *tables {
-	t := &tables{opts: opts}
+func New(opts Options, in *Inputs) *Tables {
+	t := &Tables{Opts: opts}
 	t.facts(in)
 	t.attach(in)
 	t.results(in)
@@ -93,76 +95,70 @@ func newTables(opts Options, in *inputs) *tables {
 	return t
 }
 
-// clusterFacts are what objects of a cluster have in common.
-type clusterFacts struct {
-	id          string
-	domain      string // of the names of its Services
-	network     string // of everything that does not say otherwise
-	trustDomain string
+// ClusterFacts are what objects of a cluster have in common.
+type ClusterFacts struct {
+	Id          string
+	Domain      string // of the names of its Services
+	Network     string // of everything that does not say otherwise
+	TrustDomain string
 }
 
-// cluster returns the facts about a cluster. They are there as long as objects
+// Cluster returns the facts about a cluster. They are there as long as objects
 // of the cluster are.
-func (t *tables) cluster(r *collection.Reader, c source.Cluster) clusterFacts {
+func (t *Tables) Cluster(r *collection.Reader, c source.Cluster) ClusterFacts {
 	f, _ := collection.Fetch(r, t.clusters, c)
 	return f
 }
 
-// same is the equality of values that compare.
-func same[V comparable](a, b V) bool { return a == b }
-
-// never is the equality of values that are only remade when something changed.
-func never[V any](V, V) bool { return false }
-
 // facts are small tables that keep what is read of an object apart from what
 // changes in it all the time: a node's heartbeat recomputes no workload.
-func (t *tables) facts(in *inputs) {
-	t.clusters = in.clusters.Collection
-	t.localities = collection.Map(in.nodes.Collection, "localities", same[locality],
+func (t *Tables) facts(in *Inputs) {
+	t.clusters = in.Clusters.Collection
+	t.localities = collection.Map(in.nodes.Collection, "localities", Same[locality],
 		func(_ *collection.Reader, _ Space, n *corev1.Node) (locality, bool) {
 			l := n.Labels
 			return locality{l[wellknown.LabelRegion], l[wellknown.LabelZone], l[wellknown.LabelSubzone]}, true
 		})
-	t.namespaces = collection.Map(in.namespaces.Collection, "namespace settings", same[namespaceInfo],
+	t.Namespaces = collection.Map(in.Namespaces.Collection, "namespace settings", Same[namespaceInfo],
 		func(_ *collection.Reader, _ Space, n *corev1.Namespace) (namespaceInfo, bool) {
 			return namespaceInfo{
 				use:                 useWaypoint(n.Labels),
 				bypass:              useBypass(n.Annotations),
 				ingressUse:          ingressUse(n.Labels),
-				canary:              useCanary(n.Labels, n.Annotations),
+				Canary:              UseCanary(n.Labels, n.Annotations),
 				network:             n.Labels[wellknown.LabelNetwork],
 				trafficDistribution: n.Annotations[wellknown.AnnotationTrafficDistribution],
 			}, true
 		})
-	t.nsLabels = collection.Map(in.namespaces.Collection, "namespace labels", maps.Equal[map[string]string, map[string]string],
+	t.nsLabels = collection.Map(in.Namespaces.Collection, "namespace labels", maps.Equal[map[string]string, map[string]string],
 		func(_ *collection.Reader, _ Space, n *corev1.Namespace) (map[string]string, bool) {
 			return n.Labels, true
 		})
-	t.visibility, t.domains, t.meshTelemetry = in.visibility.Collection, in.domains.Collection, in.mesh.Collection
-	t.scopes = collection.Map(in.namespaces.Collection, "visibility of a namespace's entries", same[meshconfig.Scope],
+	t.visibility, t.domains, t.meshTelemetry = in.Visibility.Collection, in.Domains.Collection, in.Mesh.Collection
+	t.scopes = collection.Map(in.Namespaces.Collection, "visibility of a namespace's entries", Same[meshconfig.Scope],
 		func(r *collection.Reader, _ Space, n *corev1.Namespace) (meshconfig.Scope, bool) {
 			v, ok := collection.Fetch(r, t.visibility, struct{}{})
 			return v.Of(n.Labels), ok
 		})
-	t.waypoints = collection.Map(in.gateways.Collection, "waypoints", sameWaypoint,
-		func(r *collection.Reader, k Ref, g *gatewayv1.Gateway) (*waypoint, bool) {
+	t.waypoints = collection.Map(in.Gateways.Collection, "waypoints", sameWaypoint,
+		func(r *collection.Reader, k Ref, g *gatewayv1.Gateway) (*Waypoint, bool) {
 			return t.readWaypoint(r, k, g)
 		})
-	t.classes = collection.Map(in.gateways.Collection, "classes of gateways", same[string],
+	t.classes = collection.Map(in.Gateways.Collection, "classes of gateways", Same[string],
 		func(_ *collection.Reader, _ Ref, g *gatewayv1.Gateway) (string, bool) {
 			return string(g.Spec.GatewayClassName), true
 		})
-	t.translated = collection.Map(in.policies.Collection, "translated policies", never[*policy.Authorization],
+	t.Translated = collection.Map(in.Policies.Collection, "translated policies", Never[*policy.Authorization],
 		func(r *collection.Reader, _ Ref, p *securityv1.AuthorizationPolicy) (*policy.Authorization, bool) {
 			d, _ := collection.Fetch(r, t.domains, struct{}{})
-			return d.Translate(p, t.opts.RootNamespace), true
+			return d.Translate(p, t.Opts.RootNamespace), true
 		})
-	t.peers = collection.Map(in.peers.Collection, "peer authentication settings", never[*policy.PeerAuthentication],
+	t.Peers = collection.Map(in.Peers.Collection, "peer authentication settings", Never[*policy.PeerAuthentication],
 		func(_ *collection.Reader, _ Ref, p *securityv1.PeerAuthentication) (*policy.PeerAuthentication, bool) {
 			pa := policy.ReadPeerAuthentication(p)
 			return &pa, true
 		})
-	t.peersOf = collection.NewIndex(t.peers, func(_ Ref, p *policy.PeerAuthentication) []string {
+	t.PeersOf = collection.NewIndex(t.Peers, func(_ Ref, p *policy.PeerAuthentication) []string {
 		if p.Selector != nil {
 			return nil
 		}
@@ -173,8 +169,8 @@ func (t *tables) facts(in *inputs) {
 }
 
 // serviceFacts are the parts of services, and who has which host and address.
-func (t *tables) serviceFacts(in *inputs) {
-	t.kube, t.pods, t.entries = in.services.Collection, in.pods.Collection, in.entries.Collection
+func (t *Tables) serviceFacts(in *Inputs) {
+	t.kube, t.pods, t.entries = in.Services.Collection, in.Pods.Collection, in.Entries.Collection
 	t.byHost = collection.NewIndex(t.entries, func(k Ref, e *networkingv1.ServiceEntry) []Host {
 		var hosts []Host
 		for _, h := range e.Spec.Hosts {
@@ -185,22 +181,22 @@ func (t *tables) serviceFacts(in *inputs) {
 		return hosts
 	})
 	t.own(in)
-	fromServices := collection.FlatMap(in.services.Collection, "service cores", sameCore, Ref.Compare, t.serviceCore)
-	fromEntries := collection.FlatMap(in.entries.Collection, "service entry cores", sameCore, Ref.Compare, t.entryCores)
+	fromServices := collection.FlatMap(in.Services.Collection, "service cores", sameCore, Ref.Compare, t.serviceCore)
+	fromEntries := collection.FlatMap(in.Entries.Collection, "service entry cores", sameCore, Ref.Compare, t.entryCores)
 	t.cores = collection.Merge("cores", sameCore, fromServices, fromEntries)
-	byAge := collection.FlatMap(in.entries.Collection, "service entries by age", sameClaims, Ref.Compare,
+	byAge := collection.FlatMap(in.Entries.Collection, "service entries by age", sameClaims, Ref.Compare,
 		func(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(seniority, claims)) {
-			if t.scope(r, k, e) == meshconfig.Public {
-				emit(seniority{e.CreationTimestamp.Unix(), k}, claims{e.Spec.Hosts, allBlocks(e)})
+			if t.Scope(r, k, e) == meshconfig.Public {
+				emit(seniority{e.CreationTimestamp.Unix(), k}, claims{e.Spec.Hosts, AllBlocks(e)})
 			}
 		})
-	t.owners = collection.FlatMap(byAge, "owners of hosts", same[Ref], seniority.Compare,
+	t.owners = collection.FlatMap(byAge, "owners of hosts", Same[Ref], seniority.Compare,
 		func(_ *collection.Reader, s seniority, c claims, emit func(string, Ref)) {
 			for _, h := range c.hosts {
 				emit(h, s.name)
 			}
 		})
-	t.owned.claims = collection.FlatMap(byAge, "first claims of addresses", same[Ref], seniority.Compare,
+	t.Owned.claims = collection.FlatMap(byAge, "first claims of addresses", Same[Ref], seniority.Compare,
 		func(_ *collection.Reader, s seniority, c claims, emit func(netip.Prefix, Ref)) {
 			for _, p := range c.blocks {
 				emit(p, s.name)
@@ -280,25 +276,25 @@ func matches(selector, labels map[string]string) bool {
 	return len(selector) > 0
 }
 
-func (t *tables) attach(in *inputs) {
+func (t *Tables) attach(in *Inputs) {
 	services := collection.FlatMap(t.cores, "service selectors", sameAttachment, coreKey.Compare,
 		func(_ *collection.Reader, k coreKey, c *core, emit func(attachKey, attachment)) {
 			if len(c.selector) > 0 {
 				emit(attachKey{attachService, k.cluster, k.host.Namespace, k.host.Hostname, k.entry}, attachment{Space{Cluster: k.cluster, Name: k.host.Namespace}, c.selector})
 			}
 		})
-	policies := collection.FlatMap(t.translated, "policy selectors", sameAttachment, Ref.Compare,
+	policies := collection.FlatMap(t.Translated, "policy selectors", sameAttachment, Ref.Compare,
 		func(_ *collection.Reader, k Ref, p *policy.Authorization, emit func(attachKey, attachment)) {
 			if p.Policy == nil || len(p.Selector) == 0 {
 				return
 			}
 			scope := k.Home()
-			if k.Namespace == t.opts.RootNamespace {
+			if k.Namespace == t.Opts.RootNamespace {
 				scope = Space{}
 			}
 			emit(attachObject(attachPolicy, k), attachment{scope, p.Selector})
 		})
-	peers := collection.FlatMap(t.peers, "peer authentication selectors", sameAttachment, Ref.Compare,
+	peers := collection.FlatMap(t.Peers, "peer authentication selectors", sameAttachment, Ref.Compare,
 		func(_ *collection.Reader, k Ref, p *policy.PeerAuthentication, emit func(attachKey, attachment)) {
 			// From the root namespace, too, it selects workloads of its own namespace only.
 			if p.Selector != nil {
@@ -310,18 +306,18 @@ func (t *tables) attach(in *inputs) {
 
 	t.manual = collection.Map(in.slices.Collection, "manual endpoint slices", samePointer[discoveryv1.EndpointSlice],
 		func(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) (*discoveryv1.EndpointSlice, bool) {
-			c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, serviceOf(k, s)))
+			c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.ServiceOf(k, s)))
 			return s, ok && len(c.selector) == 0
 		})
-	t.manualOf = collection.NewIndex(t.manual, func(k Ref, s *discoveryv1.EndpointSlice) []Ref { return []Ref{serviceOf(k, s)} })
-	t.readiness = collection.NewIndex(collection.Map(t.manual, "readiness of slices", same[sliceReadiness],
+	t.manualOf = collection.NewIndex(t.manual, func(k Ref, s *discoveryv1.EndpointSlice) []Ref { return []Ref{service.ServiceOf(k, s)} })
+	t.readiness = collection.NewIndex(collection.Map(t.manual, "readiness of slices", Same[sliceReadiness],
 		func(_ *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) (sliceReadiness, bool) {
-			return sliceReadiness{serviceOf(k, s), slices.ContainsFunc(s.Endpoints, isReady)}, true
+			return sliceReadiness{service.ServiceOf(k, s), slices.ContainsFunc(s.Endpoints, service.IsReady)}, true
 		}), func(_ Ref, s sliceReadiness) []Ref { return []Ref{s.service} })
 	t.manualByPod = collection.NewIndex(t.manual, func(k Ref, s *discoveryv1.EndpointSlice) []Ref {
 		var pods []Ref
 		for i := range s.Endpoints {
-			if pod, ok := podOf(&s.Endpoints[i], k); ok && !slices.Contains(pods, pod) {
+			if pod, ok := service.PodOf(&s.Endpoints[i], k); ok && !slices.Contains(pods, pod) {
 				pods = append(pods, pod)
 			}
 		}
@@ -329,35 +325,35 @@ func (t *tables) attach(in *inputs) {
 	})
 }
 
-func (t *tables) results(in *inputs) {
-	kube := collection.FlatMap(in.services.Collection, "kubernetes services", sameResource, Ref.Compare, t.serviceResource)
-	hosts := collection.FlatMap(in.entries.Collection, "hosts of service entries", same[struct{}], Ref.Compare,
+func (t *Tables) results(in *Inputs) {
+	kube := collection.FlatMap(in.Services.Collection, "kubernetes services", SameResource, Ref.Compare, t.serviceResource)
+	hosts := collection.FlatMap(in.Entries.Collection, "hosts of service entries", Same[struct{}], Ref.Compare,
 		func(_ *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(Host, struct{})) {
 			for _, h := range e.Spec.Hosts {
 				emit(Host{k.Namespace, h}, struct{}{})
 			}
 		})
-	entries := collection.FlatMap(hosts, "service entries", sameResource, Host.Compare, t.entryService)
-	t.services = collection.Merge("services", sameResource, kube, entries)
+	entries := collection.FlatMap(hosts, "service entries", SameResource, Host.Compare, t.entryService)
+	t.Services = collection.Merge("services", SameResource, kube, entries)
 
-	t.podWorkloads = collection.FlatMap(in.pods.Collection, "pod workloads", sameResource, Ref.Compare,
+	t.PodWorkloads = collection.FlatMap(in.Pods.Collection, "pod workloads", SameResource, Ref.Compare,
 		func(r *collection.Reader, k Ref, p *corev1.Pod, emit func(string, *xds.Resource)) {
 			emitWorkload(t.podWorkload(r, k, p), emit)
 		})
-	t.entryWorkloads = collection.FlatMap(in.workloads.Collection, "entry workloads", sameResource, Ref.Compare,
+	t.EntryWorkloads = collection.FlatMap(in.Workloads.Collection, "entry workloads", SameResource, Ref.Compare,
 		func(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry, emit func(string, *xds.Resource)) {
 			emitWorkload(t.entryWorkload(r, k, e), emit)
 		})
-	t.inlineWorkloads = collection.FlatMap(in.entries.Collection, "inline workloads", sameResource, Ref.Compare, t.inlineEndpoints)
-	t.sliceWorkloads = collection.FlatMap(t.manual, "slice workloads", sameResource, Ref.Compare, t.sliceEndpoints)
+	t.InlineWorkloads = collection.FlatMap(in.Entries.Collection, "inline workloads", SameResource, Ref.Compare, t.inlineEndpoints)
+	t.SliceWorkloads = collection.FlatMap(t.manual, "slice workloads", SameResource, Ref.Compare, t.sliceEndpoints)
 
-	t.authorizations = collection.FlatMap(t.translated, "authorizations", sameResource, Ref.Compare,
+	t.Authorizations = collection.FlatMap(t.Translated, "authorizations", SameResource, Ref.Compare,
 		func(_ *collection.Reader, _ Ref, p *policy.Authorization, emit func(string, *xds.Resource)) {
 			if p.Policy != nil {
 				emitPolicy(p.Policy, emit)
 			}
 		})
-	t.converted = collection.FlatMap(t.peers, "converted peer authentications", sameResource, Ref.Compare,
+	t.Converted = collection.FlatMap(t.Peers, "converted peer authentications", SameResource, Ref.Compare,
 		func(r *collection.Reader, k Ref, p *policy.PeerAuthentication, emit func(string, *xds.Resource)) {
 			if p.Selector == nil {
 				return
@@ -366,56 +362,24 @@ func (t *tables) results(in *inputs) {
 				emitPolicy(pb, emit)
 			}
 		})
-	t.closed = t.closings(in)
-	t.placements = collection.Map(in.pods.Collection, "placements", same[access.Placement], t.placement)
-	t.gatewayAccounts = collection.Map(in.gateways.Collection, "accounts of gateways", same[string], gatewayAccount)
-}
-
-func policyName(p *securitypb.Authorization) string { return p.Namespace + "/" + p.Name }
-
-func emitPolicy(p *securitypb.Authorization, emit func(string, *xds.Resource)) {
-	r := encode(wellknown.TypeAuthorization, policyName(p), nil, p)
-	// Workloads name it: where it held for a whole namespace before, they have
-	// to name it first.
-	r.Late = p.Scope == securitypb.Scope_WORKLOAD_SELECTOR
-	emit(r.Name, r)
-}
-
-// emitWorkload publishes a workload under its uid, and under each of its
-// addresses that clients may ask for.
-func emitWorkload(w *workloadpb.Workload, emit func(string, *xds.Resource)) {
-	if w == nil {
-		return
-	}
-	var aliases []string
-	if w.NetworkMode != workloadpb.NetworkMode_HOST_NETWORK {
-		for _, a := range w.Addresses {
-			aliases = append(aliases, addressAlias(w.Network, a))
-		}
-	}
-	r := encode(wellknown.TypeAddress, w.Uid, aliases, &workloadpb.Address{Type: &workloadpb.Address_Workload{Workload: w}})
-	// A proxy that asks for a service needs its endpoints, and for what is on
-	// its own node it does not ask.
-	r.With = slices.Sorted(maps.Keys(w.Services))
-	if w.Node != "" {
-		r.Groups = []xds.Group{access.NodeGroup(access.Node{Cluster: w.ClusterId, Name: w.Node})}
-	}
-	emit(w.Uid, r)
+	t.Closed = t.closings(in)
+	t.Placements = collection.Map(in.Pods.Collection, "placements", Same[access.Placement], t.placement)
+	t.GatewayAccounts = collection.Map(in.Gateways.Collection, "accounts of gateways", Same[string], gatewayAccount)
 }
 
 // outerMode is the PeerAuthentication mode that holds in a namespace for what
 // does not say otherwise.
-func (t *tables) outerMode(r *collection.Reader, namespace string) policy.Mode {
-	mesh := t.oldestMode(r, t.opts.RootNamespace)
-	if namespace == t.opts.RootNamespace {
+func (t *Tables) outerMode(r *collection.Reader, namespace string) policy.Mode {
+	mesh := t.oldestMode(r, t.Opts.RootNamespace)
+	if namespace == t.Opts.RootNamespace {
 		return mesh
 	}
 	return policy.Inherit(t.oldestMode(r, namespace), mesh)
 }
 
-func (t *tables) oldestMode(r *collection.Reader, namespace string) policy.Mode {
+func (t *Tables) oldestMode(r *collection.Reader, namespace string) policy.Mode {
 	var oldest *policy.PeerAuthentication
-	for _, p := range collection.Lookup(r, t.peersOf, namespace) {
+	for _, p := range collection.Lookup(r, t.PeersOf, namespace) {
 		if oldest == nil || policy.Older(p, oldest) {
 			oldest = p
 		}

@@ -1,4 +1,4 @@
-package registry
+package tables
 
 import (
 	"net/netip"
@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -21,20 +22,20 @@ const entryGroup = "networking.istio.io"
 
 // entryWorkload is nil for an entry that no proxy can reach, and for one that
 // is a pod and adds nothing to it.
-func (t *tables) entryWorkload(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry) *workloadpb.Workload {
+func (t *Tables) entryWorkload(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry) *workloadpb.Workload {
 	w, _ := t.closedEntry(r, k, e)
 	return w
 }
 
 // closedEntry is entryWorkload with the policy that the workload names because of its
 // waypoints, nil for none.
-func (t *tables) closedEntry(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry) (*workloadpb.Workload, *securitypb.Authorization) {
-	labels := entryLabels(e.Labels, e.Spec.Labels)
-	w := t.endpoint(&e.Spec, k)
+func (t *Tables) closedEntry(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry) (*workloadpb.Workload, *securitypb.Authorization) {
+	labels := EntryLabels(e.Labels, e.Spec.Labels)
+	w := t.Endpoint(&e.Spec, k)
 	if w == nil {
 		return nil, nil
 	}
-	w.Uid = t.cluster(r, k.Cluster).id + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
+	w.Uid = t.Cluster(r, k.Cluster).Id + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
 	t.complete(r, w, k.Home(), labels, ownPorts(e.Spec.Ports))
 	if pod := t.asPod(r, w, "WorkloadEntry/"+k.String()); pod != w {
 		return pod, nil
@@ -42,8 +43,8 @@ func (t *tables) closedEntry(r *collection.Reader, k Ref, e *networkingv1.Worklo
 	return w, t.bindWaypoint(r, w, k.Home(), labels, t.workloadState(r, k))
 }
 
-// entryLabels are those of the spec over those of the object: both select.
-func entryLabels(object, spec map[string]string) map[string]string {
+// EntryLabels are those of the spec over those of the object: both select.
+func EntryLabels(object, spec map[string]string) map[string]string {
 	if len(spec) == 0 {
 		return object
 	}
@@ -71,9 +72,9 @@ func ownPorts(ports map[string]uint32) map[string]uint32 {
 	return out
 }
 
-// endpoint makes the part of a workload that WorkloadEntry says; the same
+// Endpoint makes the part of a workload that WorkloadEntry says; the same
 // message is an inline endpoint of a ServiceEntry.
-func (t *tables) endpoint(e *networkingapi.WorkloadEntry, k Ref) *workloadpb.Workload {
+func (t *Tables) Endpoint(e *networkingapi.WorkloadEntry, k Ref) *workloadpb.Workload {
 	w := &workloadpb.Workload{
 		Name:           k.Name,
 		Network:        e.Network,
@@ -108,22 +109,22 @@ func (t *tables) endpoint(e *networkingapi.WorkloadEntry, k Ref) *workloadpb.Wor
 
 // inlineEndpoints makes the workloads that a ServiceEntry lists itself. One
 // that is resolved by name and lists none has its hosts as endpoints.
-func (t *tables) inlineEndpoints(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
+func (t *Tables) inlineEndpoints(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(string, *xds.Resource)) {
 	endpoints := e.Spec.Endpoints
 	perHost := len(endpoints) == 0 && (e.Spec.Resolution == networkingapi.ServiceEntry_DNS || e.Spec.Resolution == networkingapi.ServiceEntry_DNS_ROUND_ROBIN)
-	if e.Spec.WorkloadSelector != nil || e.Spec.Resolution == networkingapi.ServiceEntry_NONE || t.scope(r, k, e) == meshconfig.None {
+	if e.Spec.WorkloadSelector != nil || e.Spec.Resolution == networkingapi.ServiceEntry_NONE || t.Scope(r, k, e) == meshconfig.None {
 		return
 	}
 	if perHost {
 		for _, h := range e.Spec.Hosts {
-			if served(h, e) {
+			if service.Served(h, e) {
 				endpoints = append(endpoints, &networkingapi.WorkloadEntry{Address: h})
 			}
 		}
 	}
 	used := map[string]int{}
 	for _, ep := range endpoints {
-		w := t.endpoint(ep, k)
+		w := t.Endpoint(ep, k)
 		if w == nil {
 			continue
 		}
@@ -132,12 +133,12 @@ func (t *tables) inlineEndpoints(r *collection.Reader, k Ref, e *networkingv1.Se
 			section += "~" + strconv.Itoa(n) // one address, several ports
 		}
 		used[ep.Address]++
-		w.Uid = t.cluster(r, k.Cluster).id + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
+		w.Uid = t.Cluster(r, k.Cluster).Id + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
 		emitWorkload(t.completeInline(r, w, k, e, ep, perHost), emit)
 	}
 }
 
-func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k Ref, e *networkingv1.ServiceEntry, ep *networkingapi.WorkloadEntry, perHost bool) *workloadpb.Workload {
+func (t *Tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k Ref, e *networkingv1.ServiceEntry, ep *networkingapi.WorkloadEntry, perHost bool) *workloadpb.Workload {
 	t.complete(r, w, k.Home(), ep.Labels, nil)
 	// An inline endpoint belongs to its own entry and to nothing that happens
 	// to select its labels.
@@ -152,7 +153,7 @@ func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k 
 		if !ok {
 			continue
 		}
-		addService(w, name, c, func(p servicePort) uint32 { return targetPort(ports, p) })
+		addService(w, name, c, func(p service.Port) uint32 { return targetPort(ports, p) })
 	}
 	if len(w.Services) == 0 {
 		return nil // a Kubernetes Service has the host
@@ -160,13 +161,13 @@ func (t *tables) completeInline(r *collection.Reader, w *workloadpb.Workload, k 
 	if pod := t.asPod(r, w, "ServiceEntry/"+k.String()); pod != w {
 		return pod
 	}
-	if proxied, is := t.isProxy(r, k.Home(), ep.Labels); is {
+	if proxied, is := t.IsProxy(r, k.Home(), ep.Labels); is {
 		w.ApplicationTunnel = proxied.binding
 		return w
 	}
 	// No proxy of Ambit's stands before what is neither a pod nor has an entry of its
 	// own: nothing could be closed there.
-	target, _ := t.target(r, k.Home(), ep.Labels, e.Annotations, trafficWorkload)
+	target, _ := t.Target(r, k.Home(), ep.Labels, e.Annotations, TrafficWorkload)
 	w.Waypoint = binding.Final(target).Waypoint
 	return w
 }

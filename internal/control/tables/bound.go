@@ -1,4 +1,4 @@
-package registry
+package tables
 
 import (
 	"cmp"
@@ -22,39 +22,39 @@ import (
 // bindings are where the traffic of objects has to go: of those alone that have a
 // waypoint. What changes in an object all the time changes nothing here.
 type bindings struct {
-	services, entries, pods, workloads *collection.Collection[Ref, binding.Target]
+	Services, Entries, Pods, Workloads *collection.Collection[Ref, binding.Target]
 	// Of objects whose traffic moves, what is in effect meanwhile.
-	moving *collection.Collection[moved, passage]
+	Moving *collection.Collection[Moved, Passage]
 	// The namespaces with a Service or entry that has a waypoint.
 	spaces *collection.Collection[Space, struct{}]
 }
 
-func (t *tables) bind(in *inputs) {
+func (t *Tables) bind(in *Inputs) {
 	of := func(target binding.Target, _ *status.Condition) (binding.Target, bool) { return target, target.Bound() }
 	home := func(_ *collection.Reader, k Ref, _ binding.Target, emit func(Space, struct{})) {
 		emit(k.Home(), struct{}{})
 	}
-	b := &t.bound
-	b.moving = in.moving.Collection
-	b.services = collection.Map(in.services.Collection, "waypoints of services", binding.Target.Equal,
+	b := &t.Bound
+	b.Moving = in.Moving.Collection
+	b.Services = collection.Map(in.Services.Collection, "waypoints of services", binding.Target.Equal,
 		func(r *collection.Reader, k Ref, s *corev1.Service) (binding.Target, bool) {
-			return of(t.target(r, k.Home(), s.Labels, s.Annotations, trafficService))
+			return of(t.Target(r, k.Home(), s.Labels, s.Annotations, TrafficService))
 		})
-	b.entries = collection.Map(in.entries.Collection, "waypoints of service entries", binding.Target.Equal,
+	b.Entries = collection.Map(in.Entries.Collection, "waypoints of service entries", binding.Target.Equal,
 		func(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry) (binding.Target, bool) {
-			return of(t.entryTarget(r, k, e))
+			return of(t.EntryTarget(r, k, e))
 		})
-	b.pods = collection.Map(in.pods.Collection, "waypoints of pods", binding.Target.Equal,
+	b.Pods = collection.Map(in.Pods.Collection, "waypoints of pods", binding.Target.Equal,
 		func(r *collection.Reader, k Ref, p *corev1.Pod) (binding.Target, bool) {
-			return of(t.target(r, k.Home(), p.Labels, p.Annotations, trafficWorkload))
+			return of(t.Target(r, k.Home(), p.Labels, p.Annotations, TrafficWorkload))
 		})
-	b.workloads = collection.Map(in.workloads.Collection, "waypoints of workload entries", binding.Target.Equal,
+	b.Workloads = collection.Map(in.Workloads.Collection, "waypoints of workload entries", binding.Target.Equal,
 		func(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry) (binding.Target, bool) {
-			return of(t.target(r, k.Home(), entryLabels(e.Labels, e.Spec.Labels), e.Annotations, trafficWorkload))
+			return of(t.Target(r, k.Home(), EntryLabels(e.Labels, e.Spec.Labels), e.Annotations, TrafficWorkload))
 		})
-	b.spaces = collection.Merge("namespaces with waypoints", same[struct{}],
-		collection.FlatMap(b.services, "namespaces of services with waypoints", same[struct{}], Ref.Compare, home),
-		collection.FlatMap(b.entries, "namespaces of entries with waypoints", same[struct{}], Ref.Compare, home))
+	b.spaces = collection.Merge("namespaces with waypoints", Same[struct{}],
+		collection.FlatMap(b.Services, "namespaces of services with waypoints", Same[struct{}], Ref.Compare, home),
+		collection.FlatMap(b.Entries, "namespaces of entries with waypoints", Same[struct{}], Ref.Compare, home))
 }
 
 // bypassUse is what annotations say of traffic around a waypoint. Both are as written.
@@ -92,21 +92,21 @@ func (u bypassUse) exempted(trustDomain string) (principals, bad []string) {
 	return principals, bad
 }
 
-// target returns where the traffic of an object has to go, and the condition that
+// Target returns where the traffic of an object has to go, and the condition that
 // says so: nil if the object has no waypoint.
-func (t *tables) target(r *collection.Reader, home Space, labels, annotations map[string]string, what traffic) (binding.Target, *status.Condition) {
+func (t *Tables) Target(r *collection.Reader, home Space, labels, annotations map[string]string, what Traffic) (binding.Target, *status.Condition) {
 	name, w, c := t.allotted(r, home, labels, what)
 	return t.judge(r, home, annotations, name, w, c)
 }
 
-// entryTarget is target of a ServiceEntry.
-func (t *tables) entryTarget(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry) (binding.Target, *status.Condition) {
+// EntryTarget is target of a ServiceEntry.
+func (t *Tables) EntryTarget(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry) (binding.Target, *status.Condition) {
 	name, w, c := t.entryAllotted(r, k, e)
 	return t.judge(r, k.Home(), e.Annotations, name, w, c)
 }
 
 // judge makes a target of what allotted returns, and completes the condition.
-func (t *tables) judge(r *collection.Reader, home Space, annotations map[string]string, name Ref, w *waypoint, c *status.Condition) (binding.Target, *status.Condition) {
+func (t *Tables) judge(r *collection.Reader, home Space, annotations map[string]string, name Ref, w *Waypoint, c *status.Condition) (binding.Target, *status.Condition) {
 	if c == nil {
 		return binding.Target{}, nil
 	}
@@ -114,10 +114,10 @@ func (t *tables) judge(r *collection.Reader, home Space, annotations map[string]
 		c.Message = explained(c.Message, "traffic goes without it")
 		return binding.Target{}, c
 	}
-	ns, _ := collection.Fetch(r, t.namespaces, home)
+	ns, _ := collection.Fetch(r, t.Namespaces, home)
 	use := useBypass(annotations).under(ns.bypass)
-	trustDomain := t.cluster(r, home.Cluster).trustDomain
-	target := binding.Target{Namespace: name.Namespace, Name: name.Name, Bypass: use.allowed(t.opts.WaypointBypass)}
+	trustDomain := t.Cluster(r, home.Cluster).TrustDomain
+	target := binding.Target{Namespace: name.Namespace, Name: name.Name, Bypass: use.allowed(t.Opts.WaypointBypass)}
 	admitted, bad := use.exempted(trustDomain)
 	if c.Status == status.True {
 		target.Address = w.address
@@ -157,33 +157,33 @@ func consequence(t binding.Target) string {
 }
 
 // state returns what is in effect for an object of a kind, whose targets these are.
-func (t *tables) state(r *collection.Reader, kind *source.Kind, of *collection.Collection[Ref, binding.Target], k Ref) binding.State {
-	if s, moves := collection.Fetch(r, t.bound.moving, moved{kind, k}); moves {
+func (t *Tables) state(r *collection.Reader, kind *source.Kind, of *collection.Collection[Ref, binding.Target], k Ref) binding.State {
+	if s, moves := collection.Fetch(r, t.Bound.Moving, Moved{kind, k}); moves {
 		return s.State
 	}
 	target, _ := collection.Fetch(r, of, k)
 	return binding.Final(target)
 }
 
-func (t *tables) serviceState(r *collection.Reader, k Ref) binding.State {
-	return t.state(r, source.Service.Kind, t.bound.services, k)
+func (t *Tables) serviceState(r *collection.Reader, k Ref) binding.State {
+	return t.state(r, source.Service.Kind, t.Bound.Services, k)
 }
 
-func (t *tables) entryState(r *collection.Reader, k Ref) binding.State {
-	return t.state(r, source.ServiceEntry.Kind, t.bound.entries, k)
+func (t *Tables) entryState(r *collection.Reader, k Ref) binding.State {
+	return t.state(r, source.ServiceEntry.Kind, t.Bound.Entries, k)
 }
 
-func (t *tables) podState(r *collection.Reader, k Ref) binding.State {
-	return t.state(r, source.Pod.Kind, t.bound.pods, k)
+func (t *Tables) podState(r *collection.Reader, k Ref) binding.State {
+	return t.state(r, source.Pod.Kind, t.Bound.Pods, k)
 }
 
-func (t *tables) workloadState(r *collection.Reader, k Ref) binding.State {
-	return t.state(r, source.WorkloadEntry.Kind, t.bound.workloads, k)
+func (t *Tables) workloadState(r *collection.Reader, k Ref) binding.State {
+	return t.state(r, source.WorkloadEntry.Kind, t.Bound.Workloads, k)
 }
 
 // shut has a workload, whose services are known, name the policy that admits only
 // waypoints, if there is one, and returns it.
-func (t *tables) shut(r *collection.Reader, w *workloadpb.Workload, c source.Cluster, own binding.State) *securitypb.Authorization {
+func (t *Tables) shut(r *collection.Reader, w *workloadpb.Workload, c source.Cluster, own binding.State) *securitypb.Authorization {
 	var d binding.Doors
 	d.Workload(own)
 	for name, list := range w.Services {
@@ -196,15 +196,15 @@ func (t *tables) shut(r *collection.Reader, w *workloadpb.Workload, c source.Clu
 	}
 	p := d.Policy(w.Namespace)
 	if p != nil {
-		w.AuthorizationPolicies = append(w.AuthorizationPolicies, policyName(p))
+		w.AuthorizationPolicies = append(w.AuthorizationPolicies, PolicyName(p))
 		slices.Sort(w.AuthorizationPolicies)
 	}
 	return p
 }
 
 // eachState calls f with what is in effect for each object that makes up a host.
-func (t *tables) eachState(r *collection.Reader, c source.Cluster, host Host, f func(binding.State)) {
-	if t.ofService(r, c, host) {
+func (t *Tables) eachState(r *collection.Reader, c source.Cluster, host Host, f func(binding.State)) {
+	if t.OfService(r, c, host) {
 		k, _ := t.serviceNamed(r, c, host.Hostname)
 		f(t.serviceState(r, k))
 		return
@@ -214,8 +214,8 @@ func (t *tables) eachState(r *collection.Reader, c source.Cluster, host Host, f 
 	}
 }
 
-// isProxy returns the waypoint whose proxy a workload with these labels is.
-func (t *tables) isProxy(r *collection.Reader, home Space, labels map[string]string) (*waypoint, bool) {
+// IsProxy returns the waypoint whose proxy a workload with these labels is.
+func (t *Tables) IsProxy(r *collection.Reader, home Space, labels map[string]string) (*Waypoint, bool) {
 	if g := labels[wellknown.LabelGatewayName]; g != "" {
 		return collection.Fetch(r, t.waypoints, home.At(g))
 	}
@@ -223,22 +223,22 @@ func (t *tables) isProxy(r *collection.Reader, home Space, labels map[string]str
 }
 
 // closings are the policies that pods and entries name because of their waypoints.
-func (t *tables) closings(in *inputs) *resources {
+func (t *Tables) closings(in *Inputs) *Resources {
 	// Most namespaces have none: their workloads are not derived a second time.
 	skip := func(r *collection.Reader, home Space, own binding.State) bool {
-		_, some := collection.Fetch(r, t.bound.spaces, home)
+		_, some := collection.Fetch(r, t.Bound.spaces, home)
 		return !own.Closed && !some
 	}
-	pods := collection.FlatMap(in.pods.Collection, "closed pods", sameResource, Ref.Compare,
+	pods := collection.FlatMap(in.Pods.Collection, "closed pods", SameResource, Ref.Compare,
 		func(r *collection.Reader, k Ref, p *corev1.Pod, emit func(string, *xds.Resource)) {
 			if skip(r, k.Home(), t.podState(r, k)) {
 				return
 			}
-			if _, policy := t.closedPod(r, k, p); policy != nil {
+			if _, policy := t.ClosedPod(r, k, p); policy != nil {
 				emitPolicy(policy, emit)
 			}
 		})
-	entries := collection.FlatMap(in.workloads.Collection, "closed workload entries", sameResource, Ref.Compare,
+	entries := collection.FlatMap(in.Workloads.Collection, "closed workload entries", SameResource, Ref.Compare,
 		func(r *collection.Reader, k Ref, e *networkingv1.WorkloadEntry, emit func(string, *xds.Resource)) {
 			if skip(r, k.Home(), t.workloadState(r, k)) {
 				return
@@ -247,5 +247,5 @@ func (t *tables) closings(in *inputs) *resources {
 				emitPolicy(policy, emit)
 			}
 		})
-	return collection.Merge("closings", sameResource, pods, entries)
+	return collection.Merge("closings", SameResource, pods, entries)
 }

@@ -1,4 +1,4 @@
-package registry
+package tables
 
 import (
 	"cmp"
@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -34,7 +35,7 @@ type namespaceInfo struct {
 	use                 waypointUse
 	bypass              bypassUse
 	ingressUse          string
-	canary              canaryUse
+	Canary              Canary
 	network             string
 	trafficDistribution string
 }
@@ -45,8 +46,8 @@ func final(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
-// podAddresses are the addresses a pod has, each 4 or 16 bytes.
-func podAddresses(p *corev1.Pod) [][]byte {
+// PodAddresses are the addresses a pod has, each 4 or 16 bytes.
+func PodAddresses(p *corev1.Pod) [][]byte {
 	ips := make([]string, 0, 2)
 	for _, ip := range p.Status.PodIPs {
 		ips = append(ips, ip.IP)
@@ -63,20 +64,20 @@ func podAddresses(p *corev1.Pod) [][]byte {
 	return out
 }
 
-func (t *tables) podUID(r *collection.Reader, k Ref) string {
-	return t.cluster(r, k.Cluster).id + "//Pod/" + k.Namespace + "/" + k.Name
+func (t *Tables) podUID(r *collection.Reader, k Ref) string {
+	return t.Cluster(r, k.Cluster).Id + "//Pod/" + k.Namespace + "/" + k.Name
 }
 
 // podWorkload is nil while a pod has no address and after it ended.
-func (t *tables) podWorkload(r *collection.Reader, k Ref, p *corev1.Pod) *workloadpb.Workload {
-	w, _ := t.closedPod(r, k, p)
+func (t *Tables) podWorkload(r *collection.Reader, k Ref, p *corev1.Pod) *workloadpb.Workload {
+	w, _ := t.ClosedPod(r, k, p)
 	return w
 }
 
-// closedPod is podWorkload with the policy that the workload names because of its
+// ClosedPod is podWorkload with the policy that the workload names because of its
 // waypoints, nil for none.
-func (t *tables) closedPod(r *collection.Reader, k Ref, p *corev1.Pod) (*workloadpb.Workload, *securitypb.Authorization) {
-	addrs := podAddresses(p)
+func (t *Tables) ClosedPod(r *collection.Reader, k Ref, p *corev1.Pod) (*workloadpb.Workload, *securitypb.Authorization) {
+	addrs := PodAddresses(p)
 	if source.Ended(p) || len(addrs) == 0 {
 		return nil, nil
 	}
@@ -131,12 +132,12 @@ func ready(p *corev1.Pod) bool {
 
 // complete fills in what every kind of workload takes from its labels, its
 // namespace and what selects it. ports resolves named ports of the workload.
-func (t *tables) complete(r *collection.Reader, w *workloadpb.Workload, home Space, labels map[string]string, ports map[string]uint32) {
-	c := t.cluster(r, home.Cluster)
+func (t *Tables) complete(r *collection.Reader, w *workloadpb.Workload, home Space, labels map[string]string, ports map[string]uint32) {
+	c := t.Cluster(r, home.Cluster)
 	w.Namespace = home.Name
-	w.ClusterId = c.id
-	if c.trustDomain != identity.DefaultTrustDomain {
-		w.TrustDomain = c.trustDomain
+	w.ClusterId = c.Id
+	if c.TrustDomain != identity.DefaultTrustDomain {
+		w.TrustDomain = c.TrustDomain
 	}
 	if w.Network == "" {
 		w.Network = t.networkOf(r, home, labels, c)
@@ -152,7 +153,7 @@ func (t *tables) complete(r *collection.Reader, w *workloadpb.Workload, home Spa
 	services, policies := t.selected(r, home, labels)
 	w.AuthorizationPolicies = policies
 	for _, s := range t.partsOf(r, services) {
-		addService(w, s.key.host, s.core, func(p servicePort) uint32 { return targetPort(ports, p) })
+		addService(w, s.key.host, s.core, func(p service.Port) uint32 { return targetPort(ports, p) })
 	}
 }
 
@@ -164,7 +165,7 @@ type part struct {
 
 // partsOf returns parts of services, those of one service with the oldest
 // first, whose ports count where two have one port.
-func (t *tables) partsOf(r *collection.Reader, keys []coreKey) []part {
+func (t *Tables) partsOf(r *collection.Reader, keys []coreKey) []part {
 	out := make([]part, 0, len(keys))
 	for _, k := range keys {
 		if c, ok := collection.Fetch(r, t.cores, k); ok {
@@ -180,25 +181,25 @@ func (t *tables) partsOf(r *collection.Reader, keys []coreKey) []part {
 const ownPort = "\x00"
 
 // targetPort is the port of a workload for a port of its service; 0 for none.
-func targetPort(ports map[string]uint32, p servicePort) uint32 {
-	if n := ports[ownPort+p.name]; n != 0 {
+func targetPort(ports map[string]uint32, p service.Port) uint32 {
+	if n := ports[ownPort+p.Name]; n != 0 {
 		return n
 	}
-	if n := ports[p.byName]; p.byName != "" && n != 0 {
+	if n := ports[p.ByName]; p.ByName != "" && n != 0 {
 		return n
 	}
-	if p.targetName == "" {
-		return p.target
+	if p.TargetName == "" {
+		return p.Target
 	}
-	if n := ports[p.targetName]; n != 0 {
+	if n := ports[p.TargetName]; n != 0 {
 		return n
 	}
-	return ports[ownPort+p.targetName]
+	return ports[ownPort+p.TargetName]
 }
 
 // addService makes w an endpoint of a service. Ports without a target on this
 // workload are left out; ports that w has for the service already stay.
-func addService(w *workloadpb.Workload, s Host, c *core, target func(servicePort) uint32) {
+func addService(w *workloadpb.Workload, s Host, c *core, target func(service.Port) uint32) {
 	if w.Services == nil {
 		w.Services = map[string]*workloadpb.PortList{}
 	}
@@ -209,8 +210,8 @@ func addService(w *workloadpb.Workload, s Host, c *core, target func(servicePort
 		w.Services[key] = list
 	}
 	for _, p := range c.ports {
-		if n := target(p); n != 0 && !hasPort(list, p.port) {
-			list.Ports = append(list.Ports, &workloadpb.Port{ServicePort: p.port, TargetPort: n, AppProtocol: p.protocol})
+		if n := target(p); n != 0 && !hasPort(list, p.Port) {
+			list.Ports = append(list.Ports, &workloadpb.Port{ServicePort: p.Port, TargetPort: n, AppProtocol: p.Protocol})
 		}
 	}
 }
@@ -219,20 +220,20 @@ func hasPort(list *workloadpb.PortList, port uint32) bool {
 	return slices.ContainsFunc(list.GetPorts(), func(p *workloadpb.Port) bool { return p.ServicePort == port })
 }
 
-func (t *tables) network(r *collection.Reader, home Space, labels map[string]string) string {
-	return t.networkOf(r, home, labels, t.cluster(r, home.Cluster))
+func (t *Tables) Network(r *collection.Reader, home Space, labels map[string]string) string {
+	return t.networkOf(r, home, labels, t.Cluster(r, home.Cluster))
 }
 
 // networkOf returns the network of a workload, whose cluster has these facts.
-func (t *tables) networkOf(r *collection.Reader, home Space, labels map[string]string, c clusterFacts) string {
+func (t *Tables) networkOf(r *collection.Reader, home Space, labels map[string]string, c ClusterFacts) string {
 	if n := labels[wellknown.LabelNetwork]; n != "" {
 		return n
 	}
-	ns, _ := collection.Fetch(r, t.namespaces, home)
+	ns, _ := collection.Fetch(r, t.Namespaces, home)
 	if ns.network != "" {
 		return ns.network
 	}
-	return c.network
+	return c.Network
 }
 
 func firstOf(labels map[string]string, otherwise string, keys ...string) string {
@@ -246,7 +247,7 @@ func firstOf(labels map[string]string, otherwise string, keys ...string) string 
 
 // selected finds what selects a workload by its labels: services, and the
 // policies it has to name.
-func (t *tables) selected(r *collection.Reader, home Space, labels map[string]string) (services []coreKey, policies []string) {
+func (t *Tables) selected(r *collection.Reader, home Space, labels map[string]string) (services []coreKey, policies []string) {
 	var peer *policy.PeerAuthentication
 	// Policies are configuration, which is of the control plane's own cluster.
 	scopes, n := [3]Space{home, {}, {Name: home.Name}}, 2
@@ -268,7 +269,7 @@ func (t *tables) selected(r *collection.Reader, home Space, labels map[string]st
 					policies = append(policies, a.namespace+"/"+a.name)
 				case attachPeer:
 					// Selecting again when only the modes change.
-					if p, ok := collection.Fetch(r, t.peers, a.object()); ok && (peer == nil || policy.Older(p, peer)) {
+					if p, ok := collection.Fetch(r, t.Peers, a.object()); ok && (peer == nil || policy.Older(p, peer)) {
 						peer = p
 					}
 				}
@@ -284,18 +285,18 @@ func (t *tables) selected(r *collection.Reader, home Space, labels map[string]st
 
 // peerPolicy is the policy that says what PeerAuthentications demand of a
 // workload; empty for nothing.
-func (t *tables) peerPolicy(r *collection.Reader, namespace string, own *policy.PeerAuthentication) string {
+func (t *Tables) peerPolicy(r *collection.Reader, namespace string, own *policy.PeerAuthentication) string {
 	outer := t.outerMode(r, namespace)
 	strict := outer == policy.Strict
 	if own != nil {
 		pb, s := policy.Convert(own, outer)
 		if pb != nil {
-			return policyName(pb)
+			return PolicyName(pb)
 		}
 		strict = s
 	}
 	if strict {
-		return t.opts.RootNamespace + "/" + policy.StaticStrict
+		return t.Opts.RootNamespace + "/" + policy.StaticStrict
 	}
 	return ""
 }
@@ -303,8 +304,8 @@ func (t *tables) peerPolicy(r *collection.Reader, namespace string, own *policy.
 // bindWaypoint sets the waypoint of a workload, and returns the policy that it names
 // because of its waypoints. A waypoint's own pods have none, and say instead how they
 // take connections.
-func (t *tables) bindWaypoint(r *collection.Reader, w *workloadpb.Workload, home Space, labels map[string]string, own binding.State) *securitypb.Authorization {
-	if proxied, is := t.isProxy(r, home, labels); is {
+func (t *Tables) bindWaypoint(r *collection.Reader, w *workloadpb.Workload, home Space, labels map[string]string, own binding.State) *securitypb.Authorization {
+	if proxied, is := t.IsProxy(r, home, labels); is {
 		w.ApplicationTunnel, own = proxied.binding, binding.State{}
 		if proxied.account == w.ServiceAccount {
 			return nil // else nobody trusts it as a waypoint: its services' ports are closed

@@ -1,15 +1,15 @@
-package registry
+package tables
 
 import (
 	"net/netip"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
@@ -19,13 +19,11 @@ type sliceReadiness struct {
 	ready   bool
 }
 
-func isReady(e discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
-
 // used reports whether an endpoint receives connections, as kube-proxy decides
 // it: the slice says so, whatever the pod says. An endpoint that serves while
 // it terminates is used when no slice of the Service has a ready one.
-func (t *tables) used(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) bool {
-	if isReady(*e) {
+func (t *Tables) used(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint) bool {
+	if service.IsReady(*e) {
 		return true
 	}
 	serving := e.Conditions.Serving != nil && *e.Conditions.Serving
@@ -33,7 +31,7 @@ func (t *tables) used(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice,
 	if !serving || !terminating {
 		return false
 	}
-	for _, slice := range collection.Lookup(r, t.readiness, serviceOf(k, s)) {
+	for _, slice := range collection.Lookup(r, t.readiness, service.ServiceOf(k, s)) {
 		if slice.ready {
 			return false
 		}
@@ -44,7 +42,7 @@ func (t *tables) used(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice,
 // addManualServices makes a pod an endpoint of the Services without a selector
 // whose slices name it and find it as ready as it is. Otherwise sliceEndpoints
 // makes an endpoint of its own.
-func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload, k Ref) {
+func (t *Tables) addManualServices(r *collection.Reader, w *workloadpb.Workload, k Ref) {
 	var found []*discoveryv1.EndpointSlice
 	for _, s := range collection.Lookup(r, t.manualByPod, k) {
 		found = append(found, s)
@@ -52,13 +50,13 @@ func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload,
 	slices.SortFunc(found, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
 	for _, s := range found {
 		at := k.At(s.Namespace, s.Name)
-		c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, serviceOf(at, s)))
+		c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.ServiceOf(at, s)))
 		if !ok {
 			continue
 		}
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
-			if pod, is := podOf(e, at); is && pod == k && t.agree(r, w, at, s, e, c) {
+			if pod, is := service.PodOf(e, at); is && pod == k && t.agree(r, w, at, s, e, c) {
 				t.addSliceService(r, w, at, s, c)
 			}
 		}
@@ -67,18 +65,18 @@ func (t *tables) addManualServices(r *collection.Reader, w *workloadpb.Workload,
 
 // agree reports whether the status of a pod's workload is right for an endpoint
 // of a slice.
-func (t *tables) agree(r *collection.Reader, pod *workloadpb.Workload, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core) bool {
+func (t *Tables) agree(r *collection.Reader, pod *workloadpb.Workload, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core) bool {
 	return c.publish || t.used(r, k, s, e) == (pod.Status == workloadpb.WorkloadStatus_HEALTHY)
 }
 
-func (t *tables) addSliceService(r *collection.Reader, w *workloadpb.Workload, k Ref, s *discoveryv1.EndpointSlice, c *core) {
-	addService(w, t.kubeKey(r, serviceOf(k, s)).host, c, func(p servicePort) uint32 { return slicePort(s, p.name) })
+func (t *Tables) addSliceService(r *collection.Reader, w *workloadpb.Workload, k Ref, s *discoveryv1.EndpointSlice, c *core) {
+	addService(w, t.kubeKey(r, service.ServiceOf(k, s)).host, c, func(p service.Port) uint32 { return service.SlicePort(s, p.Name) })
 }
 
 // sliceEndpoints makes workloads of the endpoints that are no pods, or whose
 // pods the slice finds less or more ready than they are.
-func (t *tables) sliceEndpoints(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
-	c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, serviceOf(k, s)))
+func (t *Tables) sliceEndpoints(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
+	c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.ServiceOf(k, s)))
 	if s.AddressType == discoveryv1.AddressTypeFQDN || !ok {
 		return
 	}
@@ -86,7 +84,7 @@ func (t *tables) sliceEndpoints(r *collection.Reader, k Ref, s *discoveryv1.Endp
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		var w *workloadpb.Workload
-		if pod, is := podOf(e, k); is {
+		if pod, is := service.PodOf(e, k); is {
 			w = t.slicePod(r, k, s, e, c, pod)
 		} else {
 			w = t.sliceAddress(r, k, s, e, c, taken)
@@ -103,7 +101,7 @@ func (t *tables) sliceEndpoints(r *collection.Reader, k Ref, s *discoveryv1.Endp
 }
 
 // slicePod is the endpoint of a pod that is not an endpoint itself.
-func (t *tables) slicePod(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, pod Ref) *workloadpb.Workload {
+func (t *Tables) slicePod(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, pod Ref) *workloadpb.Workload {
 	p, ok := collection.Fetch(r, t.pods, pod)
 	if !ok {
 		return nil
@@ -119,7 +117,7 @@ func (t *tables) slicePod(r *collection.Reader, k Ref, s *discoveryv1.EndpointSl
 
 // sliceAddress is the endpoint at an address. taken are the addresses and ports
 // of earlier slices.
-func (t *tables) sliceAddress(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, taken map[slicedPort]bool) *workloadpb.Workload {
+func (t *Tables) sliceAddress(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, e *discoveryv1.Endpoint, c *core, taken map[slicedPort]bool) *workloadpb.Workload {
 	if len(e.Addresses) == 0 {
 		return nil
 	}
@@ -145,9 +143,9 @@ func (t *tables) sliceAddress(r *collection.Reader, k Ref, s *discoveryv1.Endpoi
 		w.Locality = l.proto()
 	}
 	t.complete(r, w, k.Home(), nil, nil)
-	addService(w, t.kubeKey(r, serviceOf(k, s)).host, c, func(p servicePort) uint32 {
-		n := slicePort(s, p.name)
-		if taken[slicedPort{addr.Unmap(), p.name, n}] {
+	addService(w, t.kubeKey(r, service.ServiceOf(k, s)).host, c, func(p service.Port) uint32 {
+		n := service.SlicePort(s, p.Name)
+		if taken[slicedPort{addr.Unmap(), p.Name, n}] {
 			return 0
 		}
 		return n
@@ -155,8 +153,8 @@ func (t *tables) sliceAddress(r *collection.Reader, k Ref, s *discoveryv1.Endpoi
 	return t.asPod(r, w, "EndpointSlice/"+k.String())
 }
 
-func (t *tables) sliceUID(r *collection.Reader, k Ref, endpoint string) string {
-	return t.cluster(r, k.Cluster).id + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + endpoint
+func (t *Tables) sliceUID(r *collection.Reader, k Ref, endpoint string) string {
+	return t.Cluster(r, k.Cluster).Id + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + endpoint
 }
 
 // slicedPort is one port of one address in a slice, with its name.
@@ -168,15 +166,15 @@ type slicedPort struct {
 
 // earlier returns what the slices of a Service that come before one by name
 // have already: an endpoint in two slices is one endpoint.
-func (t *tables) earlier(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) map[slicedPort]bool {
+func (t *Tables) earlier(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) map[slicedPort]bool {
 	taken := map[slicedPort]bool{}
-	for _, o := range collection.Lookup(r, t.manualOf, serviceOf(k, s)) {
+	for _, o := range collection.Lookup(r, t.manualOf, service.ServiceOf(k, s)) {
 		if o.Name >= s.Name {
 			continue
 		}
 		for i := range o.Endpoints {
 			e := &o.Endpoints[i]
-			if _, pod := podOf(e, k.At(o.Namespace, o.Name)); pod || len(e.Addresses) == 0 || !isReady(*e) {
+			if _, pod := service.PodOf(e, k.At(o.Namespace, o.Name)); pod || len(e.Addresses) == 0 || !service.IsReady(*e) {
 				continue
 			}
 			addr, err := netip.ParseAddr(e.Addresses[0])
@@ -191,35 +189,4 @@ func (t *tables) earlier(r *collection.Reader, k Ref, s *discoveryv1.EndpointSli
 		}
 	}
 	return taken
-}
-
-// serviceOf is the Service that an endpoint slice belongs to.
-func serviceOf(k Ref, s *discoveryv1.EndpointSlice) Ref {
-	return k.At(k.Namespace, s.Labels[discoveryv1.LabelServiceName])
-}
-
-// podOf is the pod that an endpoint of a slice stands for.
-func podOf(e *discoveryv1.Endpoint, slice Ref) (Ref, bool) {
-	if e.TargetRef == nil || e.TargetRef.Kind != "Pod" || e.TargetRef.Name == "" {
-		return Ref{}, false
-	}
-	if e.TargetRef.Namespace != "" && e.TargetRef.Namespace != slice.Namespace {
-		return Ref{}, false // an endpoint cannot claim a pod of another namespace
-	}
-	return slice.At(slice.Namespace, e.TargetRef.Name), true
-}
-
-// slicePort is the port of the endpoints for a service's port, by its name.
-func slicePort(s *discoveryv1.EndpointSlice, name string) uint32 {
-	for _, p := range s.Ports {
-		own := ""
-		if p.Name != nil {
-			own = *p.Name
-		}
-		tcp := p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP
-		if own == name && tcp && p.Port != nil && *p.Port > 0 && *p.Port <= 65535 {
-			return uint32(*p.Port)
-		}
-	}
-	return 0
 }

@@ -1,11 +1,10 @@
-package registry
+package tables
 
 import (
 	"cmp"
 	"slices"
 	"strings"
 
-	networkingapi "istio.io/api/networking/v1"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 
@@ -13,45 +12,45 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
-// share is an entry as one of those that make up a host of its namespace.
-type share struct {
-	k     Ref
-	e     *networkingv1.ServiceEntry
-	scope meshconfig.Scope
+// Share is an entry as one of those that make up a host of its namespace.
+type Share struct {
+	K     Ref
+	E     *networkingv1.ServiceEntry
+	Scope meshconfig.Scope
 	state binding.State
 }
 
-func (s share) age() seniority { return seniority{s.e.CreationTimestamp.Unix(), s.k} }
+func (s Share) age() seniority { return seniority{s.E.CreationTimestamp.Unix(), s.K} }
 
-// shares returns the entries of a namespace that make up a host and are sent
+// Shares returns the entries of a namespace that make up a host and are sent
 // to proxies, the oldest first. A Kubernetes Service of the host takes all.
-func (t *tables) shares(r *collection.Reader, c source.Cluster, host Host) []share {
-	if t.ofService(r, c, host) {
+func (t *Tables) Shares(r *collection.Reader, c source.Cluster, host Host) []Share {
+	if t.OfService(r, c, host) {
 		return nil
 	}
-	var out []share
+	var out []Share
 	for k, e := range collection.Lookup(r, t.byHost, host) {
-		s := share{k: k, e: e, scope: t.scope(r, k, e)}
-		if s.scope == meshconfig.None {
+		s := Share{K: k, E: e, Scope: t.Scope(r, k, e)}
+		if s.Scope == meshconfig.None {
 			continue
 		}
 		s.state = t.entryState(r, k)
-		if served(host.Hostname, e) || t.servedByWaypoint(r, k) {
+		if service.Served(host.Hostname, e) || t.servedByWaypoint(r, k) {
 			out = append(out, s)
 		}
 	}
-	slices.SortFunc(out, func(a, b share) int { return a.age().Compare(b.age()) })
+	slices.SortFunc(out, func(a, b Share) int { return a.age().Compare(b.age()) })
 	return out
 }
 
-// ofService reports whether a host is that of a Kubernetes Service of the same
+// OfService reports whether a host is that of a Kubernetes Service of the same
 // namespace.
-func (t *tables) ofService(r *collection.Reader, c source.Cluster, host Host) bool {
+func (t *Tables) OfService(r *collection.Reader, c source.Cluster, host Host) bool {
 	n, ok := t.serviceNamed(r, c, host.Hostname)
 	if !ok || n.Namespace != host.Namespace {
 		return false
@@ -62,8 +61,8 @@ func (t *tables) ofService(r *collection.Reader, c source.Cluster, host Host) bo
 
 // serviceNamed is the Kubernetes Service of a cluster that a host is the name
 // of.
-func (t *tables) serviceNamed(r *collection.Reader, c source.Cluster, host string) (Ref, bool) {
-	name, ok := strings.CutSuffix(host, ".svc."+t.cluster(r, c).domain)
+func (t *Tables) serviceNamed(r *collection.Reader, c source.Cluster, host string) (Ref, bool) {
+	name, ok := strings.CutSuffix(host, ".svc."+t.Cluster(r, c).Domain)
 	service, namespace, _ := strings.Cut(name, ".")
 	return Ref{Cluster: c, Namespace: namespace, Name: service}, ok
 }
@@ -71,19 +70,19 @@ func (t *tables) serviceNamed(r *collection.Reader, c source.Cluster, host strin
 // entryService makes one service of all entries of a host: their addresses and
 // ports add up. Everything else is the oldest entry's, but for what protects:
 // the narrowest visibility holds, and the first waypoint that is bound.
-func (t *tables) entryService(r *collection.Reader, host Host, _ struct{}, emit func(string, *xds.Resource)) {
-	all := t.shares(r, source.Cluster{}, host)
+func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit func(string, *xds.Resource)) {
+	all := t.Shares(r, source.Cluster{}, host)
 	if len(all) == 0 {
 		return
 	}
 	oldest := all[0]
-	ns, _ := collection.Fetch(r, t.namespaces, oldest.k.Home())
+	ns, _ := collection.Fetch(r, t.Namespaces, oldest.K.Home())
 	out := &workloadpb.Service{
-		Name:          oldest.k.Name,
+		Name:          oldest.K.Name,
 		Namespace:     host.Namespace,
 		Hostname:      host.Hostname,
-		LoadBalancing: entryBalancing(oldest.e, ns.trafficDistribution),
-		Canonical:     t.canonical(r, oldest.k.Cluster, host),
+		LoadBalancing: service.EntryBalancing(oldest.E, ns.trafficDistribution),
+		Canonical:     t.canonical(r, oldest.K.Cluster, host),
 		// IpFamilies stays unknown. The address of a host says nothing of the
 		// endpoints, and proxies tell Kubernetes Services by the families.
 	}
@@ -93,9 +92,9 @@ func (t *tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 			bindService(out, s.state)
 		}
 		if out.Waypoint != nil && out.Waypoint == s.state.Waypoint {
-			out.IngressUseWaypoint = ingressUsesWaypoint(s.e.Labels, ns)
+			out.IngressUseWaypoint = ingressUsesWaypoint(s.E.Labels, ns)
 		}
-		if s.scope == meshconfig.Namespace {
+		if s.Scope == meshconfig.Namespace {
 			out.Visibility = workloadpb.Service_NAMESPACE
 		}
 	}
@@ -108,22 +107,22 @@ func (t *tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 }
 
 // addShare adds what one entry contributes to its host.
-func (t *tables) addShare(r *collection.Reader, out *workloadpb.Service, host Host, s share) {
-	for _, p := range portsOf(entryPorts(s.e)) {
+func (t *Tables) addShare(r *collection.Reader, out *workloadpb.Service, host Host, s Share) {
+	for _, p := range service.WirePorts(service.EntryPorts(s.E)) {
 		if !slices.ContainsFunc(out.Ports, func(o *workloadpb.Port) bool { return o.ServicePort == p.ServicePort }) {
 			out.Ports = append(out.Ports, p)
 		}
 	}
-	for _, san := range s.e.Spec.SubjectAltNames {
+	for _, san := range s.E.Spec.SubjectAltNames {
 		if !slices.Contains(out.SubjectAltNames, san) {
 			out.SubjectAltNames = append(out.SubjectAltNames, san)
 		}
 	}
-	for _, p := range blocks(s.e, host.Hostname) {
-		if t.rule(r, s.k, s.scope, p).dropped {
+	for _, p := range blocks(s.E, host.Hostname) {
+		if t.Rule(r, s.K, s.Scope, p).dropped {
 			continue
 		}
-		a := networkAddress(t.cluster(r, s.k.Cluster).network, p)
+		a := networkAddress(t.Cluster(r, s.K.Cluster).Network, p)
 		if !slices.ContainsFunc(out.Addresses, func(o *workloadpb.NetworkAddress) bool { return sameAddress(a, o) }) {
 			out.Addresses = append(out.Addresses, a)
 		}
@@ -133,16 +132,6 @@ func (t *tables) addShare(r *collection.Reader, out *workloadpb.Service, host Ho
 func sameAddress(a, b *workloadpb.NetworkAddress) bool {
 	return a.Network == b.Network && string(a.Address) == string(b.Address) &&
 		(a.Length == nil) == (b.Length == nil) && a.GetLength() == b.GetLength()
-}
-
-func entryBalancing(e *networkingv1.ServiceEntry, nsDistribution string) *workloadpb.LoadBalancing {
-	lb := &workloadpb.LoadBalancing{}
-	prefer(lb, firstKnown(e.Annotations[wellknown.AnnotationTrafficDistribution], nsDistribution))
-	if e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
-		lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_PASSTHROUGH, nil
-		lb.HealthPolicy = workloadpb.LoadBalancing_ALLOW_ALL // it has no endpoints whose health were known
-	}
-	return orNil(lb)
 }
 
 // seniority orders entries by age: who comes later takes no host away from
@@ -160,7 +149,7 @@ func (s seniority) Compare(o seniority) int {
 // the namespaces that have none of their own. The oldest entry decides, unless
 // the host is that of a Kubernetes Service. A host with an address that an
 // older entry claims is not canonical, so that proxies prefer the older one.
-func (t *tables) canonical(r *collection.Reader, c source.Cluster, host Host) bool {
+func (t *Tables) canonical(r *collection.Reader, c source.Cluster, host Host) bool {
 	if n, ok := t.serviceNamed(r, c, host.Hostname); ok {
 		if _, taken := collection.Fetch(r, t.kube, n); taken {
 			return false
@@ -170,11 +159,11 @@ func (t *tables) canonical(r *collection.Reader, c source.Cluster, host Host) bo
 		return false
 	}
 	for k, e := range collection.Lookup(r, t.byHost, host) {
-		if t.scope(r, k, e) != meshconfig.Public {
+		if t.Scope(r, k, e) != meshconfig.Public {
 			continue
 		}
 		for _, p := range blocks(e, host.Hostname) {
-			if first, ok := collection.Fetch(r, t.owned.claims, p); ok && first.Namespace != host.Namespace {
+			if first, ok := collection.Fetch(r, t.Owned.claims, p); ok && first.Namespace != host.Namespace {
 				return false
 			}
 		}

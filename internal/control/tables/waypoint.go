@@ -1,4 +1,4 @@
-package registry
+package tables
 
 import (
 	"cmp"
@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	waypointClass = wellknown.ClassWaypoint
+	WaypointClass = wellknown.ClassWaypoint
 	// annotationInboundBinding says how a waypoint wants connections handed
 	// over: PROXY or PROXY/<port>.
 	annotationInboundBinding = "ambient.istio.io/waypoint-inbound-binding"
 )
 
-// waypoint is a Gateway of the waypoint class.
-type waypoint struct {
+// Waypoint is a Gateway of the waypoint class.
+type Waypoint struct {
 	address *workloadpb.GatewayAddress // nil until it has one
 	serves  string                     // istio.io/waypoint-for
 	from    gatewayv1.FromNamespaces   // namespaces that may use it: Same, All, Selector
@@ -38,16 +38,16 @@ type waypoint struct {
 // waypointForNothing is a waypoint that no traffic goes to, by its own label.
 const waypointForNothing = "none"
 
-func sameWaypoint(a, b *waypoint) bool {
+func sameWaypoint(a, b *Waypoint) bool {
 	return a.serves == b.serves && a.from == b.from && a.account == b.account && equality.Semantic.DeepEqual(a.chosen, b.chosen) &&
 		proto.Equal(a.address, b.address) && proto.Equal(a.binding, b.binding)
 }
 
-func (t *tables) readWaypoint(r *collection.Reader, k Ref, g *gatewayv1.Gateway) (*waypoint, bool) {
-	if g.Spec.GatewayClassName != waypointClass {
+func (t *Tables) readWaypoint(r *collection.Reader, k Ref, g *gatewayv1.Gateway) (*Waypoint, bool) {
+	if g.Spec.GatewayClassName != WaypointClass {
 		return nil, false
 	}
-	w := &waypoint{serves: g.Labels[wellknown.LabelWaypointFor], from: gatewayv1.NamespacesFromSame}
+	w := &Waypoint{serves: g.Labels[wellknown.LabelWaypointFor], from: gatewayv1.NamespacesFromSame}
 	if w.serves == "" {
 		w.serves = "service"
 	}
@@ -68,7 +68,7 @@ func (t *tables) readWaypoint(r *collection.Reader, k Ref, g *gatewayv1.Gateway)
 
 // gatewayAddress prefers a name: it stays when addresses change, and has those
 // of both families.
-func (t *tables) gatewayAddress(r *collection.Reader, k Ref, g *gatewayv1.Gateway) *workloadpb.GatewayAddress {
+func (t *Tables) gatewayAddress(r *collection.Reader, k Ref, g *gatewayv1.Gateway) *workloadpb.GatewayAddress {
 	var first *workloadpb.GatewayAddress
 	for _, a := range g.Status.Addresses {
 		out := &workloadpb.GatewayAddress{HboneMtlsPort: wellknown.PortHBONE}
@@ -80,7 +80,7 @@ func (t *tables) gatewayAddress(r *collection.Reader, k Ref, g *gatewayv1.Gatewa
 			return out
 		}
 		if addr, err := netip.ParseAddr(a.Value); err == nil && first == nil {
-			out.Destination = &workloadpb.GatewayAddress_Address{Address: &workloadpb.NetworkAddress{Network: t.cluster(r, k.Cluster).network, Address: addr.Unmap().AsSlice()}}
+			out.Destination = &workloadpb.GatewayAddress_Address{Address: &workloadpb.NetworkAddress{Network: t.Cluster(r, k.Cluster).Network, Address: addr.Unmap().AsSlice()}}
 			first = out
 		}
 	}
@@ -125,21 +125,21 @@ func ingressUsesWaypoint(labels map[string]string, ns namespaceInfo) bool {
 	return err == nil && yes
 }
 
-// traffic is what a waypoint can be for.
-type traffic string
+// Traffic is what a waypoint can be for.
+type Traffic string
 
 const (
-	trafficService  traffic = "service"
-	trafficWorkload traffic = "workload"
+	TrafficService  Traffic = "service"
+	TrafficWorkload Traffic = "workload"
 )
 
-// wantedWaypoint is the waypoint that an object asks for by its labels (own),
+// WantedWaypoint is the waypoint that an object asks for by its labels (own),
 // else by those of its namespace.
-func (t *tables) wantedWaypoint(r *collection.Reader, home Space, labels map[string]string) (name Ref, own, asked bool) {
+func (t *Tables) WantedWaypoint(r *collection.Reader, home Space, labels map[string]string) (name Ref, own, asked bool) {
 	use := useWaypoint(labels)
 	own = use.set
 	if !own {
-		info, _ := collection.Fetch(r, t.namespaces, home)
+		info, _ := collection.Fetch(r, t.Namespaces, home)
 		use = info.use
 	}
 	if !use.set || use.name == wellknown.DataplaneModeNone {
@@ -151,8 +151,8 @@ func (t *tables) wantedWaypoint(r *collection.Reader, home Space, labels map[str
 // allotted resolves the waypoint that an object asks for, which may be without an
 // address. The waypoint is nil when there is none that the object may use, and the
 // condition when the object asks for none.
-func (t *tables) allotted(r *collection.Reader, home Space, labels map[string]string, what traffic) (Ref, *waypoint, *status.Condition) {
-	name, own, asked := t.wantedWaypoint(r, home, labels)
+func (t *Tables) allotted(r *collection.Reader, home Space, labels map[string]string, what Traffic) (Ref, *Waypoint, *status.Condition) {
+	name, own, asked := t.WantedWaypoint(r, home, labels)
 	if !asked {
 		return Ref{}, nil, nil
 	}
@@ -164,7 +164,7 @@ func (t *tables) allotted(r *collection.Reader, home Space, labels map[string]st
 	where := name.String()
 	switch {
 	case !ok:
-		return name, nil, no(status.ReasonTargetNotFound, "there is no waypoint %s; create a Gateway of class %s, or remove the label %s", where, waypointClass, wellknown.LabelUseWaypoint)
+		return name, nil, no(status.ReasonTargetNotFound, "there is no waypoint %s; create a Gateway of class %s, or remove the label %s", where, WaypointClass, wellknown.LabelUseWaypoint)
 	case w.serves != string(what) && w.serves != "all":
 		if !own {
 			return Ref{}, nil, nil // a namespace's waypoint for the other kind of traffic
@@ -179,7 +179,7 @@ func (t *tables) allotted(r *collection.Reader, home Space, labels map[string]st
 	return name, w, &c
 }
 
-func (t *tables) mayUse(r *collection.Reader, w *waypoint, home, user Space) bool {
+func (t *Tables) mayUse(r *collection.Reader, w *Waypoint, home, user Space) bool {
 	switch {
 	case home == user || w.from == gatewayv1.NamespacesFromAll:
 		return true

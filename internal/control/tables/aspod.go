@@ -1,4 +1,4 @@
-package registry
+package tables
 
 import (
 	"net/netip"
@@ -13,12 +13,12 @@ import (
 // endpoint is that pod: it has the pod's identity, tunnel, place and readiness.
 // Ports for which the pod is an endpoint itself are left out; nil is for an
 // endpoint that has no others. Otherwise it is w itself.
-func (t *tables) asPod(r *collection.Reader, w *workloadpb.Workload, name string) *workloadpb.Workload {
+func (t *Tables) asPod(r *collection.Reader, w *workloadpb.Workload, name string) *workloadpb.Workload {
 	if len(w.Addresses) != 1 {
 		return w
 	}
 	a, _ := netip.AddrFromSlice(w.Addresses[0])
-	k, found := t.podAt(r, place{w.Network, a})
+	k, found := t.PodAt(r, Place{w.Network, a})
 	if !found {
 		return w
 	}
