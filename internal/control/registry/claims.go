@@ -57,14 +57,14 @@ func (d describer) disputes(n tables.Ref, e *networkingv1.ServiceEntry, host str
 	var out []string
 	scope := d.t.Scope(d.r, n, e)
 	for _, s := range d.t.Shares(d.r, n.Cluster, tables.Host{Namespace: n.Namespace, Hostname: host}) {
-		if s.K == n {
+		if s.Key == n {
 			break
 		}
-		with := fmt.Sprintf("ServiceEntry %s of the same host %s", s.K, host)
-		if p := samePort(e.Spec.Ports, s.E.Spec.Ports); p != 0 {
+		with := fmt.Sprintf("ServiceEntry %s of the same host %s", s.Key, host)
+		if p := samePort(e.Spec.Ports, s.Entry.Spec.Ports); p != 0 {
 			out = append(out, fmt.Sprintf("port %d is a port of %s, too", p, with))
 		}
-		if (e.Spec.Resolution == networkingapi.ServiceEntry_NONE) != (s.E.Spec.Resolution == networkingapi.ServiceEntry_NONE) {
+		if (e.Spec.Resolution == networkingapi.ServiceEntry_NONE) != (s.Entry.Spec.Resolution == networkingapi.ServiceEntry_NONE) {
 			out = append(out, fmt.Sprintf("resolution %s is not that of %s, which is older and decides", e.Spec.Resolution, with))
 		}
 		if scope != s.Scope && (scope == meshconfig.Namespace || s.Scope == meshconfig.Namespace) {

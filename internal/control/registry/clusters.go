@@ -32,7 +32,7 @@ func (r *Registry) Join(c source.Cluster, o ClusterOptions) error {
 		return fmt.Errorf("join a cluster: %s is the ID of the control plane's own cluster (give each cluster an ID of its own)", own)
 	}
 	r.in.Clusters.Set(c, tables.ClusterFacts{
-		Id: c.String(), Domain: cmp.Or(o.Domain, r.opts.ClusterDomain), Network: cmp.Or(o.Network, r.opts.Network),
+		ID: c.String(), Domain: cmp.Or(o.Domain, r.opts.ClusterDomain), Network: cmp.Or(o.Network, r.opts.Network),
 		TrustDomain: cmp.Or(o.TrustDomain, r.opts.TrustDomain),
 	})
 	r.settle()

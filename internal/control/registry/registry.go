@@ -1,8 +1,7 @@
-// Package registry knows what the mesh consists of: it turns the objects of
-// all sources into the resources that node proxies are told about (workloads,
-// services, policies), into who may ask for whose certificate, and into what
-// there is to say about each object. Everything is derived incrementally; an
-// edit of a pod recomputes that pod's workload.
+// Package registry holds the objects of all sources and publishes what is derived of them
+// (package tables): the resources of node proxies and waypoints, which callers may have
+// whose certificate, and the status of each object. An edit of a pod recomputes that
+// pod's workload alone.
 package registry
 
 import (
@@ -64,7 +63,7 @@ func New(opts tables.Options, out Publisher) *Registry {
 	r.in = tables.NewInputs(r.graph)
 	r.t = tables.New(r.opts, &r.in)
 	r.in.Clusters.Set(source.Cluster{}, tables.ClusterFacts{
-		Id: r.opts.ClusterID, Domain: r.opts.ClusterDomain, Network: r.opts.Network, TrustDomain: r.opts.TrustDomain,
+		ID: r.opts.ClusterID, Domain: r.opts.ClusterDomain, Network: r.opts.Network, TrustDomain: r.opts.TrustDomain,
 	})
 	r.in.Domains.Set(struct{}{}, policy.TrustDomains{Local: r.opts.TrustDomain, Aliases: r.opts.TrustDomainAliases})
 	if opts.Visibility != nil {

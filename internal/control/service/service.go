@@ -74,6 +74,7 @@ func appProtocol(declared *string, name string) workloadpb.AppProtocol {
 	return workloadpb.AppProtocol_UNKNOWN
 }
 
+// WirePorts returns ports as they travel.
 func WirePorts(ports []Port) []*workloadpb.Port {
 	var out []*workloadpb.Port
 	for _, p := range ports {
@@ -82,6 +83,7 @@ func WirePorts(ports []Port) []*workloadpb.Port {
 	return out
 }
 
+// Families returns the address families of a Service.
 func Families(s *corev1.Service) workloadpb.IPFamilies {
 	var v4, v6 bool
 	for _, f := range s.Spec.IPFamilies {
@@ -189,6 +191,7 @@ func dynamicDNS(e *networkingv1.ServiceEntry) bool {
 	return e.Spec.Resolution == networkingapi.ServiceEntry_DYNAMIC_DNS
 }
 
+// EntryPorts is Ports for a ServiceEntry.
 func EntryPorts(e *networkingv1.ServiceEntry) []Port {
 	var out []Port
 	for _, p := range e.Spec.Ports {
@@ -226,6 +229,7 @@ func EntryAddresses(e *networkingv1.ServiceEntry, host string) []string {
 	return out
 }
 
+// ParseBlock reads an address or a range of addresses.
 func ParseBlock(s string) (netip.Prefix, bool) {
 	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 		return netip.PrefixFrom(a, a.BitLen()), true
@@ -234,6 +238,7 @@ func ParseBlock(s string) (netip.Prefix, bool) {
 	return p, err == nil
 }
 
+// IsReady reports whether an endpoint takes connections.
 func IsReady(e discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
 
 // ServiceOf is the Service that an endpoint slice belongs to.

@@ -14,6 +14,7 @@ type Canary struct {
 	Weighted        bool
 }
 
+// UseCanary reads which canary the labels and annotations of an object ask for.
 func UseCanary(labels, annotations map[string]string) Canary {
 	c := Canary{Namespace: labels[wellknown.LabelUseWaypointCanaryNamespace]}
 	c.Name, c.Set = labels[wellknown.LabelUseWaypointCanary]

@@ -35,7 +35,7 @@ func (t *Tables) closedEntry(r *collection.Reader, k Ref, e *networkingv1.Worklo
 	if w == nil {
 		return nil, nil
 	}
-	w.Uid = t.Cluster(r, k.Cluster).Id + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
+	w.Uid = t.Cluster(r, k.Cluster).ID + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
 	t.complete(r, w, k.Home(), labels, ownPorts(e.Spec.Ports))
 	if pod := t.asPod(r, w, "WorkloadEntry/"+k.String()); pod != w {
 		return pod, nil
@@ -133,7 +133,7 @@ func (t *Tables) inlineEndpoints(r *collection.Reader, k Ref, e *networkingv1.Se
 			section += "~" + strconv.Itoa(n) // one address, several ports
 		}
 		used[ep.Address]++
-		w.Uid = t.Cluster(r, k.Cluster).Id + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
+		w.Uid = t.Cluster(r, k.Cluster).ID + "/" + entryGroup + "/ServiceEntry/" + k.Namespace + "/" + k.Name + "/" + section
 		emitWorkload(t.completeInline(r, w, k, e, ep, perHost), emit)
 	}
 }

@@ -19,13 +19,13 @@ import (
 
 // Share is an entry as one of those that make up a host of its namespace.
 type Share struct {
-	K     Ref
-	E     *networkingv1.ServiceEntry
+	Key   Ref
+	Entry *networkingv1.ServiceEntry
 	Scope meshconfig.Scope
 	state binding.State
 }
 
-func (s Share) age() seniority { return seniority{s.E.CreationTimestamp.Unix(), s.K} }
+func (s Share) age() seniority { return seniority{s.Entry.CreationTimestamp.Unix(), s.Key} }
 
 // Shares returns the entries of a namespace that make up a host and are sent
 // to proxies, the oldest first. A Kubernetes Service of the host takes all.
@@ -35,7 +35,7 @@ func (t *Tables) Shares(r *collection.Reader, c source.Cluster, host Host) []Sha
 	}
 	var out []Share
 	for k, e := range collection.Lookup(r, t.byHost, host) {
-		s := Share{K: k, E: e, Scope: t.Scope(r, k, e)}
+		s := Share{Key: k, Entry: e, Scope: t.Scope(r, k, e)}
 		if s.Scope == meshconfig.None {
 			continue
 		}
@@ -76,13 +76,13 @@ func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 		return
 	}
 	oldest := all[0]
-	ns, _ := collection.Fetch(r, t.Namespaces, oldest.K.Home())
+	ns, _ := collection.Fetch(r, t.Namespaces, oldest.Key.Home())
 	out := &workloadpb.Service{
-		Name:          oldest.K.Name,
+		Name:          oldest.Key.Name,
 		Namespace:     host.Namespace,
 		Hostname:      host.Hostname,
-		LoadBalancing: service.EntryBalancing(oldest.E, ns.trafficDistribution),
-		Canonical:     t.canonical(r, oldest.K.Cluster, host),
+		LoadBalancing: service.EntryBalancing(oldest.Entry, ns.trafficDistribution),
+		Canonical:     t.canonical(r, oldest.Key.Cluster, host),
 		// IpFamilies stays unknown. The address of a host says nothing of the
 		// endpoints, and proxies tell Kubernetes Services by the families.
 	}
@@ -92,7 +92,7 @@ func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 			bindService(out, s.state)
 		}
 		if out.Waypoint != nil && out.Waypoint == s.state.Waypoint {
-			out.IngressUseWaypoint = ingressUsesWaypoint(s.E.Labels, ns)
+			out.IngressUseWaypoint = ingressUsesWaypoint(s.Entry.Labels, ns)
 		}
 		if s.Scope == meshconfig.Namespace {
 			out.Visibility = workloadpb.Service_NAMESPACE
@@ -108,21 +108,21 @@ func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 
 // addShare adds what one entry contributes to its host.
 func (t *Tables) addShare(r *collection.Reader, out *workloadpb.Service, host Host, s Share) {
-	for _, p := range service.WirePorts(service.EntryPorts(s.E)) {
+	for _, p := range service.WirePorts(service.EntryPorts(s.Entry)) {
 		if !slices.ContainsFunc(out.Ports, func(o *workloadpb.Port) bool { return o.ServicePort == p.ServicePort }) {
 			out.Ports = append(out.Ports, p)
 		}
 	}
-	for _, san := range s.E.Spec.SubjectAltNames {
+	for _, san := range s.Entry.Spec.SubjectAltNames {
 		if !slices.Contains(out.SubjectAltNames, san) {
 			out.SubjectAltNames = append(out.SubjectAltNames, san)
 		}
 	}
-	for _, p := range blocks(s.E, host.Hostname) {
-		if t.Rule(r, s.K, s.Scope, p).dropped {
+	for _, p := range blocks(s.Entry, host.Hostname) {
+		if t.Rule(r, s.Key, s.Scope, p).dropped {
 			continue
 		}
-		a := networkAddress(t.Cluster(r, s.K.Cluster).Network, p)
+		a := networkAddress(t.Cluster(r, s.Key.Cluster).Network, p)
 		if !slices.ContainsFunc(out.Addresses, func(o *workloadpb.NetworkAddress) bool { return sameAddress(a, o) }) {
 			out.Addresses = append(out.Addresses, a)
 		}

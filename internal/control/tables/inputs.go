@@ -60,6 +60,7 @@ type Inputs struct {
 	byKind map[*source.Kind]func(source.Key, metav1.Object)
 }
 
+// NewInputs returns inputs without objects.
 func NewInputs(g *collection.Graph) Inputs {
 	in := Inputs{byKind: map[*source.Kind]func(source.Key, metav1.Object){}}
 	in.Namespaces = objects(&in, g, source.Namespace, keySpace)

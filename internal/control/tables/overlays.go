@@ -67,6 +67,7 @@ func overlayOf(c *corev1.ConfigMap) deploy.Overlay {
 	return deploy.Overlay{From: "ConfigMap " + c.Namespace + "/" + c.Name, Data: c.Data}
 }
 
+// SamePlan reports whether two plans run the same.
 func SamePlan(a, b *deploy.Plan) bool {
 	return sameError(a.Err, b.Err) && slices.EqualFunc(a.Overlays, b.Overlays, deploy.Overlay.Equal)
 }

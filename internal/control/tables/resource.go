@@ -25,10 +25,12 @@ func Encode(typeURL, name string, aliases []string, m proto.Message) *xds.Resour
 	return xds.NewResource(typeURL, name, aliases, body)
 }
 
+// SameResource reports whether clients get the same of two resources.
 func SameResource(a, b *xds.Resource) bool {
 	return a.Name == b.Name && bytes.Equal(a.Body, b.Body) && slices.Equal(a.Aliases, b.Aliases) && slices.Equal(a.With, b.With) && slices.Equal(a.Groups, b.Groups) && a.Late == b.Late
 }
 
+// PolicyName returns the name of a policy's resource.
 func PolicyName(p *securitypb.Authorization) string { return p.Namespace + "/" + p.Name }
 
 func emitPolicy(p *securitypb.Authorization, emit func(string, *xds.Resource)) {

@@ -154,7 +154,7 @@ func (t *Tables) sliceAddress(r *collection.Reader, k Ref, s *discoveryv1.Endpoi
 }
 
 func (t *Tables) sliceUID(r *collection.Reader, k Ref, endpoint string) string {
-	return t.Cluster(r, k.Cluster).Id + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + endpoint
+	return t.Cluster(r, k.Cluster).ID + "/" + discoveryv1.GroupName + "/EndpointSlice/" + k.Namespace + "/" + k.Name + "/" + endpoint
 }
 
 // slicedPort is one port of one address in a slice, with its name.

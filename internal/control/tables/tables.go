@@ -86,6 +86,7 @@ type Tables struct {
 	Proxies         *collection.Index[Ref, Ref, Ref]                      // ready pods, by the Gateway whose proxies they are
 }
 
+// New derives the tables of the inputs.
 func New(opts Options, in *Inputs) *Tables {
 	t := &Tables{Opts: opts}
 	t.facts(in)
@@ -97,7 +98,7 @@ func New(opts Options, in *Inputs) *Tables {
 
 // ClusterFacts are what objects of a cluster have in common.
 type ClusterFacts struct {
-	Id          string
+	ID          string
 	Domain      string // of the names of its Services
 	Network     string // of everything that does not say otherwise
 	TrustDomain string

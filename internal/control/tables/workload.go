@@ -65,7 +65,7 @@ func PodAddresses(p *corev1.Pod) [][]byte {
 }
 
 func (t *Tables) podUID(r *collection.Reader, k Ref) string {
-	return t.Cluster(r, k.Cluster).Id + "//Pod/" + k.Namespace + "/" + k.Name
+	return t.Cluster(r, k.Cluster).ID + "//Pod/" + k.Namespace + "/" + k.Name
 }
 
 // podWorkload is nil while a pod has no address and after it ended.
@@ -135,7 +135,7 @@ func ready(p *corev1.Pod) bool {
 func (t *Tables) complete(r *collection.Reader, w *workloadpb.Workload, home Space, labels map[string]string, ports map[string]uint32) {
 	c := t.Cluster(r, home.Cluster)
 	w.Namespace = home.Name
-	w.ClusterId = c.Id
+	w.ClusterId = c.ID
 	if c.TrustDomain != identity.DefaultTrustDomain {
 		w.TrustDomain = c.TrustDomain
 	}
@@ -220,6 +220,7 @@ func hasPort(list *workloadpb.PortList, port uint32) bool {
 	return slices.ContainsFunc(list.GetPorts(), func(p *workloadpb.Port) bool { return p.ServicePort == port })
 }
 
+// Network returns the network of an object, by its labels, its namespace, or its cluster.
 func (t *Tables) Network(r *collection.Reader, home Space, labels map[string]string) string {
 	return t.networkOf(r, home, labels, t.Cluster(r, home.Cluster))
 }
