@@ -18,7 +18,7 @@ const (
 
 // larger are packages that are to be divided, and what they may have until then.
 var larger = map[string]int{
-	"internal/lab":              6050,
+	"internal/lab": 6050,
 }
 
 // exceptions are files that are longer than a file may be.
