@@ -6,10 +6,10 @@ import (
 	"os"
 
 	"github.com/ambit-mesh/ambit/internal/cli"
-	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
 )
 
 func main() {
-	lab.Main()
+	supervisor.Main()
 	os.Exit(cli.Main(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))
 }

@@ -14,15 +14,15 @@ import (
 // rawOutput lists the functions of the command line that may write to a
 // terminal past the printer, and why.
 var rawOutput = map[string]string{
-	"internal/cli/session/kube.go Client":      "warnings of the API server, written by client-go",
-	"internal/cli/labcmd/exec.go execPlain":    "the program's own output, for which it was started",
-	"internal/cli/install.go showTTY":          "writes over its own line",
-	"internal/cli/install.go newScreen":        "asks whether it is a terminal",
-	"internal/cli/install.go printPlan":        "manifests of the project's charts with the user's values",
-	"internal/cli/install.go manifestCommand":  "manifests of the project's charts with the user's values",
-	"internal/lab/podinit.go podInit":          "makes a printer",
-	"internal/lab/supervisor.go newSupervisor": "a log, which quotes",
-	"internal/lab/tty.go Interactive":          "the program's own output, for which it was started",
+	"internal/cli/session/kube.go Client":                 "warnings of the API server, written by client-go",
+	"internal/cli/labcmd/exec.go execPlain":               "the program's own output, for which it was started",
+	"internal/cli/install.go showTTY":                     "writes over its own line",
+	"internal/cli/install.go newScreen":                   "asks whether it is a terminal",
+	"internal/cli/install.go printPlan":                   "manifests of the project's charts with the user's values",
+	"internal/cli/install.go manifestCommand":             "manifests of the project's charts with the user's values",
+	"internal/lab/process/podinit.go PodInit":             "makes a printer",
+	"internal/lab/supervisor/supervisor.go newSupervisor": "a log, which quotes",
+	"internal/lab/tty.go Interactive":                     "the program's own output, for which it was started",
 }
 
 // TestOutputIsEscaped: the command line writes to a terminal by package printer

@@ -16,14 +16,6 @@ const (
 	maxPackage = 3000
 )
 
-// larger are packages that are to be divided, and what they may have until then.
-var larger = map[string]int{
-	"internal/lab": 6050,
-}
-
-// exceptions are files that are longer than a file may be.
-var exceptions = map[string]int{"internal/gateway/gateway_test.go": 640}
-
 // TestSizes: a file and a package stay small enough to be read as a whole.
 func TestSizes(t *testing.T) {
 	lines := map[string]int{}
@@ -38,8 +30,8 @@ func TestSizes(t *testing.T) {
 			}
 			path = strings.TrimPrefix(path, "../../")
 			n := bytes.Count(b, []byte("\n"))
-			if n > max(maxFile, exceptions[path]) {
-				t.Errorf("%s has %d lines, more than %d: divide it", path, n, max(maxFile, exceptions[path]))
+			if n > maxFile {
+				t.Errorf("%s has %d lines, more than %d: divide it", path, n, maxFile)
 			}
 			if !strings.HasSuffix(path, "_test.go") {
 				lines[filepath.Dir(path)] += n
@@ -51,13 +43,8 @@ func TestSizes(t *testing.T) {
 		}
 	}
 	for dir, n := range lines {
-		if n > max(maxPackage, larger[dir]) {
-			t.Errorf("package %s has %d lines, more than %d: divide it", dir, n, max(maxPackage, larger[dir]))
-		}
-	}
-	for dir := range larger {
-		if lines[dir] <= maxPackage {
-			t.Errorf("package %s has %d lines: take it from the list of larger ones", dir, lines[dir])
+		if n > maxPackage {
+			t.Errorf("package %s has %d lines, more than %d: divide it", dir, n, maxPackage)
 		}
 	}
 }

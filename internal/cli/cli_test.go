@@ -7,11 +7,11 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
 )
 
 func TestMain(m *testing.M) {
-	lab.Main()
+	supervisor.Main()
 	testscript.Main(m, map[string]func(){
 		"kubectl-ambit": func() {
 			os.Exit(Main(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))

@@ -2,9 +2,7 @@ package lab
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -18,43 +16,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab/trace"
 )
 
-// captureBuffer is the kernel's room for frames that were not read yet, bytes.
-const captureBuffer = 16 << 20
-
-// captureSocket hears every frame that comes from a node into the LAN.
-func (s *supervisor) captureSocket() (*os.File, error) {
-	fd, err := s.lan.ns.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-	if err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "capture")
-	// Without this every frame would be seen twice: from its node, and to it.
-	err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
-	if err == nil {
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, captureBuffer)
-		}
-		var all [2]byte
-		binary.BigEndian.PutUint16(all[:], unix.ETH_P_ALL)
-		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: binary.NativeEndian.Uint16(all[:])})
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("capture: %w", err)
-	}
-	return f, nil
-}
-
-// captureNames lists the interfaces that lead to nodes, as "index=name".
-func (s *supervisor) captureNames() []string {
-	var out []string
-	for _, n := range s.nodes {
-		if index, err := s.lan.Index(portName(n.n)); err == nil {
-			out = append(out, fmt.Sprintf("%d=%s", index, n.name))
-		}
-	}
-	return out
-}
+// CaptureBuffer is the kernel's room for frames that were not read yet, bytes.
+const CaptureBuffer = 16 << 20
 
 // Capture listens on the links between the nodes until Stop.
 type Capture struct {
@@ -72,16 +35,16 @@ type Capture struct {
 // Capture begins to listen between the nodes, and counts packets in which mark
 // can be read; an empty mark looks for none. The caller ends it with Stop.
 func (l *Lab) Capture(ctx context.Context, mark string) (*Capture, error) {
-	r, files, err := l.call(ctx, request{Op: "capture"})
+	r, files, err := l.call(ctx, Request{Op: "capture"})
 	if err != nil {
 		return nil, err
 	}
 	if len(files) != 1 {
-		closeAll(files)
+		CloseAll(files)
 		return nil, errors.New("the lab sent no socket")
 	}
 	fd, err := unix.FcntlInt(files[0].Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	closeAll(files)
+	CloseAll(files)
 	if err != nil {
 		return nil, err
 	}

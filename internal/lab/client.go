@@ -13,41 +13,42 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
 
 func attach(stateDir string) (*Lab, error) {
-	d := dirs{stateDir}
-	r, err := readRecord(d)
+	d := Dirs{stateDir}
+	r, err := ReadRecord(d)
 	if err != nil {
 		return nil, err
 	}
 	if r == nil || !r.Alive() {
 		return nil, fmt.Errorf("no lab is running in %s: start one with `ambit lab up`", stateDir)
 	}
-	return &Lab{dirs: d}, nil
+	return &Lab{Dirs: d}, nil
 }
 
 // call sends one request and returns its only answer, with the descriptors
 // that came with it.
-func (l *Lab) call(ctx context.Context, req request) (*reply, []*os.File, error) {
-	c, err := dialControl(l.dirs)
+func (l *Lab) call(ctx context.Context, req Request) (*Reply, []*os.File, error) {
+	c, err := dialControl(l.Dirs)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer c.Close() //nolint:errcheck // everything was read
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-	if err := send(c, req); err != nil {
+	if err := Send(c, req); err != nil {
 		return nil, nil, l.lost(ctx, err)
 	}
-	r := new(reply)
-	files, err := receive(c, r)
+	r := new(Reply)
+	files, err := Receive(c, r)
 	if err != nil {
 		return nil, nil, l.lost(ctx, err)
 	}
 	if r.Error != "" {
-		closeAll(files)
+		CloseAll(files)
 		return nil, nil, errors.New(r.Error)
 	}
 	return r, files, nil
@@ -62,11 +63,11 @@ func (l *Lab) lost(ctx context.Context, err error) error {
 }
 
 // StateDir is where the lab keeps its files.
-func (l *Lab) StateDir() string { return l.dirs.root }
+func (l *Lab) StateDir() string { return l.Dirs.Root }
 
 // Status tells what the lab consists of now.
 func (l *Lab) Status(ctx context.Context) (*Status, error) {
-	r, _, err := l.call(ctx, request{Op: "status"})
+	r, _, err := l.call(ctx, Request{Op: "status"})
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +76,10 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 
 // complete adds what only the outside of the lab can know.
 func (l *Lab) complete(s *Status) *Status {
-	if r, err := readRecord(l.dirs); err == nil && r != nil {
+	if r, err := ReadRecord(l.Dirs); err == nil && r != nil {
 		s.PID = r.PID
 	}
-	s.StateDir = l.dirs.root
+	s.StateDir = l.Dirs.Root
 	return s
 }
 
@@ -86,19 +87,19 @@ func (l *Lab) complete(s *Status) *Status {
 // change of the lab's state; when ctx ends first, the newest status comes with
 // the error.
 func (l *Lab) Wait(ctx context.Context, cond func(*Status) bool) (*Status, error) {
-	c, err := dialControl(l.dirs)
+	c, err := dialControl(l.Dirs)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close() //nolint:errcheck // everything was read
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-	if err := send(c, request{Op: "watch"}); err != nil {
+	if err := Send(c, Request{Op: "watch"}); err != nil {
 		return nil, l.lost(ctx, err)
 	}
 	var last *Status
 	for {
-		r := new(reply)
-		if _, err := receive(c, r); err != nil {
+		r := new(Reply)
+		if _, err := Receive(c, r); err != nil {
 			return last, l.lost(ctx, err)
 		}
 		if r.Error != "" {
@@ -166,7 +167,7 @@ func (s *Status) Component(name string) (ComponentStatus, bool) {
 // Apply creates or replaces the objects of a YAML text. All of it is checked
 // first; nothing is applied when a part is wrong.
 func (l *Lab) Apply(ctx context.Context, yaml string) error {
-	docs, err := parseText("input", yaml)
+	docs, err := objects.ParseText("input", yaml)
 	if err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func (l *Lab) Apply(ctx context.Context, yaml string) error {
 // ApplyPaths is Apply for files and directories. It returns what was done, one
 // line for each object.
 func (l *Lab) ApplyPaths(ctx context.Context, paths ...string) ([]string, error) {
-	docs, err := parsePaths(paths)
+	docs, err := objects.ParsePaths(paths)
 	if err == nil {
 		err = checkPaths(paths)
 	}
@@ -187,8 +188,8 @@ func (l *Lab) ApplyPaths(ctx context.Context, paths ...string) ([]string, error)
 	return l.apply(ctx, docs)
 }
 
-func (l *Lab) apply(ctx context.Context, docs []document) ([]string, error) {
-	r, _, err := l.call(ctx, request{Op: "apply", Documents: docs})
+func (l *Lab) apply(ctx context.Context, docs []objects.Document) ([]string, error) {
+	r, _, err := l.call(ctx, Request{Op: "apply", Documents: docs})
 	if err != nil {
 		return nil, err
 	}
@@ -198,13 +199,13 @@ func (l *Lab) apply(ctx context.Context, docs []document) ([]string, error) {
 // Delete removes one object; kind is as in YAML, in any case ("pod",
 // "AuthorizationPolicy").
 func (l *Lab) Delete(ctx context.Context, kind, namespace, name string) error {
-	_, _, err := l.call(ctx, request{Op: "delete", Kind: kind, Namespace: namespace, Name: name})
+	_, _, err := l.call(ctx, Request{Op: "delete", Kind: kind, Namespace: namespace, Name: name})
 	return err
 }
 
 // DeletePaths removes the objects that files and directories hold.
 func (l *Lab) DeletePaths(ctx context.Context, paths ...string) ([]string, error) {
-	docs, err := parsePaths(paths)
+	docs, err := objects.ParsePaths(paths)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +215,7 @@ func (l *Lab) DeletePaths(ctx context.Context, paths ...string) ([]string, error
 		if err := l.Delete(ctx, d.Kind, d.Namespace, d.Name); err != nil {
 			return out, err
 		}
-		out = append(out, d.key().String()+" deleted")
+		out = append(out, d.Key().String()+" deleted")
 	}
 	return out, nil
 }
@@ -222,7 +223,7 @@ func (l *Lab) DeletePaths(ctx context.Context, paths ...string) ([]string, error
 // Label sets labels of an object, as `kubectl label` does; a nil value removes
 // one.
 func (l *Lab) Label(ctx context.Context, kind, namespace, name string, labels map[string]*string) error {
-	_, _, err := l.call(ctx, request{Op: "label", Kind: kind, Namespace: namespace, Name: name, Labels: labels})
+	_, _, err := l.call(ctx, Request{Op: "label", Kind: kind, Namespace: namespace, Name: name, Labels: labels})
 	return err
 }
 
@@ -230,18 +231,18 @@ func (l *Lab) Label(ctx context.Context, kind, namespace, name string, labels ma
 // applied, and what the lab and the mesh's agents have said about it since.
 func (l *Lab) Objects() []source.Event {
 	events, _ := file.Load(file.Options{
-		ConfigDirs: []string{l.dirs.config(), l.dirs.generated()}, StatusDir: l.dirs.status(),
+		ConfigDirs: []string{l.Dirs.Config(), l.Dirs.Generated()}, StatusDir: l.Dirs.Status(),
 	})
 	return events
 }
 
 // Dial connects from a namespace of the lab. The address must be numeric.
 func (l *Lab) Dial(ctx context.Context, from Where, network, address string) (net.Conn, error) {
-	_, files, err := l.call(ctx, request{Op: "dial", Where: from, Network: network, Address: address})
+	_, files, err := l.call(ctx, Request{Op: "dial", Where: from, Network: network, Address: address})
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll(files)
+	defer CloseAll(files)
 	if len(files) != 1 {
 		return nil, errors.New("the lab sent no connection")
 	}
@@ -251,12 +252,12 @@ func (l *Lab) Dial(ctx context.Context, from Where, network, address string) (ne
 // Netns opens a network namespace of the lab. Entering it takes the rights of
 // its owner: root, and not a lab in a user namespace.
 func (l *Lab) Netns(ctx context.Context, w Where) (*os.File, error) {
-	_, files, err := l.call(ctx, request{Op: "netns", Where: w})
+	_, files, err := l.call(ctx, Request{Op: "netns", Where: w})
 	if err != nil {
 		return nil, err
 	}
 	if len(files) != 1 {
-		closeAll(files)
+		CloseAll(files)
 		return nil, errors.New("the lab sent no namespace")
 	}
 	return files[0], nil
@@ -301,7 +302,7 @@ func (l *Lab) Get(ctx context.Context, from Where, url string) ([]byte, error) {
 // Admin fetches a path of a component's admin port: ambitd's 8080, ztunnel's
 // 15000, ambit-cni's 15014.
 func (l *Lab) Admin(ctx context.Context, component, path string) ([]byte, error) {
-	from, port, err := adminOf(component)
+	from, port, err := AdminOf(component)
 	if err != nil {
 		return nil, err
 	}
@@ -311,52 +312,53 @@ func (l *Lab) Admin(ctx context.Context, component, path string) ([]byte, error)
 // Kill sends a signal to a component's process. The supervisor restarts what
 // ends, with back-off.
 func (l *Lab) Kill(ctx context.Context, component string, sig unix.Signal) error {
-	_, _, err := l.call(ctx, request{Op: "kill", Component: component, Signal: int(sig)})
+	_, _, err := l.call(ctx, Request{Op: "kill", Component: component, Signal: int(sig)})
 	return err
 }
 
 // Restart replaces a component and returns when the new one is ready.
 func (l *Lab) Restart(ctx context.Context, component string, mode RestartMode) error {
-	_, _, err := l.call(ctx, request{Op: "restart", Component: component, Mode: mode})
+	_, _, err := l.call(ctx, Request{Op: "restart", Component: component, Mode: mode})
 	return err
 }
 
 // Replace is Restart with another binary from now on, such as another version
 // of ztunnel.
 func (l *Lab) Replace(ctx context.Context, component, path string, mode RestartMode) error {
-	_, _, err := l.call(ctx, request{Op: "restart", Component: component, Mode: mode, Path: path})
+	_, _, err := l.call(ctx, Request{Op: "restart", Component: component, Mode: mode, Path: path})
 	return err
 }
 
 // Stop ends a component with a signal and keeps it down until Continue.
 func (l *Lab) Stop(ctx context.Context, component string, sig unix.Signal) error {
-	_, _, err := l.call(ctx, request{Op: "stop", Component: component, Signal: int(sig)})
+	_, _, err := l.call(ctx, Request{Op: "stop", Component: component, Signal: int(sig)})
 	return err
 }
 
 // Continue starts a component that Stop has ended, and waits until it is ready.
 func (l *Lab) Continue(ctx context.Context, component string) error {
-	_, _, err := l.call(ctx, request{Op: "continue", Component: component})
+	_, _, err := l.call(ctx, Request{Op: "continue", Component: component})
 	return err
 }
 
 // LogPath is the file with what a component ("ambitd", "ztunnel/node1") or a
 // container ("pod/NAMESPACE/NAME/CONTAINER") has printed; the older half of it
 // has ".1" appended. "lab" is the supervisor's own.
-func (l *Lab) LogPath(of string) string { return l.dirs.log(of) }
+func (l *Lab) LogPath(of string) string { return l.Dirs.Log(of) }
 
-func (d dirs) log(of string) string {
+// Log returns the path of what a component or a pod (namespace/name) has printed.
+func (d Dirs) Log(of string) string {
 	return d.logs() + "/" + strings.ReplaceAll(of, "/", "_") + ".log"
 }
 
 // Close ends the lab and removes all it has written.
 func (l *Lab) Close() error {
-	err := down(l.dirs.root)
-	if l.lifeline != nil {
-		_ = l.lifeline.Close()
+	err := down(l.Dirs.Root)
+	if l.Lifeline != nil {
+		_ = l.Lifeline.Close()
 	}
-	if l.exited != nil {
-		<-l.exited
+	if l.Exited != nil {
+		<-l.Exited
 	}
 	return err
 }
@@ -364,7 +366,7 @@ func (l *Lab) Close() error {
 // Crash kills the supervisor, and with it everything in the lab, as a crash
 // would: files stay.
 func (l *Lab) Crash() error {
-	r, err := readRecord(l.dirs)
+	r, err := ReadRecord(l.Dirs)
 	if err != nil || r == nil {
 		return err
 	}

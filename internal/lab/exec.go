@@ -37,20 +37,20 @@ func (l *Lab) Exec(ctx context.Context, in Where, opt ExecOptions, argv ...strin
 			files[i] = null
 		}
 	}
-	c, err := dialControl(l.dirs)
+	c, err := dialControl(l.Dirs)
 	if err != nil {
 		return nil, err
 	}
 	cmd := &Command{l: l, conn: c, ctx: ctx}
 	// The supervisor kills the program when the connection is gone.
 	cmd.stop = context.AfterFunc(ctx, func() { _ = c.Close() })
-	req := request{Op: "exec", Where: in, Argv: argv, Env: opt.Env, Dir: opt.Dir, TTY: opt.TTY}
-	if err := send(c, req, files...); err != nil {
+	req := Request{Op: "exec", Where: in, Argv: argv, Env: opt.Env, Dir: opt.Dir, TTY: opt.TTY}
+	if err := Send(c, req, files...); err != nil {
 		cmd.close()
 		return nil, l.lost(ctx, err)
 	}
-	r := new(reply)
-	if _, err := receive(c, r); err != nil {
+	r := new(Reply)
+	if _, err := Receive(c, r); err != nil {
 		cmd.close()
 		return nil, l.lost(ctx, err)
 	}
@@ -68,15 +68,15 @@ func (c *Command) close() {
 
 // Signal sends a signal to the program and its children.
 func (c *Command) Signal(sig unix.Signal) error {
-	return send(c.conn, request{Op: "signal", Signal: int(sig)})
+	return Send(c.conn, Request{Op: "signal", Signal: int(sig)})
 }
 
 // Wait returns the program's exit code: 128 and the signal's number when one
 // ended it.
 func (c *Command) Wait() (int, error) {
 	defer c.close()
-	r := new(reply)
-	if _, err := receive(c.conn, r); err != nil {
+	r := new(Reply)
+	if _, err := Receive(c.conn, r); err != nil {
 		return -1, c.l.lost(c.ctx, err)
 	}
 	if r.Exit == nil {
@@ -103,12 +103,12 @@ func (l *Lab) run(ctx context.Context, in Where, stdout, stderr *bytes.Buffer, a
 	}
 	errR, errW, err := os.Pipe()
 	if err != nil {
-		closeAll([]*os.File{outR, outW})
+		CloseAll([]*os.File{outR, outW})
 		return -1, err
 	}
-	defer closeAll([]*os.File{outR, errR})
+	defer CloseAll([]*os.File{outR, errR})
 	cmd, err := l.Exec(ctx, in, ExecOptions{Stdout: outW, Stderr: errW}, argv...)
-	closeAll([]*os.File{outW, errW})
+	CloseAll([]*os.File{outW, errW})
 	if err != nil {
 		return -1, err
 	}

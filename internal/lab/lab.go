@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/lab/network"
 )
 
 // Config describes a lab. The zero value is a plaintext network of one node.
@@ -65,7 +67,7 @@ type Config struct {
 
 // Ambitd is the component that every mesh has one of. The others are one a
 // node: "ztunnel/NODE" and "ambit-cni/NODE".
-const Ambitd = ambitd
+const Ambitd = network.Ambitd
 
 // Where names a network namespace of the lab.
 type Where string
@@ -176,15 +178,11 @@ const (
 
 // Lab is a handle on a running lab. Safe for use by several goroutines.
 type Lab struct {
-	dirs     dirs
-	lifeline *os.File // held open: the lab ends when it closes
+	Dirs     Dirs
+	Lifeline *os.File // held open: the lab ends when it closes
 	process  *os.Process
-	exited   chan struct{}
+	Exited   chan struct{}
 }
-
-// Main takes over the process when it was started as a part of a lab, and
-// returns at once otherwise. To be called first of all in main or TestMain.
-func Main() { reexecMain() }
 
 // Kill signals, for those who do not otherwise need the unix package.
 const (

@@ -16,32 +16,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 	"github.com/ambit-mesh/ambit/internal/sys/proc"
 )
 
 // Names under which this program runs itself again.
 const (
-	supervisorName = "ambit-lab-supervisor"
-	initName       = "ambit-lab-init"
+	SupervisorName = "ambit-lab-supervisor"
+	InitName       = "ambit-lab-init"
 )
 
 // Descriptors a supervisor is started with.
 const (
-	fdReady    = 3 // the supervisor writes why it failed, or "ok"
-	fdLifeline = 4 // the lab ends when the other end closes
+	FdReady    = 3 // the supervisor writes why it failed, or "ok"
+	FdLifeline = 4 // the lab ends when the other end closes
 )
-
-func reexecMain() {
-	if len(os.Args) != 2 {
-		return
-	}
-	switch os.Args[0] {
-	case supervisorName:
-		os.Exit(supervise(os.Args[1]))
-	case initName:
-		os.Exit(podInit(os.Args[1]))
-	}
-}
 
 func (cfg *Config) complete() error {
 	if runtime.GOOS != "linux" {
@@ -63,8 +54,8 @@ func (cfg *Config) complete() error {
 	if cfg.Nodes == 0 {
 		cfg.Nodes = 1
 	}
-	if cfg.Nodes < 1 || cfg.Nodes > maxNodes {
-		return fmt.Errorf("a lab has 1 to %d nodes, not %d", maxNodes, cfg.Nodes)
+	if cfg.Nodes < 1 || cfg.Nodes > network.MaxNodes {
+		return fmt.Errorf("a lab has 1 to %d nodes, not %d", network.MaxNodes, cfg.Nodes)
 	}
 	if cfg.ReadyTimeout == 0 {
 		cfg.ReadyTimeout = 60 * time.Second
@@ -83,7 +74,7 @@ func (cfg *Config) complete() error {
 
 func (cfg *Config) hasNode(name string) bool {
 	for n := 1; n <= cfg.Nodes; n++ {
-		if nodeName(n) == name {
+		if network.NodeName(n) == name {
 			return true
 		}
 	}
@@ -102,14 +93,14 @@ func (cfg *Config) findBinaries() error {
 	if cfg.BinDir, err = filepath.Abs(cfg.BinDir); err != nil {
 		return err
 	}
-	for _, name := range []string{ambitd, ztunnel, ambitCNI, waypoint} {
+	for _, name := range []string{network.Ambitd, network.Ztunnel, network.AmbitCNI, network.Waypoint} {
 		if _, err := exec.LookPath(filepath.Join(cfg.BinDir, name)); err != nil {
 			return fmt.Errorf("%s is not in %s: build it with `make build`, or say with --bin where the binaries are (--plaintext runs a lab without a mesh): %w", name, cfg.BinDir, err)
 		}
 	}
 	for node, path := range cfg.PeerZtunnel {
 		if !cfg.hasNode(node) {
-			return fmt.Errorf("ztunnel for %s: this lab's nodes are %s to %s", node, nodeName(1), nodeName(cfg.Nodes))
+			return fmt.Errorf("ztunnel for %s: this lab's nodes are %s to %s", node, network.NodeName(1), network.NodeName(cfg.Nodes))
 		}
 		abs, err := filepath.Abs(path)
 		if err != nil {
@@ -127,19 +118,19 @@ func start(ctx context.Context, cfg Config) (*Lab, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	docs, err := parsePaths(cfg.Manifests)
+	docs, err := objects.ParsePaths(cfg.Manifests)
 	if err == nil {
 		err = checkPaths(cfg.Manifests)
 	}
 	if err != nil {
 		return nil, err
 	}
-	more, err := parseText("input", cfg.YAML)
+	more, err := objects.ParseText("input", cfg.YAML)
 	if err != nil {
 		return nil, err
 	}
 	docs = append(docs, more...)
-	d := dirs{cfg.StateDir}
+	d := Dirs{cfg.StateDir}
 	if err := claim(d, cfg); err != nil {
 		return nil, err
 	}
@@ -156,7 +147,7 @@ func start(ctx context.Context, cfg Config) (*Lab, error) {
 }
 
 // begin gives a new supervisor its objects and waits until all is ready.
-func (l *Lab) begin(ctx context.Context, cfg Config, docs []document) error {
+func (l *Lab) begin(ctx context.Context, cfg Config, docs []objects.Document) error {
 	if _, err := l.apply(ctx, docs); err != nil {
 		return err
 	}
@@ -167,17 +158,17 @@ func (l *Lab) begin(ctx context.Context, cfg Config, docs []document) error {
 }
 
 // launch starts the supervisor in its namespaces and returns when it listens.
-func launch(ctx context.Context, d dirs, cfg Config) (*Lab, error) {
+func launch(ctx context.Context, d Dirs, cfg Config) (*Lab, error) {
 	readyR, readyW, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	lifeR, lifeW, err := os.Pipe()
 	if err != nil {
-		closeAll([]*os.File{readyR, readyW})
+		CloseAll([]*os.File{readyR, readyW})
 		return nil, err
 	}
-	defer closeAll([]*os.File{readyR, lifeR})
+	defer CloseAll([]*os.File{readyR, lifeR})
 	cmd, err := supervisorCommand(d, cfg, readyW, lifeR)
 	if err == nil {
 		err = cmd.Start()
@@ -188,15 +179,15 @@ func launch(ctx context.Context, d dirs, cfg Config) (*Lab, error) {
 		return nil, explainClone(err, cfg.UserNamespace)
 	}
 	_ = cmd.Stdout.(*os.File).Close()
-	l := &Lab{dirs: d, process: cmd.Process, exited: make(chan struct{})}
+	l := &Lab{Dirs: d, process: cmd.Process, Exited: make(chan struct{})}
 	go func() {
 		_ = cmd.Wait()
-		close(l.exited)
+		close(l.Exited)
 	}()
 	if cfg.Detach {
 		_ = lifeW.Close()
 	} else {
-		l.lifeline = lifeW
+		l.Lifeline = lifeW
 	}
 	rec := &record{proc.Of(cmd.Process.Pid), cfg}
 	if err := writeRecord(d, rec); err != nil {
@@ -210,7 +201,7 @@ func launch(ctx context.Context, d dirs, cfg Config) (*Lab, error) {
 	}
 	said := strings.TrimSpace(string(b))
 	if said == "" {
-		said = strings.TrimSpace(tail(l.LogPath("lab"), 2<<10))
+		said = strings.TrimSpace(process.Tail(l.LogPath("lab"), 2<<10))
 	}
 	_ = l.Close()
 	if ctx.Err() != nil {
@@ -219,13 +210,13 @@ func launch(ctx context.Context, d dirs, cfg Config) (*Lab, error) {
 	return nil, fmt.Errorf("the lab did not start: %s", said)
 }
 
-func supervisorCommand(d dirs, cfg Config, ready, lifeline *os.File) (*exec.Cmd, error) {
-	log, err := os.OpenFile(d.log("lab"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+func supervisorCommand(d Dirs, cfg Config, ready, lifeline *os.File) (*exec.Cmd, error) {
+	log, err := os.OpenFile(d.Log("lab"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{supervisorName, d.root}
+	cmd.Args = []string{SupervisorName, d.Root}
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{ready, lifeline}
@@ -253,18 +244,4 @@ func explainClone(err error, user bool) error {
 		return fmt.Errorf("making namespaces takes CAP_SYS_ADMIN, which this root does not have (a container?): %w", err)
 	}
 	return fmt.Errorf("starting the lab's supervisor: %w", err)
-}
-
-// tail returns the last n bytes of a file.
-func tail(path string, n int64) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close() //nolint:errcheck // nothing was written
-	if st, err := f.Stat(); err == nil && st.Size() > n {
-		_, _ = f.Seek(-n, io.SeekEnd)
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, n))
-	return string(b)
 }

@@ -12,15 +12,17 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
 )
 
 // The control protocol: over a unix stream socket in the state directory, each
 // message is a length, to which descriptors may be attached, and JSON.
 
-// request is what a client asks; Op says which of the other fields count.
-type request struct {
+// Request is what a client asks; Op says which of the other fields count.
+type Request struct {
 	Op        string             `json:"op"`
-	Documents []document         `json:"documents,omitempty"` // apply
+	Documents []objects.Document `json:"documents,omitempty"` // apply
 	Kind      string             `json:"kind,omitempty"`      // delete, label
 	Namespace string             `json:"namespace,omitempty"`
 	Name      string             `json:"name,omitempty"`
@@ -38,8 +40,8 @@ type request struct {
 	Path      string             `json:"path,omitempty"` // replace
 }
 
-// reply is an answer, or one of several.
-type reply struct {
+// Reply is an answer, or one of several.
+type Reply struct {
 	Error  string   `json:"error,omitempty"`
 	Status *Status  `json:"status,omitempty"`
 	Exit   *int     `json:"exit,omitempty"`
@@ -53,7 +55,8 @@ const maxMessage = 64 << 20
 // maxFiles is the most descriptors a message may carry: the three of exec.
 const maxFiles = 4
 
-func send(c *net.UnixConn, v any, files ...*os.File) error {
+// Send writes a message, with descriptors beside it.
+func Send(c *net.UnixConn, v any, files ...*os.File) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -78,11 +81,11 @@ func send(c *net.UnixConn, v any, files ...*os.File) error {
 	return err
 }
 
-// receive reads one message. The descriptors that came with it are the caller's.
-func receive(c *net.UnixConn, v any) (files []*os.File, err error) {
+// Receive reads one message. The descriptors that came with it are the caller's.
+func Receive(c *net.UnixConn, v any) (files []*os.File, err error) {
 	defer func() {
 		if err != nil {
-			closeAll(files)
+			CloseAll(files)
 			files = nil
 		}
 	}()
@@ -133,7 +136,8 @@ func parseFiles(oob []byte) (files []*os.File, err error) {
 	return files, nil
 }
 
-func closeAll(files []*os.File) {
+// CloseAll closes the files.
+func CloseAll(files []*os.File) {
 	for _, f := range files {
 		if f != nil {
 			_ = f.Close()
@@ -141,10 +145,10 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// shortPath names a socket through a descriptor of its directory, because the
+// ShortPath names a socket through a descriptor of its directory, because the
 // address of a unix socket is at most 107 bytes and a state directory may be
 // deeper.
-func shortPath(path string) (short string, release func(), err error) {
+func ShortPath(path string) (short string, release func(), err error) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return "", nil, err
@@ -153,18 +157,18 @@ func shortPath(path string) (short string, release func(), err error) {
 	return short, func() { _ = dir.Close() }, nil
 }
 
-func dialControl(d dirs) (*net.UnixConn, error) {
-	path, release, err := shortPath(d.control())
+func dialControl(d Dirs) (*net.UnixConn, error) {
+	path, release, err := ShortPath(d.Control())
 	if err != nil {
-		return nil, fmt.Errorf("no lab in %s: start one with `ambit lab up`", d.root)
+		return nil, fmt.Errorf("no lab in %s: start one with `ambit lab up`", d.Root)
 	}
 	defer release()
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
-			return nil, fmt.Errorf("no lab is running in %s: start one with `ambit lab up`", d.root)
+			return nil, fmt.Errorf("no lab is running in %s: start one with `ambit lab up`", d.Root)
 		}
-		return nil, fmt.Errorf("reaching the lab in %s: %w", d.root, err)
+		return nil, fmt.Errorf("reaching the lab in %s: %w", d.Root, err)
 	}
 	return c, nil
 }

@@ -16,25 +16,25 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/proc"
 )
 
-// dirs is the layout of a state directory. What is under run is a file system
+// Dirs is the layout of a state directory. What is under run is a file system
 // of the lab's own: outside of it an empty directory.
-type dirs struct{ root string }
+type Dirs struct{ Root string }
 
-func (d dirs) record() string    { return filepath.Join(d.root, "lab.json") }
-func (d dirs) control() string   { return filepath.Join(d.root, controlSocket) }
-func (d dirs) config() string    { return filepath.Join(d.root, "config") }
-func (d dirs) objects() string   { return filepath.Join(d.root, "objects") } // what only the lab itself understands
-func (d dirs) generated() string { return filepath.Join(d.root, "generated") }
-func (d dirs) status() string    { return filepath.Join(d.root, "status") }
-func (d dirs) ambitd() string    { return filepath.Join(d.root, "ambitd") }
-func (d dirs) logs() string      { return filepath.Join(d.root, "logs") }
-func (d dirs) run() string       { return filepath.Join(d.root, "run") }
+func (d Dirs) record() string    { return filepath.Join(d.Root, "lab.json") }
+func (d Dirs) Control() string   { return filepath.Join(d.Root, controlSocket) }
+func (d Dirs) Config() string    { return filepath.Join(d.Root, "config") }
+func (d Dirs) Objects() string   { return filepath.Join(d.Root, "objects") } // what only the lab itself understands
+func (d Dirs) Generated() string { return filepath.Join(d.Root, "generated") }
+func (d Dirs) Status() string    { return filepath.Join(d.Root, "status") }
+func (d Dirs) Ambitd() string    { return filepath.Join(d.Root, "ambitd") }
+func (d Dirs) logs() string      { return filepath.Join(d.Root, "logs") }
+func (d Dirs) Run() string       { return filepath.Join(d.Root, "run") }
 
-func (d dirs) node(name string) string     { return filepath.Join(d.run(), name) }
-func (d dirs) podNetns(node string) string { return filepath.Join(d.node(node), "netns") }
-func (d dirs) zds(node string) string      { return filepath.Join(d.node(node), "ztunnel.sock") }
-func (d dirs) plugin(node string) string   { return filepath.Join(d.node(node), "cni.sock") }
-func (d dirs) token(node string) string    { return filepath.Join(d.node(node), "token") }
+func (d Dirs) Node(name string) string     { return filepath.Join(d.Run(), name) }
+func (d Dirs) PodNetns(node string) string { return filepath.Join(d.Node(node), "netns") }
+func (d Dirs) Zds(node string) string      { return filepath.Join(d.Node(node), "ztunnel.sock") }
+func (d Dirs) Plugin(node string) string   { return filepath.Join(d.Node(node), "cni.sock") }
+func (d Dirs) Token(node string) string    { return filepath.Join(d.Node(node), "token") }
 
 const controlSocket = "control.sock"
 
@@ -58,8 +58,8 @@ func DefaultStateDir(name string) string {
 	return filepath.Join(os.TempDir(), "ambit-"+strconv.Itoa(os.Geteuid()), "lab", name)
 }
 
-// readRecord returns nil when there is no lab in the directory.
-func readRecord(d dirs) (*record, error) {
+// ReadRecord returns nil when there is no lab in the directory.
+func ReadRecord(d Dirs) (*record, error) {
 	b, err := os.ReadFile(d.record())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -74,16 +74,16 @@ func readRecord(d dirs) (*record, error) {
 	return r, nil
 }
 
-func writeRecord(d dirs, r *record) error {
+func writeRecord(d Dirs, r *record) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return writeFile(d.record(), append(b, '\n'), 0o600)
+	return WriteFile(d.record(), append(b, '\n'), 0o600)
 }
 
-// writeFile replaces a file in one step.
-func writeFile(path string, b []byte, mode os.FileMode) error {
+// WriteFile replaces a file in one step.
+func WriteFile(path string, b []byte, mode os.FileMode) error {
 	tmp := path + ".tmp"
 	if err := os.WriteFile(tmp, b, mode); err != nil {
 		return err
@@ -97,31 +97,31 @@ func writeFile(path string, b []byte, mode os.FileMode) error {
 
 // claim makes an empty state directory with the calling process on record, so
 // that two labs never share one.
-func claim(d dirs, cfg Config) error {
-	r, err := readRecord(d)
+func claim(d Dirs, cfg Config) error {
+	r, err := ReadRecord(d)
 	if err != nil {
 		return err
 	}
 	if r != nil {
 		if r.Alive() {
-			return fmt.Errorf("lab %q is running already (pid %d, %s): end it with `ambit lab down --name %s`", r.Config.Name, r.PID, d.root, r.Config.Name)
+			return fmt.Errorf("lab %q is running already (pid %d, %s): end it with `ambit lab down --name %s`", r.Config.Name, r.PID, d.Root, r.Config.Name)
 		}
 		if err := removeState(d); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(d.root, 0o700); err != nil {
+	if err := os.MkdirAll(d.Root, 0o700); err != nil {
 		return fmt.Errorf("making the lab's state directory: %w", err)
 	}
-	if entries, err := os.ReadDir(d.root); err != nil {
+	if entries, err := os.ReadDir(d.Root); err != nil {
 		return err
 	} else if len(entries) > 0 {
-		return fmt.Errorf("%s is neither empty nor a lab's state directory: give another with --state-dir", d.root)
+		return fmt.Errorf("%s is neither empty nor a lab's state directory: give another with --state-dir", d.Root)
 	}
 	if err := writeRecord(d, &record{proc.Of(os.Getpid()), cfg}); err != nil {
 		return err
 	}
-	for _, dir := range []string{d.config(), d.objects(), d.generated(), d.status(), d.ambitd(), d.logs(), d.run()} {
+	for _, dir := range []string{d.Config(), d.Objects(), d.Generated(), d.Status(), d.Ambitd(), d.logs(), d.Run()} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
@@ -130,17 +130,17 @@ func claim(d dirs, cfg Config) error {
 }
 
 // removeState deletes a state directory that has a lab's record in it.
-func removeState(d dirs) error {
+func removeState(d Dirs) error {
 	if _, err := os.Stat(d.record()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	// The record goes last: a removal that was interrupted can be repeated.
-	entries, err := os.ReadDir(d.root)
+	entries, err := os.ReadDir(d.Root)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if p := filepath.Join(d.root, e.Name()); p != d.record() {
+		if p := filepath.Join(d.Root, e.Name()); p != d.record() {
 			if err := os.RemoveAll(p); err != nil {
 				return err
 			}
@@ -150,8 +150,8 @@ func removeState(d dirs) error {
 		return err
 	}
 	// The directory, and those above it that only labs use, when empty.
-	_ = os.Remove(d.root)
-	if parent := filepath.Dir(d.root); filepath.Base(parent) == "lab" {
+	_ = os.Remove(d.Root)
+	if parent := filepath.Dir(d.Root); filepath.Base(parent) == "lab" {
 		if os.Remove(parent) == nil {
 			_ = os.Remove(filepath.Dir(parent))
 		}
@@ -160,8 +160,8 @@ func removeState(d dirs) error {
 }
 
 func down(stateDir string) error {
-	d := dirs{stateDir}
-	r, err := readRecord(d)
+	d := Dirs{stateDir}
+	r, err := ReadRecord(d)
 	if err != nil || r == nil {
 		return err
 	}

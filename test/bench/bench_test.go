@@ -10,13 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
 )
 
 // TestMain is the supervisor, the first process of a pod, or a plain proxy when the
 // benchmarks start it again.
 func TestMain(m *testing.M) {
-	lab.Main()
+	supervisor.Main()
 	if len(os.Args) > 1 && os.Args[1] == relayCommand {
 		os.Exit(relayMain(os.Args[2:]))
 	}

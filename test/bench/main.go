@@ -30,7 +30,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
 )
 
 // limit is for a whole run of the short form, with room for a slow machine, and
@@ -60,7 +60,7 @@ type options struct {
 }
 
 func main() {
-	lab.Main()
+	supervisor.Main()
 	if len(os.Args) > 1 && os.Args[1] == relayCommand {
 		os.Exit(relayMain(os.Args[2:]))
 	}

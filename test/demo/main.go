@@ -24,13 +24,14 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
 )
 
 // limit is for the whole demonstration.
 const limit = 3 * time.Minute
 
 func main() {
-	lab.Main()
+	supervisor.Main()
 	bin := flag.String("bin", "", "directory with the programs (default: build them)")
 	rootless := flag.Bool("rootless", false, "in a user namespace, even as root")
 	flag.Parse()

@@ -14,13 +14,14 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
 const peerVariable = "PEER_ZTUNNEL"
 
 func TestMain(m *testing.M) {
-	lab.Main() // first: the parts of a lab are this program, without the variable
+	supervisor.Main() // first: the parts of a lab are this program, without the variable
 	if os.Getenv(peerVariable) == "" {
 		fmt.Fprintf(os.Stderr, "%s is not set: it names the other ztunnel's binary, as in\n\n  make interop %s=/path/to/ztunnel\n", peerVariable, peerVariable)
 		os.Exit(1)

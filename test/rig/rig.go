@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
 )
 
 // patience is how long something that must happen may take: far longer than
@@ -34,7 +35,7 @@ var (
 // its sources; AMBIT_BIN names a directory that has them already. It is all
 // that TestMain does.
 func Main(m *testing.M) {
-	lab.Main()
+	supervisor.Main()
 	os.Exit(run(m))
 }
 

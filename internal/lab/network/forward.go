@@ -1,4 +1,4 @@
-package lab
+package network
 
 import (
 	"fmt"
@@ -22,9 +22,9 @@ const (
 	regPort  = 2
 )
 
-// program replaces a namespace's rules in one transaction.
-func program(sp *space, rules []forward) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(sp.ns.File().Fd())))
+// Program replaces a namespace's rules in one transaction.
+func Program(sp *Space, rules []Forward) error {
+	c, err := nftables.New(nftables.WithNetNSFd(int(sp.Ns.File().Fd())))
 	if err != nil {
 		return err
 	}
@@ -48,15 +48,15 @@ func program(sp *space, rules []forward) error {
 
 	seen := map[netip.Addr]bool{}
 	for _, f := range rules {
-		for i := range f.to {
+		for i := range f.To {
 			c.AddRule(&nftables.Rule{Table: t, Chain: services, Exprs: f.translate(i)})
-			if a := f.to[i].Addr(); !seen[a] {
+			if a := f.To[i].Addr(); !seen[a] {
 				seen[a] = true
 				c.AddRule(&nftables.Rule{Table: t, Chain: post, Exprs: hairpin(a)})
 			}
 		}
 	}
-	for _, p := range []netip.Prefix{serviceNetwork4, serviceNetwork6} {
+	for _, p := range []netip.Prefix{ServiceNetwork4, ServiceNetwork6} {
 		for _, ch := range []*nftables.Chain{fwd, own} {
 			for _, e := range refuse(p) {
 				c.AddRule(&nftables.Rule{Table: t, Chain: ch, Exprs: e})
@@ -71,30 +71,30 @@ func program(sp *space, rules []forward) error {
 
 // translate sends what is for the service to its i-th pod, with a chance that
 // makes all pods equal when the rules are tried one after the other.
-func (f forward) translate(i int) []expr.Any {
+func (f Forward) translate(i int) []expr.Any {
 	proto := byte(unix.IPPROTO_TCP)
-	if f.udp {
+	if f.Udp {
 		proto = unix.IPPROTO_UDP
 	}
-	e := matchAddr(f.vip.Addr(), true)
+	e := matchAddr(f.Vip.Addr(), true)
 	e = append(e,
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regMatch},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: regMatch, Data: []byte{proto}},
 		&expr.Payload{DestRegister: regMatch, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: regMatch, Data: binaryutil.BigEndian.PutUint16(f.vip.Port())},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: regMatch, Data: binaryutil.BigEndian.PutUint16(f.Vip.Port())},
 	)
 	e = append(e, f.chance(i)...)
 	return append(e,
-		&expr.Immediate{Register: regAddr, Data: f.to[i].Addr().AsSlice()},
-		&expr.Immediate{Register: regPort, Data: binaryutil.BigEndian.PutUint16(f.to[i].Port())},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family(f.vip.Addr()), RegAddrMin: regAddr, RegProtoMin: regPort},
+		&expr.Immediate{Register: regAddr, Data: f.To[i].Addr().AsSlice()},
+		&expr.Immediate{Register: regPort, Data: binaryutil.BigEndian.PutUint16(f.To[i].Port())},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family(f.Vip.Addr()), RegAddrMin: regAddr, RegProtoMin: regPort},
 	)
 }
 
-func (f forward) chance(i int) []expr.Any {
-	n := uint32(len(f.to)) //nolint:gosec // a handful
-	if f.stick && n > 1 {
-		off, size := addrField(f.vip.Addr(), false)
+func (f Forward) chance(i int) []expr.Any {
+	n := uint32(len(f.To)) //nolint:gosec // a handful
+	if f.Stick && n > 1 {
+		off, size := addrField(f.Vip.Addr(), false)
 		return []expr.Any{
 			&expr.Payload{DestRegister: regMatch, Base: expr.PayloadBaseNetworkHeader, Offset: off, Len: size},
 			&expr.Hash{SourceRegister: regMatch, DestRegister: regMatch, Length: size, Modulus: n, Type: expr.HashTypeJenkins},
@@ -173,4 +173,12 @@ func matchPrefix(p netip.Prefix) []expr.Any {
 		&expr.Payload{DestRegister: regMatch, Base: expr.PayloadBaseNetworkHeader, Offset: off, Len: n},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: regMatch, Data: p.Addr().AsSlice()[:n]},
 	)
+}
+
+// Forward is one port of one address of a service.
+type Forward struct {
+	Vip   netip.AddrPort
+	Udp   bool
+	To    []netip.AddrPort
+	Stick bool // ClientIP affinity
 }

@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"context"
@@ -8,19 +8,21 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 // commandLine works out arguments and environment of a component.
-func (c *component) commandLine(ctx context.Context, kind string, p *process) (args, env []string, err error) {
+func (c *component) commandLine(ctx context.Context, kind string, p *generation) (args, env []string, err error) {
 	s := c.s
-	e := hostEnv()
+	e := process.HostEnv()
 	switch kind {
-	case ambitd:
+	case network.Ambitd:
 		args = ambitdArgs(s)
-	case ambitCNI:
+	case network.AmbitCNI:
 		args = cniArgs(s, c.node)
-	case ztunnel:
+	case network.Ztunnel:
 		args = []string{"proxy", "ztunnel"}
 		if err := s.writeToken(ctx, c.node.name); err != nil {
 			return nil, nil, err
@@ -37,15 +39,15 @@ func (c *component) commandLine(ctx context.Context, kind string, p *process) (a
 			break
 		}
 	}
-	return args, environ(e), nil
+	return args, process.Environ(e), nil
 }
 
 func ambitdArgs(s *supervisor) []string {
 	args := []string{
-		"--config-dir", s.d.config(), "--config-dir", s.d.generated(), "--status-dir", s.d.status(),
-		"--state-dir", s.d.ambitd(), "--admin", "127.0.0.1:" + strconv.Itoa(wellknown.PortControlDebug),
+		"--config-dir", s.d.Config(), "--config-dir", s.d.Generated(), "--status-dir", s.d.Status(),
+		"--state-dir", s.d.Ambitd(), "--admin", "127.0.0.1:" + strconv.Itoa(wellknown.PortControlDebug),
 	}
-	for _, ip := range hostAddr(0, lanHost).strings(s.v6) {
+	for _, ip := range network.HostAddr(0, network.LanHost).Strings(s.v6) {
 		args = append(args, "--server-name", ip)
 	}
 	return args
@@ -53,20 +55,20 @@ func ambitdArgs(s *supervisor) []string {
 
 func cniArgs(s *supervisor, n *node) []string {
 	return []string{
-		"--node", n.name, "--config-dir", s.d.config(), "--config-dir", s.d.generated(), "--status-dir", s.d.status(),
-		"--netns-dir", s.d.podNetns(n.name), "--zds-socket", s.d.zds(n.name), "--plugin-socket", s.d.plugin(n.name),
+		"--node", n.name, "--config-dir", s.d.Config(), "--config-dir", s.d.Generated(), "--status-dir", s.d.Status(),
+		"--netns-dir", s.d.PodNetns(n.name), "--zds-socket", s.d.Zds(n.name), "--plugin-socket", s.d.Plugin(n.name),
 	}
 }
 
-func ztunnelEnv(s *supervisor, n *node, p *process, env map[string]string) {
-	address := fmt.Sprintf("https://%s", net.JoinHostPort(hostAddr(0, lanHost).v4.String(), strconv.Itoa(ambitdPort)))
-	root := filepath.Join(s.d.ambitd(), rootCertFile)
+func ztunnelEnv(s *supervisor, n *node, p *generation, env map[string]string) {
+	address := fmt.Sprintf("https://%s", net.JoinHostPort(network.HostAddr(0, network.LanHost).V4.String(), strconv.Itoa(network.AmbitdPort)))
+	root := filepath.Join(s.d.Ambitd(), rootCertFile)
 	for k, v := range map[string]string{
 		"XDS_ADDRESS": address, "CA_ADDRESS": address, "XDS_ROOT_CA": root, "CA_ROOT_CA": root,
-		"AUTH_TOKEN": s.d.token(n.name), "NODE_NAME": n.name, "INPOD_UDS": s.d.zds(n.name),
+		"AUTH_TOKEN": s.d.Token(n.name), "NODE_NAME": n.name, "INPOD_UDS": s.d.Zds(n.name),
 		"CLUSTER_ID": wellknown.DefaultCluster, "POD_NAME": "ztunnel-" + n.name + "-" + p.link,
 		"POD_NAMESPACE": wellknown.SystemNamespace, "SERVICE_ACCOUNT": "ztunnel",
-		"INSTANCE_IP": hostAddr(n.n, p.host).v4.String(), "PROXY_MODE": "shared",
+		"INSTANCE_IP": network.HostAddr(n.n, p.host).V4.String(), "PROXY_MODE": "shared",
 		"TERMINATION_GRACE_PERIOD_SECONDS": "30",
 	} {
 		env[k] = v
@@ -77,9 +79,9 @@ func ztunnelEnv(s *supervisor, n *node, p *process, env map[string]string) {
 func (c *component) readyURL() string {
 	kind, _, _ := strings.Cut(c.name, "/")
 	switch kind {
-	case ambitd:
+	case network.Ambitd:
 		return fmt.Sprintf("http://127.0.0.1:%d/readyz", wellknown.PortControlMonitor)
-	case ztunnel:
+	case network.Ztunnel:
 		return fmt.Sprintf("http://127.0.0.1:%d/healthz/ready", wellknown.PortReady)
 	}
 	return "http://127.0.0.1:8000/readyz"

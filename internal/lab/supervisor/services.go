@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"errors"
@@ -12,13 +12,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
 
 // service is one Service with its addresses.
 type service struct {
-	key      key
+	key      objects.Key
 	spec     *corev1.Service // replaced when it changes
 	number   int             // in the pool of addresses; 0: not from there
 	ips      []netip.Addr    // none when headless
@@ -26,21 +29,21 @@ type service struct {
 }
 
 // setServices gives addresses to new services and takes back those of old ones.
-func (s *supervisor) setServices(want *desired) error {
+func (s *supervisor) setServices(want *objects.Desired) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, v := range s.services {
-		if want.services[k] == nil {
+		if want.Services[k] == nil {
 			if v.number > 0 {
-				s.vips.give(v.number)
+				s.vips.Give(v.number)
 			}
 			delete(s.services, k)
-			if err := file.RemoveOverlay(s.d.status(), overlayWriter, source.Service.Key(k.Namespace, k.Name)); err != nil {
+			if err := file.RemoveOverlay(s.d.Status(), overlayWriter, source.Service.Key(k.Namespace, k.Name)); err != nil {
 				return err
 			}
 		}
 	}
-	for k, o := range want.services {
+	for k, o := range want.Services {
 		v := s.services[k]
 		if v == nil {
 			v = &service{key: k}
@@ -69,21 +72,21 @@ func (s *supervisor) address(v *service) error {
 		v.ips = nil
 		for _, w := range wish {
 			a, err := netip.ParseAddr(w)
-			if err != nil || !serviceNetwork4.Contains(a) && !serviceNetwork6.Contains(a) {
-				return fmt.Errorf("spec.clusterIP: %q is not in %s or %s", w, serviceNetwork4, serviceNetwork6)
+			if err != nil || !network.ServiceNetwork4.Contains(a) && !network.ServiceNetwork6.Contains(a) {
+				return fmt.Errorf("spec.clusterIP: %q is not in %s or %s", w, network.ServiceNetwork4, network.ServiceNetwork6)
 			}
 			v.ips = append(v.ips, a)
 		}
 		return nil
 	}
 	if v.number == 0 {
-		n, ok := s.vips.take()
+		n, ok := s.vips.Take()
 		if !ok {
 			return errors.New("no free cluster IP")
 		}
 		v.number = n
 	}
-	v.ips = families(spec, serviceAddr(v.number), s.v6)
+	v.ips = families(spec, network.ServiceAddr(v.number), s.v6)
 	return nil
 }
 
@@ -99,8 +102,8 @@ func wishedIPs(spec corev1.ServiceSpec) []string {
 
 // families picks the addresses a service asks for; as on Kubernetes, one of
 // IPv4 when it asks for nothing.
-func families(spec corev1.ServiceSpec, a dual, v6 bool) []netip.Addr {
-	all := a.addrs(v6)
+func families(spec corev1.ServiceSpec, a network.Dual, v6 bool) []netip.Addr {
+	all := a.Addrs(v6)
 	if len(spec.IPFamilies) == 0 {
 		if spec.IPFamilyPolicy == nil || *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack {
 			return all[:1]
@@ -133,11 +136,11 @@ func (s *supervisor) publishService(v *service) error {
 		}
 		o.Spec.IPFamilies = append(o.Spec.IPFamilies, f)
 	}
-	return file.WriteOverlay(s.d.status(), overlayWriter, o)
+	return file.WriteOverlay(s.d.Status(), overlayWriter, o)
 }
 
-func (s *supervisor) serviceStatus(v *service) ServiceStatus {
-	st := ServiceStatus{Namespace: v.key.Namespace, Name: v.key.Name, Endpoints: len(s.backends(v))}
+func (s *supervisor) serviceStatus(v *service) lab.ServiceStatus {
+	st := lab.ServiceStatus{Namespace: v.key.Namespace, Name: v.key.Name, Endpoints: len(s.backends(v))}
 	for _, a := range v.ips {
 		st.IPs = append(st.IPs, a.String())
 	}
@@ -167,7 +170,7 @@ func (s *supervisor) backends(v *service) []*pod {
 func (s *supervisor) selects(selector map[string]string, p *pod) bool {
 	labels := p.spec.Labels
 	if doc, ok := s.objects[p.key]; ok {
-		if o, err := doc.decode(); err == nil {
+		if o, err := doc.Decode(); err == nil {
 			if now, ok := o.(*corev1.Pod); ok {
 				labels = now.Labels
 			}
@@ -201,39 +204,31 @@ func (s *supervisor) wire() error {
 		errs = append(errs, os.WriteFile(path, []byte(text), 0o644)) //nolint:gosec // every user of the pod reads it
 	}
 	for _, n := range s.nodes {
-		if err := program(n.space, rules); err != nil {
+		if err := network.Program(n.space, rules); err != nil {
 			errs = append(errs, fmt.Errorf("%s: services: %w", n.name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// forward is one port of one address of a service.
-type forward struct {
-	vip   netip.AddrPort
-	udp   bool
-	to    []netip.AddrPort
-	stick bool // ClientIP affinity
-}
-
 // forwards is what a node has to do for services. s.mu is held.
-func (s *supervisor) forwards() []forward {
-	var out []forward
+func (s *supervisor) forwards() []network.Forward {
+	var out []network.Forward
 	for _, v := range s.services {
 		pods := s.backends(v)
 		for _, ip := range v.ips {
 			for _, port := range v.spec.Spec.Ports {
-				f := forward{
-					vip: netip.AddrPortFrom(ip, uint16(port.Port)), //nolint:gosec // a port
-					udp: port.Protocol == corev1.ProtocolUDP, stick: v.spec.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
+				f := network.Forward{
+					Vip: netip.AddrPortFrom(ip, uint16(port.Port)), //nolint:gosec // a port
+					Udp: port.Protocol == corev1.ProtocolUDP, Stick: v.spec.Spec.SessionAffinity == corev1.ServiceAffinityClientIP,
 				}
 				for _, p := range pods {
 					if target, ok := targetPort(p, port); ok {
-						a := p.ips().v4
+						a := p.ips().V4
 						if ip.Is6() {
-							a = p.ips().v6
+							a = p.ips().V6
 						}
-						f.to = append(f.to, netip.AddrPortFrom(a, target))
+						f.To = append(f.To, netip.AddrPortFrom(a, target))
 					}
 				}
 				out = append(out, f)
@@ -241,10 +236,10 @@ func (s *supervisor) forwards() []forward {
 		}
 	}
 	sort.Slice(out, func(i, j int) bool {
-		if c := out[i].vip.Compare(out[j].vip); c != 0 {
+		if c := out[i].Vip.Compare(out[j].Vip); c != 0 {
 			return c < 0
 		}
-		return !out[i].udp && out[j].udp
+		return !out[i].Udp && out[j].Udp
 	})
 	return out
 }
@@ -268,20 +263,20 @@ func targetPort(p *pod, port corev1.ServicePort) (uint16, bool) {
 }
 
 func (s *supervisor) hostsPath(p *pod) string {
-	return filepath.Join(s.d.node(p.node.name), "hosts-"+p.uid)
+	return filepath.Join(s.d.Node(p.node.name), "hosts-"+p.uid)
 }
 
 func (s *supervisor) resolvPath(p *pod) string {
-	return filepath.Join(s.d.node(p.node.name), "resolv-"+p.uid)
+	return filepath.Join(s.d.Node(p.node.name), "resolv-"+p.uid)
 }
 
 // clusterDNS is where programs send what is not in their hosts file. Nobody is
 // there, and the node says so at once, unless the mesh answers in the pod.
-var clusterDNS = serviceAddr(10)
+var clusterDNS = network.ServiceAddr(10)
 
 func (s *supervisor) writeResolvConf(p *pod) error {
 	text := fmt.Sprintf("nameserver %s\nsearch %s.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5 timeout:1 attempts:1\n",
-		clusterDNS.v4, p.key.Namespace)
+		clusterDNS.V4, p.key.Namespace)
 	return os.WriteFile(s.resolvPath(p), []byte(text), 0o644) //nolint:gosec // every user of the pod reads it
 }
 
@@ -291,7 +286,7 @@ func (s *supervisor) writeResolvConf(p *pod) error {
 func (s *supervisor) hosts(p *pod) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
-	for _, ip := range p.ips().strings(s.v6) {
+	for _, ip := range p.ips().Strings(s.v6) {
 		fmt.Fprintf(&b, "%s %s\n", ip, p.key.Name)
 	}
 	var lines []string
@@ -303,7 +298,7 @@ func (s *supervisor) hosts(p *pod) string {
 		ips := v.ips
 		if v.headless {
 			for _, e := range s.backends(v) {
-				ips = append(ips, e.ips().addrs(s.v6)...)
+				ips = append(ips, e.ips().Addrs(s.v6)...)
 			}
 		}
 		for _, ip := range ips {
@@ -317,10 +312,10 @@ func (s *supervisor) hosts(p *pod) string {
 		// Kubernetes has no such names; they are handy, and no service has the
 		// label "pod" in this place.
 		names := fmt.Sprintf("%s.%s.pod.cluster.local", other.key.Name, other.key.Namespace)
-		if other.key.Namespace == p.key.Namespace && s.services[newKey("Service", p.key.Namespace, other.key.Name)] == nil {
+		if other.key.Namespace == p.key.Namespace && s.services[objects.NewKey("Service", p.key.Namespace, other.key.Name)] == nil {
 			names += " " + other.key.Name
 		}
-		for _, ip := range other.ips().strings(s.v6) {
+		for _, ip := range other.ips().Strings(s.v6) {
 			lines = append(lines, ip+" "+names)
 		}
 	}

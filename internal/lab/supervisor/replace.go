@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"context"
@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
 )
 
 // drainGrace bounds how long the old generation of a ztunnel may drain.
@@ -34,7 +37,7 @@ func (c *component) kill(sig unix.Signal) error {
 	if p == nil {
 		return fmt.Errorf("%s is not running", c.name)
 	}
-	c.s.kids.signal(p.child, sig)
+	c.s.kids.Signal(p.child, sig)
 	return nil
 }
 
@@ -47,11 +50,11 @@ func (c *component) stop(ctx context.Context, sig unix.Signal) error {
 		if p == nil {
 			return nil
 		}
-		c.s.kids.signal(p.child, sig)
+		c.s.kids.Signal(p.child, sig)
 		t := time.NewTimer(drainGrace)
 		defer t.Stop()
 		select {
-		case <-p.child.done:
+		case <-p.child.Done:
 		case <-t.C:
 			c.s.end(p.child, 0)
 		}
@@ -90,17 +93,17 @@ func (c *component) awaitReady(ctx context.Context) error {
 }
 
 // restart replaces the process; path, when given, is its binary from now on.
-func (c *component) restart(ctx context.Context, mode RestartMode, path string) error {
+func (c *component) restart(ctx context.Context, mode lab.RestartMode, path string) error {
 	if path != "" {
 		c.s.mu.Lock()
 		c.path = path
 		c.s.mu.Unlock()
 	}
-	if mode == RestartGraceful && strings.HasPrefix(c.name, ztunnel+"/") {
+	if mode == lab.RestartGraceful && strings.HasPrefix(c.name, network.Ztunnel+"/") {
 		return c.do(ctx, c.handOver)
 	}
 	sig := unix.SIGTERM
-	if mode == RestartKill {
+	if mode == lab.RestartKill {
 		sig = unix.SIGKILL
 	}
 	if err := c.stop(ctx, sig); err != nil {
@@ -123,8 +126,8 @@ func (c *component) handOver(ctx context.Context) error {
 			break
 		}
 		select {
-		case <-next.child.done:
-			err = fmt.Errorf("the next generation ended with code %d%s", next.child.exitCode(), c.lastWords())
+		case <-next.child.Done:
+			err = fmt.Errorf("the next generation ended with code %d%s", next.child.ExitCode(), c.lastWords())
 		case <-ctx.Done():
 			err = fmt.Errorf("the next generation does not get ready: %w", err)
 			c.s.end(next.child, 0)

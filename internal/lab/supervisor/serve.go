@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"context"
@@ -12,6 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/control/auth"
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
@@ -23,15 +27,15 @@ const tokenLife = 30 * 24 * time.Hour
 
 // writeToken gives the ztunnel of a node its credentials.
 func (s *supervisor) writeToken(_ context.Context, node string) error {
-	issuer, err := auth.OpenIssuer(s.d.ambitd())
+	issuer, err := auth.OpenIssuer(s.d.Ambitd())
 	if err != nil {
 		return fmt.Errorf("token for ztunnel on %s: %w", node, err)
 	}
-	token, err := issuer.Issue(auth.Caller{Namespace: wellknown.SystemNamespace, ServiceAccount: ztunnel, Node: node}, tokenLife)
+	token, err := issuer.Issue(auth.Caller{Namespace: wellknown.SystemNamespace, ServiceAccount: network.Ztunnel, Node: node}, tokenLife)
 	if err != nil {
 		return fmt.Errorf("token for ztunnel on %s: %w", node, err)
 	}
-	return writeFile(s.d.token(node), []byte(token), 0o600)
+	return lab.WriteFile(s.d.Token(node), []byte(token), 0o600)
 }
 
 // serve answers clients on the control socket until it closes.
@@ -48,12 +52,12 @@ func (s *supervisor) serve(ctx context.Context, l *net.UnixListener) {
 // client serves one connection: one request, and what belongs to it.
 func (s *supervisor) client(ctx context.Context, c *net.UnixConn) {
 	defer c.Close() //nolint:errcheck // nobody is left to tell
-	req := new(request)
-	files, err := receive(c, req)
+	req := new(lab.Request)
+	files, err := lab.Receive(c, req)
 	if err != nil {
 		return
 	}
-	defer closeAll(files)
+	defer lab.CloseAll(files)
 	switch req.Op {
 	case "watch":
 		s.serveWatch(ctx, c)
@@ -64,26 +68,26 @@ func (s *supervisor) client(ctx context.Context, c *net.UnixConn) {
 	}
 	r, out, err := s.answer(ctx, req)
 	if err != nil {
-		r = &reply{Error: err.Error()}
+		r = &lab.Reply{Error: err.Error()}
 	}
-	defer closeAll(out)
-	_ = send(c, r, out...)
+	defer lab.CloseAll(out)
+	_ = lab.Send(c, r, out...)
 }
 
 // answer handles the requests that have one answer. Descriptors it returns are
 // the caller's.
-func (s *supervisor) answer(ctx context.Context, req *request) (*reply, []*os.File, error) {
+func (s *supervisor) answer(ctx context.Context, req *lab.Request) (*lab.Reply, []*os.File, error) {
 	switch req.Op {
 	case "status":
 		st, _ := s.snapshot()
-		return &reply{Status: st}, nil, nil
+		return &lab.Reply{Status: st}, nil, nil
 	case "apply":
 		said, err := s.applyDocuments(req.Documents)
-		return &reply{Text: said}, nil, err
+		return &lab.Reply{Text: said}, nil, err
 	case "delete":
-		return &reply{}, nil, s.deleteObject(newKey(req.Kind, req.Namespace, req.Name))
+		return &lab.Reply{}, nil, s.deleteObject(objects.NewKey(req.Kind, req.Namespace, req.Name))
 	case "label":
-		return &reply{}, nil, s.labelObject(newKey(req.Kind, req.Namespace, req.Name), req.Labels)
+		return &lab.Reply{}, nil, s.labelObject(objects.NewKey(req.Kind, req.Namespace, req.Name), req.Labels)
 	case "dial":
 		return s.answerDial(ctx, req)
 	case "netns":
@@ -91,21 +95,21 @@ func (s *supervisor) answer(ctx context.Context, req *request) (*reply, []*os.Fi
 		if err != nil {
 			return nil, nil, err
 		}
-		f, err := os.Open(sp.path)
-		return &reply{}, []*os.File{f}, err
+		f, err := os.Open(sp.Path)
+		return &lab.Reply{}, []*os.File{f}, err
 	case "capture":
 		f, err := s.captureSocket()
 		if err != nil {
 			return nil, nil, err
 		}
-		return &reply{Text: s.captureNames()}, []*os.File{f}, nil
+		return &lab.Reply{Text: s.captureNames()}, []*os.File{f}, nil
 	case "kill", "stop", "continue", "restart":
-		return &reply{}, nil, s.control(ctx, req)
+		return &lab.Reply{}, nil, s.control(ctx, req)
 	}
 	return nil, nil, fmt.Errorf("this lab does not know %q: is it of another version than this program?", req.Op)
 }
 
-func (s *supervisor) control(ctx context.Context, req *request) error {
+func (s *supervisor) control(ctx context.Context, req *lab.Request) error {
 	c, err := s.component(req.Component)
 	if err != nil {
 		return err
@@ -123,7 +127,7 @@ func (s *supervisor) control(ctx context.Context, req *request) error {
 	return c.restart(ctx, req.Mode, req.Path)
 }
 
-func (s *supervisor) answerDial(ctx context.Context, req *request) (*reply, []*os.File, error) {
+func (s *supervisor) answerDial(ctx context.Context, req *lab.Request) (*lab.Reply, []*os.File, error) {
 	sp, err := s.space(req.Where)
 	if err != nil {
 		return nil, nil, err
@@ -131,11 +135,11 @@ func (s *supervisor) answerDial(ctx context.Context, req *request) (*reply, []*o
 	// TCP sends a lost SYN again after 1, 3, 7 and 15 s.
 	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, unix.ETIMEDOUT)
 	defer cancel()
-	f, err := dialIn(ctx, sp, req.Network, req.Address)
+	f, err := network.Dial(ctx, sp, req.Network, req.Address)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &reply{}, []*os.File{f}, nil
+	return &lab.Reply{}, []*os.File{f}, nil
 }
 
 // serveWatch sends the state, again and again when it has changed.
@@ -148,7 +152,7 @@ func (s *supervisor) serveWatch(ctx context.Context, c *net.UnixConn) {
 	}()
 	for {
 		st, changed := s.snapshot()
-		if send(c, &reply{Status: st}) != nil {
+		if lab.Send(c, &lab.Reply{Status: st}) != nil {
 			return
 		}
 		select {
@@ -162,48 +166,48 @@ func (s *supervisor) serveWatch(ctx context.Context, c *net.UnixConn) {
 }
 
 // serveExec runs a program for a client, for as long as the client is there.
-func (s *supervisor) serveExec(ctx context.Context, c *net.UnixConn, req *request, files []*os.File) {
+func (s *supervisor) serveExec(ctx context.Context, c *net.UnixConn, req *lab.Request, files []*os.File) {
 	ch, err := s.exec(req, files)
-	closeAll(files)
+	lab.CloseAll(files)
 	if err != nil {
-		_ = send(c, &reply{Error: err.Error()})
+		_ = lab.Send(c, &lab.Reply{Error: err.Error()})
 		return
 	}
-	if send(c, &reply{}) != nil {
-		s.kids.signal(ch, unix.SIGKILL)
+	if lab.Send(c, &lab.Reply{}) != nil {
+		s.kids.Signal(ch, unix.SIGKILL)
 		return
 	}
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
 		for {
-			more := new(request)
-			files, err := receive(c, more)
-			closeAll(files)
+			more := new(lab.Request)
+			files, err := lab.Receive(c, more)
+			lab.CloseAll(files)
 			if err != nil {
 				return
 			}
 			if more.Op == "signal" {
-				s.kids.signal(ch, unix.Signal(more.Signal))
+				s.kids.Signal(ch, unix.Signal(more.Signal))
 			}
 		}
 	}()
 	select {
-	case <-ch.done:
-		code := ch.exitCode()
-		_ = send(c, &reply{Exit: &code})
+	case <-ch.Done:
+		code := ch.ExitCode()
+		_ = lab.Send(c, &lab.Reply{Exit: &code})
 		return
 	case <-gone:
 	case <-ctx.Done():
 	}
-	s.kids.signal(ch, unix.SIGKILL)
+	s.kids.Signal(ch, unix.SIGKILL)
 }
 
-func (s *supervisor) exec(req *request, files []*os.File) (*child, error) {
+func (s *supervisor) exec(req *lab.Request, files []*os.File) (*process.Child, error) {
 	if len(files) != 3 || len(req.Argv) == 0 {
 		return nil, errors.New("exec: needs a command and three files")
 	}
-	kind, _ := req.Where.split()
+	kind, _ := split(req.Where)
 	if kind != "pod" {
 		return s.execElsewhere(req, files)
 	}
@@ -223,14 +227,14 @@ func (s *supervisor) exec(req *request, files []*os.File) (*child, error) {
 }
 
 // execElsewhere runs a program in a node, with the machine's own files.
-func (s *supervisor) execElsewhere(req *request, files []*os.File) (*child, error) {
+func (s *supervisor) execElsewhere(req *lab.Request, files []*os.File) (*process.Child, error) {
 	sp, err := s.space(req.Where)
 	if err != nil {
 		return nil, err
 	}
-	spec := initSpec{Hostname: filepath.Base(string(req.Where)), Dir: "/", Argv: req.Argv, TTY: req.TTY}
+	spec := process.InitSpec{Hostname: filepath.Base(string(req.Where)), Dir: "/", Argv: req.Argv, TTY: req.TTY}
 	if req.Dir != "" {
 		spec.Dir = req.Dir
 	}
-	return s.startInit(sp, spec, append(environ(hostEnv()), req.Env...), files)
+	return s.startInit(sp, spec, append(process.Environ(process.HostEnv()), req.Env...), files)
 }

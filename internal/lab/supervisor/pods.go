@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"context"
@@ -16,7 +16,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
 )
@@ -26,14 +29,14 @@ const overlayWriter = "lab"
 
 // pod is one pod from its creation to its end.
 type pod struct {
-	key   key
+	key   objects.Key
 	spec  *corev1.Pod // not changed
 	sum   [sha256.Size]byte
 	uid   string
 	node  *node
-	host  int    // its number on the node
-	link  string // its interface in the node's namespace
-	space *space // guarded by supervisor.mu
+	host  int            // its number on the node
+	link  string         // its interface in the node's namespace
+	space *network.Space // guarded by supervisor.mu
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -48,22 +51,7 @@ type pod struct {
 	hostsText  string // what its hosts file holds
 }
 
-func (p *pod) ips() dual { return hostAddr(p.node.n, p.host) }
-
-// captured reports whether labels ask for a pod to be in the mesh. ambit-cni
-// decides; this only says what to ask before a pod may start.
-func captured(p *corev1.Pod, namespace map[string]string) bool {
-	if p.Spec.HostNetwork {
-		return false
-	}
-	switch p.Labels[wellknown.LabelDataplaneMode] {
-	case wellknown.DataplaneModeNone:
-		return false
-	case wellknown.DataplaneModeAmbient:
-		return true
-	}
-	return namespace[wellknown.LabelDataplaneMode] == wellknown.DataplaneModeAmbient
-}
+func (p *pod) ips() network.Dual { return network.HostAddr(p.node.n, p.host) }
 
 // checksum tells pods apart that have to be made anew. Labels and annotations
 // change while a pod lives.
@@ -75,11 +63,11 @@ func checksum(p *corev1.Pod) [sha256.Size]byte {
 // endPods ends the pods that are no longer wanted, or not as they are. As on
 // Kubernetes, nothing new is sent to a pod that ends, and its object stays until its
 // programs have ended: connections that are open go on until then.
-func (s *supervisor) endPods(want *desired) error {
+func (s *supervisor) endPods(want *objects.Desired) error {
 	var gone []*pod
 	s.mu.Lock()
 	for k, p := range s.pods {
-		if w := want.pods[k]; w == nil || checksum(w) != p.sum {
+		if w := want.Pods[k]; w == nil || checksum(w) != p.sum {
 			p.probed = false
 			gone = append(gone, p)
 		}
@@ -111,35 +99,35 @@ func (s *supervisor) endPods(want *desired) error {
 }
 
 // beginPods begins the pods that are wanted and not there.
-func (s *supervisor) beginPods(want *desired) error {
+func (s *supervisor) beginPods(want *objects.Desired) error {
 	s.mu.Lock()
 	for k, p := range s.pods {
-		p.captured = want.captured[k]
+		p.captured = want.Captured[k]
 	}
 	s.mu.Unlock()
 	var errs []error
-	for k, w := range want.pods {
+	for k, w := range want.Pods {
 		s.mu.Lock()
 		_, exists := s.pods[k]
 		s.mu.Unlock()
 		if !exists {
-			errs = append(errs, s.newPod(k, w, want.captured[k]))
+			errs = append(errs, s.newPod(k, w, want.Captured[k]))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // newPod schedules a pod and starts its life.
-func (s *supervisor) newPod(k key, spec *corev1.Pod, inMesh bool) error {
+func (s *supervisor) newPod(k objects.Key, spec *corev1.Pod, inMesh bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
 		return errors.New("the lab is ending")
 	}
 	n := s.schedule(spec.Spec.NodeName)
-	host, ok := n.hosts.take()
+	host, ok := n.hosts.Take()
 	if !ok {
-		return fmt.Errorf("%s: %s has no free address (%d pods)", k, n.name, s.lastHost()-firstHost+1)
+		return fmt.Errorf("%s: %s has no free address (%d pods)", k, n.name, s.lastHost()-network.FirstHost+1)
 	}
 	n.links++
 	ctx, cancel := context.WithCancel(context.Background())
@@ -217,8 +205,8 @@ func (s *supervisor) fail(p *pod, err error) {
 
 // sandbox makes what the containers run in.
 func (s *supervisor) sandbox(p *pod) error {
-	path := filepath.Join(s.d.podNetns(p.node.name), p.uid)
-	sp, err := newPodSpace(p.node.space, path, p.link, p.node.n, p.host, s.v6)
+	path := filepath.Join(s.d.PodNetns(p.node.name), p.uid)
+	sp, err := network.NewPodSpace(p.node.space, path, p.link, p.node.n, p.host, s.v6)
 	if err != nil {
 		return err
 	}
@@ -242,18 +230,18 @@ func (s *supervisor) bury(p *pod) {
 	replaced := s.pods[p.key] != nil && s.pods[p.key] != p
 	s.mu.Unlock()
 	if !replaced {
-		_ = file.RemoveOverlay(s.d.status(), overlayWriter, source.Pod.Key(p.key.Namespace, p.key.Name))
+		_ = file.RemoveOverlay(s.d.Status(), overlayWriter, source.Pod.Key(p.key.Namespace, p.key.Name))
 	}
 	if sp != nil {
 		s.killIn(sp)
 		p.node.space.Remove(p.link)
-		sp.close()
+		sp.Close()
 	}
 	_ = os.Remove(s.hostsPath(p))
 	_ = os.Remove(s.resolvPath(p))
 	_ = os.RemoveAll(s.files(p))
 	s.mu.Lock()
-	p.node.hosts.give(p.host)
+	p.node.hosts.Give(p.host)
 	s.notify()
 	s.mu.Unlock()
 }
@@ -269,8 +257,8 @@ func (s *supervisor) publish(p *pod) error {
 	o.Name, o.Namespace, o.UID = p.key.Name, p.key.Namespace, types.UID(p.uid)
 	o.Spec.NodeName = p.node.name
 	o.Status.Phase = p.phase
-	o.Status.HostIP = nodeAddr(p.node.n).v4.String()
-	for i, ip := range p.ips().strings(s.v6) {
+	o.Status.HostIP = network.NodeAddr(p.node.n).V4.String()
+	for i, ip := range p.ips().Strings(s.v6) {
 		if i == 0 {
 			o.Status.PodIP = ip
 		}
@@ -285,7 +273,7 @@ func (s *supervisor) publish(p *pod) error {
 			Type: t, Status: ready, LastTransitionTime: metav1.Now().Rfc3339Copy(),
 		})
 	}
-	return file.WriteOverlay(s.d.status(), overlayWriter, o)
+	return file.WriteOverlay(s.d.Status(), overlayWriter, o)
 }
 
 // setProbed makes a pod ready or not: first its services, then the word.
@@ -317,35 +305,35 @@ func (s *supervisor) setProbed(p *pod, ready bool) {
 	s.mu.Unlock()
 }
 
-func (s *supervisor) podStatus(p *pod) PodStatus {
-	st := PodStatus{
+func (s *supervisor) podStatus(p *pod) lab.PodStatus {
+	st := lab.PodStatus{
 		Namespace: p.key.Namespace, Name: p.key.Name, UID: p.uid, Node: p.node.name,
-		IPs: p.ips().strings(s.v6), Phase: string(p.phase), Ready: p.announced,
+		IPs: p.ips().Strings(s.v6), Phase: string(p.phase), Ready: p.announced,
 		Captured: p.captured, Message: p.message,
 	}
 	for _, c := range p.containers {
 		st.Restarts += c.restarts
 		if c.child != nil {
-			st.PIDs = append(st.PIDs, c.child.pid)
-			st.RSS += residentMemory(c.child.pid)
+			st.PIDs = append(st.PIDs, c.child.Pid)
+			st.RSS += process.ResidentMemory(c.child.Pid)
 		}
 	}
 	return st
 }
 
-func (w Where) split() (kind, rest string) {
+func split(w lab.Where) (kind, rest string) {
 	kind, rest, _ = strings.Cut(string(w), "/")
 	return kind, rest
 }
 
 // findPod looks a pod up. s.mu is held.
-func (s *supervisor) findPod(w Where) (*pod, error) {
-	_, rest := w.split()
+func (s *supervisor) findPod(w lab.Where) (*pod, error) {
+	_, rest := split(w)
 	ns, name, ok := strings.Cut(rest, "/")
 	if !ok {
 		ns, name = "default", rest
 	}
-	if p := s.pods[newKey("Pod", ns, name)]; p != nil {
+	if p := s.pods[objects.NewKey("Pod", ns, name)]; p != nil {
 		return p, nil
 	}
 	return nil, fmt.Errorf("no pod %q in namespace %q: `ambit lab status` lists them", name, ns)

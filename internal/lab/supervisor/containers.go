@@ -1,10 +1,9 @@
-package lab
+package supervisor
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,6 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 )
 
 // Back-off of restarts. Kubernetes waits from 10 s to 5 min; nobody at a
@@ -44,7 +47,7 @@ type container struct {
 	spec *corev1.Container
 
 	// Guarded by supervisor.mu.
-	child    *child
+	child    *process.Child
 	restarts int
 	finished bool // will not be started again
 	failed   bool // finished with another code than 0
@@ -122,7 +125,7 @@ func (s *supervisor) keepRunning(ctx context.Context, p *pod, c *container) {
 
 // lastWords quotes what a container printed last.
 func (s *supervisor) lastWords(p *pod, c *container) string {
-	t := strings.TrimSpace(tail(s.d.log(logName(p, c)), 300))
+	t := strings.TrimSpace(process.Tail(s.d.Log(logName(p, c)), 300))
 	if i := strings.LastIndexByte(t, '\n'); i >= 0 {
 		t = t[i+1:]
 	}
@@ -171,32 +174,32 @@ func logName(p *pod, c *container) string {
 
 // runOnce runs a container's program to its end and returns its exit code.
 func (s *supervisor) runOnce(ctx context.Context, p *pod, c *container) int {
-	log, err := openLog(s.d.log(logName(p, c)))
+	log, err := process.OpenLog(s.d.Log(logName(p, c)))
 	if err != nil {
 		s.fail(p, err)
-		return exitCannotRun
+		return process.ExitCannotRun
 	}
-	w, err := log.pipe()
+	w, err := log.Pipe()
 	if err != nil {
 		s.fail(p, err)
-		return exitCannotRun
+		return process.ExitCannotRun
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		_ = w.Close()
 		s.fail(p, err)
-		return exitCannotRun
+		return process.ExitCannotRun
 	}
 	env := containerEnv(p, c.spec, s.v6)
-	ch, err := s.spawn(p, s.initSpec(p, c, expandAll(append(append([]string{}, c.spec.Command...), c.spec.Args...), env)), env, []*os.File{null, w, w})
-	closeAll([]*os.File{null, w})
+	ch, err := s.spawn(p, s.initSpec(p, c, process.ExpandAll(append(append([]string{}, c.spec.Command...), c.spec.Args...), env)), env, []*os.File{null, w, w})
+	lab.CloseAll([]*os.File{null, w})
 	if err != nil {
 		s.fail(p, err)
-		return exitCannotRun
+		return process.ExitCannotRun
 	}
 	s.started(p, c, ch)
 	select {
-	case <-ch.done:
+	case <-ch.Done:
 	case <-ctx.Done():
 		s.end(ch, s.grace(p))
 	}
@@ -204,10 +207,10 @@ func (s *supervisor) runOnce(ctx context.Context, p *pod, c *container) int {
 	c.child = nil
 	s.notify()
 	s.mu.Unlock()
-	return ch.exitCode()
+	return ch.ExitCode()
 }
 
-func (s *supervisor) started(p *pod, c *container, ch *child) {
+func (s *supervisor) started(p *pod, c *container, ch *process.Child) {
 	s.mu.Lock()
 	c.child = ch
 	if p.phase == corev1.PodPending {
@@ -227,30 +230,30 @@ func (s *supervisor) grace(p *pod) time.Duration {
 }
 
 // end stops a process group: politely, then not.
-func (s *supervisor) end(ch *child, grace time.Duration) {
-	s.kids.signal(ch, unix.SIGTERM)
+func (s *supervisor) end(ch *process.Child, grace time.Duration) {
+	s.kids.Signal(ch, unix.SIGTERM)
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	select {
-	case <-ch.done:
+	case <-ch.Done:
 		return
 	case <-t.C:
 	case <-s.ending:
 		// With the lab's end, nobody gets more than stopGrace.
 		if t.Reset(min(grace, stopGrace)); grace > 0 {
 			select {
-			case <-ch.done:
+			case <-ch.Done:
 				return
 			case <-t.C:
 			}
 		}
 	}
-	s.kids.signal(ch, unix.SIGKILL)
-	<-ch.done
+	s.kids.Signal(ch, unix.SIGKILL)
+	<-ch.Done
 }
 
-func (s *supervisor) initSpec(p *pod, c *container, argv []string) initSpec {
-	spec := initSpec{
+func (s *supervisor) initSpec(p *pod, c *container, argv []string) process.InitSpec {
+	spec := process.InitSpec{
 		Hostname: p.key.Name, Dir: "/", Argv: argv,
 		Binds: map[string]string{"/etc/hosts": s.hostsPath(p), "/etc/resolv.conf": s.resolvPath(p)},
 	}
@@ -274,7 +277,7 @@ func (s *supervisor) initSpec(p *pod, c *container, argv []string) initSpec {
 }
 
 // spawn starts a program as a container of a pod. The files stay the caller's.
-func (s *supervisor) spawn(p *pod, spec initSpec, env []string, files []*os.File) (*child, error) {
+func (s *supervisor) spawn(p *pod, spec process.InitSpec, env []string, files []*os.File) (*process.Child, error) {
 	s.mu.Lock()
 	sp := p.space
 	s.mu.Unlock()
@@ -285,48 +288,29 @@ func (s *supervisor) spawn(p *pod, spec initSpec, env []string, files []*os.File
 }
 
 // startInit starts this program as the first process of a container.
-func (s *supervisor) startInit(sp *space, spec initSpec, env []string, files []*os.File) (*child, error) {
+func (s *supervisor) startInit(sp *network.Space, spec process.InitSpec, env []string, files []*os.File) (*process.Child, error) {
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return nil, err
 	}
-	return s.kids.start(sp.ns, "/proc/self/exe", []string{initName, string(b)}, &os.ProcAttr{
+	return s.kids.Start(sp.Ns, "/proc/self/exe", []string{lab.InitName, string(b)}, &os.ProcAttr{
 		Dir: "/", Env: env, Files: files,
 		Sys: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS},
 	})
 }
 
-// hostEnv is what programs get of the environment the lab was started in.
-func hostEnv() map[string]string {
-	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	for _, k := range []string{"PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR"} {
-		if v, ok := os.LookupEnv(k); ok {
-			env[k] = v
-		}
-	}
-	return env
-}
-
 // containerEnv is the environment of a container, as a list of "NAME=value".
 func containerEnv(p *pod, c *corev1.Container, v6 bool) []string {
-	env := hostEnv()
+	env := process.HostEnv()
 	env["HOSTNAME"] = p.key.Name
 	for _, e := range c.Env {
-		v := expand(e.Value, env)
+		v := process.Expand(e.Value, env)
 		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
 			v = podField(p, e.ValueFrom.FieldRef.FieldPath, v6)
 		}
 		env[e.Name] = v
 	}
-	return environ(env)
-}
-
-func environ(env map[string]string) []string {
-	out := make([]string, 0, len(env))
-	for k, v := range maps.All(env) {
-		out = append(out, k+"="+v)
-	}
-	return out
+	return process.Environ(env)
 }
 
 // podField is the downward API.
@@ -343,70 +327,25 @@ func podField(p *pod, path string, v6 bool) string {
 	case "spec.serviceAccountName":
 		return p.spec.Spec.ServiceAccountName
 	case "status.podIP":
-		return p.ips().v4.String()
+		return p.ips().V4.String()
 	case "status.podIPs":
-		return strings.Join(p.ips().strings(v6), ",")
+		return strings.Join(p.ips().Strings(v6), ",")
 	case "status.hostIP":
-		return nodeAddr(p.node.n).v4.String()
+		return network.NodeAddr(p.node.n).V4.String()
 	}
 	return ""
 }
 
-func expandAll(list, environ []string) []string {
-	env := map[string]string{}
-	for _, e := range environ {
-		k, v, _ := strings.Cut(e, "=")
-		env[k] = v
-	}
-	out := make([]string, len(list))
-	for i, a := range list {
-		out[i] = expand(a, env)
-	}
-	return out
-}
-
-// expand replaces $(NAME) as Kubernetes does: an unknown name stays as it is,
-// and $$ is a dollar sign.
-func expand(s string, env map[string]string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '$' || i+1 == len(s) {
-			b.WriteByte(s[i])
-			continue
-		}
-		switch s[i+1] {
-		case '$':
-			b.WriteByte('$')
-			i++
-		case '(':
-			end := strings.IndexByte(s[i:], ')')
-			v, ok := "", false
-			if end > 0 {
-				v, ok = env[s[i+2:i+end]]
-			}
-			if !ok {
-				b.WriteByte('$')
-				continue
-			}
-			b.WriteString(v)
-			i += end
-		default:
-			b.WriteByte('$')
-		}
-	}
-	return b.String()
-}
-
 // killIn ends whatever still runs in a pod's network namespace: programs that
 // left their process group.
-func (s *supervisor) killIn(sp *space) {
+func (s *supervisor) killIn(sp *network.Space) {
 	self := os.Getpid()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return
 	}
 	var want unix.Stat_t
-	if unix.Fstat(int(sp.ns.File().Fd()), &want) != nil {
+	if unix.Fstat(int(sp.Ns.File().Fd()), &want) != nil {
 		return
 	}
 	for _, e := range entries {

@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
 // echoPath is the program that the pods of the tests run.
@@ -79,14 +81,14 @@ spec:
 `, "ECHO", echoPath)
 }
 
-func startLab(t *testing.T, cfg Config) *Lab {
+func startLab(t *testing.T, cfg lab.Config) *lab.Lab {
 	t.Helper()
 	if cfg.StateDir == "" {
 		cfg.StateDir = filepath.Join(t.TempDir(), "state")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	l, err := Start(ctx, cfg)
+	l, err := lab.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +104,7 @@ func startLab(t *testing.T, cfg Config) *Lab {
 }
 
 func TestPlaintext(t *testing.T) {
-	l := startLab(t, Config{Nodes: 2, YAML: demoYAML()})
+	l := startLab(t, lab.Config{Nodes: 2, YAML: demoYAML()})
 	ctx := t.Context()
 	st, err := l.Status(ctx)
 	if err != nil {
@@ -111,7 +113,7 @@ func TestPlaintext(t *testing.T) {
 	if len(st.Pods) != 3 || len(st.Services) != 1 || st.Services[0].Endpoints != 2 {
 		t.Fatalf("status: %+v", st)
 	}
-	client := InPod("shop", "client")
+	client := lab.InPod("shop", "client")
 	pod, _ := st.Pod("shop", "client")
 	t.Run("service", func(t *testing.T) {
 		for _, host := range []string{"web", "web.shop.svc.cluster.local", st.Services[0].IPs[0], "[" + st.Services[0].IPs[1] + "]"} {
@@ -135,7 +137,7 @@ func TestPlaintext(t *testing.T) {
 	t.Run("hairpin", func(t *testing.T) {
 		for _, p := range st.Pods {
 			if strings.HasPrefix(p.Name, "web-") {
-				if _, err := l.Run(ctx, InPod("shop", p.Name), echoPath, "get", "-n", "10", "-url", "http://web/"); err != nil {
+				if _, err := l.Run(ctx, lab.InPod("shop", p.Name), echoPath, "get", "-n", "10", "-url", "http://web/"); err != nil {
 					t.Error(err)
 				}
 			}
@@ -173,8 +175,8 @@ func processes(t *testing.T, text string) []string {
 
 func TestCrash(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
-	cfg := Config{Nodes: 2, YAML: demoYAML(), StateDir: state}
-	l, err := Start(t.Context(), cfg)
+	cfg := lab.Config{Nodes: 2, YAML: demoYAML(), StateDir: state}
+	l, err := lab.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,18 +200,18 @@ func TestCrash(t *testing.T) {
 	if strings.Contains(string(mounts), state) {
 		t.Error("mounts are left")
 	}
-	if _, err := Attach(state); err == nil {
+	if _, err := lab.Attach(state); err == nil {
 		t.Error("attached to a dead lab")
 	}
 	// The next lab takes the place of the dead one.
 	next := startLab(t, cfg)
-	if _, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "running already") {
+	if _, err := lab.Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "running already") {
 		t.Errorf("a second lab of the same state: %v", err)
 	}
 	if err := next.Crash(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Down(state); err != nil {
+	if err := lab.Down(state); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(state); !os.IsNotExist(err) {
@@ -220,21 +222,21 @@ func TestCrash(t *testing.T) {
 // TestLifeline: a lab does not outlive the process that started it.
 func TestLifeline(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
-	l, err := Start(t.Context(), Config{Nodes: 1, StateDir: state})
+	l, err := lab.Start(t.Context(), lab.Config{Nodes: 1, StateDir: state})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.lifeline.Close(); err != nil {
+	if err := l.Lifeline.Close(); err != nil {
 		t.Fatal(err)
 	}
-	<-l.exited
-	if err := Down(state); err != nil {
+	<-l.Exited
+	if err := lab.Down(state); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestLivePods(t *testing.T) {
-	l := startLab(t, Config{Nodes: 2, YAML: demoYAML()})
+	l := startLab(t, lab.Config{Nodes: 2, YAML: demoYAML()})
 	ctx := t.Context()
 	before, _ := l.Status(ctx)
 	yes, no := "yes", "web2"
@@ -255,21 +257,21 @@ func TestLivePods(t *testing.T) {
 	if err := l.Delete(ctx, "deploy", "shop", "web"); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := l.Run(ctx, InPod("shop", "client"), echoPath, "get", "-url", "http://web/"); err == nil || !strings.Contains(err.Error(), "refused") {
+	if out, err := l.Run(ctx, lab.InPod("shop", "client"), echoPath, "get", "-url", "http://web/"); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("a service without pods: %q, %v", out, err)
 	}
 	// A broken object changes nothing.
 	if err := l.Apply(ctx, "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {nodeName: node9, containers: [{name: a}]}"); err == nil {
 		t.Error("a pod on a node that does not exist was accepted")
 	}
-	if _, err := os.Stat(filepath.Join(l.dirs.config(), "pod.default.x.yaml")); err == nil {
+	if _, err := os.Stat(filepath.Join(l.Dirs.Config(), "pod.default.x.yaml")); err == nil {
 		t.Error("a refused object was written")
 	}
 	// A program that ends is started again.
 	if err := l.Apply(ctx, "apiVersion: v1\nkind: Pod\nmetadata: {name: brief}\nspec: {containers: [{name: a, command: [/bin/sh, -c, 'echo some last words; exit 3']}]}"); err != nil {
 		t.Fatal(err)
 	}
-	st, err := l.Wait(ctx, func(s *Status) bool { p, _ := s.Pod("default", "brief"); return p.Restarts > 1 })
+	st, err := l.Wait(ctx, func(s *lab.Status) bool { p, _ := s.Pod("default", "brief"); return p.Restarts > 1 })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,8 +286,8 @@ func TestUserNamespace(t *testing.T) {
 		asNobody(t)
 		return
 	}
-	l := startLab(t, Config{Nodes: 2, YAML: os.Getenv("LAB_TEST_YAML")})
-	out, err := l.Run(t.Context(), InPod("shop", "client"), os.Getenv("LAB_TEST_ECHO"), "get", "-n", "4", "-url", "http://web/")
+	l := startLab(t, lab.Config{Nodes: 2, YAML: os.Getenv("LAB_TEST_YAML")})
+	out, err := l.Run(t.Context(), lab.InPod("shop", "client"), os.Getenv("LAB_TEST_ECHO"), "get", "-n", "4", "-url", "http://web/")
 	if err != nil || strings.Count(out, "answers") != 4 {
 		t.Fatalf("%q, %v", out, err)
 	}

@@ -1,4 +1,6 @@
-package lab
+// Package network makes the network namespaces of a lab, their addresses and routes, and
+// the rules that lead the addresses of services to pods.
+package network
 
 import (
 	"errors"
@@ -16,22 +18,23 @@ import (
 
 // Interface names. In the LAN: a bridge, and a port for each node.
 const (
-	bridgeName = "lan0"
-	uplinkName = "eth0"
+	BridgeName = "lan0"
+	UplinkName = "eth0"
 )
 
-func portName(n int) string { return fmt.Sprintf("port%d", n) }
+// PortName returns the name of the LAN's port to a node.
+func PortName(n int) string { return fmt.Sprintf("port%d", n) }
 
-// space is one network namespace of the lab, bound to a file so that others
+// Space is one network namespace of the lab, bound to a file so that others
 // (ambit-cni, a test) can open it by path.
-type space struct {
+type Space struct {
 	*links.Links
-	ns   *netns.NS
-	path string
+	Ns   *netns.NS
+	Path string
 }
 
 // newSpace makes a network namespace with its loopback up.
-func newSpace(path string, v6 bool) (*space, error) {
+func newSpace(path string, v6 bool) (*Space, error) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return nil, err
 	}
@@ -39,10 +42,10 @@ func newSpace(path string, v6 bool) (*space, error) {
 		_ = os.Remove(path)
 		return nil, fmt.Errorf("making network namespace %s: %w", filepath.Base(path), err)
 	}
-	s := &space{path: path}
+	s := &Space{Path: path}
 	var err error
-	if s.ns, err = netns.Open(path); err == nil {
-		s.Links, err = links.Of(s.ns)
+	if s.Ns, err = netns.Open(path); err == nil {
+		s.Links, err = links.Of(s.Ns)
 	}
 	if err == nil {
 		err = s.Up("lo")
@@ -51,7 +54,7 @@ func newSpace(path string, v6 bool) (*space, error) {
 		err = s.sysctls(v6)
 	}
 	if err != nil {
-		s.close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
@@ -72,20 +75,21 @@ func bindNewNetns(path string) error {
 	return <-errc
 }
 
-func (s *space) close() {
+// Close lets the namespace go.
+func (s *Space) Close() {
 	if s.Links != nil {
-		s.Close()
+		s.Links.Close()
 	}
-	if s.ns != nil {
-		_ = s.ns.Close()
+	if s.Ns != nil {
+		_ = s.Ns.Close()
 	}
-	_ = unix.Unmount(s.path, unix.MNT_DETACH)
-	_ = os.Remove(s.path)
+	_ = unix.Unmount(s.Path, unix.MNT_DETACH)
+	_ = os.Remove(s.Path)
 }
 
 // sysctls makes the namespace forward. Addresses are used at once: nobody else
 // is on these links, so there are no duplicates to look for.
-func (s *space) sysctls(v6 bool) error {
+func (s *Space) sysctls(v6 bool) error {
 	set := map[string]string{
 		"net/ipv4/ip_forward":                  "1",
 		"net/ipv4/conf/all/rp_filter":          "0",
@@ -100,7 +104,7 @@ func (s *space) sysctls(v6 bool) error {
 		set["net/ipv6/conf/all/disable_ipv6"] = "0"
 		set["net/ipv6/conf/default/disable_ipv6"] = "0"
 	}
-	return s.ns.Do(func() error {
+	return s.Ns.Do(func() error {
 		for k, v := range set {
 			if err := os.WriteFile("/proc/sys/"+k, []byte(v), 0); err != nil {
 				return err
@@ -110,20 +114,21 @@ func (s *space) sysctls(v6 bool) error {
 	})
 }
 
-func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+// Single returns the prefix of one address.
+func Single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// newLAN makes the network between the nodes.
-func newLAN(path string, v6 bool) (*space, error) {
+// NewLAN makes the network between the nodes.
+func NewLAN(path string, v6 bool) (*Space, error) {
 	s, err := newSpace(path, v6)
 	if err != nil {
 		return nil, err
 	}
-	err = s.Bridge(bridgeName)
-	for _, a := range hostAddr(0, lanHost).addrs(v6) {
-		err = errors.Join(err, s.Address(bridgeName, netip.PrefixFrom(a, lanBits(a))))
+	err = s.Bridge(BridgeName)
+	for _, a := range HostAddr(0, LanHost).Addrs(v6) {
+		err = errors.Join(err, s.Address(BridgeName, netip.PrefixFrom(a, lanBits(a))))
 	}
 	if err != nil {
-		s.close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
@@ -136,37 +141,37 @@ func lanBits(a netip.Addr) int {
 	return 24
 }
 
-// newNode makes the namespace of node n and plugs it into the LAN.
-func newNode(lan *space, path string, n int, v6 bool) (*space, error) {
+// NewNode makes the namespace of node n and plugs it into the LAN.
+func NewNode(lan *Space, path string, n int, v6 bool) (*Space, error) {
 	s, err := newSpace(path, v6)
 	if err != nil {
 		return nil, err
 	}
-	err = lan.Cable(portName(n), s.Links, uplinkName)
+	err = lan.Cable(PortName(n), s.Links, UplinkName)
 	if err == nil {
-		err = lan.Plug(portName(n), bridgeName)
+		err = lan.Plug(PortName(n), BridgeName)
 	}
-	for _, a := range nodeAddr(n).addrs(v6) {
-		err = errors.Join(err, s.Address(uplinkName, netip.PrefixFrom(a, lanBits(a))))
+	for _, a := range NodeAddr(n).Addrs(v6) {
+		err = errors.Join(err, s.Address(UplinkName, netip.PrefixFrom(a, lanBits(a))))
 	}
-	for _, a := range hostAddr(0, lanHost).addrs(v6) {
+	for _, a := range HostAddr(0, LanHost).Addrs(v6) {
 		// What nobody knows goes to the LAN, which has nowhere to send it and
 		// says so.
-		err = errors.Join(err, s.Route(links.Everywhere(a), uplinkName, a))
+		err = errors.Join(err, s.Route(links.Everywhere(a), UplinkName, a))
 	}
 	if err != nil {
-		s.close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// routePods tells a namespace on the LAN where the pods of node n are.
-func (s *space) routePods(n int, dev string, v6 bool) error {
+// RoutePods tells a namespace on the LAN where the pods of node n are.
+func (s *Space) RoutePods(n int, dev string, v6 bool) error {
 	p4, p6 := podNetworks(n)
-	err := s.Route(p4, dev, nodeAddr(n).v4)
+	err := s.Route(p4, dev, NodeAddr(n).V4)
 	if v6 {
-		err = errors.Join(err, s.Route(p6, dev, nodeAddr(n).v6))
+		err = errors.Join(err, s.Route(p6, dev, NodeAddr(n).V6))
 	}
 	return err
 }
@@ -175,48 +180,48 @@ func (s *space) routePods(n int, dev string, v6 bool) error {
 // of its own, so that the same address serves all of them.
 var linkLocalGateway = netip.MustParseAddr("fe80::1")
 
-// newPodSpace makes the namespace of a pod of node n, with host number h,
+// NewPodSpace makes the namespace of a pod of node n, with host number h,
 // reached through the interface link of the node.
-func newPodSpace(node *space, path, link string, n, h int, v6 bool) (*space, error) {
+func NewPodSpace(node *Space, path, link string, n, h int, v6 bool) (*Space, error) {
 	s, err := newSpace(path, v6)
 	if err != nil {
 		return nil, err
 	}
 	if err := plugPod(node, s, link, n, h, v6); err != nil {
 		node.Remove(link)
-		s.close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func plugPod(node, s *space, link string, n, h int, v6 bool) error {
-	if err := node.Cable(link, s.Links, uplinkName); err != nil {
+func plugPod(node, s *Space, link string, n, h int, v6 bool) error {
+	if err := node.Cable(link, s.Links, UplinkName); err != nil {
 		return err
 	}
-	pod, gw := hostAddr(n, h), hostAddr(n, podGateway4)
+	pod, gw := HostAddr(n, h), HostAddr(n, podGateway4)
 	var none netip.Addr
 	err := errors.Join(
-		node.Address(link, single(gw.v4)),
-		node.Route(single(pod.v4), link, none),
-		s.Address(uplinkName, single(pod.v4)),
-		s.Route(single(gw.v4), uplinkName, none),
-		s.Route(links.Everywhere(gw.v4), uplinkName, gw.v4),
+		node.Address(link, Single(gw.V4)),
+		node.Route(Single(pod.V4), link, none),
+		s.Address(UplinkName, Single(pod.V4)),
+		s.Route(Single(gw.V4), UplinkName, none),
+		s.Route(links.Everywhere(gw.V4), UplinkName, gw.V4),
 	)
 	if !v6 || err != nil {
 		return err
 	}
 	return errors.Join(
 		node.Address(link, netip.PrefixFrom(linkLocalGateway, 64)),
-		node.Route(single(pod.v6), link, none),
-		s.Address(uplinkName, single(pod.v6)),
-		s.Route(links.Everywhere(linkLocalGateway), uplinkName, linkLocalGateway),
+		node.Route(Single(pod.V6), link, none),
+		s.Address(UplinkName, Single(pod.V6)),
+		s.Route(links.Everywhere(linkLocalGateway), UplinkName, linkLocalGateway),
 	)
 }
 
-// hasIPv6 reports whether this kernel does IPv6 at all (it may be told not to
+// HasIPv6 reports whether this kernel does IPv6 at all (it may be told not to
 // when it is booted).
-func hasIPv6() bool {
+func HasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil
 }

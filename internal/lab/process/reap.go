@@ -1,4 +1,6 @@
-package lab
+// Package process starts the programs of a lab and collects the ended ones: their first
+// process in a pod, their environment, their log.
+package process
 
 import (
 	"os"
@@ -10,26 +12,27 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 )
 
-// children starts processes and collects the ended ones. The supervisor is
+// Children starts processes and collects the ended ones. The supervisor is
 // PID 1 of its namespace: orphans of the pods become its children too, and
 // nobody else may wait for any of them.
-type children struct {
+type Children struct {
 	mu    sync.Mutex
-	byPID map[int]*child
+	byPID map[int]*Child
 }
 
-// child is a process that the supervisor has started.
-type child struct {
-	pid    int
-	done   chan struct{} // closed after status is set
+// Child is a process that the supervisor has started.
+type Child struct {
+	Pid    int
+	Done   chan struct{} // closed after status is set
 	status unix.WaitStatus
 }
 
-func newChildren() *children { return &children{byPID: map[int]*child{}} }
+// NewChildren returns children of which none runs.
+func NewChildren() *Children { return &Children{byPID: map[int]*Child{}} }
 
-// start runs a program in a network namespace. attr's files are the caller's.
-func (c *children) start(ns *netns.NS, path string, argv []string, attr *os.ProcAttr) (*child, error) {
-	ch := &child{done: make(chan struct{})}
+// Start runs a program in a network namespace. attr's files are the caller's.
+func (c *Children) Start(ns *netns.NS, path string, argv []string, attr *os.ProcAttr) (*Child, error) {
+	ch := &Child{Done: make(chan struct{})}
 	// Held until the child is known, so that it cannot be collected before.
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -37,13 +40,13 @@ func (c *children) start(ns *netns.NS, path string, argv []string, attr *os.Proc
 		pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 			Dir: attr.Dir, Env: attr.Env, Files: descriptors(attr.Files), Sys: attr.Sys,
 		})
-		ch.pid = pid
+		ch.Pid = pid
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.byPID[ch.pid] = ch
+	c.byPID[ch.Pid] = ch
 	return ch, nil
 }
 
@@ -55,8 +58,8 @@ func descriptors(files []*os.File) []uintptr {
 	return out
 }
 
-// reap collects all that have ended; to be called at every SIGCHLD.
-func (c *children) reap() {
+// Reap collects all that have ended; to be called at every SIGCHLD.
+func (c *Children) Reap() {
 	for {
 		c.mu.Lock()
 		var status unix.WaitStatus
@@ -72,24 +75,24 @@ func (c *children) reap() {
 		if ch := c.byPID[pid]; ch != nil {
 			delete(c.byPID, pid)
 			ch.status = status
-			close(ch.done)
+			close(ch.Done)
 		}
 		c.mu.Unlock()
 	}
 }
 
-// signal reaches the child's process group, which it leads. A child that has
+// Signal reaches the child's process group, which it leads. A child that has
 // been collected gets none: its number may be another's meanwhile.
-func (c *children) signal(ch *child, sig unix.Signal) {
+func (c *Children) Signal(ch *Child, sig unix.Signal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.byPID[ch.pid] == ch {
-		_ = unix.Kill(-ch.pid, sig)
+	if c.byPID[ch.Pid] == ch {
+		_ = unix.Kill(-ch.Pid, sig)
 	}
 }
 
-// exitCode is the code as a shell would give it.
-func (ch *child) exitCode() int {
+// ExitCode is the code as a shell would give it.
+func (ch *Child) ExitCode() int {
 	if ch.status.Signaled() {
 		return 128 + int(ch.status.Signal())
 	}

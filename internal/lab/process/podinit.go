@@ -1,4 +1,4 @@
-package lab
+package process
 
 import (
 	"encoding/json"
@@ -13,10 +13,10 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
-// initSpec is what the first process of a container does before it becomes
+// InitSpec is what the first process of a container does before it becomes
 // the container's program. It is already in the pod's network namespace, and
 // in mount and host name namespaces of its own.
-type initSpec struct {
+type InitSpec struct {
 	Hostname string            `json:"hostname,omitempty"`
 	Binds    map[string]string `json:"binds,omitempty"` // file of the pod: what covers it
 	Dir      string            `json:"dir,omitempty"`
@@ -28,20 +28,22 @@ type initSpec struct {
 
 // Exit codes of shells for a program that cannot be run.
 const (
-	exitCannotRun = 126
+	ExitCannotRun = 126
 	exitNotFound  = 127
 )
 
-func podInit(arg string) int {
+// PodInit is the first process of a container: it prepares what the InitSpec in arg asks for and becomes
+// the program. It returns the exit code when it cannot.
+func PodInit(arg string) int {
 	say := printer.NewPrinter(os.Stderr).Printf
-	var s initSpec
+	var s InitSpec
 	if err := json.Unmarshal([]byte(arg), &s); err != nil {
 		_ = say("lab: %v\n", err)
-		return exitCannotRun
+		return ExitCannotRun
 	}
 	if err := s.prepare(); err != nil {
 		_ = say("lab: preparing the container: %v\n", err)
-		return exitCannotRun
+		return ExitCannotRun
 	}
 	if len(s.Argv) == 0 {
 		c := make(chan os.Signal, 1)
@@ -56,10 +58,10 @@ func podInit(arg string) int {
 	}
 	err = unix.Exec(path, s.Argv, os.Environ())
 	_ = say("lab: %s: %v\n", path, err)
-	return exitCannotRun
+	return ExitCannotRun
 }
 
-func (s *initSpec) prepare() error {
+func (s *InitSpec) prepare() error {
 	for target, source := range s.Binds {
 		// A machine without the file gets none: a lab writes nothing to it.
 		err := unix.Mount(source, target, "", unix.MS_BIND, "")
@@ -88,7 +90,7 @@ func (s *initSpec) prepare() error {
 
 // become takes the identity that the pod asks for. A user namespace has only
 // one, and there it is an error to ask for another.
-func (s *initSpec) become() error {
+func (s *InitSpec) become() error {
 	if s.Group != nil {
 		if err := unix.Setgroups(nil); err != nil {
 			return fmt.Errorf("runAsGroup: %w", err)

@@ -1,15 +1,16 @@
-package lab
+package supervisor
 
 import (
 	"net/netip"
 	"testing"
 
+	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/lab/trace"
 )
 
 // TestCapture: without a mesh, an eavesdropper between the nodes reads all.
 func TestCapture(t *testing.T) {
-	l := startLab(t, Config{Nodes: 2, YAML: demoYAML()})
+	l := startLab(t, lab.Config{Nodes: 2, YAML: demoYAML()})
 	ctx := t.Context()
 	// Pods on the other node than the client.
 	yaml := "apiVersion: v1\nkind: Pod\nmetadata: {name: far, namespace: shop}\nspec: {nodeName: node1, containers: [{name: a, command: [" + echoPath + ", server], readinessProbe: {tcpSocket: {port: 9000}}}]}"
@@ -27,7 +28,7 @@ func TestCapture(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, ip := range far.IPs {
-		if _, err := l.Run(ctx, InPod("shop", "client"), echoPath, "get", "-url", "http://"+netip.AddrPortFrom(netip.MustParseAddr(ip), 8080).String()+"/very-secret"); err != nil {
+		if _, err := l.Run(ctx, lab.InPod("shop", "client"), echoPath, "get", "-url", "http://"+netip.AddrPortFrom(netip.MustParseAddr(ip), 8080).String()+"/very-secret"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -44,7 +45,7 @@ func TestCapture(t *testing.T) {
 	}
 }
 
-func addrs(p PodStatus) []netip.Addr {
+func addrs(p lab.PodStatus) []netip.Addr {
 	var out []netip.Addr
 	for _, ip := range p.IPs {
 		out = append(out, netip.MustParseAddr(ip))

@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
 // binaries are the programs of the mesh, built once for all tests, or those in
@@ -31,7 +33,7 @@ type buildError struct{ output string }
 
 func (e *buildError) Error() string { return "building the programs: " + e.output }
 
-func startMesh(t *testing.T, cfg Config) *Lab {
+func startMesh(t *testing.T, cfg lab.Config) *lab.Lab {
 	t.Helper()
 	bin, err := binaries()
 	if err != nil {
@@ -42,7 +44,7 @@ func startMesh(t *testing.T, cfg Config) *Lab {
 }
 
 // enrolled is whether a node's proxy serves a pod.
-func enrolled(ctx context.Context, t *testing.T, l *Lab, node, pod string) bool {
+func enrolled(ctx context.Context, t *testing.T, l *lab.Lab, node, pod string) bool {
 	t.Helper()
 	b, err := l.Admin(ctx, "ztunnel/"+node, "/config_dump")
 	if err != nil {
@@ -79,16 +81,16 @@ spec: {containers: [{name: a}]}
 // TestFailClosed: a pod that belongs to the mesh does not start before it is
 // in it, and starts by itself when the agent is there again.
 func TestFailClosed(t *testing.T) {
-	l := startMesh(t, Config{Nodes: 1})
+	l := startMesh(t, lab.Config{Nodes: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := l.Stop(ctx, "ambit-cni/node1", SIGKILL); err != nil {
+	if err := l.Stop(ctx, "ambit-cni/node1", lab.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Apply(ctx, ambientPod); err != nil {
 		t.Fatal(err)
 	}
-	st, err := l.Wait(ctx, func(s *Status) bool { p, _ := s.Pod("late", "p"); return p.Message != "" })
+	st, err := l.Wait(ctx, func(s *lab.Status) bool { p, _ := s.Pod("late", "p"); return p.Message != "" })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,21 +112,21 @@ func TestFailClosed(t *testing.T) {
 // TestComponents: what ends is started again; a ztunnel that is handed over
 // gets a successor first.
 func TestComponents(t *testing.T) {
-	l := startMesh(t, Config{Nodes: 1, YAML: ambientPod, UserNamespace: true})
+	l := startMesh(t, lab.Config{Nodes: 1, YAML: ambientPod, UserNamespace: true})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for _, name := range []string{Ambitd, "ambit-cni/node1", "ztunnel/node1"} {
+	for _, name := range []string{lab.Ambitd, "ambit-cni/node1", "ztunnel/node1"} {
 		before := componentOf(ctx, t, l, name)
-		if err := l.Kill(ctx, name, SIGKILL); err != nil {
+		if err := l.Kill(ctx, name, lab.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.Wait(ctx, func(s *Status) bool { c, _ := s.Component(name); return c.Ready && c.PID != before.PID }); err != nil {
+		if _, err := l.Wait(ctx, func(s *lab.Status) bool { c, _ := s.Component(name); return c.Ready && c.PID != before.PID }); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if c := componentOf(ctx, t, l, name); c.Restarts != 1 {
 			t.Errorf("%s: %d restarts", name, c.Restarts)
 		}
-		for _, mode := range []RestartMode{RestartGraceful, RestartKill} {
+		for _, mode := range []lab.RestartMode{lab.RestartGraceful, lab.RestartKill} {
 			if err := l.Restart(ctx, name, mode); err != nil {
 				t.Fatalf("%s: %s: %v", name, mode, err)
 			}
@@ -132,18 +134,18 @@ func TestComponents(t *testing.T) {
 	}
 	// A successor that does not get ready changes nothing.
 	before := componentOf(ctx, t, l, "ztunnel/node1")
-	if err := l.Replace(ctx, "ztunnel/node1", "/bin/false", RestartGraceful); err == nil {
+	if err := l.Replace(ctx, "ztunnel/node1", "/bin/false", lab.RestartGraceful); err == nil {
 		t.Error("handed over to a program that ends at once")
 	}
 	if after := componentOf(ctx, t, l, "ztunnel/node1"); after.PID != before.PID || !after.Ready {
 		t.Errorf("the old generation: %+v, before %+v", after, before)
 	}
-	if _, err := l.Wait(ctx, func(*Status) bool { return enrolled(ctx, t, l, "node1", "p") }); err != nil {
+	if _, err := l.Wait(ctx, func(*lab.Status) bool { return enrolled(ctx, t, l, "node1", "p") }); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func componentOf(ctx context.Context, t *testing.T, l *Lab, name string) ComponentStatus {
+func componentOf(ctx context.Context, t *testing.T, l *lab.Lab, name string) lab.ComponentStatus {
 	t.Helper()
 	st, err := l.Status(ctx)
 	if err != nil {

@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
 	"github.com/ambit-mesh/ambit/internal/sys/links"
 )
 
@@ -24,9 +26,9 @@ func (s *supervisor) cmdAdd(ctx context.Context, p *pod) error {
 	body := struct {
 		Netns, PodName, PodNamespace string
 		IPs                          []ip
-	}{Netns: filepath.Join(s.d.podNetns(p.node.name), p.uid), PodName: p.key.Name, PodNamespace: p.key.Namespace}
-	for _, a := range p.ips().addrs(s.v6) {
-		body.IPs = append(body.IPs, ip{Address: *links.IPNet(single(a))})
+	}{Netns: filepath.Join(s.d.PodNetns(p.node.name), p.uid), PodName: p.key.Name, PodNamespace: p.key.Namespace}
+	for _, a := range p.ips().Addrs(s.v6) {
+		body.IPs = append(body.IPs, ip{Address: *links.IPNet(network.Single(a))})
 	}
 	b, err := json.Marshal(body)
 	if err != nil {
@@ -55,7 +57,7 @@ func (s *supervisor) agent(node string) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			path, release, err := shortPath(s.d.plugin(node))
+			path, release, err := lab.ShortPath(s.d.Plugin(node))
 			if err != nil {
 				return nil, err
 			}

@@ -1,14 +1,16 @@
-package lab
+package supervisor
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 )
 
 // component is one supervised program of the mesh.
@@ -19,8 +21,8 @@ type component struct {
 	path string // guarded by supervisor.mu
 
 	// Guarded by supervisor.mu.
-	current  *process // newest generation, nil while down
-	held     bool     // kept down by Stop
+	current  *generation // newest generation, nil while down
+	held     bool        // kept down by Stop
 	restarts int
 	message  string
 	since    time.Time
@@ -37,16 +39,16 @@ func (s *supervisor) startComponents(ctx context.Context) {
 	add := func(name string, n *node, path string) {
 		s.components = append(s.components, &component{s: s, name: name, node: n, path: path, commands: make(chan func(context.Context))})
 	}
-	add(ambitd, nil, filepath.Join(s.cfg.BinDir, ambitd))
+	add(network.Ambitd, nil, filepath.Join(s.cfg.BinDir, network.Ambitd))
 	for _, n := range s.nodes {
-		add(ambitCNI+"/"+n.name, n, filepath.Join(s.cfg.BinDir, ambitCNI))
+		add(network.AmbitCNI+"/"+n.name, n, filepath.Join(s.cfg.BinDir, network.AmbitCNI))
 	}
 	for _, n := range s.nodes {
-		path := filepath.Join(s.cfg.BinDir, ztunnel)
+		path := filepath.Join(s.cfg.BinDir, network.Ztunnel)
 		if peer := s.cfg.PeerZtunnel[n.name]; peer != "" {
 			path = peer
 		}
-		add(ztunnel+"/"+n.name, n, path)
+		add(network.Ztunnel+"/"+n.name, n, path)
 	}
 	for _, c := range s.components {
 		s.running.Add(1)
@@ -86,10 +88,10 @@ func (c *component) keep(ctx context.Context) {
 // canBegin holds a ztunnel back until ambitd has written the roots that it may trust, as
 // Kubernetes does for a config map that is not there yet.
 func (c *component) canBegin() bool {
-	if !strings.HasPrefix(c.name, ztunnel+"/") {
+	if !strings.HasPrefix(c.name, network.Ztunnel+"/") {
 		return true
 	}
-	_, err := os.Stat(filepath.Join(c.s.d.ambitd(), rootCertFile))
+	_, err := os.Stat(filepath.Join(c.s.d.Ambitd(), rootCertFile))
 	return err == nil
 }
 
@@ -114,7 +116,7 @@ func (c *component) watch(ctx context.Context) bool {
 			return false
 		}
 		select {
-		case <-p.child.done:
+		case <-p.child.Done:
 			c.ended(p)
 			return !c.isHeld()
 		case f := <-c.commands:
@@ -127,7 +129,7 @@ func (c *component) watch(ctx context.Context) bool {
 	}
 }
 
-func (c *component) process() *process {
+func (c *component) process() *generation {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	return c.current
@@ -146,7 +148,7 @@ func (c *component) say(format string, args ...any) {
 	c.s.event(c.name, format, args...)
 }
 
-func (c *component) setReady(p *process, ready bool) {
+func (c *component) setReady(p *generation, ready bool) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	if c.current != p || c.ready == ready {
@@ -169,7 +171,7 @@ func (c *component) begin(ctx context.Context) error {
 }
 
 // install makes p the newest generation and returns the one before.
-func (c *component) install(p *process) *process {
+func (c *component) install(p *generation) *generation {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	old := c.current
@@ -179,7 +181,7 @@ func (c *component) install(p *process) *process {
 }
 
 // ended cleans up after a process that is no longer there.
-func (c *component) ended(p *process) {
+func (c *component) ended(p *generation) {
 	c.s.mu.Lock()
 	own := c.current == p
 	held := c.held
@@ -193,12 +195,12 @@ func (c *component) ended(p *process) {
 	c.s.mu.Unlock()
 	c.release(p)
 	if own && !held {
-		c.say("ended with code %d%s", p.child.exitCode(), c.lastWords())
+		c.say("ended with code %d%s", p.child.ExitCode(), c.lastWords())
 	}
 }
 
 func (c *component) lastWords() string {
-	t := strings.TrimSpace(tail(c.s.d.log(c.name), 400))
+	t := strings.TrimSpace(process.Tail(c.s.d.Log(c.name), 400))
 	if i := strings.LastIndexByte(t, '\n'); i >= 0 {
 		t = t[i+1:]
 	}
@@ -216,35 +218,21 @@ func (c *component) finish() {
 	}
 }
 
-func (c *component) ask(ctx context.Context, p *process) error {
+func (c *component) ask(ctx context.Context, p *generation) error {
 	return getProbe(ctx, p.where, c.readyURL(), defaultProbeTimeout)
 }
 
-func (c *component) status() ComponentStatus {
-	st := ComponentStatus{Name: c.name, Path: c.path, State: "waiting", Ready: c.ready, Restarts: c.restarts, Since: c.since, Message: c.message}
+func (c *component) status() lab.ComponentStatus {
+	st := lab.ComponentStatus{Name: c.name, Path: c.path, State: "waiting", Ready: c.ready, Restarts: c.restarts, Since: c.since, Message: c.message}
 	switch {
 	case c.current != nil:
 		st.State = "running"
-		st.PID = c.current.child.pid
-		st.RSS = residentMemory(st.PID)
+		st.PID = c.current.child.Pid
+		st.RSS = process.ResidentMemory(st.PID)
 	case c.held:
 		st.State = "stopped"
 	}
 	return st
-}
-
-// residentMemory reads the bytes of memory a process holds.
-func residentMemory(pid int) int64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return 0
-	}
-	f := bytes.Fields(b)
-	if len(f) < 2 {
-		return 0
-	}
-	pages, _ := strconv.ParseInt(string(f[1]), 10, 64)
-	return pages * int64(os.Getpagesize())
 }
 
 func (s *supervisor) component(name string) (*component, error) {
@@ -253,7 +241,7 @@ func (s *supervisor) component(name string) (*component, error) {
 			return c, nil
 		}
 	}
-	if _, _, err := adminOf(name); err != nil {
+	if _, _, err := lab.AdminOf(name); err != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("no component %q in this lab", name)

@@ -1,4 +1,6 @@
-package lab
+// Package objects reads the YAML of a lab, and computes what the lab has to run for it.
+// Values in, values out.
+package objects
 
 import (
 	"errors"
@@ -13,8 +15,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// document is one YAML document, as its author wrote it.
-type document struct {
+// Document is one YAML document, as its author wrote it.
+type Document struct {
 	Origin    string `json:"origin"` // file:line
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
@@ -22,13 +24,14 @@ type document struct {
 	Text      string `json:"text"`
 }
 
-// key names an object within a lab.
-type key struct{ Kind, Namespace, Name string }
+// Key names an object within a lab.
+type Key struct{ Kind, Namespace, Name string }
 
-func (d document) key() key { return key{d.Kind, d.Namespace, d.Name} }
+// Key returns what the document is stored under.
+func (d Document) Key() Key { return Key{d.Kind, d.Namespace, d.Name} }
 
 // String is how kubectl would name it.
-func (k key) String() string {
+func (k Key) String() string {
 	s := strings.ToLower(k.Kind) + "/" + k.Name
 	if k.Namespace != "" {
 		s += " (namespace " + k.Namespace + ")"
@@ -36,8 +39,8 @@ func (k key) String() string {
 	return s
 }
 
-// file is the name of the object's file in the lab's directory.
-func (k key) file() string {
+// File is the name of the object's file in the lab's directory.
+func (k Key) File() string {
 	ns := k.Namespace
 	if ns == "" {
 		ns = "_"
@@ -77,9 +80,9 @@ func canonicalKind(s string) string {
 	return s
 }
 
-// newKey fills in the default namespace.
-func newKey(kind, namespace, name string) key {
-	k := key{Kind: canonicalKind(kind), Namespace: namespace, Name: name}
+// NewKey fills in the default namespace.
+func NewKey(kind, namespace, name string) Key {
+	k := Key{Kind: canonicalKind(kind), Namespace: namespace, Name: name}
 	if clusterScoped[k.Kind] {
 		k.Namespace = ""
 	} else if k.Namespace == "" {
@@ -88,9 +91,9 @@ func newKey(kind, namespace, name string) key {
 	return k
 }
 
-// parsePaths reads files, and all *.yaml and *.yml of directories.
-func parsePaths(paths []string) ([]document, error) {
-	var out []document
+// ParsePaths reads files, and all *.yaml and *.yml of directories.
+func ParsePaths(paths []string) ([]Document, error) {
+	var out []Document
 	for _, p := range paths {
 		st, err := os.Stat(p)
 		if err != nil {
@@ -110,7 +113,7 @@ func parsePaths(paths []string) ([]document, error) {
 			if err != nil {
 				return nil, err
 			}
-			docs, err := parseText(f, string(b))
+			docs, err := ParseText(f, string(b))
 			if err != nil {
 				return nil, err
 			}
@@ -136,10 +139,10 @@ func yamlFiles(dir string) ([]string, error) {
 	return out, nil
 }
 
-// parseText splits YAML into documents and checks what the lab itself acts on.
+// ParseText splits YAML into documents and checks what the lab itself acts on.
 // All faults are reported, each with file and line.
-func parseText(name, text string) ([]document, error) {
-	var out []document
+func ParseText(name, text string) ([]Document, error) {
+	var out []Document
 	var faults []error
 	for _, part := range splitDocuments(text) {
 		origin := fmt.Sprintf("%s:%d", name, part.line)
@@ -188,7 +191,7 @@ func splitDocuments(text string) []textPart {
 }
 
 // parseDocument reads one object, or those of a List where one is allowed.
-func parseDocument(text string, list bool) ([]document, error) {
+func parseDocument(text string, list bool) ([]Document, error) {
 	var head struct {
 		metav1.TypeMeta   `json:",inline"`
 		metav1.ObjectMeta `json:"metadata"`
@@ -212,14 +215,14 @@ func parseDocument(text string, list bool) ([]document, error) {
 	case strings.ContainsAny(head.Name+head.Namespace+head.Kind, "/ \x00"):
 		return nil, fmt.Errorf("metadata.name: %q is not a name", head.Name)
 	}
-	k := newKey(head.Kind, head.Namespace, head.Name)
-	doc := document{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Text: text}
-	_, err := doc.decode()
-	return []document{doc}, err
+	k := NewKey(head.Kind, head.Namespace, head.Name)
+	doc := Document{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Text: text}
+	_, err := doc.Decode()
+	return []Document{doc}, err
 }
 
-func parseItems(items []map[string]any) ([]document, error) {
-	var out []document
+func parseItems(items []map[string]any) ([]Document, error) {
+	var out []Document
 	for i, item := range items {
 		b, err := yaml.Marshal(item)
 		if err != nil {
@@ -234,9 +237,9 @@ func parseItems(items []map[string]any) ([]document, error) {
 	return out, nil
 }
 
-// decode returns the typed object of the kinds that the lab acts on, and nil
+// Decode returns the typed object of the kinds that the lab acts on, and nil
 // for all others. A field that does not exist is an error.
-func (d document) decode() (any, error) {
+func (d Document) Decode() (any, error) {
 	switch d.Kind {
 	case "Namespace":
 		return strict(d, new(corev1.Namespace))
@@ -264,7 +267,7 @@ func (d document) decode() (any, error) {
 	return nil, nil
 }
 
-func strict[T metav1.Object](d document, into T) (T, error) {
+func strict[T metav1.Object](d Document, into T) (T, error) {
 	if err := yaml.UnmarshalStrict([]byte(d.Text), into); err != nil {
 		return into, plainer(err)
 	}
@@ -298,8 +301,8 @@ func checkPodSpec(field string, s *corev1.PodSpec) error {
 	return nil
 }
 
-// relabel returns the document with labels changed; nil removes one.
-func (d document) relabel(labels map[string]*string) (document, error) {
+// Relabel returns the document with labels changed; nil removes one.
+func (d Document) Relabel(labels map[string]*string) (Document, error) {
 	var obj map[string]any
 	if err := yaml.Unmarshal([]byte(d.Text), &obj); err != nil {
 		return d, err

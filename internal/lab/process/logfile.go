@@ -1,4 +1,4 @@
-package lab
+package process
 
 import (
 	"io"
@@ -10,8 +10,8 @@ import (
 // has at most twice this much. Bytes.
 const maxLog = 8 << 20
 
-// logFile takes what a program prints and keeps the newest part of it.
-type logFile struct {
+// Log takes what a program prints and keeps the newest part of it.
+type Log struct {
 	path string
 
 	mu   sync.Mutex
@@ -19,12 +19,13 @@ type logFile struct {
 	size int64    // guarded by mu
 }
 
-func openLog(path string) (*logFile, error) {
-	l := &logFile{path: path}
+// OpenLog opens a log file for a program that writes without end: it keeps the last of it.
+func OpenLog(path string) (*Log, error) {
+	l := &Log{path: path}
 	return l, l.open()
 }
 
-func (l *logFile) open() error {
+func (l *Log) open() error {
 	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
@@ -39,7 +40,7 @@ func (l *logFile) open() error {
 }
 
 // Write never fails: a full disk must not stop the program that prints.
-func (l *logFile) Write(p []byte) (int, error) {
+func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f != nil && l.size+int64(len(p)) > maxLog {
@@ -55,7 +56,8 @@ func (l *logFile) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (l *logFile) Close() error {
+// Close closes the file.
+func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
@@ -66,9 +68,9 @@ func (l *logFile) Close() error {
 	return err
 }
 
-// pipe returns the writing end for a program; what comes through is logged
+// Pipe returns the writing end for a program; what comes through is logged
 // until the last process that holds it has closed it. The end is the caller's.
-func (l *logFile) pipe() (*os.File, error) {
+func (l *Log) Pipe() (*os.File, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -78,4 +80,18 @@ func (l *logFile) pipe() (*os.File, error) {
 		_ = r.Close()
 	}()
 	return w, nil
+}
+
+// Tail returns the last n bytes of a file.
+func Tail(path string, n int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close() //nolint:errcheck // nothing was written
+	if st, err := f.Stat(); err == nil && st.Size() > n {
+		_, _ = f.Seek(-n, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, n))
+	return string(b)
 }

@@ -1,4 +1,6 @@
-package lab
+// Package supervisor is the process that a lab consists of: it makes the network, runs
+// pods and the components of the mesh, and answers package lab on the control socket.
+package supervisor
 
 import (
 	"context"
@@ -18,6 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 )
 
@@ -30,13 +36,13 @@ const stopGrace = 3 * time.Second
 
 // supervisor is the process a lab consists of.
 type supervisor struct {
-	cfg  Config
-	d    dirs
+	cfg  lab.Config
+	d    lab.Dirs
 	log  *slog.Logger
 	v6   bool
-	kids *children
+	kids *process.Children
 
-	lan        *space
+	lan        *network.Space
 	nodes      []*node
 	components []*component
 
@@ -46,14 +52,14 @@ type supervisor struct {
 	wiring sync.Mutex
 
 	mu       sync.Mutex
-	objects  map[key]document           // guarded by mu; replaced, not changed
-	pods     map[key]*pod               // guarded by mu
-	services map[key]*service           // guarded by mu
-	gateways map[key]*gatewayv1.Gateway // guarded by mu; replaced, not changed
-	vips     *pool                      // guarded by mu
-	events   []Event                    // guarded by mu
-	changed  chan struct{}              // guarded by mu; closed at the next change
-	stopping bool                       // guarded by mu
+	objects  map[objects.Key]objects.Document   // guarded by mu; replaced, not changed
+	pods     map[objects.Key]*pod               // guarded by mu
+	services map[objects.Key]*service           // guarded by mu
+	gateways map[objects.Key]*gatewayv1.Gateway // guarded by mu; replaced, not changed
+	vips     *network.Pool                      // guarded by mu
+	events   []lab.Event                        // guarded by mu
+	changed  chan struct{}                      // guarded by mu; closed at the next change
+	stopping bool                               // guarded by mu
 
 	ending  chan struct{}  // closed when the lab is told to end
 	running sync.WaitGroup // pods and components
@@ -63,19 +69,19 @@ type supervisor struct {
 type node struct {
 	n     int
 	name  string
-	space *space
+	space *network.Space
 
 	// Guarded by supervisor.mu.
-	hosts   *pool
-	proxies *pool
+	hosts   *network.Pool
+	proxies *network.Pool
 	links   int // how many pod interfaces there have been: their names
 	labels  map[string]string
 }
 
 // supervise is the life of the supervisor; it returns its exit code.
 func supervise(root string) int {
-	ready := os.NewFile(fdReady, "ready")
-	s, l, err := newSupervisor(dirs{root})
+	ready := os.NewFile(lab.FdReady, "ready")
+	s, l, err := newSupervisor(lab.Dirs{Root: root})
 	if err != nil {
 		_, _ = ready.WriteString(err.Error())
 		return 1
@@ -86,10 +92,10 @@ func supervise(root string) int {
 	return 0
 }
 
-func newSupervisor(d dirs) (*supervisor, *net.UnixListener, error) {
-	unix.CloseOnExec(fdReady)
-	unix.CloseOnExec(fdLifeline)
-	r, err := readRecord(d)
+func newSupervisor(d lab.Dirs) (*supervisor, *net.UnixListener, error) {
+	unix.CloseOnExec(lab.FdReady)
+	unix.CloseOnExec(lab.FdLifeline)
+	r, err := lab.ReadRecord(d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,10 +103,10 @@ func newSupervisor(d dirs) (*supervisor, *net.UnixListener, error) {
 		return nil, nil, errors.New("no record of this lab")
 	}
 	s := &supervisor{
-		cfg: r.Config, d: d, kids: newChildren(), v6: hasIPv6(),
+		cfg: r.Config, d: d, kids: process.NewChildren(), v6: network.HasIPv6(),
 		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		objects: map[key]document{}, pods: map[key]*pod{}, services: map[key]*service{},
-		vips: newPool(firstVIP, lastVIP), changed: make(chan struct{}), ending: make(chan struct{}),
+		objects: map[objects.Key]objects.Document{}, pods: map[objects.Key]*pod{}, services: map[objects.Key]*service{},
+		vips: network.NewPool(network.FirstVIP, network.LastVIP), changed: make(chan struct{}), ending: make(chan struct{}),
 	}
 	if err := s.mounts(); err != nil {
 		return nil, nil, err
@@ -108,7 +114,7 @@ func newSupervisor(d dirs) (*supervisor, *net.UnixListener, error) {
 	if err := s.network(); err != nil {
 		return nil, nil, err
 	}
-	path, release, err := shortPath(d.control())
+	path, release, err := lab.ShortPath(d.Control())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -128,8 +134,8 @@ func (s *supervisor) mounts() error {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mounting /proc (a container that hides parts of it does not allow this): %w", err)
 	}
-	if err := unix.Mount("lab", s.d.run(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
-		return fmt.Errorf("mounting %s: %w", s.d.run(), err)
+	if err := unix.Mount("lab", s.d.Run(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
+		return fmt.Errorf("mounting %s: %w", s.d.Run(), err)
 	}
 	return unix.Sethostname([]byte("lab-" + s.cfg.Name))
 }
@@ -137,28 +143,28 @@ func (s *supervisor) mounts() error {
 // network makes the LAN and the nodes.
 func (s *supervisor) network() error {
 	var err error
-	if s.lan, err = newLAN(filepath.Join(s.d.run(), "lan"), s.v6); err != nil {
+	if s.lan, err = network.NewLAN(filepath.Join(s.d.Run(), "lan"), s.v6); err != nil {
 		return err
 	}
 	for n := 1; n <= s.cfg.Nodes; n++ {
-		name := nodeName(n)
-		if err := os.MkdirAll(s.d.podNetns(name), 0o700); err != nil {
+		name := network.NodeName(n)
+		if err := os.MkdirAll(s.d.PodNetns(name), 0o700); err != nil {
 			return err
 		}
-		sp, err := newNode(s.lan, filepath.Join(s.d.node(name), "net"), n, s.v6)
+		sp, err := network.NewNode(s.lan, filepath.Join(s.d.Node(name), "net"), n, s.v6)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		s.nodes = append(s.nodes, &node{
 			n: n, name: name, space: sp,
-			hosts: newPool(firstHost, s.lastHost()), proxies: newPool(firstProxy, lastProxy),
+			hosts: network.NewPool(network.FirstHost, s.lastHost()), proxies: network.NewPool(network.FirstProxy, network.LastProxy),
 		})
 	}
 	for _, a := range s.nodes {
-		err = errors.Join(err, s.lan.routePods(a.n, bridgeName, s.v6))
+		err = errors.Join(err, s.lan.RoutePods(a.n, network.BridgeName, s.v6))
 		for _, b := range s.nodes {
 			if a != b {
-				err = errors.Join(err, a.space.routePods(b.n, uplinkName, s.v6))
+				err = errors.Join(err, a.space.RoutePods(b.n, network.UplinkName, s.v6))
 			}
 		}
 	}
@@ -168,9 +174,9 @@ func (s *supervisor) network() error {
 // lastHost is the last number that a pod of a node gets.
 func (s *supervisor) lastHost() int {
 	if n := s.cfg.PodAddresses; n > 0 {
-		return min(firstHost+n-1, lastHost)
+		return min(network.FirstHost+n-1, network.LastHost)
 	}
-	return lastHost
+	return network.LastHost
 }
 
 // run serves until the lab is told to end.
@@ -183,7 +189,7 @@ func (s *supervisor) run(l *net.UnixListener) {
 	signal.Notify(chld, unix.SIGCHLD)
 	go func() {
 		for range chld {
-			s.kids.reap()
+			s.kids.Reap()
 		}
 	}()
 	if !s.cfg.Detach {
@@ -215,7 +221,7 @@ func (s *supervisor) await(d time.Duration) {
 }
 
 func watchLifeline(end chan<- os.Signal) {
-	f := os.NewFile(fdLifeline, "lifeline")
+	f := os.NewFile(lab.FdLifeline, "lifeline")
 	_, _ = io.Copy(io.Discard, f)
 	select {
 	case end <- syscall.SIGTERM:
@@ -231,7 +237,7 @@ func (s *supervisor) notify() {
 
 // event tells the user about something; repeated ones are kept once.
 func (s *supervisor) event(object, format string, args ...any) {
-	e := Event{Time: time.Now(), Object: object, Message: fmt.Sprintf(format, args...)}
+	e := lab.Event{Time: time.Now(), Object: object, Message: fmt.Sprintf(format, args...)}
 	s.log.Info(e.Message, "object", object)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,15 +253,15 @@ func (s *supervisor) event(object, format string, args ...any) {
 }
 
 // snapshot is the state of the lab, and the channel that closes when it is old.
-func (s *supervisor) snapshot() (*Status, <-chan struct{}) {
+func (s *supervisor) snapshot() (*lab.Status, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := &Status{
-		Name: s.cfg.Name, RSS: residentMemory(os.Getpid()), Mesh: s.cfg.Mesh, Unprivileged: s.cfg.UserNamespace,
-		Events: append([]Event{}, s.events...),
+	st := &lab.Status{
+		Name: s.cfg.Name, RSS: process.ResidentMemory(os.Getpid()), Mesh: s.cfg.Mesh, Unprivileged: s.cfg.UserNamespace,
+		Events: append([]lab.Event{}, s.events...),
 	}
 	for _, n := range s.nodes {
-		st.Nodes = append(st.Nodes, NodeStatus{Name: n.name, IPs: nodeAddr(n.n).strings(s.v6), Labels: n.labels})
+		st.Nodes = append(st.Nodes, lab.NodeStatus{Name: n.name, IPs: network.NodeAddr(n.n).Strings(s.v6), Labels: n.labels})
 	}
 	for _, p := range s.pods {
 		st.Pods = append(st.Pods, s.podStatus(p))
@@ -278,10 +284,10 @@ func (s *supervisor) snapshot() (*Status, <-chan struct{}) {
 }
 
 // space finds a network namespace by its name.
-func (s *supervisor) space(w Where) (*space, error) {
+func (s *supervisor) space(w lab.Where) (*network.Space, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kind, rest := w.split()
+	kind, rest := split(w)
 	switch kind {
 	case "lan":
 		return s.lan, nil
@@ -291,7 +297,7 @@ func (s *supervisor) space(w Where) (*space, error) {
 		}
 	case "ztunnel":
 		for _, c := range s.components {
-			if c.name == ztunnel+"/"+rest && c.current != nil && c.current.own != nil {
+			if c.name == network.Ztunnel+"/"+rest && c.current != nil && c.current.own != nil {
 				return c.current.own, nil
 			}
 		}

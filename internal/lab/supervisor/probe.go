@@ -1,19 +1,19 @@
-package lab
+package supervisor
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/ambit-mesh/ambit/internal/lab/network"
 )
 
 // probeEvery is how often a pod that is not ready is asked; one that is ready
@@ -25,89 +25,6 @@ const (
 	defaultProbeTimeout = time.Second
 	defaultProbePeriod  = 10 * time.Second
 )
-
-// dialIn connects from within a namespace; the address is numeric. The
-// descriptor is the caller's.
-func dialIn(ctx context.Context, sp *space, network, address string) (*os.File, error) {
-	to, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: the address must be numeric, with a port", address)
-	}
-	kind := unix.SOCK_STREAM
-	if strings.HasPrefix(network, "udp") {
-		kind = unix.SOCK_DGRAM
-	}
-	family, sa := sockaddr(to)
-	fd, err := sp.ns.Socket(family, kind, 0)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	f := os.NewFile(uintptr(fd), address)
-	if err := unix.Connect(fd, sa); err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		_ = f.Close()
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	if err := awaitConnect(ctx, fd); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	return f, nil
-}
-
-func sockaddr(a netip.AddrPort) (family int, sa unix.Sockaddr) {
-	if ip := a.Addr().Unmap(); ip.Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: ip.As4()}
-	}
-	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
-}
-
-func awaitConnect(ctx context.Context, fd int) error {
-	for {
-		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // descriptors are small
-		// Short turns, so that the end of ctx is seen.
-		n, err := unix.Poll(p, 100)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		if n > 0 {
-			code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-			if err != nil {
-				return err
-			}
-			if code != 0 {
-				return unix.Errno(code)
-			}
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// dialConn is dialIn for those who want a connection.
-func dialConn(ctx context.Context, sp *space, network, address string) (net.Conn, error) {
-	f, err := dialIn(ctx, sp, network, address)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // the connection has its own copy
-	return net.FileConn(f)
-}
-
-// httpIn is a client for one request at a time from within a namespace.
-func httpIn(sp *space, timeout time.Duration) *http.Client {
-	return &http.Client{
-		Timeout:       timeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				return dialConn(ctx, sp, network, address)
-			},
-		},
-	}
-}
 
 // probe follows a pod's readiness until ctx ends.
 func (s *supervisor) probe(ctx context.Context, p *pod) {
@@ -231,14 +148,14 @@ func (s *supervisor) check(ctx context.Context, p *pod, c *corev1.Container) err
 	if sp == nil {
 		return errors.New("no network")
 	}
-	ip := p.ips().v4
+	ip := p.ips().V4
 	switch {
 	case pr.TCPSocket != nil:
 		port, err := probePort(c, pr.TCPSocket.Port)
 		if err != nil {
 			return err
 		}
-		f, err := dialIn(ctx, sp, "tcp", netip.AddrPortFrom(ip, port).String())
+		f, err := network.Dial(ctx, sp, "tcp", netip.AddrPortFrom(ip, port).String())
 		if err == nil {
 			_ = f.Close()
 		}
@@ -255,12 +172,12 @@ func (s *supervisor) check(ctx context.Context, p *pod, c *corev1.Container) err
 	return nil
 }
 
-func getProbe(ctx context.Context, sp *space, url string, timeout time.Duration) error {
+func getProbe(ctx context.Context, sp *network.Space, url string, timeout time.Duration) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := httpIn(sp, timeout).Do(req)
+	resp, err := network.HTTP(sp, timeout).Do(req)
 	if err != nil {
 		return err
 	}
@@ -283,11 +200,11 @@ func (s *supervisor) execProbe(ctx context.Context, p *pod, c *corev1.Container,
 		return err
 	}
 	select {
-	case <-ch.done:
+	case <-ch.Done:
 	case <-ctx.Done():
 		s.end(ch, 0)
 	}
-	if code := ch.exitCode(); code != 0 {
+	if code := ch.ExitCode(); code != 0 {
 		return fmt.Errorf("%q: code %d", argv, code)
 	}
 	return nil

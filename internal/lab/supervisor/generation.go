@@ -1,4 +1,4 @@
-package lab
+package supervisor
 
 import (
 	"context"
@@ -8,25 +8,29 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/process"
 )
 
-// process is one generation of a component.
-type process struct {
-	child *child
-	own   *space // of a ztunnel, which is a pod of its own
-	where *space // the namespace it runs in
+// generation is one generation of a component.
+type generation struct {
+	child *process.Child
+	own   *network.Space // of a ztunnel, which is a pod of its own
+	where *network.Space // the namespace it runs in
 	link  string
 	host  int
 }
 
 // spawn starts a new generation.
-func (c *component) spawn(ctx context.Context) (*process, error) {
-	p := &process{where: c.s.lan}
+func (c *component) spawn(ctx context.Context) (*generation, error) {
+	p := &generation{where: c.s.lan}
 	kind, _, _ := strings.Cut(c.name, "/")
 	if c.node != nil {
 		p.where = c.node.space
 	}
-	if kind == ztunnel {
+	if kind == network.Ztunnel {
 		if err := c.ownSpace(p); err != nil {
 			return nil, err
 		}
@@ -44,10 +48,10 @@ func (c *component) spawn(ctx context.Context) (*process, error) {
 
 // ownSpace gives a generation of a ztunnel its pod, so that two of them do not
 // fight for ports.
-func (c *component) ownSpace(p *process) error {
+func (c *component) ownSpace(p *generation) error {
 	s := c.s
 	s.mu.Lock()
-	host, ok := c.node.proxies.take()
+	host, ok := c.node.proxies.Take()
 	c.number++
 	number := c.number
 	s.mu.Unlock()
@@ -55,11 +59,11 @@ func (c *component) ownSpace(p *process) error {
 		return errors.New("too many generations of ztunnel at once")
 	}
 	p.host, p.link = host, fmt.Sprintf("ztunnel%d", number)
-	path := filepath.Join(s.d.node(c.node.name), p.link)
-	own, err := newPodSpace(c.node.space, path, p.link, c.node.n, host, s.v6)
+	path := filepath.Join(s.d.Node(c.node.name), p.link)
+	own, err := network.NewPodSpace(c.node.space, path, p.link, c.node.n, host, s.v6)
 	if err != nil {
 		s.mu.Lock()
-		c.node.proxies.give(host)
+		c.node.proxies.Give(host)
 		s.mu.Unlock()
 		return err
 	}
@@ -67,12 +71,12 @@ func (c *component) ownSpace(p *process) error {
 	return nil
 }
 
-func (c *component) exec(p *process, args, env []string) error {
-	log, err := openLog(c.s.d.log(c.name))
+func (c *component) exec(p *generation, args, env []string) error {
+	log, err := process.OpenLog(c.s.d.Log(c.name))
 	if err != nil {
 		return err
 	}
-	w, err := log.pipe()
+	w, err := log.Pipe()
 	if err != nil {
 		return err
 	}
@@ -84,23 +88,23 @@ func (c *component) exec(p *process, args, env []string) error {
 	c.s.mu.Lock()
 	path := c.path
 	c.s.mu.Unlock()
-	p.child, err = c.s.kids.start(p.where.ns, path, append([]string{path}, args...), &os.ProcAttr{
+	p.child, err = c.s.kids.Start(p.where.Ns, path, append([]string{path}, args...), &os.ProcAttr{
 		Dir: "/", Env: env, Files: []*os.File{null, w, w}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
-	closeAll([]*os.File{null, w})
+	lab.CloseAll([]*os.File{null, w})
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", path, err)
 	}
 	return nil
 }
 
-func (c *component) release(p *process) {
+func (c *component) release(p *generation) {
 	if p.own == nil {
 		return
 	}
 	c.node.space.Remove(p.link)
-	p.own.close()
+	p.own.Close()
 	c.s.mu.Lock()
-	c.node.proxies.give(p.host)
+	c.node.proxies.Give(p.host)
 	c.s.mu.Unlock()
 }
