@@ -342,6 +342,7 @@ func TestCertificatesOnlyForPodsOfTheNode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer func() { _ = signer.Close() }()
 		m := certs.NewManager(certs.Config{Sign: signer, Logger: logging.Discard()})
 		defer m.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/ambit-mesh/ambit/internal/testutil/leak"
 	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
 )
 
@@ -22,7 +22,7 @@ const typeA, typeB = "type.googleapis.com/test.A", "type.googleapis.com/test.B"
 // patience bounds waits for things that happen at once unless broken.
 const patience = 20 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // served is a Server on loopback.
 type served struct {

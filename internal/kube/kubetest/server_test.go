@@ -175,6 +175,7 @@ func TestWatchSeesWhatItsSelectorSees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { w.Stop() }()
 	s.Add(pod("a", "p2", ""))
 	s.Update(pod("a", "p2", "n1"))
 	if p := next(t, w, watch.Added).Object.(*corev1.Pod); p.Name != "p2" {
@@ -186,6 +187,7 @@ func TestWatchSeesWhatItsSelectorSees(t *testing.T) {
 	next(t, w, watch.Bookmark)
 
 	s.Compact()
+	w.Stop()
 	if w, err = pods.Watch(ctx, opts); err != nil {
 		t.Fatal(err)
 	}

@@ -11,12 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"k8s.io/client-go/rest"
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/kube/portforward"
 	"github.com/ambit-mesh/ambit/internal/kube/portforward/portforwardtest"
+	"github.com/ambit-mesh/ambit/internal/testutil/leak"
 )
 
 // start runs an API server that forwards to what dial connects with.
@@ -136,5 +136,5 @@ func TestBounds(t *testing.T) {
 // TestMain finds what Close leaves behind. The SPDY library waits for up to a
 // second for somebody to ask how its end went.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/moby/spdystream.(*Connection).shutdown"))
+	leak.Main(m, "github.com/moby/spdystream.(*Connection).shutdown")
 }

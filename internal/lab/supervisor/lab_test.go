@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/testutil/leak"
 )
 
 // echoPath is the program that the pods of the tests run.
@@ -32,14 +33,14 @@ func testMain(m *testing.M) int {
 	_ = os.Chmod(dir, 0o755)
 	if given := os.Getenv("LAB_TEST_ECHO"); given != "" {
 		echoPath = given // run by a test, as somebody who has no Go
-		return m.Run()
+		return leak.Run(m)
 	}
 	echoPath = filepath.Join(dir, "echo")
 	out, err := exec.Command("go", "build", "-o", echoPath, "github.com/ambit-mesh/ambit/test/echo").CombinedOutput()
 	if err != nil {
 		panic(fmt.Sprintf("building test/echo: %v\n%s", err, out))
 	}
-	return m.Run()
+	return leak.Run(m)
 }
 
 // demoYAML is two servers behind a service, and a client on another node.

@@ -7,15 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/testutil/leak"
 	"github.com/ambit-mesh/ambit/internal/transport/stream"
 	"github.com/ambit-mesh/ambit/internal/transport/stream/streamtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 func TestPair(t *testing.T) {
 	for name, cut := range map[string]func(int) int{
