@@ -41,7 +41,6 @@ type settings struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	var s settings
 	archs := flag.String("arch", "amd64,arm64", "architectures, separated by commas")
 	flag.StringVar(&s.version, "version", "", "the release, such as v1.2.3; CHANGELOG.md has a section of that name")
@@ -49,7 +48,9 @@ func main() {
 	flag.StringVar(&s.sbom, "sbom", "", "cyclonedx-gomod as the Go tool runs it: PATH@VERSION")
 	flag.Parse()
 	s.archs = strings.Split(*archs, ",")
-	if err := s.run(ctx); err != nil {
+	err := s.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "release:", err)
 		os.Exit(1)
 	}

@@ -23,7 +23,7 @@ func TestNotes(t *testing.T) {
 func TestVersions(t *testing.T) {
 	for version, want := range map[string]bool{
 		"v1.2.3": true, "v0.1.0": true, "v1.2.3-rc.1": true, "1.2.3": false, "v1.2": false, "v01.2.3": false,
-		"v1.2.3+build": false, "v1.2.3-": false, "v1.2.3 ": false, "latest": false, "": false,
+		"v1.2.3+build": false, "v1.2.3-": false, "v1.2.3\x20": false, "latest": false, "": false,
 	} {
 		if versions.MatchString(version) != want {
 			t.Errorf("%q: want %v", version, want)

@@ -164,7 +164,7 @@ func (z *analyze) live(ctx context.Context, set *analyzed) error {
 	if err != nil {
 		return err
 	}
-	set.opts = live.MeshOptions(&z.Kube, ctx, c)
+	set.opts = live.MeshOptions(ctx, &z.Kube, c)
 	if set.events, set.problems, err = live.Events(ctx, c); err != nil {
 		return fmt.Errorf("%w (--use-kube=false looks at files alone)", err)
 	}

@@ -184,7 +184,7 @@ func (b *bugReport) entries(ctx context.Context, c *client.Client) ([]entry, err
 	out := []entry{
 		{"version.yaml", func(ctx context.Context, _ int64) ([]byte, error) {
 			v := versions{Client: version.Get()}
-			err := remoteVersions(b.Session, ctx, &b.Kube, &v)
+			err := remoteVersions(ctx, b.Session, &b.Kube, &v)
 			y, _ := yaml.Marshal(v)
 			return y, err
 		}},

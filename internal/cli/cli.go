@@ -24,15 +24,15 @@ import (
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	a := session.New(in, out, errOut)
 	a.Plugin = strings.TrimSuffix(filepath.Base(args[0]), ".exe") == "kubectl-ambit"
-	return run(a, ctx, args[1:])
+	return run(ctx, a, args[1:])
 }
 
 // Run runs one command line and returns the exit code.
 func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	return run(session.New(in, out, errOut), ctx, args)
+	return run(ctx, session.New(in, out, errOut), args)
 }
 
-func run(a *session.Session, ctx context.Context, args []string) int {
+func run(ctx context.Context, a *session.Session, args []string) int {
 	cmd := root(a)
 	cmd.SetArgs(args)
 	cmd.SetIn(a.In)

@@ -70,10 +70,10 @@ func TestHostileNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/debug/syncz":
+		switch r.URL.Path {
+		case "/debug/syncz":
 			_, _ = w.Write(hostileJSON(t, hostileSyncz))
-		case r.URL.Path == "/debug/ca":
+		case "/debug/ca":
 			_, _ = w.Write(hostileJSON(t, `{"stage": "NAME", "pluginProblem": "NAME", "plugged_in": true}`))
 		default:
 			http.Error(w, hostileName, http.StatusTeapot) // ends up in an error

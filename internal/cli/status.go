@@ -25,7 +25,7 @@ their status.conditions, of all namespaces unless -n names one.`,
   ambit status --address localhost:8080`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			objects, problems, err := live.Status(c, cmd.Context())
+			objects, problems, err := live.Status(cmd.Context(), c)
 			if err != nil {
 				return err
 			}

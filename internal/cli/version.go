@@ -61,7 +61,7 @@ func versionCommand(a *session.Session) *cobra.Command {
 			asked := cmd.Flag("remote").Changed || k.Named(cmd)
 			var err error
 			if remote && (asked || k.Configured()) {
-				err = remoteVersions(a, cmd.Context(), k, &v)
+				err = remoteVersions(cmd.Context(), a, k, &v)
 			}
 			if output != "" && output != session.FormatTable {
 				err = errors.Join(a.Encode(output, v), err)
@@ -83,7 +83,7 @@ func versionCommand(a *session.Session) *cobra.Command {
 	return cmd
 }
 
-func remoteVersions(a *session.Session, ctx context.Context, k *session.Kube, v *versions) error {
+func remoteVersions(ctx context.Context, a *session.Session, k *session.Kube, v *versions) error {
 	c, err := k.Client()
 	if err != nil {
 		return err

@@ -105,7 +105,7 @@ func (c *session) rejudge(h *message.Head, at time.Time, changed func(*message.H
 	case err == errMoved: //nolint:errorlint // never wrapped
 		return errChanged // policies change, and this gateway does not get them
 	case err != nil:
-		return nil // no policies have come yet
+		return nil //nolint:nilerr // no policies have come yet
 	case unproven != nil, c.access.Rejudge() != nil:
 		return errChanged
 	}

@@ -140,7 +140,7 @@ type incoming struct {
 // Serve takes one request of a tunnel, on the tunnel's loop: it is the OnRequest
 // of an hbone.Server.
 func (g *Gateway) Serve(r *hbone.Request) {
-	if r.Method != "CONNECT" {
+	if r.Method != "CONNECT" { //nolint:usestdlibvars // net/http is not linked
 		r.Refuse(404, hbone.ResponseHeader{})
 		return
 	}

@@ -20,21 +20,44 @@ import (
 // of the lab's own: outside of it an empty directory.
 type Dirs struct{ Root string }
 
-func (d Dirs) record() string    { return filepath.Join(d.Root, "lab.json") }
-func (d Dirs) Control() string   { return filepath.Join(d.Root, controlSocket) }
-func (d Dirs) Config() string    { return filepath.Join(d.Root, "config") }
-func (d Dirs) Objects() string   { return filepath.Join(d.Root, "objects") } // what only the lab itself understands
-func (d Dirs) Generated() string { return filepath.Join(d.Root, "generated") }
-func (d Dirs) Status() string    { return filepath.Join(d.Root, "status") }
-func (d Dirs) Ambitd() string    { return filepath.Join(d.Root, "ambitd") }
-func (d Dirs) logs() string      { return filepath.Join(d.Root, "logs") }
-func (d Dirs) Run() string       { return filepath.Join(d.Root, "run") }
+func (d Dirs) record() string { return filepath.Join(d.Root, "lab.json") }
 
-func (d Dirs) Node(name string) string     { return filepath.Join(d.Run(), name) }
+// Control returns the path of the control socket.
+func (d Dirs) Control() string { return filepath.Join(d.Root, controlSocket) }
+
+// Config returns the path of the directory of the mesh's objects.
+func (d Dirs) Config() string { return filepath.Join(d.Root, "config") }
+
+// Objects returns the path of the directory of objects that only the lab understands.
+func (d Dirs) Objects() string { return filepath.Join(d.Root, "objects") }
+
+// Generated returns the path of the directory of objects that the lab has made.
+func (d Dirs) Generated() string { return filepath.Join(d.Root, "generated") }
+
+// Status returns the path of the directory of objects with what only the lab knows of pods.
+func (d Dirs) Status() string { return filepath.Join(d.Root, "status") }
+
+// Ambitd returns the path of ambitd's state directory.
+func (d Dirs) Ambitd() string { return filepath.Join(d.Root, "ambitd") }
+func (d Dirs) logs() string   { return filepath.Join(d.Root, "logs") }
+
+// Run returns the path of the directory that only processes of the lab see.
+func (d Dirs) Run() string { return filepath.Join(d.Root, "run") }
+
+// Node returns the path of the directory of a node.
+func (d Dirs) Node(name string) string { return filepath.Join(d.Run(), name) }
+
+// PodNetns returns the path of the directory of the namespaces of a node's pods.
 func (d Dirs) PodNetns(node string) string { return filepath.Join(d.Node(node), "netns") }
-func (d Dirs) Zds(node string) string      { return filepath.Join(d.Node(node), "ztunnel.sock") }
-func (d Dirs) Plugin(node string) string   { return filepath.Join(d.Node(node), "cni.sock") }
-func (d Dirs) Token(node string) string    { return filepath.Join(d.Node(node), "token") }
+
+// Zds returns the path of the socket of a node agent for its ztunnel.
+func (d Dirs) Zds(node string) string { return filepath.Join(d.Node(node), "ztunnel.sock") }
+
+// Plugin returns the path of the socket of a node agent for the CNI plugin.
+func (d Dirs) Plugin(node string) string { return filepath.Join(d.Node(node), "cni.sock") }
+
+// Token returns the path of the file of a ztunnel's credentials.
+func (d Dirs) Token(node string) string { return filepath.Join(d.Node(node), "token") }
 
 const controlSocket = "control.sock"
 

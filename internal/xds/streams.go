@@ -81,7 +81,7 @@ func (s *streams) remove(c *client) {
 		if list[i] != c {
 			continue
 		}
-		if rest := append(list[:i:i], list[i+1:]...); len(rest) > 0 {
+		if rest := append(list[:i:i], list[i+1:]...); len(rest) > 0 { //nolint:gocritic // a new list: readers have the old one
 			s.owners[c.caller.Owner] = rest
 		} else {
 			delete(s.owners, c.caller.Owner)

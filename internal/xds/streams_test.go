@@ -38,7 +38,7 @@ func (p *pipe) RecvMsg(m any) error {
 		if !ok {
 			return fmt.Errorf("receive into %T", m)
 		}
-		into.DeltaDiscoveryRequest.TypeUrl, into.Node = req.TypeUrl, req.Node
+		into.TypeUrl, into.Node = req.TypeUrl, req.Node
 		into.ResourceNamesSubscribe, into.ResponseNonce = req.ResourceNamesSubscribe, req.ResponseNonce
 		return nil
 	case <-p.ctx.Done():

@@ -7,7 +7,7 @@ func (o *outgoing) spare() bool {
 		return false
 	}
 	tried := o.failed
-	o.failed = append(tried[:len(tried):len(tried)], o.conn.Name)
+	o.failed = append(tried[:len(tried):len(tried)], o.conn.Name) //nolint:gocritic // for the question alone
 	_, ok := o.elsewhere()
 	o.failed = tried
 	return ok

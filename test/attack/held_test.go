@@ -11,8 +11,6 @@ import (
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
-var late = lab.InPod("late", "server")
-
 // lateNamespace is in the mesh later. The stranger's pod, and one of the own
 // node, have connections to its server before.
 func lateNamespace() string {
@@ -117,7 +115,7 @@ func ends(h held) error {
 		return err
 	}
 	if _, err := h.Read(make([]byte, 1)); !isReset(err) {
-		return fmt.Errorf("from %s: %v, and not a reset", h.from, err)
+		return fmt.Errorf("from %s: %w, and not a reset", h.from, err)
 	}
 	return nil
 }

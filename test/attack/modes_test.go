@@ -35,7 +35,7 @@ func TestOpenSocketsAndFiles(t *testing.T) {
 		}
 		info, err := d.Info()
 		if err != nil {
-			return nil // it was temporary
+			return nil //nolint:nilerr // it was temporary
 		}
 		mode := info.Mode()
 		switch {

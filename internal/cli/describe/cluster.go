@@ -87,7 +87,7 @@ func (i *clusterInformant) agentOf(ctx context.Context, pod *corev1.Pod) agentFa
 
 // discovery adds which namespaces control plane and agent look at.
 func (i *clusterInformant) discovery(ctx context.Context, f *podFacts) {
-	text := live.MeshText(i.Kube, ctx, i.c)
+	text := live.MeshText(ctx, i.Kube, i.c)
 	cfg, _, err := meshconfig.Parse(text)
 	if err != nil {
 		return

@@ -44,7 +44,7 @@ func TestAnalyzeFindsNamespacesThatAreLeftOut(t *testing.T) {
 		t.Fatal(problems, err)
 	}
 	var found []string
-	for _, f := range analysis.Analyze(events, live.MeshOptions(k, t.Context(), c)) {
+	for _, f := range analysis.Analyze(events, live.MeshOptions(t.Context(), k, c)) {
 		found = append(found, f.Code+" "+f.Object.String())
 	}
 	if got := strings.Join(found, ", "); got != "AMB0036 Namespace/left" {

@@ -29,7 +29,7 @@ nodes (lan, where ambitd runs). Signals are passed on; the exit code is the prog
   ambit lab exec node1 -- ip route`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return exec(a, cmd.Context(), args[0], namespace, stdin, tty, args[1:])
+			return exec(cmd.Context(), a, args[0], namespace, stdin, tty, args[1:])
 		},
 	}
 	namespaceFlag(cmd, &namespace)
@@ -52,7 +52,7 @@ func labShell(a *session.Session) *cobra.Command {
 			if shell == "" {
 				shell = "/bin/sh"
 			}
-			return exec(a, cmd.Context(), args[0], namespace, true, true, []string{shell})
+			return exec(cmd.Context(), a, args[0], namespace, true, true, []string{shell})
 		},
 	}
 	namespaceFlag(cmd, &namespace)
@@ -61,7 +61,7 @@ func labShell(a *session.Session) *cobra.Command {
 	return cmd
 }
 
-func exec(a *session.Session, ctx context.Context, target, namespace string, stdin, tty bool, argv []string) error {
+func exec(ctx context.Context, a *session.Session, target, namespace string, stdin, tty bool, argv []string) error {
 	l, err := a.Attach()
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ func exec(a *session.Session, ctx context.Context, target, namespace string, std
 		if stdin {
 			in = os.Stdin
 		}
-		code, err = execPlain(a, ctx, l, w, in, argv)
+		code, err = execPlain(ctx, a, l, w, in, argv)
 	}
 	if err == nil && code != 0 {
 		return session.CodeError(code)
@@ -91,7 +91,7 @@ func exec(a *session.Session, ctx context.Context, target, namespace string, std
 }
 
 // execPlain passes signals on to the program.
-func execPlain(a *session.Session, ctx context.Context, l *lab.Lab, w lab.Where, in *os.File, argv []string) (int, error) {
+func execPlain(ctx context.Context, a *session.Session, l *lab.Lab, w lab.Where, in *os.File, argv []string) (int, error) {
 	cmd, err := l.Exec(ctx, w, lab.ExecOptions{Stdin: in, Stdout: os.Stdout, Stderr: os.Stderr}, argv...)
 	if err != nil {
 		return -1, err

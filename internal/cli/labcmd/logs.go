@@ -47,7 +47,7 @@ func labLogs(a *session.Session) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
-			return printLog(a, ctx, path, follow)
+			return printLog(ctx, a, path, follow)
 		},
 	}
 	namespaceFlag(cmd, &namespace)
@@ -88,7 +88,7 @@ func podLog(l *lab.Lab, w lab.Where, container string) (string, error) {
 	return paths[0], nil
 }
 
-func printLog(a *session.Session, ctx context.Context, path string, follow bool) error {
+func printLog(ctx context.Context, a *session.Session, path string, follow bool) error {
 	if old, err := os.Open(path + ".1"); err == nil {
 		_, _ = io.Copy(a.Out, old)
 		_ = old.Close()

@@ -56,13 +56,13 @@ func labUp(a *session.Session) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return up(a, ctx, l, cfg, time.Since(began))
+		return up(ctx, a, l, cfg, time.Since(began))
 	}
 	return cmd
 }
 
 // up tells about a new lab, and stays with it unless it runs in the background.
-func up(a *session.Session, ctx context.Context, l *lab.Lab, cfg lab.Config, took time.Duration) error {
+func up(ctx context.Context, a *session.Session, l *lab.Lab, cfg lab.Config, took time.Duration) error {
 	st, err := l.Status(ctx)
 	if err != nil {
 		_ = l.Close()
@@ -79,12 +79,12 @@ func up(a *session.Session, ctx context.Context, l *lab.Lab, cfg lab.Config, too
 	if err := a.Printf("\nIt runs until ^C.\n"); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	follow(a, ctx, l)
+	follow(ctx, a, l)
 	return l.Close()
 }
 
 // follow prints what happens in a lab until ctx ends.
-func follow(a *session.Session, ctx context.Context, l *lab.Lab) {
+func follow(ctx context.Context, a *session.Session, l *lab.Lab) {
 	last := time.Now()
 	_, _ = l.Wait(ctx, func(s *lab.Status) bool {
 		for _, e := range s.Events {

@@ -28,7 +28,7 @@ func Described() (out []*source.Kind) {
 const pageSize = 500
 
 // liveStatus reads the conditions of objects from the API server.
-func liveStatus(k *session.Kube, ctx context.Context, c *client.Client, namespace string) ([]Object, error) {
+func liveStatus(ctx context.Context, k *session.Kube, c *client.Client, namespace string) ([]Object, error) {
 	out := []Object{}
 	for _, d := range Described() {
 		err := EachOfKind(ctx, c, d, namespace, func(u *unstructured.Unstructured) {
@@ -120,13 +120,13 @@ type Problem struct {
 }
 
 // Status asks the cluster's API, or ambitd.
-func Status(c *session.AdminClient, ctx context.Context) ([]Object, []Problem, error) {
+func Status(ctx context.Context, c *session.AdminClient) ([]Object, []Problem, error) {
 	if c.Cluster() {
 		cl, err := c.Client()
 		if err != nil {
 			return nil, nil, err
 		}
-		objects, err := liveStatus(&c.Kube, ctx, cl, c.Namespace)
+		objects, err := liveStatus(ctx, &c.Kube, cl, c.Namespace)
 		return objects, []Problem{}, err
 	}
 	rawStatus, err := c.Get(ctx, "/debug/status")

@@ -19,7 +19,7 @@ import (
 const MeshConfigMap = "istio"
 
 // MeshText returns the MeshConfig of a cluster; empty if it cannot be read.
-func MeshText(k *session.Kube, ctx context.Context, c *client.Client) []byte {
+func MeshText(ctx context.Context, k *session.Kube, c *client.Client) []byte {
 	m, err := c.Kube.CoreV1().ConfigMaps(k.IstioNamespace).Get(ctx, MeshConfigMap, metav1.GetOptions{})
 	if err != nil {
 		return nil
@@ -28,9 +28,9 @@ func MeshText(k *session.Kube, ctx context.Context, c *client.Client) []byte {
 }
 
 // MeshOptions are the settings of a cluster's mesh, as far as they can be read.
-func MeshOptions(k *session.Kube, ctx context.Context, c *client.Client) analysis.Options {
+func MeshOptions(ctx context.Context, k *session.Kube, c *client.Client) analysis.Options {
 	opts := analysis.Options{RootNamespace: k.IstioNamespace}
-	if cfg, _, err := meshconfig.Parse(MeshText(k, ctx, c)); err == nil {
+	if cfg, _, err := meshconfig.Parse(MeshText(ctx, k, c)); err == nil {
 		opts.TrustDomain, opts.TrustDomainAliases = cfg.TrustDomain, cfg.TrustDomainAliases
 		if cfg.RootNamespace != "" {
 			opts.RootNamespace = cfg.RootNamespace

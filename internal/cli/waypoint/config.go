@@ -241,7 +241,7 @@ func (w *waypointConfig) printRoutes(d *waypointDumps) error {
 			cmp.Or(strings.Join(r.V.Matches, " | "), "everything"), r.V.backends(), r.V.settings(),
 		})
 	}
-	return w.Session.Table(session.Narrow, routeColumns, rows)
+	return w.Table(session.Narrow, routeColumns, rows)
 }
 
 func (w *waypointConfig) printBackends(d *waypointDumps) error {
@@ -266,7 +266,7 @@ func (w *waypointConfig) printBackends(d *waypointDumps) error {
 		}
 		rows = append(rows, []string{b.V.Namespace, b.V.Hostname, strconv.Itoa(int(b.V.Port)), b.V.Protocol, endpoints, strconv.Itoa(out), b.V.Limits.text()})
 	}
-	return w.Session.Table(session.Narrow, backendColumns, rows)
+	return w.Table(session.Narrow, backendColumns, rows)
 }
 
 func (w *waypointConfig) printPolicies(d *waypointDumps) error {
@@ -292,7 +292,7 @@ func (w *waypointConfig) printPolicies(d *waypointDumps) error {
 		}
 		rows = append(rows, []string{ns, name, action, rules, strings.Join(shortAll(p.V.For), ", ")})
 	}
-	return w.Session.Table(session.Narrow, waypointPolicyColumns, rows)
+	return w.Table(session.Narrow, waypointPolicyColumns, rows)
 }
 
 func (w *waypointConfig) printConnections(d *waypointDumps) error {
@@ -306,7 +306,7 @@ func (w *waypointConfig) printConnections(d *waypointDumps) error {
 			cmp.Or(c.V.Client, c.V.Identity), c.V.Source, short(c.V.Called), strconv.Itoa(int(c.V.Port)), session.OrNone(c.V.Protocol), session.OrNone(c.V.Endpoint), c.V.Since,
 		})
 	}
-	err := w.Session.Table(session.Narrow, waypointConnectionColumns, rows)
+	err := w.Table(session.Narrow, waypointConnectionColumns, rows)
 	if d.Omitted > 0 {
 		err = errors.Join(err, w.Printf("… and %d more\n", d.Omitted))
 	}

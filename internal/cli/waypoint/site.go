@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
@@ -56,7 +57,7 @@ type clusterSite struct {
 // fieldManager names the command line to the API server.
 const fieldManager = "ambit"
 
-var gatewayResource = gatewayv1.SchemeGroupVersion.WithResource("gateways")
+var gatewayResource = schema.GroupVersionResource{Group: gatewayv1.GroupName, Version: gatewayv1.GroupVersion.Version, Resource: "gateways"}
 
 func (s clusterSite) home() string { return s.namespace }
 

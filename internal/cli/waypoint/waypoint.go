@@ -235,7 +235,7 @@ func (w *waypointCommands) rows(ctx context.Context) ([]waypointRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	said, _, err := live.Status(&w.AdminClient, ctx)
+	said, _, err := live.Status(ctx, &w.AdminClient)
 	if err != nil {
 		return nil, err
 	}

@@ -144,7 +144,7 @@ func (z *ztunnelConfig) printWorkloads(d *dump.Dump) error {
 		}
 		rows = append(rows, []string{w.V.Namespace, w.V.Name, address, w.V.Node, d.Waypoint(w.V.Waypoint), w.V.Protocol})
 	}
-	return z.Session.Table(session.Narrow, workloadColumns, rows)
+	return z.Table(session.Narrow, workloadColumns, rows)
 }
 
 func (z *ztunnelConfig) service() *cobra.Command {
@@ -173,7 +173,7 @@ func (z *ztunnelConfig) printServices(d *dump.Dump) error {
 		}
 		rows = append(rows, []string{s.V.Namespace, s.V.Name, vip, d.Waypoint(s.V.Waypoint), fmt.Sprintf("%d/%d", healthy, len(s.V.Endpoints))})
 	}
-	return z.Session.Table(session.Narrow, serviceColumns, rows)
+	return z.Table(session.Narrow, serviceColumns, rows)
 }
 
 func (z *ztunnelConfig) policy() *cobra.Command {
@@ -193,7 +193,7 @@ func (z *ztunnelConfig) printPolicies(d *dump.Dump) error {
 	for _, p := range list {
 		rows = append(rows, []string{p.V.Namespace, p.V.Name, p.V.Action, p.V.Scope})
 	}
-	return z.Session.Table(session.Narrow, policyColumns, rows)
+	return z.Table(session.Narrow, policyColumns, rows)
 }
 
 func (z *ztunnelConfig) certificate() *cobra.Command {
@@ -228,7 +228,7 @@ func (z *ztunnelConfig) printCertificates(d *dump.Dump) error {
 			add("Root", cert)
 		}
 	}
-	return z.Session.Table(session.Wide, certificateColumns, rows)
+	return z.Table(session.Wide, certificateColumns, rows)
 }
 
 func (z *ztunnelConfig) valid(c dump.Certificate) bool {
@@ -292,7 +292,7 @@ func (z *ztunnelConfig) printConnections(d *dump.Dump) error {
 			}
 		}
 	}
-	return z.Session.Table(session.Narrow, connectionColumns, rows)
+	return z.Table(session.Narrow, connectionColumns, rows)
 }
 
 // pods returns the pods that the proxy serves, by name.

@@ -32,5 +32,5 @@ func (z *ztunnelConfig) printDNS(d *dump.Dump) error {
 			p.V.Info.Namespace, p.V.Info.Name, strconv.FormatUint(s.Requests, 10), strconv.FormatUint(s.UpstreamRequests, 10), strconv.FormatInt(s.Waiting, 10),
 		})
 	}
-	return z.Session.Table(session.Narrow, dnsColumns, rows)
+	return z.Table(session.Narrow, dnsColumns, rows)
 }

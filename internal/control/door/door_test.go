@@ -40,7 +40,7 @@ func ended(c net.Conn) bool {
 	_ = c.SetReadDeadline(time.Now().Add(time.Nanosecond))
 	_, err := c.Read(make([]byte, 1))
 	var timeout net.Error
-	return err != nil && !(errors.As(err, &timeout) && timeout.Timeout())
+	return err != nil && (!errors.As(err, &timeout) || !timeout.Timeout())
 }
 
 var (
@@ -104,7 +104,8 @@ func TestBeforeAuthenticationLittleIsTaken(t *testing.T) {
 			t.Errorf("a guesser goes on: %v", counts)
 		}
 		_, _, call = visit(t, d, "192.0.2.1:3")
-		if d.Undecided(call) != nil || d.Undecided(call) != nil || d.Undecided(call) == nil {
+		first, second, third := d.Undecided(call), d.Undecided(call), d.Undecided(call)
+		if first != nil || second != nil || third == nil {
 			t.Error("reviews are not bounded")
 		}
 		d.Decided(call)

@@ -193,7 +193,7 @@ func published(g *gatewayv1.Gateway, b Backing, programmed status.Condition, dom
 		}
 		var out []gatewayv1.GatewayStatusAddress
 		for _, a := range g.Spec.Addresses {
-			out = append(out, gatewayv1.GatewayStatusAddress{Type: a.Type, Value: a.Value})
+			out = append(out, gatewayv1.GatewayStatusAddress(a))
 		}
 		return out
 	case programmed.Status != status.True && (len(g.Status.Addresses) == 0 || len(b.IPs) == 0):

@@ -125,15 +125,15 @@ func (b *builder) request() *authzpb.Match {
 // whenRequest compiles a condition that only a gateway can decide, and reports whether
 // it is one.
 func (b *builder) whenRequest(w *apisecurity.Condition) bool {
-	switch key := w.GetKey(); {
-	case key == "remote.ip":
+	switch key := w.GetKey(); key {
+	case "remote.ip":
 		both(b, &b.remote.SourceIps, &b.remote.NotSourceIps, w, parseBlock)
-	case key == "source.trustDomain":
+	case "source.trustDomain":
 		values(b, &b.r.TrustDomains, "values", b.c.trustDomains(w.GetValues()), false, parseString)
 		values(b, &b.r.NotTrustDomains, "notValues", b.c.trustDomains(w.GetNotValues()), true, parseString)
-	case key == "request.auth.principal":
+	case "request.auth.principal":
 		both(b, &b.r.RequestPrincipals, &b.r.NotRequestPrincipals, w, parseString)
-	case key == "connection.sni":
+	case "connection.sni":
 		both(b, &b.r.ServerNames, &b.r.NotServerNames, w, parseString)
 	default:
 		if path := ClaimOf(key); path != nil {

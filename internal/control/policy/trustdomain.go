@@ -66,7 +66,7 @@ func (d TrustDomains) Expand(principals []string, prefixes bool) []string {
 	for _, p := range principals {
 		domain, rest, ok := strings.Cut(p, "/")
 		whole := strings.Count(p, "/") == principalParts-1
-		if !ok || domain == "*" || !d.Names(domain) || !whole && !(prefixes && strings.HasSuffix(p, "*")) {
+		if !ok || domain == "*" || !d.Names(domain) || !whole && (!prefixes || !strings.HasSuffix(p, "*")) {
 			out = append(out, p)
 			continue
 		}

@@ -61,11 +61,11 @@ func (r *rule) httpMatch(field string, m *gatewayv1.HTTPRouteMatch) (out route.M
 		path = *m.Path
 	}
 	kind := or(path.Type, gatewayv1.PathMatchPathPrefix)
-	known := false
-	if out.Path.Kind, known = pathKinds[kind]; !known {
+	of, known := pathKinds[kind]
+	if !known {
 		r.drop(fmt.Sprintf("%s.path.type: %q is not supported", field, kind))
 	}
-	out.Path.Value = or(path.Value, "/")
+	out.Path.Kind, out.Path.Value = of, or(path.Value, "/")
 	for i, h := range m.Headers {
 		at := fmt.Sprintf("%s.headers[%d]", field, i)
 		out.Headers = append(out.Headers, r.valueMatch(at, string(h.Name), string(or(h.Type, gatewayv1.HeaderMatchExact)), h.Value))

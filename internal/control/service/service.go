@@ -241,8 +241,8 @@ func ParseBlock(s string) (netip.Prefix, bool) {
 // IsReady reports whether an endpoint takes connections.
 func IsReady(e discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || *e.Conditions.Ready }
 
-// ServiceOf is the Service that an endpoint slice belongs to.
-func ServiceOf(k source.Ref, s *discoveryv1.EndpointSlice) source.Ref {
+// Of is the Service that an endpoint slice belongs to.
+func Of(k source.Ref, s *discoveryv1.EndpointSlice) source.Ref {
 	return k.At(k.Namespace, s.Labels[discoveryv1.LabelServiceName])
 }
 

@@ -19,4 +19,4 @@ type Passage struct {
 	Left []Ref
 }
 
-func samePassage(a, b Passage) bool { return slices.Equal(a.Left, b.Left) && a.State.Equal(b.State) }
+func samePassage(a, b Passage) bool { return slices.Equal(a.Left, b.Left) && a.Equal(b.State) }

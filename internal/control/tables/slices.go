@@ -31,7 +31,7 @@ func (t *Tables) used(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice,
 	if !serving || !terminating {
 		return false
 	}
-	for _, slice := range collection.Lookup(r, t.readiness, service.ServiceOf(k, s)) {
+	for _, slice := range collection.Lookup(r, t.readiness, service.Of(k, s)) {
 		if slice.ready {
 			return false
 		}
@@ -50,7 +50,7 @@ func (t *Tables) addManualServices(r *collection.Reader, w *workloadpb.Workload,
 	slices.SortFunc(found, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
 	for _, s := range found {
 		at := k.At(s.Namespace, s.Name)
-		c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.ServiceOf(at, s)))
+		c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.Of(at, s)))
 		if !ok {
 			continue
 		}
@@ -70,13 +70,13 @@ func (t *Tables) agree(r *collection.Reader, pod *workloadpb.Workload, k Ref, s 
 }
 
 func (t *Tables) addSliceService(r *collection.Reader, w *workloadpb.Workload, k Ref, s *discoveryv1.EndpointSlice, c *core) {
-	addService(w, t.kubeKey(r, service.ServiceOf(k, s)).host, c, func(p service.Port) uint32 { return service.SlicePort(s, p.Name) })
+	addService(w, t.kubeKey(r, service.Of(k, s)).host, c, func(p service.Port) uint32 { return service.SlicePort(s, p.Name) })
 }
 
 // sliceEndpoints makes workloads of the endpoints that are no pods, or whose
 // pods the slice finds less or more ready than they are.
 func (t *Tables) sliceEndpoints(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice, emit func(string, *xds.Resource)) {
-	c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.ServiceOf(k, s)))
+	c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.Of(k, s)))
 	if s.AddressType == discoveryv1.AddressTypeFQDN || !ok {
 		return
 	}
@@ -143,7 +143,7 @@ func (t *Tables) sliceAddress(r *collection.Reader, k Ref, s *discoveryv1.Endpoi
 		w.Locality = l.proto()
 	}
 	t.complete(r, w, k.Home(), nil, nil)
-	addService(w, t.kubeKey(r, service.ServiceOf(k, s)).host, c, func(p service.Port) uint32 {
+	addService(w, t.kubeKey(r, service.Of(k, s)).host, c, func(p service.Port) uint32 {
 		n := service.SlicePort(s, p.Name)
 		if taken[slicedPort{addr.Unmap(), p.Name, n}] {
 			return 0
@@ -168,7 +168,7 @@ type slicedPort struct {
 // have already: an endpoint in two slices is one endpoint.
 func (t *Tables) earlier(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) map[slicedPort]bool {
 	taken := map[slicedPort]bool{}
-	for _, o := range collection.Lookup(r, t.manualOf, service.ServiceOf(k, s)) {
+	for _, o := range collection.Lookup(r, t.manualOf, service.Of(k, s)) {
 		if o.Name >= s.Name {
 			continue
 		}

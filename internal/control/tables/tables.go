@@ -307,13 +307,13 @@ func (t *Tables) attach(in *Inputs) {
 
 	t.manual = collection.Map(in.slices.Collection, "manual endpoint slices", samePointer[discoveryv1.EndpointSlice],
 		func(r *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) (*discoveryv1.EndpointSlice, bool) {
-			c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.ServiceOf(k, s)))
+			c, ok := collection.Fetch(r, t.cores, t.kubeKey(r, service.Of(k, s)))
 			return s, ok && len(c.selector) == 0
 		})
-	t.manualOf = collection.NewIndex(t.manual, func(k Ref, s *discoveryv1.EndpointSlice) []Ref { return []Ref{service.ServiceOf(k, s)} })
+	t.manualOf = collection.NewIndex(t.manual, func(k Ref, s *discoveryv1.EndpointSlice) []Ref { return []Ref{service.Of(k, s)} })
 	t.readiness = collection.NewIndex(collection.Map(t.manual, "readiness of slices", Same[sliceReadiness],
 		func(_ *collection.Reader, k Ref, s *discoveryv1.EndpointSlice) (sliceReadiness, bool) {
-			return sliceReadiness{service.ServiceOf(k, s), slices.ContainsFunc(s.Endpoints, service.IsReady)}, true
+			return sliceReadiness{service.Of(k, s), slices.ContainsFunc(s.Endpoints, service.IsReady)}, true
 		}), func(_ Ref, s sliceReadiness) []Ref { return []Ref{s.service} })
 	t.manualByPod = collection.NewIndex(t.manual, func(k Ref, s *discoveryv1.EndpointSlice) []Ref {
 		var pods []Ref

@@ -19,6 +19,7 @@ import (
 )
 
 const (
+	// WaypointClass is the class of Gateways that are waypoints.
 	WaypointClass = wellknown.ClassWaypoint
 	// annotationInboundBinding says how a waypoint wants connections handed
 	// over: PROXY or PROXY/<port>.
@@ -128,6 +129,7 @@ func ingressUsesWaypoint(labels map[string]string, ns namespaceInfo) bool {
 // Traffic is what a waypoint can be for.
 type Traffic string
 
+// The kinds of traffic, as the label istio.io/waypoint-for has them.
 const (
 	TrafficService  Traffic = "service"
 	TrafficWorkload Traffic = "workload"

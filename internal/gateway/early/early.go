@@ -127,17 +127,17 @@ type Watch struct{ first []byte }
 
 // Look takes the next bytes. HTTP is refused then, because no policy for HTTP has judged
 // it. more is false when the bytes have decided.
-func (w *Watch) Look(p []byte) (why reason.Reason, err error, more bool) {
+func (w *Watch) Look(p []byte) (more bool, why reason.Reason, err error) {
 	w.first = append(w.first, p[:min(len(p), http1.MaxStartLine+2-len(w.first))]...)
 	switch sniff.Look(w.first) {
 	case sniff.HTTP1, sniff.HTTP2:
-		return reason.MalformedRequest, errLate, false
+		return false, reason.MalformedRequest, errLate
 	case sniff.Other:
 		w.first = nil
-		return reason.OK, nil, false
+		return false, reason.OK, nil
 	case sniff.Undecided:
 	}
-	return reason.OK, nil, true
+	return true, reason.OK, nil
 }
 
 var errLate = reason.Errorf(reason.MalformedRequest, "HTTP on a connection that has begun without (declare the protocol of the port)")

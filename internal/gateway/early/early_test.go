@@ -38,7 +38,7 @@ func TestRoom(t *testing.T) {
 			t.Errorf("%d", i)
 		}
 	}
-	if !r.Enter(b) || !r.Enter(b) || r.Enter(b) {
+	if first, second, third := r.Enter(b), r.Enter(b), r.Enter(b); !first || !second || third {
 		t.Error("the total does not hold")
 	}
 	r.Leave(a)
@@ -75,12 +75,12 @@ func FuzzWatch(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, p []byte, step uint8) {
 		var whole Watch
-		want, _, _ := whole.Look(p)
+		_, want, _ := whole.Look(p)
 		var w Watch
 		got, more := reason.OK, true
 		for n := 0; n < len(p) && more && got == reason.OK; {
 			end := min(n+1+int(step), len(p))
-			got, _, more = w.Look(p[n:end])
+			more, got, _ = w.Look(p[n:end])
 			n = end
 		}
 		if got != want {

@@ -15,9 +15,9 @@ import (
 type Config struct {
 	// Idle is how long neither side may send anything.
 	Idle time.Duration
-	// Look, if set, gets what the client sends before the endpoint does. It returns why
-	// the pair is cut, or OK; more is false when it has seen enough.
-	Look func(p []byte) (why reason.Reason, err error, more bool)
+	// Look, if set, gets what the client sends before the endpoint does. more is false when
+	// it has seen enough; why is why the pair is cut, or OK.
+	Look func(p []byte) (more bool, why reason.Reason, err error)
 	// Ended is called once, at the end.
 	Ended func(why reason.Reason, err error)
 }
@@ -107,7 +107,7 @@ func (p *downSide) OnData(b []byte, end bool) {
 		return
 	}
 	if len(b) > 0 && p.cfg.Look != nil {
-		why, err, more := p.cfg.Look(b)
+		more, why, err := p.cfg.Look(b)
 		if why != reason.OK {
 			(*Pair)(p).Cut(why, err)
 			return

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -37,7 +38,7 @@ func (d *deployer) classes(ctx context.Context) {
 
 // createClasses returns no error where Gateway API is not installed.
 func (d *deployer) createClasses(ctx context.Context) error {
-	api := d.Client.Dynamic.Resource(gatewayv1.SchemeGroupVersion.WithResource("gatewayclasses"))
+	api := d.Client.Dynamic.Resource(gatewayResource("gatewayclasses"))
 	for _, c := range d.Classes {
 		_, err := api.Get(ctx, c.Name, metav1.GetOptions{})
 		if err == nil {
@@ -64,4 +65,8 @@ func (d *deployer) createClasses(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func gatewayResource(name string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: gatewayv1.GroupName, Version: gatewayv1.GroupVersion.Version, Resource: name}
 }

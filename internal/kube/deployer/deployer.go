@@ -231,7 +231,7 @@ func (d *deployer) reconcile(ctx context.Context, k types.NamespacedName) error 
 		return d.abandoned(ctx, k)
 	}
 	if p.Err != nil {
-		return nil // the Gateway's status says it; what runs stays
+		return nil //nolint:nilerr // the Gateway's status has it; what runs stays
 	}
 	want, ok, err := deploy.For(p.Gateway, d.Settings, p.Overlays...)
 	if err != nil {
@@ -292,7 +292,7 @@ func (d *deployer) apply(ctx context.Context, gvr schema.GroupVersionResource, o
 // abandoned deletes what was made for a Gateway that is gone, or that is of another
 // class now. One that another control plane looks after keeps its proxies.
 func (d *deployer) abandoned(ctx context.Context, k types.NamespacedName) error {
-	o, err := d.Client.Dynamic.Resource(gatewayv1.SchemeGroupVersion.WithResource("gateways")).Namespace(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
+	o, err := d.Client.Dynamic.Resource(gatewayResource("gateways")).Namespace(k.Namespace).Get(ctx, k.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return d.prune(ctx, k, nil)
 	}

@@ -425,7 +425,7 @@ func TestStore(t *testing.T) {
 	before := s.Set()
 	put("g/w/shop/p", policy(denying))
 	check("denied", "explicitly denied by a policy: shop/p, rule 3")
-	if before == s.Set() || s.Set() != s.Set() {
+	if now, again := s.Set(), s.Set(); before == now || now != again {
 		t.Error("a Set is the same as long as nothing changes")
 	}
 	elsewhere := policy(denying)

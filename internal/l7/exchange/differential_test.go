@@ -43,7 +43,7 @@ func newMemory(t testing.TB, rules []route.Rule, cut func() func(int) int, optio
 		}
 	})
 	m.world = newWorld(t, rules, options...)
-	m.world.backend("b", "127.0.0.1:1")
+	m.backend("b", "127.0.0.1:1")
 	return m
 }
 

@@ -16,7 +16,7 @@ type judged struct {
 }
 
 func (j *judged) keep(h *message.Head) {
-	fields := append(j.head.Fields[:0], h.Fields...)
+	fields := append(j.head.Fields[:0], h.Fields...) //nolint:gocritic // the room of the head before
 	j.head = message.Head{
 		Method: h.Method, Scheme: h.Scheme, Authority: h.Authority, Path: h.Path, Protocol: h.Protocol, Version: h.Version, Fields: fields,
 	}

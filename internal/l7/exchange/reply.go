@@ -115,9 +115,9 @@ func (x *Exchange) answer() {
 // respond sends x.Reply, and ends the exchange.
 func (x *Exchange) respond(body string) {
 	h := &x.Reply
-	x.Call.Response = h
+	x.Response = h
 	filter.Response(&x.Call)
-	x.Call.Response = nil
+	x.Response = nil
 	x.Status = h.Status
 	x.FirstByte = max(x.engine.loop.Now().Sub(x.Start), 1)
 	if !x.down.Respond(h, int64(len(body))) {

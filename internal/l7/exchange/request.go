@@ -19,7 +19,7 @@ type requestSide Exchange
 func (r *requestSide) OnHead(h *message.Head, body http1.Body) {
 	x := (*Exchange)(r)
 	x.request.CopyFrom(h)
-	x.Call.Request, x.body, x.GRPCStatus = &x.request, body, -1
+	x.Request, x.body, x.GRPCStatus = &x.request, body, -1
 	x.Path, x.Heads.Request = x.request.Path, x.request.Size()
 	x.keep = true
 	x.head = string(h.Method) == "HEAD"

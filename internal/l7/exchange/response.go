@@ -33,9 +33,9 @@ func (r *responseSide) OnHead(h *message.Head, body http1.Body) {
 	x.FirstByte = max(x.engine.loop.Now().Sub(x.Start), 1)
 	x.Status, x.Answered = h.Status, true
 	x.grpcStatus(h)
-	x.Call.Response = h
+	x.Response = h
 	filter.Response(&x.Call)
-	x.Call.Response = nil
+	x.Response = nil
 	if x.Rule != nil && x.Rule.Rule.Session != nil {
 		x.owner.Hold(x, h)
 	}

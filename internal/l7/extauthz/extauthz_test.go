@@ -297,7 +297,7 @@ func allow(ok *authv3.OkHttpResponse) *authv3.CheckResponse {
 func TestAnswerByGRPC(t *testing.T) {
 	p := provider(t, nil)
 	joined, present, absent := set("x-join", "b"), set("x-present", "new"), set("x-absent", "new")
-	joined.Append = wrapperspb.Bool(true)
+	joined.Append = wrapperspb.Bool(true) //nolint:staticcheck // authorizers still send it
 	present.AppendAction, absent.AppendAction = corev3.HeaderValueOption_ADD_IF_ABSENT, corev3.HeaderValueOption_ADD_IF_ABSENT
 	overwrite, nothing := set("x-over", "new"), set("x-nothing", "new")
 	overwrite.AppendAction, nothing.AppendAction = corev3.HeaderValueOption_OVERWRITE_IF_EXISTS, corev3.HeaderValueOption_OVERWRITE_IF_EXISTS

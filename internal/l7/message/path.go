@@ -39,7 +39,7 @@ func (h *Head) NormalisePath(mode Normalisation) *Fault {
 	if f != nil {
 		return f
 	}
-	h.arena = append(out, h.Path[len(path):]...)
+	h.arena = append(out, h.Path[len(path):]...) //nolint:gocritic // out continues the arena
 	h.Path = h.arena[at:len(h.arena):len(h.arena)]
 	return nil
 }

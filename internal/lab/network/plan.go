@@ -60,6 +60,7 @@ func podNetworks(n int) (v4, v6 netip.Prefix) {
 	return netip.PrefixFrom(a.V4, 24), netip.PrefixFrom(a.V6, 64)
 }
 
+// Networks of the addresses of services.
 var (
 	ServiceNetwork4 = netip.MustParsePrefix("10.96.0.0/16")
 	ServiceNetwork6 = netip.MustParsePrefix("fd96::/112")

@@ -68,7 +68,7 @@ func Plan(objects map[Key]Document, nodes []string, run Proxies) (*Desired, erro
 	}
 	for _, g := range gateways {
 		if err := d.gateway(NewKey("Gateway", g.Namespace, g.Name), g, run); err != nil {
-			faults = append(faults, fmt.Errorf("Gateway %s/%s: %w", g.Namespace, g.Name, err))
+			faults = append(faults, fmt.Errorf("gateway %s/%s: %w", g.Namespace, g.Name, err))
 		}
 	}
 	for k, p := range d.Pods {

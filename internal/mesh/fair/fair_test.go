@@ -74,7 +74,7 @@ func TestBounds(t *testing.T) {
 			_, err = q.Take(ctx, party)
 			return err
 		}
-		if take("a") != nil || take("a") != nil {
+		if first, second := take("a"), take("a"); first != nil || second != nil {
 			t.Fatal("places are free")
 		}
 		if err := take("a"); !errors.Is(err, context.DeadlineExceeded) {

@@ -115,7 +115,7 @@ func (p *Printer) Under() io.Writer { return p.w }
 
 // Write escapes like Text. A character may come in several pieces.
 func (p *Printer) Write(b []byte) (int, error) {
-	all := append(p.part, b...)
+	all := append(p.part, b...) //nolint:gocritic // part is replaced below
 	whole := completeRunes(all)
 	p.part = append([]byte(nil), all[whole:]...)
 	if _, err := io.WriteString(p.w, Text(string(all[:whole]))); err != nil {

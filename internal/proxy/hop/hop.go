@@ -144,7 +144,7 @@ func other(s *workload.Snapshot, q workload.Query, up workload.Upstream) (worklo
 		next, err := s.Pick(q)
 		switch {
 		case err != nil || next.Workload == nil:
-			return up, nil
+			return up, nil //nolint:nilerr // the endpoint of another network is taken then
 		case next.Workload.Network == q.Client.Network:
 			return next, nil
 		}

@@ -4,8 +4,8 @@ package otlp
 // Its room is shared by parties: when it is full, the party with the most bytes loses
 // what it added last. It belongs to one goroutine.
 type Queue struct {
-	max     int
-	size    int // at most max
+	most    int
+	size    int // at most that
 	parties map[string]*party
 	order   []*party // whose turn is next, first
 	dropped func(n int)
@@ -49,10 +49,10 @@ const (
 	keepParty = 4 << 10
 )
 
-// NewQueue returns a queue with room for max bytes. dropped is called with the number of
+// NewQueue returns a queue with room for most bytes. dropped is called with the number of
 // messages that are given up.
-func NewQueue(max int, dropped func(n int)) *Queue {
-	return &Queue{max: max, parties: map[string]*party{}, dropped: dropped}
+func NewQueue(most int, dropped func(n int)) *Queue {
+	return &Queue{most: most, parties: map[string]*party{}, dropped: dropped}
 }
 
 // Size returns how many bytes wait.
@@ -61,7 +61,7 @@ func (q *Queue) Size() int { return q.size }
 // Admits reports whether a message of a party would be kept, so that one that would not
 // need not be made.
 func (q *Queue) Admits(name string, n int) bool {
-	if q.size+n <= q.max {
+	if q.size+n <= q.most {
 		return true
 	}
 	p := q.parties[name]
@@ -76,12 +76,12 @@ func (q *Queue) Admits(name string, n int) bool {
 // Add appends a message of a party, and reports whether it was kept.
 func (q *Queue) Add(name string, message []byte) bool {
 	n := len(message)
-	if n > q.max || !q.Admits(name, n) {
+	if n > q.most || !q.Admits(name, n) {
 		q.dropped(1)
 		return false
 	}
 	p := q.party(name)
-	for q.size+n > q.max {
+	for q.size+n > q.most {
 		l := q.largest()
 		if l == nil || l == p || l.size() < p.size()+n {
 			q.dropped(1)
@@ -138,9 +138,9 @@ func (q *Queue) largest() (l *party) {
 	return l
 }
 
-// Take moves messages of at most max bytes to dst, the parties in turns, and returns how
-// many there were. A message that is larger than max comes alone.
-func (q *Queue) Take(dst []byte, max int) (out []byte, n int) {
+// Take moves messages of at most most bytes to dst, the parties in turns, and returns how
+// many there were. A message that is larger comes alone.
+func (q *Queue) Take(dst []byte, most int) (out []byte, n int) {
 	start := len(dst)
 	for q.size > 0 {
 		took := false
@@ -153,7 +153,7 @@ func (q *Queue) Take(dst []byte, max int) (out []byte, n int) {
 				from = p.ends[p.head-1]
 			}
 			m := p.b[from:p.ends[p.head]]
-			if n > 0 && len(dst)-start+len(m) > max {
+			if n > 0 && len(dst)-start+len(m) > most {
 				continue
 			}
 			dst = append(dst, m...)

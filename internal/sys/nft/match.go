@@ -319,7 +319,7 @@ func (l ToLoopback) addr() netip.Addr {
 func (l ToLoopback) String() string { return daddr.name(l.IPv6) + " " + l.addr().String() }
 
 func (l ToLoopback) exprs() []expr.Any {
-	return append(Family{l.IPv6}.exprs(), daddr.load(l.IPv6), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: l.addr().AsSlice()})
+	return append(Family(l).exprs(), daddr.load(l.IPv6), &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: l.addr().AsSlice()})
 }
 
 // ToItself matches packets to an address of the namespace.

@@ -116,17 +116,18 @@ func (w *wheel) insert(t *Deadline) {
 	v.slots[i].push(t)
 }
 
-// push puts t at the end of the list that begins with head.
-func (head *Deadline) push(t *Deadline) {
-	if head.next == nil {
-		head.next, head.prev = head, head
+// push puts d at the end of the list that begins with t.
+func (t *Deadline) push(d *Deadline) {
+	if t.next == nil {
+		t.next, t.prev = t, t
 	}
-	t.next, t.prev = head, head.prev
-	head.prev.next = t
-	head.prev = t
+	d.next, d.prev = t, t.prev
+	t.prev.next = d
+	t.prev = d
 }
 
-func (head *Deadline) empty() bool { return head.next == nil || head.next == head }
+// empty reports whether the list that begins with t has nothing else.
+func (t *Deadline) empty() bool { return t.next == nil || t.next == t }
 
 // first returns the first slot with deadlines, and its first tick.
 func (w *wheel) first() (level, slot int, at uint64, ok bool) {

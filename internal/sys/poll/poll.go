@@ -288,11 +288,11 @@ func (l *Loop) wait() bool {
 // rest is for how many milliseconds the loop may sleep, rounded up, so that the
 // earliest timer or deadline is due then; -1 is for ever.
 func (l *Loop) rest() int {
-	next, any := l.wheel.next()
-	if len(l.timers) > 0 && (!any || l.timers[0].at.Before(next)) {
-		next, any = l.timers[0].at, true
+	next, some := l.wheel.next()
+	if len(l.timers) > 0 && (!some || l.timers[0].at.Before(next)) {
+		next, some = l.timers[0].at, true
 	}
-	if !any {
+	if !some {
 		return -1
 	}
 	d := max(time.Until(next), 0)

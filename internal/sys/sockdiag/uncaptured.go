@@ -39,8 +39,8 @@ func Uncaptured(all []Socket, ephemeral Ports) []*Socket {
 			continue
 		}
 		_, here := listening[s.Local]
-		_, any := anywhere[s.Local.Port()]
-		if here || any || !ephemeral.has(s.Local.Port()) {
+		_, everywhere := anywhere[s.Local.Port()]
+		if here || everywhere || !ephemeral.has(s.Local.Port()) {
 			out = append(out, s)
 		}
 	}

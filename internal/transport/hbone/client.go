@@ -254,7 +254,7 @@ func (q *clientStream) Failed(_ *tunnel.Stream, r reason.Reason, err error, retr
 		re = reason.Errorf(r, "%s at %s: %w", o.Header.Authority, c.key.Dst, err)
 	}
 	// A silent peer is likely to be silent to a new tunnel as well.
-	if retry && !c.shard.killed && !(errors.Is(err, tunnel.ErrSilent) && o.spare()) {
+	if retry && !c.shard.killed && (!errors.Is(err, tunnel.ErrSilent) || !o.spare()) {
 		c.refused(o, re)
 		return
 	}

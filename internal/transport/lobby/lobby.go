@@ -38,16 +38,17 @@ type Lobby struct {
 type Phase uint8
 
 const (
-	// Silent: its ClientHello is not complete.
+	// Silent is a connection whose ClientHello is not complete.
 	Silent Phase = iota
-	// Ready: it waits for a slot.
+	// Ready is one that waits for a slot.
 	Ready
-	// Shaking: it has a slot.
+	// Shaking is one that has a slot.
 	Shaking
-	// Asked: this side waits for the peer's next flight.
+	// Asked is one whose peer has to send its next flight.
 	Asked
 	numPhases
-	Outside // not in the lobby any more
+	// Outside is one that has left the lobby.
+	Outside
 )
 
 // Guest is one connection in the lobby.

@@ -330,7 +330,7 @@ func (c *h2Conn) request(s *h2Stream, h *h2.Header, end bool) {
 		return
 	}
 	s.rcv = c.cfg.Accept(s)
-	s.switching = h.Method == "CONNECT"
+	s.switching = h.Method == "CONNECT" //nolint:usestdlibvars // net/http is not linked
 	body := bodyOf(&c.hub.head, end)
 	if s.switching {
 		body = http1.Body{}

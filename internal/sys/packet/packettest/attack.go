@@ -172,7 +172,7 @@ func (a Attack) connect(fd int, to netip.AddrPort) (outcome, error) {
 		return answered, nil
 	}
 	if _, err := unix.Write(fd, []byte(a.Request)); err != nil {
-		return refused, nil
+		return refused, nil //nolint:nilerr // the error is the result
 	}
 	if !wait(fd, unix.POLLIN) {
 		return silent, nil

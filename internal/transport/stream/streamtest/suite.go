@@ -3,6 +3,7 @@ package streamtest
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -336,7 +337,7 @@ func bindInside(t *testing.T, _ Carrier, e Ends) {
 	feed(t, e.A, a, p[1000:], 7000, true)
 	Until(t, e.B.Loop(), "the end arrives", func() bool { return second.End })
 	On(t, e.B.Loop(), func() {
-		if got := append(b.Data[:len(b.Data):len(b.Data)], second.Data...); !bytes.Equal(got, p) {
+		if got := slices.Concat(b.Data, second.Data); !bytes.Equal(got, p) {
 			t.Errorf("%d bytes arrived, %d were sent, or they differ", len(got), len(p))
 		}
 		e.B.CloseWrite()
