@@ -14,6 +14,7 @@ export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 CYCLONEDX   := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+D2          := oss.terrastruct.com/d2@v0.7.1
 PROTOC_GEN  := google.golang.org/protobuf/cmd/protoc-gen-go
 
 # Pure and transport packages: small enough that the race detector is always on.
@@ -25,7 +26,7 @@ PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: all build parts images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate release clean help
+.PHONY: drawings all build parts images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate release clean help
 
 all: build
 
@@ -119,6 +120,9 @@ generate: ## protobuf code, the kinds in charts/base, the fields of routes and p
 	PATH=$(CURDIR)/$(BIN):$$PATH protoc -I api --go_out=api --go_opt=paths=source_relative \
 		workload/workload.proto security/authorization.proto zds/zds.proto route/route.proto authz/authz.proto authn/authn.proto extauthz/extauthz.proto telemetry/telemetry.proto
 	$(GO) generate ./charts ./internal/control/pages
+
+drawings: ## the drawings of docs/ from their text
+	@for f in docs/drawings/*.d2; do GOFLAGS= $(GO) run $(D2) --layout dagre --pad 20 $$f $${f%.d2}.svg && chmod 644 $${f%.d2}.svg || exit 1; done
 
 release: ## everything that a release publishes, into dist/: make release VERSION=v1.2.3
 	@$(GO) run ./build/release -version '$(VERSION)' -o dist -sbom '$(CYCLONEDX)'
