@@ -25,6 +25,7 @@ type installFlags struct {
 	session.Kube
 	files, settings []string
 	revision        string
+	channel         string
 	yes, force      bool
 	dryRun          bool
 	output          string
@@ -36,6 +37,7 @@ func (f *installFlags) specFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&f.files, "filename", "f", nil, "`file` of values: an IstioOperator, or what that has below spec; - is standard input; may be repeated")
 	fs.StringArrayVarP(&f.settings, "set", "s", nil, "`path=value`, such as profile=ambient, values.global.hub=registry/path, meshConfig.trustDomain=example.org; may be repeated")
 	fs.StringVarP(&f.revision, "revision", "r", "", "`name` of the control plane, to have several")
+	fs.StringVar(&f.channel, "gateway-api-channel", "", "`channel` of the Gateway API's kinds: standard (default), experimental, or none for kinds of another owner")
 }
 
 // runFlags say how.
@@ -58,6 +60,9 @@ func (f *installFlags) spec(cmd *cobra.Command, in io.Reader) (*install.Spec, er
 	settings := f.settings
 	if f.revision != "" {
 		settings = append(settings, "revision="+f.revision)
+	}
+	if f.channel != "" {
+		settings = append(settings, "values.gatewayAPI.channel="+f.channel)
 	}
 	if flag := cmd.Flag("istioNamespace"); flag != nil && flag.Changed || cmd.Flag("istio-namespace") != nil && cmd.Flag("istio-namespace").Changed {
 		settings = append(settings, "namespace="+f.IstioNamespace)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"slices"
@@ -302,12 +303,20 @@ func get(ctx context.Context, args []string) error {
 	n := f.Int("n", 1, "how many")
 	insecure := f.Bool("insecure", false, "do not verify the server's certificate")
 	header := f.String("H", "", "a header of the requests, as name:value")
+	cookies := f.Bool("cookies", false, "send the cookies that answers have set")
 	_ = f.Parse(args)
 	name, value, _ := strings.Cut(*header, ":")
 	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: *insecure}, //nolint:gosec // asked for
 	}}
+	if *cookies {
+		jar, err := cookiejar.New(nil)
+		if err != nil {
+			return err
+		}
+		client.Jar = jar
+	}
 	for range *n {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, *target, nil)
 		if err != nil {

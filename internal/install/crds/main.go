@@ -69,35 +69,62 @@ func collect() (map[string][]byte, error) {
 	if err := add(all, "istio", raw, nil); err != nil {
 		return nil, err
 	}
-	paths, err := filepath.Glob(filepath.Join(gateway, "config", "crd", "standard", "*.yaml"))
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range paths {
-		raw, err := os.ReadFile(p)
-		if err != nil {
+	for _, c := range channels {
+		if err := c.addTo(all, filepath.Join(gateway, "config", "crd", c.name)); err != nil {
 			return nil, err
 		}
-		if err := add(all, "gateway-api", raw, gatewayMetadata); err != nil {
-			return nil, fmt.Errorf("%s: %w", p, err)
-		}
-	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("no definitions in %s and %s", istio, gateway)
 	}
 	return all, nil
 }
 
-// metadata is what the chart adds to a definition.
-type metadata struct{ labels, annotations map[string]string }
-
-// gatewayMetadata marks the definitions as the mesh's own, by which the chart
-// knows that it may replace them, and has Helm leave them where users'
-// objects depend on them.
-var gatewayMetadata = &metadata{
-	labels:      map[string]string{"app.kubernetes.io/part-of": "ambit"},
-	annotations: map[string]string{"helm.sh/resource-policy": "keep"},
+// channel is one of the two sets of definitions that the Gateway API has.
+type channel struct {
+	name, dir string // as the module calls it, and the chart's directory
+	// terse leaves out all descriptions. A Secret with Helm's release has no
+	// room for those of both channels.
+	terse bool
 }
+
+var channels = []channel{
+	{name: "standard", dir: "gateway-api"},
+	{name: "experimental", dir: "gateway-api-experimental", terse: true},
+}
+
+// addTo adds the definitions of the channel, which are in a directory.
+func (c channel) addTo(all map[string][]byte, from string) error {
+	paths, err := filepath.Glob(filepath.Join(from, "*.yaml"))
+	if err != nil {
+		return err
+	}
+	if len(paths) == 0 {
+		return fmt.Errorf("%s: no definitions are there (is the module's layout another one?)", from)
+	}
+	for _, p := range paths {
+		raw, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		if err := add(all, c.dir, raw, &metadata{gatewayLabels, gatewayAnnotations, c.terse}); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// metadata is what the chart adds to a definition, and whether it leaves out
+// all descriptions.
+type metadata struct {
+	labels, annotations map[string]string
+	terse               bool
+}
+
+// gatewayLabels mark the definitions as the mesh's own: those the chart may
+// replace. gatewayAnnotations have Helm leave them where users' objects depend
+// on them.
+var (
+	gatewayLabels      = map[string]string{"app.kubernetes.io/part-of": "ambit"}
+	gatewayAnnotations = map[string]string{"helm.sh/resource-policy": "keep"}
+)
 
 // add splits a file into documents and keeps those that are definitions.
 func add(all map[string][]byte, dir string, raw []byte, extra *metadata) error {
@@ -135,6 +162,9 @@ func encode(doc []byte, extra *metadata) ([]byte, error) {
 		return nil, err
 	}
 	if extra != nil {
+		if extra.terse {
+			undescribe(crd["spec"])
+		}
 		meta := crd["metadata"].(map[string]any)
 		merge(meta, "labels", extra.labels)
 		merge(meta, "annotations", extra.annotations)

@@ -49,6 +49,8 @@ func TestKindsOfBothModules(t *testing.T) {
 		"istio/serviceentries.networking.istio.io.yaml",
 		"gateway-api/gateways.gateway.networking.k8s.io.yaml",
 		"gateway-api/httproutes.gateway.networking.k8s.io.yaml",
+		"gateway-api-experimental/httproutes.gateway.networking.k8s.io.yaml",
+		"gateway-api-experimental/xmeshes.gateway.networking.x-k8s.io.yaml",
 	} {
 		text := string(all[name])
 		if !strings.Contains(text, "kind: CustomResourceDefinition") {
@@ -59,7 +61,7 @@ func TestKindsOfBothModules(t *testing.T) {
 		}
 	}
 	for name, text := range all {
-		if strings.HasPrefix(name, "gateway-api/") != strings.Contains(string(text), "app.kubernetes.io/part-of: ambit") {
+		if strings.HasPrefix(name, "gateway-api") != strings.Contains(string(text), "app.kubernetes.io/part-of: ambit") {
 			t.Errorf("%s: only definitions of the Gateway API are marked as ours", name)
 		}
 	}
