@@ -858,11 +858,14 @@ func (x *MetricOverride) GetTags() []*TagOverride {
 	return nil
 }
 
+// A label that is removed, or has one of value and expression.
 type TagOverride struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Remove        bool                   `protobuf:"varint,2,opt,name=remove,proto3" json:"remove,omitempty"`
-	Value         string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"` // as it is
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Remove bool                   `protobuf:"varint,2,opt,name=remove,proto3" json:"remove,omitempty"`
+	Value  string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"` // as it is
+	// CEL over the attributes of a request or connection.
+	Expression    string `protobuf:"bytes,4,opt,name=expression,proto3" json:"expression,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -914,6 +917,13 @@ func (x *TagOverride) GetRemove() bool {
 func (x *TagOverride) GetValue() string {
 	if x != nil {
 		return x.Value
+	}
+	return ""
+}
+
+func (x *TagOverride) GetExpression() string {
+	if x != nil {
+		return x.Expression
 	}
 	return ""
 }
@@ -987,11 +997,14 @@ const file_telemetry_telemetry_proto_rawDesc = "" +
 	"\ametrics\x18\x01 \x03(\tR\ametrics\x12\x1f\n" +
 	"\bdisabled\x18\x02 \x01(\bH\x00R\bdisabled\x88\x01\x01\x123\n" +
 	"\x04tags\x18\x03 \x03(\v2\x1f.ambit.telemetry.v1.TagOverrideR\x04tagsB\v\n" +
-	"\t_disabled\"O\n" +
+	"\t_disabled\"o\n" +
 	"\vTagOverride\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06remove\x18\x02 \x01(\bR\x06remove\x12\x14\n" +
-	"\x05value\x18\x03 \x01(\tR\x05value*O\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x04 \x01(\tR\n" +
+	"expression*O\n" +
 	"\x05Scope\x12\b\n" +
 	"\x04MESH\x10\x00\x12\b\n" +
 	"\x04ROOT\x10\x01\x12\t\n" +

@@ -4,7 +4,8 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/ambit-mesh/ambit/internal/gateway/lines"
+	"github.com/ambit-mesh/ambit/internal/gateway/attributes"
+	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/l7/trace"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -79,7 +80,24 @@ func (t *reporter) count(s *source, r *Record, partial bool) {
 		Received: r.Received + r.Heads.Request, Sent: r.Sent + r.Heads.Response,
 		Asked: r.Messages.Request, Responded: r.Messages.Response, Partial: partial,
 	}
-	t.rec.Request(&s.counted, r.upstream(), &q, t.current)
+	to := r.upstream()
+	to.Tags = t.tags(s, r, to.Service)
+	t.rec.Request(&s.counted, to, &q, t.current)
+}
+
+// tags evaluates the expressions that labels of a record's metrics are made of: those of
+// the service that is the destination in them.
+func (t *reporter) tags(s *source, r *Record, svc *workload.Service) telemetry.Tags {
+	k := observe.Service{}
+	if svc != nil {
+		k = observe.Service{Namespace: svc.Namespace, Hostname: svc.Hostname}
+	}
+	values := r.shard.traces.Settings(k).Values
+	if len(values) == 0 {
+		return ""
+	}
+	e, more := t.describe(s, r)
+	return attributes.Tags(values, e, &more)
 }
 
 func (t *reporter) request(r *Record) {
@@ -99,7 +117,7 @@ func (t *reporter) begin(r *Record, c *telemetry.Conn) {
 	c.Src = r.ClientAddr
 	t.rec.Begin(c, telemetry.Key{
 		Reporter: telemetry.Waypoint, MTLS: to.MTLS, Src: t.current(r.Client), Dst: t.current(to.Workload), Service: telemetry.RefTo(to.Service),
-		SrcIdentity: r.ClientIdentity, Baggage: r.Baggage,
+		SrcIdentity: r.ClientIdentity, Baggage: r.Baggage, Tags: t.tags(t.source(r), r, to.Service),
 	}, r.Start)
 	if r.flow != nil {
 		c.Count(r.flow)
@@ -118,10 +136,16 @@ func (t *reporter) closed(r *Record) {
 
 // log writes the line of a record.
 func (t *reporter) log(s *source, r *Record) {
-	if !t.lines.Enabled() {
-		return
+	if t.lines.Enabled() {
+		e, more := t.describe(s, r)
+		r.shard.lines.Write(t.lines, r.shard.observed(r.from).Logs, e, &more, s.lines)
 	}
-	e := &r.shard.line
+	r.shard.line = accesslog.Request{}
+}
+
+// describe returns a record as lines and expressions see it. It is valid until the next.
+func (t *reporter) describe(s *source, r *Record) (e *accesslog.Request, more attributes.More) {
+	e = &r.shard.line
 	*e = accesslog.Request{
 		Start: r.Start, Duration: r.Duration, Reason: r.Reason, Err: r.Err,
 		Method: r.Method, Path: r.Path, Authority: r.Authority, Protocol: r.Version, Status: r.Status, Received: r.Received, Sent: r.Sent,
@@ -147,10 +171,9 @@ func (t *reporter) log(s *source, r *Record) {
 			e.Dst.Identity = r.Identities
 		}
 	}
-	more := lines.More{Head: r.head, Heads: r.Heads, GRPC: r.GRPC, GRPCStatus: r.GRPCStatus}
+	more = attributes.More{Head: r.head, Heads: r.Heads, GRPC: r.GRPC, GRPCStatus: r.GRPCStatus}
 	if r.Service != nil {
 		more.Destination = r.Service.Hostname
 	}
-	r.shard.lines.Write(t.lines, r.shard.observed(r.from).Logs, e, &more, s.lines)
-	*e = accesslog.Request{}
+	return e, more
 }

@@ -3,46 +3,16 @@ package gateway
 import (
 	"context"
 	"sync"
-	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/carried"
 	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 )
 
-// State is what a gateway does now, for its dump.
-type State struct {
-	Connections []Connection
-	// Omitted counts the connections beyond the bound of the list.
-	Omitted int
-	LeftOut []LeftOut
-}
-
-// Connection is one that a client's node proxy has opened.
-type Connection struct {
-	Client   string    `json:"client,omitempty"` // namespace/name; empty when unknown
-	Identity string    `json:"identity"`
-	Source   string    `json:"source"`
-	Called   string    `json:"called"` // namespace/hostname of a service, or the UID of a workload
-	Port     uint16    `json:"port"`
-	Protocol string    `json:"protocol"` // HTTP/1.1, HTTP/2, TCP; empty before it is known
-	Endpoint string    `json:"endpoint,omitempty"`
-	Since    time.Time `json:"since"`
-}
-
-// LeftOut is an endpoint that gets no new requests for a time, because it could not be
-// reached.
-type LeftOut struct {
-	UID  string `json:"uid"`
-	Port uint16 `json:"port"` // of the service, or of the workload without one
-}
-
-// maxListed bounds the connections that each loop lists.
-const maxListed = 4096
-
 // State asks each loop for what it carries. When ctx ends before, the rest is missing.
-func (g *Gateway) State(ctx context.Context) State {
+func (g *Gateway) State(ctx context.Context) carried.State {
 	var (
 		mu   sync.Mutex // guards out
-		out  State
+		out  carried.State
 		wait sync.WaitGroup
 		done = make(chan struct{})
 	)
@@ -66,17 +36,17 @@ func (g *Gateway) State(ctx context.Context) State {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	return State{out.Connections, out.Omitted, out.LeftOut}
+	return carried.State{Connections: out.Connections, Omitted: out.Omitted, LeftOut: out.LeftOut}
 }
 
-func (s *shard) state(out *State) {
+func (s *shard) state(out *carried.State) {
 	listed := 0
 	for c := range s.sessions {
-		if listed++; listed > maxListed {
-			out.Omitted += len(s.sessions) - maxListed
+		if listed++; listed > carried.MaxListed {
+			out.Omitted += len(s.sessions) - carried.MaxListed
 			break
 		}
-		x := Connection{Identity: c.peer.String(), Source: c.remote.String(), Port: c.dest.Port, Protocol: c.protocol, Since: c.start}
+		x := carried.Connection{Identity: c.peer.String(), Source: c.remote.String(), Port: c.dest.Port, Protocol: c.protocol, Since: c.start}
 		if c.client != nil {
 			x.Client = c.client.Namespace + "/" + c.client.Name
 		}
@@ -90,5 +60,7 @@ func (s *shard) state(out *State) {
 		}
 		out.Connections = append(out.Connections, x)
 	}
-	s.health.All(s.loop.Now(), func(at upstream.Place) { out.LeftOut = append(out.LeftOut, LeftOut{at.UID, at.Port}) })
+	s.health.All(s.loop.Now(), func(at upstream.Place) {
+		out.LeftOut = append(out.LeftOut, carried.LeftOut{UID: at.UID, Port: at.Port})
+	})
 }

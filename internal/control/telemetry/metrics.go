@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,8 +17,10 @@ import (
 // builtinMetrics is the provider of metrics that every waypoint has.
 const builtinMetrics = "prometheus"
 
-// metrics translates the rules about metrics.
+// metrics translates the rules about metrics. A label with a mistake has none of them in
+// effect: half of an object would be another one.
 func (x *translator) metrics(list []*apitelemetry.Metrics) {
+	sound := true
 	for i, m := range list {
 		at := fmt.Sprintf("spec.metrics[%d]", i)
 		if m.GetReportingInterval() != nil {
@@ -35,13 +38,18 @@ func (x *translator) metrics(list []*apitelemetry.Metrics) {
 			continue
 		}
 		for j, o := range m.GetOverrides() {
-			if pb := x.override(fmt.Sprintf("%s.overrides[%d]", at, j), o); pb != nil {
+			pb, ok := x.override(fmt.Sprintf("%s.overrides[%d]", at, j), o)
+			if sound = sound && ok; pb != nil {
 				x.m.layer.Metrics = append(x.m.layer.Metrics, pb)
 			}
 		}
 	}
-	if err := check(&telemetrypb.Layer{Metrics: x.m.layer.Metrics}); err != nil {
+	if err := check(&telemetrypb.Layer{Metrics: x.m.layer.Metrics}); sound && err != nil {
 		x.invalid("spec", "%v", err) // such as too many of something
+		sound = false
+	}
+	if !sound {
+		x.invalid("spec.metrics", "because of that, no override of the object is in effect")
 		x.m.layer.Metrics = nil
 	}
 }
@@ -54,15 +62,17 @@ func (m *Mesh) counts(name string) bool {
 	return m != nil && m.providers[name] != nil && m.providers[name].kind == builtinMetrics
 }
 
-func (x *translator) override(at string, o *apitelemetry.MetricsOverrides) *telemetrypb.MetricOverride {
+// override translates one change; nil when it has no effect. It reports false for a label
+// with a mistake.
+func (x *translator) override(at string, o *apitelemetry.MetricsOverrides) (out *telemetrypb.MetricOverride, sound bool) {
 	if !x.serves(at, o.GetMatch().GetMode()) {
-		return nil
+		return nil, true
 	}
-	out := &telemetrypb.MetricOverride{}
+	out, sound = &telemetrypb.MetricOverride{}, true
 	switch m := o.GetMatch().GetMetricMatch().(type) {
 	case *apitelemetry.MetricSelector_CustomMetric:
 		x.refuse(at+".match.customMetric", "a waypoint has Istio's standard metrics alone")
-		return nil
+		return nil, true
 	case *apitelemetry.MetricSelector_Metric:
 		if m.Metric != apitelemetry.MetricSelector_ALL_METRICS {
 			out.Metrics = []string{m.Metric.String()}
@@ -72,26 +82,35 @@ func (x *translator) override(at string, o *apitelemetry.MetricsOverrides) *tele
 		out.Disabled = proto.Bool(o.GetDisabled().GetValue())
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.GetTagOverrides())) {
-		t, where := o.GetTagOverrides()[name], at+".tagOverrides["+name+"]"
+		t := o.GetTagOverrides()[name]
 		tag := &telemetrypb.TagOverride{Name: name, Remove: t.GetOperation() == apitelemetry.MetricsOverrides_TagOverride_REMOVE}
 		if !tag.Remove {
-			value, ok := constant(t.GetValue())
-			if !ok {
-				x.refuse(where, "only a constant is possible, such as \"'a'\": a label made of each request could have any number of values")
-				continue
+			if value, ok := constant(t.GetValue()); ok {
+				tag.Value = value
+			} else {
+				tag.Expression = t.GetValue()
 			}
-			tag.Value = value
 		}
 		if err := check(&telemetrypb.Layer{Metrics: []*telemetrypb.MetricOverride{{Tags: []*telemetrypb.TagOverride{tag}}}}); err != nil {
-			x.invalid(where, "%v", err)
+			x.invalid(at, "%v", unwrapped(err))
+			sound = false
 			continue
 		}
 		out.Tags = append(out.Tags, tag)
 	}
 	if out.Disabled == nil && len(out.Tags) == 0 {
-		return nil
+		return nil, sound
 	}
-	return out
+	return out, sound
+}
+
+// unwrapped returns the error of a label, without the place that it has in a message of
+// its own.
+func unwrapped(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
 }
 
 // constant returns the text of a literal of CEL.

@@ -128,8 +128,14 @@ func TestTranslate(t *testing.T) {
 		{"accessLogging: [{match: {mode: CLIENT}, disabled: true}]", "spec.accessLogging[0].match.mode", "", ""},
 		{"metrics: [{overrides: [{match: {metric: REQUEST_SIZE}, disabled: true}]}]", "", "", "REQUEST_SIZE"},
 		{"metrics: [{overrides: [{tagOverrides: {a: {value: \"'x'\"}, destination_app: {operation: REMOVE}}}]}]", "", "", `value:"x"`},
-		{"metrics: [{overrides: [{tagOverrides: {a: {value: request.host}}}]}]", "tagOverrides[a]", "", ""},
+		{"metrics: [{overrides: [{tagOverrides: {a: {value: request.host}}}]}]", "", "", `expression:"request.host"`},
+		{"metrics: [{overrides: [{tagOverrides: {a: {value: \"has(request.id) ? 'y' : 'n'\"}}}]}]", "", "", `expression:"has(request.id)`},
+		{"metrics: [{overrides: [{match: {mode: CLIENT_AND_SERVER}, disabled: false}]}]", "", "", "disabled:false"},
 		{"metrics: [{overrides: [{tagOverrides: {a-b: {value: \"'x'\"}}}]}]", "", "tagOverrides[a-b]", ""},
+		{"metrics: [{overrides: [{tagOverrides: {le: {value: \"'x'\"}}}]}]", "", "tagOverrides[le]", ""},
+		{"metrics: [{overrides: [{tagOverrides: {__name__: {value: \"'x'\"}}}]}]", "", "tagOverrides[__name__]", ""},
+		{"metrics: [{overrides: [{tagOverrides: {a: {value: istio_operationId}}}]}]", "", "tagOverrides[a]: value", ""},
+		{"metrics: [{overrides: [{tagOverrides: {a: {value: ''}}}]}]", "", "tagOverrides[a]", ""},
 		{"metrics: [{providers: [{name: prometheus}], reportingInterval: 3s, overrides: [{match: {mode: CLIENT}, disabled: true}, {match: {customMetric: x}, disabled: true}]}]", "spec.metrics[0].reportingInterval", "", ""},
 		{"metrics: [{providers: [{name: zipkin}], overrides: [{disabled: true}]}]", "spec.metrics[0].providers[0]", "", ""},
 	} {
@@ -160,6 +166,9 @@ func TestTranslate(t *testing.T) {
 				}
 			}
 		})
+	}
+	if made := Translate(object(t, `{tracing: [{randomSamplingPercentage: 5}], metrics: [{overrides: [{disabled: true}, {tagOverrides: {a: {value: "'x'"}, b: {value: 'request.'}}}, {disabled: false}]}]}`), m, owner); len(made.layer.Metrics) > 0 || made.layer.Tracing == nil || len(made.Invalid) != 2 || !strings.Contains(made.Invalid[0], "spec.metrics[0].overrides[1]") {
+		t.Errorf("with a mistake in one label, %v is in effect: %q", made.layer, made.Invalid)
 	}
 	if made := Check(object(t, "tracing: [{providers: [{name: any}]}]\naccessLogging: [{providers: [{name: any}]}]")); len(made.Invalid)+len(made.Refused) > 0 {
 		t.Errorf("%v %v", made.Invalid, made.Refused)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/gateway"
+	"github.com/ambit-mesh/ambit/internal/gateway/carried"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
@@ -32,11 +32,11 @@ func (a *App) dump() map[string]any {
 	ctx, cancel := context.WithTimeout(context.Background(), dumpTimeout)
 	defer cancel()
 	st := a.gateway.State(ctx)
-	slices.SortFunc(st.Connections, func(x, y gateway.Connection) int {
+	slices.SortFunc(st.Connections, func(x, y carried.Connection) int {
 		return cmp.Or(strings.Compare(x.Client, y.Client), strings.Compare(x.Source, y.Source), strings.Compare(x.Called, y.Called), x.Since.Compare(y.Since))
 	})
 	if st.Connections == nil {
-		st.Connections = []gateway.Connection{}
+		st.Connections = []carried.Connection{}
 	}
 	return map[string]any{
 		"workloads":          raw(snap.DumpWorkloads()),
@@ -202,7 +202,7 @@ type endpointDump struct {
 
 // backends lists the ports of the services that the gateway has, and those that routes
 // name.
-func backends(snap *workload.Snapshot, cfg *route.Config, out []gateway.LeftOut) []backendDump {
+func backends(snap *workload.Snapshot, cfg *route.Config, out []carried.LeftOut) []backendDump {
 	keys := map[route.PortKey]*route.Upstream{}
 	for s := range snap.Services() {
 		for _, p := range s.Ports {
@@ -214,7 +214,7 @@ func backends(snap *workload.Snapshot, cfg *route.Config, out []gateway.LeftOut)
 			keys[u.Service] = u
 		}
 	}
-	left := map[gateway.LeftOut]bool{}
+	left := map[carried.LeftOut]bool{}
 	for _, l := range out {
 		left[l] = true
 	}
@@ -224,7 +224,7 @@ func backends(snap *workload.Snapshot, cfg *route.Config, out []gateway.LeftOut)
 		if s := snap.ServiceByName(k.Namespace, k.Hostname); s != nil {
 			b.Known, b.Protocol = true, apps[s.App(k.Port)]
 			for w := range snap.Endpoints(s) {
-				e := endpointDump{Workload: w.Namespace + "/" + w.Name, Healthy: w.Healthy, LeftOut: left[gateway.LeftOut{UID: w.UID, Port: k.Port}], Protocol: "TCP"}
+				e := endpointDump{Workload: w.Namespace + "/" + w.Name, Healthy: w.Healthy, LeftOut: left[carried.LeftOut{UID: w.UID, Port: k.Port}], Protocol: "TCP"}
 				if w.Protocol == workload.HBONE {
 					e.Protocol = "HBONE"
 				}

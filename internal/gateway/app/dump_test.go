@@ -8,7 +8,7 @@ import (
 	"time"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
-	"github.com/ambit-mesh/ambit/internal/gateway"
+	"github.com/ambit-mesh/ambit/internal/gateway/carried"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -60,7 +60,7 @@ func TestDumpBackends(t *testing.T) {
 	cfg := &route.Config{Upstreams: map[string]*route.Upstream{
 		"x": {Service: route.PortKey{Namespace: "far", Hostname: "x.far.svc", Port: 81}, Protocol: route.HTTP2, Limits: route.Limits{Requests: 7}},
 	}}
-	list := backends(d.Snapshot(), cfg, []gateway.LeftOut{{UID: "c//Pod/shop/a", Port: 80}})
+	list := backends(d.Snapshot(), cfg, []carried.LeftOut{{UID: "c//Pod/shop/a", Port: 80}})
 	got, err := json.Marshal(list)
 	if err != nil {
 		t.Fatal(err)

@@ -71,7 +71,11 @@ func (m overrides) For(namespace, hostname string) map[string]telemetry.Override
 	list := m.set.Load().For(observe.Service{Namespace: namespace, Hostname: hostname}).Metrics
 	out := make(map[string]telemetry.Override, len(list))
 	for name, o := range list {
-		out[name] = telemetry.Override{Disabled: o.Disabled, Remove: o.Remove, Set: o.Set}
+		from := make(map[string]string, len(o.From))
+		for label, v := range o.From {
+			from[label] = v.String()
+		}
+		out[name] = telemetry.Override{Disabled: o.Disabled, Remove: o.Remove, Set: o.Set, From: from}
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
+	"github.com/ambit-mesh/ambit/internal/gateway/attributes"
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
@@ -21,7 +22,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 )
 
-func example() (*accesslog.Request, *More) {
+func example() (*accesslog.Request, *attributes.More) {
 	h := &message.Head{}
 	for k, v := range map[string]string{"X-Log": "yes", "user-agent": "curl/8", "referer": "r"} {
 		h.Add(message.NewKey(k), []byte(v))
@@ -32,7 +33,7 @@ func example() (*accesslog.Request, *More) {
 			Upstream: netip.MustParseAddrPort("10.0.0.2:8080"), Called: netip.MustParseAddrPort("10.96.0.1:80"), Client: netip.MustParseAddrPort("10.0.0.1:4000"),
 			ClusterKind: "http", ClusterHost: "v1", ClusterPort: 80, Route: "r", Src: accesslog.Party{Workload: "far", Namespace: "shop", Identity: "spiffe://far"},
 			Dst: accesslog.Party{Workload: "v1", Namespace: "shop"},
-		}, &More{
+		}, &attributes.More{
 			Head: h, GRPC: true, GRPCStatus: 14, Destination: "front.shop",
 		}
 }
@@ -67,7 +68,7 @@ func TestFilters(t *testing.T) {
 		t.Fatal(err)
 	}
 	e, _ := example()
-	if holds(c, e, &More{}) {
+	if holds(c, e, &attributes.More{}) {
 		t.Error("a connection without HTTP has a method")
 	}
 }

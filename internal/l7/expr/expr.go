@@ -1,5 +1,5 @@
-// Package expr is conditions on requests, written in CEL over Envoy's attributes. A
-// condition is compiled once; what it may cost is bounded.
+// Package expr is conditions on requests and values made of them, written in CEL over
+// Envoy's attributes. Each is compiled once; what it may cost is bounded.
 package expr
 
 import (
@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/ast"
+	"github.com/google/cel-go/common/types/ref"
 )
 
 // Bounds of a condition.
@@ -30,15 +31,32 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	return cel.NewEnv(options...)
 })
 
-// Condition is a compiled condition. It is immutable, and may be used by any goroutine.
-type Condition struct {
+// compiled is an expression that is compiled.
+type compiled struct {
 	text    string
 	program cel.Program
 	used    map[string]bool // roots that it names
 }
 
+// Condition is a compiled condition. It is immutable, and may be used by any goroutine.
+type Condition struct{ compiled }
+
 // Compile compiles a condition, or returns what is wrong with it.
 func Compile(text string) (*Condition, error) {
+	c, err := compile(text, func(t *cel.Type) error {
+		if !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
+			return fmt.Errorf("it is a %s, and must be true or false", t)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Condition{*c}, nil
+}
+
+// compile compiles a text whose type suits.
+func compile(text string, suits func(*cel.Type) error) (*compiled, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("it is longer than %d bytes", maxText)
 	}
@@ -50,10 +68,10 @@ func Compile(text string) (*Condition, error) {
 	if issues.Err() != nil {
 		return nil, issues.Err()
 	}
-	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
-		return nil, fmt.Errorf("it is a %s, and must be true or false", t)
+	if err := suits(checked.OutputType()); err != nil {
+		return nil, err
 	}
-	c := &Condition{text: text, used: map[string]bool{}}
+	c := &compiled{text: text, used: map[string]bool{}}
 	var unknown error
 	ast.PostOrderVisit(checked.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {
@@ -94,11 +112,11 @@ func set(names ...string) map[string]bool {
 	return out
 }
 
-// String returns the text of the condition.
-func (c *Condition) String() string { return c.text }
+// String returns the text of the expression.
+func (c *compiled) String() string { return c.text }
 
-// Uses reports whether the condition names a root, such as request.
-func (c *Condition) Uses(root string) bool { return c.used[root] }
+// Uses reports whether the expression names a root, such as request.
+func (c *compiled) Uses(root string) bool { return c.used[root] }
 
 // Attributes are the fields of the roots that a condition uses. One without a value is
 // left out, so that has() finds it missing.
@@ -107,9 +125,8 @@ type Attributes map[string]map[string]any
 // errCondition is the error of a condition that could not be evaluated.
 var errCondition = errors.New("the condition has no value")
 
-// Holds evaluates the condition. An error is one of the request: a field that is missing,
-// or a cost beyond the bound.
-func (c *Condition) Holds(a Attributes) (bool, error) {
+// eval evaluates the expression over the roots that it names.
+func (c *compiled) eval(a Attributes) (ref.Val, error) {
 	in := map[string]any{}
 	for _, r := range roots {
 		if c.used[r] {
@@ -120,6 +137,13 @@ func (c *Condition) Holds(a Attributes) (bool, error) {
 		}
 	}
 	v, _, err := c.program.Eval(in)
+	return v, err
+}
+
+// Holds evaluates the condition. An error is one of the request: a field that is missing,
+// or a cost beyond the bound.
+func (c *Condition) Holds(a Attributes) (bool, error) {
+	v, err := c.eval(a)
 	if err != nil {
 		return false, err
 	}

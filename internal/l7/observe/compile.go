@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
+	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/trace"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
@@ -68,8 +69,9 @@ func Compile(p *telemetrypb.Layer, env func(string) (string, bool), intern func(
 	if n := len(p.GetMetrics()); n > maxOverrides {
 		return nil, fmt.Errorf("metrics: there are %d overrides (at most %d are possible)", n, maxOverrides)
 	}
+	l.values = map[string]*expr.Value{}
 	for i, o := range p.GetMetrics() {
-		if err := metric(o); err != nil {
+		if err := metric(o, l.values); err != nil {
 			return nil, fmt.Errorf("metrics.overrides[%d]: %w", i, err)
 		}
 	}

@@ -1,12 +1,16 @@
 package observe
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
+	"github.com/ambit-mesh/ambit/internal/l7/expr"
 )
 
 // Metric is what is changed of one metric.
@@ -14,6 +18,8 @@ type Metric struct {
 	Disabled bool
 	Remove   []string          // labels
 	Set      map[string]string // labels and their values
+	// From has the labels whose values are made of each request.
+	From map[string]*expr.Value
 }
 
 // MetricNames are those of Istio's enum.
@@ -24,14 +30,19 @@ var MetricNames = []string{
 
 // Bounds of a layer's changes.
 const (
-	maxOverrides = 64
-	maxLabels    = 32
+	maxOverrides   = 64
+	maxLabels      = 32
+	maxExpressions = 16
 )
+
+// MaxValues bounds the expressions of all layers that are evaluated for a request. The
+// labels of others have no value.
+const MaxValues = 32
 
 var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]{0,127}$`)
 
-// metric compiles one change.
-func metric(p *telemetrypb.MetricOverride) error {
+// metric compiles one change. Expressions are compiled into values, by their texts.
+func metric(p *telemetrypb.MetricOverride, values map[string]*expr.Value) error {
 	for _, name := range p.GetMetrics() {
 		if !slices.Contains(MetricNames, name) {
 			return fmt.Errorf("there is no metric %q", name)
@@ -41,12 +52,36 @@ func metric(p *telemetrypb.MetricOverride) error {
 		return fmt.Errorf("tagOverrides: there are %d (at most %d are possible)", n, maxLabels)
 	}
 	for _, t := range p.GetTags() {
-		switch {
-		case !labelName.MatchString(t.GetName()):
-			return fmt.Errorf("tagOverrides: %q is no name of a label", t.GetName())
-		case !t.GetRemove() && (t.GetValue() == "" || len(t.GetValue()) > maxTagValue):
-			return fmt.Errorf("tagOverrides.%s: it needs a value of at most %d bytes", t.GetName(), maxTagValue)
+		if err := tag(t, values); err != nil {
+			return fmt.Errorf("tagOverrides[%s]: %w", t.GetName(), err)
 		}
+	}
+	return nil
+}
+
+// tag compiles the change of one label.
+func tag(t *telemetrypb.TagOverride, values map[string]*expr.Value) (err error) {
+	name, value, text := t.GetName(), t.GetValue(), t.GetExpression()
+	switch {
+	case !labelName.MatchString(name):
+		return fmt.Errorf("%q is no name of a label", name)
+	case name == "le" || name == "quantile" || strings.HasPrefix(name, "__"):
+		return fmt.Errorf("Prometheus keeps the label %q for itself (choose another name)", name)
+	case t.GetRemove() && (value != "" || text != ""), value != "" && text != "":
+		return errors.New("it has more than one of a removal, a value and an expression")
+	case t.GetRemove():
+		return nil
+	case text == "" && (value == "" || len(value) > maxTagValue || !utf8.ValidString(value)):
+		return fmt.Errorf("it needs a value of at most %d bytes", maxTagValue)
+	case text == "" || values[text] != nil:
+		return nil
+	}
+	if values[text], err = expr.CompileValue(text); err != nil {
+		delete(values, text)
+		return fmt.Errorf("value: %w", err)
+	}
+	if len(values) > maxExpressions {
+		return fmt.Errorf("value: there are more than %d different expressions", maxExpressions)
 	}
 	return nil
 }
@@ -55,8 +90,8 @@ func metric(p *telemetrypb.MetricOverride) error {
 type metrics map[string]*Metric
 
 // merge applies the changes of a layer, in order, to what earlier layers say.
-func (m *metrics) merge(list []*telemetrypb.MetricOverride) {
-	for _, p := range list {
+func (m *metrics) merge(l *Layer) {
+	for _, p := range l.metrics {
 		names := p.GetMetrics()
 		if len(names) == 0 {
 			names = MetricNames
@@ -67,7 +102,7 @@ func (m *metrics) merge(list []*telemetrypb.MetricOverride) {
 			}
 			one := (*m)[name]
 			if one == nil {
-				one = &Metric{Set: map[string]string{}}
+				one = &Metric{Set: map[string]string{}, From: map[string]*expr.Value{}}
 				(*m)[name] = one
 			}
 			if p.Disabled != nil {
@@ -75,14 +110,36 @@ func (m *metrics) merge(list []*telemetrypb.MetricOverride) {
 			}
 			for _, t := range p.GetTags() {
 				one.Remove = slices.DeleteFunc(slices.Clone(one.Remove), func(s string) bool { return s == t.GetName() })
-				one.Set = maps.Clone(one.Set)
 				delete(one.Set, t.GetName())
-				if t.GetRemove() {
+				delete(one.From, t.GetName())
+				switch {
+				case t.GetRemove():
 					one.Remove = append(one.Remove, t.GetName())
-				} else {
+				case t.GetExpression() != "":
+					one.From[t.GetName()] = l.values[t.GetExpression()]
+				default:
 					one.Set[t.GetName()] = t.GetValue()
 				}
 			}
 		}
 	}
+}
+
+// values returns the expressions of the metrics that are served, in order.
+func (m metrics) values() []*expr.Value {
+	all := map[string]*expr.Value{}
+	for _, one := range m {
+		if !one.Disabled {
+			for _, v := range one.From {
+				all[v.String()] = v
+			}
+		}
+	}
+	var out []*expr.Value
+	for _, text := range slices.Sorted(maps.Keys(all)) {
+		if len(out) < MaxValues {
+			out = append(out, all[text])
+		}
+	}
+	return out
 }

@@ -27,6 +27,8 @@ type Settings struct {
 	Logs []Log
 	// Metrics are what is changed of metrics, by the names of Istio's enum.
 	Metrics map[string]*Metric
+	// Values are evaluated for each request: labels of metrics are made of them.
+	Values []*expr.Value
 }
 
 // Log is a line of the access log.
@@ -100,6 +102,7 @@ type Layer struct {
 	tracing   *tracing
 	logs      []logRule
 	metrics   []*telemetrypb.MetricOverride
+	values    map[string]*expr.Value // of metrics, by their texts
 }
 
 // tracing is of one layer; nil and absent fields leave the values of earlier layers.
@@ -183,7 +186,7 @@ func (m *merger) merge(layers []*Layer) {
 			m.tracing.merge(t)
 		}
 		m.logs.merge(l.logs)
-		m.metrics.merge(l.metrics)
+		m.metrics.merge(l)
 	}
 }
 
@@ -199,7 +202,7 @@ func (t *tracing) merge(o *tracing) {
 }
 
 func (m *merger) settings() *Settings {
-	s := &Settings{Logs: m.logs.lines(), Metrics: m.metrics}
+	s := &Settings{Logs: m.logs.lines(), Metrics: m.metrics, Values: m.metrics.values()}
 	if t := &m.tracing; t.collector != nil {
 		s.Tracing = &Tracing{Collector: t.collector, Propagate: t.closed == nil || !*t.closed, IstioTags: t.istio == nil || *t.istio, Tags: t.tags}
 		if t.share != nil {

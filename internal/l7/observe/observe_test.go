@@ -216,9 +216,34 @@ func TestMetrics(t *testing.T) {
 	if c := mine["REQUEST_COUNT"]; c.Disabled || c.Set["b"] != "2" || len(c.Set) != 1 || fmt.Sprint(c.Remove) != "[a]" || !mine["REQUEST_SIZE"].Disabled {
 		t.Errorf("%+v", mine)
 	}
+	web.Metrics = []*telemetrypb.MetricOverride{
+		{Tags: []*telemetrypb.TagOverride{{Name: "a", Expression: "request.host"}, {Name: "b", Expression: "request.method"}}},
+		{Metrics: []string{"REQUEST_SIZE"}, Tags: []*telemetrypb.TagOverride{{Name: "c", Expression: "request.path"}}}, // which is disabled
+		{Metrics: []string{"REQUEST_COUNT"}, Tags: []*telemetrypb.TagOverride{{Name: "b", Value: "2"}}},
+	}
+	made := store(t, root, web).Set().For(Service{"shop", "web"})
+	if c := made.Metrics["REQUEST_COUNT"]; c.From["a"].String() != "request.host" || len(c.From) != 1 || c.Set["b"] != "2" || len(c.Set) != 1 || len(c.Remove) != 0 || fmt.Sprint(made.Values) != "[request.host]" {
+		t.Errorf("%+v, %v", c, made.Values)
+	}
+	for _, tags := range [][]*telemetrypb.TagOverride{
+		{{Name: "a", Expression: "request."}}, {{Name: "a", Expression: "1", Value: "1"}}, {{Name: "a", Expression: "1", Remove: true}}, {{Name: "le", Value: "1"}},
+		{{Name: "__x", Value: "1"}}, {{Name: "a", Value: "\xff"}}, many(maxExpressions + 1),
+	} {
+		if _, err := Compile(&telemetrypb.Layer{Metrics: []*telemetrypb.MetricOverride{{Tags: tags}}}, nil, nil); err == nil {
+			t.Errorf("%v is accepted", tags)
+		}
+	}
 	if set := store(t, layer(0, "", "", nil)).Set(); set.Metrics || set.For(Service{}).Metrics != nil {
 		t.Error("there are overrides")
 	}
+}
+
+// many are labels with an expression each.
+func many(n int) (out []*telemetrypb.TagOverride) {
+	for i := range n {
+		out = append(out, &telemetrypb.TagOverride{Name: fmt.Sprint("l", i), Expression: fmt.Sprintf("'%d' + request.host", i)})
+	}
+	return out
 }
 
 // TestLogs: which lines a request has.

@@ -16,6 +16,8 @@ type Override struct {
 	Remove []string
 	// Set are labels and their values, in place of others of that name.
 	Set map[string]string
+	// From are labels and the expressions that their values are made of; see Tags.
+	From map[string]string
 }
 
 // Overrides are what users want of metrics.
@@ -48,7 +50,7 @@ func (o *overridden) Describe(chan<- *prometheus.Desc) {}
 
 // Collect is called for every scrape.
 func (o *overridden) Collect(ch chan<- prometheus.Metric) {
-	if !o.of.Any() {
+	if !o.of.Any() && !o.rec.hasTags() {
 		o.rec.Collect(ch)
 		return
 	}
@@ -77,7 +79,7 @@ func (o *overridden) Collect(ch chan<- prometheus.Metric) {
 			continue
 		}
 		if is {
-			change.apply(&w.metric)
+			change.apply(&w.metric, tagsOf(m))
 		}
 		k := w.key(name)
 		if sum := sums[k]; sum != nil {
@@ -100,14 +102,16 @@ func label(m *dto.Metric, name string) string {
 	return ""
 }
 
-func (c *Override) apply(m *dto.Metric) {
+func (c *Override) apply(m *dto.Metric, t Tags) {
 	m.Label = slices.DeleteFunc(m.Label, func(l *dto.LabelPair) bool {
 		_, set := c.Set[l.GetName()]
-		return set || slices.Contains(c.Remove, l.GetName())
+		_, made := c.From[l.GetName()]
+		return set || made || slices.Contains(c.Remove, l.GetName())
 	})
 	for name, value := range c.Set {
 		m.Label = append(m.Label, &dto.LabelPair{Name: proto.String(name), Value: proto.String(value)})
 	}
+	c.made(m, t)
 }
 
 // written is a metric with its value.

@@ -72,6 +72,8 @@ type Key struct {
 	// Baggage is what the other side says of itself; used only when it is not
 	// in the directory.
 	Baggage connect.Baggage
+	// Tags are values of the requests or connections.
+	Tags Tags
 }
 
 // teller is the peer that sent the baggage.
@@ -96,6 +98,7 @@ type labelValues struct {
 	mtls     bool
 	located  bool // the locality labels are present
 	locality [4]string
+	tags     Tags
 }
 
 // nodeFlags are the response_flags values of node proxies, l7Flags those of proxies of
@@ -184,7 +187,7 @@ const (
 // labels builds the label values of a key.
 func (k *Key) labels() labelValues {
 	var v labelValues
-	v.mtls = k.MTLS
+	v.mtls, v.tags = k.MTLS, k.Tags
 	p := &v.party
 	p[lReporter] = k.Reporter.String()
 	switch b := &k.Baggage; {

@@ -35,6 +35,7 @@ type Recorder struct {
 	mu     sync.Mutex // guards what follows
 	pairs  map[Key]*Pair
 	told   map[identity.Identity]int // pairs with baggage, by the peer that sent it
+	tagged tagged
 	series map[labelValues]*series
 	byWl   map[*workload.Workload]map[*Pair]struct{}
 	// byService has the pairs without a destination workload: those of a
@@ -65,6 +66,7 @@ func NewLimited(program string, log *slog.Logger, rates accesslog.Rates) *Record
 		log:       log,
 		lines:     accesslog.NewLimiter(log, rates),
 		told:      map[identity.Identity]int{},
+		tagged:    tagged{by: map[identity.Identity]int{}},
 		pairs:     map[Key]*Pair{},
 		series:    map[labelValues]*series{},
 		byWl:      map[*workload.Workload]map[*Pair]struct{}{},
@@ -112,6 +114,10 @@ func (r *Recorder) pairLocked(k Key) *Pair {
 		k.Baggage = connect.Baggage{}
 		return r.pairLocked(k)
 	}
+	if t := r.tagged.admit(&k); t != k.Tags {
+		k.Tags = t
+		return r.pairLocked(k)
+	}
 	if !r.isLive(&k) {
 		return &Pair{key: k, series: r.seriesFor(&k)} // its series ends with its connections
 	}
@@ -135,6 +141,7 @@ func (r *Recorder) intern(k Key) *Pair {
 	if k.Baggage != (connect.Baggage{}) {
 		r.told[k.teller()]++
 	}
+	r.tagged.count(&k, 1)
 	if len(r.pairs) >= maxPairs {
 		r.evict()
 	}
@@ -166,6 +173,7 @@ func ofService(k *Key) bool { return k.Dst == nil && k.Service != ServiceRef{} }
 
 func (r *Recorder) seriesFor(k *Key) *series {
 	v, rep := k.labels(), k.Reporter
+	r.tagged.ever = r.tagged.ever || v.tags != ""
 	s, ok := r.series[v]
 	if !ok {
 		n := len(rep.flags())
@@ -186,6 +194,7 @@ func (r *Recorder) evict() {
 func (r *Recorder) drop(p *Pair) {
 	p.gone.Store(true)
 	delete(r.pairs, p.key)
+	r.tagged.count(&p.key, -1)
 	if id := p.key.teller(); p.key.Baggage != (connect.Baggage{}) {
 		if r.told[id]--; r.told[id] <= 0 {
 			delete(r.told, id)

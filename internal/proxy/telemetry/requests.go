@@ -92,6 +92,7 @@ func (c *cell) add(o *cell) {
 type cells struct {
 	mu   sync.Mutex // guards what follows
 	all  []*cell
+	most int  // outcomes that are told apart
 	gone bool // with its series
 }
 
@@ -122,6 +123,7 @@ type Upstream struct {
 	Workload *workload.Workload // nil: no endpoint was reached
 	Service  *workload.Service  // may be nil
 	MTLS     bool               // the endpoint has proven its identity
+	Tags     Tags               // values of the request
 }
 
 // Request is what is counted of one request.
@@ -187,7 +189,7 @@ func (r *Recorder) cell(s *cells, o outcome) *cell {
 				return c
 			}
 		}
-		if len(s.all) < maxOutcomes || o.code == unknownCode {
+		if len(s.all) < s.most || o.code == unknownCode {
 			break
 		}
 		o.code, o.status = unknownCode, -1
@@ -228,13 +230,16 @@ func (r *Recorder) use(c *Client, to Upstream, current func(*workload.Workload) 
 	}
 	k := Key{
 		Reporter: Waypoint, MTLS: to.MTLS, Src: current(c.Src), Dst: current(to.Workload), Service: RefTo(to.Service),
-		SrcIdentity: c.Identity, Baggage: c.Baggage,
+		SrcIdentity: c.Identity, Baggage: c.Baggage, Tags: to.Tags,
 	}
 	*u = use{to: to}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if k.Baggage != (connect.Baggage{}) && r.told[k.teller()] >= maxTold && r.pairs[k] == nil {
 		k.Baggage = connect.Baggage{} // what this peer says further is not believed
+	}
+	if r.pairs[k] == nil {
+		k.Tags = r.tagged.admit(&k)
 	}
 	if r.isLive(&k) {
 		u.pair = r.intern(k)
@@ -251,7 +256,10 @@ func (s *series) cellsOf(loop int) *cells {
 		s.requests = append(s.requests, nil)
 	}
 	if s.requests[loop] == nil {
-		s.requests[loop] = &cells{}
+		s.requests[loop] = &cells{most: maxOutcomes}
+		if s.labels.tags != "" {
+			s.requests[loop].most = maxTaggedOutcomes
+		}
 	}
 	return s.requests[loop]
 }
