@@ -148,6 +148,8 @@ func TestRequests(t *testing.T) {
 		"denied as lines together, parted":   {denying, withHeader("x-a", "x,y"), from("GET", "a", "/", "X-A", "x", "x_a", "x", "x-a", "y"), true},
 		"denied with an underscore":          {denying, withHeader("x-a", "x"), from("GET", "a", "/", "X_A", "x"), true},
 		"allowed with an underscore":         {allowing, withHeader("x-a", "x"), from("GET", "a", "/", "X_A", "x"), true},
+		"allowed beside another":             {allowing, withHeader("x-a", "x"), from("GET", "a", "/", "X_A", "y", "X-A", "x"), true},
+		"allowed beside its like":            {allowing, withHeader("x-a", "x*"), from("GET", "a", "/", "X_A", "x1", "X-A", "x2"), false},
 		"a denied crumb":                     {denying, withHeader("cookie", "a=1; b=2"), from("GET", "a", "/", "cookie", "a=1", "cookie", "b=2"), true},
 		"a denied cookie among others":       {denying, withHeader("cookie", "b=2"), from("GET", "a", "/", "cookie", "a=1; b=2"), true},
 		"allowed without a header":           {allowing, withoutHeader("x-a", "x"), from("GET", "a", "/"), false},

@@ -214,13 +214,17 @@ func (x *header) holds(a *Access) bool {
 
 // value compares the value of the header: all lines of its name, joined by commas. A
 // list that refuses also compares each line and each part of it; one that allows
-// demands that each line fit.
+// demands that each line fit. Both look at lines whose name resembles this one.
 func (x *header) value(a *Access, t texts) bool {
 	if x.id == message.Host {
 		return t.host(a.head.Authority)
 	}
-	// A line whose name only resembles this one must not hide what the others are together.
-	return x.lines(a, t, false) || t.any && x.lines(a, t, true)
+	if t.any {
+		// A line whose name only resembles this one must not hide what the others are together.
+		return x.lines(a, t, false) || x.lines(a, t, true)
+	}
+	// Nor may a program read such a line in place of the one that is allowed.
+	return x.lines(a, t, false) && x.lines(a, t, true)
 }
 
 // lines compares the lines of the name, loosely also those of names that resemble it.
