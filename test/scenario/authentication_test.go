@@ -3,6 +3,7 @@ package scenario
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -28,13 +29,15 @@ spec: {selector: {app: api}, ipFamilyPolicy: PreferDualStack, ports: [{name: htt
 type seen struct {
 	URI    string
 	Header http.Header
+	Body   string
 }
 
 // serveAPI answers each request with what came.
 func serveAPI(w *rig.World) {
 	l := w.Listen(lab.InPod("shop", "api"), ":8080")
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		_ = json.NewEncoder(rw).Encode(seen{r.URL.RequestURI(), r.Header})
+		body, _ := io.ReadAll(r.Body)
+		_ = json.NewEncoder(rw).Encode(seen{r.URL.RequestURI(), r.Header, string(body)})
 	})}
 	go func() { _ = s.Serve(l) }()
 	w.T().Cleanup(func() { _ = s.Close() })
