@@ -512,9 +512,11 @@ type CheckResponse struct {
 	//	*CheckResponse_DeniedResponse
 	//	*CheckResponse_OkResponse
 	//	*CheckResponse_ErrorResponse
-	HttpResponse  isCheckResponse_HttpResponse `protobuf_oneof:"http_response"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HttpResponse isCheckResponse_HttpResponse `protobuf_oneof:"http_response"`
+	// What the authorizer has found out of the request.
+	DynamicMetadata *structpb.Struct `protobuf:"bytes,4,opt,name=dynamic_metadata,json=dynamicMetadata,proto3" json:"dynamic_metadata,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *CheckResponse) Reset() {
@@ -584,6 +586,13 @@ func (x *CheckResponse) GetErrorResponse() *DeniedResponse {
 		if x, ok := x.HttpResponse.(*CheckResponse_ErrorResponse); ok {
 			return x.ErrorResponse
 		}
+	}
+	return nil
+}
+
+func (x *CheckResponse) GetDynamicMetadata() *structpb.Struct {
+	if x != nil {
+		return x.DynamicMetadata
 	}
 	return nil
 }
@@ -1063,13 +1072,14 @@ const file_extauthz_extauthz_proto_rawDesc = "" +
 	"\x0ffilter_metadata\x18\x01 \x03(\v2/.ambit.extauthz.v1.Metadata.FilterMetadataEntryR\x0efilterMetadata\x1aZ\n" +
 	"\x13FilterMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12-\n" +
-	"\x05value\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05value:\x028\x01\"\xaf\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x05value:\x028\x01\"\xf3\x02\n" +
 	"\rCheckResponse\x121\n" +
 	"\x06status\x18\x01 \x01(\v2\x19.ambit.extauthz.v1.StatusR\x06status\x12L\n" +
 	"\x0fdenied_response\x18\x02 \x01(\v2!.ambit.extauthz.v1.DeniedResponseH\x00R\x0edeniedResponse\x12@\n" +
 	"\vok_response\x18\x03 \x01(\v2\x1d.ambit.extauthz.v1.OKResponseH\x00R\n" +
 	"okResponse\x12J\n" +
-	"\x0eerror_response\x18\x05 \x01(\v2!.ambit.extauthz.v1.DeniedResponseH\x00R\rerrorResponseB\x0f\n" +
+	"\x0eerror_response\x18\x05 \x01(\v2!.ambit.extauthz.v1.DeniedResponseH\x00R\rerrorResponse\x12B\n" +
+	"\x10dynamic_metadata\x18\x04 \x01(\v2\x17.google.protobuf.StructR\x0fdynamicMetadataB\x0f\n" +
 	"\rhttp_response\"6\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
@@ -1133,8 +1143,8 @@ var file_extauthz_extauthz_proto_goTypes = []any{
 	nil,                           // 16: ambit.extauthz.v1.HTTPRequest.HeadersEntry
 	nil,                           // 17: ambit.extauthz.v1.Metadata.FilterMetadataEntry
 	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*wrapperspb.BoolValue)(nil),  // 19: google.protobuf.BoolValue
-	(*structpb.Struct)(nil),       // 20: google.protobuf.Struct
+	(*structpb.Struct)(nil),       // 19: google.protobuf.Struct
+	(*wrapperspb.BoolValue)(nil),  // 20: google.protobuf.BoolValue
 }
 var file_extauthz_extauthz_proto_depIdxs = []int32{
 	1,  // 0: ambit.extauthz.v1.CheckRequest.attributes:type_name -> ambit.extauthz.v1.Attributes
@@ -1152,19 +1162,20 @@ var file_extauthz_extauthz_proto_depIdxs = []int32{
 	10, // 12: ambit.extauthz.v1.CheckResponse.denied_response:type_name -> ambit.extauthz.v1.DeniedResponse
 	12, // 13: ambit.extauthz.v1.CheckResponse.ok_response:type_name -> ambit.extauthz.v1.OKResponse
 	10, // 14: ambit.extauthz.v1.CheckResponse.error_response:type_name -> ambit.extauthz.v1.DeniedResponse
-	11, // 15: ambit.extauthz.v1.DeniedResponse.status:type_name -> ambit.extauthz.v1.HTTPStatus
-	14, // 16: ambit.extauthz.v1.DeniedResponse.headers:type_name -> ambit.extauthz.v1.HeaderValueOption
-	14, // 17: ambit.extauthz.v1.OKResponse.headers:type_name -> ambit.extauthz.v1.HeaderValueOption
-	14, // 18: ambit.extauthz.v1.OKResponse.response_headers_to_add:type_name -> ambit.extauthz.v1.HeaderValueOption
-	13, // 19: ambit.extauthz.v1.OKResponse.query_parameters_to_set:type_name -> ambit.extauthz.v1.QueryParameter
-	15, // 20: ambit.extauthz.v1.HeaderValueOption.header:type_name -> ambit.extauthz.v1.HeaderValue
-	19, // 21: ambit.extauthz.v1.HeaderValueOption.append:type_name -> google.protobuf.BoolValue
-	20, // 22: ambit.extauthz.v1.Metadata.FilterMetadataEntry.value:type_name -> google.protobuf.Struct
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	19, // 15: ambit.extauthz.v1.CheckResponse.dynamic_metadata:type_name -> google.protobuf.Struct
+	11, // 16: ambit.extauthz.v1.DeniedResponse.status:type_name -> ambit.extauthz.v1.HTTPStatus
+	14, // 17: ambit.extauthz.v1.DeniedResponse.headers:type_name -> ambit.extauthz.v1.HeaderValueOption
+	14, // 18: ambit.extauthz.v1.OKResponse.headers:type_name -> ambit.extauthz.v1.HeaderValueOption
+	14, // 19: ambit.extauthz.v1.OKResponse.response_headers_to_add:type_name -> ambit.extauthz.v1.HeaderValueOption
+	13, // 20: ambit.extauthz.v1.OKResponse.query_parameters_to_set:type_name -> ambit.extauthz.v1.QueryParameter
+	15, // 21: ambit.extauthz.v1.HeaderValueOption.header:type_name -> ambit.extauthz.v1.HeaderValue
+	20, // 22: ambit.extauthz.v1.HeaderValueOption.append:type_name -> google.protobuf.BoolValue
+	19, // 23: ambit.extauthz.v1.Metadata.FilterMetadataEntry.value:type_name -> google.protobuf.Struct
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_extauthz_extauthz_proto_init() }

@@ -14,8 +14,8 @@ import (
 )
 
 // Question implements exchange.Asker.
-func (c *session) Question(*exchange.Exchange) (q extauthz.Question, destination string) {
-	q = extauthz.Question{Source: c.remote, Principal: name(c.peer), Called: c.dest.Target(), Self: name(c.shard.g.opts.Identity), Claims: slices.Clone(c.tokens.Claims())}
+func (c *session) Question(x *exchange.Exchange) (q extauthz.Question, destination string) {
+	q = extauthz.Question{Source: c.remote, Principal: name(c.peer), Called: c.dest.Target(), Self: name(c.shard.g.opts.Identity), Claims: slices.Clone(c.tokens.Claims()), Metadata: x.Metadata}
 	if c.dest.Service == nil {
 		return q, c.dest.Workload.UID
 	}

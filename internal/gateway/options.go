@@ -149,7 +149,8 @@ type Record struct {
 	Heads          exchange.Heads
 
 	shard *shard
-	head  *message.Head   // of a request
+	head  *message.Head // of a request
+	told  *extauthz.Metadata
 	span  *spans.Span     // of a request that is sampled
 	from  *session        // nil of a CONNECT that was refused
 	conn  *telemetry.Conn // of a connection that was opened

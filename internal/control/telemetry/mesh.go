@@ -109,7 +109,9 @@ func (m *Mesh) provider(at string, p *meshv1alpha1.MeshConfig_ExtensionProvider)
 		kind = f.JSONName()
 	}
 	out := &provider{kind: kind, invalid: "a waypoint sends nothing to a provider " + kind + "; use opentelemetry, envoyFileAccessLog or envoyOtelAls"}
-	m.problem(at, "%s", out.invalid)
+	if p.GetEnvoyExtAuthzHttp() == nil && p.GetEnvoyExtAuthzGrpc() == nil { // they are for policies
+		m.problem(at, "%s", out.invalid)
+	}
 	return out
 }
 

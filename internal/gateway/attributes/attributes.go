@@ -4,6 +4,7 @@ package attributes
 
 import (
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
@@ -16,6 +17,8 @@ type More struct {
 	GRPC        bool
 	GRPCStatus  int    // -1 without one
 	Destination string // host of the service that was called
+	// Metadata is what external authorizers have told.
+	Metadata *extauthz.Metadata
 }
 
 // Uses reports whether an expression names a root, such as request.
@@ -93,6 +96,13 @@ func Of(c Uses, e *accesslog.Request, more *More) expr.Attributes {
 		}
 		text(m, "transport_failure_reason", e.Failure())
 		out["upstream"] = m
+	}
+	if c.Uses("metadata") {
+		known := map[string]any{}
+		if more.Metadata != nil {
+			known[extauthz.MetadataNamespace] = more.Metadata.Values()
+		}
+		out["metadata"] = map[string]any{"filter_metadata": known}
 	}
 	if c.Uses("xds") {
 		m := map[string]any{}

@@ -91,7 +91,7 @@ func (w *Writer) fill(e *accesslog.Request, more *attributes.More) {
 	w.values = logline.Values{
 		Start: e.Start, Duration: e.Duration, FirstByte: e.FirstByte, Answered: e.Answered, Method: e.Method, Path: e.Path, Authority: e.Authority,
 		Head: more.Head, Protocol: e.Protocol, Status: e.Status, Flags: e.Flag(), Details: e.Details(), Failure: e.Failure(), Received: e.Received, Sent: e.Sent,
-		Heads: more.Heads, Tries: e.Tries, GRPC: more.GRPC, GRPCStatus: more.GRPCStatus, Upstream: e.Upstream, Called: e.Called, Client: e.Client,
+		Heads: more.Heads, Metadata: more.Metadata, Tries: e.Tries, GRPC: more.GRPC, GRPCStatus: more.GRPCStatus, Upstream: e.Upstream, Called: e.Called, Client: e.Client,
 		ClusterKind: e.ClusterKind, ClusterHost: e.ClusterHost, ClusterPort: e.ClusterPort, Route: e.Route, TraceID: e.TraceID, Source: e.Src.Identity,
 		Dest: e.Dst.Identity, Policy: e.Policy, SourceWorkload: e.Src.Workload, SourceNamespace: e.Src.Namespace, EndpointWorkload: e.Dst.Workload,
 		EndpointNamespace: e.Dst.Namespace,

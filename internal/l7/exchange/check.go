@@ -388,6 +388,7 @@ func (c *check) settle(v extauthz.Verdict) {
 			v = extauthz.Verdict{Err: err}
 		}
 	}
+	x.Metadata = x.Metadata.With(v.Metadata)
 	c.asker.Asked(x, v.Outcome)
 	switch v.Outcome {
 	case extauthz.Allowed, extauthz.Opened:

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
@@ -171,6 +172,8 @@ type Exchange struct {
 	Answered       bool // the response is an endpoint's
 	Direct         bool // the response is a filter's
 	Learned        int  // how often the owner has waited for what it did not have
+	// Metadata is what external authorizers have told of the request.
+	Metadata *extauthz.Metadata
 	// Own is the owner's, as long as the request goes on.
 	Own any
 

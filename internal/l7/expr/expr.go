@@ -21,7 +21,7 @@ const (
 )
 
 // roots are the attributes that there are, each with fields.
-var roots = []string{"request", "response", "source", "destination", "connection", "upstream", "xds"}
+var roots = []string{"request", "response", "source", "destination", "connection", "upstream", "xds", "metadata"}
 
 var environment = sync.OnceValues(func() (*cel.Env, error) {
 	options := []cel.EnvOption{cel.ParserRecursionLimit(maxDepth), cel.ParserExpressionSizeLimit(maxText)}
@@ -102,6 +102,7 @@ var fields = map[string]map[string]bool{
 	"connection":  set("mtls", "uri_san_peer_certificate", "termination_details", "requested_server_name"),
 	"upstream":    set("address", "port", "transport_failure_reason", "request_attempt_count"),
 	"xds":         set("cluster_name", "route_name"),
+	"metadata":    set("filter_metadata"),
 }
 
 func set(names ...string) map[string]bool {

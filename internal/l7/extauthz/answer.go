@@ -47,6 +47,8 @@ type Verdict struct {
 	Request, Response []Edit
 	setParams         [][2]string
 	removeParams      []string
+	// Metadata is what the answer tells of the request; of Allowed and Denied.
+	Metadata *Metadata
 }
 
 // Edit changes a header.
@@ -218,14 +220,20 @@ func interpret(pb *extauthzpb.CheckResponse) Verdict {
 	if e := pb.GetErrorResponse(); e != nil {
 		return failed("it reports a failure of its own, with status %d", e.GetStatus().GetCode())
 	}
+	metadata, err := readMetadata(pb.GetDynamicMetadata())
 	if pb.GetStatus().GetCode() != 0 {
-		return denial(pb.GetDeniedResponse())
+		v := denial(pb.GetDeniedResponse())
+		v.Metadata = metadata // nil when it cannot be used: the denial stands
+		return v
+	}
+	if err != nil {
+		return Verdict{Err: err}
 	}
 	if pb.GetDeniedResponse() != nil || pb.Status == nil && pb.GetOkResponse() == nil {
 		return Verdict{Err: errNothing}
 	}
 	ok := pb.GetOkResponse()
-	v := Verdict{Outcome: Allowed, removeParams: ok.GetQueryParametersToRemove()}
+	v := Verdict{Outcome: Allowed, Metadata: metadata, removeParams: ok.GetQueryParametersToRemove()}
 	if len(ok.GetHeaders())+len(ok.GetHeadersToRemove())+len(ok.GetResponseHeadersToAdd())+len(ok.GetQueryParametersToSet())+len(v.removeParams) > maxEdits {
 		return invalid("it makes more than %d changes", maxEdits)
 	}

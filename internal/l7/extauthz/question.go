@@ -31,6 +31,8 @@ type Question struct {
 	Self   string
 	// Claims are those of the tokens that were verified.
 	Claims []*jwt.Claims
+	// Metadata is that of the authorizers that were asked before.
+	Metadata *Metadata
 	// Length of the body, -1 when it is not known. Body is what the authorizer gets of it,
 	// Partial that this is the beginning only.
 	Length  int64
@@ -139,8 +141,15 @@ func (p *Provider) message(q *Question) *extauthzpb.CheckRequest {
 		Destination: &extauthzpb.Peer{Address: address(q.Called), Principal: q.Self},
 		Request:     &extauthzpb.Request{Time: timestamppb.New(q.Time), Http: http},
 	}
+	known := map[string]*structpb.Struct{}
 	if m := metadata(q.Claims); m != nil {
-		a.MetadataContext = &extauthzpb.Metadata{FilterMetadata: map[string]*structpb.Struct{claimsOf: m}}
+		known[claimsOf] = m
+	}
+	if m := q.Metadata.proto(); m != nil {
+		known[MetadataNamespace] = m
+	}
+	if len(known) > 0 {
+		a.MetadataContext = &extauthzpb.Metadata{FilterMetadata: known}
 	}
 	return &extauthzpb.CheckRequest{Attributes: a}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 )
 
@@ -42,6 +43,7 @@ type Values struct {
 	SourceNamespace   string
 	EndpointWorkload  string
 	EndpointNamespace string
+	Metadata          *extauthz.Metadata // of external authorizers
 }
 
 // DefaultText is Istio's default format.
@@ -106,6 +108,7 @@ type argument struct {
 	pseudo        [2]pseudo
 	both          bool
 	text          string // of an operator whose value is constant
+	path          []string
 }
 
 // Append appends the line of a request.

@@ -50,6 +50,7 @@ func TestFormats(t *testing.T) {
 		{"100%%", "100%", `"100%"`}, {"%DURATION%ms", "12ms", `"12ms"`}, {"a-%REQ(none)%", "a--", `"a--"`},
 		{"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "10.0.0.1", `"10.0.0.1"`}, {"%DOWNSTREAM_PEER_URI_SAN%", "spiffe://cluster.local/ns/shop/sa/far", `"spiffe://cluster.local/ns/shop/sa/far"`},
 		{"%TRACE_ID%", "4bf92f3577b34da6a3ce929d0e0e4736", `"4bf92f3577b34da6a3ce929d0e0e4736"`}, {"%AMBIT(reason)%", "OK", `"OK"`}, {"", "", `""`},
+		{"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:user)%", "-", "null"}, {"%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%", "-", "null"},
 	} {
 		f, err := Text(tt.format + "|")
 		if err != nil {
@@ -78,7 +79,7 @@ func TestFormats(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	for _, bad := range []string{
 		"%", "%RESPONSE_CODE", "%NOTHING%", "%REQ%", "%REQ(a%", "%REQ(a b)%", "%REQ(:status)%", "%RESPONSE_CODE(x)%", "%REQ(a):x%", "%REQ(a):0%", "%REQ(a)5%", "%RESP(server)%",
-		"%START_TIME(%s)%", "%DYNAMIC_METADATA(a)%", "%AMBIT(secret)%", "a\nb", strings.Repeat("a", maxFormat+1), strings.Repeat("%DURATION%", maxParts+1),
+		"%START_TIME(%s)%", "%DYNAMIC_METADATA(a)%", "%DYNAMIC_METADATA%", "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:a)%", "%AMBIT(secret)%", "a\nb", strings.Repeat("a", maxFormat+1), strings.Repeat("%DURATION%", maxParts+1),
 	} {
 		if _, err := Text(bad); err == nil {
 			t.Errorf("%.40q is accepted", bad)

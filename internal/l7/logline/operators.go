@@ -100,6 +100,7 @@ var operators = map[string]*operator{
 	"UPSTREAM_PEER_URI_SAN":                         text(func(v *Values) string { return v.Dest }),
 	"REQ":                                           {foreign: true, compile: compileRequest, text: request},
 	"RESP":                                          {compile: compileResponse, text: serviceTime},
+	"DYNAMIC_METADATA":                              {foreign: true, compile: compileMetadata, text: metadata},
 	"AMBIT":                                         {foreign: true, compile: compileOwn, text: own},
 }
 
@@ -163,5 +164,7 @@ var ownNames = map[string]func(*Values) string{
 	"src.identity": func(v *Values) string { return v.Source }, "dst.workload": func(v *Values) string { return v.EndpointWorkload },
 	"dst.namespace": func(v *Values) string { return v.EndpointNamespace }, "dst.identity": func(v *Values) string { return v.Dest },
 }
+
+func metadata(b []byte, v *Values, a *argument) []byte { return v.Metadata.Append(b, a.path) }
 
 func own(b []byte, v *Values, a *argument) []byte { return append(b, ownNames[a.text](v)...) }

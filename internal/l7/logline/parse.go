@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 )
 
@@ -172,6 +173,18 @@ func requestHeader(s string) (k message.Key, p pseudo, err error) {
 func compileResponse(s string, _ *argument) error {
 	if !strings.EqualFold(s, "x-envoy-upstream-service-time") {
 		return errors.New("of responses, a waypoint has X-ENVOY-UPSTREAM-SERVICE-TIME alone")
+	}
+	return nil
+}
+
+// compileMetadata reads NAMESPACE:KEY:KEY.
+func compileMetadata(s string, a *argument) error {
+	namespace, keys, nested := strings.Cut(s, ":")
+	if namespace != extauthz.MetadataNamespace {
+		return fmt.Errorf("of dynamic metadata, a waypoint has that of %s alone", extauthz.MetadataNamespace)
+	}
+	if nested {
+		a.path = strings.Split(keys, ":")
 	}
 	return nil
 }
