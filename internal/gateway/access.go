@@ -120,6 +120,18 @@ var errChanged = &reason.Error{Reason: reason.PolicyChanged}
 // any more. It follows a change of the policies.
 func (g *Gateway) Recheck() { g.recheck(func(*session) bool { return true }) }
 
+// Rerouted ends the connections without HTTP at ports where a route has requests
+// authorized now. It follows a change of the routes.
+func (g *Gateway) Rerouted() {
+	g.each(func(s *shard) {
+		for c := range s.sessions {
+			if c.tcp != nil && c.unasked() != nil {
+				c.close(reason.PolicyChanged)
+			}
+		}
+	})
+}
+
 // Moved ends the connections to a service that uses another waypoint now, those that
 // are in use behind their requests. The requests themselves are for Recheck.
 func (g *Gateway) Moved(name workload.NamespacedName) {

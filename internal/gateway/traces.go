@@ -3,8 +3,8 @@ package gateway
 import (
 	"context"
 	"net/netip"
-	"time"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/export"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
@@ -91,38 +91,10 @@ func (s *shard) reach(c *observe.Collector, resume func()) (pool.Target, bool, *
 	return e.target, false, err
 }
 
-// flushLook is how often Flush looks whether anything is left.
-const flushLook = 20 * time.Millisecond
-
-// Flush sends the spans that wait, and returns when none is left or ctx ends.
+// Flush sends the spans and lines that wait, and returns when none is left or ctx ends.
 func (g *Gateway) Flush(ctx context.Context) {
-	for {
-		left := make(chan bool, g.opts.Loops.Len())
-		n := 0
-		for i := range g.opts.Loops.Len() {
-			if g.opts.Loops.Loop(i).Post(func() {
-				s := g.shards[i]
-				left <- s != nil && (!s.traces.Flush() || !s.lines.Records.Flush())
-			}) {
-				n++
-			}
-		}
-		again := false
-		for range n {
-			select {
-			case one := <-left:
-				again = again || one
-			case <-ctx.Done():
-				return
-			}
-		}
-		if !again {
-			return
-		}
-		select {
-		case <-time.After(flushLook):
-		case <-ctx.Done():
-			return
-		}
-	}
+	export.FlushAll(ctx, g.opts.Loops, func(loop int) bool {
+		s := g.shards[loop]
+		return s == nil || s.traces.Flush() && s.lines.Records.Flush()
+	})
 }

@@ -123,7 +123,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks, Observed: a.observed.set.Load, Spans: a.spans, Records: a.records,
 	})
 	a.servers.Explain = a.gateway.Explain
-	a.policies.changed, a.authentications.changed = a.gateway.Recheck, a.gateway.Recheck
+	a.policies.changed, a.authentications.changed, a.rules.judge = a.gateway.Recheck, a.gateway.Recheck, a.gateway.Rerouted
 	if a.crl != nil {
 		// On a goroutine of its own: a certificate can take its time.
 		a.crl.OnReload(func() { go a.revoked() })

@@ -15,13 +15,14 @@ import (
 type rules struct {
 	config  atomic.Pointer[route.Config] // nil before the first have come
 	changed chan struct{}                // has a value after a change
+	judge   func()                       // after each change
 
 	mu    sync.Mutex // guards store: it is dumped while it changes
 	store *wire.Store
 }
 
 func newRules() *rules {
-	return &rules{changed: make(chan struct{}, 1), store: wire.NewStore()}
+	return &rules{changed: make(chan struct{}, 1), store: wire.NewStore(), judge: func() {}}
 }
 
 // apply takes a response in.
@@ -38,6 +39,7 @@ func (r *rules) apply(d xds.Delta) []xds.Rejection {
 		r.store.Remove(name)
 	}
 	r.config.Store(r.store.Config())
+	r.judge()
 	select {
 	case r.changed <- struct{}{}:
 	default:
