@@ -799,8 +799,10 @@ type Match struct {
 	RequestPrincipals    []*security.StringMatch `protobuf:"bytes,13,rep,name=request_principals,json=requestPrincipals,proto3" json:"request_principals,omitempty"`
 	NotRequestPrincipals []*security.StringMatch `protobuf:"bytes,14,rep,name=not_request_principals,json=notRequestPrincipals,proto3" json:"not_request_principals,omitempty"`
 	Claims               []*ClaimMatch           `protobuf:"bytes,15,rep,name=claims,proto3" json:"claims,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// Of what external authorizers have told of the request.
+	Told          []*ClaimMatch `protobuf:"bytes,16,rep,name=told,proto3" json:"told,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Match) Reset() {
@@ -934,6 +936,13 @@ func (x *Match) GetNotRequestPrincipals() []*security.StringMatch {
 func (x *Match) GetClaims() []*ClaimMatch {
 	if x != nil {
 		return x.Claims
+	}
+	return nil
+}
+
+func (x *Match) GetTold() []*ClaimMatch {
+	if x != nil {
+		return x.Told
 	}
 	return nil
 }
@@ -1205,7 +1214,7 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\x05place\x18\x01 \x01(\rR\x05place\x120\n" +
 	"\aclauses\x18\x02 \x03(\v2\x16.ambit.authz.v1.ClauseR\aclauses\"9\n" +
 	"\x06Clause\x12/\n" +
-	"\amatches\x18\x01 \x03(\v2\x15.ambit.authz.v1.MatchR\amatches\"\xa5\a\n" +
+	"\amatches\x18\x01 \x03(\v2\x15.ambit.authz.v1.MatchR\amatches\"\xd5\a\n" +
 	"\x05Match\x125\n" +
 	"\n" +
 	"connection\x18\x01 \x03(\v2\x15.istio.security.MatchR\n" +
@@ -1225,7 +1234,8 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\x10not_server_names\x18\f \x03(\v2\x1b.istio.security.StringMatchR\x0enotServerNames\x12J\n" +
 	"\x12request_principals\x18\r \x03(\v2\x1b.istio.security.StringMatchR\x11requestPrincipals\x12Q\n" +
 	"\x16not_request_principals\x18\x0e \x03(\v2\x1b.istio.security.StringMatchR\x14notRequestPrincipals\x122\n" +
-	"\x06claims\x18\x0f \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\x06claims\"j\n" +
+	"\x06claims\x18\x0f \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\x06claims\x12.\n" +
+	"\x04told\x18\x10 \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\x04told\"j\n" +
 	"\tPathMatch\x121\n" +
 	"\x04text\x18\x01 \x01(\v2\x1b.istio.security.StringMatchH\x00R\x04text\x12\x1c\n" +
 	"\btemplate\x18\x02 \x01(\tH\x00R\btemplateB\f\n" +
@@ -1308,16 +1318,17 @@ var file_authz_authz_proto_depIdxs = []int32{
 	15, // 22: ambit.authz.v1.Match.request_principals:type_name -> istio.security.StringMatch
 	15, // 23: ambit.authz.v1.Match.not_request_principals:type_name -> istio.security.StringMatch
 	13, // 24: ambit.authz.v1.Match.claims:type_name -> ambit.authz.v1.ClaimMatch
-	15, // 25: ambit.authz.v1.PathMatch.text:type_name -> istio.security.StringMatch
-	15, // 26: ambit.authz.v1.HeaderMatch.values:type_name -> istio.security.StringMatch
-	15, // 27: ambit.authz.v1.HeaderMatch.not_values:type_name -> istio.security.StringMatch
-	15, // 28: ambit.authz.v1.ClaimMatch.values:type_name -> istio.security.StringMatch
-	15, // 29: ambit.authz.v1.ClaimMatch.not_values:type_name -> istio.security.StringMatch
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	13, // 25: ambit.authz.v1.Match.told:type_name -> ambit.authz.v1.ClaimMatch
+	15, // 26: ambit.authz.v1.PathMatch.text:type_name -> istio.security.StringMatch
+	15, // 27: ambit.authz.v1.HeaderMatch.values:type_name -> istio.security.StringMatch
+	15, // 28: ambit.authz.v1.HeaderMatch.not_values:type_name -> istio.security.StringMatch
+	15, // 29: ambit.authz.v1.ClaimMatch.values:type_name -> istio.security.StringMatch
+	15, // 30: ambit.authz.v1.ClaimMatch.not_values:type_name -> istio.security.StringMatch
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_authz_authz_proto_init() }

@@ -82,3 +82,52 @@ spec:
 `)
 	written{n, t, telemetries, "front"}.says("WaypointAccepted", "False UnsupportedValue", "spec.metrics[0].overrides[0].match.mode")
 }
+
+// TestMetricLabels: a waypoint serves metrics with a label that a Telemetry object makes of
+// each request, until the object goes.
+func TestMetricLabels(t *testing.T) {
+	n := mesh.Namespace(t, "metrics", kit.Ambient())
+	versioned(t, n)
+	if out := ambit(t, "waypoint", "apply", "-n", n.Name, "--enroll-namespace", "--wait"); !strings.Contains(out, "is ready") {
+		t.Error(out)
+	}
+	n.MustApply(`
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: front}
+spec:
+  targetRefs: [{group: "", kind: Service, name: front}]
+  metrics: [{overrides: [{match: {metric: REQUEST_COUNT}, tagOverrides: {choice: {value: "request.headers['x-choice']"}}}]}]
+`)
+	// counts makes requests until a waypoint has a series of front with, or without, a label.
+	counts := func(label string, with bool) {
+		t.Helper()
+		kit.Eventually(t, fmt.Sprintf("a series with %s: %v", label, with), func(ctx context.Context) error {
+			if out, err := n.Exec(ctx, n.Name, "client", "/echo", "get", "-H", "x-choice: blue", "-url", n.URL("front")); err != nil {
+				return fmt.Errorf("%s: %w", out, err)
+			}
+			pods, err := waypointPods(ctx, n, waypoint)
+			if err != nil {
+				return err
+			}
+			for i := range pods {
+				text, err := mesh.Scrape(ctx, n.Name, pods[i].Name)
+				if err != nil {
+					return err
+				}
+				for line := range strings.Lines(text) {
+					if strings.HasPrefix(line, "istio_requests_total{") && strings.Contains(line, "destination_service_name=\"front\"") && strings.Contains(line, label) == with {
+						return nil
+					}
+				}
+			}
+			return fmt.Errorf("no series of %d waypoints", len(pods))
+		})
+	}
+	written{n, t, telemetries, "front"}.says("WaypointAccepted", "True Accepted", "honoured by waypoint "+n.Name+"/waypoint")
+	counts(`choice="blue"`, true)
+	if err := mesh.Dynamic.Resource(telemetries).Namespace(n.Name).Delete(t.Context(), "front", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	counts("choice=", false)
+}

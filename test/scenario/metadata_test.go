@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
+	"github.com/ambit-mesh/ambit/test/rig"
 )
 
 const ofAuthorizers = "envoy.filters.http.ext_authz"
@@ -34,8 +35,8 @@ const toldProviders = `
 `
 
 // TestMetadataOfAuthorizers: what an authorizer tells of a request is in lines of the log,
-// decides which requests have lines and what labels of metrics are, and the next authorizer
-// gets it. An answer with too much of it allows nothing, and no value forges a line.
+// decides which requests have lines and what labels of metrics are; policies that follow
+// decide by it, and the next authorizer gets it. An answer with too much of it allows nothing, and no value forges a line.
 func TestMetadataOfAuthorizers(t *testing.T) {
 	w, a, _ := startAuthorized(t, toldProviders)
 	at, err := gatewayPod(w)
@@ -151,6 +152,20 @@ func TestMetadataOfAuthorizers(t *testing.T) {
 		}
 		return nil
 	})
+	w.MustDelete("AuthorizationPolicy", "shop", "ask-again")
+
+	// Policies.
+	const api = `targetRefs: [{group: "", kind: Service, name: api}], rules: `
+	w.MustApply(rig.PolicyObject("shop", "told", "DENY", api+`[{when: [{key: "experimental.`+ofAuthorizers+`[user]", values: [bob]}]}]`))
+	c.becomes(bare+"\nX-Wish: bob", 403)
+	c.becomes(bare+"\nX-Wish: ann", 200)
+	c.becomes(bare+"\nX-Wish: none", 200)
+	w.MustApply(rig.PolicyObject("shop", "told", "ALLOW", api+`[{when: [{key: "experimental.`+ofAuthorizers+`[org][team]", values: [books]}]}]`))
+	c.becomes(bare+"\nX-Wish: none", 403)
+	c.becomes(bare+"\nX-Wish: bob", 200)
+	// Without an authorizer there is no metadata.
+	w.MustDelete("AuthorizationPolicy", "shop", "ask")
+	c.becomes(bare+"\nX-Wish: bob", 403)
 	if out, err := w.Ambit("status"); err != nil || strings.Contains(out, "told") && strings.Contains(out, "Invalid") {
 		t.Errorf("%s, error %v", out, err)
 	}

@@ -11,6 +11,7 @@ import (
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -144,6 +145,14 @@ func (b *builder) whenRequest(w *apisecurity.Condition) bool {
 			}
 			return true
 		}
+		if path := toldOf(key); path != nil {
+			m := &authzpb.ClaimMatch{Path: path}
+			both(b, &m.Values, &m.NotValues, w, parseTold)
+			if len(m.Values)+len(m.NotValues) > 0 {
+				b.r.Told = append(b.r.Told, m)
+			}
+			return true
+		}
 		name, ok := headerOf(key)
 		if !ok {
 			return false
@@ -167,7 +176,26 @@ func ClaimOf(key string) []string {
 	case "request.auth.presenter":
 		return []string{"azp"}
 	}
-	rest, ok := strings.CutPrefix(key, "request.auth.claims[")
+	return keysOf(key, "request.auth.claims")
+}
+
+// toldOf returns what a key of a condition names of the metadata of external authorizers.
+// It is nil when the key is about none.
+func toldOf(key string) []string { return keysOf(key, "experimental."+extauthz.MetadataNamespace) }
+
+// parseTold reads a value. Istio writes one of a list in brackets.
+func parseTold(s string) (*securitypb.StringMatch, error) {
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			s = inner
+		}
+	}
+	return parseString(s)
+}
+
+// keysOf returns a and b of a key NAME[a][b]; nil when the key is another one.
+func keysOf(key, name string) []string {
+	rest, ok := strings.CutPrefix(key, name+"[")
 	inner, closed := strings.CutSuffix(rest, "]")
 	if !ok || !closed {
 		return nil

@@ -6,12 +6,14 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/types/known/structpb"
 	apisecurity "istio.io/api/security/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	"pgregory.net/rapid"
 
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
+	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt/jwttest"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
@@ -28,6 +30,19 @@ func authorizers(name string) (*authzpb.Provider, error) {
 	}, nil
 }
 
+// told is what external authorizers have told of each request.
+var told = func() *extauthz.Metadata {
+	s, err := structpb.NewStruct(map[string]any{"user": "ann", "level": 3.0, "groups": []any{"dev", "ops"}, "org": map[string]any{"team": "books"}})
+	if err != nil {
+		panic(err)
+	}
+	m, err := extauthz.NewMetadata(s)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}()
+
 // atGateway is what a gateway decides with the translation. It reports whether all
 // policies were translated as they are written.
 func atGateway(t interface{ Fatal(...any) }, d TrustDomains, policies []*securityv1.AuthorizationPolicy, r *request, h *message.Head) (allowed, exact bool) {
@@ -42,6 +57,7 @@ func atGateway(t interface{ Fatal(...any) }, d TrustDomains, policies []*securit
 	}
 	a := authz.NewAccess(r.conn, nil, nil)
 	a.Begin(s.Set(), h, r.tokens)
+	a.Told(told)
 	return a.Judge() == nil, exact
 }
 
@@ -157,6 +173,16 @@ func TestAttributes(t *testing.T) {
 		"a claim that is missing":      {whenNot("request.auth.claims[other]", "*"), true, false},
 		"a claim without an end":       {when("request.auth.claims[iss", "a"), false, true},
 		"a claim without a name":       {when("request.auth.claims[a][]", "a"), false, true},
+		// What external authorizers tell.
+		"metadata":                     {when("experimental.envoy.filters.http.ext_authz[user]", "ann"), true, false},
+		"another value":                {when("experimental.envoy.filters.http.ext_authz[user]", "bob", "a"), false, false},
+		"not metadata":                 {whenNot("experimental.envoy.filters.http.ext_authz[user]", "a*"), false, false},
+		"nested metadata":              {when("experimental.envoy.filters.http.ext_authz[org][team]", "books"), true, false},
+		"metadata of a list":           {when("experimental.envoy.filters.http.ext_authz[groups]", "[ops]"), true, false},
+		"metadata that is a number":    {when("experimental.envoy.filters.http.ext_authz[level]", "3"), true, false},
+		"metadata that is missing":     {when("experimental.envoy.filters.http.ext_authz[none]", "*"), false, false},
+		"metadata that is a structure": {when("experimental.envoy.filters.http.ext_authz[org]", "*"), false, false},
+		"metadata without a key":       {when("experimental.envoy.filters.http.ext_authz", "a"), false, true},
 		// What gateways do not have.
 		"experimental":           {when("experimental.envoy.filters.a[b]", "a"), false, true},
 		"request.headers[:path]": {when("request.headers[:path]", "/a/b/c"), false, true},

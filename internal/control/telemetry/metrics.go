@@ -49,7 +49,8 @@ func (x *translator) metrics(list []*apitelemetry.Metrics) {
 		sound = false
 	}
 	if !sound {
-		x.invalid("spec.metrics", "because of that, no override of the object is in effect")
+		last := &x.m.Invalid[len(x.m.Invalid)-1]
+		*last += " (until then no override of the object is in effect)"
 		x.m.layer.Metrics = nil
 	}
 }

@@ -167,7 +167,7 @@ func TestTranslate(t *testing.T) {
 			}
 		})
 	}
-	if made := Translate(object(t, `{tracing: [{randomSamplingPercentage: 5}], metrics: [{overrides: [{disabled: true}, {tagOverrides: {a: {value: "'x'"}, b: {value: 'request.'}}}, {disabled: false}]}]}`), m, owner); len(made.layer.Metrics) > 0 || made.layer.Tracing == nil || len(made.Invalid) != 2 || !strings.Contains(made.Invalid[0], "spec.metrics[0].overrides[1]") {
+	if made := Translate(object(t, `{tracing: [{randomSamplingPercentage: 5}], metrics: [{overrides: [{disabled: true}, {tagOverrides: {a: {value: "'x'"}, b: {value: 'request.'}}}, {disabled: false}]}]}`), m, owner); len(made.layer.Metrics) > 0 || made.layer.Tracing == nil || len(made.Invalid) != 1 || !strings.HasSuffix(made.Invalid[0], "no override of the object is in effect)") || !strings.Contains(made.Invalid[0], "spec.metrics[0].overrides[1]") {
 		t.Errorf("with a mistake in one label, %v is in effect: %q", made.layer, made.Invalid)
 	}
 	if made := Check(object(t, "tracing: [{providers: [{name: any}]}]\naccessLogging: [{providers: [{name: any}]}]")); len(made.Invalid)+len(made.Refused) > 0 {

@@ -186,16 +186,21 @@ func (c *compiler) match(m *authzpb.Match) (match, error) {
 	}
 	out.principals = compilePrincipals(some("request_principals", m.GetRequestPrincipals()))
 	out.notPrincipals = compilePrincipals(none("not_request_principals", m.GetNotRequestPrincipals()))
-	for i, cl := range m.GetClaims() {
-		x := claim{path: cl.GetPath(), some: some("claims.values", cl.GetValues()), none: none("claims.not_values", cl.GetNotValues())}
-		switch n := len(x.path); {
-		case n == 0 || n > maxClaimPath || slices.Contains(x.path, ""):
-			return out, fmt.Errorf("claims[%d].path: %q does not name a claim", i, x.path)
-		case len(x.some.list)+len(x.none.list) == 0:
-			return out, fmt.Errorf("claims[%d]: %q has no values", i, x.path)
+	claims := func(field string, from []*authzpb.ClaimMatch) (all []claim) {
+		for i, cl := range from {
+			x := claim{path: cl.GetPath(), some: some(field+".values", cl.GetValues()), none: none(field+".not_values", cl.GetNotValues())}
+			switch n := len(x.path); {
+			case err != nil:
+			case n == 0 || n > maxClaimPath || slices.Contains(x.path, ""):
+				err = fmt.Errorf("%s[%d].path: %q does not name a value", field, i, x.path)
+			case len(x.some.list)+len(x.none.list) == 0:
+				err = fmt.Errorf("%s[%d]: %q has no values", field, i, x.path)
+			}
+			all = append(all, x)
 		}
-		out.claims = append(out.claims, x)
+		return all
 	}
+	out.claims, out.told = claims("claims", m.GetClaims()), claims("told", m.GetTold())
 	if err != nil {
 		return out, err
 	}
@@ -207,7 +212,7 @@ func (c *compiler) match(m *authzpb.Match) (match, error) {
 	}
 	out.aboutServers = len(out.servers)+len(out.notServers) > 0
 	out.aboutHTTP = len(out.hosts.list)+len(out.notHosts.list)+len(out.methods.list)+len(out.notMethods.list)+
-		len(out.paths.list)+len(out.notPaths.list)+len(out.headers)+len(out.principals.list)+len(out.notPrincipals.list)+len(out.claims) > 0
+		len(out.paths.list)+len(out.notPaths.list)+len(out.headers)+len(out.principals.list)+len(out.notPrincipals.list)+len(out.claims)+len(out.told) > 0
 	return out, nil
 }
 

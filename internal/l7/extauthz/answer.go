@@ -220,7 +220,7 @@ func interpret(pb *extauthzpb.CheckResponse) Verdict {
 	if e := pb.GetErrorResponse(); e != nil {
 		return failed("it reports a failure of its own, with status %d", e.GetStatus().GetCode())
 	}
-	metadata, err := readMetadata(pb.GetDynamicMetadata())
+	metadata, err := NewMetadata(pb.GetDynamicMetadata())
 	if pb.GetStatus().GetCode() != 0 {
 		v := denial(pb.GetDeniedResponse())
 		v.Metadata = metadata // nil when it cannot be used: the denial stands

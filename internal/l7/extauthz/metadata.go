@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -22,8 +23,8 @@ const (
 // Metadata is empty.
 type Metadata struct{ fields map[string]*structpb.Value }
 
-// readMetadata takes the metadata of an answer.
-func readMetadata(pb *structpb.Struct) (*Metadata, error) {
+// NewMetadata takes the metadata of an answer.
+func NewMetadata(pb *structpb.Struct) (*Metadata, error) {
 	switch n := proto.Size(pb); {
 	case len(pb.GetFields()) == 0:
 		return nil, nil //nolint:nilnil // the nil Metadata is empty
@@ -87,6 +88,37 @@ func (m *Metadata) value(path []string) *structpb.Value {
 		}
 	}
 	return v
+}
+
+// Match reports whether the value at a path of keys fits, or one of the values of a list.
+// A text, a number, and true and false are values.
+func (m *Metadata) Match(path []string, fits func(string) bool) bool {
+	if m == nil {
+		return false
+	}
+	v := m.value(path)
+	if s, ok := scalar(v); ok {
+		return fits(s)
+	}
+	for _, one := range v.GetListValue().GetValues() {
+		if s, ok := scalar(one); ok && fits(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// scalar returns a value as text.
+func scalar(v *structpb.Value) (string, bool) {
+	switch k := v.GetKind().(type) {
+	case *structpb.Value_StringValue:
+		return k.StringValue, true
+	case *structpb.Value_BoolValue:
+		return strconv.FormatBool(k.BoolValue), true
+	case *structpb.Value_NumberValue:
+		return strconv.FormatFloat(k.NumberValue, 'f', -1, 64), true
+	}
+	return "", false
 }
 
 // Append appends what is at a path of keys: a text as it is, and others as JSON. Without a

@@ -159,7 +159,7 @@ type Follower struct {
 
 // Followers are the clients of an ambitd.
 func (c *Cluster) Followers(ctx context.Context, ambitd string) ([]Follower, error) {
-	b, err := c.ask(ctx, ambitd, wellknown.PortControlDebug, "/debug/syncz")
+	b, err := c.ask(ctx, SystemNamespace, ambitd, wellknown.PortControlDebug, "/debug/syncz")
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (c *Cluster) Followers(ctx context.Context, ambitd string) ([]Follower, err
 // Metric is the sum of a metric of an ambitd over all its labels but one, such
 // as `type="Address"`.
 func (c *Cluster) Metric(ctx context.Context, ambitd, name, label string) (float64, error) {
-	b, err := c.ask(ctx, ambitd, wellknown.PortControlMonitor, "/metrics")
+	b, err := c.ask(ctx, SystemNamespace, ambitd, wellknown.PortControlMonitor, "/metrics")
 	if err != nil {
 		return 0, err
 	}
@@ -194,13 +194,19 @@ func (c *Cluster) Metric(ctx context.Context, ambitd, name, label string) (float
 	return sum, nil
 }
 
-// ask makes a request to a port of a pod of the mesh.
-func (c *Cluster) ask(ctx context.Context, pod string, port int, path string) ([]byte, error) {
+// Scrape returns what a proxy serves for Prometheus.
+func (c *Cluster) Scrape(ctx context.Context, namespace, pod string) (string, error) {
+	b, err := c.ask(ctx, namespace, pod, wellknown.PortMetrics, "/metrics")
+	return string(b), err
+}
+
+// ask makes a request to a port of a pod.
+func (c *Cluster) ask(ctx context.Context, namespace, pod string, port int, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := portforward.HTTPClient(c.Client, SystemNamespace, pod, port).Do(req)
+	resp, err := portforward.HTTPClient(c.Client, namespace, pod, port).Do(req)
 	if err != nil {
 		return nil, err
 	}
