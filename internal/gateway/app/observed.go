@@ -73,7 +73,7 @@ func (m overrides) For(namespace, hostname string) map[string]telemetry.Override
 	for name, o := range list {
 		from := make(map[string]string, len(o.From))
 		for label, v := range o.From {
-			from[label] = v.String()
+			from[label] = v.ID()
 		}
 		out[name] = telemetry.Override{Disabled: o.Disabled, Remove: o.Remove, Set: o.Set, From: from}
 	}

@@ -46,7 +46,7 @@ func Tags(values []*expr.Value, e *accesslog.Request, more *More) telemetry.Tags
 	var b []byte
 	for _, v := range values {
 		text, ok := v.Text(of)
-		b = telemetry.AppendTag(b, v.String(), text, ok)
+		b = telemetry.AppendTag(b, v.ID(), text, ok)
 	}
 	return telemetry.Tags(b)
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 )
 
 func example(t testing.TB, texts ...string) (values []*expr.Value, e *accesslog.Request, more *More) {
@@ -24,7 +25,10 @@ func example(t testing.TB, texts ...string) (values []*expr.Value, e *accesslog.
 // TestTags: each expression is there with its value, and one without a value is unknown.
 func TestTags(t *testing.T) {
 	values, e, more := example(t, "request.headers['x-agent']", "request.url_path", "response.code", "connection.mtls", "request.headers['none']", "xds.route_name")
-	const want = "request.headers['x-agent']\x00a1\x01request.url_path\x00/a\x01response.code\x00200\x01connection.mtls\x00false\x01request.headers['none']\x00unknown\x01xds.route_name\x00unknown\x01"
+	var want telemetry.Tags
+	for i, value := range []string{"a1", "/a", "200", "false", "unknown", "unknown"} {
+		want += telemetry.Tags(values[i].ID() + "\x00" + value + "\x01")
+	}
 	if got := Tags(values, e, more); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -32,7 +36,7 @@ func TestTags(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	more.Head = nil // a connection
-	if got := Tags(values[:1], e, more); got != "request.headers['x-agent']\x00unknown\x01" {
+	if got := Tags(values[:1], e, more); got != telemetry.Tags(values[0].ID()+"\x00unknown\x01") {
 		t.Errorf("%q", got)
 	}
 }

@@ -1,6 +1,8 @@
 package expr
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,7 +17,16 @@ const MaxValue = 128
 
 // Value is a compiled expression that yields a text. It is immutable, and may be used by
 // any goroutine.
-type Value struct{ compiled }
+type Value struct {
+	compiled
+	id string
+}
+
+// idSize is how many bytes of a hash tell expressions apart.
+const idSize = 9
+
+// ID returns a short text that stands for the expression.
+func (v *Value) ID() string { return v.id }
 
 // scalar are the types that a value may have.
 var scalar = []*cel.Type{cel.StringType, cel.IntType, cel.UintType, cel.DoubleType, cel.BoolType, cel.DynType}
@@ -32,7 +43,8 @@ func CompileValue(text string) (*Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Value{*c}, nil
+	sum := sha256.Sum256([]byte(text))
+	return &Value{*c, base64.RawURLEncoding.EncodeToString(sum[:idSize])}, nil
 }
 
 // Text evaluates the expression. It reports false where there is no value: a field is

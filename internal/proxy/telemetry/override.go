@@ -16,7 +16,7 @@ type Override struct {
 	Remove []string
 	// Set are labels and their values, in place of others of that name.
 	Set map[string]string
-	// From are labels and the expressions that their values are made of; see Tags.
+	// From are labels and the expressions that their values are made of, as Tags have them.
 	From map[string]string
 }
 

@@ -108,8 +108,12 @@ type Client struct {
 	many map[Upstream]*use // beside few; nil until it is needed
 }
 
-// maxUsed bounds the series that a client keeps. It begins anew beyond that.
-const maxUsed = 1024
+// maxUsed bounds the series that a client keeps, maxUsedTagged those of a client whose
+// requests have tags, which it chooses. It begins anew beyond that.
+const (
+	maxUsed       = 1024
+	maxUsedTagged = 16
+)
 
 // use is a series that a client has used.
 type use struct {
@@ -213,7 +217,11 @@ func (c *Client) slot(to Upstream) *use {
 	}
 	u := c.many[to]
 	if u == nil {
-		if c.many == nil || len(c.many) >= maxUsed {
+		most := maxUsed
+		if to.Tags != "" {
+			most = maxUsedTagged
+		}
+		if c.many == nil || len(c.many) >= most {
 			c.many = map[Upstream]*use{}
 		}
 		u = &use{}

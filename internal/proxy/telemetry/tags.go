@@ -8,7 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
-// Tags are values that labels may be made of: texts of expressions, each with its value for
+// Tags are values that labels may be made of: names of expressions, each with its value for
 // a request or a connection. The zero value is none. Comparable.
 type Tags string
 

@@ -95,6 +95,9 @@ func TestTagsAreBounded(t *testing.T) {
 	if all.admit(&k) != overflow {
 		t.Error("the bound of all clients is passed")
 	}
+	if n := len(hostile.many); n > maxUsedTagged {
+		t.Errorf("a client keeps %d series", n)
+	}
 	// One value of a label tells a few outcomes apart.
 	to.Tags = tagged1("request.host", "h0")
 	for status := range 500 {
