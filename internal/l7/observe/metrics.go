@@ -66,7 +66,7 @@ func tag(t *telemetrypb.TagOverride, values map[string]*expr.Value) (err error) 
 	case !labelName.MatchString(name):
 		return fmt.Errorf("%q is no name of a label", name)
 	case name == "le" || name == "quantile" || strings.HasPrefix(name, "__"):
-		return fmt.Errorf("Prometheus keeps the label %q for itself (choose another name)", name)
+		return fmt.Errorf("the label %q is kept for Prometheus (choose another name)", name)
 	case t.GetRemove() && (value != "" || text != ""), value != "" && text != "":
 		return errors.New("it has more than one of a removal, a value and an expression")
 	case t.GetRemove():
