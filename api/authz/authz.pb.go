@@ -799,8 +799,8 @@ type Match struct {
 	RequestPrincipals    []*security.StringMatch `protobuf:"bytes,13,rep,name=request_principals,json=requestPrincipals,proto3" json:"request_principals,omitempty"`
 	NotRequestPrincipals []*security.StringMatch `protobuf:"bytes,14,rep,name=not_request_principals,json=notRequestPrincipals,proto3" json:"not_request_principals,omitempty"`
 	Claims               []*ClaimMatch           `protobuf:"bytes,15,rep,name=claims,proto3" json:"claims,omitempty"`
-	// Of what external authorizers have told of the request.
-	Told          []*ClaimMatch `protobuf:"bytes,16,rep,name=told,proto3" json:"told,omitempty"`
+	// Of the metadata in answers of external authorizers.
+	Metadata      []*ClaimMatch `protobuf:"bytes,16,rep,name=metadata,proto3" json:"metadata,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -940,9 +940,9 @@ func (x *Match) GetClaims() []*ClaimMatch {
 	return nil
 }
 
-func (x *Match) GetTold() []*ClaimMatch {
+func (x *Match) GetMetadata() []*ClaimMatch {
 	if x != nil {
-		return x.Told
+		return x.Metadata
 	}
 	return nil
 }
@@ -1214,7 +1214,7 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\x05place\x18\x01 \x01(\rR\x05place\x120\n" +
 	"\aclauses\x18\x02 \x03(\v2\x16.ambit.authz.v1.ClauseR\aclauses\"9\n" +
 	"\x06Clause\x12/\n" +
-	"\amatches\x18\x01 \x03(\v2\x15.ambit.authz.v1.MatchR\amatches\"\xd5\a\n" +
+	"\amatches\x18\x01 \x03(\v2\x15.ambit.authz.v1.MatchR\amatches\"\xdd\a\n" +
 	"\x05Match\x125\n" +
 	"\n" +
 	"connection\x18\x01 \x03(\v2\x15.istio.security.MatchR\n" +
@@ -1234,8 +1234,8 @@ const file_authz_authz_proto_rawDesc = "" +
 	"\x10not_server_names\x18\f \x03(\v2\x1b.istio.security.StringMatchR\x0enotServerNames\x12J\n" +
 	"\x12request_principals\x18\r \x03(\v2\x1b.istio.security.StringMatchR\x11requestPrincipals\x12Q\n" +
 	"\x16not_request_principals\x18\x0e \x03(\v2\x1b.istio.security.StringMatchR\x14notRequestPrincipals\x122\n" +
-	"\x06claims\x18\x0f \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\x06claims\x12.\n" +
-	"\x04told\x18\x10 \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\x04told\"j\n" +
+	"\x06claims\x18\x0f \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\x06claims\x126\n" +
+	"\bmetadata\x18\x10 \x03(\v2\x1a.ambit.authz.v1.ClaimMatchR\bmetadata\"j\n" +
 	"\tPathMatch\x121\n" +
 	"\x04text\x18\x01 \x01(\v2\x1b.istio.security.StringMatchH\x00R\x04text\x12\x1c\n" +
 	"\btemplate\x18\x02 \x01(\tH\x00R\btemplateB\f\n" +
@@ -1318,7 +1318,7 @@ var file_authz_authz_proto_depIdxs = []int32{
 	15, // 22: ambit.authz.v1.Match.request_principals:type_name -> istio.security.StringMatch
 	15, // 23: ambit.authz.v1.Match.not_request_principals:type_name -> istio.security.StringMatch
 	13, // 24: ambit.authz.v1.Match.claims:type_name -> ambit.authz.v1.ClaimMatch
-	13, // 25: ambit.authz.v1.Match.told:type_name -> ambit.authz.v1.ClaimMatch
+	13, // 25: ambit.authz.v1.Match.metadata:type_name -> ambit.authz.v1.ClaimMatch
 	15, // 26: ambit.authz.v1.PathMatch.text:type_name -> istio.security.StringMatch
 	15, // 27: ambit.authz.v1.HeaderMatch.values:type_name -> istio.security.StringMatch
 	15, // 28: ambit.authz.v1.HeaderMatch.not_values:type_name -> istio.security.StringMatch

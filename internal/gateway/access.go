@@ -162,7 +162,7 @@ func (g *Gateway) recheck(concerns func(*session) bool) {
 		}
 		s.engine.Recheck(func(x *exchange.Exchange, h *message.Head) *reason.Error {
 			if c, ok := x.Owner().(*session); ok && concerns(c) {
-				return c.rejudge(h, x.Start, func(h *message.Head) { c.access.Told(x.Metadata); x.Changed(h) })
+				return c.rejudge(h, x.Start, func(h *message.Head) { c.access.Metadata(x.Metadata); x.Changed(h) })
 			}
 			return nil
 		})

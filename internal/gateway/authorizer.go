@@ -66,7 +66,7 @@ func (c *session) Continue(x *exchange.Exchange, h *message.Head, reroute bool) 
 	case unproven != nil:
 		return unproven
 	}
-	c.access.Told(x.Metadata)
+	c.access.Metadata(x.Metadata)
 	if x.Changed(h); reroute {
 		return c.lookUp(x)
 	}

@@ -186,7 +186,7 @@ func (c *session) report(f func(*Record), x *exchange.Exchange, endpoint *worklo
 	}
 	r.Answered, r.Direct, r.Messages, r.Heads = x.Answered, x.Direct, x.Messages, x.Heads
 	r.GRPC, r.GRPCStatus, r.Tries, r.FirstByte = x.GRPC, x.GRPCStatus, x.Tries, x.FirstByte
-	r.Received, r.Sent, r.head, r.span, r.told = x.Received, x.Sent, h, spanOf(x), x.Metadata
+	r.Received, r.Sent, r.head, r.span, r.metadata = x.Received, x.Sent, h, spanOf(x), x.Metadata
 	f(r)
 	*r = Record{}
 }

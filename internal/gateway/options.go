@@ -148,11 +148,11 @@ type Record struct {
 	Received, Sent int64 // bytes of bodies, from and to the client
 	Heads          exchange.Heads
 
-	shard *shard
-	head  *message.Head // of a request
-	told  *extauthz.Metadata
-	span  *spans.Span     // of a request that is sampled
-	from  *session        // nil of a CONNECT that was refused
-	conn  *telemetry.Conn // of a connection that was opened
-	flow  telemetry.Flow
+	shard    *shard
+	head     *message.Head // of a request
+	metadata *extauthz.Metadata
+	span     *spans.Span     // of a request that is sampled
+	from     *session        // nil of a CONNECT that was refused
+	conn     *telemetry.Conn // of a connection that was opened
+	flow     telemetry.Flow
 }

@@ -171,7 +171,7 @@ func (t *reporter) describe(s *source, r *Record) (e *accesslog.Request, more at
 			e.Dst.Identity = r.Identities
 		}
 	}
-	more = attributes.More{Head: r.head, Heads: r.Heads, GRPC: r.GRPC, GRPCStatus: r.GRPCStatus, Metadata: r.told}
+	more = attributes.More{Head: r.head, Heads: r.Heads, GRPC: r.GRPC, GRPCStatus: r.GRPCStatus, Metadata: r.metadata}
 	if r.Service != nil {
 		more.Destination = r.Service.Hostname
 	}

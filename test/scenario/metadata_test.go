@@ -18,15 +18,15 @@ import (
 
 const ofAuthorizers = "envoy.filters.http.ext_authz"
 
-// toldProviders are providers of lines with what authorizers have told, and a second authorizer.
-const toldProviders = `
+// metadataProviders are providers of lines with the metadata of authorizers, and a second authorizer.
+const metadataProviders = `
 - name: second
   envoyExtAuthzGrpc: {service: authorizer.auth.svc.cluster.local, port: 8001}
-- name: told
+- name: lines
   envoyFileAccessLog:
     path: /dev/stdout
     logFormat: {text: 'TOLD %REQ(:PATH)% user="%DYNAMIC_METADATA(envoy.filters.http.ext_authz:user)%" org=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:org:team)% all=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:org)% short=%DYNAMIC_METADATA(envoy.filters.http.ext_authz:user):2%'}
-- name: told-json
+- name: lines-json
   envoyFileAccessLog:
     path: /dev/stdout
     logFormat: {labels: {path: "%REQ(:PATH)%", told: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:user)%", score: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:score)%"}}
@@ -38,7 +38,7 @@ const toldProviders = `
 // decides which requests have lines and what labels of metrics are; policies that follow
 // decide by it, and the next authorizer gets it. An answer with too much of it allows nothing, and no value forges a line.
 func TestMetadataOfAuthorizers(t *testing.T) {
-	w, a, _ := startAuthorized(t, toldProviders)
+	w, a, _ := startAuthorized(t, metadataProviders)
 	at, err := gatewayPod(w)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func TestMetadataOfAuthorizers(t *testing.T) {
 		return answer, nil
 	})
 	w.MustApply(asks("by-grpc", `[{}]`))
-	w.MustApply(telemetry("logs", "  accessLogging: [{providers: [{name: told}, {name: told-json}]}]\n"))
+	w.MustApply(telemetry("logs", "  accessLogging: [{providers: [{name: lines}, {name: lines-json}]}]\n"))
 	log := func() string { return w.Log("pod/shop/" + path.Base(string(at)) + "/" + deploy.Container) }
 	n := 0
 	// logs makes requests until the log has the lines of one.
@@ -107,7 +107,7 @@ func TestMetadataOfAuthorizers(t *testing.T) {
 
 	// Filters and labels.
 	w.MustApply(telemetry("logs", `  accessLogging:
-  - providers: [{name: told-json}]
+  - providers: [{name: lines-json}]
     filter: {expression: "metadata.filter_metadata['`+ofAuthorizers+`'].user == 'bob'"}
   metrics:
   - overrides:

@@ -147,9 +147,9 @@ func (b *builder) whenRequest(w *apisecurity.Condition) bool {
 		}
 		if path := toldOf(key); path != nil {
 			m := &authzpb.ClaimMatch{Path: path}
-			both(b, &m.Values, &m.NotValues, w, parseTold)
+			both(b, &m.Values, &m.NotValues, w, parseMetadata)
 			if len(m.Values)+len(m.NotValues) > 0 {
-				b.r.Told = append(b.r.Told, m)
+				b.r.Metadata = append(b.r.Metadata, m)
 			}
 			return true
 		}
@@ -183,8 +183,8 @@ func ClaimOf(key string) []string {
 // It is nil when the key is about none.
 func toldOf(key string) []string { return keysOf(key, "experimental."+extauthz.MetadataNamespace) }
 
-// parseTold reads a value. Istio writes one of a list in brackets.
-func parseTold(s string) (*securitypb.StringMatch, error) {
+// parseMetadata reads a value. Istio writes one of a list in brackets.
+func parseMetadata(s string) (*securitypb.StringMatch, error) {
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		if inner, ok = strings.CutSuffix(inner, "]"); ok {
 			s = inner

@@ -30,8 +30,8 @@ func authorizers(name string) (*authzpb.Provider, error) {
 	}, nil
 }
 
-// told is what external authorizers have told of each request.
-var told = func() *extauthz.Metadata {
+// answered is the metadata of each answer of an external authorizer.
+var answered = func() *extauthz.Metadata {
 	s, err := structpb.NewStruct(map[string]any{"user": "ann", "level": 3.0, "groups": []any{"dev", "ops"}, "org": map[string]any{"team": "books"}})
 	if err != nil {
 		panic(err)
@@ -57,7 +57,7 @@ func atGateway(t interface{ Fatal(...any) }, d TrustDomains, policies []*securit
 	}
 	a := authz.NewAccess(r.conn, nil, nil)
 	a.Begin(s.Set(), h, r.tokens)
-	a.Told(told)
+	a.Metadata(answered)
 	return a.Judge() == nil, exact
 }
 

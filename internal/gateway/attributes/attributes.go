@@ -17,7 +17,7 @@ type More struct {
 	GRPC        bool
 	GRPCStatus  int    // -1 without one
 	Destination string // host of the service that was called
-	// Metadata is what external authorizers have told.
+	// Metadata is that of the answers of external authorizers.
 	Metadata *extauthz.Metadata
 }
 

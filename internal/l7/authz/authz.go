@@ -64,7 +64,7 @@ type Access struct {
 	// Of the request that was begun.
 	head      *message.Head
 	tokens    []*jwt.Claims
-	told      *extauthz.Metadata
+	metadata  *extauthz.Metadata
 	path      reading
 	pathKnown bool
 	// Scratch.
@@ -88,7 +88,7 @@ func NewAccess(c rbac.Conn, services []Service, report func(Note)) *Access {
 // those of the request that were verified, the one that counts first. Begin reports
 // whether there is any policy.
 func (a *Access) Begin(s *Set, h *message.Head, tokens []*jwt.Claims) bool {
-	a.head, a.tokens, a.told, a.path, a.pathKnown = h, tokens, nil, reading{}, false
+	a.head, a.tokens, a.metadata, a.path, a.pathKnown = h, tokens, nil, reading{}, false
 	if a.set != s {
 		a.set = s
 		a.look()

@@ -200,7 +200,7 @@ func (c *compiler) match(m *authzpb.Match) (match, error) {
 		}
 		return all
 	}
-	out.claims, out.told = claims("claims", m.GetClaims()), claims("told", m.GetTold())
+	out.claims, out.metadata = claims("claims", m.GetClaims()), claims("metadata", m.GetMetadata())
 	if err != nil {
 		return out, err
 	}
@@ -212,7 +212,7 @@ func (c *compiler) match(m *authzpb.Match) (match, error) {
 	}
 	out.aboutServers = len(out.servers)+len(out.notServers) > 0
 	out.aboutHTTP = len(out.hosts.list)+len(out.notHosts.list)+len(out.methods.list)+len(out.notMethods.list)+
-		len(out.paths.list)+len(out.notPaths.list)+len(out.headers)+len(out.principals.list)+len(out.notPrincipals.list)+len(out.claims)+len(out.told) > 0
+		len(out.paths.list)+len(out.notPaths.list)+len(out.headers)+len(out.principals.list)+len(out.notPrincipals.list)+len(out.claims)+len(out.metadata) > 0
 	return out, nil
 }
 

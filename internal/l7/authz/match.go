@@ -48,7 +48,7 @@ type match struct {
 	principals              principals
 	notPrincipals           principals
 	claims                  []claim
-	told                    []claim // of external authorizers
+	metadata                []claim // of answers of external authorizers
 	servers, notServers     []rbac.Text
 	aboutHTTP, aboutServers bool
 }
@@ -162,7 +162,7 @@ func (m *match) requestHolds(a *Access) bool {
 			return false
 		}
 	}
-	return m.tokenHolds(a.tokens) && m.toldHolds(a.told)
+	return m.tokenHolds(a.tokens) && m.metadataHolds(a.metadata)
 }
 
 // method compares a method. Methods have a case (RFC 9110, 9.1), but programs exist

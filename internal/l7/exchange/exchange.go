@@ -172,7 +172,7 @@ type Exchange struct {
 	Answered       bool // the response is an endpoint's
 	Direct         bool // the response is a filter's
 	Learned        int  // how often the owner has waited for what it did not have
-	// Metadata is what external authorizers have told of the request.
+	// Metadata is that of the answers of external authorizers.
 	Metadata *extauthz.Metadata
 	// Own is the owner's, as long as the request goes on.
 	Own any

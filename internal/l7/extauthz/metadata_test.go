@@ -22,8 +22,8 @@ func structOf(t testing.TB, m map[string]any) *structpb.Struct {
 	return s
 }
 
-// told returns what an answer means that has metadata.
-func told(t testing.TB, code int32, s *structpb.Struct) extauthz.Verdict {
+// answer returns what an answer with metadata means.
+func answer(t testing.TB, code int32, s *structpb.Struct) extauthz.Verdict {
 	a := &extauthz.Answer{Head: response(200), Trailers: response(0, "grpc-status", "0")}
 	a.Body = frame(t, &authv3.CheckResponse{Status: &status.Status{Code: code}, DynamicMetadata: s})
 	return provider(t, nil).Read(a)
@@ -32,7 +32,7 @@ func told(t testing.TB, code int32, s *structpb.Struct) extauthz.Verdict {
 // TestMetadata: what an answer tells is found by its keys, and that of a later answer takes
 // the place of the same keys.
 func TestMetadata(t *testing.T) {
-	v := told(t, 0, structOf(t, map[string]any{
+	v := answer(t, 0, structOf(t, map[string]any{
 		"user": "ann \"x\"", "score": 7.0, "ok": true, "none": nil, "org": map[string]any{"team": "books", "list": []any{"a", 1.0}}, "nan": math.NaN(), "empty": "",
 	}))
 	if v.Outcome != extauthz.Allowed {
@@ -47,7 +47,7 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("%s is %q, want %q", path, got, want)
 		}
 	}
-	later := told(t, 7, structOf(t, map[string]any{"user": "bob"}))
+	later := answer(t, 7, structOf(t, map[string]any{"user": "bob"}))
 	if later.Outcome != extauthz.Denied {
 		t.Fatal(later.Err)
 	}
@@ -56,7 +56,7 @@ func TestMetadata(t *testing.T) {
 		t.Error(got)
 	}
 	var none *extauthz.Metadata
-	if len(none.Append(nil, nil)) > 0 || none.Values() == nil || none.With(nil) != nil || told(t, 0, nil).Metadata != nil {
+	if len(none.Append(nil, nil)) > 0 || none.Values() == nil || none.With(nil) != nil || answer(t, 0, nil).Metadata != nil {
 		t.Error("there is something in nothing")
 	}
 }
@@ -69,10 +69,10 @@ func TestMetadataIsBounded(t *testing.T) {
 		deep = map[string]any{"a": deep}
 	}
 	for what, s := range map[string]*structpb.Struct{"large": structOf(t, map[string]any{"a": strings.Repeat("x", 9000)}), "deep": structOf(t, deep)} {
-		if v := told(t, 0, s); v.Outcome != extauthz.Invalid || v.Err == nil || v.Metadata != nil {
+		if v := answer(t, 0, s); v.Outcome != extauthz.Invalid || v.Err == nil || v.Metadata != nil {
 			t.Errorf("%s: %v %v", what, v.Outcome, v.Err)
 		}
-		if v := told(t, 7, s); v.Outcome != extauthz.Denied || v.Metadata != nil {
+		if v := answer(t, 7, s); v.Outcome != extauthz.Denied || v.Metadata != nil {
 			t.Errorf("%s: %v %v", what, v.Outcome, v.Err)
 		}
 	}
