@@ -113,6 +113,7 @@ const maxFree = 1024
 func (e *Engine) TurnEnd() {
 	for i, x := range e.over {
 		e.over[i] = nil
+		x.down.Release()
 		x.reset()
 		if len(e.free) < maxFree {
 			e.free = append(e.free, x)
@@ -357,6 +358,7 @@ func (x *Exchange) cancel(why reason.Reason) {
 	if up := x.up; up != nil {
 		x.up = nil
 		up.Abort(why)
+		up.Release()
 	}
 }
 

@@ -124,8 +124,9 @@ func (r *responseSide) OnEnd() {
 		}
 		return
 	}
-	if x.asked || x.switching {
+	if up := x.up; up != nil && (x.asked || x.switching) {
 		x.up = nil // both messages are complete: the connection is the pool's
+		up.Release()
 	}
 	x.finish()
 }
@@ -270,6 +271,7 @@ func (x *Exchange) retryResponse(h *message.Head) bool {
 	up := x.up
 	x.up = nil
 	up.Abort(reason.OK)
+	up.Release()
 	x.again(x.pause())
 	return true
 }

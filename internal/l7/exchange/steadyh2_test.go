@@ -126,10 +126,8 @@ func (s *steady2) answer() {
 	s.number += 2
 }
 
-// steady2Allocations bounds what a request of HTTP/2 costs: a stream at either end, and the
-// strings of path and request ID, which no compression table has, on both sides.
-const steady2Allocations = 7
-
+// TestSteadyHTTP2Allocations: a request of HTTP/2 or a call of gRPC on connections that exist
+// costs no memory. AllocsPerRun rounds down what happens once in many requests.
 func TestSteadyHTTP2Allocations(t *testing.T) {
 	for _, grpc := range []bool{false, true} {
 		g, err := poll.NewGroup(1)
@@ -158,7 +156,7 @@ func TestSteadyHTTP2Allocations(t *testing.T) {
 			one()
 		}
 		n := testing.AllocsPerRun(200, one)
-		if n > steady2Allocations && !race {
+		if n > 0 && !race {
 			t.Errorf("gRPC %v: %v allocations a request", grpc, n)
 		}
 		on(func() {

@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2/hpack"
+	"github.com/ambit-mesh/ambit/internal/transport/hpack"
 )
 
 // Conn is one HTTP/2 connection. See the package comment for who may use it.
@@ -20,7 +20,6 @@ type Conn struct {
 	graves   graveyard
 	enc      *hpack.Encoder // nil before the first header section we send
 	dec      *hpack.Decoder // nil before the first we receive
-	read     *reader        // during the decoding of a block only
 	waitHead *Stream        // streams that wait for the connection's window,
 	waitTail *Stream        // longest first
 	waiting  int

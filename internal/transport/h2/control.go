@@ -21,7 +21,7 @@ func (c *Conn) onSettings(f frameHeader, p []byte) {
 		switch id {
 		case settingHeaderTableSize:
 			if v < defaultTable || c.enc != nil {
-				c.encoder().SetMaxDynamicTableSize(min(v, defaultTable))
+				c.encoder().SetTableSize(min(v, defaultTable))
 			}
 		case settingMaxStreams:
 			c.peerMaxStreams = v

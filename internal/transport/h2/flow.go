@@ -170,6 +170,9 @@ func (c *Conn) endSend(s *Stream) {
 // not consume yet is held against the budget from now on.
 func (c *Conn) remove(s *Stream, f fate) {
 	c.unwait(s)
+	if c.rx.cur == s {
+		c.rx.cur = nil // what is left of the frame is discarded
+	}
 	c.streams.remove(s)
 	c.graves.bury(s.ID, f)
 	s.flags |= ended

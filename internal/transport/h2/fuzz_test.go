@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // misuse is a Handler that does a little of everything, so that fuzzed input
@@ -175,11 +176,11 @@ func FuzzHeaderFields(f *testing.F) {
 	f.Add("x\r\ny", "a\nb", "a@b")
 	f.Fuzz(func(t *testing.T, name, value, authority string) {
 		r := newRig(t, Config{Server: true}).start()
-		_ = r.enc.WriteField(Field{})
+		_ = r.enc.WriteField(hpack.HeaderField{})
 		r.block.Reset()
 		for _, fl := range []Field{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":path", Value: "/"},
 			{Name: ":authority", Value: authority}, {Name: name, Value: value}} {
-			_ = r.enc.WriteField(fl)
+			_ = r.enc.WriteField(hpack.HeaderField(fl))
 		}
 		r.onHeaders = func(_ *Stream, h *Header, _ bool) {
 			for _, s := range []string{h.Authority, h.Get(name)} {

@@ -62,6 +62,10 @@ type Config struct {
 	// what its owner keeps of it.
 	NewStream func() *Stream
 
+	// Transient has the strings of a Header be valid during OnHeaders only. Otherwise they
+	// may be kept, and each one is an allocation.
+	Transient bool
+
 	// Abuse sets what a peer may demand without getting anything done.
 	Abuse AbuseLimits
 }
@@ -98,8 +102,8 @@ type AbuseLimits struct {
 // of the Conn except Receive and New. They must not block.
 type Handler interface {
 	// OnHeaders delivers a request (server), a response (client), or trailers
-	// (h.Trailer). h is valid during the call; its strings may be kept. end
-	// tells that the peer sends nothing more on s.
+	// (h.Trailer). h is valid during the call; its strings may be kept, but for
+	// Config.Transient. end tells that the peer sends nothing more on s.
 	OnHeaders(s *Stream, h *Header, end bool)
 
 	// OnData delivers the next bytes of s, any part of a DATA frame. p is
@@ -136,8 +140,7 @@ type Handler interface {
 type MalformedHandler interface {
 	// OnMalformed delivers a request that breaks RFC 9113 (status 400), or whose
 	// header list is larger than Config.MaxHeaderList (status 431). h has the fields
-	// before the fault, and is valid during the call; its strings may be kept. The
-	// handler may answer on s by Respond, Trailers and AppendData. The stream ends
+	// before the fault, and is valid as in OnHeaders. The handler may answer on s by Respond, Trailers and AppendData. The stream ends
 	// with the call: an answer that is not complete is dropped.
 	OnMalformed(s *Stream, h *Header, status int, why string)
 }

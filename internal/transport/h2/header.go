@@ -4,13 +4,13 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/net/http2/hpack"
+	"github.com/ambit-mesh/ambit/internal/transport/hpack"
 )
 
 // Field is one header field. Sensitive fields never enter a compression
 // table; mark those that differ on each request so, they would only evict
 // what repeats.
-type Field = hpack.HeaderField
+type Field = hpack.Field
 
 // Header is a header section: pseudo fields by name, the others in order.
 type Header struct {
@@ -75,10 +75,12 @@ type reader struct {
 	size   uint32
 	length int64 // of content-length, -1 if absent
 	host   string
+
+	scratch hpack.Scratch // for the strings, if they are not kept
 }
 
 func (r *reader) reset(kind section) {
-	*r = reader{h: Header{Fields: r.h.Fields[:0], Trailer: kind == trailerSection}, kind: kind, length: -1}
+	*r = reader{h: Header{Fields: r.h.Fields[:0], Trailer: kind == trailerSection}, kind: kind, length: -1, scratch: r.scratch}
 }
 
 func (r *reader) malformed(why string) {

@@ -1,8 +1,6 @@
 package h2
 
-import (
-	"golang.org/x/net/http2/hpack"
-)
+import "github.com/ambit-mesh/ambit/internal/transport/hpack"
 
 // blockSlack is what a header block may be longer, encoded, than the decoded
 // list: padding, and the priority fields of HEADERS.
@@ -138,29 +136,25 @@ func (c *Conn) sectionOf(s *Stream, id uint32) (kind section, opens bool) {
 // decode reads a block into rd; false means that the connection ended.
 func (c *Conn) decode(rd *reader, block []byte) bool {
 	if c.dec == nil {
-		c.dec = hpack.NewDecoder(defaultTable, c.onField)
-		c.dec.SetMaxStringLength(int(c.cfg.MaxHeaderList))
+		c.dec = hpack.NewDecoder(defaultTable, int(c.cfg.MaxHeaderList))
 	}
-	c.read = rd
-	c.dec.SetEmitEnabled(true)
-	_, err := c.dec.Write(block)
-	if err == nil {
-		err = c.dec.Close()
+	var scratch *hpack.Scratch
+	if c.cfg.Transient {
+		scratch = &rd.scratch
 	}
-	c.read = nil
+	block, err := c.dec.Begin(block, scratch)
+	for err == nil && len(block) > 0 {
+		var f Field
+		if f, block, err = c.dec.Next(block, !rd.tooBig); err == nil && !rd.tooBig {
+			rd.field(f, c.cfg.MaxHeaderList)
+		}
+	}
 	if err != nil {
 		c.fail(CompressionError, "invalid header block")
 		return false
 	}
 	rd.finish(c.cfg.ExtendedConnect)
 	return true
-}
-
-func (c *Conn) onField(f Field) {
-	c.read.field(f, c.cfg.MaxHeaderList)
-	if c.read.tooBig {
-		c.dec.SetEmitEnabled(false)
-	}
 }
 
 // openedByPeer takes a request.

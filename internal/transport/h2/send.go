@@ -3,7 +3,7 @@ package h2
 import (
 	"strconv"
 
-	"golang.org/x/net/http2/hpack"
+	"github.com/ambit-mesh/ambit/internal/transport/hpack"
 )
 
 // Open starts a stream with a request (client). end tells that no body
@@ -131,57 +131,47 @@ func (c *Conn) checkFields(fields []Field) error {
 	return nil
 }
 
-// hpackSink lets HPACK write straight into the output.
-type hpackSink Conn
-
-func (s *hpackSink) Write(p []byte) (int, error) {
-	s.out.b = append(s.out.b, p...)
-	return len(p), nil
-}
-
 func (c *Conn) encoder() *hpack.Encoder {
 	if c.enc == nil {
-		c.enc = hpack.NewEncoder((*hpackSink)(c))
+		c.enc = hpack.NewEncoder(defaultTable)
 	}
 	return c.enc
 }
 
-// field encodes one field; writing to memory does not fail.
-func (c *Conn) field(name, value string) {
-	_ = c.enc.WriteField(Field{Name: name, Value: value})
-}
+// field encodes one field.
+func (c *Conn) field(f Field) { c.out.b = c.enc.Append(c.out.b, &f) }
 
 // sendHeaders encodes a checked header section into the output.
 func (c *Conn) sendHeaders(id uint32, h *Header, end bool) {
 	out, enc := c.pending(), c.encoder()
 	start := len(out.b)
-	out.b = append(out.b, make([]byte, FrameHeaderLen)...)
+	out.b = appendFrameHeader(out.b, 0, frameHeaders, 0, id) // what it holds is not known yet
 	switch {
 	case h.Trailer:
 	case h.Method != "":
 		c.requestPseudo(h)
 	default:
-		c.field(":status", statusText(h.Status))
+		c.field(Field{Name: ":status", Value: statusText(h.Status)})
 	}
 	for i := range h.Fields {
-		_ = enc.WriteField(h.Fields[i])
+		out.b = enc.Append(out.b, &h.Fields[i])
 	}
 	c.frameBlock(start, id, end)
 }
 
 func (c *Conn) requestPseudo(h *Header) {
-	c.field(":method", h.Method)
+	c.field(Field{Name: ":method", Value: h.Method})
 	if h.Scheme != "" {
-		c.field(":scheme", h.Scheme)
+		c.field(Field{Name: ":scheme", Value: h.Scheme})
 	}
 	if h.Authority != "" {
-		c.field(":authority", h.Authority)
+		c.field(Field{Name: ":authority", Value: h.Authority})
 	}
 	if h.Path != "" {
-		_ = c.enc.WriteField(Field{Name: ":path", Value: h.Path, Sensitive: h.PathOnce})
+		c.field(Field{Name: ":path", Value: h.Path, Sensitive: h.PathOnce})
 	}
 	if h.Protocol != "" {
-		c.field(":protocol", h.Protocol)
+		c.field(Field{Name: ":protocol", Value: h.Protocol})
 	}
 }
 

@@ -1,7 +1,8 @@
 package h2
 
 // Stream is one stream of a Conn. The owner keeps the pointer as long as it
-// likes: methods of Conn do nothing for a stream that has ended.
+// likes: methods of Conn do nothing for a stream that has ended. The Conn keeps no
+// pointer to it then: once the call that ended it has returned, the memory is the owner's.
 type Stream struct {
 	// User is the owner's.
 	User any

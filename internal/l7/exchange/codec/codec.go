@@ -70,6 +70,10 @@ type Stream interface {
 	Abort(reason.Reason)
 	// Consumed gives credit back for n bytes that OnData delivered.
 	Consumed(n int)
+	// Release is the last call: the caller keeps no reference, and the memory of the
+	// exchange may be used for another one from the next turn on. It does not end the
+	// exchange. A caller may leave it out.
+	Release()
 }
 
 // Response is the server's end of an exchange.

@@ -295,6 +295,9 @@ func (c *h1Client) Consumed(n int) {
 	}
 }
 
+// Release implements Stream: all exchanges of a connection are one object.
+func (c *h1Client) Release() {}
+
 // h1ClientHandler is what the state machine calls.
 type h1ClientHandler h1Client
 

@@ -436,3 +436,6 @@ func (s *h1Server) Consumed(n int) {
 		s.out.conn.Consumed(n)
 	}
 }
+
+// Release implements Stream: all exchanges of a connection are one object.
+func (s *h1Server) Release() {}

@@ -61,7 +61,7 @@ func NewHTTP2Client(conn stream.Conn, owner ClientOwner) Client {
 }
 
 func (c *h2Conn) start(cfg h2.Config) {
-	cfg.NewStream = c.newStream
+	cfg.NewStream, cfg.Transient = c.newStream, true
 	c.h2 = h2.New(cfg, (*h2Handler)(c))
 	c.conn.Bind(c)
 	c.later()
@@ -71,7 +71,7 @@ func (c *h2Conn) start(cfg h2.Config) {
 func (c *h2Conn) newStream() *h2.Stream {
 	s := c.opening
 	if s == nil {
-		s = &h2Stream{c: c}
+		s = c.hub.newStream(c)
 	}
 	s.own.User = s
 	return &s.own
@@ -276,7 +276,7 @@ func (c *h2Client) Active() int { return c.active }
 // Open implements Client.
 func (c *h2Client) Open() Request {
 	c.active++
-	return &h2Stream{c: (*h2Conn)(c)}
+	return c.hub.newStream((*h2Conn)(c))
 }
 
 // Close implements Client.

@@ -2,7 +2,10 @@ package codec
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
+	"strings"
+	"unsafe"
 
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
@@ -60,36 +63,12 @@ func bodyOf(h *message.Head, end bool) http1.Body {
 // heads renders heads for HTTP/2. Its memory is used again.
 type heads struct {
 	fields []h2.Field
-	text   []byte            // scratch
-	known  map[string]string // names and values that repeat
+	text   []byte // what no head has: names in lower case, lengths
 }
 
-// maxKnown bounds the strings that a loop keeps because they may repeat, and knownLength
-// their lengths in bytes.
-const (
-	maxKnown    = 512
-	knownLength = 128
-)
-
-// repeats returns text that most heads of a connection have in common. The compression
-// table keeps it, so that it cannot be scratch.
-func (r *heads) repeats(b []byte) string {
-	if s, ok := r.known[string(b)]; ok {
-		return s
-	}
-	s := string(b)
-	if len(b) > knownLength {
-		return s
-	}
-	if len(r.known) >= maxKnown {
-		clear(r.known)
-	}
-	if r.known == nil {
-		r.known = map[string]string{}
-	}
-	r.known[s] = s
-	return s
-}
+// textOf returns b as a string, which is valid as long as b is not written. The state
+// machine encodes it at once, and keeps none.
+func textOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 // connectionField reports whether a field concerns one connection of HTTP/1, or
 // is written otherwise.
@@ -106,58 +85,65 @@ func connectionField(id message.Name) bool {
 // from the compression table what repeats.
 func once(id message.Name) bool { return id == message.XRequestID || id == message.Traceparent }
 
-// render returns the fields of h, valid until the next call. length < 0 is no
-// content-length.
+// render returns the fields of h, valid until the next call and as long as h is not
+// changed. length < 0 is no content-length.
 func (r *heads) render(h *message.Head, length int64) []h2.Field {
-	r.fields = r.fields[:0]
+	r.fields, r.text = r.fields[:0], r.text[:0]
 	for i := range h.Fields {
 		f := &h.Fields[i]
 		if connectionField(f.ID) {
 			continue
 		}
-		out := h2.Field{Name: f.ID.String(), Sensitive: once(f.ID)}
+		out := h2.Field{Name: f.ID.String(), Value: textOf(message.Trim(f.Value)), Sensitive: once(f.ID)}
 		if f.ID == message.Other {
 			out.Name = r.lower(f.Name)
-		}
-		if v := message.Trim(f.Value); out.Sensitive {
-			out.Value = string(v)
-		} else {
-			out.Value = r.repeats(v)
 		}
 		r.fields = append(r.fields, out)
 	}
 	if length >= 0 {
-		r.text = strconv.AppendInt(r.text[:0], length, 10)
-		r.fields = append(r.fields, h2.Field{Name: "content-length", Value: r.repeats(r.text)})
+		start := len(r.text)
+		r.text = strconv.AppendInt(r.text, length, 10)
+		r.fields = append(r.fields, h2.Field{Name: "content-length", Value: textOf(r.text[start:])})
 	}
 	return r.fields
 }
 
-// lower returns a name in lower case, as HTTP/2 demands.
+// lower returns a name in lower case, as HTTP/2 demands. When r.text is moved, what was
+// returned before stays what it is.
 func (r *heads) lower(name []byte) string {
-	r.text = append(r.text[:0], name...)
-	for i, c := range r.text {
+	start := len(r.text)
+	r.text = append(r.text, name...)
+	b := r.text[start:]
+	for i, c := range b {
 		if 'A' <= c && c <= 'Z' {
-			r.text[i] = c | 0x20
+			b[i] = c | 0x20
 		}
 	}
-	return r.repeats(r.text)
+	return textOf(b)
+}
+
+// cloned returns fields that may be kept.
+func cloned(fields []h2.Field) []h2.Field {
+	fields = slices.Clone(fields)
+	for i := range fields {
+		fields[i].Name, fields[i].Value = strings.Clone(fields[i].Name), strings.Clone(fields[i].Value)
+	}
+	return fields
 }
 
 // request returns the head of a request with the fields of render. The path of a call of
 // gRPC is a method, which repeats.
 func (r *heads) request(h *message.Head, length int64) h2.Header {
-	out := h2.Header{
-		Method: r.repeats(h.Method), Scheme: r.repeats(h.Scheme), Authority: r.repeats(h.Authority), Protocol: r.repeats(h.Protocol),
-		Fields: r.render(h, length),
+	kind := h.Get(message.ContentType)
+	grpc := kind != nil && len(h.Path) <= methodLength && bytes.HasPrefix(kind, grpcType)
+	return h2.Header{
+		Method: textOf(h.Method), Scheme: textOf(h.Scheme), Authority: textOf(h.Authority), Protocol: textOf(h.Protocol),
+		Path: textOf(h.Path), PathOnce: !grpc, Fields: r.render(h, length),
 	}
-	if kind := h.Get(message.ContentType); kind != nil && len(h.Path) <= knownLength && bytes.HasPrefix(kind, grpcType) {
-		out.Path = r.repeats(h.Path)
-		return out
-	}
-	out.Path, out.PathOnce = string(h.Path), true
-	return out
 }
+
+// methodLength bounds the path of a call that is taken for one that repeats, in bytes.
+const methodLength = 128
 
 var grpcType = []byte("application/grpc")
 

@@ -1,8 +1,6 @@
 package codec
 
 import (
-	"slices"
-
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -30,6 +28,7 @@ type h2Stream struct {
 	stalled   bool // in c.stalled
 	reused    bool
 	over      bool
+	released  bool // its user keeps no reference
 }
 
 // loop is the connection's.
@@ -54,6 +53,7 @@ func (s *h2Stream) response(h *message.Head, end bool) {
 
 // peerEnded notes that the peer's message is complete.
 func (s *h2Stream) peerEnded() {
+	s.check(false)
 	s.ended = true
 	rcv := s.rcv
 	if rcv == nil {
@@ -95,7 +95,27 @@ func (s *h2Stream) done() {
 	if c.owner != nil && !c.retired {
 		c.owner.OnRoom((*h2Client)(c))
 	}
+	s.spend()
 }
+
+// Release implements Stream.
+func (s *h2Stream) Release() {
+	if !s.released {
+		s.released = true
+		s.spend()
+	}
+}
+
+// spend has the memory of the stream used again, once neither its connection nor its user
+// refers to it. That is decided at the end of the turn, when no method of it is under way.
+func (s *h2Stream) spend() {
+	if s.released && s.over && !s.upgrade {
+		s.c.hub.spend(s)
+	}
+}
+
+// referred reports whether something of the connection may still refer to the stream.
+func (s *h2Stream) referred() bool { return s.stalled || s.s != nil && !s.s.Closed() }
 
 // fault ends an exchange of which the peer has sent what is refused.
 func (s *h2Stream) fault(f *message.Fault) {
@@ -122,6 +142,7 @@ func (s *h2Stream) close(code h2.ErrCode) {
 
 // reset notes that the peer or the connection cut the stream.
 func (s *h2Stream) reset(code h2.ErrCode) {
+	s.check(false)
 	c := s.c
 	cut := Cut{Reason: c.gonePeer(), Unprocessed: code.Retriable(), Lost: !s.got && c.gone, Stale: s.reused && !s.got && c.gone}
 	switch {
@@ -205,6 +226,7 @@ func (s *h2Stream) sendEarly() {
 
 // Inform implements Response.
 func (s *h2Stream) Inform(h *message.Head) {
+	s.check(true)
 	if s.over {
 		return
 	}
@@ -215,6 +237,7 @@ func (s *h2Stream) Inform(h *message.Head) {
 
 // Respond implements Response.
 func (s *h2Stream) Respond(h *message.Head, length int64) bool {
+	s.check(true)
 	if s.over {
 		return true
 	}
@@ -236,6 +259,7 @@ func (s *h2Stream) Respond(h *message.Head, length int64) bool {
 
 // Data implements Stream.
 func (s *h2Stream) Data(p []byte) bool {
+	s.check(true)
 	if s.over || s.sent || s.s == nil {
 		return true
 	}
@@ -276,6 +300,7 @@ func (s *h2Stream) push(p []byte) int {
 
 // drain sends what has waited for room.
 func (s *h2Stream) drain() {
+	s.check(false)
 	if s.over {
 		return
 	}
@@ -298,6 +323,7 @@ func (s *h2Stream) drain() {
 
 // Finish implements Stream.
 func (s *h2Stream) Finish(trailers *message.Head) {
+	s.check(true)
 	if s.over || s.finish {
 		return
 	}
@@ -312,7 +338,7 @@ func (s *h2Stream) Finish(trailers *message.Head) {
 		s.end()
 		return
 	}
-	s.trailers = slices.Clone(s.trailers)
+	s.trailers = cloned(s.trailers)
 }
 
 // end writes the end of the message.
@@ -337,6 +363,7 @@ func (s *h2Stream) end() {
 
 // Abort implements Stream.
 func (s *h2Stream) Abort(why reason.Reason) {
+	s.check(true)
 	if s.over {
 		return
 	}
@@ -350,6 +377,7 @@ func (s *h2Stream) Abort(why reason.Reason) {
 
 // Consumed implements Stream.
 func (s *h2Stream) Consumed(n int) {
+	s.check(true)
 	if s.s != nil {
 		s.c.h2.Consumed(s.s, n)
 		s.c.later()

@@ -23,6 +23,45 @@ type hub struct {
 	scratch []byte       // for heads, until they are written
 	head    message.Head // of HTTP/2, while it is delivered
 	heads   heads        // for those of HTTP/2, until they are encoded
+	streams []*h2Stream  // of HTTP/2, all zero
+	spent   []*h2Stream  // that ended and were released in this turn
+}
+
+// maxStreams bounds the streams of HTTP/2 that a loop keeps for use again.
+const maxStreams = 1024
+
+func (h *hub) newStream(c *h2Conn) *h2Stream {
+	n := len(h.streams)
+	if n == 0 {
+		return &h2Stream{c: c}
+	}
+	s := h.streams[n-1]
+	h.streams[n-1] = nil
+	h.streams = h.streams[:n-1]
+	s.c = c
+	return s
+}
+
+func (h *hub) spend(s *h2Stream) {
+	if len(h.spent) == 0 {
+		h.loop.EndTurnOf(h)
+	}
+	h.spent = append(h.spent, s)
+}
+
+// TurnEnd implements poll.TurnEnder. No method of a stream is under way now.
+func (h *hub) TurnEnd() {
+	for i, s := range h.spent {
+		h.spent[i] = nil
+		if s.referred() || len(h.streams) >= maxStreams {
+			continue // it is the collector's
+		}
+		if *s = (h2Stream{}); poison {
+			continue
+		}
+		h.streams = append(h.streams, s)
+	}
+	h.spent = h.spent[:0]
 }
 
 type hubKey struct{}
