@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/go-jose/go-jose/v4"
 
 	authnpb "github.com/ambit-mesh/ambit/api/authn"
+	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
@@ -43,7 +45,7 @@ func (f *fake) Resume()             {}
 func (f *fake) Consumed(int)        {}
 func (f *fake) Info() *stream.Info  { return &f.info }
 
-// TestRequestsAllocateNothing: token, route, backend, endpoint, metrics and log line of a
+// TestRequestsAllocateNothing: token, a hundred policies, route, backend, endpoint, metrics and log line of a
 // request cost no memory.
 func TestRequestsAllocateNothing(t *testing.T) {
 	w := newWorld(t, 1)
@@ -60,7 +62,12 @@ func TestRequestsAllocateNothing(t *testing.T) {
 	second := w.another("")
 	w.service("inner", "10.1.0.9", func(s *workloadpb.Service) { s.Waypoint = second })
 	w.routes("shop", route.Rule{Origin: "all", Backends: []route.Backend{{Name: "shop", Weight: 1}, {Name: "v1", Weight: 1}}})
-	w.enforce(denied("shop", "/x"), denied("", "/y/{*}"), permitted("client"), custom("shop", "x", "/z", nil))
+	// A hundred policies, of which the one that allows is behind others.
+	policies := []*authzpb.Policy{denied("shop", "/x"), denied("", "/y/{*}"), custom("shop", "x", "/z", nil)}
+	for i := range 48 {
+		policies = append(policies, denied("shop", fmt.Sprintf("/x/%d/{*}", i)), principals(fmt.Sprintf("https://a/user-%d", i)))
+	}
+	w.enforce(append(policies, principals("https://a/ann"))...)
 	issuer := jwttest.New(t, "https://a", "k", jose.EdDSA)
 	w.accept(&authnpb.Provider{Issuer: issuer.Name, Jwks: jwttest.Set(issuer), ClaimHeaders: []*authnpb.ClaimHeader{{Header: "x-user", Claim: []string{"sub"}}}})
 	set, tokens := w.policies, w.tokens

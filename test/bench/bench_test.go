@@ -148,3 +148,37 @@ func TestChosenCells(t *testing.T) {
 		}
 	}
 }
+
+// Half of the policies refuse and half allow, and one of them allows what is measured; Envoy
+// has each of them, and so has the mesh.
+func TestGuardedPolicies(t *testing.T) {
+	all := policies()
+	if len(all) != guardedPolicies {
+		t.Fatalf("%d policies", len(all))
+	}
+	by, err := newIssuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mesh, envoy := guardedYAML(by), envoyFilters(by)
+	allows, meets := 0, 0
+	for _, p := range all {
+		if p.allows {
+			allows++
+		}
+		if strings.HasPrefix("/a/1024", p.prefix) {
+			if meets++; !p.allows || p.user != guardedUser {
+				t.Errorf("%+v judges what is measured", p)
+			}
+		}
+		if strings.Count(mesh, "name: "+p.name+",") != 1 || strings.Count(envoy, p.name+":") != 1 {
+			t.Errorf("%s is not on both sides", p.name)
+		}
+	}
+	if allows != guardedPolicies/2 || meets != 1 {
+		t.Errorf("%d allow, %d are met", allows, meets)
+	}
+	if !strings.Contains(mesh, by.keys) || !strings.Contains(envoy, by.keys) || strings.Contains(by.keys, `"d"`) {
+		t.Error("the key of the issuer is not on both sides, or its private part is")
+	}
+}

@@ -78,10 +78,15 @@ func otherPath(i int) string { return "/r/" + strconv.Itoa(i) }
 type requests struct {
 	proto               string
 	size, conns, routes int
+	guarded             bool
 }
 
 func (r requests) cell() string {
-	return fmt.Sprintf("%s-%dk-c%d-r%d", r.proto, r.size>>10, r.conns, r.routes)
+	s := fmt.Sprintf("%s-%dk-c%d-r%d", r.proto, r.size>>10, r.conns, r.routes)
+	if r.guarded {
+		s += "-" + guardedService
+	}
+	return s
 }
 
 // rate and cpu are the names of its rows.
@@ -90,6 +95,9 @@ func (r requests) rate() string {
 	s = strings.ReplaceAll(s, " 1 connections", " 1 connection")
 	if r.routes > 1 {
 		s += fmt.Sprintf(", %d routes", r.routes)
+	}
+	if r.guarded {
+		s += fmt.Sprintf(", token and %d policies", guardedPolicies)
 	}
 	return s
 }
@@ -108,19 +116,20 @@ func memoryRow(proto string) string {
 func l7Load(wide bool) (all []requests) {
 	if !wide {
 		return []requests{
-			{"http", 1 << 10, 1, 1}, {"http", 1 << 10, 64, 1}, {"http", 1 << 10, 64, 10_000}, {"http", 64 << 10, 64, 1},
-			{"h2", 1 << 10, 64, 1}, {"grpc", 1 << 10, 64, 1},
+			{"http", 1 << 10, 1, 1, false}, {"http", 1 << 10, 64, 1, false}, {"http", 1 << 10, 64, 10_000, false}, {"http", 1 << 10, 64, 1, true},
+			{"http", 64 << 10, 64, 1, false}, {"h2", 1 << 10, 64, 1, false}, {"grpc", 1 << 10, 64, 1, false},
 		}
 	}
 	for _, proto := range protocols {
 		for _, size := range []int{1 << 10, 64 << 10} {
 			for _, conns := range []int{1, 64, 512} {
-				all = append(all, requests{proto, size, conns, 1})
+				all = append(all, requests{proto, size, conns, 1, false})
 			}
 		}
+		all = append(all, requests{proto, 1 << 10, 64, 1, true})
 	}
 	for _, n := range tables[1:] {
-		all = append(all, requests{"http", 1 << 10, 64, n})
+		all = append(all, requests{"http", 1 << 10, 64, n, false})
 	}
 	return all
 }
@@ -173,7 +182,7 @@ func l7Cells(o options) (all []cell) {
 		}})
 	}
 	for _, r := range l7Load(o.wide) {
-		all = append(all, cell{name: r.cell(), rounds: o.rounds, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+		all = append(all, cell{name: r.cell(), rounds: o.rounds, guarded: r.guarded, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			return c.requests(ctx, o, r)
 		}})
 	}
@@ -191,6 +200,9 @@ func (c *contender) requestArgs(r requests, mode string, args ...string) []strin
 	all := append([]string{mode, "-proto", r.proto, "-size", strconv.Itoa(r.size), "-conns", strconv.Itoa(r.conns)}, args...)
 	if c.certs != "" {
 		all = append(all, "-certs", c.certs)
+	}
+	if r.guarded && c.token != "" {
+		all = append(all, "-token", c.token)
 	}
 	return all
 }
@@ -313,9 +325,13 @@ func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
 			addrs[s.Name] = s.IPs[0]
 		}
 	}
-	c := &contender{name: "waypoint", title: "waypoint", lab: l, client: lab.InPod("bench", "client")}
+	c := &contender{name: "waypoint", title: "waypoint", lab: l, client: lab.InPod("bench", "client"), token: o.issuer.token}
 	c.site = func(r requests) string {
-		return addrs[routed(r.routes)] + ":" + strconv.Itoa(protocolPort[r.proto])
+		name := routed(r.routes)
+		if r.guarded {
+			name = guardedService
+		}
+		return addrs[name] + ":" + strconv.Itoa(protocolPort[r.proto])
 	}
 	c.proxies = func(ctx context.Context) ([]int, error) {
 		st, err := l.Status(ctx)
@@ -354,6 +370,11 @@ func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
 		}
 		if err := c.until(ctx, requests{proto: "http", size: 1 << 10, conns: 1, routes: n}, c.requested); err != nil {
 			return fmt.Errorf("requests do not go through the waypoint: %w", err)
+		}
+	}
+	for _, p := range protocols {
+		if err := c.guarded(ctx, p); err != nil {
+			return fmt.Errorf("the waypoint: %w", err)
 		}
 	}
 	return nil

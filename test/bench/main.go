@@ -57,6 +57,7 @@ type options struct {
 	workloads  int
 	services   int
 	components map[string]string // program by name
+	issuer     issuer            // of the token of guarded requests
 }
 
 func main() {
@@ -262,6 +263,10 @@ func compare(ctx context.Context, o options, dir string) (*report, error) {
 		}
 		o.before = earlier
 	}
+	var err error
+	if o.issuer, err = newIssuer(); err != nil {
+		return nil, err
+	}
 	w, err := build(ctx, o, dir, bin)
 	defer w.close()
 	if err != nil {
@@ -276,7 +281,7 @@ func compare(ctx context.Context, o options, dir string) (*report, error) {
 			// The order changes, so that nobody always runs after the same.
 			for i := range w.contenders {
 				who := w.contenders[(i+round)%len(w.contenders)]
-				if c.needsProxies && who.proxies == nil || who.of != nil {
+				if c.needsProxies && who.proxies == nil || c.guarded && who.unguarded || who.of != nil {
 					continue
 				}
 				v, err := c.measure(ctx, who)
@@ -300,6 +305,7 @@ type cell struct {
 	name         string
 	rounds       int
 	needsProxies bool
+	guarded      bool // requests that have a token, which policies judge
 	measure      func(ctx context.Context, c *contender) (map[string]float64, error)
 }
 

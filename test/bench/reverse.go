@@ -15,8 +15,8 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
-// reverseProxy is another HTTP proxy: no mesh, one worker, no log. It runs beside the
-// client outside of the mesh.
+// reverseProxy is another HTTP proxy: no mesh, one worker, a log of guarded requests only. It
+// runs beside the client outside of the mesh.
 type reverseProxy struct {
 	name, title string
 	program     string // flag of its path
@@ -36,6 +36,7 @@ type place struct {
 	port   int
 	tables []int // of routes
 	secure bool
+	issuer issuer
 }
 
 var reverseProxies = []reverseProxy{
@@ -50,7 +51,12 @@ func listener(port int, proto string, routes int) int {
 	return port + slices.Index(protocols, proto)*len(tables) + slices.Index(tables, routes)
 }
 
-// each calls f for every listener.
+// guardedListener returns the port for requests of a protocol that a proxy judges.
+func guardedListener(port int, proto string) int {
+	return port + len(protocols)*len(tables) + slices.Index(protocols, proto)
+}
+
+// each calls f for every listener of requests that are only sent on.
 func (p *place) each(f func(proto string, routes, port int)) {
 	for _, proto := range protocols {
 		for _, n := range p.tables {
@@ -63,7 +69,7 @@ func (p *place) each(f func(proto string, routes, port int)) {
 func envoyConfig(p place) string {
 	var b strings.Builder
 	b.WriteString("static_resources:\n  listeners:\n")
-	p.each(func(proto string, routes, port int) {
+	listen := func(proto string, routes, port int, accessLog, filters string) {
 		cluster := "http1"
 		if proto != "http" {
 			cluster = "http2"
@@ -75,13 +81,14 @@ func envoyConfig(p place) string {
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: bench
-          http_filters: [{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+%s          http_filters:
+%s          - {name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
           route_config:
             virtual_hosts:
             - name: all
               domains: ["*"]
               routes:
-`, port)
+`, port, accessLog, filters)
 		for i := range routes - 1 {
 			fmt.Fprintf(&b, "              - {match: {path: %s}, route: {cluster: %s}}\n", otherPath(i), cluster)
 		}
@@ -95,7 +102,11 @@ func envoyConfig(p place) string {
           common_tls_context: %s
 `, envoyTLS(p.certs))
 		}
-	})
+	}
+	p.each(func(proto string, routes, port int) { listen(proto, routes, port, "", "") })
+	for _, proto := range protocols {
+		listen(proto, 1, guardedListener(p.port, proto), envoyAccessLog(p.dir), envoyFilters(p.issuer))
+	}
 	b.WriteString("  clusters:\n")
 	for _, v := range []string{"http1", "http2"} {
 		to := serverPort
@@ -217,7 +228,7 @@ func routesFile(dir string, routes int) string {
 
 // reverse starts a proxy, waits until it answers, and adds it.
 func (w *world) reverse(ctx context.Context, o options, l *lab.Lab, p reverseProxy, server, dir string) error {
-	at := place{server: server, dir: dir, certs: dir, port: p.port, tables: o.tables(), secure: p.secure}
+	at := place{server: server, dir: dir, certs: dir, port: p.port, tables: o.tables(), secure: p.secure, issuer: o.issuer}
 	files := map[string]string{filepath.Join(dir, p.name+".yaml"): p.config(at)} // Envoy takes the format from the name
 	for _, n := range at.tables {
 		var b strings.Builder
@@ -254,8 +265,13 @@ func (w *world) reverse(ctx context.Context, o options, l *lab.Lab, p reversePro
 	if err = errors.Join(err, perr); err != nil {
 		return err
 	}
-	c := &contender{name: p.name, title: p.title, lab: l, client: lab.InPod("plain", "client")}
-	c.site = func(r requests) string { return "127.0.0.1:" + strconv.Itoa(listener(p.port, r.proto, r.routes)) }
+	c := &contender{name: p.name, title: p.title, lab: l, client: lab.InPod("plain", "client"), token: o.issuer.token, unguarded: p.program != "envoy"}
+	c.site = func(r requests) string {
+		if r.guarded {
+			return "127.0.0.1:" + strconv.Itoa(guardedListener(p.port, r.proto))
+		}
+		return "127.0.0.1:" + strconv.Itoa(listener(p.port, r.proto, r.routes))
+	}
 	c.proxies = func(context.Context) ([]int, error) { return []int{pid}, nil }
 	if p.secure {
 		c.certs = at.certs
@@ -265,6 +281,12 @@ func (w *world) reverse(ctx context.Context, o options, l *lab.Lab, p reversePro
 	defer cancel()
 	for _, proto := range protocols {
 		if err := c.until(ctx, requests{proto: proto, size: 1 << 10, conns: 1, routes: 1}, nil); err != nil {
+			return fmt.Errorf("%s: %w", proto, err)
+		}
+		if c.unguarded {
+			continue
+		}
+		if err := c.guarded(ctx, proto); err != nil {
 			return fmt.Errorf("%s: %w", proto, err)
 		}
 	}

@@ -92,6 +92,9 @@ type contender struct {
 	// certificates with which the client uses TLS.
 	site  func(requests) string
 	certs string
+	// token is what guarded requests have; unguarded is a proxy that cannot judge them.
+	token     string
+	unguarded bool
 	// part is a contender that is measured together with this one: some of its proxies.
 	// took is what was measured of it, and of is the whole.
 	part, of *contender
@@ -177,7 +180,7 @@ func (w *world) start(ctx context.Context, o options, state, bin, peer string) (
 		YAML: worldYAML, Logger: quiet(),
 	}
 	if o.l7 {
-		cfg.YAML += waypointYAML
+		cfg.YAML += waypointYAML + guardedYAML(o.issuer)
 		for _, n := range o.tables() {
 			cfg.YAML += routesYAML(n)
 		}

@@ -91,8 +91,16 @@ var talks = map[string]talk{"http": talkHTTP, "h2": talkHTTP2, "grpc": talkGRPC}
 
 var contentLength = []byte("content-length:")
 
+// authorization is the line of a head with the token, "" without one.
+func authorization(o options) string {
+	if o.token == "" {
+		return ""
+	}
+	return "Authorization: Bearer " + o.token + "\r\n"
+}
+
 func talkHTTP(o options, c net.Conn) func() error {
-	request := []byte("GET " + requestPath(o.size) + " HTTP/1.1\r\nHost: " + o.addr + "\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n")
+	request := []byte("GET " + requestPath(o.size) + " HTTP/1.1\r\nHost: " + o.addr + "\r\nUser-Agent: load\r\nAccept: */*\r\n" + authorization(o) + "\r\n")
 	r := bufio.NewReaderSize(c, 16<<10)
 	return func() error {
 		if _, err := c.Write(request); err != nil {

@@ -251,7 +251,14 @@ func askHTTP2(o options, c net.Conn, grpc bool) func() error {
 	body := append(binary.BigEndian.AppendUint32([]byte{0}, message), make([]byte, message)...)
 	_, err := e.w.WriteString(http2.ClientPreface)
 	err = errors.Join(err, e.begin())
-	path := requestPath(o.size)
+	fields := []string{":method", "GET", ":scheme", "http", ":path", requestPath(o.size), ":authority", o.addr, "user-agent", "load", "accept", "*/*"}
+	if grpc {
+		fields = append(fields[:8], "content-type", "application/grpc", "te", "trailers", "user-agent", "load")
+		fields[1] = "POST"
+	}
+	if o.token != "" {
+		fields = append(fields, "authorization", "Bearer "+o.token)
+	}
 	return func() error {
 		if err != nil {
 			return err
@@ -260,10 +267,10 @@ func askHTTP2(o options, c net.Conn, grpc bool) func() error {
 		if grpc {
 			want += 5 // of the message's prefix
 			err = errors.Join(
-				e.headers(stream, false, ":method", "POST", ":scheme", "http", ":path", path, ":authority", o.addr, "content-type", "application/grpc", "te", "trailers", "user-agent", "load"),
+				e.headers(stream, false, fields...),
 				e.WriteData(stream, true, body))
 		} else {
-			err = e.headers(stream, true, ":method", "GET", ":scheme", "http", ":path", path, ":authority", o.addr, "user-agent", "load", "accept", "*/*")
+			err = e.headers(stream, true, fields...)
 		}
 		status, grpcStatus = "", ""
 		got := 0

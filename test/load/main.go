@@ -4,7 +4,7 @@
 //
 //	load server -listen ADDR [-certs DIR -tls ADDR]
 //	load throughput|echo|rate|connect|hold [flags] ADDR
-//	load http|httprate|httphold -proto http|h2|grpc [-certs DIR] [flags] ADDR
+//	load http|httprate|httphold -proto http|h2|grpc [-certs DIR] [-token TOKEN] [flags] ADDR
 //	load besiege -say silent|dribble|stall [flags] ADDR
 package main
 
@@ -56,6 +56,7 @@ type options struct {
 	size     int
 	rate     int
 	proto    string // of requests: http, h2, grpc
+	token    string // that requests have, if any
 	duration time.Duration
 }
 
@@ -79,6 +80,7 @@ func run(args []string) error {
 	fs.IntVar(&o.conns, "conns", 1, "connections at once")
 	fs.IntVar(&o.size, "size", 1024, "bytes of a request, or of the body of a response of HTTP")
 	fs.StringVar(&o.proto, "proto", "http", "of requests: http, h2 or grpc")
+	fs.StringVar(&o.token, "token", "", "of requests: a bearer token")
 	fs.IntVar(&o.rate, "rate", 1000, "rate: requests per second, over all connections")
 	say := fs.String("say", "silent", "besiege: what is sent on each connection")
 	fs.DurationVar(&o.duration, "duration", 2*time.Second, "how long")
