@@ -314,7 +314,7 @@ func (c *contender) idle(ctx context.Context, proto string, n int) (_ map[string
 
 // waypoint adds the way of requests over both node proxies and a waypoint between them,
 // once the waypoint has carried one for each service.
-func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
+func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab, name, title string) error {
 	st, err := l.Status(ctx)
 	if err != nil {
 		return err
@@ -325,7 +325,7 @@ func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
 			addrs[s.Name] = s.IPs[0]
 		}
 	}
-	c := &contender{name: "waypoint", title: "waypoint", lab: l, client: lab.InPod("bench", "client"), token: o.issuer.token}
+	c := &contender{name: name, title: title, lab: l, client: lab.InPod("bench", "client"), token: o.issuer.token}
 	c.site = func(r requests) string {
 		name := routed(r.routes)
 		if r.guarded {
@@ -354,7 +354,7 @@ func (w *world) waypoint(ctx context.Context, o options, l *lab.Lab) error {
 		return pids, nil
 	}
 	alone := *c
-	alone.name, alone.title, alone.of = "waypoint-alone", "CPU of the waypoint", c
+	alone.name, alone.title, alone.of = name+"-alone", "CPU of the "+title, c
 	alone.proxies = func(ctx context.Context) ([]int, error) {
 		pids, err := c.proxies(ctx)
 		return pids[min(len(proxies), len(pids)):], err
@@ -412,7 +412,7 @@ func (o *options) tables() (all []int) {
 // others adds the contenders of requests only.
 func (w *world) others(ctx context.Context, o options, l *lab.Lab, server, dir string) error {
 	if wanted(o.only, "waypoint") {
-		if err := w.waypoint(ctx, o, l); err != nil {
+		if err := w.waypoint(ctx, o, l, "waypoint", "waypoint"); err != nil {
 			return err
 		}
 	}

@@ -5,7 +5,7 @@
 // the machine happens to all of them; read the ratios.
 //
 //	bench [-bin DIR] [-before DIR] [-peer ZTUNNEL] [-rounds N] [-duration D] [-cells NAME,…] [-o text|json]
-//	bench -l7 [-wide] [-envoy PATH] [-nginx PATH] [-haproxy PATH] [-rounds N] [-duration D] [-cells NAME,…]
+//	bench -l7 [-wide] [-before DIR] [-envoy PATH] [-nginx PATH] [-haproxy PATH] [-rounds N] [-duration D] [-cells NAME,…]
 //	bench -scale [-workloads N] [-services N]
 //
 // It ends with "N passed, N failed": a measured cell passes when there were no
@@ -215,7 +215,11 @@ func (o *options) findBefore() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range meshPrograms {
+	programs := meshPrograms
+	if o.l7 {
+		programs = append(slices.Clone(programs), "waypoint")
+	}
+	for _, name := range programs {
 		if _, err := os.Stat(filepath.Join(abs, name)); err != nil {
 			return fmt.Errorf("-before: %w (build the other commit into a directory of its own)", err)
 		}
@@ -254,7 +258,7 @@ func compare(ctx context.Context, o options, dir string) (*report, error) {
 	if o.before != "" {
 		earlier := filepath.Join(dir, "bin-before")
 		if err := binDir(earlier, func(name string) string {
-			if name == "waypoint" {
+			if name == "waypoint" && !o.l7 {
 				return ""
 			}
 			return filepath.Join(o.before, name)

@@ -109,6 +109,7 @@ func (r *report) comparisons() []comparison {
 	var out []comparison
 	for _, v := range []comparison{
 		{"Ambit : no mesh", "ambit", "none"}, {"Ambit : before", "ambit", "before"}, {"Ambit : peer", "ambit", "peer"}, {"waypoint : Ambit", "waypoint", "ambit"},
+		{"before : waypoint's CPU", "before-alone", "waypoint-alone"}, {"before : waypoint, all CPU", "before", "waypoint"},
 		{"envoy : waypoint's CPU", "envoy", "waypoint-alone"}, {"envoy, mutual TLS : waypoint's CPU", "envoy-mtls", "waypoint-alone"},
 	} {
 		if has(v.of) && has(v.to) {

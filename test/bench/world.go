@@ -153,7 +153,17 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 		}
 	}
 	if o.l7 {
-		return w, w.others(ctx, o, ours, bare, dir)
+		if err := w.others(ctx, o, ours, bare, dir); err != nil {
+			return w, err
+		}
+		if o.before == "" || !wanted(o.only, "before") {
+			return w, nil
+		}
+		earlier, err := w.start(ctx, o, filepath.Join(dir, "before"), o.before, "")
+		if err != nil {
+			return w, err
+		}
+		return w, w.waypoint(ctx, o, earlier, "before", "waypoint, before")
 	}
 	if o.before != "" && wanted(o.only, "before") {
 		earlier, err := w.start(ctx, o, filepath.Join(dir, "before"), o.before, "")
