@@ -46,6 +46,8 @@ type Tracer struct {
 
 	set    *observe.Set // that settings are made of
 	of     map[observe.Service]*observe.Settings
+	recent observe.Service   // whose settings were asked for last
+	last   *observe.Settings // they
 	self   spans.Self
 	selfOf *workload.Workload // that self is made of
 }
@@ -83,14 +85,18 @@ func (t *Tracer) Settings(k observe.Service) *observe.Settings {
 		return none
 	}
 	if set != t.set || len(t.of) >= maxObserved {
-		t.set = set
+		t.set, t.last = set, nil
 		clear(t.of)
+	}
+	if t.last != nil && t.recent == k {
+		return t.last
 	}
 	s := t.of[k]
 	if s == nil {
 		s = set.For(k)
 		t.of[k] = s
 	}
+	t.recent, t.last = k, s
 	return s
 }
 

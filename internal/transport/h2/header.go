@@ -286,12 +286,35 @@ func allOf(s string, class uint8) bool {
 // validValue follows RFC 9113, 8.2.1, and RFC 9110, 5.5: no control characters
 // but the tab, no white space at the ends.
 func validValue(s string) bool {
+	return (plain(s) || withoutControl(s)) && (s == "" || (!isSpace(s[0]) && !isSpace(s[len(s)-1])))
+}
+
+func withoutControl(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < ' ' && c != '\t') || c == 0x7f {
 			return false
 		}
 	}
-	return s == "" || (!isSpace(s[0]) && !isSpace(s[len(s)-1]))
+	return true
+}
+
+// plain reports whether a text has no control characters at all, eight bytes at a time.
+func plain(s string) bool {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	for ; len(s) >= 8; s = s[8:] {
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		del := w ^ 0x7f*each // a byte of it is 0 where w has 0x7f
+		if ((w-' '*each)&^w|(del-each)&^del)&high != 0 {
+			return false
+		}
+	}
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' }

@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -268,4 +269,21 @@ func TestHeaderTableSize(t *testing.T) {
 		}
 	}
 	wantLines(t, "frames", r.output(), "HEADERS 1 :method=CONNECT :authority=a:1 x=y", "HEADERS 3 :method=CONNECT :authority=a:1 x=y")
+}
+
+// A byte of a value is judged the same wherever it is.
+func TestValuesOfEveryByte(t *testing.T) {
+	for length := 1; length < 20; length++ {
+		for at := range length {
+			for c := range 256 {
+				b := bytes.Repeat([]byte{'x'}, length)
+				b[at] = byte(c)
+				inside := at > 0 && at < length-1
+				want := c >= ' ' && c != 0x7f && (c != ' ' || inside) || c == '\t' && inside
+				if got := validValue(string(b)); got != want {
+					t.Fatalf("%q: %v", b, got)
+				}
+			}
+		}
+	}
 }

@@ -1,7 +1,5 @@
 package hpack
 
-import "hash/maphash"
-
 // Encoder writes the header blocks of one connection.
 type Encoder struct {
 	table   table
@@ -127,9 +125,34 @@ var names = func() (t [256]named) {
 	return t
 }()
 
-var seed = maphash.MakeSeed()
+// hashOf returns a hash of some of a string's bytes. Strings that have the same one cost
+// comparisons, with as many entries as a table of 4 KiB holds.
+func hashOf(s string) uint32 {
+	h, n := uint64(len(s)), len(s)
+	switch {
+	case n >= word:
+		h = (h ^ load(s, 0)) * multiplier
+		h = (h ^ h>>32 ^ load(s, n/2-word/2)) * multiplier
+		h = (h ^ h>>32 ^ load(s, n-word)) * multiplier
+	default:
+		for i := range n {
+			h = (h ^ uint64(s[i])) * multiplier
+		}
+	}
+	return uint32(h >> 32)
+}
 
-func hashOf(s string) uint32 { return uint32(maphash.String(seed, s)) }
+const (
+	word       = 8
+	multiplier = 0x9e3779b97f4a7c15
+)
+
+// load returns the word of a string at i.
+func load(s string, i int) uint64 {
+	s = s[i : i+word]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
 
 // appendNumber appends an integer behind the first bits of a byte (RFC 7541, 5.1).
 func appendNumber(dst []byte, first byte, bits uint8, n uint32) []byte {

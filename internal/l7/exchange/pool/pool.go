@@ -78,6 +78,7 @@ type Pool struct {
 	loop    *poll.Loop
 	cfg     Config
 	targets map[Target]*entry
+	recent  [recent]*entry // those of targets that were used last
 	sweeper poll.Deadline
 	sweepFn func()
 	idle    int
@@ -130,11 +131,7 @@ func (p *Pool) Get(t *Target, w Waiter, limits Limits, fresh bool) (codec.Reques
 	if p.closed {
 		return nil, reason.Errorf(reason.Draining, "no new requests")
 	}
-	e := p.targets[*t]
-	if e == nil {
-		e = &entry{pool: p, target: *t}
-		p.targets[*t] = e
-	}
+	e := p.entry(t)
 	e.limits = limits
 	if !fresh && len(e.waiting) == 0 {
 		if c := e.pick(); c != nil {
@@ -152,6 +149,28 @@ func (p *Pool) Get(t *Target, w Waiter, limits Limits, fresh bool) (codec.Reques
 	e.waiting = append(e.waiting, w)
 	e.dial()
 	return nil, nil
+}
+
+// recent is how many entries are found without the hash of a whole target.
+const recent = 16
+
+// entry returns the entry of a target, which it makes if there is none.
+func (p *Pool) entry(t *Target) *entry {
+	at := uint(t.App.Port())
+	if n := len(t.UID); n > 0 {
+		at += uint(t.UID[n-1])
+	}
+	last := &p.recent[at%recent]
+	if e := *last; e != nil && !e.gone && e.target == *t {
+		return e
+	}
+	e := p.targets[*t]
+	if e == nil {
+		e = &entry{pool: p, target: *t}
+		p.targets[*t] = e
+	}
+	*last = e
+	return e
 }
 
 // Cancel has w not wait any more.
