@@ -13,6 +13,10 @@ const (
 	// maxGathered is how many bytes wait for a slow reader. More are dropped
 	// and counted: a log that nobody reads must not stop the traffic.
 	maxGathered = 4 << 20
+	// keptGathered is how large the memory for records may be that is kept without need. A
+	// larger one is kept while records fill at least its keptShare-th part.
+	keptGathered = 64 << 10
+	keptShare    = 8
 )
 
 // Async is a writer that never blocks: it takes records at once and writes
@@ -93,9 +97,7 @@ func (a *Async) run() {
 		if len(out) > 0 {
 			_, _ = a.w.Write(out) // there is nobody to tell
 		}
-		if spare = out; cap(spare) > maxPooled*4 {
-			spare = nil
-		}
+		spare = kept(out)
 		if closed {
 			return
 		}
@@ -103,4 +105,13 @@ func (a *Async) run() {
 			a.onLost(lost)
 		}
 	}
+}
+
+// kept returns the memory of records that were written, for later ones, or nil when it is
+// much larger than they were.
+func kept(written []byte) []byte {
+	if cap(written) > keptGathered && len(written) < cap(written)/keptShare {
+		return nil
+	}
+	return written[:0]
 }

@@ -114,3 +114,16 @@ func BenchmarkAccessLine(b *testing.B) {
 			"src.identity", "spiffe://cluster.local/ns/shop/sa/client", "dst.service", "server.shop.svc.cluster.local", "bytes_sent", 7)
 	}
 }
+
+// A busy log keeps its memory, and one that was busy once gives it back.
+func TestMemoryOfRecordsFollowsTheirNumber(t *testing.T) {
+	for _, c := range []struct {
+		length, size int
+		keep         bool
+	}{{0, keptGathered, true}, {100, 1 << 20, false}, {1 << 17, 1 << 20, true}, {1<<17 - 1, 1 << 20, false}, {maxGathered, maxGathered, true}} {
+		b := kept(make([]byte, c.length, c.size))
+		if (b != nil) != c.keep || len(b) != 0 {
+			t.Errorf("%d of %d bytes: %d of %d are kept", c.length, c.size, len(b), cap(b))
+		}
+	}
+}
