@@ -121,6 +121,9 @@ func (w *world) close() {
 // well, and one each with the earlier build and the peer. The world is to be closed also after an error.
 func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 	w := new(world)
+	if err := makeCerts(dir); err != nil { // for the servers of all labs
+		return w, err
+	}
 	ours, err := w.start(ctx, o, filepath.Join(dir, "ambit"), bin, "")
 	if err != nil {
 		return w, err
@@ -195,11 +198,7 @@ func (w *world) start(ctx context.Context, o options, state, bin, peer string) (
 			cfg.YAML += routesYAML(n)
 		}
 	}
-	certs := filepath.Dir(state)
-	if err := makeCerts(certs); err != nil {
-		return nil, err
-	}
-	cfg.YAML = strings.NewReplacer("LOAD", o.components["load"], "CERTS", certs).Replace(cfg.YAML)
+	cfg.YAML = strings.NewReplacer("LOAD", o.components["load"], "CERTS", filepath.Dir(state)).Replace(cfg.YAML)
 	if peer != "" {
 		cfg.PeerZtunnel = map[string]string{"node1": peer, "node2": peer}
 	}
