@@ -130,6 +130,16 @@ func (d *Decoder) text(p []byte, enters, wanted bool) (s string, rest []byte, er
 	if !wanted || n == 0 {
 		return "", rest, nil
 	}
+	if s := d.scratch; coded && s != nil && !enters {
+		s.room(len(text)*8/minBits + 1)
+		start := len(s.b)
+		plain, err := appendDecoded(s.b, text, d.longest)
+		if err != nil {
+			return "", nil, err
+		}
+		s.b = plain
+		return textOf(plain[start:]), rest, nil
+	}
 	if coded {
 		var space [256]byte
 		plain, err := appendDecoded(space[:0], text, d.longest)
@@ -150,13 +160,17 @@ func (d *Decoder) string(b []byte, enters bool) string {
 		return d.table.text.keep(b)
 	}
 	s := d.scratch
-	if len(b) > cap(s.b)-len(s.b) {
-		// Strings in the memory before stay what they are.
-		s.b = make([]byte, 0, max(2*cap(s.b), 1<<10, len(b)))
-	}
+	s.room(len(b))
 	start := len(s.b)
 	s.b = append(s.b, b...)
 	return textOf(s.b[start:])
+}
+
+// room makes room for n bytes. Strings in the memory before stay what they are.
+func (s *Scratch) room(n int) {
+	if n > cap(s.b)-len(s.b) {
+		s.b = make([]byte, 0, max(2*cap(s.b), 1<<10, n))
+	}
 }
 
 // number reads an integer of which the first byte has so many bits (RFC 7541, 5.1).

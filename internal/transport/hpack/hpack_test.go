@@ -290,6 +290,32 @@ func TestSteadyBlocksAllocateNothing(t *testing.T) {
 	}
 }
 
+// A long value that a peer codes and keeps out of tables, as a token may be.
+func TestLongCodedValuesAllocateNothing(t *testing.T) {
+	value := strings.Repeat("eyJhbGciOiJFUzI1NiJ9.", 60)
+	var block bytes.Buffer
+	enc := oracle.NewEncoder(&block)
+	for range 3 {
+		_ = enc.WriteField(oracle.HeaderField{Name: "authorization", Value: value, Sensitive: true})
+	}
+	d, s := NewDecoder(testTable, testLong), &Scratch{}
+	one := func() {
+		rest, err := d.Begin(block.Bytes(), s)
+		for err == nil && len(rest) > 0 {
+			var f Field
+			if f, rest, err = d.Next(rest, true); f.Value != value {
+				t.Fatalf("%q, %v", f.Value, err)
+			}
+		}
+	}
+	for range 10 {
+		one()
+	}
+	if n := testing.AllocsPerRun(100, one); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func BenchmarkEncode(b *testing.B) {
 	enc := NewEncoder(testTable)
 	out := make([]byte, 0, 1024)
