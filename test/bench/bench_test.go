@@ -104,7 +104,7 @@ func TestParseLoad(t *testing.T) {
 // TestRequestRows: every row of the table of requests is filled by a cell, and the
 // ratios are there.
 func TestRequestRows(t *testing.T) {
-	for wide, cellsOf := range map[bool]int{false: 7, true: 23} {
+	for wide, cellsOf := range map[bool]int{false: 8, true: 26} {
 		o := options{l7: true, wide: wide, rounds: 1, duration: time.Second}
 		r := newReport(o, []*contender{{name: "ambit", title: "Ambit"}, {name: "waypoint", title: "waypoint"}})
 		for _, who := range r.contenders {

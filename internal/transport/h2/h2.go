@@ -140,7 +140,8 @@ type Handler interface {
 type MalformedHandler interface {
 	// OnMalformed delivers a request that breaks RFC 9113 (status 400), or whose
 	// header list is larger than Config.MaxHeaderList (status 431). h has the fields
-	// before the fault, and is valid as in OnHeaders. The handler may answer on s by Respond, Trailers and AppendData. The stream ends
-	// with the call: an answer that is not complete is dropped.
+	// before the fault, and is valid as in OnHeaders. The handler may answer on s by
+	// Respond, Trailers and AppendData. The stream ends with the call: an answer that
+	// is not complete is dropped.
 	OnMalformed(s *Stream, h *Header, status int, why string)
 }
