@@ -69,7 +69,7 @@ func (h *Head) RemoveHopByHop() {
 	}
 	h.filter(0, func(f *Field) bool { return f.ID != dropped && traits[f.ID]&hopByHop == 0 })
 	if trailers {
-		h.Fields = append(h.Fields, Field{teName, teTrailers, TE})
+		h.Fields = append(h.Fields, Field{Name: teName, Value: teTrailers, ID: TE})
 	}
 }
 
@@ -128,7 +128,7 @@ func (h *Head) AddHTTP2(name, value string) *Fault {
 	if id == Host {
 		return h.addHost(value)
 	}
-	h.Fields = append(h.Fields, Field{h.ownString(name), h.ownString(value), id})
+	h.Fields = append(h.Fields, Field{Name: h.ownString(name), Value: h.ownString(value), ID: id})
 	return nil
 }
 
@@ -262,6 +262,7 @@ func (h *Head) JoinCookies() {
 			h.arena = append(h.arena, "; "...)
 		}
 		h.arena = append(h.arena, h.Fields[i].Value...)
+		h.Fields[first].Private = h.Fields[first].Private || h.Fields[i].Private
 	}
 	h.Fields[first].Value = h.arena[at:len(h.arena):len(h.arena)]
 	h.filter(first+1, func(f *Field) bool { return f.ID != Cookie })

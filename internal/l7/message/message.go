@@ -24,6 +24,9 @@ const (
 type Field struct {
 	Name, Value []byte
 	ID          Name
+	// Private fields are to enter no compression table, of any proxy on the way (RFC 7541,
+	// 6.2.3).
+	Private bool
 }
 
 // Head is the head of a request or a response, or trailers. The authority is
@@ -68,7 +71,7 @@ func (h *Head) CopyFrom(o *Head) {
 	h.Status, h.Version = o.Status, o.Version
 	for i := range o.Fields {
 		f := &o.Fields[i]
-		h.Fields = append(h.Fields, Field{h.own(f.Name), h.own(f.Value), f.ID})
+		h.Fields = append(h.Fields, Field{h.own(f.Name), h.own(f.Value), f.ID, f.Private})
 	}
 }
 
@@ -168,7 +171,7 @@ func (h *Head) Add(k Key, value []byte) {
 		h.Authority = h.own(value)
 		return
 	}
-	h.Fields = append(h.Fields, Field{h.ownString(k.text), h.own(value), k.id})
+	h.Fields = append(h.Fields, Field{Name: h.ownString(k.text), Value: h.own(value), ID: k.id})
 }
 
 // Set gives the first field of this name the value and removes all others of

@@ -88,22 +88,22 @@ func TestInject(t *testing.T) {
 		"X-B3-TraceId": "00000000000000010000000000000003", "X-B3-SpanId": "0000000000000003", "X-B3-Sampled": "1", "keep": "me",
 	}
 	if len(h.Fields) != len(want) {
-		t.Errorf("%d fields: %s", len(h.Fields), h.Fields)
+		t.Errorf("%d fields: %+v", len(h.Fields), h.Fields)
 	}
 	for name, v := range want {
 		if i := h.Find(message.NewKey(name), 0); i < 0 || string(h.Fields[i].Value) != v {
-			t.Errorf("%s is not %s: %s", name, v, h.Fields)
+			t.Errorf("%s is not %s: %+v", name, v, h.Fields)
 		}
 	}
 	h = head("traceparent", parent, "tracestate", "a=b")
 	c = Extract(h)
 	Inject(h, &c, false)
 	if string(h.Get(message.Traceparent)) != parent || string(h.Get(message.Tracestate)) != "a=b" || len(h.Fields) != 2 {
-		t.Errorf("%s", h.Fields)
+		t.Errorf("%+v", h.Fields)
 	}
 	Strip(h)
 	if len(h.Fields) != 0 {
-		t.Errorf("%s", h.Fields)
+		t.Errorf("%+v", h.Fields)
 	}
 }
 
@@ -176,7 +176,7 @@ func FuzzContext(f *testing.F) {
 		}
 		Inject(h, &c, false)
 		if got := Extract(h); got.Trace != c.Trace || got.Span != c.Span || got.Decision != c.Decision {
-			t.Errorf("%+v became %+v in %s", c, got, h.Fields)
+			t.Errorf("%+v became %+v in %+v", c, got, h.Fields)
 		}
 		if v := h.Get(message.Traceparent); len(v) != lenTraceparent || !bytes.HasPrefix(v, []byte("00-")) {
 			t.Errorf("%q", v)

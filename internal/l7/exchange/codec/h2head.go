@@ -31,8 +31,12 @@ func fromHTTP2(dst *message.Head, h *h2.Header) *message.Fault {
 		if len(dst.Fields) == http1.MaxFields {
 			return message.ErrTooManyFields
 		}
+		had := len(dst.Fields)
 		if f := dst.AddHTTP2(h.Fields[i].Name, h.Fields[i].Value); f != nil {
 			return f
+		}
+		if len(dst.Fields) > had {
+			dst.Fields[had].Private = h.Fields[i].Sensitive
 		}
 	}
 	switch {
@@ -94,7 +98,7 @@ func (r *heads) render(h *message.Head, length int64) []h2.Field {
 		if connectionField(f.ID) {
 			continue
 		}
-		out := h2.Field{Name: f.ID.String(), Value: textOf(message.Trim(f.Value)), Sensitive: once(f.ID)}
+		out := h2.Field{Name: f.ID.String(), Value: textOf(message.Trim(f.Value)), Sensitive: f.Private || once(f.ID)}
 		if f.ID == message.Other {
 			out.Name = r.lower(f.Name)
 		}
