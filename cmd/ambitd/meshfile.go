@@ -97,7 +97,7 @@ func (m *meshFile) adopt(cfg *config) error {
 // options completes those of the registry.
 func (m *meshFile) options(o *tables.Options) {
 	c := m.config()
-	o.Visibility, o.Providers, o.Telemetry = c.ServiceEntryVisibility, c.Providers, m.telemetry()
+	o.Visibility, o.Outbound, o.Providers, o.Telemetry = c.ServiceEntryVisibility, c.Outbound, c.Providers, m.telemetry()
 }
 
 // telemetry returns the settings of telemetry in the file, and logs those without effect.
@@ -124,6 +124,7 @@ func (m *meshFile) apply(cfg *config, r *registry.Registry) {
 		r.SetTrustDomainAliases(c.TrustDomainAliases)
 	}
 	r.SetVisibility(c.ServiceEntryVisibility)
+	r.SetOutbound(c.Outbound)
 	r.SetProviders(c.Providers)
 	r.SetTelemetry(m.telemetry())
 }

@@ -5,36 +5,8 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/state"
 )
-
-// workloadState is one pod in /config_dump.
-type workloadState struct {
-	State       string             `json:"state"`
-	Connections *connections       `json:"connections,omitempty"`
-	Info        bootstrap.Workload `json:"info"`
-	DNS         *dnsproxy.State    `json:"dns,omitempty"`
-}
-
-type connections struct {
-	Inbound  []inboundDump  `json:"inbound"`
-	Outbound []outboundDump `json:"outbound"`
-}
-
-type inboundDump struct {
-	Src         string  `json:"src"`
-	OriginalDst *string `json:"originalDst"` // the service the client named
-	ActualDst   string  `json:"actualDst"`
-	Protocol    string  `json:"protocol"`
-}
-
-type outboundDump struct {
-	Src         string `json:"src"`
-	OriginalDst string `json:"originalDst"`
-	ActualDst   string `json:"actualDst"`
-	Protocol    string `json:"protocol"`
-}
 
 // WorkloadStates describes all pods, by UID.
 func (n *Node) WorkloadStates() map[string]any {
@@ -50,29 +22,11 @@ func (n *Node) WorkloadStates() map[string]any {
 	}
 	n.mu.Unlock()
 	for _, ps := range pods {
-		st := workloadState{State: "Pending", Info: ps.p.info}
+		st := state.Pod{State: "Pending", Info: ps.p.info, Egress: ps.p.egress.State(ps.p.local(n.Directory.Snapshot()))}
 		if ps.up {
-			st.State, st.Connections, st.DNS = "Up", ps.p.connections(), ps.p.dns.State()
+			st.State, st.Connections, st.DNS = "Up", state.Of(&ps.p.set), ps.p.dns.State()
 		}
 		out[ps.p.uid] = st
-	}
-	return out
-}
-
-func (p *pod) connections() *connections {
-	out := &connections{Inbound: []inboundDump{}, Outbound: []outboundDump{}}
-	for _, c := range p.set.All() {
-		if c.Inbound {
-			d := inboundDump{Src: c.Src.String(), ActualDst: c.Asked.String(), Protocol: c.Protocol.String()}
-			if c.Name != "" {
-				d.OriginalDst = &c.Name
-			}
-			out.Inbound = append(out.Inbound, d)
-			continue
-		}
-		out.Outbound = append(out.Outbound, outboundDump{
-			Src: c.Src.String(), OriginalDst: c.Asked.String(), ActualDst: c.Dst.String(), Protocol: c.Protocol.String(),
-		})
 	}
 	return out
 }

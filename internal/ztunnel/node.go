@@ -31,6 +31,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 )
 
@@ -78,6 +79,7 @@ type Node struct {
 	news      bell // rings when policies or workloads changed
 	names     *resolve.Resolver
 	dns       *dnsproxy.Node // nil: names are left alone
+	egress    egress.Gate
 	stop      []func()
 
 	mu       sync.Mutex // guards what follows
@@ -108,6 +110,7 @@ func NewNode(o Options) *Node {
 		budgets: newBudgets(o.Descriptors, o.Loops.Len()),
 		names:   resolve.New(),
 		dns:     newDNS(&o),
+		egress:  egress.Gate{Exempt: egress.Servers(o.Config.XDS.Address, o.Config.CA.Address), Log: o.Logger},
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
 		byName:  map[podName]*pod{},

@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
@@ -68,7 +69,7 @@ func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 func (o *outgoing) demand() {
 	n := o.pod.node
 	o.pod.learn(o.loop, func(s *workload.Snapshot) []string {
-		return route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace)
+		return append(route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace), egress.Unknown(s, n.Config.Network, o.source, o.dst.Addr())...)
 	}, func(err *reason.Error) {
 		if err != nil {
 			o.refuse(err)
@@ -111,8 +112,9 @@ func (o *outgoing) dispatch() {
 		Source: o.source, Src: o.src, Dst: o.dst,
 		Load: n.loadOf, Rand: random,
 	}
-	if len(o.failed) > 0 {
-		q.Excluded = o.excluded
+	if err := o.egressPermits(q.Snapshot); err != nil {
+		o.refuse(err)
+		return
 	}
 	r, err := route.Outbound(q)
 	if err != nil {
@@ -170,7 +172,11 @@ func (o *outgoing) connect() {
 		o.gaveUp(&reason.Error{Reason: reason.WorkloadRemoved})
 		return
 	}
-	if err := o.afford(); err != nil {
+	err := o.egressChanged()
+	if err == nil {
+		err = o.afford()
+	}
+	if err != nil {
 		o.gaveUp(err)
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	modes "github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -30,6 +31,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/uncaptured"
@@ -61,6 +63,8 @@ type pod struct {
 	older     uncaptured.Set // only the reviewer uses it
 	dns       *dnsproxy.Pod  // nil without one
 	usedUp    usedports.Set
+	egress    egress.Counts
+	outbound  modes.Mode // the policy of the last review
 	closed    atomic.Bool
 
 	// Guarded by the node's mu.

@@ -117,6 +117,7 @@ func (p *pod) review() {
 	if local == nil {
 		return
 	}
+	p.reviewEgress(local)
 	policies := p.node.Policies.Set()
 	for _, c := range p.set.All() {
 		if !c.Inbound {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 )
 
@@ -26,6 +27,8 @@ type Config struct {
 	// ServiceEntryVisibility is nil when every entry may be as visible as it
 	// says itself.
 	ServiceEntryVisibility *Visibility `json:"-"`
+	// Outbound is the mode of outboundTrafficPolicy; nil without one.
+	Outbound *egress.Mode `json:"-"`
 	// Providers are the extensionProviders.
 	Providers Providers `json:"-"`
 	// Telemetry has the fields about telemetry; nil when there is none.
@@ -98,6 +101,10 @@ func Parse(text []byte) (c Config, unread []string, err error) {
 		switch {
 		case meansVisibility(name):
 			if err := c.restrict(name, all[name], text); err != nil {
+				return Config{}, nil, fmt.Errorf("mesh configuration: %s: %w", name, err)
+			}
+		case meansOutbound(name):
+			if err := c.confine(name, all[name], text); err != nil {
 				return Config{}, nil, fmt.Errorf("mesh configuration: %s: %w", name, err)
 			}
 		case name == extensionProviders, name == extensionProvidersProto:

@@ -8,11 +8,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 )
 
 func TestParse(t *testing.T) {
 	got, unread, err := meshconfig.Parse([]byte(`
-outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+localityLbSetting: {enabled: true}
 trustDomain: example.org
 trustDomainAliases: [old.example, older.example]
 defaultConfig: {proxyMetadata: {ISTIO_META_ENABLE_HBONE: "true"}}
@@ -31,7 +32,7 @@ discoverySelectors:
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("%v\n%s", err, d)
 	}
-	if d := cmp.Diff([]string{"outboundTrafficPolicy"}, unread); d != "" {
+	if d := cmp.Diff([]string{"localityLbSetting"}, unread); d != "" {
 		t.Error(d)
 	}
 	if got, unread, err := meshconfig.Parse(nil); err != nil || unread != nil || !reflect.DeepEqual(got, meshconfig.Config{}) {
@@ -127,5 +128,46 @@ serviceEntryVisibility:
 	c, _, err = meshconfig.Parse([]byte("serviceEntryVisibility: {policies: [{visibility: NONE}]}"))
 	if err != nil || c.ServiceEntryVisibility.Of(nil) != meshconfig.None {
 		t.Errorf("a policy without rules: %v, %v", c.ServiceEntryVisibility, err)
+	}
+}
+
+// TestOutbound: a setting of the outbound traffic policy is applied or rejected.
+func TestOutbound(t *testing.T) {
+	for text, want := range map[string]egress.Mode{
+		"outboundTrafficPolicy: {mode: REGISTRY_ONLY}":   egress.RegistryOnly,
+		"outboundTrafficPolicy: {mode: ALLOW_ANY}":       egress.AllowAny,
+		"outboundTrafficPolicy: {mode: DRY_RUN}":         egress.DryRun,
+		"outbound_traffic_policy: {mode: REGISTRY_ONLY}": egress.RegistryOnly,
+		"outboundTrafficPolicy: {mode: 0}":               egress.RegistryOnly,
+		"outboundTrafficPolicy: {mode: 1}":               egress.AllowAny,
+	} {
+		if c, unread, err := meshconfig.Parse([]byte(text)); err != nil || unread != nil || c.Outbound == nil || *c.Outbound != want {
+			t.Errorf("%q: %v, %v, %v", text, c.Outbound, unread, err)
+		}
+	}
+	for _, none := range []string{"outboundTrafficPolicy:", "trustDomain: a.b"} {
+		if c, _, err := meshconfig.Parse([]byte(none)); err != nil || c.Outbound != nil {
+			t.Errorf("%q: %v, %v", none, c.Outbound, err)
+		}
+	}
+	for _, bad := range []string{
+		"outboundTrafficPolicy: {}",
+		"outboundTrafficPolicy: {mode: null}",
+		"outboundTrafficPolicy: {mode: ''}",
+		"outboundTrafficPolicy: {mode: registry_only}",
+		"outboundTrafficPolicy: {mode: 2}",
+		"outboundTrafficPolicy: {mode: true}",
+		"outboundTrafficPolicy: {mode: [REGISTRY_ONLY]}",
+		"outboundTrafficPolicy: {Mode: REGISTRY_ONLY}",
+		"outboundTrafficPolicy: {mode: ALLOW_ANY, dryRun: true}",
+		"outboundTrafficPolicy: {mode: ALLOW_ANY, mode: REGISTRY_ONLY}",
+		"outboundTrafficPolicy: REGISTRY_ONLY",
+		"OutboundTrafficPolicy: {mode: REGISTRY_ONLY}",
+		"outboundtraffic_policy: {mode: REGISTRY_ONLY}",
+		"outboundTrafficPolicy: {mode: ALLOW_ANY}\noutbound_traffic_policy: {mode: REGISTRY_ONLY}",
+	} {
+		if c, _, err := meshconfig.Parse([]byte(bad)); err == nil {
+			t.Errorf("%q: %v", bad, c.Outbound)
+		}
 	}
 }

@@ -69,6 +69,7 @@ func New(opts tables.Options, out Publisher) *Registry {
 	if opts.Visibility != nil {
 		r.in.Visibility.Set(struct{}{}, opts.Visibility)
 	}
+	r.setOutbound(opts.Outbound)
 	r.in.Providers.Set(struct{}{}, opts.Providers)
 	if opts.Telemetry != nil {
 		r.in.Mesh.Set(struct{}{}, opts.Telemetry)

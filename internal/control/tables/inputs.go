@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -42,6 +43,7 @@ type Inputs struct {
 	// What the mesh's administrator says about entries: one row, or none.
 	Visibility collection.Input[struct{}, *meshconfig.Visibility]
 	Providers  collection.Input[struct{}, meshconfig.Providers]
+	Outbound   collection.Input[struct{}, egress.Mode] // of the mesh: one row, or none
 	// The mesh's settings of telemetry: one row, or none.
 	Mesh collection.Input[struct{}, *telemetry.Mesh]
 	// The names of the trust domain: always one row.
@@ -85,6 +87,7 @@ func NewInputs(g *collection.Graph) Inputs {
 	in.grants = objects(&in, g, source.ReferenceGrant, source.Key.Ref)
 	in.Visibility = collection.NewInput[struct{}](g, "visibility of entries", samePointer[meshconfig.Visibility])
 	in.Providers = collection.NewInput[struct{}](g, "external authorizers", meshconfig.Providers.Same)
+	in.Outbound = collection.NewInput[struct{}](g, "outbound traffic policy", Same[egress.Mode])
 	in.Mesh = collection.NewInput[struct{}](g, "telemetry of the mesh", samePointer[telemetry.Mesh])
 	in.Clusters = collection.NewInput[source.Cluster](g, "clusters", Same[ClusterFacts])
 	in.Keys = collection.NewInput[jwks.Source](g, "keys of issuers", jwks.Same)

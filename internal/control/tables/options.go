@@ -6,6 +6,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -25,6 +26,8 @@ type Options struct {
 	Revisions []string
 	// Visibility is what SetVisibility says, from the beginning on.
 	Visibility *meshconfig.Visibility
+	// Outbound is the value of SetOutbound from the beginning on.
+	Outbound *egress.Mode
 	// Providers are those of SetProviders, from the beginning on.
 	Providers meshconfig.Providers
 	// Telemetry is the value of SetTelemetry from the beginning on.

@@ -22,6 +22,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -38,6 +39,7 @@ type Tables struct {
 	waypoints  *collection.Collection[Ref, *Waypoint]
 	classes    *collection.Collection[Ref, string] // of Gateways
 	visibility *collection.Collection[struct{}, *meshconfig.Visibility]
+	outbound   *collection.Collection[struct{}, egress.Mode]
 	domains    *collection.Collection[struct{}, policy.TrustDomains]
 	// What the mesh's settings say of telemetry.
 	meshTelemetry *collection.Collection[struct{}, *telemetry.Mesh]
@@ -128,6 +130,7 @@ func (t *Tables) facts(in *Inputs) {
 				ingressUse:          ingressUse(n.Labels),
 				Canary:              UseCanary(n.Labels, n.Annotations),
 				network:             n.Labels[wellknown.LabelNetwork],
+				outbound:            egress.Of(n.Labels, wellknown.LabelOutbound),
 				trafficDistribution: n.Annotations[wellknown.AnnotationTrafficDistribution],
 			}, true
 		})
@@ -135,7 +138,7 @@ func (t *Tables) facts(in *Inputs) {
 		func(_ *collection.Reader, _ Space, n *corev1.Namespace) (map[string]string, bool) {
 			return n.Labels, true
 		})
-	t.visibility, t.domains, t.meshTelemetry = in.Visibility.Collection, in.Domains.Collection, in.Mesh.Collection
+	t.visibility, t.domains, t.meshTelemetry, t.outbound = in.Visibility.Collection, in.Domains.Collection, in.Mesh.Collection, in.Outbound.Collection
 	t.scopes = collection.Map(in.Namespaces.Collection, "visibility of a namespace's entries", Same[meshconfig.Scope],
 		func(r *collection.Reader, _ Space, n *corev1.Namespace) (meshconfig.Scope, bool) {
 			v, ok := collection.Fetch(r, t.visibility, struct{}{})

@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/service"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -38,6 +39,7 @@ type namespaceInfo struct {
 	Canary              Canary
 	network             string
 	trafficDistribution string
+	outbound            egress.Setting
 }
 
 // final reports whether a pod has a phase that it does not leave. Its containers
@@ -110,6 +112,7 @@ func (t *Tables) ClosedPod(r *collection.Reader, k Ref, p *corev1.Pod) (*workloa
 		w.TunnelProtocol = workloadpb.TunnelProtocol_HBONE
 	}
 	t.addManualServices(r, w, k)
+	t.confine(r, w, k.Home(), p.Annotations)
 	return w, t.bindWaypoint(r, w, k.Home(), p.Labels, t.podState(r, k))
 }
 

@@ -34,6 +34,8 @@ const (
 	AuthorizerFailed
 	// BodyTooLarge: the body is larger than what an external authorizer gets.
 	BodyTooLarge
+	// NotInRegistry: the pod may only call what is in a registry.
+	NotInRegistry
 
 	// Identity and TLS.
 	CertificateUnavailable // no certificate for the local workload
@@ -110,6 +112,7 @@ var table = [...]Info{
 	AuthorizerDenied:  {"AUTHORIZER_DENIED", "DENY", "an external authorizer denied the request", "see the log of the authorizer that is named"},
 	AuthorizerFailed:  {"AUTHORIZER_FAILED", "DENY", "an external authorizer gave no usable answer", "see that the authorizer that is named runs and can be reached from the waypoint; the error has the cause"},
 	BodyTooLarge:      {"BODY_TOO_LARGE", "DENY", "the body is larger than what an external authorizer gets", "raise maxRequestBytes of the provider that is named, or set allowPartialMessage"},
+	NotInRegistry:     {"NOT_IN_REGISTRY", "DENY", "the destination is in no registry that the pod may use", "add a ServiceEntry with this address and port that the namespace sees, or change the outbound traffic policy: docs/egress.md"},
 	WaypointRequired:  {"WAYPOINT_REQUIRED", "DENY", "the destination admits only its waypoint", "call the service by its name or address; docs/waypoints.md lists the exceptions, for clients that call pods"},
 
 	CertificateUnavailable: {"CERTIFICATE_UNAVAILABLE", "IDENTITY_ERROR", "no certificate for the local workload", "check that the CA is reachable from this node; `ambit ztunnel-config certificate` shows the state"},
@@ -166,6 +169,7 @@ var http = [...]HTTPInfo{
 	AuthorizerDenied:  {403, "UAEX"},
 	AuthorizerFailed:  {403, "UAEX"},
 	BodyTooLarge:      {413, "UAEX"},
+	NotInRegistry:     {403, "-"},
 
 	CertificateUnavailable: {503, "UF"},
 	TLSFailure:             {503, "UF"},

@@ -109,6 +109,10 @@ const (
 	// AnnotationWaypointExempt lists accounts, as namespace/name with commas between,
 	// that are admitted beside the waypoint.
 	AnnotationWaypointExempt = AnnotationDomain + "/waypoint-exempt"
+	// AnnotationOutbound of a Pod is its outbound traffic policy, LabelOutbound of a
+	// Namespace that of its pods. See docs/egress.md.
+	AnnotationOutbound = AnnotationDomain + "/outbound-traffic-policy"
+	LabelOutbound      = AnnotationOutbound
 )
 
 // DerivedWaypointPolicy begins the names of policies that admit only waypoints. No
@@ -156,6 +160,10 @@ const ExtensionEndpoints = "ambit.endpoints-behind-waypoint"
 // ExtensionEndpointsTaken is the name of a Service's extension, without a configuration,
 // that has its waypoints take such connections. It comes before the other one.
 const ExtensionEndpointsTaken = "ambit.endpoints-taken-by-waypoint"
+
+// ExtensionOutbound is the name of a Workload's extension with its outbound traffic
+// policy, a google.protobuf.StringValue. A workload without it may call any address.
+const ExtensionOutbound = "ambit.outbound-traffic-policy"
 
 // TokenAudience is what a service account token must be issued for.
 const TokenAudience = "istio-ca"

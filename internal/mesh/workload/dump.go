@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"slices"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 )
 
 // The shapes of /config_dump. Existing tools parse them, so names, cases and
@@ -36,6 +38,7 @@ type (
 		Locality          *localityDump `json:"locality,omitempty"`
 		Services          []string      `json:"services,omitempty"`
 		Capacity          uint32        `json:"capacity"`
+		Outbound          string        `json:"outboundTrafficPolicy,omitempty"`
 	}
 	gatewayDump struct {
 		Destination string `json:"destination"`
@@ -142,6 +145,9 @@ func (w *Workload) dump() workloadDump {
 		WorkloadName: w.WorkloadName, WorkloadType: w.WorkloadType, CanonicalName: w.CanonicalName,
 		CanonicalRevision: w.CanonicalRevision, Hostname: w.Hostname, Node: w.Node, NativeTunnel: w.NativeTunnel,
 		Policies: w.Policies, Status: statusName(w), ClusterID: w.ClusterID, Capacity: w.Capacity,
+	}
+	if w.Outbound != egress.AllowAny {
+		d.Outbound = w.Outbound.String()
 	}
 	if w.HostNetwork {
 		d.NetworkMode = "HostNetwork"

@@ -9,8 +9,10 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -69,6 +71,7 @@ func parseTraits(p *workloadpb.Workload, trustDomain string) (*Traits, error) {
 		NativeTunnel:      p.GetNativeTunnel(),
 		Capacity:          defaultCapacity,
 		Policies:          slices.Clone(p.GetAuthorizationPolicies()),
+		Outbound:          parseOutbound(p.GetExtensions()),
 	}
 	if c := p.GetCapacity(); c != nil {
 		t.Capacity = c.GetValue()
@@ -104,6 +107,24 @@ func parseTraits(p *workloadpb.Workload, trustDomain string) (*Traits, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// parseOutbound reads the outbound traffic policy. What cannot be read, or comes from the
+// future, is the strictest.
+func parseOutbound(extensions []*workloadpb.Extension) egress.Mode {
+	strictest := egress.AllowAny
+	for _, e := range extensions {
+		if e.GetName() != wellknown.ExtensionOutbound {
+			continue
+		}
+		text := &wrapperspb.StringValue{}
+		if e.GetConfig().UnmarshalTo(text) != nil {
+			return egress.RegistryOnly
+		}
+		m, _ := egress.Parse(text.GetValue())
+		strictest = max(strictest, m)
+	}
+	return strictest
 }
 
 // parseMemberships sorts by name: a protobuf map has no order, and equal
@@ -358,7 +379,7 @@ func (t *Traits) same(o *Traits) bool {
 		t.CanonicalName == o.CanonicalName && t.CanonicalRevision == o.CanonicalRevision &&
 		t.Hostname == o.Hostname && t.Protocol == o.Protocol && t.HostNetwork == o.HostNetwork &&
 		t.NativeTunnel == o.NativeTunnel && t.ApplicationTunnel == o.ApplicationTunnel &&
-		t.Waypoint == o.Waypoint && t.NetworkGateway == o.NetworkGateway && t.Capacity == o.Capacity &&
+		t.Waypoint == o.Waypoint && t.NetworkGateway == o.NetworkGateway && t.Capacity == o.Capacity && t.Outbound == o.Outbound &&
 		slices.Equal(t.Policies, o.Policies) &&
 		slices.EqualFunc(t.Services, o.Services, func(a, b Membership) bool {
 			return a.Service == b.Service && slices.Equal(a.Ports, b.Ports)
@@ -385,5 +406,6 @@ func (t *Traits) setHash() {
 		_ = h.WriteByte(byte(len(m.Ports)))
 	}
 	_ = h.WriteByte(byte(t.Protocol))
+	_ = h.WriteByte(byte(t.Outbound))
 	t.hash = h.Sum64()
 }

@@ -67,7 +67,7 @@ func (s *Snapshot) workloadAt(network string, a netip.Addr, clientNamespace stri
 
 func credibility(w *Workload, clientNamespace string) int {
 	n := 0
-	if w.isPod() {
+	if w.IsPod() {
 		n += 4
 	}
 	if w.Namespace == clientNamespace {
@@ -88,7 +88,7 @@ func (s *Snapshot) WorkloadByInfo(node, namespace, name, serviceAccount string) 
 		if w.Name != name || w.Namespace != namespace || w.ServiceAccount != serviceAccount || node != "" && w.Node != node {
 			continue
 		}
-		if w.isPod() {
+		if w.IsPod() {
 			return w
 		}
 		other = w
@@ -224,12 +224,22 @@ func (s *Snapshot) Find(network string, a netip.Addr, clientNamespace string) De
 	}
 	w := s.workloadAt(network, a, clientNamespace)
 	switch {
-	case w != nil && (svc == nil || w.isPod() || w.Namespace == clientNamespace):
+	case w != nil && (svc == nil || w.IsPod() || w.Namespace == clientNamespace):
 		return Destination{Workload: w}
 	case svc != nil:
 		return Destination{Service: svc}
 	}
 	return Destination{Service: s.serviceByRange(network, a, clientNamespace)}
+}
+
+// ServiceAt returns the best service of an address for clients of a namespace, whatever
+// workload has the address as well; nil without one.
+func (s *Snapshot) ServiceAt(network string, a netip.Addr, clientNamespace string) *Service {
+	a = a.Unmap()
+	if svc := s.serviceByVIP(network, a, clientNamespace); svc != nil {
+		return svc
+	}
+	return s.serviceByRange(network, a, clientNamespace)
 }
 
 // Certain reports whether nothing that a directory filled on demand does not
@@ -240,7 +250,7 @@ func (s *Snapshot) Certain(network string, a netip.Addr, clientNamespace string)
 		return true
 	}
 	w := s.workloadAt(network, a, clientNamespace)
-	return w != nil && w.isPod()
+	return w != nil && w.IsPod()
 }
 
 // FindHostname looks a gateway's host name up: a service, else a workload of

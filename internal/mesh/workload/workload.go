@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -150,6 +151,8 @@ type Traits struct {
 	// Capacity is the weight in load balancing; never 0 unless the control
 	// plane said so, which takes the workload out of rotation.
 	Capacity uint32
+	// Outbound is what the workload may call.
+	Outbound egress.Mode
 
 	// Policies are the selector policies that apply, as namespace/name.
 	Policies []string
@@ -170,9 +173,9 @@ func (w *Workload) Identity() identity.Identity {
 	return identity.Identity{TrustDomain: w.TrustDomain, Namespace: w.Namespace, ServiceAccount: w.ServiceAccount}
 }
 
-// isPod reports whether the workload is a pod. UIDs are the control plane's,
+// IsPod reports whether the workload is a pod. UIDs are the control plane's,
 // cluster/group/kind/namespace/name; a pod's group is empty.
-func (w *Workload) isPod() bool {
+func (w *Workload) IsPod() bool {
 	_, rest, _ := strings.Cut(w.UID, "/")
 	return strings.HasPrefix(rest, "/Pod/")
 }

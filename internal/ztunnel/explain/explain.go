@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
@@ -24,6 +25,8 @@ type World struct {
 	// Network and Node are those of the proxy, Domain is that of the cluster.
 	Network, Node, Domain string
 	LocalhostTunnel       bool
+	// Exempt are destinations that outbound traffic policies do not refuse.
+	Exempt egress.Exempt
 	// Served returns a pod of this node, and whether its connections are accepted.
 	Served func(namespace, name string) (info bootstrap.Workload, accepting, ok bool)
 	// Load counts connections in flight, by the UID of the endpoint.
@@ -42,7 +45,11 @@ func Unknown(w *World, q *verdict.Question) []string {
 		like = address(p, like)
 	}
 	if dst, err := w.find(q.To, ns, like); err == nil {
-		return route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns)
+		names := route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns)
+		if info, _, ok := w.Served(ns, name); ok {
+			names = append(names, egress.Unknown(w.Snapshot, w.Network, w.local(info), dst.Addr())...)
+		}
+		return names
 	}
 	host, _, err := split(q.To)
 	if err != nil || strings.HasPrefix(host, "pod/") {

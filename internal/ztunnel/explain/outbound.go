@@ -8,12 +8,14 @@ import (
 	"strconv"
 	"strings"
 
+	modes "github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
@@ -83,6 +85,9 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 	v.Steps = append(v.Steps, step)
 	w.owner(v, dst, source.Namespace)
 	src := netip.AddrPortFrom(address(source, dst.Addr()), 0)
+	if err := w.egress(v, source, src, dst); err != nil {
+		return v.Refuse(err)
+	}
 	r, re := route.Outbound(route.Out{
 		Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Load: w.Load, Rand: first,
 	})
@@ -91,6 +96,24 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 		return v.Refuse(re)
 	}
 	return w.hop(v, source, src.Addr(), &r)
+}
+
+// egress adds what the outbound traffic policy of the pod says, and returns why it refuses.
+func (w *World) egress(v *verdict.Verdict, source *workload.Workload, src, dst netip.AddrPort) *reason.Error {
+	refused, reported := egress.Decide(&egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Exempt: w.Exempt})
+	step := verdict.Step{Step: verdict.StepPolicy, Object: "Pod " + podName(source), Rule: source.Outbound.String()}
+	switch {
+	case refused != nil:
+		step.Says, step.Decides = "its outbound traffic policy refuses what is in no registry", true
+	case reported != nil:
+		step.Says = "REGISTRY_ONLY would refuse the connection; the outbound traffic policy only reports it"
+	case source.Outbound == modes.RegistryOnly:
+		step.Says = "its outbound traffic policy allows what is in a registry"
+	default:
+		return nil
+	}
+	v.Steps = append(v.Steps, step)
+	return refused
 }
 
 // owner adds what has the address that was called.
