@@ -148,6 +148,12 @@ type PodState struct {
 		UpstreamRequests uint64 `json:"upstreamRequests"`
 		Waiting          int64  `json:"waiting"`
 	} `json:"dns"`
+	// Egress is its outbound traffic policy; nil while its workload is not known.
+	Egress *struct {
+		Mode     string `json:"mode"`
+		Refused  uint64 `json:"refused"`
+		Reported uint64 `json:"reported"`
+	} `json:"egress"`
 }
 
 // Connection is an open connection.

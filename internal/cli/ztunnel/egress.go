@@ -1,0 +1,34 @@
+package ztunnel
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/internal/cli/dump"
+	"github.com/ambit-mesh/ambit/internal/cli/session"
+)
+
+var egressColumns = []string{"NAMESPACE", "POD NAME", "OUTBOUND TRAFFIC POLICY", "REFUSED", "REPORTED"}
+
+func (z *ztunnelConfig) egress() *cobra.Command {
+	cmd := z.sub("egress", "Outbound traffic policies of the pods that the proxy serves", z.printEgress)
+	cmd.Flags().StringVar(&z.namespace, "workload-namespace", "", "only those of a namespace")
+	return cmd
+}
+
+// printEgress prints the policy of each pod, and the connections to addresses in no
+// registry that it refused, or only reported.
+func (z *ztunnelConfig) printEgress(d *dump.Dump) error {
+	list := slices.DeleteFunc(z.pods(d), func(p dump.Element[dump.PodState]) bool { return p.V.Egress == nil })
+	if !z.table() {
+		return z.Encode(z.output, list)
+	}
+	rows := make([][]string, 0, len(list))
+	for _, p := range list {
+		s := p.V.Egress
+		rows = append(rows, []string{p.V.Info.Namespace, p.V.Info.Name, s.Mode, strconv.FormatUint(s.Refused, 10), strconv.FormatUint(s.Reported, 10)})
+	}
+	return z.Session.Table(session.Narrow, egressColumns, rows)
+}
