@@ -1,10 +1,6 @@
 package tables
 
 import (
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
-
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
@@ -17,11 +13,5 @@ func (t *Tables) confine(r *collection.Reader, w *workloadpb.Workload, home Spac
 	mesh, _ := collection.Fetch(r, t.outbound, struct{}{})
 	ns, _ := collection.Fetch(r, t.Namespaces, home)
 	m := egress.Effective(mesh, ns.outbound, egress.Of(annotations, wellknown.AnnotationOutbound))
-	if m == egress.AllowAny {
-		return
-	}
-	// Made here, it marshals.
-	config := &anypb.Any{TypeUrl: "type.googleapis.com/google.protobuf.StringValue"}
-	config.Value, _ = proto.MarshalOptions{Deterministic: true}.Marshal(wrapperspb.String(m.String()))
-	w.Extensions = append(w.Extensions, &workloadpb.Extension{Name: wellknown.ExtensionOutbound, Config: config})
+	w.Extensions = append(w.Extensions, m.Extensions()...)
 }

@@ -3,7 +3,11 @@ package egress
 import (
 	"testing"
 
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
+
+	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 )
 
 func TestParse(t *testing.T) {
@@ -61,4 +65,34 @@ func TestPodNeverLoosens(t *testing.T) {
 			t.Fatalf("%v with the pod's setting, %v without", with, without)
 		}
 	})
+}
+
+// TestExtensions: each mode survives the wire; what cannot be read opens nothing.
+func TestExtensions(t *testing.T) {
+	for m := AllowAny; m <= RegistryOnly; m++ {
+		if got := FromExtensions(m.Extensions()); got != m {
+			t.Errorf("%v arrives as %v", m, got)
+		}
+	}
+	if AllowAny.Extensions() != nil {
+		t.Error("a workload without a policy has an extension")
+	}
+	name := RegistryOnly.Extensions()[0].Name
+	text := func(s string) *anypb.Any { a, _ := anypb.New(wrapperspb.String(s)); return a }
+	number, _ := anypb.New(wrapperspb.UInt32(1))
+	for what, all := range map[string][]*workloadpb.Extension{
+		"no configuration":  {{Name: name}},
+		"another type":      {{Name: name, Config: number}},
+		"garbage":           {{Name: name, Config: &anypb.Any{TypeUrl: text("").TypeUrl, Value: []byte{0xff}}}},
+		"the future":        {{Name: name, Config: text("DENY_ALL")}},
+		"empty":             {{Name: name, Config: text("")}},
+		"two, of which one": {{Name: name, Config: text("ALLOW_ANY")}, {Name: name, Config: text("REGISTRY_ONLY")}},
+	} {
+		if got := FromExtensions(all); got != RegistryOnly {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	if got := FromExtensions([]*workloadpb.Extension{nil, {Name: "another"}}); got != AllowAny {
+		t.Errorf("extensions of others: %v", got)
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
@@ -71,7 +70,7 @@ func parseTraits(p *workloadpb.Workload, trustDomain string) (*Traits, error) {
 		NativeTunnel:      p.GetNativeTunnel(),
 		Capacity:          defaultCapacity,
 		Policies:          slices.Clone(p.GetAuthorizationPolicies()),
-		Outbound:          parseOutbound(p.GetExtensions()),
+		Outbound:          egress.FromExtensions(p.GetExtensions()),
 	}
 	if c := p.GetCapacity(); c != nil {
 		t.Capacity = c.GetValue()
@@ -107,24 +106,6 @@ func parseTraits(p *workloadpb.Workload, trustDomain string) (*Traits, error) {
 		return nil, err
 	}
 	return t, nil
-}
-
-// parseOutbound reads the outbound traffic policy. What cannot be read, or comes from the
-// future, is the strictest.
-func parseOutbound(extensions []*workloadpb.Extension) egress.Mode {
-	strictest := egress.AllowAny
-	for _, e := range extensions {
-		if e.GetName() != wellknown.ExtensionOutbound {
-			continue
-		}
-		text := &wrapperspb.StringValue{}
-		if e.GetConfig().UnmarshalTo(text) != nil {
-			return egress.RegistryOnly
-		}
-		m, _ := egress.Parse(text.GetValue())
-		strictest = max(strictest, m)
-	}
-	return strictest
 }
 
 // parseMemberships sorts by name: a protobuf map has no order, and equal

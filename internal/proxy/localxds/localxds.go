@@ -16,6 +16,7 @@ import (
 
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 )
 
 // Config is what a file holds, as resources of the control plane.
@@ -56,6 +57,7 @@ type localWorkload struct {
 	ClusterID             string                       `json:"clusterId"`
 	Locality              locality                     `json:"locality"`
 	Capacity              *uint32                      `json:"capacity"`
+	Outbound              *string                      `json:"outboundTrafficPolicy"`
 }
 
 type locality struct {
@@ -317,6 +319,13 @@ func (w *localWorkload) proto() (*workloadpb.Workload, error) {
 			return nil, err
 		}
 		out.ApplicationTunnel = &workloadpb.ApplicationTunnel{Protocol: p, Port: t.Port}
+	}
+	if w.Outbound != nil {
+		m, err := egress.Parse(*w.Outbound)
+		if err != nil {
+			return nil, fmt.Errorf("outboundTrafficPolicy: %w", err)
+		}
+		out.Extensions = m.Extensions()
 	}
 	if w.Capacity != nil {
 		out.Capacity = wrapperspb.UInt32(*w.Capacity)

@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 )
 
 const mesh = `
@@ -30,6 +31,8 @@ workloads:
 - {uid: c//Pod/shop/db, name: db, namespace: shop, serviceAccount: db, node: n1, workloadIps: [10.0.0.4], protocol: HBONE,
    services: {shop/db.shop.svc.cluster.local: {5432: 5432, 80: 80}}, authorizationPolicies: [istio-system/istio_converted_static_strict, shop/ambit_waypoint_1, shop/db]}
 - {uid: c//Pod/shop/wp, name: wp, namespace: shop, serviceAccount: wp, node: n1, workloadIps: [10.0.0.9], protocol: HBONE, nativeTunnel: true, services: {shop/waypoint.shop.svc.cluster.local: {15008: 15008}}}
+- {uid: c//Pod/shop/strict, name: strict, namespace: shop, serviceAccount: client, node: n1, workloadIps: [10.0.0.16], protocol: HBONE, outboundTrafficPolicy: REGISTRY_ONLY}
+- {uid: c//Pod/shop/watched, name: watched, namespace: shop, serviceAccount: client, node: n1, workloadIps: [10.0.0.17], protocol: HBONE, outboundTrafficPolicy: DRY_RUN}
 services:
 - {name: web, namespace: shop, hostname: web.shop.svc.cluster.local, vips: [/10.96.0.1, "/fd96::1"], ports: {80: 8080}}
 - {name: db, namespace: shop, hostname: db.shop.svc.cluster.local, vips: [/10.96.0.2], ports: {5432: 5432, 80: 80}, waypoint: {destination: {namespace: shop, hostname: waypoint.shop.svc.cluster.local}, hboneMtlsPort: 15008}}
@@ -63,7 +66,7 @@ func newWorld(t *testing.T) *World {
 		t.Fatal(bad)
 	}
 	return &World{
-		Snapshot: d.Snapshot(), Policies: s.Set(), Node: "n1", Domain: "cluster.local", LocalhostTunnel: true,
+		Snapshot: d.Snapshot(), Policies: s.Set(), Node: "n1", Domain: "cluster.local", Exempt: egress.Servers("192.0.2.9:15012"), LocalhostTunnel: true,
 		Load: func(string) int { return 0 },
 		Served: func(namespace, name string) (bootstrap.Workload, bool, bool) {
 			w := bootstrap.Workload{Name: name, Namespace: namespace, ServiceAccount: name}
@@ -73,6 +76,8 @@ func newWorld(t *testing.T) *World {
 				w.ServiceAccount = "web"
 			case "static":
 				w.ServiceAccount = "_none"
+			case "strict", "watched":
+				w.ServiceAccount = "client"
 			case "starting":
 				w.ServiceAccount = "client"
 				return w, false, true
@@ -121,6 +126,11 @@ func TestOutbound(t *testing.T) {
 		{"starting", "web", "CONNECT_FAILURE | capture Pod shop/starting"},
 		{"unsent", "web", "UNKNOWN_SOURCE | capture Pod shop/unsent"},
 		{"lost", "web", "CONNECT_FAILURE | capture Pod shop/lost"},
+		{"strict", "web", "OK > pod shop/web1 at 10.0.0.2:8080 tunnel=true"},
+		{"strict", "192.0.2.1:443", "NOT_IN_REGISTRY | policy Pod shop/strict REGISTRY_ONLY"},
+		{"strict", "web:81", "NOT_IN_REGISTRY | policy Pod shop/strict REGISTRY_ONLY"},
+		{"strict", "192.0.2.9:15012", "OK > outside / at 192.0.2.9:15012 tunnel=false"}, // the control plane
+		{"watched", "192.0.2.1:443", "OK > outside / at 192.0.2.1:443 tunnel=false"},
 		{"outside", "web", "OK > pod shop/web1 at 10.0.0.2:8080 tunnel=false"},
 		{"outside", "db:80", "OK > pod shop/db at 10.0.0.4:80 tunnel=false"},
 		{"outside", "empty", "NO_HEALTHY_UPSTREAM | endpoint Service shop/empty"},
