@@ -15,14 +15,6 @@ const (
 	// maxAttempts bounds the endpoints one connection tries before its first
 	// byte. More would make a client wait longer than it does.
 	maxAttempts = 3
-	// maxWaiting bounds the connections of the node that wait off the loops, for a
-	// name or for the control plane; each costs a goroutine of about 4 KiB.
-	maxWaiting = 4096
-	// maxTunnels bounds the tunnels into the pods of the node; one costs about
-	// 30 KiB, so all of them half a gigabyte.
-	maxTunnels = 16384
-	// maxQueued bounds the bytes that wait for programs which do not read.
-	maxQueued = 256 << 20
 	// maxLearnt bounds the names that one connection makes the proxy ask for: an
 	// address, its waypoints, and what is known of those, with room.
 	maxLearnt = 32

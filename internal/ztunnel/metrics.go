@@ -46,7 +46,7 @@ func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
 	if n := m.node.Load(); n != nil {
 		up, pending = n.Counts()
 		n.egress.Collect(ch)
-		n.budgets.each(func(resource string, p *budget.Pool) {
+		n.budgets.Each(func(resource string, p *budget.Pool) {
 			ch <- prometheus.MustNewConstMetric(descUsed, prometheus.GaugeValue, float64(p.Used()), resource)
 			ch <- prometheus.MustNewConstMetric(descTotal, prometheus.GaugeValue, float64(p.Total()), resource)
 			ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(p.Refused()), resource)

@@ -30,7 +30,7 @@ func (p *pod) serveDNS() (*dnsproxy.Pod, error) {
 		return nil, nil
 	}
 	d, err := n.dns.Serve(dnsproxy.Host{
-		Name: p.info.Namespace + "/" + p.info.Name, Do: p.do, Sockets: p.share.sockets, Owner: n.owner(), Busy: n.occupied,
+		Name: p.info.Namespace + "/" + p.info.Name, Do: p.do, Sockets: p.share.Sockets, Owner: n.owner(), Busy: n.occupied,
 		Client:   dns.Client{Namespace: p.info.Namespace, Network: n.Config.Network, Cluster: n.Config.ClusterID, IPv6: n.Config.IPv6},
 		Workload: func() *workload.Workload { return p.local(n.Directory.Snapshot()) },
 	})

@@ -29,6 +29,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/zds"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
@@ -68,7 +69,7 @@ type Options struct {
 type Node struct {
 	Options
 	log       *slog.Logger
-	budgets   budgets
+	budgets   budget.Node
 	active    atomic.Int64  // what a drain waits for, see occupied
 	ownerless atomic.Bool   // warned that listening sockets cannot be given their owner
 	spared    atomic.Bool   // warned that the kernel cannot end connections
@@ -107,7 +108,7 @@ func NewNode(o Options) *Node {
 	}
 	n := &Node{
 		Options: o, log: o.Logger,
-		budgets: newBudgets(o.Descriptors, o.Loops.Len()),
+		budgets: budget.NewNode(o.Descriptors, o.Loops.Len()),
 		names:   resolve.New(),
 		dns:     newDNS(&o),
 		egress:  egress.Gate{Exempt: egress.Servers(o.Config.XDS.Address, o.Config.CA.Address), Log: o.Logger},
@@ -155,7 +156,7 @@ func (n *Node) AddSelf(info bootstrap.Workload) error {
 		return nil
 	}
 	if err := p.start(); err != nil {
-		p.share.leave()
+		p.share.Leave()
 		return err
 	}
 	n.self = p

@@ -206,10 +206,10 @@ func (o *outgoing) enter() {
 // afford takes the descriptors that the route needs.
 func (o *outgoing) afford() *reason.Error {
 	need := outboundSockets(o.route.Protocol)
-	if !o.pod.share.sockets.Take(need - o.sockets) {
+	if !o.pod.share.Sockets.Take(need - o.sockets) {
 		return o.pod.exhausted("descriptors")
 	}
-	o.pod.share.sockets.Give(o.sockets - need)
+	o.pod.share.Sockets.Give(o.sockets - need)
 	o.sockets, o.conn.Sockets = need, int32(need) //nolint:gosec // at most 3
 	return nil
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
@@ -56,7 +57,7 @@ type pod struct {
 	// origSrc tells that connections to the application come from the
 	// client's address.
 	origSrc   bool
-	share     share
+	share     budget.Pod
 	logs      *accesslog.Limit
 	listeners []*poll.Listener
 	guard     portguard.Guard
@@ -81,7 +82,7 @@ type pod struct {
 func newPod(n *Node, uid string, info bootstrap.Workload, ns *netns.NS) *pod {
 	return &pod{
 		node: n, uid: uid, info: info, ns: ns, backoff: retryStart,
-		share: n.budgets.join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
+		share: n.budgets.Join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
 	}
 }
 
@@ -118,7 +119,7 @@ func (p *pod) start() error {
 		Loops: p.node.Loops, Dial: p.dial,
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
 		Windows: windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
-		Sockets: p.share.sockets, Queues: p.share.queues,
+		Sockets: p.share.Sockets, Queues: p.share.Queues,
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
@@ -127,7 +128,7 @@ func (p *pod) start() error {
 		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
 		OnArrival:        p.node.occupied,
 		Windows:          windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
-		Sockets: p.share.sockets, Tunnels: p.share.tunnels, Queues: p.share.queues,
+		Sockets: p.share.Sockets, Tunnels: p.share.Tunnels, Queues: p.share.Queues,
 	})
 	p.identify()
 	p.guard.Own(p.node.owner(), fds)
@@ -268,7 +269,7 @@ func (p *pod) close(why reason.Reason) {
 	for _, c := range p.set.All() {
 		p.set.Abort(c, why, "")
 	}
-	p.share.leave()
+	p.share.Leave()
 	p.nsMu.Lock()
 	closeNS(p.ns)
 	p.nsMu.Unlock()

@@ -48,7 +48,7 @@ func TestMissingPolicyIsWaitedFor(t *testing.T) {
 			w.enrol(w.server)
 			w.serve(8080, echo)
 			conn := w.dial(w.at(8080))
-			until(t, "it waits", func() bool { return w.server.node.budgets.waiting.Used() == 1 })
+			until(t, "it waits", func() bool { return w.server.node.budgets.Waiting.Used() == 1 })
 			w.apply(c.policy)
 			if c.let {
 				w.talk(conn, "late")
