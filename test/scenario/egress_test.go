@@ -252,6 +252,36 @@ func TestOutboundSettings(t *testing.T) {
 	})
 }
 
+// TestRegistryOnlyOnDemand: a proxy that asks for addresses when it meets them decides the
+// same, and refuses what the control plane has no answer for.
+func TestRegistryOnlyOnDemand(t *testing.T) {
+	world := rig.Start(t, lab.Config{
+		YAML: confined, Env: map[string][]string{"ztunnel": {"XDS_ON_DEMAND=true"}},
+		Args: map[string][]string{lab.Ambitd: {"--mesh-config", meshSettings(t, "REGISTRY_ONLY")}},
+	})
+	outside(world)
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		host := netip.AddrPortFrom(lanAddr(v6), 7070)
+		vip := at(map[bool]string{false: "240.240.8.3", true: "2001:2::803"}[v6], 7070)
+		reset(w, far, host)
+		w.MustGet(far, netip.AddrPortFrom(w.Service("shop", "web", v6), 80))
+		w.MustGet(far, netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080))
+		w.MustApply(entry("yard", "private", ".", vip.Addr().String(), lanAddr(v6)))
+		w.BecomesAnswered(digger, host)
+		w.BecomesAnswered(digger, vip)
+		reset(w, far, host)
+		reset(w, far, vip)
+		reset(w, digger, netip.AddrPortFrom(lanAddr(v6), 7071))
+		w.MustDelete("ServiceEntry", "yard", "private")
+		w.BecomesRefused(digger, host)
+	})
+	if err := world.Stop(t.Context(), lab.Ambitd, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	world.Refused(far, netip.AddrPortFrom(lanAddr(false), 7071)) // no answer, and no way out
+}
+
 // echoOnce serves one connection of a listener, echoAll all of them.
 func echoOnce(l net.Listener) {
 	if c, err := l.Accept(); err == nil {
