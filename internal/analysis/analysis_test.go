@@ -188,6 +188,8 @@ var cases = []struct {
 	{name: "a wildcard of no trust domain of the mesh", opts: Options{TrustDomain: "example.org"}, text: authz(`{action: DENY, rules: [{from: [{source: {principals: ["*.test/ns/shop/sa/web"]}}]}]}`), want: []string{"AMB0026 AuthorizationPolicy/shop/p denies no client"}},
 	{name: "a target without a waypoint", text: authz(`{targetRefs: [{kind: Service, name: web}]}`), want: []string{"AMB0027 AuthorizationPolicy/shop/p Service/shop/web has no waypoint"}},
 	{name: "a target with one", text: waypoint(", namespace: shop", "", ready) + core("Service", "s", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 1}]}") + authz(`{targetRefs: [{kind: Service, name: s}]}`), want: []string{"AMB0008"}},
+	{name: "no such outbound traffic policy", text: core("Namespace", "n", ", labels: {ambit.mesh/outbound-traffic-policy: registry_only}", "") + core("Namespace", "o", ", labels: {ambit.mesh/outbound-traffic-policy: DRY_RUN}", ""),
+		want: []string{`AMB0041 Namespace/n "registry_only" is none of ALLOW_ANY, DRY_RUN, REGISTRY_ONLY: it counts as REGISTRY_ONLY`}},
 	{name: "no such mode", text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: enabled}", ""), want: []string{"AMB0028 Namespace/n"}},
 	{name: "not enrolled yet", text: pod("new", "", ""), want: []string{"AMB0029 Pod/shop/new enrolment was asked for"}},
 	{name: "not enrolled in files", opts: Options{Partial: true}, text: pod("new", "", "")},

@@ -53,6 +53,7 @@ var (
 	codeRouteWithoutWaypoint = code{"AMB0038", "RouteWithoutWaypoint", Warning, ""}
 	codeRuleNotExecuted      = code{"AMB0039", "RuleNotExecuted", Error, "IST0106"}
 	codeAuthorizer           = code{"AMB0040", "AuthorizerNotUsable", Error, ""}
+	codeUnknownOutbound      = code{"AMB0041", "UnknownOutboundPolicy", Error, ""}
 )
 
 // codes lists all of them, in order.
@@ -63,7 +64,7 @@ var codes = []code{
 	codeBlocksHBONE, codeBlocksProbes, codeReservedPort, codeUnmeshedClients, codeForeignTrustDomain,
 	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition, codeNoRevision,
 	codeOwnedByOthers, codeClaimedEarlier, codeRangeOverOthers, codeEndpointIsPod, codeNotDiscovered,
-	codeBackendRefused, codeRouteWithoutWaypoint, codeRuleNotExecuted, codeAuthorizer,
+	codeBackendRefused, codeRouteWithoutWaypoint, codeRuleNotExecuted, codeAuthorizer, codeUnknownOutbound,
 }
 
 func (c code) finding(key source.Key, field, message, next string) Finding {

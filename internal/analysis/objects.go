@@ -10,6 +10,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/admission"
 	"github.com/ambit-mesh/ambit/internal/control/status"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -108,6 +109,24 @@ func (m *mesh) verdict(c status.Condition) (code, bool) {
 
 func (m *mesh) has(kind *source.Kind) bool {
 	return slices.ContainsFunc(m.events, func(e source.Event) bool { return e.Key.Kind == kind })
+}
+
+// outbound reports outbound traffic policies that cannot be read.
+func (m *mesh) outbound() {
+	for _, e := range m.events {
+		values, field := e.Object.GetAnnotations(), "metadata.annotations["
+		switch e.Key.Kind {
+		case source.Namespace.Kind:
+			values, field = e.Object.GetLabels(), "metadata.labels["
+		case source.Pod.Kind, source.WorkloadEntry.Kind:
+		default:
+			continue
+		}
+		s := egress.Of(values, wellknown.AnnotationOutbound)
+		if _, err := egress.Parse(s.Text); s.Set && err != nil {
+			m.report(codeUnknownOutbound, e.Key, field+wellknown.AnnotationOutbound+"]", err.Error()+": it counts as REGISTRY_ONLY", "write one of the three")
+		}
+	}
 }
 
 // enrolment says which pods are not enrolled although their labels, or those
