@@ -34,10 +34,15 @@ func (p *pod) serveDNS() (*dnsproxy.Pod, error) {
 		Client:   dns.Client{Namespace: p.info.Namespace, Network: n.Config.Network, Cluster: n.Config.ClusterID, IPv6: n.Config.IPv6},
 		Workload: func() *workload.Workload { return p.local(n.Directory.Snapshot()) },
 	})
-	// Where generations of the proxy cannot share a port, the former one may have it.
-	if errors.Is(err, syscall.EADDRINUSE) && n.Config.PortReuse {
-		n.log.Warn("look-ups of the pod are not answered: one of its programs has port 15053", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "error", err)
-		return nil, nil
+	return d, p.taken(err, "look-ups of the pod are not answered: one of its programs has port 15053")
+}
+
+// taken passes an error of listening on, but for one of a port that a program of the pod
+// has. Where generations of the proxy cannot share a port, the former one may have it.
+func (p *pod) taken(err error, without string) error {
+	if !errors.Is(err, syscall.EADDRINUSE) || !p.node.Config.PortReuse {
+		return err
 	}
-	return d, err
+	p.node.log.Warn(without, "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "error", err)
+	return nil
 }

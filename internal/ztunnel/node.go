@@ -33,6 +33,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/inflight"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 )
 
@@ -89,11 +90,8 @@ type Node struct {
 	self     *pod // the proxy's own; nil without one
 	draining bool
 
-	tunMu   sync.Mutex // guards tunnels
-	tunnels map[string]map[*hbone.Pool]int
-
-	loadMu sync.Mutex // guards loads
-	loads  map[string]int
+	tunnels inflight.Tunnels
+	loads   inflight.Loads
 
 	connected func(bool) // told by Connected; may be nil
 }
@@ -115,8 +113,6 @@ func NewNode(o Options) *Node {
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
 		byName:  map[podName]*pod{},
-		tunnels: map[string]map[*hbone.Pool]int{},
-		loads:   map[string]int{},
 	}
 	n.review = newReviewer(n)
 	o.Recorder.Follow(telemetry.Live{
@@ -380,7 +376,7 @@ func tunnelled(w *workload.Workload) bool { return w != nil && w.Protocol == wor
 
 // workloadGone closes the tunnels to a workload that left the mesh.
 func (n *Node) workloadGone(uid string) {
-	for _, p := range n.poolsTo(uid) {
+	for _, p := range n.tunnels.To(uid) {
 		p.CloseWorkload(uid)
 	}
 }
@@ -389,19 +385,9 @@ func (n *Node) workloadGone(uid string) {
 // in plaintext from now on: its node agent waits for them before it takes the
 // redirection away.
 func (n *Node) workloadLeaves(uid string) {
-	for _, p := range n.poolsTo(uid) {
+	for _, p := range n.tunnels.To(uid) {
 		p.ReleaseWorkload(uid)
 	}
-}
-
-func (n *Node) poolsTo(uid string) []*hbone.Pool {
-	n.tunMu.Lock()
-	defer n.tunMu.Unlock()
-	pools := make([]*hbone.Pool, 0, len(n.tunnels[uid]))
-	for p := range n.tunnels[uid] {
-		pools = append(pools, p)
-	}
-	return pools
 }
 
 // tunnel follows which pools have tunnels to which workload.
@@ -409,19 +395,7 @@ func (n *Node) tunnel(p *hbone.Pool, uid string, delta int) {
 	if uid == "" {
 		return
 	}
-	n.tunMu.Lock()
-	set := n.tunnels[uid]
-	if set == nil {
-		set = map[*hbone.Pool]int{}
-		n.tunnels[uid] = set
-	}
-	if set[p] += delta; set[p] <= 0 {
-		delete(set, p)
-	}
-	if len(set) == 0 {
-		delete(n.tunnels, uid)
-	}
-	n.tunMu.Unlock()
+	n.tunnels.Add(p, uid, delta)
 	if delta <= 0 {
 		return
 	}
@@ -432,21 +406,6 @@ func (n *Node) tunnel(p *hbone.Pool, uid string, delta int) {
 	case !tunnelled(w):
 		p.ReleaseWorkload(uid)
 	}
-}
-
-// load counts a connection in flight to a workload.
-func (n *Node) load(uid string, delta int) {
-	n.loadMu.Lock()
-	defer n.loadMu.Unlock()
-	if n.loads[uid] += delta; n.loads[uid] <= 0 {
-		delete(n.loads, uid)
-	}
-}
-
-func (n *Node) loadOf(uid string) int {
-	n.loadMu.Lock()
-	defer n.loadMu.Unlock()
-	return n.loads[uid]
 }
 
 // random is the source of choice of every decision.

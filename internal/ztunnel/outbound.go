@@ -18,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/socks5"
 )
 
 // outgoing is one captured connection of a program, on its way to the next
@@ -38,6 +39,8 @@ type outgoing struct {
 	failed   []string // UIDs of workloads that were tried
 	refused  *refusal // of the endpoint's first address, when its other one is tried
 	conn     *conns.Conn
+	socks    *socks5.Client // the program waits for a reply; nil when it was captured
+	status   int            // what the last next hop has answered, 0 for nothing
 }
 
 // acceptOutbound takes a captured connection in.
@@ -53,12 +56,21 @@ func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 		o.refuse(reason.Errorf(reason.RecursiveCall, "to %s", dst))
 		return
 	}
-	p.known(l, func(w *workload.Workload, err *reason.Error) {
+	o.begin()
+}
+
+// begin waits until it is known who the pod is.
+func (o *outgoing) begin() {
+	o.pod.known(o.loop, func(w *workload.Workload, err *reason.Error) {
 		if err != nil {
 			o.refuse(err)
 			return
 		}
 		o.source = w
+		if o.socks != nil {
+			o.lookUp()
+			return
+		}
 		o.demand()
 	})
 }
@@ -82,15 +94,19 @@ func (o *outgoing) demand() {
 // refuse ends a connection about which nothing was decided.
 func (o *outgoing) refuse(err *reason.Error) {
 	o.pod.node.Recorder.Failed(o.pod.logs, telemetry.Source, o.src, o.dst, err)
-	o.hangUp()
+	o.hangUp(err)
 }
 
-// hangUp resets the program's socket.
-func (o *outgoing) hangUp() {
-	if o.fd >= 0 {
+// hangUp resets the program's socket, or has it told why there is no connection.
+func (o *outgoing) hangUp(err *reason.Error) {
+	switch {
+	case o.fd < 0:
+	case o.socks != nil:
+		socks5.Refuse(o.fd, err, o.status)
+	default:
 		poll.ResetFD(o.fd)
-		o.fd = -1
 	}
+	o.fd = -1
 	o.pod.node.Recorder.SocketClosed(telemetry.Source)
 	o.pod.drop(o.sockets)
 }
@@ -110,7 +126,7 @@ func (o *outgoing) dispatch() {
 	q := route.Out{
 		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network,
 		Source: o.source, Src: o.src, Dst: o.dst,
-		Load: n.loadOf, Rand: random,
+		Load: n.loads.Of, Rand: random,
 	}
 	if err := o.egressPermits(q.Snapshot); err != nil {
 		o.refuse(err)
@@ -197,7 +213,7 @@ func (o *outgoing) enter() {
 	c.Src, c.Dst, c.Target, c.Trace, c.Log = o.src, r.Next, r.Target, o.trace, o.pod.logs
 	if r.Workload != nil {
 		c.Name = r.Workload.UID
-		o.pod.node.load(c.Name, 1)
+		o.pod.node.loads.Add(c.Name, 1)
 	}
 	o.conn = c
 	o.pod.set.Add(c)
@@ -218,7 +234,7 @@ func (o *outgoing) afford() *reason.Error {
 func (p *pod) leave(c *conns.Conn) {
 	p.set.Remove(c)
 	if c.Name != "" {
-		p.node.load(c.Name, -1)
+		p.node.loads.Add(c.Name, -1)
 	}
 }
 
@@ -251,8 +267,7 @@ func (o *outgoing) direct() {
 			o.gaveUp(&reason.Error{Reason: why})
 			return
 		}
-		down := o.fd
-		o.fd = -1
+		down := o.give()
 		o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
 		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.pod.outboundDone(o.conn)})
 		o.pod.set.Carry(o.conn, f)
@@ -298,7 +313,7 @@ func (o *outgoing) header() hbone.Header {
 
 // up begins what the other side has accepted.
 func (o *outgoing) up(f *relay.Flow, k telemetry.Key) {
-	o.fd = -1
+	o.give()
 	o.pod.node.Recorder.Begin(&o.conn.Conn, k, o.start)
 	o.pod.set.Carry(o.conn, f)
 }
@@ -337,6 +352,7 @@ func (o *outgoing) doubleTunnel() {
 // failedAttempt tries another endpoint if that can help, else gives up. The
 // program has not been answered and its bytes have not been read.
 func (o *outgoing) failedAttempt(err *reason.Error, status int) {
+	o.status = status
 	if err.Reason == reason.CertificateRevoked {
 		o.pod.node.Recorder.Revoked(telemetry.Source)
 	}
@@ -372,7 +388,7 @@ func (o *outgoing) elsewhere() (route.Route, bool) {
 	r, err := route.Outbound(route.Out{
 		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network,
 		Source: o.source, Src: o.src, Dst: o.dst,
-		Excluded: o.excluded, Load: n.loadOf, Rand: random,
+		Excluded: o.excluded, Load: n.loads.Of, Rand: random,
 	})
 	return r, err == nil && r.Workload != nil && r.Hostname == "" && !o.excluded(r.Workload.UID)
 }
@@ -386,7 +402,7 @@ func (o *outgoing) gaveUp(err *reason.Error) {
 	rec.Begin(&o.conn.Conn, o.key(), o.start)
 	rec.End(&o.conn.Conn, relay.Result{Reason: err.Reason, Err: err}, "")
 	o.pod.leave(o.conn)
-	o.hangUp()
+	o.hangUp(err)
 }
 
 // outboundDone is the end of a connection that was carried. What it holds

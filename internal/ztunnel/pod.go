@@ -35,6 +35,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/socks5"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/uncaptured"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/usedports"
 )
@@ -63,6 +64,7 @@ type pod struct {
 	guard     portguard.Guard
 	older     uncaptured.Set // only the reviewer uses it
 	dns       *dnsproxy.Pod  // nil without one
+	socks     *socks5.Pod    // nil without one
 	usedUp    usedports.Set
 	egress    egress.Counts
 	outbound  modes.Mode // the policy of the last review
@@ -143,7 +145,10 @@ func (p *pod) start() error {
 		}
 		p.listeners = append(p.listeners, ln)
 	}
-	if p.dns, err = p.serveDNS(); err != nil {
+	if p.dns, err = p.serveDNS(); err == nil {
+		p.socks, err = p.serveSOCKS()
+	}
+	if err != nil {
 		p.shut()
 	}
 	return err
@@ -212,6 +217,7 @@ func (p *pod) stopAccepting() {
 	p.node.mu.Unlock()
 	restore := p.handOver()
 	p.dns.Drain()
+	p.socks.Drain()
 	for _, ln := range lns {
 		ln.Close()
 	}
@@ -286,6 +292,7 @@ func (p *pod) shut() {
 	}
 	p.listeners = nil
 	p.dns.Close()
+	p.socks.Close()
 	p.idMu.Lock()
 	defer p.idMu.Unlock()
 	if p.release != nil {

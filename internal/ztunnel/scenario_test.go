@@ -207,9 +207,7 @@ func TestAddressIsReused(t *testing.T) {
 	_ = c.Close()
 	w.dir.Apply(nil, []string{"server"})
 	until(t, "the tunnel is gone", func() bool {
-		w.client.node.tunMu.Lock()
-		defer w.client.node.tunMu.Unlock()
-		return len(w.client.node.tunnels) == 0
+		return w.client.node.tunnels.Len() == 0
 	})
 	if err := w.server.node.Del(context.Background(), "server"); err != nil {
 		t.Fatal(err)

@@ -18,10 +18,10 @@ import (
 
 var egressRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\| (connected|`NOT_IN_REGISTRY`) \\| .* \\|$")
 
-// addresses gives the machine of ambitd addresses of the internet.
-func addresses(t *testing.T, w *rig.World, all ...string) {
+// addresses gives a network more addresses.
+func addresses(t *testing.T, w *rig.World, in lab.Where, all ...string) {
 	t.Helper()
-	err := w.Netns(lab.LAN).Do(func() error {
+	err := w.Netns(in).Do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
@@ -57,7 +57,7 @@ func TestEgressPage(t *testing.T) {
 		t.Fatalf("the page has %d files and %d connections", len(blocks), len(rows))
 	}
 	w := rig.Start(t, lab.Config{YAML: shop})
-	addresses(t, w, "192.0.2.10", "192.0.2.11", "192.0.2.12", "198.51.100.7", "2001:db8::10", "2001:db8:1::7")
+	addresses(t, w, lab.LAN, "192.0.2.10", "192.0.2.11", "192.0.2.12", "198.51.100.7", "2001:db8::10", "2001:db8:1::7")
 	for _, port := range []string{":443", ":80"} {
 		go echoAll(w.Listen(lab.LAN, port))
 	}

@@ -18,9 +18,15 @@ import (
 // says of all others that they do not exist. It counts the questions.
 func nameServer(w *rig.World, in lab.Where, names map[string][]netip.Addr) *atomic.Int64 {
 	w.T().Helper()
+	return nameServerAt(w, in, "127.0.0.1", names)
+}
+
+// nameServerAt does so on an address that the pod has.
+func nameServerAt(w *rig.World, in lab.Where, at string, names map[string][]netip.Addr) *atomic.Int64 {
+	w.T().Helper()
 	var c net.PacketConn
 	err := w.Netns(in).Do(func() (err error) {
-		c, err = net.ListenPacket("udp", "127.0.0.1:53")
+		c, err = net.ListenPacket("udp", net.JoinHostPort(at, "53"))
 		return err
 	})
 	if err != nil {
