@@ -206,6 +206,28 @@ func TestSOCKSHostile(t *testing.T) {
 	})
 }
 
+// TestSOCKSOnDemand: a proxy that asks for what it meets finds names of the mesh, and goes
+// on to serve after it was replaced.
+func TestSOCKSOnDemand(t *testing.T) {
+	w := rig.Start(t, lab.Config{YAML: shop, Env: map[string][]string{"ztunnel": {"UNSTABLE_ENABLE_SOCKS5=true", "XDS_ON_DEMAND=true"}}})
+	for _, to := range []string{"web:80", "web.shop.svc.cluster.local:9000", netip.AddrPortFrom(w.Pod("shop", "web", true), 8080).String()} {
+		if got, err := socksAsk(w, far, to); err != nil || got != socks5.Succeeded {
+			t.Errorf("%s: code %d, %v", to, got, err)
+		}
+	}
+	if err := w.Restart(t.Context(), "ztunnel/node2", lab.RestartGraceful); err != nil {
+		t.Fatal(err)
+	}
+	w.Settled()
+	w.Eventually("SOCKS5 is served again", func() error {
+		got, err := socksAsk(w, far, "web:80")
+		if err == nil && got != socks5.Succeeded {
+			err = fmt.Errorf("code %d", got)
+		}
+		return err
+	})
+}
+
 // ownServer answers for names in a pod, at the address of the first name server of this
 // machine, which is that of the lab's proxies.
 func ownServer(t *testing.T, w *rig.World, in lab.Where, names map[string][]netip.Addr) *atomic.Int64 {

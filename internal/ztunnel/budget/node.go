@@ -41,9 +41,9 @@ func NewNode(descriptors, loops int) Node {
 }
 
 // podDescriptors is what a pod costs without connections: its namespace, three
-// listeners, two more for look-ups, a spare one for each, and two sockets of datagrams
-// with what they ask of connection tracking.
-const podDescriptors = 15
+// listeners, two more for look-ups and two for SOCKS5, a spare one for each, and two
+// sockets of datagrams with what they ask of connection tracking.
+const podDescriptors = 19
 
 // reserved is how many descriptors no connection gets. They are for the control
 // plane, the CA, the node agent, readiness, metrics, names that are resolved, the
