@@ -38,6 +38,7 @@ func (p *pod) reviewEgress(local *workload.Workload) {
 	for _, c := range p.set.All() {
 		q := egress.Conn{Snapshot: s, Network: n.Config.Network, Source: local, Src: c.Src, Dst: c.Asked, Exempt: n.egress.Exempt}
 		if !c.Inbound && q.Refusal() != nil {
+			n.egress.Ended(&p.egress)
 			p.set.Abort(c, reason.NotInRegistry, "")
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 )
 
 // ManagerMetrics counts the pods' proxies.
@@ -38,6 +39,7 @@ func (m *ManagerMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped, descSourceLost, descForeign, descOlder, descUsed, descTotal, descRefused} {
 		ch <- d
 	}
+	(&egress.Gate{}).Describe(ch)
 }
 
 // Collect implements prometheus.Collector.

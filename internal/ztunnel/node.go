@@ -29,6 +29,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/zds"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bell"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
@@ -78,7 +79,7 @@ type Node struct {
 	idle      chan struct{} // gets a token when active falls to 0
 	watch     *portguard.Watch
 	review    *reviewer
-	news      bell // rings when policies or workloads changed
+	news      bell.Bell // rings when policies or workloads changed
 	names     *resolve.Resolver
 	dns       *dnsproxy.Node // nil: names are left alone
 	egress    egress.Gate
@@ -124,7 +125,7 @@ func NewNode(o Options) *Node {
 	n.watch = portguard.NewWatch(n.guardPorts)
 	n.stop = append(n.stop,
 		o.Directory.Subscribe(n.directoryChanged),
-		o.Policies.Subscribe(func(*rbac.Set) { n.news.ring(); n.review.all() }),
+		o.Policies.Subscribe(func(*rbac.Set) { n.news.Ring(); n.review.all() }),
 		n.review.close, n.watch.Close,
 	)
 	return n
@@ -340,7 +341,7 @@ func (n *Node) Close() {
 
 // directoryChanged runs on the goroutine that applies updates.
 func (n *Node) directoryChanged(ch workload.Changes) {
-	n.news.ring()
+	n.news.Ring()
 	for i := range ch.List {
 		c := &ch.List[i]
 		if c.OldService != nil && c.NewService == nil {

@@ -2,7 +2,6 @@ package ztunnel
 
 import (
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
@@ -13,31 +12,6 @@ import (
 // Workloads and policies are two types of resources, and come in either order.
 // A connection waits a moment for a policy that its workload names; a policy
 // that was removed holds until no workload of this node names it (rbac.Store).
-
-// bell wakes whoever waits for a change. The zero value is ready.
-type bell struct {
-	mu sync.Mutex
-	ch chan struct{} // nil without anybody who waits
-}
-
-// next returns a channel that is closed by the next ring.
-func (b *bell) next() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch == nil {
-		b.ch = make(chan struct{})
-	}
-	return b.ch
-}
-
-func (b *bell) ring() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ch != nil {
-		close(b.ch)
-		b.ch = nil
-	}
-}
 
 // judge asks the policies, and connects when they allow. A policy that has not
 // come yet is waited for, off the loop.
@@ -65,7 +39,7 @@ func (in *incoming) await(access *rbac.Conn) rbac.Decision {
 	over := time.NewTimer(policyTimeout)
 	defer over.Stop()
 	for {
-		changed := n.news.next()
+		changed := n.news.Next()
 		local := in.local
 		if w := in.pod.local(n.Directory.Snapshot()); w != nil {
 			local = w

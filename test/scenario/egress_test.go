@@ -169,6 +169,10 @@ func TestRegistryOnly(t *testing.T) {
 		if err == nil || !strings.Contains(out, "NOT_IN_REGISTRY") {
 			t.Errorf("%v\n%s", err, out)
 		}
+		out, err = w.Ambit("describe pod", "far", "-n", "shop")
+		if err != nil || contains(out, "Outbound", "REGISTRY_ONLY") != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
 		out, err = w.Ambit("ztunnel-config", "egress", "--node", "node2")
 		if err != nil || contains(out, "shop", "far", "REGISTRY_ONLY") != nil {
 			t.Errorf("%v\n%s", err, out)

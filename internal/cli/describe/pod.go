@@ -19,6 +19,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/cli/next"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/kube/nodestate"
+	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -69,11 +70,14 @@ type podReport struct {
 	// Evidence is who says what about that.
 	Evidence []evidence `json:"evidence"`
 
-	Identity    string             `json:"identity,omitempty"`
-	Certificate string             `json:"certificate,omitempty"`
-	Waypoint    string             `json:"waypoint,omitempty"`
-	Services    []podServiceReport `json:"services"`
-	Policies    []policyRow        `json:"policies"`
+	Identity    string `json:"identity,omitempty"`
+	Certificate string `json:"certificate,omitempty"`
+	Waypoint    string `json:"waypoint,omitempty"`
+	// Outbound is its outbound traffic policy, when it has one.
+	Outbound string `json:"outboundTrafficPolicy,omitempty"`
+
+	Services []podServiceReport `json:"services"`
+	Policies []policyRow        `json:"policies"`
 	// Inbound is absent when no proxy could be asked.
 	Inbound *admission `json:"inbound,omitempty"`
 	ToDo    []advice   `json:"toDo"`
@@ -114,6 +118,9 @@ func describePod(f podFacts) *podReport {
 	r.enrolment(f, w)
 	if r.Enrolled != enrolledNo {
 		r.identity(f, w)
+	}
+	if s := f.Proxy.state(p); s != nil && s.Egress != nil && s.Egress.Mode != egress.AllowAny.String() {
+		r.Outbound = fmt.Sprintf("%s (%d connections refused, %d reported)", s.Egress.Mode, s.Egress.Refused, s.Egress.Reported)
 	}
 	r.analysis(f)
 	r.waypoint(f)
@@ -509,6 +516,9 @@ func (r *podReport) text() string {
 		w.field("Certificate", "%s", cmp.Or(r.Certificate, "unknown"))
 	}
 	w.field("Waypoint", "%s", cmp.Or(r.Waypoint, "none"))
+	if r.Outbound != "" {
+		w.field("Outbound", "%s", r.Outbound)
+	}
 	w.title("Services")
 	for _, s := range r.Services {
 		w.item("%s (%s): %s", s.Name, strings.Join(s.VIPs, ", "), strings.Join(s.Ports, ", "))

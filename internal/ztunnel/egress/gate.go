@@ -42,6 +42,12 @@ func (g *Gate) Check(pod *Counts, lines *accesslog.Limit, c Conn) *reason.Error 
 	return refused
 }
 
+// Ended counts an open connection that a new policy ended.
+func (g *Gate) Ended(pod *Counts) {
+	g.counts.refused.Add(1)
+	pod.refused.Add(1)
+}
+
 // State is a pod's policy in /config_dump.
 type State struct {
 	Mode     string `json:"mode"`

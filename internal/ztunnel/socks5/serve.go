@@ -145,16 +145,26 @@ func (p *Pod) accept(l *poll.Loop, fd int, remote, local netip.AddrPort) {
 	a.handshake.Begin()
 	a.sock.Init(l)
 	p.mu.Lock()
-	full := p.closed || len(p.asking) >= maxAsking
-	if !full {
+	var why *reason.Error
+	switch {
+	case p.closed:
+		why = &reason.Error{Reason: reason.WorkloadRemoved}
+	case len(p.asking) >= maxAsking:
+		why = reason.Errorf(reason.ResourceExhausted, "more than %d programs of the pod have not asked for a connection yet", maxAsking)
+	default:
 		p.asking[a] = struct{}{}
 	}
 	p.mu.Unlock()
-	if full || a.sock.Watch(l, fd, a) != nil {
+	if why == nil {
+		if err := a.sock.Watch(l, fd, a); err != nil {
+			a.leave()
+			why = &reason.Error{Reason: reason.ResourceExhausted, Err: err}
+		}
+	}
+	if why != nil {
 		poll.ResetFD(fd)
-		a.leave()
 		p.Give()
-		p.Refused(remote, local, reason.Errorf(reason.ResourceExhausted, "more than %d programs of the pod have not asked for a connection yet", maxAsking))
+		p.Refused(remote, local, why)
 		return
 	}
 	a.limit.Arm(l, handshakeTime, func() {
