@@ -85,6 +85,7 @@ func reset(w *rig.World, from lab.Where, to netip.AddrPort) {
 	w.T().Helper()
 	c, err := w.Dial(w.T().Context(), from, "tcp", to.String())
 	if err == nil {
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		_, err = c.Read(make([]byte, 1))
 		_ = c.Close()
 	}
@@ -158,6 +159,7 @@ func TestRegistryOnly(t *testing.T) {
 	t.Run("control plane", func(t *testing.T) {
 		w := world.For(t)
 		c := tls.Client(w.MustDial(far, netip.AddrPortFrom(lanAddr(false), 15012)), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // who answers is not the question
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		if err := c.HandshakeContext(t.Context()); err != nil {
 			t.Errorf("ambitd does not answer: %v", err)
 		}
@@ -310,6 +312,7 @@ func echoAll(l net.Listener) {
 // sendAndGet checks that a connection carries bytes both ways.
 func sendAndGet(t *testing.T, c net.Conn) {
 	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	b := make([]byte, 5)
 	if _, err := c.Write([]byte("ping\n")); err != nil {
 		t.Fatal(err)
