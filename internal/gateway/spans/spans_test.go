@@ -78,7 +78,7 @@ func TestBegin(t *testing.T) {
 			switch {
 			case tt.trace == "":
 				if len(h.Fields) != 0 {
-					t.Errorf("%s", h.Fields)
+					t.Errorf("%+v", h.Fields)
 				}
 			case len(v) != 55 || v[53:] != tt.flag:
 				t.Errorf("traceparent %q", v)
