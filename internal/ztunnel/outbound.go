@@ -97,7 +97,7 @@ func (o *outgoing) refuse(err *reason.Error) {
 	o.hangUp(err)
 }
 
-// hangUp resets the program's socket, or has it told why there is no connection.
+// hangUp resets the program's socket, or sends it the reason by SOCKS5.
 func (o *outgoing) hangUp(err *reason.Error) {
 	switch {
 	case o.fd < 0:

@@ -30,7 +30,7 @@ func (p *pod) serveSOCKS() (s *socks5.Pod, err error) {
 	return s, p.taken(err, "SOCKS5 is not served in the pod: one of its programs has port 15080")
 }
 
-// lookUp finds where the program wants to go. What it is connected to sees the pod's
+// lookUp finds the destination of the program. What it is connected to sees the pod's
 // address, and not loopback, from where the program has asked.
 func (o *outgoing) lookUp() {
 	found := func(dst netip.AddrPort, err *reason.Error) {

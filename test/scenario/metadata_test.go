@@ -34,7 +34,7 @@ const metadataProviders = `
   envoyFileAccessLog: {path: /dev/stdout, logFormat: {text: "%DYNAMIC_METADATA(envoy.lb:x)%"}}
 `
 
-// TestMetadataOfAuthorizers: what an authorizer tells of a request is in lines of the log,
+// TestMetadataOfAuthorizers: the metadata of an answer is in lines of the log,
 // decides which requests have lines and what labels of metrics are; policies that follow
 // decide by it, and the next authorizer gets it. An answer with too much of it allows nothing, and no value forges a line.
 func TestMetadataOfAuthorizers(t *testing.T) {

@@ -173,7 +173,7 @@ func TestAttributes(t *testing.T) {
 		"a claim that is missing":      {whenNot("request.auth.claims[other]", "*"), true, false},
 		"a claim without an end":       {when("request.auth.claims[iss", "a"), false, true},
 		"a claim without a name":       {when("request.auth.claims[a][]", "a"), false, true},
-		// What external authorizers tell.
+		// The metadata of external authorizers.
 		"metadata":                     {when("experimental.envoy.filters.http.ext_authz[user]", "ann"), true, false},
 		"another value":                {when("experimental.envoy.filters.http.ext_authz[user]", "bob", "a"), false, false},
 		"not metadata":                 {whenNot("experimental.envoy.filters.http.ext_authz[user]", "a*"), false, false},

@@ -181,7 +181,7 @@ func prefer(lb *workloadpb.LoadBalancing, distribution string) {
 	lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_FAILOVER, scopes
 }
 
-// Served reports whether a host of a ServiceEntry can be told to node proxies;
+// Served reports whether a host of a ServiceEntry can be sent to node proxies;
 // wildcards can only be served by a waypoint.
 func Served(host string, e *networkingv1.ServiceEntry) bool {
 	return host != "" && !strings.Contains(host, "*") && !dynamicDNS(e)

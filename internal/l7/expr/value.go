@@ -22,7 +22,7 @@ type Value struct {
 	id string
 }
 
-// idSize is how many bytes of a hash tell expressions apart.
+// idSize is how many bytes of a hash an expression is named by.
 const idSize = 9
 
 // ID returns a short text that stands for the expression.

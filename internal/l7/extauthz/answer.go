@@ -47,7 +47,7 @@ type Verdict struct {
 	Request, Response []Edit
 	setParams         [][2]string
 	removeParams      []string
-	// Metadata is what the answer tells of the request; of Allowed and Denied.
+	// Metadata is that of the answer; of Allowed and Denied.
 	Metadata *Metadata
 }
 

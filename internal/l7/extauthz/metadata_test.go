@@ -29,7 +29,7 @@ func answer(t testing.TB, code int32, s *structpb.Struct) extauthz.Verdict {
 	return provider(t, nil).Read(a)
 }
 
-// TestMetadata: what an answer tells is found by its keys, and that of a later answer takes
+// TestMetadata: the metadata of an answer is found by its keys, and that of a later answer takes
 // the place of the same keys.
 func TestMetadata(t *testing.T) {
 	v := answer(t, 0, structOf(t, map[string]any{

@@ -92,7 +92,7 @@ func (c *cell) add(o *cell) {
 type cells struct {
 	mu   sync.Mutex // guards what follows
 	all  []*cell
-	most int  // outcomes that are told apart
+	most int  // outcomes that are kept apart
 	gone bool // with its series
 }
 

@@ -98,7 +98,7 @@ func TestTagsAreBounded(t *testing.T) {
 	if n := len(hostile.many); n > maxUsedTagged {
 		t.Errorf("a client keeps %d series", n)
 	}
-	// One value of a label tells a few outcomes apart.
+	// One value of a label has a few outcomes of its own.
 	to.Tags = tagged1("request.host", "h0")
 	for status := range 500 {
 		r.Request(hostile, to, &Request{Status: 100 + status, GRPCStatus: -1}, itself)

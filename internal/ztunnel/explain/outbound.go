@@ -98,7 +98,7 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 	return w.hop(v, source, src.Addr(), &r)
 }
 
-// egress adds what the outbound traffic policy of the pod says, and returns why it refuses.
+// egress adds the decision of the pod's outbound traffic policy, and returns why it refuses.
 func (w *World) egress(v *verdict.Verdict, source *workload.Workload, src, dst netip.AddrPort) *reason.Error {
 	refused, reported := egress.Decide(&egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Exempt: w.Exempt})
 	step := verdict.Step{Step: verdict.StepPolicy, Object: "Pod " + podName(source), Rule: source.Outbound.String()}

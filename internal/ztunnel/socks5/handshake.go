@@ -40,7 +40,7 @@ const (
 	maxMessage = 4 + 1 + 255 + 2
 )
 
-// Request is what a program wants to be connected to.
+// Request is the destination that a program asks for.
 type Request struct {
 	Addr netip.Addr // invalid where there is a name
 	Host string     // without a dot at its end
@@ -123,7 +123,7 @@ func (h *Handshake) Got(n int) (answer []byte, next Step) {
 				return append(h.out[:0], version, withoutAuth), Answer
 			}
 		}
-		return h.refuse([]byte{version, noneOffered}, "the program wants to authenticate itself")
+		return h.refuse([]byte{version, noneOffered}, "the program offers no method without authentication")
 	case head:
 		return h.command()
 	case nameLength:

@@ -9,7 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 )
 
-// CodeOf returns what a program is told of a connection that failed. status is what the
+// CodeOf returns the code for a connection that failed. status is what the
 // destination's proxy answered, 0 for nothing.
 func CodeOf(err *reason.Error, status int) Code {
 	switch err.Reason {
@@ -40,14 +40,14 @@ func CodeOf(err *reason.Error, status int) Code {
 	return GeneralFailure
 }
 
-// Accept tells the program of a socket that it is connected. The reply always fits: the
+// Accept sends the program of a socket the reply that it is connected. The reply always fits: the
 // program has sent its request after the only bytes before.
 func Accept(fd int) {
 	var b [10]byte
 	_, _ = poll.Write(fd, AppendReply(b[:0], Succeeded)) // a program that is gone is found by what carries it
 }
 
-// Refuse tells the program of a socket why it is not connected, and closes the socket.
+// Refuse sends the program of a socket the code of an error, and closes the socket.
 func Refuse(fd int, err *reason.Error, status int) {
 	var b [10]byte
 	end(fd, AppendReply(b[:0], CodeOf(err, status)))

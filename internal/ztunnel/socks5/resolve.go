@@ -99,7 +99,7 @@ func (p *Pod) dial(ctx context.Context, network, address string) (c net.Conn, er
 }
 
 // Permitted returns why an address is not connected to: the proxy would call the pod, or
-// itself, as somebody else.
+// itself, under another identity.
 func Permitted(a netip.Addr) error {
 	a = a.Unmap()
 	switch {
