@@ -144,6 +144,23 @@ func oneBadRoute(w *rig.World, v6 bool) {
 	w.MustDelete("HTTPRoute", "shop", "bad")
 }
 
+// fillNode adds pods to a node until it has n: the lab chooses the node of a waypoint's pod.
+func fillNode(w *rig.World, node string, n int) {
+	w.T().Helper()
+	s, err := w.Status(w.T().Context())
+	if err != nil {
+		w.T().Fatal(err)
+	}
+	for i := range s.Pods {
+		if s.Pods[i].Node == node {
+			n--
+		}
+	}
+	for i := range n {
+		w.MustApply(rig.PodObject("shop", fmt.Sprintf("filler%d", i), node, ""))
+	}
+}
+
 // TestGatewayAddressGivenAway: when the address of a pod goes to another workload, the
 // waypoint's connections of before do not reach it, and no request fails.
 func TestGatewayAddressGivenAway(t *testing.T) {
@@ -158,6 +175,7 @@ spec: {selector: {tier: server}, ipFamilyPolicy: PreferDualStack, ports: [{name:
 	other := rig.ServerObject("shop", "other", "node1", "tier: none")
 	// So few addresses that one which becomes free is the next to be given.
 	world := rig.Start(t, lab.Config{YAML: y, PodAddresses: 3})
+	fillNode(world, "node1", 2)
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)
 		for range 3 {

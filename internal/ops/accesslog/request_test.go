@@ -66,6 +66,7 @@ func TestEveryReplyHasDetails(t *testing.T) {
 		reason.Draining: true, reason.WorkloadRemoved: true, reason.Internal: true, reason.OK: true,
 		reason.WaypointRequired: true, // of node proxies
 		reason.WaypointLoop:     true,
+		reason.NotInRegistry:    true, // of node proxies
 	}
 	for _, r := range reason.All() {
 		if (Details(r) == "") != own[r] {
