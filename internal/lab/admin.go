@@ -7,7 +7,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab/network"
 )
 
-// AdminOf tells where a component's admin port is.
+// AdminOf returns the namespace and the port of a component's admin endpoint.
 func AdminOf(component string) (Where, int, error) {
 	kind, node, _ := strings.Cut(component, "/")
 	switch {

@@ -9,9 +9,9 @@
 // the kernel ends every process and takes down every namespace in it. Only
 // files in the state directory stay; the next Start or Down removes them.
 //
-// A program that uses this package calls Main before anything else, because
-// the supervisor and the first process of each pod are this same program,
-// started again.
+// This package is the client. A program that uses it calls Main of package supervisor
+// before anything else, because the supervisor and the first process of each pod are
+// this same program, started again.
 package lab
 
 import (
