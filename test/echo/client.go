@@ -32,6 +32,9 @@ type report struct {
 	P99    int64          `json:"p99us"`
 	Max    int64          `json:"maxus"`
 	Errors map[string]int `json:"errors,omitempty"`
+	// First are the first error of each kind, with its time and addresses; of the final
+	// report.
+	First []string `json:"first,omitempty"`
 }
 
 // tally collects results; one for the second at hand, one for all.
@@ -46,7 +49,7 @@ func (t *tally) add(took time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil && t.all.Errors[short(err)] == 0 {
-		fmt.Fprintf(os.Stderr, "load: the first failure of its kind, at %s: %v\n", time.Now().UTC().Format(time.RFC3339Nano), err)
+		t.all.First = append(t.all.First, fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339Nano), err))
 	}
 	for _, r := range []*report{&t.now, &t.all} {
 		r.Sent++

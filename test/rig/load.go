@@ -35,6 +35,7 @@ type LoadReport struct {
 	Final            bool
 	Sent, OK, Failed int
 	Errors           map[string]int
+	First            []string // error of each kind, with its time and addresses
 	// Times that requests took, in microseconds: of P50 and P99 the median of all
 	// seconds, and Max over all of them.
 	P50 int64 `json:"p50us"`
@@ -132,7 +133,7 @@ func (l *Load) Clean() LoadReport {
 	l.w.t.Helper()
 	r := l.Stop()
 	if r.Failed > 0 || r.OK == 0 {
-		l.w.t.Errorf("of %d requests, %d were answered and %d failed: %v", r.Sent, r.OK, r.Failed, r.Errors)
+		l.w.t.Errorf("of %d requests, %d were answered and %d failed: %v\nthe first of each kind:\n%s", r.Sent, r.OK, r.Failed, r.Errors, strings.Join(r.First, "\n"))
 	}
 	return r
 }
