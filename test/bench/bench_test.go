@@ -166,7 +166,7 @@ func TestGuardedPolicies(t *testing.T) {
 		if p.allows {
 			allows++
 		}
-		if strings.HasPrefix("/a/1024", p.prefix) {
+		if strings.HasPrefix("/a/1024", p.prefix) { //nolint:gocritic // the prefix is the policy's
 			if meets++; !p.allows || p.user != guardedUser {
 				t.Errorf("%+v judges what is measured", p)
 			}

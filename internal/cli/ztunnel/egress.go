@@ -30,5 +30,5 @@ func (z *ztunnelConfig) printEgress(d *dump.Dump) error {
 		s := p.V.Egress
 		rows = append(rows, []string{p.V.Info.Namespace, p.V.Info.Name, s.Mode, strconv.FormatUint(s.Refused, 10), strconv.FormatUint(s.Reported, 10)})
 	}
-	return z.Session.Table(session.Narrow, egressColumns, rows)
+	return z.Table(session.Narrow, egressColumns, rows)
 }
