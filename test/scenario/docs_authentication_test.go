@@ -25,12 +25,7 @@ func TestAuthenticationPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint")
 	w := rig.Start(t, lab.Config{YAML: yaml + managed})
 	issuer, other := w.Issuer("https://issuer.example"), w.Issuer("https://issuer.example")
 	issuer.Serve()

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -25,12 +24,7 @@ func TestAuthorizationPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint")
 	w := rig.Start(t, lab.Config{YAML: yaml + managed})
 	web := netip.AddrPortFrom(w.Service("shop", "web", false), 80)
 	ask := func(method, path, header string) (int, error) {

@@ -26,14 +26,9 @@ func TestExternalAuthorizationPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```\n").FindAllStringSubmatch(string(page), -1)
 	mesh := rig.NewMeshFile(t, blocks[0][1])
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint")
 	yaml += managed + rig.NamespaceObject("auth", true) + rig.PodObject("auth", "door", "node2", "app: door") +
 		rig.ServiceObject("auth", "door", "door", "{name: http, port: 8000, targetPort: 9000}, {name: grpc, port: 8001, targetPort: 9001}")
 	w := rig.Start(t, lab.Config{YAML: yaml, Args: map[string][]string{lab.Ambitd: {"--mesh-config", mesh.Path}}})

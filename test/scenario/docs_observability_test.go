@@ -29,12 +29,7 @@ func TestObservabilityPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint")
 	blocks := observedBlock.FindAllStringSubmatch(string(page), -1)
 	if len(blocks) == 0 || !strings.HasPrefix(blocks[0][1], "# MeshConfig\n") {
 		t.Fatal("the page does not begin with the settings of the mesh")

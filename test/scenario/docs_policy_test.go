@@ -1,11 +1,9 @@
 package scenario
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
@@ -19,13 +17,7 @@ func TestPolicyPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The same shop with a server that is there on every machine.
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient")
 	w := rig.Start(t, lab.Config{YAML: yaml})
 	client, outsider := lab.InPod("shop", "client"), lab.InPod("street", "stranger")
 	web := netip.AddrPortFrom(w.Service("shop", "web", false), 80)

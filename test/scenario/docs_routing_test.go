@@ -27,12 +27,7 @@ func TestRoutingPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint")
 	w := rig.Start(t, lab.Config{YAML: yaml + managed + rig.NamespaceObject("depot", true) + rig.ServerObject("depot", "stock", "node1", "app: stock")})
 	rows := 0
 	for _, m := range routingBlock.FindAllStringSubmatch(string(page), -1) {

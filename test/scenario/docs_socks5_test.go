@@ -19,12 +19,7 @@ func TestSOCKS5Page(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient")
 	w := rig.Start(t, lab.Config{YAML: yaml, Env: socksEnv})
 	client := lab.InPod("shop", "client")
 	w.BecomesAnswered(client, netip.AddrPortFrom(w.Service("shop", "web", false), 80))

@@ -28,12 +28,7 @@ func TestWhyPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../examples/shop/shop.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	yaml := regexp.MustCompile(`command: \[python3.*\]`).ReplaceAllString(string(example), fmt.Sprintf("command: [%s, server]", rig.Bin("echo")))
-	yaml = strings.Replace(yaml, "metadata: {name: shop}", "metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}", 1)
+	yaml := exampleShop(t, "istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint")
 	objects := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(page), -1)
 	if len(objects) != 1 {
 		t.Fatalf("the page has %d files", len(objects))

@@ -13,7 +13,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds/localxdstest"
 )
 
 const mesh = `
@@ -36,21 +36,8 @@ services:
 - {name: own, namespace: yard, hostname: own.test, cidrVips: [/203.0.113.0/24], ports: {443: 443}, visibility: Namespace, loadBalancer: {mode: PASSTHROUGH}}
 `
 
-func snapshot(t testing.TB, text string) *workload.Snapshot {
-	t.Helper()
-	c, err := localxds.Parse([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := workload.NewDirectory(workload.Options{})
-	if _, bad := d.Apply(c.Addresses, nil); len(bad) > 0 {
-		t.Fatal(bad)
-	}
-	return d.Snapshot()
-}
-
 func TestRefusal(t *testing.T) {
-	s := snapshot(t, mesh)
+	s := localxdstest.Snapshot(t, mesh)
 	client, digger := s.WorkloadByUID("c//Pod/shop/client"), s.WorkloadByUID("c//Pod/yard/digger")
 	for _, tt := range []struct {
 		name, to string
@@ -111,7 +98,7 @@ func TestServers(t *testing.T) {
 }
 
 func TestUnknown(t *testing.T) {
-	s := snapshot(t, mesh)
+	s := localxdstest.Snapshot(t, mesh)
 	client := s.WorkloadByUID("c//Pod/shop/client")
 	free := s.WorkloadByUID("c//Pod/shop/host")
 	for to, want := range map[string]string{"192.0.2.3": "yard/lost.test", "192.0.2.1": "", "10.0.0.2": "", "192.0.2.77": "", "10.3.0.1": ""} {
@@ -223,7 +210,7 @@ func TestNothingUnlistedPasses(t *testing.T) {
 }
 
 func TestGate(t *testing.T) {
-	s := snapshot(t, mesh)
+	s := localxdstest.Snapshot(t, mesh)
 	var log strings.Builder
 	g := Gate{Log: slog.New(slog.NewTextHandler(&log, nil))}
 	var pod Counts
@@ -245,7 +232,7 @@ func TestGate(t *testing.T) {
 }
 
 func BenchmarkCheck(b *testing.B) {
-	s := snapshot(b, mesh)
+	s := localxdstest.Snapshot(b, mesh)
 	g := Gate{Log: slog.New(slog.DiscardHandler)}
 	var pod Counts
 	for name, to := range map[string]string{"pod": "10.0.0.2:80", "service": "10.96.0.1:80", "endpoint": "192.0.2.1:8443", "range": "198.51.100.1:443"} {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds/localxdstest"
 )
 
 const inboundMesh = `
@@ -25,7 +26,7 @@ services:
 `
 
 func TestInbound(t *testing.T) {
-	s := snapshot(t, inboundMesh)
+	s := localxdstest.Snapshot(t, inboundMesh)
 	show := func(p Plan) string {
 		svc := "-"
 		if p.Service != nil {

@@ -7,9 +7,8 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
-	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
-	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds/localxdstest"
 )
 
 const mesh = `
@@ -69,19 +68,6 @@ services:
 - {name: db, namespace: shop, hostname: db.example.com, vips: [/10.96.0.7], ports: {5432: 5432}}
 `
 
-func snapshot(t testing.TB, text string) *workload.Snapshot {
-	t.Helper()
-	c, err := localxds.Parse([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := workload.NewDirectory(workload.Options{})
-	if _, bad := d.Apply(c.Addresses, nil); len(bad) > 0 {
-		t.Fatal(bad)
-	}
-	return d.Snapshot()
-}
-
 // show renders a route in one line.
 func (r Route) show() string {
 	uid := "-"
@@ -104,7 +90,7 @@ func (r Route) show() string {
 }
 
 func TestOutbound(t *testing.T) {
-	s := snapshot(t, mesh)
+	s := localxdstest.Snapshot(t, mesh)
 	for _, tc := range []struct {
 		name, src, dst string
 		want           string // of show, alternatives separated by " | "
@@ -168,7 +154,7 @@ func TestOutbound(t *testing.T) {
 // An impostor at the waypoint's address, or the waypoint's identity at another
 // address, does not skip the waypoint.
 func TestFromWaypointNeedsBoth(t *testing.T) {
-	s := snapshot(t, mesh)
+	s := localxdstest.Snapshot(t, mesh)
 	for _, tc := range []struct{ uid, src string }{{"c", "10.0.0.9:1"}, {"wp", "10.0.0.1:1"}} {
 		r, err := Outbound(Out{Snapshot: s, Source: s.WorkloadByUID(tc.uid), Src: netip.MustParseAddrPort(tc.src), Dst: netip.MustParseAddrPort("10.0.0.5:80"), Rand: func(uint64) uint64 { return 0 }})
 		if err != nil || r.Via != WorkloadWaypoint {
@@ -178,7 +164,7 @@ func TestFromWaypointNeedsBoth(t *testing.T) {
 }
 
 func TestExcluded(t *testing.T) {
-	s := snapshot(t, mesh)
+	s := localxdstest.Snapshot(t, mesh)
 	o := Out{Snapshot: s, Source: s.WorkloadByUID("c"), Src: netip.MustParseAddrPort("10.0.0.1:1"), Dst: netip.MustParseAddrPort("10.96.0.1:80"), Rand: func(uint64) uint64 { return 0 }}
 	for range 20 {
 		o.Excluded = func(uid string) bool { return uid == "s1" }

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+
+	"github.com/ambit-mesh/ambit/internal/proxy/localxds/localxdstest"
 )
 
 const partial = `
@@ -25,7 +27,7 @@ services:
 `
 
 func TestUnknown(t *testing.T) {
-	s := snapshot(t, partial)
+	s := localxdstest.Snapshot(t, partial)
 	for _, tc := range []struct {
 		dst  string
 		want []string
@@ -53,7 +55,7 @@ func TestUnknown(t *testing.T) {
 }
 
 func TestUnknownInbound(t *testing.T) {
-	s := snapshot(t, partial)
+	s := localxdstest.Snapshot(t, partial)
 	local := s.WorkloadByUID("c//Pod/shop/w")
 	lost := "shop/lost.shop.svc"
 	for _, tc := range []struct {
