@@ -151,7 +151,7 @@ func (d describer) bound(out []status.Condition, c *status.Condition, home table
 func (d describer) entry(n tables.Ref, e *networkingv1.ServiceEntry) []status.Condition {
 	visible := d.visible(n, e)
 	if d.t.Scope(d.r, n, e) == meshconfig.None {
-		return []status.Condition{status.No(status.Accepted, status.ReasonNotVisible, "no proxy is told of it: %s", visible.Message), *visible}
+		return []status.Condition{status.No(status.Accepted, status.ReasonNotVisible, "no proxy gets it: %s", visible.Message), *visible}
 	}
 	out := []status.Condition{accepted("served as %s", strings.Join(e.Spec.Hosts, ", "))}
 	if visible != nil {

@@ -102,18 +102,18 @@ func (d describer) telemetry(n tables.Ref, p *telemetryv1.Telemetry) []status.Co
 	return []status.Condition{targets.Observed(n, p, d.t.Observes(d.r, p), d.t.Opts.RootNamespace)}
 }
 
-// visible says who sees an entry; nil when there is nothing to say, because
-// neither the mesh nor the entry did.
+// visible returns the condition of which namespaces see an entry; nil when neither the
+// mesh nor the entry restricts them.
 func (d describer) visible(n tables.Ref, e *networkingv1.ServiceEntry) *status.Condition {
 	var c status.Condition
 	allowed, to := d.t.AllowedScope(d.r, n.Home()), e.Spec.ExportTo
 	switch {
 	case allowed == meshconfig.None:
 		c = status.Yes(status.VisibilityApplied, status.ReasonNone,
-			"nobody sees it: serviceEntryVisibility of the mesh hides the entries of namespace %s; ask who administers the mesh", n.Namespace)
+			"no namespace sees it: serviceEntryVisibility of the mesh hides the entries of namespace %s; ask the administrator of the mesh", n.Namespace)
 	case allowed == meshconfig.Namespace:
 		c = status.Yes(status.VisibilityApplied, status.ReasonNamespace,
-			"only clients of namespace %s see it: serviceEntryVisibility of the mesh says so", n.Namespace)
+			"only clients of namespace %s see it: serviceEntryVisibility of the mesh demands it", n.Namespace)
 	case tables.NamespaceOnly(e):
 		c = status.Yes(status.VisibilityApplied, status.ReasonNamespace,
 			`only clients of namespace %s see it: exportTo is ["."]; write ["*"] for the whole mesh`, n.Namespace)

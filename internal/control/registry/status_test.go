@@ -67,16 +67,16 @@ func TestVisibilityOfEntries(t *testing.T) {
 		scope  meshconfig.Scope
 		reason string
 	}{
-		"nothing said":              {nil, "", meshconfig.Public, ""},
-		"by the entry":              {nil, own, meshconfig.Namespace, "True Namespace: only clients of namespace shop see it: exportTo"},
-		"by the entry, for all":     {nil, `, exportTo: ["*"]`, meshconfig.Public, "True Public: the whole mesh sees it"},
-		"by the entry, not kept":    {nil, `, exportTo: [web]`, meshconfig.Public, `True Public: the whole mesh sees it: exportTo ["web"] is not kept`},
-		"by the mesh":               {rules(fmt.Sprintf(guests, "NAMESPACE")), "", meshconfig.Namespace, "True Namespace: only clients of namespace shop see it: serviceEntryVisibility"},
-		"by the mesh, against it":   {rules(fmt.Sprintf(guests, "NAMESPACE")), `, exportTo: ["*"]`, meshconfig.Namespace, "True Namespace"},
-		"by the mesh, for nobody":   {rules(fmt.Sprintf(guests, "NONE")), "", meshconfig.None, "True None: nobody sees it"},
-		"by the mesh, for all":      {rules(fmt.Sprintf(guests, "PUBLIC")), "", meshconfig.Public, "True Public: the whole mesh sees it"},
-		"the mesh allows, it not":   {rules(fmt.Sprintf(guests, "PUBLIC")), own, meshconfig.Namespace, "True Namespace: only clients of namespace shop see it: exportTo"},
-		"by the mesh, for whatever": {rules("{defaultVisibility: NONE}"), "", meshconfig.None, "True None"},
+		"nothing said":                  {nil, "", meshconfig.Public, ""},
+		"by the entry":                  {nil, own, meshconfig.Namespace, "True Namespace: only clients of namespace shop see it: exportTo"},
+		"by the entry, for all":         {nil, `, exportTo: ["*"]`, meshconfig.Public, "True Public: the whole mesh sees it"},
+		"by the entry, not kept":        {nil, `, exportTo: [web]`, meshconfig.Public, `True Public: the whole mesh sees it: exportTo ["web"] is not kept`},
+		"by the mesh":                   {rules(fmt.Sprintf(guests, "NAMESPACE")), "", meshconfig.Namespace, "True Namespace: only clients of namespace shop see it: serviceEntryVisibility"},
+		"by the mesh, against it":       {rules(fmt.Sprintf(guests, "NAMESPACE")), `, exportTo: ["*"]`, meshconfig.Namespace, "True Namespace"},
+		"by the mesh, for no namespace": {rules(fmt.Sprintf(guests, "NONE")), "", meshconfig.None, "True None: no namespace sees it"},
+		"by the mesh, for all":          {rules(fmt.Sprintf(guests, "PUBLIC")), "", meshconfig.Public, "True Public: the whole mesh sees it"},
+		"the mesh allows, it not":       {rules(fmt.Sprintf(guests, "PUBLIC")), own, meshconfig.Namespace, "True Namespace: only clients of namespace shop see it: exportTo"},
+		"by the mesh, for whatever":     {rules("{defaultVisibility: NONE}"), "", meshconfig.None, "True None"},
 	} {
 		for _, late := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, late %v", name, late), func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestVisibilityOfEntries(t *testing.T) {
 				expect(t, r, source.ServiceEntry.Name, "e", status.VisibilityApplied, tt.reason)
 				accepted := "True Accepted"
 				if !there {
-					accepted = "False NotVisible: no proxy is told of it: nobody sees it"
+					accepted = "False NotVisible: no proxy gets it: no namespace sees it"
 				}
 				expect(t, r, source.ServiceEntry.Name, "e", status.Accepted, accepted)
 			})

@@ -17,15 +17,16 @@ import (
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
-type nobody struct{}
+// discard drops what is published.
+type discard struct{}
 
-func (nobody) Publish(registry.Update) {}
-func (nobody) Synced()                 {}
+func (discard) Publish(registry.Update) {}
+func (discard) Synced()                 {}
 
-// TestOverwritten: a condition that somebody else has removed comes back.
+// TestOverwritten: a condition that another writer has removed comes back.
 func TestOverwritten(t *testing.T) {
 	s := kubetest.Start(t)
-	r := registry.New(tables.Options{WriteBack: true}, nobody{})
+	r := registry.New(tables.Options{WriteBack: true}, discard{})
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", Labels: map[string]string{wellknown.LabelUseWaypoint: "wp"}}}
 	s.Add(svc)
 	seen := func(o *corev1.Service) {

@@ -42,13 +42,14 @@ type world struct {
 	r *registry.Registry
 }
 
-type nobody struct{}
+// discard drops what is published.
+type discard struct{}
 
-func (nobody) Publish(registry.Update) {}
-func (nobody) Synced()                 {}
+func (discard) Publish(registry.Update) {}
+func (discard) Synced()                 {}
 
 func newWorld(t *testing.T) *world {
-	return &world{t, kubetest.Start(t), registry.New(tables.Options{WriteBack: true}, nobody{})}
+	return &world{t, kubetest.Start(t), registry.New(tables.Options{WriteBack: true}, discard{})}
 }
 
 func (w *world) event(kind *source.Kind, ns, name string, obj metav1.Object) {
@@ -166,7 +167,7 @@ func TestStartCostsWhatIsToWrite(t *testing.T) {
 		w.service("plain-"+strconv.Itoa(i), nil)
 	}
 	// Another replica knows what the API has.
-	w.r = registry.New(tables.Options{WriteBack: true}, nobody{})
+	w.r = registry.New(tables.Options{WriteBack: true}, discard{})
 	w.waypoint(true)
 	list, err := w.s.Client().Kube.CoreV1().Services("shop").List(t.Context(), metav1.ListOptions{})
 	if err != nil {

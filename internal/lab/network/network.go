@@ -166,7 +166,7 @@ func NewNode(lan *Space, path string, n int, v6 bool) (*Space, error) {
 	return s, nil
 }
 
-// RoutePods tells a namespace on the LAN where the pods of node n are.
+// RoutePods adds the routes to the pods of node n to a namespace on the LAN.
 func (s *Space) RoutePods(n int, dev string, v6 bool) error {
 	p4, p6 := podNetworks(n)
 	err := s.Route(p4, dev, NodeAddr(n).V4)

@@ -68,7 +68,7 @@ var (
 	errSockets  = errors.New("the pod's budget of descriptors is used up")
 )
 
-// Config says how Arrivals work. Zero fields take the defaults named.
+// Config has the settings and callbacks of Arrivals. Zero fields take the defaults named.
 type Config struct {
 	Loops *poll.Group
 	// TLS returns the configuration of one handshake. It runs on a goroutine
@@ -134,7 +134,7 @@ func New(cfg Config) *Arrivals {
 	return s
 }
 
-// Done says that a connection of Take has become a tunnel, or has ended.
+// Done is to be called once a connection of Take has become a tunnel, or has ended.
 func (s *Arrivals) Done() { s.count(-1) }
 
 // arrival is a connection that is not a tunnel yet. Until its hello is there it

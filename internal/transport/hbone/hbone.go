@@ -86,7 +86,7 @@ type ResponseHeader struct {
 	Peer identity.Identity
 }
 
-// PoolConfig says how a Pool works. Zero fields take the defaults named.
+// PoolConfig has the settings and callbacks of a Pool. Zero fields take the defaults named.
 type PoolConfig struct {
 	Loops *poll.Group
 	Dial  Dialer
@@ -166,7 +166,7 @@ type Open struct {
 
 func (o *Open) spare() bool { return o.Spare != nil && o.Spare() }
 
-// ServerConfig says how a Server works. Zero fields take the defaults named.
+// ServerConfig has the settings and callbacks of a Server. Zero fields take the defaults named.
 type ServerConfig struct {
 	Loops *poll.Group
 	// TLS returns the configuration of one handshake. It runs on a goroutine

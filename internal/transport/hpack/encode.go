@@ -3,8 +3,8 @@ package hpack
 // Encoder writes the header blocks of one connection.
 type Encoder struct {
 	table   table
-	least   uint32 // the smallest size of the table since the last block
-	changed bool   // the size of the table, since the last block
+	least   uint32 // the smallest size that was set after the block before
+	changed bool   // the size was set after the block before
 }
 
 // NewEncoder returns an encoder with a table of size bytes.

@@ -65,7 +65,7 @@ type Quota interface {
 	Room() int64
 }
 
-// Config says how a tunnel works.
+// Config has the settings of a tunnel.
 type Config struct {
 	H2 h2.Config
 	// KeepAlive is how long a tunnel with streams may be silent before it is sent a
@@ -543,7 +543,7 @@ func (t *Tunnel) OnWritable(s *h2.Stream) {
 // OnGoAway stops new streams.
 func (t *Tunnel) OnGoAway(last uint32, code h2.ErrCode, _ []byte) { t.role.GoingAway(last, code) }
 
-// OnSettings tells the role that limits may have changed.
+// OnSettings calls the role: limits may have changed.
 func (t *Tunnel) OnSettings() { t.role.Settings() }
 
 // OnPong is not used: the engine keeps its own pings.
