@@ -123,7 +123,7 @@ func (h *Handshake) Got(n int) (answer []byte, next Step) {
 				return append(h.out[:0], version, withoutAuth), Answer
 			}
 		}
-		return h.refuse([]byte{version, noneOffered}, "the program offers no method without authentication")
+		return h.refuse([]byte{version, noneOffered}, "every method that the program offers has authentication (offer method 0, no authentication)")
 	case head:
 		return h.command()
 	case nameLength:

@@ -70,7 +70,7 @@ func TestHandshake(t *testing.T) {
 		"version 4":               {message(4, 1, 0, 80), nil, "version 4"},
 		"HTTP":                    {[]byte("GET / HTTP/1.1"), nil, "version 71"},
 		"no method":               {message(5, 0), message(5, 255), "no method"},
-		"password":                {message(5, 1, 2), message(5, 255), "authenticate"},
+		"password":                {message(5, 1, 2), message(5, 255), "has authentication"},
 		"version changes":         {request(4, 1, 0, 1, 1, 2, 3, 4, 0, 1), failed(GeneralFailure), "version 4"},
 		"BIND":                    {request(5, 2, 0, 1, 1, 2, 3, 4, 0, 1), failed(CommandUnsupported), "command 2"},
 		"UDP ASSOCIATE":           {request(5, 3, 0, 1, 1, 2, 3, 4, 0, 1), failed(CommandUnsupported), "command 3"},
