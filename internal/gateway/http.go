@@ -166,6 +166,7 @@ func (c *session) report(f func(*Record), x *exchange.Exchange, endpoint *worklo
 	r.Reason, r.Err, r.Status = x.Reason, x.Err, x.Status
 	r.Version = "HTTP/1.1"
 	switch h.Version {
+	case message.HTTP11:
 	case message.HTTP2:
 		r.Version = "HTTP/2"
 	case message.HTTP10:

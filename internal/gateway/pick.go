@@ -35,6 +35,7 @@ func (e *endpoint) http2(client bool) bool {
 		return false
 	case route.HTTP2:
 		return true
+	case route.Declared:
 	}
 	return client || e.app == workload.AppHTTP2 || e.app == workload.AppGRPC
 }

@@ -21,6 +21,7 @@ func closeAuthorization(spec proto.Message, fields map[string]any, read func(map
 	case apisecurity.AuthorizationPolicy_DENY:
 		s.Rules = []*apisecurity.Rule{{}}
 		return true
+	case apisecurity.AuthorizationPolicy_AUDIT, apisecurity.AuthorizationPolicy_CUSTOM: // neither has a strictest rule
 	}
 	return false
 }

@@ -302,6 +302,7 @@ func classify(err error, served bool) ending {
 		}
 	case codes.Unknown, codes.Canceled, codes.DeadlineExceeded:
 		e.how = Reconnect
+	default: // the server refuses: StreamError
 	}
 	return e
 }

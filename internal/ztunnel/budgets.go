@@ -15,6 +15,7 @@ func outboundSockets(p connect.Protocol) int64 {
 		return 1
 	case connect.DoubleHBONE:
 		return 3
+	case connect.TCP:
 	}
 	return 2
 }

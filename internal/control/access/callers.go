@@ -109,6 +109,7 @@ func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, 
 			s.Within = func(string) bool { return true }
 		}
 		return s, nil
+	case Workload:
 	}
 	if c.ByCertificate() {
 		return xds.Scope{}, errors.New("a certificate alone gives no resources (show a token)")

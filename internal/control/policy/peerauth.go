@@ -68,6 +68,7 @@ func mode(m *apisecurity.PeerAuthentication_MutualTLS) Mode {
 		return Strict
 	case apisecurity.PeerAuthentication_MutualTLS_PERMISSIVE, apisecurity.PeerAuthentication_MutualTLS_DISABLE:
 		return Permissive
+	case apisecurity.PeerAuthentication_MutualTLS_UNSET:
 	}
 	return Unset
 }

@@ -58,6 +58,7 @@ func asHTTP(f *gatewayv1.GRPCRouteFilter) (gatewayv1.HTTPRouteFilter, bool) {
 	switch f.Type {
 	case gatewayv1.GRPCRouteFilterRequestHeaderModifier, gatewayv1.GRPCRouteFilterResponseHeaderModifier, gatewayv1.GRPCRouteFilterRequestMirror:
 		return out, true
+	case gatewayv1.GRPCRouteFilterExtensionRef: // is another type of another name
 	}
 	return out, false
 }

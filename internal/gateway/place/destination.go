@@ -186,6 +186,7 @@ func (d *Destination) Carries() Reading {
 		return CarriesHTTP
 	case workload.AppTCP, workload.AppTLS:
 		return CarriesTCP
+	case workload.AppUnknown:
 	}
 	return CarriesUnknown
 }

@@ -205,8 +205,10 @@ func fits(c rbac.Text, b []byte, every bool) bool {
 		return len(b) >= n && message.EqualFold(b[:n], c.Value)
 	case rbac.Suffix:
 		return len(b) >= n && message.EqualFold(b[len(b)-n:], c.Value)
+	case rbac.Presence:
+		return every || len(b) > 0
 	}
-	return every || len(b) > 0
+	return false
 }
 
 func (x *header) holds(a *Access) bool {

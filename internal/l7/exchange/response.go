@@ -203,8 +203,9 @@ func connectFailure(r reason.Reason) bool {
 	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelRefused, reason.TunnelClosed,
 		reason.TLSFailure, reason.PeerIdentityMismatch, reason.UpstreamReset, reason.WorkloadRemoved:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // Of the default policy: those of Istio's routes.

@@ -84,6 +84,7 @@ func compile(text string, suits func(*cel.Type) error) (*compiled, error) {
 					unknown = fmt.Errorf("there is no attribute %s.%s", o.AsIdent(), s.FieldName())
 				}
 			}
+		default: // names no attribute itself
 		}
 	}))
 	if unknown != nil {

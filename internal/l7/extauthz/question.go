@@ -126,6 +126,7 @@ func (p *Provider) message(q *Question) *extauthzpb.CheckRequest {
 		Size: q.Length, Protocol: "HTTP/1.1", Headers: p.headers(q),
 	}
 	switch r.Version {
+	case message.HTTP11:
 	case message.HTTP2:
 		http.Protocol = "HTTP/2"
 	case message.HTTP10:

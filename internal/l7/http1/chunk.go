@@ -33,6 +33,7 @@ func (c *Conn) chunkByte(b byte) *message.Fault {
 	case inChunkEnd:
 		c.in, c.left, c.digits, c.extension = inChunkSize, 0, 0, 0
 		return want(b, '\n')
+	default: // no state of a chunk: step asks bounded, or section
 	}
 	return ErrChunk
 }

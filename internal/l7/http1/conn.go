@@ -102,8 +102,9 @@ func (c *Conn) step(p []byte) int {
 			return c.fail(ErrUnasked)
 		}
 		return 0
+	case inDead:
 	}
-	return len(p) // inDead
+	return len(p)
 }
 
 // End notes that the peer sends no more bytes. It returns ErrTruncated if a

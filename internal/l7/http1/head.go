@@ -122,6 +122,7 @@ func (fr *framing) note(id message.Name, value []byte, place int) *message.Fault
 		fr.expect = value
 	case message.Upgrade:
 		fr.upgrade = place
+	default: // does not decide the framing
 	}
 	return nil
 }

@@ -208,8 +208,9 @@ func own(id message.Name) bool {
 	case message.Host, message.ContentLength, message.TransferEncoding, message.Connection,
 		message.Upgrade, message.KeepAlive, message.ProxyConnection, message.HTTP2Settings:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 func appendFields(dst []byte, h *message.Head) []byte {
@@ -308,6 +309,7 @@ func (c *Conn) Finish(dst []byte, trailers *message.Head) ([]byte, error) {
 		dst = append(dst, crlf...)
 	case outClose:
 		c.close = true
+	case outRaw: // the other side of an upgrade
 	}
 	c.out = outEmpty
 	c.sent()

@@ -138,8 +138,11 @@ func (v *value) fits(b []byte) bool {
 		return len(b) >= len(v.source.Value) && string(b[:len(v.source.Value)]) == v.source.Value
 	case Regex:
 		return v.regex.Match(b)
+	case Any, Present:
+		return true
+	case Segments: // of paths
 	}
-	return true
+	return false
 }
 
 // fitsHeader compares the values of all fields of the name, joined by commas

@@ -22,8 +22,9 @@ func Unreachable(why reason.Reason) bool {
 	switch why {
 	case reason.ConnectFailure, reason.ConnectTimeout, reason.TunnelHandshake, reason.TunnelRefused, reason.TLSFailure, reason.PeerIdentityMismatch:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // maxPlaces bounds the places that have failed; all are forgotten beyond it.

@@ -196,6 +196,7 @@ func (p *Policy) appliesTo() (ns string, ok bool) {
 		return "", true
 	case namespace:
 		return p.namespace, true
+	case selector:
 	}
 	return "", false
 }

@@ -51,8 +51,10 @@ func (t Text) Matches(s string) bool {
 		return strings.HasPrefix(s, t.Value)
 	case Suffix:
 		return strings.HasSuffix(s, t.Value)
+	case Presence:
+		return s != ""
 	}
-	return s != ""
+	return false
 }
 
 // MatchesBytes is Matches for bytes. The conversions do not allocate.
@@ -64,6 +66,8 @@ func (t Text) MatchesBytes(b []byte) bool {
 		return len(b) >= n && string(b[:n]) == t.Value
 	case Suffix:
 		return len(b) >= n && string(b[len(b)-n:]) == t.Value
+	case Presence:
+		return len(b) > 0
 	}
-	return len(b) > 0
+	return false
 }

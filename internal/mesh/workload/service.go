@@ -50,6 +50,7 @@ func (f Families) Accepts(a netip.Addr) bool {
 		return a.Is4()
 	case IPv6Only:
 		return a.Is6()
+	case AnyFamily, DualStack:
 	}
 	return true
 }

@@ -176,8 +176,9 @@ func Details(r reason.Reason) string {
 		return "ext_authz_denied"
 	case reason.AuthorizerFailed, reason.BodyTooLarge:
 		return "ext_authz_error"
+	default:
+		return ""
 	}
-	return ""
 }
 
 // AppendText appends the line in Envoy's default text format, and after it the fields

@@ -138,6 +138,7 @@ func appendPlainValue(b []byte, v slog.Value) []byte {
 		return append(b, v.Duration().String()...)
 	case slog.KindTime:
 		return v.Time().UTC().AppendFormat(b, timeFormat)
+	case slog.KindAny, slog.KindGroup, slog.KindLogValuer: // by their Go type
 	}
 	switch x := v.Any().(type) {
 	case error:
@@ -175,6 +176,7 @@ func appendJSONValue(b []byte, v slog.Value) []byte {
 		return appendJSON(b, v.Duration().String())
 	case slog.KindTime:
 		return appendJSON(b, v.Time().UTC().Format(time.RFC3339Nano))
+	case slog.KindAny, slog.KindFloat64, slog.KindGroup, slog.KindLogValuer: // by their Go type
 	}
 	x := v.Any()
 	if err, ok := x.(error); ok {

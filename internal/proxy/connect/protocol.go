@@ -20,6 +20,7 @@ func (p Protocol) String() string {
 		return "HBONE"
 	case DoubleHBONE:
 		return "DOUBLEHBONE"
+	case TCP:
 	}
 	return "TCP"
 }

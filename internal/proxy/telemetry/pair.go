@@ -34,6 +34,7 @@ func (r Reporter) String() string {
 		return "destination"
 	case Waypoint:
 		return "waypoint"
+	case Source, numReporters:
 	}
 	return "source"
 }

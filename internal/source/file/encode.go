@@ -113,6 +113,7 @@ func (e *encoder) value(n *yaml.Node, field string, depth int) *encodeError {
 	case yaml.ScalarNode:
 		e.at(n, field)
 		return e.scalar(n, field)
+	case yaml.DocumentNode: // holds values, and is in none
 	}
 	return &encodeError{n.Line, field, "unexpected YAML"}
 }

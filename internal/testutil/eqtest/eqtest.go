@@ -82,8 +82,9 @@ func pairs(typ reflect.Type, path string, depth int) []pair {
 			v := reflect.New(typ.Elem()).Elem()
 			b.SetMapIndex(k, v)
 		}}}
+	default:
+		return nil
 	}
-	return nil
 }
 
 func ofStruct(typ reflect.Type, path string, depth int) []pair {

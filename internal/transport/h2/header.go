@@ -205,6 +205,7 @@ func (r *reader) finish(extended bool) {
 		}
 	case requestSection:
 		r.finishRequest(extended)
+	case trailerSection: // demands no field
 	}
 }
 

@@ -450,6 +450,7 @@ func (s *Stream) reset(code h2.ErrCode) {
 		if s.phase == running && s.linger == nil {
 			s.linger = s.Loop().AfterFunc(s.t.patience, func() { s.discard(); s.finishIfDone() })
 		}
+	case gone:
 	}
 }
 
@@ -466,6 +467,7 @@ func (s *Stream) Abort(r reason.Reason) {
 		s.t.h2.Reset(s.hs, h2.Cancel)
 		s.t.Touch()
 		s.end(r, nil, resetApp)
+	case gone:
 	}
 }
 

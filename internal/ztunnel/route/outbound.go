@@ -36,6 +36,7 @@ func (v Via) String() string {
 		return "service waypoint"
 	case WorkloadWaypoint:
 		return "workload waypoint"
+	case Direct:
 	}
 	return "direct"
 }
@@ -193,6 +194,7 @@ func (r Route) Resolved(a netip.Addr) Route {
 		return r
 	case connect.HBONE:
 		port = r.Target.Addr.Port()
+	case connect.TCP:
 	}
 	return r.at(a, port)
 }
@@ -273,6 +275,7 @@ func Retryable(r reason.Reason, status int) bool {
 		// 503: no program listens there; 400: the address has another
 		// owner meanwhile. A policy (401) says the same at every endpoint.
 		return status == http.StatusServiceUnavailable || status == http.StatusBadRequest
+	default:
+		return false
 	}
-	return false
 }

@@ -36,6 +36,7 @@ func CodeOf(err *reason.Error, status int) Code {
 		case errors.Is(err, syscall.EHOSTUNREACH):
 			return HostUnreachable
 		}
+	default: // no code of SOCKS says more
 	}
 	return GeneralFailure
 }

@@ -81,8 +81,9 @@ func connectionField(id message.Name) bool {
 	case message.Host, message.ContentLength, message.TransferEncoding, message.Connection, message.Upgrade,
 		message.KeepAlive, message.ProxyConnection, message.HTTP2Settings:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // once reports whether a field has another value on each request: it would only evict

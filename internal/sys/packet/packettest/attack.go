@@ -92,6 +92,7 @@ func (r *Result) add(o outcome, about string) {
 		if len(r.Examples) < most {
 			r.Examples = append(r.Examples, about)
 		}
+	case refused:
 	}
 }
 
