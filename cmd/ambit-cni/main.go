@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/node/selftest"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
@@ -280,9 +281,9 @@ func healthHandler(ready http.Handler) http.Handler {
 func monitorHandler(metrics http.Handler, agent *node.Agent) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", metrics)
-	mux.HandleFunc("GET /debug/pods", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+api.PathPods, func(w http.ResponseWriter, _ *http.Request) {
 		list := agent.Statuses()
-		slices.SortFunc(list, func(a, b node.Status) int { return strings.Compare(a.Pod, b.Pod) })
+		slices.SortFunc(list, func(a, b api.EnrolledPod) int { return strings.Compare(a.Pod, b.Pod) })
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(list)
 	})

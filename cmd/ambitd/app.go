@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	securityapi "istio.io/api/security/v1alpha1"
 
+	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
@@ -68,9 +69,8 @@ type app struct {
 // environment is where a control plane runs: on directories of files, or on the
 // Kubernetes API. Its methods are called in this order.
 type environment interface {
-	// Problems returns what is wrong in the configuration, as JSON shows it, and
-	// how many of these count. It may be called at any time.
-	Problems() (list any, count int)
+	// Problems returns what could not be read. It may be called at any time.
+	Problems() []api.Problem
 	// Mesh completes the options of the registry.
 	Mesh(*tables.Options)
 	// State completes the configuration of the CA.

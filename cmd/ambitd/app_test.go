@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
@@ -364,7 +365,7 @@ func TestCertificatesOnlyForPodsOfTheNode(t *testing.T) {
 
 func TestRotation(t *testing.T) {
 	p := start(t, map[string]string{"mesh.yaml": manifests})
-	ask := func(method, query string, want int) (s ca.Status) {
+	ask := func(method, query string, want int) (s admin.Authority) {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, p.admin+"/ca/rotate"+query, nil)
 		if err != nil {
@@ -394,7 +395,7 @@ func TestRotation(t *testing.T) {
 	if s := ask(http.MethodPost, "?hurry", http.StatusOK); s.Stage != ca.SigningByNew || s.Signer != first.NextSigner {
 		t.Errorf("hurried: %+v", s)
 	}
-	var now ca.Status
+	var now admin.Authority
 	if err := json.Unmarshal([]byte(p.get(p.admin+"/debug/ca")), &now); err != nil || now.Stage != ca.SigningByNew || now.Roots != 2 {
 		t.Errorf("%v %+v", err, now)
 	}

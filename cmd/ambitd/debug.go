@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
@@ -32,12 +32,12 @@ const debugIndex = `ambitd
 func (a *app) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, debugIndex) })
-	mux.Handle("/debug/syncz", admin.JSON(func() any { return syncz(a.xds.Clients(), a.cfg.clusterID) }))
-	mux.Handle("/debug/status", admin.JSON(func() any { return a.registry.Status() }))
-	mux.Handle("/debug/problems", admin.JSON(func() any { list, _ := a.env.Problems(); return list }))
-	mux.Handle("/debug/config_dump", admin.JSON(func() any { return a.configDump() }))
-	mux.Handle("/debug/ca", a.withCA(admin.JSON(func() any { return a.authority.Status() })))
-	mux.Handle("POST /ca/rotate", a.withCA(http.HandlerFunc(a.rotate)))
+	mux.Handle(api.PathFollowers, admin.JSON(func() any { return syncz(a.xds.Clients(), a.cfg.clusterID) }))
+	mux.Handle(api.PathStatus, admin.JSON(func() any { return a.registry.Status() }))
+	mux.Handle(api.PathProblems, admin.JSON(func() any { return a.env.Problems() }))
+	mux.Handle(api.PathResources, admin.JSON(func() any { return a.configDump() }))
+	mux.Handle(api.PathAuthority, a.withCA(admin.JSON(func() any { return a.authority.Status() })))
+	mux.Handle("POST "+api.PathRotate, a.withCA(http.HandlerFunc(a.rotate)))
 	mux.Handle("/logging", admin.Logging(a.logs.Levels))
 	admin.Profiles(mux)
 	return mux
@@ -73,43 +73,13 @@ func (a *app) rotate(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// orEmpty makes an empty list of none, which JSON would show as null.
-func orEmpty[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
-}
-
-// follower is one entry of /debug/syncz.
-type follower struct {
-	Name      string       `json:"name"`
-	Cluster   string       `json:"cluster"`
-	Version   string       `json:"version,omitempty"`
-	Types     []string     `json:"types"`
-	Peer      string       `json:"peer"`
-	Connected time.Time    `json:"connected"`
-	Detail    []clientType `json:"detail"`
-}
-
-type clientType struct {
-	Type      string `json:"type"`
-	Wildcard  bool   `json:"wildcard"`
-	Resources int    `json:"resources"`
-	Pending   int    `json:"pending"`
-	Sent      string `json:"sentNonce,omitempty"`
-	Acked     string `json:"ackedNonce,omitempty"`
-	Synced    bool   `json:"synced"`
-	Error     string `json:"error,omitempty"`
-}
-
-func syncz(clients []xds.ClientStatus, cluster string) []follower {
-	out := make([]follower, 0, len(clients))
+func syncz(clients []xds.ClientStatus, cluster string) []api.Follower {
+	out := make([]api.Follower, 0, len(clients))
 	for _, c := range clients {
-		e := follower{Name: proxyName(c.Node), Cluster: cluster, Version: c.Version, Types: []string{}, Peer: c.Peer, Connected: c.Connected, Detail: []clientType{}}
+		e := api.Follower{Name: proxyName(c.Node), Cluster: cluster, Version: c.Version, Types: []string{}, Peer: c.Peer, Connected: c.Connected, Detail: []api.FollowedType{}}
 		for _, t := range c.Types {
 			e.Types = append(e.Types, shortType(t.TypeURL))
-			e.Detail = append(e.Detail, clientType{
+			e.Detail = append(e.Detail, api.FollowedType{
 				Type: t.TypeURL, Wildcard: t.Wildcard, Resources: t.Resources, Pending: t.Pending,
 				Sent: t.Sent, Acked: t.Acked, Synced: t.Sent == t.Acked && t.Pending == 0, Error: t.Error,
 			})
@@ -130,24 +100,9 @@ func proxyName(node string) string {
 
 func shortType(url string) string { return url[strings.LastIndex(url, ".")+1:] }
 
-// dump is /debug/config_dump.
-type dump struct {
-	Addresses []dumped `json:"addresses"`
-	Policies  []dumped `json:"policies"`
-	// Others are resources of further types, by the last word of the type.
-	Others map[string][]dumped `json:"others,omitempty"`
-}
-
-type dumped struct {
-	Name    string          `json:"name"`
-	Version string          `json:"version"`
-	Aliases []string        `json:"aliases,omitempty"`
-	Body    json.RawMessage `json:"resource"`
-}
-
-func (a *app) configDump() dump {
-	d := dump{Addresses: []dumped{}, Policies: []dumped{}}
-	named := map[string]*[]dumped{wellknown.TypeAddress: &d.Addresses, wellknown.TypeAuthorization: &d.Policies}
+func (a *app) configDump() api.Resources {
+	d := api.Resources{Addresses: []api.Resource{}, Policies: []api.Resource{}}
+	named := map[string]*[]api.Resource{wellknown.TypeAddress: &d.Addresses, wellknown.TypeAuthorization: &d.Policies}
 	for _, t := range a.registry.Resources() {
 		list := dumpAll(t.TypeURL, t.Set)
 		if into := named[t.TypeURL]; into != nil {
@@ -155,7 +110,7 @@ func (a *app) configDump() dump {
 			continue
 		}
 		if d.Others == nil {
-			d.Others = map[string][]dumped{}
+			d.Others = map[string][]api.Resource{}
 		}
 		d.Others[shortType(t.TypeURL)] = list
 	}
@@ -163,11 +118,11 @@ func (a *app) configDump() dump {
 }
 
 // dumpAll writes resources as JSON. A type that is not linked has no JSON form.
-func dumpAll(typeURL string, list []*xds.Resource) []dumped {
+func dumpAll(typeURL string, list []*xds.Resource) []api.Resource {
 	typ, err := protoregistry.GlobalTypes.FindMessageByURL(typeURL)
-	out := make([]dumped, 0, len(list))
+	out := make([]api.Resource, 0, len(list))
 	for _, r := range list {
-		d := dumped{Name: r.Name, Version: r.Version, Aliases: r.Aliases}
+		d := api.Resource{Name: r.Name, Version: r.Version, Aliases: r.Aliases}
 		if err == nil {
 			m := typ.New().Interface()
 			if proto.Unmarshal(r.Body, m) == nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/control/tables"
@@ -52,14 +53,13 @@ func openFiles(cfg *config, logs *logging.Logging, _ *prometheus.Registry) (envi
 }
 
 // Problems implements environment.
-func (f *files) Problems() (list any, count int) {
-	all := f.Source.Problems()
-	for _, p := range all {
-		if !p.Ignored {
-			count++
-		}
+func (f *files) Problems() []api.Problem {
+	list := f.Source.Problems()
+	out := make([]api.Problem, len(list))
+	for i, p := range list {
+		out[i] = api.Problem{File: p.File, Line: p.Line, Field: p.Field, Message: p.Message, Ignored: p.Ignored}
 	}
-	return orEmpty(all), count
+	return out
 }
 
 // Mesh implements environment.

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/ca"
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
@@ -102,9 +103,13 @@ func openCluster(cfg *config, logs *logging.Logging, metrics *prometheus.Registr
 }
 
 // Problems implements environment.
-func (c *cluster) Problems() (any, int) {
+func (c *cluster) Problems() []api.Problem {
 	list := c.source.Problems()
-	return orEmpty(list), len(list)
+	out := make([]api.Problem, len(list))
+	for i, p := range list {
+		out[i] = api.Problem{Object: p.Key.String(), Message: p.Message}
+	}
+	return out
 }
 
 // Mesh implements environment.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/control/registry"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -80,11 +81,16 @@ func (m *controlMetrics) keysFetched(ok bool) {
 	m.keys.WithLabelValues(result).Inc()
 }
 
-func (m *controlMetrics) problems(reg *prometheus.Registry, problems func() (any, int)) {
+func (m *controlMetrics) problems(reg *prometheus.Registry, problems func() []api.Problem) {
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "ambit_source_problems", Help: "Mistakes in the configuration.",
 	}, func() float64 {
-		_, n := problems()
-		return float64(n)
+		count := 0.0
+		for _, p := range problems() {
+			if !p.Ignored {
+				count++
+			}
+		}
+		return count
 	}))
 }

@@ -15,6 +15,7 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
@@ -201,7 +202,7 @@ func TestRoutesReachTheirGateway(t *testing.T) {
 func (p *plane) acknowledged(t *testing.T, name, want string) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		var list []follower
+		var list []admin.Follower
 		if err := json.Unmarshal([]byte(p.get(p.admin+"/debug/syncz")), &list); err != nil {
 			t.Fatal(err)
 		}

@@ -23,12 +23,13 @@ const module = "github.com/ambit-mesh/ambit/"
 // Tests are held to the same rules, but for those of the wings that compose.
 var layers = map[string][]string{
 	"api":                {},
-	"internal/mesh":      {"api"},
+	"api/admin":          {}, // what fills in or reads administrative answers
+	"internal/mesh":      {"api", "api/admin"},
 	"internal/sys":       {},
 	"internal/ops":       {"internal/mesh"},
-	"internal/transport": {"internal/mesh", "internal/sys"},
+	"internal/transport": {"api/admin", "internal/mesh", "internal/sys"},
 	// What the L7 engine decides is values alone: no transport, no ops.
-	"internal/l7": {"api", "internal/mesh"},
+	"internal/l7": {"api", "api/admin", "internal/mesh"},
 	// What it does: requests and connections on loops.
 	"internal/l7/exchange": {"internal/l7", "internal/mesh", "internal/sys", "internal/transport"},
 	// What a look-up gets is values alone.
@@ -38,12 +39,12 @@ var layers = map[string][]string{
 	"internal/source": {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
 	// What every proxy has, whatever its role: a second role, at L7, must not
 	// import the first.
-	"internal/proxy":   {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
-	"internal/ztunnel": {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns"},
-	"internal/gateway": {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/l7", "internal/l7/exchange"},
+	"internal/proxy":   {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
+	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns"},
+	"internal/gateway": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/l7", "internal/l7/exchange"},
 	// What a gateway would reject, the control plane does not send: it asks l7.
-	"internal/control":  {"api", "internal/mesh", "internal/l7", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
-	"internal/node":     {"api", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
+	"internal/control":  {"api", "api/admin", "internal/mesh", "internal/l7", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
+	"internal/node":     {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
 	"internal/archtest": {"internal/mesh"},
 	// What tests share. Every wing's tests may import it, and no program.
 	"internal/testutil": {},

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/live"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/kube/client"
@@ -225,11 +226,11 @@ func (b *bugReport) waypoints(ctx context.Context, c *client.Client) (out []entr
 func endpointsOf(p session.Part) map[string]int {
 	switch p.Name {
 	case session.PartAmbitd.Name:
-		return map[string]int{"/debug/syncz": p.Admin, "/debug/status": p.Admin, "/debug/problems": p.Admin, "/debug/config_dump": p.Admin, "/debug/ca": p.Admin, "/metrics": monitor(p)}
+		return map[string]int{admin.PathFollowers: p.Admin, admin.PathStatus: p.Admin, admin.PathProblems: p.Admin, admin.PathResources: p.Admin, admin.PathAuthority: p.Admin, "/metrics": monitor(p)}
 	case session.PartAgent.Name:
-		return map[string]int{"/debug/pods": p.Admin, "/metrics": monitor(p)}
+		return map[string]int{admin.PathPods: p.Admin, "/metrics": monitor(p)}
 	}
-	return map[string]int{"/config_dump": p.Admin, "/metrics": monitor(p)}
+	return map[string]int{admin.PathDump: p.Admin, "/metrics": monitor(p)}
 }
 
 func (b *bugReport) ofPod(c *client.Client, p session.Part, pod *corev1.Pod) []entry {

@@ -9,35 +9,22 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
-// caStatus is /debug/ca.
-type caStatus struct {
-	Stage         string    `json:"stage"`
-	Until         time.Time `json:"until"`
-	Signer        string    `json:"signer"`
-	SignerExpires time.Time `json:"signerExpires"`
-	NextSigner    string    `json:"nextSigner"`
-	PluggedIn     bool      `json:"pluggedIn"`
-	Roots         int       `json:"roots"`
-	PluginProblem string    `json:"pluginProblem"`
-}
-
-const caSteady = "steady"
-
 // caStages says what a stage is, what it waits for, and what comes next.
-var caStages = map[string]struct{ what, next string }{
-	caSteady: {
+var caStages = map[admin.Stage]struct{ what, next string }{
+	admin.Steady: {
 		"One root signs. Nothing is under way.",
 		"`ambit ca rotate` introduces a new root.",
 	},
-	"new-root-distributed": {
+	admin.NewRootDistributed: {
 		"1 of 2: the old root signs, and the mesh learns to trust the new one beside it.\nIt lasts until every certificate has been renewed whose owner knows the old root only.",
 		"the new root signs",
 	},
-	"signing-by-new": {
+	admin.SigningByNew: {
 		"2 of 2: the new root signs, and the old one is still trusted.\nIt lasts until every certificate that the old root signed has been renewed or has expired.",
 		"the old root is not trusted any more, and the rotation is over",
 	},
@@ -63,7 +50,7 @@ func caStatusCommand(a *session.Session) *cobra.Command {
 		Short: "Show who signs, and where a change of the root stands",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			b, err := c.Get(cmd.Context(), "/debug/ca")
+			b, err := c.Get(cmd.Context(), admin.PathAuthority)
 			if err != nil {
 				return err
 			}
@@ -93,7 +80,7 @@ the trust in the old root.
 A CA that is plugged in rotates by its files: put the new ones into its directory.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			path := "/ca/rotate"
+			path := admin.PathRotate
 			if hurry {
 				path += "?hurry"
 			}
@@ -114,7 +101,7 @@ func printCA(a *session.Session, b []byte, output string, now time.Time) error {
 	if output != session.FormatTable {
 		return a.Encode(output, json.RawMessage(b))
 	}
-	var s caStatus
+	var s admin.Authority
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("ambitd's answer: %w", err)
 	}
@@ -126,7 +113,7 @@ func printCA(a *session.Session, b []byte, output string, now time.Time) error {
 		{"Signer:", s.Signer + " (" + kind + ")"},
 		{"Expires:", when(s.SignerExpires, now)},
 		{"Trusted roots:", strconv.Itoa(s.Roots)},
-		{"Stage:", s.Stage},
+		{"Stage:", string(s.Stage)},
 	}
 	if s.NextSigner != "" {
 		rows = append(rows, []string{"Next signer:", s.NextSigner})
@@ -141,9 +128,9 @@ func printCA(a *session.Session, b []byte, output string, now time.Time) error {
 	switch {
 	case !known:
 		return nil
-	case s.Stage == caSteady && s.PluggedIn:
+	case s.Stage == admin.Steady && s.PluggedIn:
 		return a.Printf("\n%s\nTo rotate, put new files into the CA's directory.\n", printer.Block(text.what))
-	case s.Stage == caSteady:
+	case s.Stage == admin.Steady:
 		return a.Printf("\n%s\n%s\n", printer.Block(text.what), text.next)
 	case !now.Before(s.Until):
 		return a.Printf("\n%s\nNext, in a moment: %s.\n", printer.Block(text.what), text.next)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
 
@@ -17,30 +18,30 @@ import (
 func TestCA(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for name, tc := range map[string]struct {
-		s    caStatus
+		s    admin.Authority
 		want []string
 	}{
 		"steady": {
-			caStatus{Stage: caSteady, Signer: "O=cluster.local", SignerExpires: now.AddDate(10, 0, 0), Roots: 1},
+			admin.Authority{Stage: admin.Steady, Signer: "O=cluster.local", SignerExpires: now.AddDate(10, 0, 0), Roots: 1},
 			[]string{"O=cluster.local (self-signed)", "(in 3653 days)", "Nothing is under way", "`ambit ca rotate`"},
 		},
 		"distributed": {
-			caStatus{Stage: "new-root-distributed", Until: now.Add(90 * time.Minute), Signer: "O=a", NextSigner: "O=b", Roots: 2},
+			admin.Authority{Stage: "new-root-distributed", Until: now.Add(90 * time.Minute), Signer: "O=a", NextSigner: "O=b", Roots: 2},
 			[]string{"Next signer:", "O=b", "1 of 2", "Next, at 2026-03-01T13:30:00Z (in 1h30m): the new root signs."},
 		},
 		"signing": {
-			caStatus{Stage: "signing-by-new", Until: now.Add(30 * time.Second), Roots: 2},
+			admin.Authority{Stage: "signing-by-new", Until: now.Add(30 * time.Second), Roots: 2},
 			[]string{"2 of 2", "(in 30s): the old root is not trusted any more"},
 		},
 		"due": {
-			caStatus{Stage: "signing-by-new", Until: now.Add(-time.Second), Roots: 2},
+			admin.Authority{Stage: "signing-by-new", Until: now.Add(-time.Second), Roots: 2},
 			[]string{"Next, in a moment: the old root"},
 		},
 		"plugged in": {
-			caStatus{Stage: caSteady, PluggedIn: true, PluginProblem: "ca-key.pem: no such file"},
+			admin.Authority{Stage: admin.Steady, PluggedIn: true, PluginProblem: "ca-key.pem: no such file"},
 			[]string{"(plugged in)", "ca-key.pem: no such file", "put new files"},
 		},
-		"of a newer ambitd": {caStatus{Stage: "dancing"}, []string{"Stage:", "dancing"}},
+		"of a newer ambitd": {admin.Authority{Stage: "dancing"}, []string{"Stage:", "dancing"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, err := json.Marshal(tc.s)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/live"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
@@ -38,7 +39,7 @@ their status.conditions, of all namespaces unless -n names one.`,
 	return cmd
 }
 
-func printObjects(a *session.Session, objects []live.Object, problems []live.Problem, namespace, output string) error {
+func printObjects(a *session.Session, objects []admin.Object, problems []admin.Problem, namespace, output string) error {
 	kept := objects[:0]
 	for _, o := range objects {
 		if namespace == "" || o.Namespace == namespace {
@@ -62,7 +63,7 @@ func printObjects(a *session.Session, objects []live.Object, problems []live.Pro
 		}
 		for _, e := range o.Entries {
 			for _, c := range e.Conditions {
-				rows = append(rows, []string{o.Kind, session.OrNone(o.Namespace), o.Name, c.Type + " (" + e.Label() + ")", c.Status, c.Reason, c.Message})
+				rows = append(rows, []string{o.Kind, session.OrNone(o.Namespace), o.Name, c.Type + " (" + live.Label(&e) + ")", c.Status, c.Reason, c.Message})
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/gateway/carried"
 	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 )
@@ -46,7 +47,7 @@ func (s *shard) state(out *carried.State) {
 			out.Omitted += len(s.sessions) - carried.MaxListed
 			break
 		}
-		x := carried.Connection{Identity: c.peer.String(), Source: c.remote.String(), Port: c.dest.Port, Protocol: c.protocol, Since: c.start}
+		x := admin.GatewayConnection{Identity: c.peer.String(), Source: c.remote.String(), Port: c.dest.Port, Protocol: c.protocol, Since: c.start}
 		if c.client != nil {
 			x.Client = c.client.Namespace + "/" + c.client.Name
 		}

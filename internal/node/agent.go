@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
@@ -414,25 +415,16 @@ func workload(pod Pod, ns *netns.NS) zds.Workload {
 	return zds.Workload{UID: pod.UID, Info: zds.Info{Name: pod.Name, Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount}, NS: ns}
 }
 
-// Status is what the agent says of one pod.
-type Status struct {
-	Pod      string `json:"pod"`
-	UID      string `json:"uid"`
-	Enrolled bool   `json:"enrolled"`
-	Served   bool   `json:"served"` // by the newest proxy
-	State    string `json:"state"`
-}
-
 // Statuses lists all pods, in no particular order.
-func (a *Agent) Statuses() []Status {
+func (a *Agent) Statuses() []admin.EnrolledPod {
 	a.mu.Lock()
 	pods := maps.Clone(a.pods)
 	a.mu.Unlock()
-	list := make([]Status, 0, len(pods))
+	list := make([]admin.EnrolledPod, 0, len(pods))
 	for uid, pod := range pods {
 		st := a.state(uid)
 		st.mu.Lock()
-		s := Status{Pod: pod.String(), UID: uid, Enrolled: st.enrolled, Served: a.cfg.Proxies.Served(uid)}
+		s := admin.EnrolledPod{Pod: pod.String(), UID: uid, Enrolled: st.enrolled, Served: a.cfg.Proxies.Served(uid)}
 		wanted, why := a.wants(pod)
 		switch {
 		case wanted && st.enrolled:

@@ -5,12 +5,14 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/ambit-mesh/ambit/api/admin"
+	"github.com/ambit-mesh/ambit/internal/proxy/process"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/state"
 )
 
-// WorkloadStates describes all pods, by UID.
-func (n *Node) WorkloadStates() map[string]any {
-	out := map[string]any{}
+// Pods describes all pods, by UID.
+func (n *Node) Pods() map[string]admin.Pod {
+	out := map[string]admin.Pod{}
 	n.mu.Lock()
 	type podState struct {
 		p  *pod
@@ -22,7 +24,7 @@ func (n *Node) WorkloadStates() map[string]any {
 	}
 	n.mu.Unlock()
 	for _, ps := range pods {
-		st := state.Pod{State: "Pending", Info: ps.p.info, Egress: ps.p.egress.State(ps.p.local(n.Directory.Snapshot()))}
+		st := admin.Pod{State: "Pending", Info: admin.PodInfo(ps.p.info), Egress: ps.p.egress.State(ps.p.local(n.Directory.Snapshot()))}
 		if ps.up {
 			st.State, st.Connections, st.DNS = "Up", state.Of(&ps.p.set), ps.p.dns.State()
 		}
@@ -31,26 +33,16 @@ func (n *Node) WorkloadStates() map[string]any {
 	return out
 }
 
-// dump is /config_dump, in the shape that Istio's CLI reads.
-func (a *App) dump() map[string]any {
+// dump returns /config_dump, in the shape that Istio's CLI reads.
+func (a *App) dump() any {
 	snap := a.node.Directory.Snapshot()
-	raw := func(m json.RawMessage, err error) any {
-		if err != nil {
-			return []any{}
-		}
-		return m
-	}
-	var static any = struct{}{}
+	config, _ := json.Marshal(a.cfg) // plain values
+	static := []byte("{}")
 	if a.local != "" {
-		_ = yaml.Unmarshal([]byte(a.local), &static) // it was read before
+		static, _ = yaml.YAMLToJSON([]byte(a.local)) // it was read before
 	}
-	return map[string]any{
-		"workloads":     raw(snap.DumpWorkloads()),
-		"services":      raw(snap.DumpServices()),
-		"policies":      raw(a.node.Policies.Set().Dump()),
-		"staticConfig":  static,
-		"config":        a.cfg,
-		"certificates":  a.certs.States(),
-		"workloadState": a.node.WorkloadStates(),
+	return admin.Ztunnel{
+		Workloads: snap.DumpWorkloads(), Services: snap.DumpServices(), Policies: a.node.Policies.Set().Dump(),
+		StaticConfig: static, Config: config, Certificates: a.certs.States(), Pods: a.node.Pods(), Version: process.Version(),
 	}
 }

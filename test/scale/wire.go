@@ -47,6 +47,7 @@ func readResponse(msg []byte, each func(resource) error) (response, error) {
 		case fieldResources:
 			r.resources++
 			return readResource(v, each)
+		default: // not of interest
 		}
 		return nil
 	})
@@ -71,6 +72,7 @@ func readResource(msg []byte, each func(resource) error) error {
 				}
 				return nil
 			})
+		default: // not of interest
 		}
 		return nil
 	})

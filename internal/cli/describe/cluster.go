@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/live"
 	"github.com/ambit-mesh/ambit/internal/cli/next"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
@@ -81,7 +82,7 @@ func (i *clusterInformant) agentOf(ctx context.Context, pod *corev1.Pod) agentFa
 	}
 	f.Policy = live.AgentPolicy(agent)
 	return f.answered(agent.Name, pod, func() ([]byte, error) {
-		return session.AskPod(ctx, i.c, agent, session.PartAgent.Admin, http.MethodGet, session.AgentPods)
+		return session.AskPod(ctx, i.c, agent, session.PartAgent.Admin, http.MethodGet, admin.PathPods)
 	})
 }
 
@@ -116,7 +117,7 @@ func (i *clusterInformant) proxyOf(ctx context.Context, node string) proxyFacts 
 		return f
 	}
 	return f.answered(pod.Name, func() ([]byte, error) {
-		return session.AskPod(ctx, i.c, pod, session.PartZtunnel.Admin, http.MethodGet, session.ProxyDump)
+		return session.AskPod(ctx, i.c, pod, session.PartZtunnel.Admin, http.MethodGet, admin.PathDump)
 	})
 }
 

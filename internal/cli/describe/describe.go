@@ -10,9 +10,9 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
-	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
 
@@ -157,7 +157,7 @@ func (d *describe) complete(names func(informant, context.Context, string) ([]st
 func (f agentFacts) answered(name string, pod *corev1.Pod, ask func() ([]byte, error)) agentFacts {
 	f.Pod = name
 	b, err := ask()
-	var all []node.Status
+	var all []admin.EnrolledPod
 	if err == nil {
 		err = json.Unmarshal(b, &all)
 	}

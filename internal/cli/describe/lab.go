@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/live"
 	"github.com/ambit-mesh/ambit/internal/cli/next"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
@@ -131,7 +132,7 @@ func (i *labInformant) agentOf(ctx context.Context, pod *corev1.Pod) agentFacts 
 		return f
 	}
 	return f.answered(name, pod, func() ([]byte, error) {
-		return session.FetchIn(ctx, i.lab, lab.InNode(pod.Spec.NodeName), session.PartAgent.Admin, http.MethodGet, session.AgentPods)
+		return session.FetchIn(ctx, i.lab, lab.InNode(pod.Spec.NodeName), session.PartAgent.Admin, http.MethodGet, admin.PathPods)
 	})
 }
 
@@ -142,7 +143,7 @@ func (i *labInformant) proxyOf(ctx context.Context, node string) proxyFacts {
 		return f
 	}
 	return f.answered(name, func() ([]byte, error) {
-		return session.FetchIn(ctx, i.lab, lab.InZtunnel(node), session.PartZtunnel.Admin, http.MethodGet, session.ProxyDump)
+		return session.FetchIn(ctx, i.lab, lab.InZtunnel(node), session.PartZtunnel.Admin, http.MethodGet, admin.PathDump)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/analysis"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/live"
@@ -43,10 +45,10 @@ type podFacts struct {
 
 // agentFacts is what the agent of the pod's node says.
 type agentFacts struct {
-	Pod    string       // of the agent
-	Policy node.Policy  // which pods it enrols
-	Err    error        // why it was not asked or did not answer
-	Status *node.Status // nil if it does not know the pod
+	Pod    string             // of the agent
+	Policy node.Policy        // which pods it enrols
+	Err    error              // why it was not asked or did not answer
+	Status *admin.EnrolledPod // nil if it does not know the pod
 }
 
 // proxyFacts is what a ztunnel says.
@@ -129,7 +131,7 @@ func describePod(f podFacts) *podReport {
 }
 
 // workload is the pod in the proxy's directory, nil if it is not there.
-func (f proxyFacts) workload(p *corev1.Pod) *dump.Workload {
+func (f proxyFacts) workload(p *corev1.Pod) *admin.Workload {
 	if f.Dump == nil {
 		return nil
 	}
@@ -142,7 +144,7 @@ func (f proxyFacts) workload(p *corev1.Pod) *dump.Workload {
 }
 
 // state is what the proxy says about serving the pod, nil if it does not.
-func (f proxyFacts) state(p *corev1.Pod) *dump.PodState {
+func (f proxyFacts) state(p *corev1.Pod) *admin.Pod {
 	if f.Dump == nil {
 		return nil
 	}
@@ -154,7 +156,7 @@ func (f proxyFacts) state(p *corev1.Pod) *dump.PodState {
 
 // enrolment brings together what labels ask for, what was announced, and what
 // agent and proxy say; when they differ, it says what to do.
-func (r *podReport) enrolment(f podFacts, w *dump.Workload) {
+func (r *podReport) enrolment(f podFacts, w *admin.Workload) {
 	p := f.Pod
 	wanted, why := wants(f)
 	announced := p.Annotations[wellknown.AnnotationRedirection]
@@ -182,7 +184,7 @@ func (r *podReport) enrolment(f podFacts, w *dump.Workload) {
 // noAccount is what there is to say of a pod that no identity can be given to.
 const noAccount = "the pod has no service account (static pods have none) and so no identity: connections to it are plaintext, those from it to pods of the mesh are refused"
 
-func enrolmentAdvice(f podFacts, enrolled, why string, state *dump.PodState, w *dump.Workload) []advice {
+func enrolmentAdvice(f podFacts, enrolled, why string, state *admin.Pod, w *admin.Workload) []advice {
 	p := f.Pod
 	logs := f.Type.Logs(session.PartAgent, f.Agent.Pod)
 	var out []advice
@@ -284,7 +286,7 @@ func (f agentFacts) text() string {
 	return f.Pod + ": " + f.Status.State
 }
 
-func (f proxyFacts) text(state *dump.PodState, w *dump.Workload) string {
+func (f proxyFacts) text(state *admin.Pod, w *admin.Workload) string {
 	if f.Err != nil {
 		return "not asked: " + f.Err.Error()
 	}
@@ -303,7 +305,7 @@ func (f proxyFacts) text(state *dump.PodState, w *dump.Workload) string {
 }
 
 // identity is the name others see, and what proves it.
-func (r *podReport) identity(f podFacts, w *dump.Workload) {
+func (r *podReport) identity(f podFacts, w *admin.Workload) {
 	if r.ServiceAccount == "" {
 		r.Identity, r.Certificate = "none", "none: "+noAccount
 		return
@@ -323,7 +325,7 @@ func (r *podReport) identity(f podFacts, w *dump.Workload) {
 		}
 		r.Certificate = c.V.State
 		if len(c.V.CertChain) > 0 {
-			r.Certificate += ", until " + c.V.CertChain[0].ExpirationTime
+			r.Certificate += ", until " + c.V.CertChain[0].ExpirationTime.Format(time.RFC3339)
 		}
 		if strings.HasPrefix(c.V.State, "Unavailable") {
 			r.ToDo = append(r.ToDo, advice{"no certificate, so no connection to or from the pod through the mesh: " + c.V.State, "ambit proxy-status" + f.Type.Also() + "; " + f.Type.Logs(session.PartAmbitd, "")})
@@ -401,8 +403,8 @@ func waypointAdvice(ref waypointRef, gateways []*gatewayv1.Gateway, next next.Co
 }
 
 // policies lists what the proxy enforces, and what was written and it does not.
-func (r *podReport) policies(f podFacts, w *dump.Workload) {
-	var enforced []dump.Policy
+func (r *podReport) policies(f podFacts, w *admin.Workload) {
+	var enforced []admin.Policy
 	if w != nil && r.Enrolled != enrolledNo {
 		for _, p := range f.Proxy.Dump.Policies {
 			if applies(p.V, w) {
@@ -428,7 +430,7 @@ func (r *podReport) policies(f podFacts, w *dump.Workload) {
 }
 
 // derivedKind is what a policy was made from that is no AuthorizationPolicy.
-func derivedKind(p dump.Policy) string {
+func derivedKind(p admin.Policy) string {
 	switch {
 	case p.Name == strictPolicy, strings.HasPrefix(p.Name, convertedPrefix):
 		return source.PeerAuthentication.Name
@@ -439,7 +441,7 @@ func derivedKind(p dump.Policy) string {
 }
 
 // derivedName is the name of what a policy was made from.
-func derivedName(p dump.Policy) string {
+func derivedName(p admin.Policy) string {
 	if p.Name == strictPolicy {
 		return "(mutual TLS is required)"
 	}
@@ -449,7 +451,7 @@ func derivedName(p dump.Policy) string {
 	return p.Namespace + "/" + strings.TrimPrefix(p.Name, convertedPrefix)
 }
 
-func rulesText(p dump.Policy) string {
+func rulesText(p admin.Policy) string {
 	var out []string
 	for _, rule := range p.Rules {
 		out = append(out, ruleText(rule))
@@ -471,7 +473,7 @@ func concerns(p *securityv1.AuthorizationPolicy, namespace, root string, podLabe
 }
 
 // policy says where an AuthorizationPolicy is enforced for the pod.
-func (r *podReport) policy(p *securityv1.AuthorizationPolicy, f podFacts, enforced []dump.Policy) policyRow {
+func (r *podReport) policy(p *securityv1.AuthorizationPolicy, f podFacts, enforced []admin.Policy) policyRow {
 	name := p.Namespace + "/" + p.Name
 	row := policyRow{source.AuthorizationPolicy.Name, name, actionText(p.Spec.Action.String()), nowhere, ""}
 	for _, e := range enforced {

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/ambit-mesh/ambit/internal/cli/dump"
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/ops/printer"
 )
@@ -32,7 +32,7 @@ const (
 )
 
 // applies reports whether a proxy enforces a policy for a workload.
-func applies(p dump.Policy, w *dump.Workload) bool {
+func applies(p admin.Policy, w *admin.Workload) bool {
 	switch p.Scope {
 	case "Global":
 		return true
@@ -49,7 +49,7 @@ type admission struct {
 }
 
 // admit says what policies together come to.
-func admit(policies []dump.Policy) admission {
+func admit(policies []admin.Policy) admission {
 	a := admission{Refused: []string{}, Accepted: []string{}}
 	allows := false
 	for _, p := range policies {
@@ -81,7 +81,7 @@ func admit(policies []dump.Policy) admission {
 }
 
 // policyName is a policy as its author knows it.
-func policyName(p dump.Policy) string {
+func policyName(p admin.Policy) string {
 	if name, ok := strings.CutPrefix(p.Name, convertedPrefix); ok {
 		return "PeerAuthentication " + p.Namespace + "/" + name
 	}
@@ -95,7 +95,7 @@ func policyName(p dump.Policy) string {
 }
 
 // ruleText returns the clients that a rule is about.
-func ruleText(rule [][]dump.Match) string {
+func ruleText(rule [][]admin.Match) string {
 	var clauses []string
 	for _, matches := range rule {
 		var either []string
@@ -114,14 +114,14 @@ func ruleText(rule [][]dump.Match) string {
 	return strings.Join(clauses, ", ")
 }
 
-func matchText(m dump.Match) string {
+func matchText(m admin.Match) string {
 	var all []string
 	add := func(words string, list []string) {
 		if len(list) > 0 {
 			all = append(all, words+" "+strings.Join(list, " or "))
 		}
 	}
-	if slices.ContainsFunc(m.NotPrincipals, func(t dump.Text) bool { return t.Presence != nil }) {
+	if slices.ContainsFunc(m.NotPrincipals, func(t admin.Text) bool { return t.Kind == admin.Presence }) {
 		all = append(all, "whoever proves no identity (plaintext)")
 	} else {
 		add("all but", texts(m.NotPrincipals))
@@ -140,24 +140,24 @@ func matchText(m dump.Match) string {
 	return strings.Join(all, " ")
 }
 
-func texts(list []dump.Text) []string {
+func texts(list []admin.Text) []string {
 	var out []string
 	for _, t := range list {
-		switch {
-		case t.Presence != nil:
+		switch t.Kind {
+		case admin.Presence:
 			out = append(out, "anyone in the mesh")
-		case t.Prefix != "":
-			out = append(out, t.Prefix+"*")
-		case t.Suffix != "":
-			out = append(out, "*"+t.Suffix)
+		case admin.Prefix:
+			out = append(out, t.Value+"*")
+		case admin.Suffix:
+			out = append(out, "*"+t.Value)
 		default:
-			out = append(out, t.Exact)
+			out = append(out, t.Value)
 		}
 	}
 	return out
 }
 
-func accounts(list []dump.Account) []string {
+func accounts(list []admin.Account) []string {
 	var out []string
 	for _, a := range list {
 		out = append(out, a.Namespace+"/"+a.ServiceAccount)

@@ -12,7 +12,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/ambit-mesh/ambit/internal/cli/live"
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/next"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -36,17 +36,17 @@ type serviceFacts struct {
 
 // serviceReport is what the mesh does with a service.
 type serviceReport struct {
-	Name       string           `json:"name"`
-	Namespace  string           `json:"namespace"`
-	Type       string           `json:"type"`
-	VIPs       []string         `json:"vips"`
-	Ports      []string         `json:"ports"`
-	Hostname   string           `json:"hostname,omitempty"` // as ztunnel knows it
-	Waypoint   string           `json:"waypoint,omitempty"`
-	Endpoints  []endpointReport `json:"endpoints"`
-	Policies   []policyRow      `json:"policies"`
-	Conditions []live.Condition `json:"conditions"`
-	ToDo       []advice         `json:"toDo"`
+	Name       string            `json:"name"`
+	Namespace  string            `json:"namespace"`
+	Type       string            `json:"type"`
+	VIPs       []string          `json:"vips"`
+	Ports      []string          `json:"ports"`
+	Hostname   string            `json:"hostname,omitempty"` // as ztunnel knows it
+	Waypoint   string            `json:"waypoint,omitempty"`
+	Endpoints  []endpointReport  `json:"endpoints"`
+	Policies   []policyRow       `json:"policies"`
+	Conditions []admin.Condition `json:"conditions"`
+	ToDo       []advice          `json:"toDo"`
 }
 
 type endpointReport struct {
@@ -63,10 +63,10 @@ func describeService(f serviceFacts) *serviceReport {
 	s := f.Service
 	r := &serviceReport{
 		Name: s.Name, Namespace: s.Namespace, Type: cmp.Or(string(s.Spec.Type), "ClusterIP"), VIPs: slices.Clone(s.Spec.ClusterIPs),
-		Ports: servicePorts(s), Endpoints: []endpointReport{}, Policies: []policyRow{}, Conditions: []live.Condition{}, ToDo: []advice{},
+		Ports: servicePorts(s), Endpoints: []endpointReport{}, Policies: []policyRow{}, Conditions: []admin.Condition{}, ToDo: []advice{},
 	}
 	for _, c := range s.Status.Conditions {
-		r.Conditions = append(r.Conditions, live.Condition{Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: c.Message})
+		r.Conditions = append(r.Conditions, admin.Condition{Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: c.Message})
 	}
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		r.ToDo = append(r.ToDo, advice{"the mesh does not serve ExternalName services: DNS answers as without it", "use a ServiceEntry for " + s.Spec.ExternalName})

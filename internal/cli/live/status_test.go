@@ -21,7 +21,7 @@ func TestConditionsOfAllPartsOfAStatus(t *testing.T) {
 	o := objectOf(source.Gateway.Kind, u)
 	got := fmt.Sprint(len(o.Conditions))
 	for _, e := range o.Entries {
-		got += fmt.Sprintf(", %s: %s", e.Label(), e.Conditions[0].Type)
+		got += fmt.Sprintf(", %s: %s", Label(&e), e.Conditions[0].Type)
 	}
 	if want := "1, parents a/gw: Accepted, listeners http: Programmed"; got != want {
 		t.Errorf("%q, want %q", got, want)

@@ -10,12 +10,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
-// Where agents and proxies say what they know.
-const (
-	AgentPods = "/debug/pods"
-	ProxyDump = "/config_dump"
-)
-
 // NodeNames returns the names of the nodes of a lab.
 func NodeNames(st *lab.Status) []string {
 	var out []string

@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/live"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
@@ -145,7 +147,7 @@ func (w *waypointConfig) ask(cmd *cobra.Command, name string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return session.AskPod(ctx, c, pod, w.port, http.MethodGet, session.ProxyDump)
+		return session.AskPod(ctx, c, pod, w.port, http.MethodGet, admin.PathDump)
 	}
 	l, err := w.Attach()
 	if err != nil {
@@ -158,7 +160,7 @@ func (w *waypointConfig) ask(cmd *cobra.Command, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := session.FetchIn(ctx, l, lab.InPod(pod.Namespace, pod.Name), wellknown.PortAdmin, http.MethodGet, session.ProxyDump)
+	b, err := session.FetchIn(ctx, l, lab.InPod(pod.Namespace, pod.Name), wellknown.PortAdmin, http.MethodGet, admin.PathDump)
 	if err != nil {
 		err = fmt.Errorf("asking pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -230,7 +232,7 @@ func (w *waypointConfig) about(service string) bool {
 }
 
 func (w *waypointConfig) printRoutes(d *waypointDumps) error {
-	list := slices.DeleteFunc(slices.Clone(d.Routes), func(r dump.Element[routeDump]) bool { return !slices.ContainsFunc(r.V.Parents, w.about) })
+	list := slices.DeleteFunc(slices.Clone(d.Routes), func(r dump.Element[admin.Route]) bool { return !slices.ContainsFunc(r.V.Parents, w.about) })
 	if !w.table() {
 		return w.Encode(w.output, list)
 	}
@@ -238,14 +240,14 @@ func (w *waypointConfig) printRoutes(d *waypointDumps) error {
 	for _, r := range list {
 		rows = append(rows, []string{
 			r.V.Namespace, r.V.Route, r.V.Kind, strconv.Itoa(r.V.Rule), session.OrNone(strings.Join(shortAll(r.V.Parents), ", ")),
-			cmp.Or(strings.Join(r.V.Matches, " | "), "everything"), r.V.backends(), r.V.settings(),
+			cmp.Or(strings.Join(r.V.Matches, " | "), "everything"), backendsText(&r.V), settingsText(&r.V),
 		})
 	}
 	return w.Table(session.Narrow, routeColumns, rows)
 }
 
 func (w *waypointConfig) printBackends(d *waypointDumps) error {
-	list := slices.DeleteFunc(slices.Clone(d.Backends), func(b dump.Element[backendDump]) bool { return !w.about(b.V.Namespace + "/" + b.V.Hostname) })
+	list := slices.DeleteFunc(slices.Clone(d.Backends), func(b dump.Element[admin.Backend]) bool { return !w.about(b.V.Namespace + "/" + b.V.Hostname) })
 	if !w.table() {
 		return w.Encode(w.output, list)
 	}
@@ -264,13 +266,13 @@ func (w *waypointConfig) printBackends(d *waypointDumps) error {
 		if !b.V.Known {
 			endpoints = "unknown"
 		}
-		rows = append(rows, []string{b.V.Namespace, b.V.Hostname, strconv.Itoa(int(b.V.Port)), b.V.Protocol, endpoints, strconv.Itoa(out), b.V.Limits.text()})
+		rows = append(rows, []string{b.V.Namespace, b.V.Hostname, strconv.Itoa(int(b.V.Port)), b.V.Protocol, endpoints, strconv.Itoa(out), limitsText(b.V.Limits)})
 	}
 	return w.Table(session.Narrow, backendColumns, rows)
 }
 
 func (w *waypointConfig) printPolicies(d *waypointDumps) error {
-	list := slices.DeleteFunc(slices.Clone(d.Policies), func(p dump.Element[waypointPolicyDump]) bool {
+	list := slices.DeleteFunc(slices.Clone(d.Policies), func(p dump.Element[admin.RequestPolicy]) bool {
 		return !slices.ContainsFunc(p.V.For, func(s string) bool { return s == "*" || w.about(s) })
 	})
 	if !w.table() {
@@ -296,14 +298,14 @@ func (w *waypointConfig) printPolicies(d *waypointDumps) error {
 }
 
 func (w *waypointConfig) printConnections(d *waypointDumps) error {
-	list := slices.DeleteFunc(slices.Clone(d.Connections), func(c dump.Element[waypointConnection]) bool { return !w.about(c.V.Called) })
+	list := slices.DeleteFunc(slices.Clone(d.Connections), func(c dump.Element[admin.GatewayConnection]) bool { return !w.about(c.V.Called) })
 	if !w.table() {
 		return w.Encode(w.output, list)
 	}
 	rows := make([][]string, 0, len(list))
 	for _, c := range list {
 		rows = append(rows, []string{
-			cmp.Or(c.V.Client, c.V.Identity), c.V.Source, short(c.V.Called), strconv.Itoa(int(c.V.Port)), session.OrNone(c.V.Protocol), session.OrNone(c.V.Endpoint), c.V.Since,
+			cmp.Or(c.V.Client, c.V.Identity), c.V.Source, short(c.V.Called), strconv.Itoa(int(c.V.Port)), session.OrNone(c.V.Protocol), session.OrNone(c.V.Endpoint), c.V.Since.Format(time.RFC3339),
 		})
 	}
 	err := w.Table(session.Narrow, waypointConnectionColumns, rows)

@@ -5,43 +5,22 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
 
 // waypointDumps is /config_dump of a waypoint, as far as tables need it.
 type waypointDumps struct {
-	Routes      []dump.Element[routeDump]          `json:"routes"`
-	Backends    []dump.Element[backendDump]        `json:"backends"`
-	Policies    []dump.Element[waypointPolicyDump] `json:"policies"`
-	Connections []dump.Element[waypointConnection] `json:"connections"`
-	Omitted     int                                `json:"connectionsOmitted"`
-}
-
-type routeDump struct {
-	Kind      string   `json:"kind"`
-	Namespace string   `json:"namespace"`
-	Route     string   `json:"route"`
-	Rule      int      `json:"rule"`
-	Dropped   string   `json:"dropped"`
-	Parents   []string `json:"parents"`
-	Matches   []string `json:"matches"`
-	Filters   []string `json:"filters"`
-	Retries   int      `json:"retries"`
-	Session   string   `json:"session"`
-	Backends  []struct {
-		Name    string `json:"name"`
-		Weight  uint32 `json:"weight"`
-		Invalid string `json:"invalid"`
-	} `json:"backends"`
-	Timeouts struct {
-		Request string `json:"request"`
-		Try     string `json:"try"`
-	} `json:"timeouts"`
+	Routes      []dump.Element[admin.Route]             `json:"routes"`
+	Backends    []dump.Element[admin.Backend]           `json:"backends"`
+	Policies    []dump.Element[admin.RequestPolicy]     `json:"policies"`
+	Connections []dump.Element[admin.GatewayConnection] `json:"connections"`
+	Omitted     int                                     `json:"connectionsOmitted"`
 }
 
 // backends renders the backends of a rule, with their weights if there are several.
-func (r *routeDump) backends() string {
+func backendsText(r *admin.Route) string {
 	if r.Dropped != "" {
 		return "left out: " + r.Dropped
 	}
@@ -59,16 +38,16 @@ func (r *routeDump) backends() string {
 	return session.OrNone(strings.Join(all, ", "))
 }
 
-func (r *routeDump) settings() string {
+func settingsText(r *admin.Route) string {
 	if r.Kind == "TLSRoute" || r.Kind == "TCPRoute" {
 		return ""
 	}
 	all := []string{fmt.Sprintf("retries %d", r.Retries)}
-	if r.Timeouts.Request != "" {
-		all = append(all, "timeout "+r.Timeouts.Request)
+	if t := r.Timeouts; t != nil && t.Request != "" {
+		all = append(all, "timeout "+t.Request)
 	}
-	if r.Timeouts.Try != "" {
-		all = append(all, "try "+r.Timeouts.Try)
+	if t := r.Timeouts; t != nil && t.Try != "" {
+		all = append(all, "try "+t.Try)
 	}
 	if r.Session != "" {
 		all = append(all, "session by "+r.Session)
@@ -76,26 +55,7 @@ func (r *routeDump) settings() string {
 	return strings.Join(append(all, r.Filters...), ", ")
 }
 
-type backendDump struct {
-	Namespace string      `json:"namespace"`
-	Hostname  string      `json:"hostname"`
-	Port      uint16      `json:"port"`
-	Protocol  string      `json:"protocol"`
-	Known     bool        `json:"known"`
-	Limits    *limitsDump `json:"limits"`
-	Endpoints []struct {
-		Healthy bool `json:"healthy"`
-		LeftOut bool `json:"leftOut"`
-	} `json:"endpoints"`
-}
-
-type limitsDump struct {
-	Connections uint32 `json:"connections"`
-	Pending     uint32 `json:"pending"`
-	Requests    uint32 `json:"requests"`
-}
-
-func (l *limitsDump) text() string {
+func limitsText(l *admin.Limits) string {
 	if l == nil {
 		return "-"
 	}
@@ -109,28 +69,6 @@ func (l *limitsDump) text() string {
 		}
 	}
 	return session.OrNone(strings.Join(all, ", "))
-}
-
-type waypointPolicyDump struct {
-	Policy string   `json:"policy"`
-	Action string   `json:"action"`
-	DryRun bool     `json:"dryRun"`
-	For    []string `json:"for"`
-	Rules  int      `json:"rules"`
-	Error  string   `json:"error"`
-
-	Provider string `json:"provider,omitempty"`
-}
-
-type waypointConnection struct {
-	Client   string `json:"client"`
-	Identity string `json:"identity"`
-	Source   string `json:"source"`
-	Called   string `json:"called"`
-	Port     uint16 `json:"port"`
-	Protocol string `json:"protocol"`
-	Endpoint string `json:"endpoint"`
-	Since    string `json:"since"`
 }
 
 // short renders namespace/name.namespace.svc.domain:port as name.namespace:port, and

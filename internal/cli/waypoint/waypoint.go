@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/live"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/control/status"
@@ -212,11 +213,11 @@ func (w *waypointCommands) apply(ctx context.Context, enroll, overwrite bool) er
 
 // row is a waypoint with what the control plane says of it.
 type waypointRow struct {
-	Namespace  string         `json:"namespace"`
-	Name       string         `json:"name"`
-	Revision   string         `json:"revision,omitempty"`
-	Traffic    string         `json:"trafficType"`
-	Programmed live.Condition `json:"programmed"`
+	Namespace  string          `json:"namespace"`
+	Name       string          `json:"name"`
+	Revision   string          `json:"revision,omitempty"`
+	Traffic    string          `json:"trafficType"`
+	Programmed admin.Condition `json:"programmed"`
 
 	gateway *gatewayv1.Gateway
 }
@@ -256,7 +257,7 @@ func (w *waypointCommands) rows(ctx context.Context) ([]waypointRow, error) {
 }
 
 // programmed returns the condition of that type of a Gateway.
-func programmed(said []live.Object, g *gatewayv1.Gateway) live.Condition {
+func programmed(said []admin.Object, g *gatewayv1.Gateway) admin.Condition {
 	for _, o := range said {
 		if o.Kind != "Gateway" || o.Namespace != g.Namespace || o.Name != g.Name {
 			continue
@@ -267,7 +268,7 @@ func programmed(said []live.Object, g *gatewayv1.Gateway) live.Condition {
 			}
 		}
 	}
-	return live.Condition{Type: status.Programmed, Status: status.Unknown, Reason: "NotSeen", Message: "ambitd has not written a status (see `ambit proxy-status`)"}
+	return admin.Condition{Type: status.Programmed, Status: status.Unknown, Reason: "NotSeen", Message: "ambitd has not written a status (see `ambit proxy-status`)"}
 }
 
 func (w *waypointCommands) listFlags(cmd *cobra.Command) {

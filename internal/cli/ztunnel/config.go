@@ -3,6 +3,7 @@
 package ztunnel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -128,7 +130,7 @@ func (z *ztunnelConfig) workload() *cobra.Command {
 }
 
 func (z *ztunnelConfig) printWorkloads(d *dump.Dump) error {
-	list := slices.DeleteFunc(d.Workloads, func(w dump.Element[dump.Workload]) bool {
+	list := slices.DeleteFunc(d.Workloads, func(w dump.Element[admin.Workload]) bool {
 		return z.namespace != "" && w.V.Namespace != z.namespace ||
 			z.ofNode != "" && w.V.Node != z.ofNode ||
 			z.address != "" && !slices.Contains(w.V.WorkloadIPs, z.address)
@@ -154,7 +156,7 @@ func (z *ztunnelConfig) service() *cobra.Command {
 }
 
 func (z *ztunnelConfig) printServices(d *dump.Dump) error {
-	list := slices.DeleteFunc(slices.Clone(d.Services), func(s dump.Element[dump.Service]) bool {
+	list := slices.DeleteFunc(slices.Clone(d.Services), func(s dump.Element[admin.Service]) bool {
 		return z.namespace != "" && s.V.Namespace != z.namespace
 	})
 	if !z.table() {
@@ -183,7 +185,7 @@ func (z *ztunnelConfig) policy() *cobra.Command {
 }
 
 func (z *ztunnelConfig) printPolicies(d *dump.Dump) error {
-	list := slices.DeleteFunc(d.Policies, func(p dump.Element[dump.Policy]) bool {
+	list := slices.DeleteFunc(d.Policies, func(p dump.Element[admin.Policy]) bool {
 		return z.namespace != "" && p.V.Namespace != z.namespace
 	})
 	if !z.table() {
@@ -214,8 +216,8 @@ func (z *ztunnelConfig) printCertificates(d *dump.Dump) error {
 			rows = append(rows, []string{c.V.Identity, "NA", state, "false", "NA", "NA", "NA"})
 			continue
 		}
-		add := func(kind string, cert dump.Certificate) {
-			rows = append(rows, []string{c.V.Identity, kind, state, fmt.Sprint(z.valid(cert)), serial(cert.SerialNumber), orNA(cert.ExpirationTime), orNA(cert.ValidFrom)})
+		add := func(kind string, cert admin.Certificate) {
+			rows = append(rows, []string{c.V.Identity, kind, state, fmt.Sprint(z.valid(cert)), serial(cert.SerialNumber), moment(cert.ExpirationTime), moment(cert.ValidFrom)})
 		}
 		for i, cert := range c.V.CertChain {
 			kind := "Leaf"
@@ -231,27 +233,28 @@ func (z *ztunnelConfig) printCertificates(d *dump.Dump) error {
 	return z.Table(session.Wide, certificateColumns, rows)
 }
 
-func (z *ztunnelConfig) valid(c dump.Certificate) bool {
-	from, err1 := time.Parse(time.RFC3339, c.ValidFrom)
-	to, err2 := time.Parse(time.RFC3339, c.ExpirationTime)
+func (z *ztunnelConfig) valid(c admin.Certificate) bool {
 	now := z.now()
-	return err1 == nil && err2 == nil && !now.Before(from) && now.Before(to)
+	return !now.Before(c.ValidFrom) && now.Before(c.ExpirationTime)
 }
 
 // serial is a certificate's number in the base that certificates are shown in.
 func serial(decimal string) string {
 	n, ok := new(big.Int).SetString(decimal, 10)
 	if !ok {
-		return orNA(decimal)
+		return cmp.Or(decimal, notAvailable)
 	}
 	return n.Text(16)
 }
 
-func orNA(s string) string {
-	if s == "" {
-		return "NA"
+// notAvailable stands for what a dump does not have, as in Istio's tables.
+const notAvailable = "NA"
+
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return notAvailable
 	}
-	return s
+	return t.Format(time.RFC3339)
 }
 
 func (z *ztunnelConfig) connections() *cobra.Command {
@@ -280,10 +283,17 @@ func (z *ztunnelConfig) printConnections(d *dump.Dump) error {
 	}
 	var rows [][]string
 	for _, p := range list {
+		if p.V.Connections == nil {
+			continue
+		}
 		who := p.V.Info.Name + "." + p.V.Info.Namespace
 		if z.direction != "outbound" {
 			for _, c := range p.V.Connections.Inbound {
-				rows = append(rows, []string{who, "Inbound", name(c.ActualDst), name(c.Src), name(c.OriginalDst), c.Protocol})
+				var called string
+				if c.OriginalDst != nil {
+					called = *c.OriginalDst
+				}
+				rows = append(rows, []string{who, "Inbound", name(c.ActualDst), name(c.Src), name(called), c.Protocol})
 			}
 		}
 		if z.direction != "inbound" {
@@ -296,14 +306,14 @@ func (z *ztunnelConfig) printConnections(d *dump.Dump) error {
 }
 
 // pods returns the pods that the proxy serves, by name.
-func (z *ztunnelConfig) pods(d *dump.Dump) []dump.Element[dump.PodState] {
-	var list []dump.Element[dump.PodState]
+func (z *ztunnelConfig) pods(d *dump.Dump) []dump.Element[admin.Pod] {
+	var list []dump.Element[admin.Pod]
 	for _, uid := range slices.Sorted(maps.Keys(d.WorkloadState)) {
 		if p := d.WorkloadState[uid]; z.namespace == "" || p.V.Info.Namespace == z.namespace {
 			list = append(list, p)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b dump.Element[dump.PodState]) int {
+	slices.SortStableFunc(list, func(a, b dump.Element[admin.Pod]) int {
 		return strings.Compare(a.V.Info.Namespace+"\x00"+a.V.Info.Name, b.V.Info.Namespace+"\x00"+b.V.Info.Name)
 	})
 	return list

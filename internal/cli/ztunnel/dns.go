@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
@@ -21,7 +22,7 @@ func (z *ztunnelConfig) dns() *cobra.Command {
 // printDNS prints what the pods have asked, and what of that was passed to their name
 // servers.
 func (z *ztunnelConfig) printDNS(d *dump.Dump) error {
-	list := slices.DeleteFunc(z.pods(d), func(p dump.Element[dump.PodState]) bool { return p.V.DNS == nil })
+	list := slices.DeleteFunc(z.pods(d), func(p dump.Element[admin.Pod]) bool { return p.V.DNS == nil })
 	if !z.table() {
 		return z.Encode(z.output, list)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
@@ -21,7 +22,7 @@ func (z *ztunnelConfig) egress() *cobra.Command {
 // printEgress prints the policy of each pod, and the connections to addresses in no
 // registry that it refused, or only reported.
 func (z *ztunnelConfig) printEgress(d *dump.Dump) error {
-	list := slices.DeleteFunc(z.pods(d), func(p dump.Element[dump.PodState]) bool { return p.V.Egress == nil })
+	list := slices.DeleteFunc(z.pods(d), func(p dump.Element[admin.Pod]) bool { return p.V.Egress == nil })
 	if !z.table() {
 		return z.Encode(z.output, list)
 	}

@@ -9,33 +9,26 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/cli/dump"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
 )
 
-// clientStatus is one of /debug/syncz.
-type clientStatus struct {
-	Name    string   `json:"name"`
-	Cluster string   `json:"cluster"`
-	Version string   `json:"version"`
-	Peer    string   `json:"peer"`
-	Types   []string `json:"types"`
-}
+// follower is a client of ambitd, or of Istio's control plane.
+type follower struct{ admin.Follower }
 
-// UnmarshalJSON understands what ambitd says, and what Istio's control plane
-// does.
-func (s *clientStatus) UnmarshalJSON(b []byte) error {
-	type plain clientStatus
+// UnmarshalJSON reads the answer of either.
+func (s *follower) UnmarshalJSON(b []byte) error {
 	var istio struct {
 		Proxy     string                     `json:"proxy"`
 		Cluster   string                     `json:"cluster_id"`
 		Version   string                     `json:"istio_version"`
 		Resources map[string]json.RawMessage `json:"resources"` // by type
 	}
-	if err := errors.Join(json.Unmarshal(b, (*plain)(s)), json.Unmarshal(b, &istio)); err != nil || istio.Proxy == "" {
+	if err := errors.Join(json.Unmarshal(b, &s.Follower), json.Unmarshal(b, &istio)); err != nil || istio.Proxy == "" {
 		return err
 	}
-	*s = clientStatus{Name: istio.Proxy, Cluster: istio.Cluster, Version: istio.Version}
+	s.Follower = admin.Follower{Name: istio.Proxy, Cluster: istio.Cluster, Version: istio.Version}
 	for url := range istio.Resources {
 		s.Types = append(s.Types, url[strings.LastIndex(url, ".")+1:])
 	}
@@ -47,7 +40,7 @@ func (s *clientStatus) UnmarshalJSON(b []byte) error {
 // JSON output repeats with the name of the ambitd.
 type answer struct {
 	ambitd  string
-	clients []dump.Element[clientStatus]
+	clients []dump.Element[follower]
 }
 
 // ProxyStatus returns `ambit proxy-status`.
@@ -79,7 +72,7 @@ In a cluster every ambitd pod is asked, since a proxy is connected to one of the
 
 // syncz asks every ambitd. What some said counts though others failed.
 func syncz(c *session.AdminClient, cmd *cobra.Command) ([]answer, error) {
-	const path = "/debug/syncz"
+	const path = admin.PathFollowers
 	if !c.Cluster() {
 		b, err := c.Get(cmd.Context(), path)
 		if err != nil {

@@ -3,10 +3,12 @@ package ztunnel
 import (
 	"reflect"
 	"testing"
+
+	"github.com/ambit-mesh/ambit/api/admin"
 )
 
 func TestParseSyncz(t *testing.T) {
-	want := clientStatus{Name: "ztunnel-a.istio-system", Cluster: "Kubernetes", Version: "v1", Types: []string{"Address", "Authorization"}}
+	want := follower{admin.Follower{Name: "ztunnel-a.istio-system", Cluster: "Kubernetes", Version: "v1", Types: []string{"Address", "Authorization"}}}
 	for name, said := range map[string]string{
 		"ambitd": `[{"name":"ztunnel-a.istio-system","cluster":"Kubernetes","version":"v1","types":["Address","Authorization"]}]`,
 		"istiod": `[{"cluster_id":"Kubernetes","proxy":"ztunnel-a.istio-system","proxy_type":"ztunnel","istio_version":"v1","resources":{

@@ -1,31 +1,13 @@
 package ca
 
-import "time"
-
-// Status describes the authority for people.
-type Status struct {
-	Stage Stage `json:"stage"`
-	// Until is when the stage ends by itself.
-	Until         time.Time `json:"until,omitzero"`
-	Signer        string    `json:"signer"`
-	SignerExpires time.Time `json:"signerExpires"`
-	// NextSigner will sign when the stage new-root-distributed ends.
-	NextSigner string `json:"nextSigner,omitempty"`
-	PluggedIn  bool   `json:"pluggedIn"`
-	// Roots counts those that the mesh is told to trust.
-	Roots int `json:"roots"`
-	// PluginProblem is why the files of the plugged-in CA are not in use.
-	PluginProblem string `json:"pluginProblem,omitempty"`
-	// Leads reports whether this replica starts and advances rotations.
-	Leads bool `json:"leads"`
-}
+import "github.com/ambit-mesh/ambit/api/admin"
 
 // Status returns the present state.
-func (a *Authority) Status() Status {
+func (a *Authority) Status() admin.Authority {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	line, now := &a.line, a.line.book.state
-	st := Status{
+	st := admin.Authority{
 		Stage: now.Stage(), Until: now.Until(), Leads: line.leads(),
 		PluggedIn: !now.Current.SelfSigned(), Roots: len(now.Roots),
 	}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
@@ -26,17 +28,17 @@ import (
 // Status says about every object what became of it, ordered by kind,
 // namespace and name. It is worked out when asked for: nobody pays for it
 // while nobody looks.
-func (r *Registry) Status() []status.Object {
+func (r *Registry) Status() []admin.Object {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]status.Object, 0, len(r.origins))
+	out := make([]admin.Object, 0, len(r.origins))
 	for k, origin := range r.origins {
-		o := status.Object{Kind: k.Kind.Name, Group: k.Kind.Group, Cluster: k.Cluster.String(), Namespace: k.Namespace, Name: k.Name, Conditions: []status.Condition{}}
+		o := admin.Object{Kind: k.Kind.Name, Group: k.Kind.Group, Cluster: k.Cluster.String(), Namespace: k.Namespace, Name: k.Name, Conditions: []status.Condition{}}
 		for _, s := range r.sections(k) {
 			if s.List == "" {
 				o.Conditions = append(o.Conditions, s.Conditions...)
 			} else {
-				o.Entries = append(o.Entries, status.EntryOf(s))
+				o.Entries = append(o.Entries, admin.ObjectEntry{List: s.List, Key: json.RawMessage(s.Key), Conditions: s.Conditions})
 			}
 		}
 		if file, line, ok := cutLast(origin, ":"); ok {
@@ -45,7 +47,7 @@ func (r *Registry) Status() []status.Object {
 		}
 		out = append(out, o)
 	}
-	slices.SortFunc(out, func(a, b status.Object) int {
+	slices.SortFunc(out, func(a, b admin.Object) int {
 		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Group, b.Group), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name), strings.Compare(a.Cluster, b.Cluster))
 	})
 	return out

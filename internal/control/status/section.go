@@ -128,7 +128,7 @@ type Seen struct {
 // SeenIn returns conditions as Kubernetes has them.
 func SeenIn(list []metav1.Condition) (have []Seen) {
 	for _, c := range list {
-		have = append(have, Seen{Condition{c.Type, string(c.Status), c.Reason, c.Message}, c.ObservedGeneration})
+		have = append(have, Seen{Condition{Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: c.Message}, c.ObservedGeneration})
 	}
 	return have
 }

@@ -92,7 +92,7 @@ func stateOf(status map[string]any) (s State) {
 			m := c.(map[string]any)
 			text := func(k string) string { s, _ := m[k].(string); return s }
 			generation, _ := m["observedGeneration"].(float64)
-			out = append(out, Seen{Condition{text("type"), text("status"), text("reason"), text("message")}, int64(generation)})
+			out = append(out, Seen{Condition{Type: text("type"), Status: text("status"), Reason: text("reason"), Message: text("message")}, int64(generation)})
 		}
 		return out
 	}
@@ -112,8 +112,8 @@ func TestMergeSettles(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		condition := rapid.Custom(func(rt *rapid.T) Condition {
 			return Condition{
-				rapid.SampledFrom([]string{Accepted, "ResolvedRefs", "Foreign"}).Draw(rt, "type"),
-				rapid.SampledFrom([]string{True, False}).Draw(rt, "status"), "R", rapid.SampledFrom([]string{"", "m"}).Draw(rt, "message"),
+				Type:   rapid.SampledFrom([]string{Accepted, "ResolvedRefs", "Foreign"}).Draw(rt, "type"),
+				Status: rapid.SampledFrom([]string{True, False}).Draw(rt, "status"), Reason: "R", Message: rapid.SampledFrom([]string{"", "m"}).Draw(rt, "message"),
 			}
 		})
 		written := func(c Condition) map[string]any {

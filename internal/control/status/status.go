@@ -4,8 +4,9 @@
 package status
 
 import (
-	"encoding/json"
 	"fmt"
+
+	"github.com/ambit-mesh/ambit/api/admin"
 )
 
 // Types of conditions, those of Istio where it has one.
@@ -107,51 +108,19 @@ const (
 )
 
 // Condition is one statement about an object.
-type Condition struct {
-	Type    string `json:"type"`
-	Status  string `json:"status"`
-	Reason  string `json:"reason"`
-	Message string `json:"message"`
-}
+type Condition = admin.Condition
 
 // Yes makes a condition with status True.
 func Yes(typ, reason, format string, args ...any) Condition {
-	return Condition{typ, True, reason, fmt.Sprintf(format, args...)}
+	return Condition{Type: typ, Status: True, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // No makes a condition with status False.
 func No(typ, reason, format string, args ...any) Condition {
-	return Condition{typ, False, reason, fmt.Sprintf(format, args...)}
+	return Condition{Type: typ, Status: False, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // Maybe makes a condition with status Unknown.
 func Maybe(typ, reason, format string, args ...any) Condition {
-	return Condition{typ, Unknown, reason, fmt.Sprintf(format, args...)}
-}
-
-// Object is everything there is to say about one object.
-type Object struct {
-	Kind       string      `json:"kind"`
-	Group      string      `json:"group,omitempty"`
-	Cluster    string      `json:"cluster,omitempty"` // empty for the control plane's own
-	Namespace  string      `json:"namespace,omitempty"`
-	Name       string      `json:"name"`
-	Conditions []Condition `json:"conditions"`
-	// Entries are parts of the status with conditions of their own, such as a
-	// route's parents.
-	Entries []ObjectEntry `json:"entries,omitempty"`
-	File    string        `json:"file,omitempty"`
-	Line    int           `json:"line,omitempty"`
-}
-
-// ObjectEntry is an entry of a list of an object's status.
-type ObjectEntry struct {
-	List       string          `json:"list"`
-	Key        json.RawMessage `json:"key"` // what tells entries apart: a reference, or a name
-	Conditions []Condition     `json:"conditions"`
-}
-
-// EntryOf returns a section of a list as an entry.
-func EntryOf(s Section) ObjectEntry {
-	return ObjectEntry{List: s.List, Key: json.RawMessage(s.Key), Conditions: s.Conditions}
+	return Condition{Type: typ, Status: Unknown, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }

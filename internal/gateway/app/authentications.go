@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/l7/authn"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -43,7 +44,7 @@ func (a *authentications) apply(d xds.Delta) []xds.Rejection {
 }
 
 // dump lists them for /config_dump.
-func (a *authentications) dump() any {
+func (a *authentications) dump() []admin.Authentication {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.store.Summaries()

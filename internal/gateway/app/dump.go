@@ -10,98 +10,57 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/gateway/carried"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/process"
 )
 
 // dumpTimeout bounds the wait for loops that are asked what they carry.
 const dumpTimeout = 5 * time.Second
 
-// dump is /config_dump.
-func (a *App) dump() map[string]any {
+// dump returns /config_dump.
+func (a *App) dump() any {
 	snap := a.dir.Snapshot()
-	raw := func(m json.RawMessage, err error) any {
-		if err != nil {
-			return []any{}
-		}
-		return m
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), dumpTimeout)
 	defer cancel()
 	st := a.gateway.State(ctx)
-	slices.SortFunc(st.Connections, func(x, y carried.Connection) int {
+	slices.SortFunc(st.Connections, func(x, y admin.GatewayConnection) int {
 		return cmp.Or(strings.Compare(x.Client, y.Client), strings.Compare(x.Source, y.Source), strings.Compare(x.Called, y.Called), x.Since.Compare(y.Since))
 	})
 	if st.Connections == nil {
-		st.Connections = []carried.Connection{}
+		st.Connections = []admin.GatewayConnection{}
 	}
-	return map[string]any{
-		"workloads":          raw(snap.DumpWorkloads()),
-		"services":           raw(snap.DumpServices()),
-		"routes":             a.rules.dump(),
-		"backends":           backends(snap, a.rules.config.Load(), st.LeftOut),
-		"policies":           a.policies.dump(),
-		"authentications":    a.authentications.dump(),
-		"telemetry":          a.observed.dump(),
-		"config":             a.cfg,
-		"certificates":       a.certs.States(),
-		"connections":        st.Connections,
-		"connectionsOmitted": st.Omitted,
-		"connectionsActive":  a.gateway.Active(),
+	config, _ := json.Marshal(a.cfg) // plain values
+	return admin.Waypoint{
+		Workloads: snap.DumpWorkloads(), Services: snap.DumpServices(),
+		Routes: a.rules.dump(), Backends: backends(snap, a.rules.config.Load(), st.LeftOut),
+		Policies: a.policies.dump(), Authentications: a.authentications.dump(), Telemetry: a.observed.dump(),
+		Config: config, Certificates: a.certs.States(), Version: process.Version(),
+		Connections: st.Connections, ConnectionsOmitted: st.Omitted, ConnectionsActive: a.gateway.Active(),
 	}
-}
-
-// ruleDump is a rule of a route.
-type ruleDump struct {
-	Name      string        `json:"name"` // of the resource
-	Origin    string        `json:"origin"`
-	Kind      string        `json:"kind"`
-	Namespace string        `json:"namespace"`
-	Route     string        `json:"route"`
-	Rule      int           `json:"rule"`
-	RuleName  string        `json:"ruleName,omitempty"`
-	Dropped   string        `json:"dropped,omitempty"`
-	Parents   []string      `json:"parents"`
-	Hosts     []string      `json:"hosts,omitempty"`
-	Matches   []string      `json:"matches"`
-	Backends  []backendRef  `json:"backends"`
-	Filters   []string      `json:"filters,omitempty"`
-	Timeouts  *timeoutsDump `json:"timeouts,omitempty"`
-	Retries   int           `json:"retries"`
-	Session   string        `json:"session,omitempty"`
-}
-
-type backendRef struct {
-	Name    string `json:"name"`
-	Weight  uint32 `json:"weight"`
-	Invalid string `json:"invalid,omitempty"`
-}
-
-type timeoutsDump struct {
-	Request string `json:"request,omitempty"`
-	Try     string `json:"try,omitempty"`
 }
 
 // dump lists the rules for /config_dump, by the names of their resources.
-func (r *rules) dump() []ruleDump {
+func (r *rules) dump() []admin.Route {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.store.Rules()
-	out := make([]ruleDump, 0, len(all))
+	out := make([]admin.Route, 0, len(all))
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		out = append(out, dumpRule(name, all[name]))
 	}
 	return out
 }
 
-func dumpRule(name string, r *wire.Rule) ruleDump {
+func dumpRule(name string, r *wire.Rule) admin.Route {
 	o := &r.Origin
-	d := ruleDump{
+	d := admin.Route{
 		Name: name, Origin: o.String(), Kind: o.Kind, Namespace: o.Namespace, Route: o.Name, Rule: o.Rule, RuleName: o.RuleName,
-		Dropped: r.Dropped, Hosts: r.Rule.Hosts, Matches: []string{}, Backends: []backendRef{}, Filters: filterNames(&r.Rule.Filters),
+		Dropped: r.Dropped, Hosts: r.Rule.Hosts, Matches: []string{}, Backends: []admin.BackendRef{}, Filters: filterNames(&r.Rule.Filters),
 		Retries: exchange.Retries(&r.Rule),
 	}
 	for _, p := range r.Parents {
@@ -138,7 +97,7 @@ func dumpRule(name string, r *wire.Rule) ruleDump {
 	}
 	for i := range r.Rule.Backends {
 		b := &r.Rule.Backends[i]
-		d.Backends = append(d.Backends, backendRef{b.Name, b.Weight, b.Invalid})
+		d.Backends = append(d.Backends, admin.BackendRef{Name: b.Name, Weight: b.Weight, Invalid: b.Invalid})
 	}
 	if t := r.Rule.Timeouts; t != (route.Timeouts{}) {
 		text := func(d time.Duration) string {
@@ -147,7 +106,7 @@ func dumpRule(name string, r *wire.Rule) ruleDump {
 			}
 			return d.String()
 		}
-		d.Timeouts = &timeoutsDump{text(t.Request), text(t.Try)}
+		d.Timeouts = &admin.Timeouts{Request: text(t.Request), Try: text(t.Try)}
 	}
 	return d
 }
@@ -175,34 +134,9 @@ func filterNames(f *route.Filters) []string {
 	return out
 }
 
-// backendDump is a port of a service that routes send to, or that has no routes.
-type backendDump struct {
-	Namespace string         `json:"namespace"`
-	Hostname  string         `json:"hostname"`
-	Port      uint16         `json:"port"`
-	Protocol  string         `json:"protocol"`
-	Known     bool           `json:"known"` // the service has come from the control plane
-	Endpoints []endpointDump `json:"endpoints"`
-	Limits    *limitsDump    `json:"limits,omitempty"`
-}
-
-type limitsDump struct {
-	Connections uint32 `json:"connections,omitempty"`
-	Pending     uint32 `json:"pending,omitempty"`
-	Requests    uint32 `json:"requests,omitempty"`
-}
-
-type endpointDump struct {
-	Workload string `json:"workload"` // namespace/name
-	Address  string `json:"address,omitempty"`
-	Healthy  bool   `json:"healthy"`
-	LeftOut  bool   `json:"leftOut,omitempty"` // on a loop at least
-	Protocol string `json:"protocol"`
-}
-
 // backends lists the ports of the services that the gateway has, and those that routes
 // name.
-func backends(snap *workload.Snapshot, cfg *route.Config, out []carried.LeftOut) []backendDump {
+func backends(snap *workload.Snapshot, cfg *route.Config, out []carried.LeftOut) []admin.Backend {
 	keys := map[route.PortKey]*route.Upstream{}
 	for s := range snap.Services() {
 		for _, p := range s.Ports {
@@ -218,13 +152,13 @@ func backends(snap *workload.Snapshot, cfg *route.Config, out []carried.LeftOut)
 	for _, l := range out {
 		left[l] = true
 	}
-	list := make([]backendDump, 0, len(keys))
+	list := make([]admin.Backend, 0, len(keys))
 	for k, u := range keys {
-		b := backendDump{Namespace: k.Namespace, Hostname: k.Hostname, Port: k.Port, Protocol: "unknown", Endpoints: []endpointDump{}}
+		b := admin.Backend{Namespace: k.Namespace, Hostname: k.Hostname, Port: k.Port, Protocol: "unknown", Endpoints: []admin.BackendEndpoint{}}
 		if s := snap.ServiceByName(k.Namespace, k.Hostname); s != nil {
 			b.Known, b.Protocol = true, apps[s.App(k.Port)]
 			for w := range snap.Endpoints(s) {
-				e := endpointDump{Workload: w.Namespace + "/" + w.Name, Healthy: w.Healthy, LeftOut: left[carried.LeftOut{UID: w.UID, Port: k.Port}], Protocol: "TCP"}
+				e := admin.BackendEndpoint{Workload: w.Namespace + "/" + w.Name, Healthy: w.Healthy, LeftOut: left[carried.LeftOut{UID: w.UID, Port: k.Port}], Protocol: "TCP"}
 				if w.Protocol == workload.HBONE {
 					e.Protocol = "HBONE"
 				}
@@ -233,7 +167,7 @@ func backends(snap *workload.Snapshot, cfg *route.Config, out []carried.LeftOut)
 				}
 				b.Endpoints = append(b.Endpoints, e)
 			}
-			slices.SortFunc(b.Endpoints, func(x, y endpointDump) int {
+			slices.SortFunc(b.Endpoints, func(x, y admin.BackendEndpoint) int {
 				return cmp.Or(strings.Compare(x.Workload, y.Workload), strings.Compare(x.Address, y.Address))
 			})
 		}
@@ -246,12 +180,12 @@ func backends(snap *workload.Snapshot, cfg *route.Config, out []carried.LeftOut)
 			case route.Declared:
 			}
 			if u.Limits != (route.Limits{}) {
-				b.Limits = &limitsDump{u.Limits.Connections, u.Limits.Pending, u.Limits.Requests}
+				b.Limits = &admin.Limits{Connections: u.Limits.Connections, Pending: u.Limits.Pending, Requests: u.Limits.Requests}
 			}
 		}
 		list = append(list, b)
 	}
-	slices.SortFunc(list, func(x, y backendDump) int {
+	slices.SortFunc(list, func(x, y admin.Backend) int {
 		return cmp.Or(strings.Compare(x.Namespace, y.Namespace), strings.Compare(x.Hostname, y.Hostname), cmp.Compare(x.Port, y.Port))
 	})
 	return list

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -81,7 +82,7 @@ func (m overrides) For(namespace, hostname string) map[string]telemetry.Override
 }
 
 // dump lists the layers for /config_dump.
-func (o *observed) dump() any {
+func (o *observed) dump() []admin.Telemetry {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.store.Summaries()

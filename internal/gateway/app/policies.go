@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
@@ -65,7 +66,7 @@ func (p *policies) answered(authorizer string, o extauthz.Outcome) {
 }
 
 // dump lists the policies for /config_dump.
-func (p *policies) dump() any {
+func (p *policies) dump() []admin.RequestPolicy {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.store.Summaries()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
@@ -131,29 +132,12 @@ func (g *group) add(p *Policy) {
 	}
 }
 
-// Summary is a policy for the dump.
-type Summary struct {
-	Resource  string            `json:"resource"`
-	Policy    string            `json:"policy"`
-	For       []string          `json:"for"` // services; "*" is everything
-	Providers []ProviderSummary `json:"providers"`
-	Error     string            `json:"error,omitempty"`
-}
-
-// ProviderSummary is a provider for the dump.
-type ProviderSummary struct {
-	Issuer    string   `json:"issuer"`
-	Audiences []string `json:"audiences,omitempty"`
-	Source    string   `json:"source,omitempty"`
-	Keys      int      `json:"keys"`
-}
-
 // Summaries lists the policies by the names of their resources.
-func (s *Store) Summaries() []Summary {
-	out := make([]Summary, 0, len(s.policies))
+func (s *Store) Summaries() []admin.Authentication {
+	out := make([]admin.Authentication, 0, len(s.policies))
 	for _, name := range slices.Sorted(maps.Keys(s.policies)) {
 		p := s.policies[name]
-		d := Summary{Resource: name, Policy: p.key, For: []string{}, Providers: []ProviderSummary{}}
+		d := admin.Authentication{Resource: name, Policy: p.key, For: []string{}, Providers: []admin.TokenProvider{}}
 		if p.everything {
 			d.For = append(d.For, "*")
 		}
@@ -161,7 +145,7 @@ func (s *Store) Summaries() []Summary {
 			d.For = append(d.For, fmt.Sprintf("%s/%s", svc.Namespace, svc.Hostname))
 		}
 		for _, one := range p.providers {
-			ps := ProviderSummary{Issuer: one.rule.Issuer, Audiences: one.rule.Audiences, Source: one.source}
+			ps := admin.TokenProvider{Issuer: one.rule.Issuer, Audiences: one.rule.Audiences, Source: one.source}
 			if one.rule.Keys != nil {
 				ps.Keys = one.rule.Keys.Len()
 			}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
@@ -162,24 +163,12 @@ func (s *Store) Asks(name string) bool {
 	return false
 }
 
-// Summary is a policy for people.
-type Summary struct {
-	Resource string   `json:"resource"`
-	Policy   string   `json:"policy"`
-	Action   string   `json:"action"`
-	DryRun   bool     `json:"dryRun,omitempty"`
-	For      []string `json:"for"` // services; "*" is everything
-	Rules    int      `json:"rules"`
-	Provider string   `json:"provider,omitempty"` // of CUSTOM: the authorizer that is asked, and where
-	Error    string   `json:"error,omitempty"`
-}
-
 // Summaries lists the policies by the names of their resources.
-func (s *Store) Summaries() []Summary {
-	out := make([]Summary, 0, len(s.policies))
+func (s *Store) Summaries() []admin.RequestPolicy {
+	out := make([]admin.RequestPolicy, 0, len(s.policies))
 	for _, name := range slices.Sorted(maps.Keys(s.policies)) {
 		p := s.policies[name]
-		d := Summary{Resource: name, Policy: p.key, Action: [...]string{"ALLOW", "DENY", "AUDIT", "CUSTOM"}[p.action], DryRun: p.dryRun, For: []string{}, Rules: len(p.rules)}
+		d := admin.RequestPolicy{Resource: name, Policy: p.key, Action: [...]string{"ALLOW", "DENY", "AUDIT", "CUSTOM"}[p.action], DryRun: p.dryRun, For: []string{}, Rules: len(p.rules)}
 		if p.everything {
 			d.For = append(d.For, "*")
 		}

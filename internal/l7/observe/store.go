@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/ambit-mesh/ambit/api/admin"
 )
 
 // Store keeps the layers that the control plane has sent. It belongs to one goroutine; a
@@ -69,20 +71,12 @@ func (s *Store) Collectors() []*Collector {
 	return out
 }
 
-// Summary is a layer, for people.
-type Summary struct {
-	Object   string   `json:"object,omitempty"` // namespace/name; empty for the mesh's settings
-	Scope    string   `json:"scope"`
-	Services []string `json:"services,omitempty"`
-	Provider string   `json:"tracingProvider,omitempty"`
-}
-
 // Summaries lists the layers, as they are merged.
-func (s *Store) Summaries() []Summary {
+func (s *Store) Summaries() []admin.Telemetry {
 	all := slices.SortedFunc(maps.Values(s.layers), before)
-	out := make([]Summary, 0, len(all))
+	out := make([]admin.Telemetry, 0, len(all))
 	for _, l := range all {
-		sum := Summary{Scope: l.scope.String()}
+		sum := admin.Telemetry{Scope: l.scope.String()}
 		if l.name != "" {
 			sum.Object = l.namespace + "/" + l.name
 		}

@@ -1,6 +1,7 @@
 package rbac
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -322,7 +323,7 @@ func FuzzCompile(f *testing.F) {
 		}
 		s := NewStore()
 		s.Apply([]Update{{"x", p}}, nil)
-		if _, err := s.Set().Dump(); err != nil {
+		if _, err := json.Marshal(s.Set().Dump()); err != nil {
 			t.Fatal(err)
 		}
 		s.Apply(nil, []string{"x"})

@@ -1,6 +1,7 @@
 package rbac
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -347,7 +348,7 @@ func TestDump(t *testing.T) {
 		Namespaces: []*securitypb.StringMatch{is("a"), begins("b"), ends("c"), anything()}, NotServiceAccounts: []*securitypb.ServiceAccountMatch{{Namespace: "n", ServiceAccount: "s"}},
 		SourceIps: []*securitypb.Address{cidr("10.0.0.0/8")}, DestinationPorts: []uint32{80},
 	}), oneOf()))
-	got, err := store(t, p, policy("ns/z", allowing, 9)).Set().Dump()
+	got, err := json.Marshal(store(t, p, policy("ns/z", allowing, 9)).Set().Dump())
 	if err != nil {
 		t.Fatal(err)
 	}

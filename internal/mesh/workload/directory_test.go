@@ -2,6 +2,7 @@ package workload
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -431,10 +432,10 @@ func FuzzApply(f *testing.F) {
 		}
 		d := NewDirectory(Options{})
 		_, rejected := d.Apply([]*workloadpb.Address{a, pod("other", "10.0.0.1")}, nil)
-		if _, err := d.Snapshot().DumpWorkloads(); err != nil {
+		if _, err := json.Marshal(d.Snapshot().DumpWorkloads()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.Snapshot().DumpServices(); err != nil {
+		if _, err := json.Marshal(d.Snapshot().DumpServices()); err != nil {
 			t.Fatal(err)
 		}
 		d.Apply(nil, []string{ResourceName(a), "Kubernetes//Pod/ns/other"})

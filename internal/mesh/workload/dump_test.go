@@ -44,15 +44,7 @@ func TestDump(t *testing.T) {
 			}),
 		service("ns", "bare.ns.svc", nil),
 	).Snapshot()
-	workloads, err := s.DumpWorkloads()
-	if err != nil {
-		t.Fatal(err)
-	}
-	services, err := s.DumpServices()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := json.MarshalIndent(map[string]json.RawMessage{"workloads": workloads, "services": services}, "", "  ")
+	got, err := json.MarshalIndent(map[string]any{"workloads": s.DumpWorkloads(), "services": s.DumpServices()}, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
@@ -27,8 +28,8 @@ import (
 type Servers struct {
 	// Program is the proxy's name.
 	Program string
-	// Dump returns the answer to /config_dump, with what every proxy has missing.
-	Dump func() map[string]any
+	// Dump returns the answer to admin.PathDump.
+	Dump func() any
 	// Explain answers questions about connections that do not exist. It is served where
 	// Dump is, and changes nothing.
 	Explain func(context.Context, verdict.Question) (*verdict.Verdict, error)
@@ -88,7 +89,7 @@ var dashboard = template.Must(template.New("").Parse(`<!DOCTYPE html><title>{{.P
 
 func (s Servers) admin() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/config_dump", admin.JSON(s.dump))
+	mux.Handle(api.PathDump, admin.JSON(s.Dump))
 	mux.Handle(verdict.Path, verdict.Handler(s.Explain))
 	mux.Handle("/logging", admin.Logging(s.Logs.Levels))
 	mux.Handle("/quitquitquit", admin.Action(s.Quit, "shutdown now"))
@@ -100,11 +101,10 @@ func (s Servers) admin() http.Handler {
 	return mux
 }
 
-func (s Servers) dump() any {
-	out := s.Dump()
+// Version returns the version of this program as dumps have it.
+func Version() api.Version {
 	v := version.Get()
-	out["version"] = map[string]any{"version": v.Version, "gitRevision": v.Commit, "goVersion": v.Go}
-	return out
+	return api.Version{Version: v.Version, GitRevision: v.Commit, GoVersion: v.Go}
 }
 
 // listen shares the port with a predecessor that is still draining in the

@@ -47,21 +47,3 @@ type Config struct {
 	// Fetched, when set, is told the result of each fetch, for metrics.
 	Fetched func(id identity.Identity, took time.Duration, err error)
 }
-
-// State is what is known about one identity; its JSON is the shape of the
-// certificates in a node proxy's config_dump.
-type State struct {
-	Identity string `json:"identity"`
-	// State is Available, Initializing, or "Unavailable: <why>".
-	State     string        `json:"state"`
-	CertChain []Certificate `json:"certChain"`
-	RootCerts []Certificate `json:"rootCerts"`
-}
-
-// Certificate is one certificate of a State.
-type Certificate struct {
-	PEM            []byte    `json:"pem"` // base64 of the PEM text in JSON
-	SerialNumber   string    `json:"serialNumber"`
-	ValidFrom      time.Time `json:"validFrom"`
-	ExpirationTime time.Time `json:"expirationTime"`
-}

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
@@ -418,14 +419,14 @@ func (e *entry) stop() {
 	}
 }
 
-// States describes all identities, sorted.
-func (m *Manager) States() []State {
+// States describes all identities for /config_dump, sorted.
+func (m *Manager) States() []admin.Certificates {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	states := make([]State, 0, len(m.entries))
+	states := make([]admin.Certificates, 0, len(m.entries))
 	for _, e := range m.entries {
-		s := State{Identity: e.id.String(), CertChain: []Certificate{}, RootCerts: []Certificate{}}
+		s := admin.Certificates{Identity: e.id.String(), CertChain: []admin.Certificate{}, RootCerts: []admin.Certificate{}}
 		switch b := e.valid(now); {
 		case b != nil:
 			s.State = "Available"
@@ -439,15 +440,15 @@ func (m *Manager) States() []State {
 		}
 		states = append(states, s)
 	}
-	slices.SortFunc(states, func(a, b State) int { return strings.Compare(a.Identity, b.Identity) })
+	slices.SortFunc(states, func(a, b admin.Certificates) int { return strings.Compare(a.Identity, b.Identity) })
 	return states
 }
 
-func describe(text []byte) []Certificate {
-	list := []Certificate{}
+func describe(text []byte) []admin.Certificate {
+	list := []admin.Certificate{}
 	certs, _ := mtls.ParseCertificates(text) // parsed before, when it arrived
 	for _, c := range certs {
-		list = append(list, Certificate{
+		list = append(list, admin.Certificate{
 			PEM: encode(c), SerialNumber: c.SerialNumber.String(),
 			ValidFrom: c.NotBefore.UTC(), ExpirationTime: c.NotAfter.UTC(),
 		})

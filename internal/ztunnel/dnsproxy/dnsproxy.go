@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/dns"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -202,22 +203,12 @@ func (p *Pod) listen(at netip.AddrPort, owner uint32) (*pair, error) {
 	return s, nil
 }
 
-// State is what /config_dump has of a pod's look-ups.
-type State struct {
-	// Requests are its questions, UpstreamRequests those that were passed to its name
-	// servers, Waiting those that wait for them.
-	Requests         uint64 `json:"requests"`
-	UpstreamRequests uint64 `json:"upstreamRequests"`
-	Waiting          int64  `json:"waiting"`
-	IPv6             bool   `json:"ipv6"`
-}
-
 // State describes the pod's look-ups; nil where they are not served.
-func (p *Pod) State() *State {
+func (p *Pod) State() *admin.DNS {
 	if p == nil {
 		return nil
 	}
-	return &State{Requests: p.asks.Load(), UpstreamRequests: p.passes.Load(), Waiting: p.flights.Used(), IPv6: p.Client.IPv6}
+	return &admin.DNS{Requests: p.asks.Load(), UpstreamRequests: p.passes.Load(), Waiting: p.flights.Used(), IPv6: p.Client.IPv6}
 }
 
 // Drain takes no more questions, which go to the next generation of the proxy if there

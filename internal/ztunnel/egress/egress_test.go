@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -226,7 +227,7 @@ func TestGate(t *testing.T) {
 	if err := g.Check(&pod, nil, Conn{Snapshot: s, Source: &watched, Dst: bad}); err != nil || !strings.Contains(log.String(), "192.0.2.77:443") {
 		t.Errorf("%v %s", err, log.String())
 	}
-	if got := *pod.State(client); got != (State{"REGISTRY_ONLY", 1, 1}) || pod.State(nil) != nil {
+	if got := *pod.State(client); got != (admin.Egress{Mode: "REGISTRY_ONLY", Refused: 1, Reported: 1}) || pod.State(nil) != nil {
 		t.Errorf("%v", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
@@ -48,20 +49,13 @@ func (g *Gate) Ended(pod *Counts) {
 	pod.refused.Add(1)
 }
 
-// State is a pod's policy in /config_dump.
-type State struct {
-	Mode     string `json:"mode"`
-	Refused  uint64 `json:"refused"`
-	Reported uint64 `json:"reported"`
-}
-
 // State describes a pod. Its workload is nil while it is not known: then the pod makes no
 // connections.
-func (c *Counts) State(w *workload.Workload) *State {
+func (c *Counts) State(w *workload.Workload) *admin.Egress {
 	if w == nil {
 		return nil
 	}
-	return &State{w.Outbound.String(), c.refused.Load(), c.reported.Load()}
+	return &admin.Egress{Mode: w.Outbound.String(), Refused: c.refused.Load(), Reported: c.reported.Load()}
 }
 
 var descConnections = prometheus.NewDesc("ambit_egress_connections_total",

@@ -6,21 +6,18 @@ package rotation
 import (
 	"slices"
 	"time"
+
+	"github.com/ambit-mesh/ambit/api/admin"
 )
 
-// Stage is where a change of the root stands.
-type Stage string
+// Stage is where a change of the root stands. The constants have their meaning.
+type Stage = admin.Stage
 
-// The stages, in order; after the last one the authority is steady again and
-// the old root is retired.
+// The stages.
 const (
-	Steady Stage = "steady"
-	// NewRootDistributed: the old root signs, both are in the trust bundle,
-	// until every certificate whose owner knows only the old root has expired.
-	NewRootDistributed Stage = "new-root-distributed"
-	// SigningByNew: the new root signs, both are in the trust bundle, until
-	// every certificate that the old root signed has expired.
-	SigningByNew Stage = "signing-by-new"
+	Steady             = admin.Steady
+	NewRootDistributed = admin.NewRootDistributed
+	SigningByNew       = admin.SigningByNew
 )
 
 // Generation is one way to sign. Values only.

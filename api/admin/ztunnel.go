@@ -1,0 +1,75 @@
+package admin
+
+import "encoding/json"
+
+// Ztunnel is the dump of a node proxy.
+type Ztunnel struct {
+	Certificates []Certificates `json:"certificates"`
+	// Config has the settings of the process.
+	Config   json.RawMessage `json:"config"`
+	Policies []Policy        `json:"policies"`
+	Services []Service       `json:"services"`
+	// StaticConfig is the directory that was read from a file.
+	StaticConfig json.RawMessage `json:"staticConfig"`
+	Version      Version         `json:"version"`
+	Workloads    []Workload      `json:"workloads"`
+	// Pods are those of the node, by UID.
+	Pods map[string]Pod `json:"workloadState"`
+}
+
+// Pod is a pod that a node proxy serves, or will serve.
+type Pod struct {
+	State       string       `json:"state"` // Up or Pending
+	Connections *Connections `json:"connections,omitempty"`
+	Info        PodInfo      `json:"info"`
+	// DNS is absent where the proxy does not answer look-ups.
+	DNS *DNS `json:"dns,omitempty"`
+	// Egress is absent while the pod's workload has not come.
+	Egress *Egress `json:"egress,omitempty"`
+}
+
+// PodInfo is what the node agent has handed over of a pod.
+type PodInfo struct {
+	Name           string `json:"name"`
+	Namespace      string `json:"namespace"`
+	ServiceAccount string `json:"serviceAccount"`
+}
+
+// Connections are the open connections of a pod.
+type Connections struct {
+	Inbound  []Inbound  `json:"inbound"`
+	Outbound []Outbound `json:"outbound"`
+}
+
+// Inbound is a connection to a pod's program.
+type Inbound struct {
+	Src         string  `json:"src"`
+	OriginalDst *string `json:"originalDst"` // the service that the client named
+	ActualDst   string  `json:"actualDst"`
+	Protocol    string  `json:"protocol"`
+}
+
+// Outbound is a connection of a pod's program.
+type Outbound struct {
+	Src         string `json:"src"`
+	OriginalDst string `json:"originalDst"`
+	ActualDst   string `json:"actualDst"`
+	Protocol    string `json:"protocol"`
+}
+
+// DNS counts a pod's look-ups.
+type DNS struct {
+	Requests uint64 `json:"requests"`
+	// UpstreamRequests are those that were passed to the pod's name servers.
+	UpstreamRequests uint64 `json:"upstreamRequests"`
+	// Waiting are those that wait for them now.
+	Waiting int64 `json:"waiting"`
+	IPv6    bool  `json:"ipv6"`
+}
+
+// Egress is a pod's outbound traffic policy, and what it did.
+type Egress struct {
+	Mode     string `json:"mode"`
+	Refused  uint64 `json:"refused"`
+	Reported uint64 `json:"reported"` // by a dry run
+}
