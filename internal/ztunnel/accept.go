@@ -9,6 +9,11 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 )
 
+// restAfter is after how many connections that were not redirected a port of a pod rests
+// for a moment. Each costs the loop as much as a real one, and a program that makes one
+// in error does not notice.
+const restAfter = 16
+
 // accepted takes a connection in that was redirected to the proxy, and returns its
 // destination. A connection that was not redirected is reset: the proxy would
 // carry it to itself, again and again. So is one for which the pod has no
@@ -23,6 +28,9 @@ func (p *pod) accepted(l *poll.Loop, rep telemetry.Reporter, fd int, remote neti
 	if err != nil || dst == local {
 		p.node.Recorder.Failed(p.logs, rep, remote, local, reason.Errorf(reason.RecursiveCall, "to %s: the connection was not redirected", local))
 		poll.ResetFD(fd)
+		if p.misdirected.Add(1)%restAfter == 0 {
+			l.RestAccepting()
+		}
 		return netip.AddrPort{}, false
 	}
 	if err := p.carry(sockets); err != nil {

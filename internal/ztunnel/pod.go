@@ -69,6 +69,8 @@ type pod struct {
 	egress    egress.Counts
 	outbound  modes.Mode // the policy of the last review
 	closed    atomic.Bool
+	// misdirected counts connections that were not redirected.
+	misdirected atomic.Uint32
 
 	// Guarded by the node's mu.
 	up      bool
