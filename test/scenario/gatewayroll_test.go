@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,6 +33,9 @@ func calling() string {
 	return y[:at] + strings.Replace(y[at:], "ports: [", "ports: [{name: grpc, port: 9200, appProtocol: grpc}, ", 1)
 }
 
+// rollRate is low by default: other tests run on the same machine.
+var rollRate = flag.Int("roll.rate", 64, "requests a second of each client that keeps its connections")
+
 // startStreams starts clients that keep 64 connections each: of HTTP/1.1, HTTP/2 and gRPC.
 func startStreams(w *rig.World, loads map[string]*rig.Load, to netip.AddrPort) {
 	for _, protocol := range []string{"http1", "h2", "grpc"} {
@@ -39,7 +43,7 @@ func startStreams(w *rig.World, loads map[string]*rig.Load, to netip.AddrPort) {
 		if protocol == "grpc" {
 			at = netip.AddrPortFrom(to.Addr(), 9200)
 		}
-		loads[protocol] = w.StartKeptOn(far, at, 64, protocol, 64)
+		loads[protocol] = w.StartKeptOn(far, at, *rollRate, protocol, 64)
 	}
 }
 
