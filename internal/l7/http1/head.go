@@ -184,7 +184,7 @@ func (c *Conn) request(b []byte) *message.Fault {
 		return ErrStartLine
 	}
 	h.Method = l[:sp]
-	if !message.Token(h.Method) || sp > MaxMethod {
+	if !message.Method(h.Method) {
 		return message.ErrMethod
 	}
 	var f *message.Fault

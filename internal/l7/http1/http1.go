@@ -23,8 +23,6 @@ const (
 	MaxStartLine = 8 << 10
 	// MaxFields bounds the fields of a head: look-ups walk over them.
 	MaxFields = 100
-	// MaxMethod bounds a method, in bytes. The longest that is registered has 17.
-	MaxMethod = 32
 	// MaxTrailers bounds a trailer section, in bytes. gRPC's status message is the longest known use.
 	MaxTrailers = 16 << 10
 	// MaxExtension bounds the extensions of one chunk, in bytes. No known program uses more than a signature.

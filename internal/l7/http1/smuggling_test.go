@@ -93,7 +93,7 @@ func TestSmuggling(t *testing.T) {
 		{"http/1.1", "GET / http/1.1\r\nHost: h\r\n\r\n", 400},
 		{"HTTP/1.10", "GET / HTTP/1.10\r\nHost: h\r\n\r\n", 400},
 		{"bad method", "G(T / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
-		{"long method", strings.Repeat("G", MaxMethod+1) + " / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
+		{"long method", strings.Repeat("G", message.MaxMethod+1) + " / HTTP/1.1\r\nHost: h\r\n\r\n", 400},
 		{"bad escape", "GET /%2 HTTP/1.1\r\nHost: h\r\n\r\n", 400},
 		{"CONNECT with body", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nContent-Length: 1\r\n\r\na", 400},
 		{"CONNECT with chunks", "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\nTransfer-Encoding: chunked\r\n\r\n", 400},

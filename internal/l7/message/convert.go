@@ -194,7 +194,7 @@ func (h *Head) setStatus(value string) *Fault {
 // HTTP/2 request were added, or after edits: what has a line of HTTP/1 of its
 // own must not be able to hold two.
 func (h *Head) CheckRequest() *Fault {
-	if !Token(h.Method) {
+	if !Method(h.Method) {
 		return ErrMethod
 	}
 	connect := string(h.Method) == "CONNECT" && len(h.Protocol) == 0
@@ -244,6 +244,13 @@ func Token(b []byte) bool {
 	}
 	return len(b) > 0
 }
+
+// MaxMethod bounds a method, in bytes, in both versions of HTTP: what one refuses, the
+// other must not pass on. The longest that is registered has 17.
+const MaxMethod = 32
+
+// Method reports whether b can be the method of a request.
+func Method(b []byte) bool { return len(b) <= MaxMethod && Token(b) }
 
 // JoinCookies makes one field of several Cookie fields: HTTP/2 permits to
 // split a cookie (RFC 9113, 8.2.3), HTTP/1 does not.

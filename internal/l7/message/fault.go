@@ -23,7 +23,7 @@ var (
 	ErrNameSpace      = NewFault(400, "whitespace between field name and colon")
 	ErrNameDisguised  = NewFault(400, "field name with an underscore imitates a protected field")
 	ErrValue          = NewFault(400, "field value has a control character")
-	ErrMethod         = NewFault(400, "method is no token")
+	ErrMethod         = NewFault(400, "method is no token, or longer than 32 bytes")
 	ErrTwoHosts       = NewFault(400, "more than one Host")
 	ErrHostDiffers    = NewFault(400, "Host differs from the target's authority")
 	ErrNoHost         = NewFault(400, "no Host")

@@ -192,7 +192,7 @@ func TestHTTP2(t *testing.T) {
 		t.Errorf("Host without :authority: %v", f)
 	}
 	for _, bad := range [][]string{
-		{":method", "GET", ":path", "/"}, {":method", "GET /admin HTTP/1.1\r\nX: ", ":path", "/", ":authority", "h"},
+		{":method", "GET", ":path", "/"}, {":method", strings.Repeat("G", MaxMethod+1), ":path", "/", ":authority", "h"}, {":method", "GET /admin HTTP/1.1\r\nX: ", ":path", "/", ":authority", "h"},
 		{":method", "GET", ":path", "/ HTTP/1.1\r\nA: b", ":authority", "h"}, {":method", "GET", ":path", "a", ":authority", "h"},
 		{":method", "GET", ":path", "/", ":authority", "h\r\nA: b"}, {":method", "GET", ":path", "/", ":authority", "u@h"},
 		{":method", "GET", ":path", "/", ":path", "/", ":authority", "h"}, {":method", "GET", ":path", "", ":authority", "h"},

@@ -6,6 +6,7 @@ import (
 	"bytes"
 
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
+	"github.com/ambit-mesh/ambit/internal/l7/message"
 )
 
 // Guess is what the first bytes of a connection are.
@@ -30,11 +31,11 @@ func Look(p []byte) Guess {
 		}
 		return Undecided
 	}
-	space := bytes.IndexByte(p[:min(len(p), http1.MaxMethod+1)], ' ')
+	space := bytes.IndexByte(p[:min(len(p), message.MaxMethod+1)], ' ')
 	method := p
 	if space >= 0 {
 		method = p[:space]
-	} else if len(p) > http1.MaxMethod {
+	} else if len(p) > message.MaxMethod {
 		return Other
 	}
 	for _, c := range method {
