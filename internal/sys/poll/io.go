@@ -50,6 +50,20 @@ func Read(fd int, p []byte) (int, error) {
 	}
 }
 
+// readv is Read for several pieces, at least one and none of them empty.
+func readv(fd int, pieces []unix.Iovec) (int, error) {
+	for {
+		n, _, e := unix.RawSyscall(unix.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(&pieces[0])), uintptr(len(pieces)))
+		switch e {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
 // Peek is Read for a socket that leaves the bytes there.
 func Peek(fd int, p []byte) (int, error) {
 	for {

@@ -103,13 +103,36 @@ func (s *Sock) Again(ev Events) { s.reg.Again(ev) }
 // the failed write stands in for the end of the stream.
 func (s *Sock) Read(p []byte) (int, error) {
 	n, err := Read(s.reg.fd, p)
+	return s.noteBytes(n, len(p), err)
+}
+
+// noteBytes notes what a read for wanted bytes has returned.
+func (s *Sock) noteBytes(n, wanted int, err error) (int, error) {
 	if n > 0 && err == nil {
-		if n < len(p) && !s.short {
+		if n < wanted && !s.short {
 			s.readable = false // a short read of a stream socket: dry
 		}
 		return n, nil
 	}
 	return n, s.noteRead(err)
+}
+
+// MaxPieces is how many pieces ReadPieces takes.
+const MaxPieces = 64
+
+// ReadPieces is Read into several pieces, one after the other. None of them may be
+// empty; those beyond MaxPieces are not used.
+func (s *Sock) ReadPieces(pieces [][]byte) (int, error) {
+	var vec [MaxPieces]unix.Iovec
+	room, k := 0, 0
+	for _, p := range pieces[:min(len(pieces), MaxPieces)] {
+		vec[k].Base = &p[0]
+		vec[k].SetLen(len(p))
+		room += len(p)
+		k++
+	}
+	n, err := readv(s.reg.fd, vec[:k])
+	return s.noteBytes(n, room, err)
 }
 
 // Fill is Read into a pipe.

@@ -11,7 +11,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -87,6 +86,8 @@ type Config struct {
 	// MaxHandshakes is how many handshakes compute at once (64). What waits is
 	// bounded by multiples of it.
 	MaxHandshakes int
+	// LibraryRecords is tunnel.Security's.
+	LibraryRecords bool
 	// Sockets, if set, bounds the connections: one unit for each, which goes with the
 	// connection to Take.
 	Sockets tunnel.Quota
@@ -453,7 +454,7 @@ func (a *arrival) Answered() error {
 // fd is still the caller's.
 func (a *arrival) shake() *reason.Error {
 	s := a.server
-	link, err := tunnel.Handshake(a.ctx, a.fd, a, func(c net.Conn) *tls.Conn { return tls.Server(c, s.tlsConfig()) })
+	link, err := tunnel.Handshake(a.ctx, a.fd, a, tunnel.Security{Config: s.tlsConfig(), Server: true, LibraryRecords: s.cfg.LibraryRecords})
 	if err != nil {
 		return a.why(err)
 	}
@@ -506,7 +507,7 @@ func (s *Arrivals) tlsConfig() *tls.Config {
 			if err != nil || c == nil {
 				return nil, errors.Join(err, errNoConfig(c))
 			}
-			return tunnel.Tuned(c), nil
+			return tunnel.Tuned(c, hello.Conn), nil
 		},
 	}
 }

@@ -116,6 +116,9 @@ type PoolConfig struct {
 	// MaxWaiting how many connections wait for them there (8,192). More fail
 	// with reason ResourceExhausted.
 	MaxDials, MaxWaiting int
+	// LibraryRecords has crypto/tls protect the records of tunnels, instead of package
+	// record.
+	LibraryRecords bool
 	// KeepAlive is how long a tunnel with connections may be silent before it
 	// is sent a PING (tunnel.DefaultKeepAlive; less than 0 for never).
 	KeepAlive time.Duration
@@ -196,6 +199,7 @@ type ServerConfig struct {
 	KeepAlive                time.Duration // as in PoolConfig
 	Silence                  time.Duration // as in PoolConfig
 	Linger                   time.Duration // as in PoolConfig
+	LibraryRecords           bool          // as in PoolConfig
 	Windows                  Windows
 	// OnTunnel, if set, is told on the loop when a tunnel is up (+1) and gone
 	// (-1).

@@ -2,10 +2,8 @@ package hbone
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"hash/maphash"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -353,7 +351,7 @@ func (p *Pool) connect(k Key) (tunnel.Link, *reason.Error) {
 		p.closed(false)
 		return tunnel.Link{}, asReason(err, reason.ConnectFailure, k)
 	}
-	link, err := tunnel.Handshake(ctx, fd, nil, func(c net.Conn) *tls.Conn { return tls.Client(c, tunnel.Tuned(conf)) })
+	link, err := tunnel.Handshake(ctx, fd, nil, tunnel.Security{Config: conf, LibraryRecords: p.cfg.LibraryRecords})
 	if err != nil {
 		poll.CloseFD(fd)
 		p.closed(false)

@@ -63,7 +63,7 @@ func NewServer(cfg ServerConfig) *Server {
 	s.arrivals = arrivals.New(arrivals.Config{
 		Loops: cfg.Loops, TLS: cfg.TLS, Take: s.take, OnError: cfg.OnHandshakeError, Sockets: cfg.Sockets,
 		HelloTimeout: cfg.HelloTimeout, AnswerTimeout: cfg.AnswerTimeout, HandshakeTimeout: cfg.HandshakeTimeout,
-		MaxHandshakes: cfg.MaxHandshakes, OnArrival: cfg.OnArrival,
+		MaxHandshakes: cfg.MaxHandshakes, LibraryRecords: cfg.LibraryRecords, OnArrival: cfg.OnArrival,
 	})
 	return s
 }

@@ -94,7 +94,7 @@ func (p *Pool) connectInside(k Key) (tunnel.Link, *reason.Error) {
 	if rerr != nil {
 		return tunnel.Link{}, rerr
 	}
-	link, err := tunnel.HandshakeInside(ctx, b, under, conf)
+	link, err := tunnel.HandshakeInside(ctx, b, under, tunnel.Security{Config: conf, LibraryRecords: p.cfg.LibraryRecords})
 	if err != nil {
 		under.Loop().Post(func() { under.Abort(reason.TunnelClosed) })
 		if cause := context.Cause(p.ctx); cause != nil {

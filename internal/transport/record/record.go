@@ -109,13 +109,18 @@ func Slots(to [][]byte, buf []byte, skip, n int) [][]byte {
 }
 
 // Seal makes records of the n bytes of plaintext that lie in the slots of buf. When Due
-// reports true, Control comes first. After Close or Refuse it does nothing.
-func (c *Conn) Seal(buf []byte, n int) {
-	for n > 0 && !c.ended {
+// reports true, Control comes first. After Close or Refuse it does nothing and reports
+// false: what lies in buf must not be sent.
+func (c *Conn) Seal(buf []byte, n int) bool {
+	if c.ended {
+		return false
+	}
+	for n > 0 {
 		m := min(n, MaxPlain)
 		c.seal(buf, m, typeApplication)
 		buf, n = buf[Len(m):], n-m
 	}
+	return true
 }
 
 // Append is Seal for bytes that lie elsewhere, behind out.

@@ -160,8 +160,8 @@ func TestNothingBehindTheEnd(t *testing.T) {
 	c, _ = mirror(t, tls.TLS_AES_128_GCM_SHA256)
 	c.Forget()
 	buf := append(make([]byte, HeaderLen), "plaintext of a secret"...)
-	c.Seal(append(buf, make([]byte, TrailerLen)...), 21)
-	if _, _, err := c.Open(make([]byte, 100)); err == nil || len(c.Append(nil, buf)) != 0 {
+	sealed := c.Seal(append(buf, make([]byte, TrailerLen)...), 21)
+	if _, _, err := c.Open(make([]byte, 100)); sealed || err == nil || len(c.Append(nil, buf)) != 0 {
 		t.Error("a connection without keys goes on")
 	}
 	if c.in != (half{}) || c.out != (half{}) {

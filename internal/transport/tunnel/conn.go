@@ -326,18 +326,27 @@ func (c *conn) frame(p []byte, end bool) bool {
 	if len(p) < largeData {
 		return t.h2.AppendData(c.hs, p, end)
 	}
-	first := t.hub.plainHead[:]
-	if !t.sealOutput() || !t.h2.DataHeader(first, c.hs, len(p), end) {
-		return false
-	}
-	k := copy(first[h2.FrameHeaderLen:], p)
-	if !t.seal(first[:h2.FrameHeaderLen+k]) || k < len(p) && !t.seal(p[k:]) {
+	if t.rec != nil {
+		if !c.frameSlots(p, end) {
+			return false
+		}
+	} else if !c.frameLibrary(p, end) {
 		return false
 	}
 	if t.waiting() >= outFlush && !t.inEngine {
 		t.flush()
 	}
 	return true
+}
+
+func (c *conn) frameLibrary(p []byte, end bool) bool {
+	t := c.t
+	first := t.hub.plainHead[:]
+	if !t.sealOutput() || !t.h2.DataHeader(first, c.hs, len(p), end) {
+		return false
+	}
+	k := copy(first[h2.FrameHeaderLen:], p)
+	return t.seal(first[:h2.FrameHeaderLen+k]) && (k == len(p) || t.seal(p[k:]))
 }
 
 // reset is the end of the stream by the peer or with the tunnel.

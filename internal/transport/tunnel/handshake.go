@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/record"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
@@ -30,6 +31,9 @@ type wire struct {
 	in    []byte // read from the socket, not taken yet
 	end   bool   // nothing comes after in
 	out   []byte // to be written to the socket
+
+	secrets *record.Secrets // during a handshake that may be taken over
+	bounds  bounds
 }
 
 // Gate is called when a handshake waits for the peer, and when that is over.
@@ -40,10 +44,17 @@ type Gate interface {
 	Answered() error
 }
 
-// Handshake does what do asks for with a tls.Conn on fd, blocking, and returns
-// a Link that is ready for a loop. fd is the caller's until a tunnel starts on the Link.
-// g may be nil.
-func Handshake(ctx context.Context, fd int, g Gate, do func(net.Conn) *tls.Conn) (Link, error) {
+// Security is how a tunnel is protected.
+type Security struct {
+	Config *tls.Config // of a server: its GetConfigForClient returns what Tuned returned
+	Server bool
+	// LibraryRecords has crypto/tls protect the records, too, instead of package record.
+	LibraryRecords bool
+}
+
+// Handshake shakes hands on fd, blocking, and returns a Link that is ready for a loop.
+// fd is the caller's until a tunnel starts on the Link. g may be nil.
+func Handshake(ctx context.Context, fd int, g Gate, s Security) (Link, error) {
 	dup, err := poll.Dup(fd)
 	if err != nil {
 		return Link{}, err
@@ -60,38 +71,80 @@ func Handshake(ctx context.Context, fd int, g Gate, do func(net.Conn) *tls.Conn)
 	// then used again is what everybody gets wrong; a deadline in the past is
 	// enough.
 	stop := context.AfterFunc(ctx, func() { _ = f.SetDeadline(time.Unix(1, 0)) })
-	conn := do(w)
+	conn := w.begin(s)
 	err = conn.Handshake()
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
+	k := Link{fd: fd, wire: w}
+	w.finish(&k, conn, !s.Server, err == nil)
 	if err != nil {
 		return Link{}, err
 	}
-	return Link{fd: fd, conn: conn, wire: w}, nil
+	return k, nil
 }
 
 // HandshakeInside is the same for the client's side on a stream of another tunnel, which
 // b makes blocking. On error the stream is still the caller's.
-func HandshakeInside(ctx context.Context, b *bytestream.Blocking, under bytestream.Conn, conf *tls.Config) (Link, error) {
+func HandshakeInside(ctx context.Context, b *bytestream.Blocking, under bytestream.Conn, s Security) (Link, error) {
 	w := &wire{block: b}
-	conn := tls.Client(w, Tuned(conf))
-	if err := conn.HandshakeContext(ctx); err != nil {
+	conn := w.begin(s)
+	err := conn.HandshakeContext(ctx)
+	k := Link{fd: -1, under: under, wire: w}
+	w.finish(&k, conn, !s.Server, err == nil)
+	if err != nil {
 		return Link{}, err
 	}
-	return Link{fd: -1, under: under, conn: conn, wire: w}, nil
+	return k, nil
 }
 
-// Tuned is conf as a tunnel needs it. No tickets: nothing must follow the
-// handshake that the loop would have to answer, and a resumed session would
-// skip verification.
-func Tuned(conf *tls.Config) *tls.Config {
-	if conf.DynamicRecordSizingDisabled && conf.SessionTicketsDisabled {
+// begin returns the end of crypto/tls for a handshake on w.
+func (w *wire) begin(s Security) *tls.Conn {
+	if !s.LibraryRecords && record.Usable() {
+		w.secrets = &record.Secrets{}
+	}
+	if s.Server {
+		return tls.Server(w, s.Config)
+	}
+	return tls.Client(w, Tuned(s.Config, w))
+}
+
+// finish ends a handshake. When everything fits, package record has the connection from
+// here on, otherwise crypto/tls goes on.
+func (w *wire) finish(k *Link, conn *tls.Conn, client bool, ok bool) {
+	w.in = w.bounds.rest()
+	if w.secrets != nil {
+		defer func() { w.secrets.Forget(); w.secrets = nil }()
+	}
+	if !ok {
+		return
+	}
+	state := conn.ConnectionState()
+	k.state, k.conn = &state, conn
+	if w.secrets == nil || w.bounds.inside() {
+		return
+	}
+	if rec, ok := record.New(&state, w.secrets, client); ok {
+		k.rec, k.conn = rec, nil
+	}
+}
+
+// Tuned is conf as a tunnel on c needs it, the net.Conn of its handshake. No tickets:
+// nothing must follow the handshake that the loop would have to answer, a resumed session would skip
+// verification, and the record of a ticket would use the first nonce that package record
+// uses. The secrets of a connection go to that connection alone.
+func Tuned(conf *tls.Config, c net.Conn) *tls.Config {
+	w, _ := c.(*wire)
+	take := w != nil && w.secrets != nil && conf.KeyLogWriter == nil
+	if conf.DynamicRecordSizingDisabled && conf.SessionTicketsDisabled && !take {
 		return conf
 	}
 	conf = conf.Clone()
 	conf.DynamicRecordSizingDisabled = true
 	conf.SessionTicketsDisabled = true
+	if take {
+		conf.KeyLogWriter = w.secrets
+	}
 	return conf
 }
 
@@ -111,20 +164,28 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// handshakeRead waits for bytes, and has the gate know of it.
+// handshakeRead hands crypto/tls no more than the rest of one record: what follows the
+// handshake stays here.
 func (w *wire) handshakeRead(p []byte) (int, error) {
+	p = p[:min(len(p), w.bounds.next())]
+	n, err := w.fill(p)
+	w.bounds.passed(p[:n])
+	return n, err
+}
+
+// fill waits for bytes, and has the gate know of it. What comes at once is read ahead.
+func (w *wire) fill(p []byte) (int, error) {
 	if w.block != nil {
 		return w.block.Read(p)
 	}
-	if w.gate == nil {
-		return w.file.Read(p)
-	}
-	n, err := poll.Read(w.fd, p)
+	n, err := w.bounds.read(w.fd, p)
 	switch {
 	case err == nil && n > 0:
 		return n, nil
 	case !poll.IsAgain(err):
 		return w.file.Read(p) // the end or an error, in the form that crypto/tls expects
+	case w.gate == nil:
+		return w.file.Read(p)
 	}
 	if err := w.gate.Asks(w.file); err != nil {
 		return 0, err
@@ -138,6 +199,9 @@ func (w *wire) handshakeRead(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (w *wire) Write(p []byte) (int, error) {
+	if w.secrets != nil {
+		w.secrets.Sent(p)
+	}
 	if w.file != nil {
 		return w.file.Write(p)
 	}

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/transport/record"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
@@ -17,17 +18,24 @@ const (
 	outCap = outFlush + poll.BufferSize + 32<<10
 	// freeOut bounds the ciphertext buffers a loop keeps.
 	freeOut = 4
+	// freeParts bounds the buffers for starts of records that a loop keeps.
+	freeParts = 16
+	// smallPart is up to which length the start of a record gets memory of its own when
+	// the loop has no buffer: a peer that sends a few bytes costs a few bytes.
+	smallPart = 512
 )
 
 // hub is what all tunnels of a loop share: buffers, and the list of tunnels
 // that have something to send at the end of the turn.
 type hub struct {
 	loop      *poll.Loop
-	cipher    []byte          // ciphertext as read
-	plain     []byte          // plaintext as delivered
+	cipher    []byte          // ciphertext as read, behind the start of a record
+	plain     []byte          // plaintext of crypto/tls; made for its first tunnel
 	inner     []byte          // the same of tunnels inside of tunnels; made for the first one
 	plainHead [MaxRecord]byte // a DATA frame's header and first bytes
 	free      [][]byte
+	parts     [][]byte // for starts of records
+	pieces    [][]byte // of the slots at hand
 	dirty     []*Tunnel
 	scheduled bool
 }
@@ -36,8 +44,7 @@ type hubKey struct{}
 
 func hubOf(l *poll.Loop) *hub {
 	return l.Value(hubKey{}, func() any {
-		h := &hub{loop: l, cipher: make([]byte, poll.BufferSize), plain: make([]byte, poll.BufferSize+MaxRecord)}
-		return h
+		return &hub{loop: l, cipher: make([]byte, record.MaxRecord+poll.BufferSize)}
 	}).(*hub)
 }
 
@@ -45,6 +52,9 @@ func hubOf(l *poll.Loop) *hub {
 // one inside of it may do so too.
 func (h *hub) plaintext(inside bool) []byte {
 	if !inside {
+		if h.plain == nil {
+			h.plain = make([]byte, poll.BufferSize+MaxRecord)
+		}
 		return h.plain
 	}
 	if h.inner == nil {
@@ -68,6 +78,34 @@ func (h *hub) putOut(b []byte) {
 		return
 	}
 	h.free = append(h.free, b[:0])
+}
+
+// keep keeps p, the start of a record, in place of what part is. It may be empty.
+func (h *hub) keep(part, p []byte) []byte {
+	if len(p) > 0 && cap(part) < len(p) {
+		h.drop(part)
+		switch n := len(h.parts); {
+		case n > 0:
+			part, h.parts[n-1] = h.parts[n-1], nil
+			h.parts = h.parts[:n-1]
+		case len(p) <= smallPart:
+			part = make([]byte, 0, len(p))
+		default:
+			part = make([]byte, 0, record.MaxRecord)
+		}
+	}
+	if len(p) == 0 {
+		h.drop(part)
+		return nil
+	}
+	return append(part[:0], p...)
+}
+
+// drop takes the buffer of a start of a record back.
+func (h *hub) drop(part []byte) {
+	if cap(part) >= record.MaxRecord && len(h.parts) < freeParts {
+		h.parts = append(h.parts, part[:0])
+	}
 }
 
 // add has t flushed at the end of this turn.

@@ -15,16 +15,18 @@ type inner struct{ t *Tunnel }
 func (t *Tunnel) startInside() {
 	w := t.wire
 	rest, end, err := w.block.Release()
-	w.block, w.in, w.end = nil, rest, end
+	w.block, w.in = nil, rest
 	t.under.Consumed(len(rest))
 	t.under.Bind(&inner{t})
-	// crypto/tls may hold bytes too. Not now: the tunnel's owner is not ready.
+	// Not now: the tunnel's owner is not ready.
 	t.hub.loop.Post(func() {
 		if t.closed {
 			return
 		}
-		t.decrypt()
-		w.in = nil
+		if p := w.in; len(p) > 0 || end {
+			w.in = nil
+			t.openInside(p, end)
+		}
 		if err != nil {
 			t.Fail(reason.TunnelClosed, err)
 		}
@@ -37,13 +39,28 @@ func (i *inner) OnData(p []byte, end bool) {
 	n := len(p)
 	if len(t.wire.in) > 0 { // since the handshake
 		p = append(t.wire.in, p...)
+		t.wire.in = nil
 	}
-	t.wire.in, t.wire.end = p, end
 	t.heard = t.hub.loop.Now()
-	t.decrypt()
-	t.wire.in = nil
+	t.openInside(p, end)
 	if !t.closed {
 		t.under.Consumed(n)
+	}
+}
+
+// openInside opens what has arrived on the stream, whose bytes are not the tunnel's to
+// change.
+func (t *Tunnel) openInside(p []byte, end bool) {
+	if t.rec == nil {
+		t.opened(p, end)
+		return
+	}
+	for first := true; !t.closed && (first || len(p) > 0); first = false {
+		buf := t.hub.plaintext(true)
+		k := copy(buf, t.part)
+		n := copy(buf[k:], p)
+		p = p[n:]
+		t.opened(buf[:k+n], end && len(p) == 0)
 	}
 }
 

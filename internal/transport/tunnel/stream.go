@@ -218,30 +218,41 @@ func (s *Stream) readApp() (int, bool) {
 	if quota <= 0 {
 		return 0, false // OnWritable continues
 	}
+	if t.rec != nil {
+		return s.readSlots(quota)
+	}
 	frame := t.hub.loop.Framed()[poll.HeaderRoom-h2.FrameHeaderLen:]
 	n, err := s.sock.Read(frame[h2.FrameHeaderLen : h2.FrameHeaderLen+pieceSize(quota)])
-	switch {
-	case poll.IsAgain(err):
+	if !s.received(n, err) {
 		return 0, false
-	case err != nil:
-		s.appGone(err)
-		return 0, false
-	case n == 0:
-		s.appEnd = true
-		t.h2.AppendData(s.hs, nil, true)
-		t.Touch()
-		s.finishIfDone()
-		return 0, false
-	}
-	if s.client {
-		s.AddSent(n)
-	} else {
-		s.AddReceived(n)
 	}
 	if !s.send(frame, n) {
 		return n, false
 	}
 	return n, s.sock.Readable()
+}
+
+// received takes the result of a read from the application. It reports whether there are
+// bytes.
+func (s *Stream) received(n int, err error) bool {
+	switch {
+	case poll.IsAgain(err):
+		return false
+	case err != nil:
+		s.appGone(err)
+		return false
+	case n == 0:
+		s.appEnd = true
+		s.t.h2.AppendData(s.hs, nil, true)
+		s.t.Touch()
+		s.finishIfDone()
+		return false
+	case s.client:
+		s.AddSent(n)
+	default:
+		s.AddReceived(n)
+	}
+	return true
 }
 
 // pieceSize is how much to read at once: what the quota permits, cut so that a
@@ -259,12 +270,16 @@ func (s *Stream) send(frame []byte, n int) bool {
 	t := s.t
 	if n < largeData {
 		t.h2.AppendData(s.hs, frame[h2.FrameHeaderLen:h2.FrameHeaderLen+n], false)
-		t.Touch()
-		return true
-	}
-	if !t.sealOutput() || !t.h2.DataHeader(frame, s.hs, n, false) || !t.seal(frame[:h2.FrameHeaderLen+n]) {
+	} else if !t.sealOutput() || !t.h2.DataHeader(frame, s.hs, n, false) || !t.seal(frame[:h2.FrameHeaderLen+n]) {
 		return false
 	}
+	return s.sentFrame()
+}
+
+// sentFrame has what was sealed leave: at once when it is much. It reports whether the
+// tunnel goes on.
+func (s *Stream) sentFrame() bool {
+	t := s.t
 	t.Touch()
 	if t.waiting() >= outFlush {
 		t.flush()

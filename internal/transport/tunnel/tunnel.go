@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/h2"
+	"github.com/ambit-mesh/ambit/internal/transport/record"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	bytestream "github.com/ambit-mesh/ambit/internal/transport/stream"
 )
@@ -94,9 +95,13 @@ type Tunnel struct {
 	// under, if set, carries the tunnel instead of sock.
 	under bytestream.Conn
 	wire  *wire
+	rec   *record.Conn // protects the records, or tls does
 	tls   *tls.Conn
+	state *tls.ConnectionState // it does not change
 	h2    *h2.Conn
 	role  Role
+
+	part []byte // the start of a record, with rec
 
 	sent     int  // of wire.out
 	blocked  bool // under has asked to wait
@@ -127,12 +132,15 @@ type Tunnel struct {
 type Link struct {
 	fd    int
 	under bytestream.Conn
+	rec   *record.Conn // or
 	conn  *tls.Conn
+	state *tls.ConnectionState
 	wire  *wire
 }
 
 // Close lets go of a Link that no tunnel has. It may be called from any goroutine.
 func (k *Link) Close() {
+	k.forget()
 	if k.under != nil {
 		abort(k.under)
 		return
@@ -142,6 +150,7 @@ func (k *Link) Close() {
 
 // Reset is Close, but the peer gets a reset instead of an end.
 func (k *Link) Reset() {
+	k.forget()
 	if k.under != nil {
 		abort(k.under)
 		return
@@ -149,11 +158,17 @@ func (k *Link) Reset() {
 	poll.ResetFD(k.fd)
 }
 
+func (k *Link) forget() {
+	if k.rec != nil {
+		k.rec.Forget()
+	}
+}
+
 // Under returns the stream that carries the Link, nil when a socket does.
 func (k *Link) Under() bytestream.Conn { return k.under }
 
 // State returns what the TLS handshake has agreed on.
-func (k *Link) State() tls.ConnectionState { return k.conn.ConnectionState() }
+func (k *Link) State() tls.ConnectionState { return *k.state }
 
 // abort ends a stream, from any goroutine.
 func abort(c bytestream.Conn) {
@@ -163,7 +178,8 @@ func abort(c bytestream.Conn) {
 // Start puts a tunnel on the loop it was made for. On error the Link is still the
 // caller's, and Ended is not called.
 func (t *Tunnel) Start(l *poll.Loop, k Link, cfg Config, r Role) error {
-	t.hub, t.under, t.tls, t.wire, t.role = hubOf(l), k.under, k.conn, k.wire, r
+	t.hub, t.under, t.wire, t.role = hubOf(l), k.under, k.wire, r
+	t.rec, t.tls, t.state = k.rec, k.conn, k.state
 	t.why = reason.TunnelClosed
 	t.heard = l.Now()
 	t.queues, t.patience = cfg.Queues, cfg.Linger
@@ -193,8 +209,8 @@ func (t *Tunnel) Start(l *poll.Loop, k Link, cfg Config, r Role) error {
 		t.startInside()
 		return nil
 	}
-	// crypto/tls may hold bytes that came with the handshake's last flight, for
-	// which there will be no event.
+	// Bytes may have come with the handshake's last flight, for which there will be no
+	// event.
 	t.sock.Again(poll.Readable)
 	return nil
 }
@@ -206,7 +222,7 @@ func (t *Tunnel) Loop() *poll.Loop { return t.hub.loop }
 func (t *Tunnel) H2() *h2.Conn { return t.h2 }
 
 // TLS returns what the TLS handshake has agreed on. It may be called from any goroutine.
-func (t *Tunnel) TLS() tls.ConnectionState { return t.tls.ConnectionState() }
+func (t *Tunnel) TLS() tls.ConnectionState { return *t.state }
 
 // Closed reports whether the tunnel has ended.
 func (t *Tunnel) Closed() bool { return t.closed }
@@ -270,25 +286,41 @@ func (t *Tunnel) Touch() {
 
 // receive takes what the socket has.
 func (t *Tunnel) receive() {
+	if p := t.wire.in; len(p) > 0 { // since the handshake
+		t.wire.in = nil
+		t.opened(p, false)
+	}
 	for budget := readTurn; budget > 0; {
 		if t.closed || !t.sock.Readable() {
 			return
 		}
-		n, err := t.sock.Read(t.hub.cipher)
+		buf := t.hub.cipher
+		k := copy(buf, t.part)
+		n, err := t.sock.Read(buf[k : k+poll.BufferSize])
 		switch {
 		case poll.IsAgain(err):
-			t.wire.in = nil
+			return
 		case err != nil:
 			t.Fail(reason.TunnelClosed, err)
 			return
-		default:
-			t.wire.in, t.wire.end = t.hub.cipher[:n], n == 0
-			t.heard = t.hub.loop.Now()
 		}
+		t.heard = t.hub.loop.Now()
 		budget -= n
-		t.decrypt()
+		t.opened(buf[:k+n], n == 0)
 	}
 	t.sock.Again(poll.Readable)
+}
+
+// opened opens what has arrived, where it is, and gives it to the engine. end says that
+// nothing comes behind it.
+func (t *Tunnel) opened(p []byte, end bool) {
+	if t.rec != nil {
+		t.open(p, end)
+		return
+	}
+	t.wire.in, t.wire.end = p, end
+	t.decrypt()
+	t.wire.in = nil
 }
 
 // decrypt opens every whole record and gives the plaintext to the engine in
@@ -360,6 +392,9 @@ func (t *Tunnel) full() bool { return t.waiting()+len(t.h2.Output()) >= outBound
 // seal encrypts p behind what waits. It returns false when that ended the
 // tunnel.
 func (t *Tunnel) seal(p []byte) bool {
+	if t.rec != nil {
+		return t.sealRecords(p)
+	}
 	if t.wire.out == nil {
 		t.wire.out = t.hub.takeOut()
 	}
@@ -471,7 +506,11 @@ func (t *Tunnel) goodbye() {
 	if t.wire.out == nil {
 		t.wire.out = t.hub.takeOut()
 	}
-	_ = t.tls.CloseWrite()
+	if t.rec != nil {
+		t.wire.out = t.rec.Close(t.wire.out)
+	} else {
+		_ = t.tls.CloseWrite()
+	}
 	t.closing = true
 	t.linger = t.hub.loop.AfterFunc(closeLinger, func() { t.Fail(t.why, t.err) })
 	t.Touch()
@@ -493,6 +532,7 @@ func (t *Tunnel) Fail(r reason.Reason, err error) {
 		t.under.Abort(reason.TunnelClosed)
 	}
 	t.releaseOut()
+	t.forgetRecords()
 	clear(t.stalled)
 	t.stalled = nil
 	t.h2.Close(h2.InternalError)
