@@ -123,7 +123,7 @@ func (p *pod) start() error {
 		Loops: p.node.Loops, Dial: p.dial,
 		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
 		Windows: windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
-		Sockets: p.share.Sockets, Queues: p.share.Queues,
+		Sockets: p.share.Sockets, Queues: p.share.Queues, LibraryRecords: cfg.LibraryRecords,
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
 	})
 	p.srv = hbone.NewServer(hbone.ServerConfig{
@@ -132,7 +132,7 @@ func (p *pod) start() error {
 		OnTunnel:         func(delta int) { p.node.Recorder.Sockets(telemetry.Destination, delta) },
 		OnArrival:        p.node.occupied,
 		Windows:          windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
-		Sockets: p.share.Sockets, Tunnels: p.share.Tunnels, Queues: p.share.Queues,
+		Sockets: p.share.Sockets, Tunnels: p.share.Tunnels, Queues: p.share.Queues, LibraryRecords: cfg.LibraryRecords,
 	})
 	p.identify()
 	p.guard.Own(p.node.owner(), fds)

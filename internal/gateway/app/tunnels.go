@@ -69,12 +69,12 @@ func (a *App) tunnels() {
 	a.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: a.loops, Dial: a.dialTunnel, MaxStreams: int(c.PoolMaxStreams), IdleRelease: c.PoolIdleRelease.Std(),
 		DialTimeout: connectTimeout, Windows: windows, KeepAlive: ping, Silence: c.TunnelSilence.Std(),
-		Sockets: a.up, Queues: a.queues,
+		Sockets: a.up, Queues: a.queues, LibraryRecords: c.LibraryRecords,
 	})
 	a.server = hbone.NewServer(hbone.ServerConfig{
 		Loops: a.loops, TLS: a.serverTLS, OnRequest: func(r *hbone.Request) { a.gateway.Serve(r) },
 		OnHandshakeError: a.handshakeFailed, Windows: windows, KeepAlive: ping, Silence: c.TunnelSilence.Std(),
-		Sockets: a.down, Tunnels: newQuota(maxTunnels), Queues: a.queues,
+		Sockets: a.down, Tunnels: newQuota(maxTunnels), Queues: a.queues, LibraryRecords: c.LibraryRecords,
 	})
 }
 

@@ -75,6 +75,8 @@ type Settings struct {
 	CRLPath   string   `json:"crlPath,omitempty"`
 	TLS12     bool     `json:"tls12Enabled"`
 	PQC       bool     `json:"compliancePqc"`
+	// LibraryRecords has crypto/tls protect the records of tunnels, too.
+	LibraryRecords bool `json:"libraryRecords"`
 
 	// TokenFile and Token are where to find the bearer token for the control
 	// plane; both empty means to go without.
@@ -136,6 +138,8 @@ func (r *Reader) Settings(host Host, role Role) Settings {
 		TunnelSilence:   r.Duration("TUNNEL_SILENCE_TIMEOUT", 3*time.Minute, time.Second),
 
 		ProxyMetadata: pc.ProxyMetadata,
+
+		LibraryRecords: !r.Bool("AMBIT_RECORD_LAYER", true),
 
 		FakeCA:    r.Bool("FAKE_CA", false),
 		SecretTTL: r.Duration("SECRET_TTL", 24*time.Hour, time.Second),
@@ -204,7 +208,9 @@ func (r *Reader) logging(s *Settings) {
 
 func (r *Reader) compliance(s *Settings) {
 	switch v := r.Text("COMPLIANCE_POLICY", ""); v {
-	case "", "fips-140-2":
+	case "":
+	case "fips-140-2":
+		s.LibraryRecords = true
 	case "pqc":
 		s.PQC = true
 	default:

@@ -278,3 +278,38 @@ func TestSockAllocatesNothing(t *testing.T) {
 	}
 	_ = unix.Close(peer)
 }
+
+// A read into pieces fills one after the other, and is dry when it is short.
+func TestReadPieces(t *testing.T) {
+	l := newGroup(t, 1).Loop(0)
+	s, peer := sockPair(t, l, newIdle())
+	on(t, l, func() {
+		s.Note(Readable)
+		a, b, c := make([]byte, 3), make([]byte, 1), make([]byte, 10)
+		pieces := [][]byte{a, b, c}
+		if _, err := s.ReadPieces(pieces); !IsAgain(err) || s.Readable() {
+			t.Errorf("an empty socket: %v, readable %v", err, s.Readable())
+		}
+		_, err := Write(peer, []byte("abcdefg"))
+		if err != nil {
+			t.Error(err)
+		}
+		s.Note(Readable)
+		if n, err := s.ReadPieces(pieces[:2]); n != 4 || err != nil || string(a)+string(b) != "abcd" || !s.Readable() {
+			t.Errorf("%d, %v: %q %q, readable %v", n, err, a, b, s.Readable())
+		}
+		if n, err := s.ReadPieces(pieces); n != 3 || err != nil || string(a) != "efg" || s.Readable() {
+			t.Errorf("%d, %v: %q, readable %v", n, err, a, s.Readable())
+		}
+		many := make([][]byte, MaxPieces+5)
+		for i := range many {
+			many[i] = make([]byte, 1)
+		}
+		_, _ = Write(peer, make([]byte, len(many)))
+		s.Note(Readable)
+		if n, err := s.ReadPieces(many); n != MaxPieces || err != nil || !s.Readable() {
+			t.Errorf("%d pieces were filled, %v, readable %v", n, err, s.Readable())
+		}
+		_ = ShutdownWrite(peer)
+	})
+}

@@ -31,6 +31,12 @@ var contenders = []contender{
 	{"hbone", func(tb testing.TB, app func(net.Conn)) *world {
 		return newWorld(tb, app, func(w *world, _ *PoolConfig, _ *ServerConfig) { w.quiet = true })
 	}},
+	{"hbone-crypto-tls", func(tb testing.TB, app func(net.Conn)) *world {
+		return newWorld(tb, app, func(w *world, p *PoolConfig, s *ServerConfig) {
+			w.quiet = true
+			p.LibraryRecords, s.LibraryRecords = true, true
+		})
+	}},
 }
 
 // plainWorld has the same programs behind two proxies that only relay.

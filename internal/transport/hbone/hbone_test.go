@@ -21,8 +21,19 @@ func echo(c net.Conn) {
 	_ = c.(*net.TCPConn).CloseWrite()
 }
 
-func TestEcho(t *testing.T) {
-	w := newWorld(t, echo)
+// The same with crypto/tls for the records at either end, and at both.
+func TestEchoWithCryptoTLS(t *testing.T) {
+	for _, ends := range [][2]bool{{true, false}, {false, true}, {true, true}} {
+		t.Run(fmt.Sprint(ends), func(t *testing.T) {
+			testEcho(t, func(_ *world, p *PoolConfig, s *ServerConfig) { p.LibraryRecords, s.LibraryRecords = ends[0], ends[1] })
+		})
+	}
+}
+
+func TestEcho(t *testing.T) { testEcho(t) }
+
+func testEcho(t *testing.T, o ...option) {
+	w := newWorld(t, echo, o...)
 	for _, size := range []int{0, 1, 1000, 8 << 10, 100_000, 10 << 20} {
 		c := w.connect()
 		want := make([]byte, size)

@@ -94,7 +94,10 @@ func TestValues(t *testing.T) {
 		}},
 		{bootstrap.Env{"IPV6_ENABLED": "false"}, func(c *Config) bool { return c.StatsAddr.String() == "0.0.0.0:15020" }},
 		{bootstrap.Env{"AMBIT_ADMIN_ADDR": "127.0.0.1:1"}, func(c *Config) bool { return c.AdminAddr.String() == "127.0.0.1:1" }},
-		{bootstrap.Env{"COMPLIANCE_POLICY": "pqc"}, func(c *Config) bool { return c.PQC }},
+		{bootstrap.Env{"COMPLIANCE_POLICY": "pqc"}, func(c *Config) bool { return c.PQC && !c.LibraryRecords }},
+		{bootstrap.Env{"COMPLIANCE_POLICY": "fips-140-2"}, func(c *Config) bool { return c.LibraryRecords }},
+		{bootstrap.Env{"AMBIT_RECORD_LAYER": "false"}, func(c *Config) bool { return c.LibraryRecords }},
+		{bootstrap.Env{"AMBIT_RECORD_LAYER": "true"}, func(c *Config) bool { return !c.LibraryRecords }},
 		{bootstrap.Env{"XDS_ON_DEMAND": "true"}, func(c *Config) bool { return c.XDSOnDemand && c.DNSProxy }},
 	} {
 		if c := load(t, tc.env); !tc.good(c) {
@@ -132,6 +135,7 @@ func TestRefused(t *testing.T) {
 		{"ZTUNNEL_RESOURCE_CPU_LIMIT": "NaN"},
 		{"LOG_FORMAT": "xml"},
 		{"COMPLIANCE_POLICY": "rot13"},
+		{"AMBIT_RECORD_LAYER": "off"},
 		{"TRUST_DOMAIN": "Not/Valid"},
 		{"PROXY_CONFIG": "{"},
 		{"ENABLE_PROXY": "false", "ISTIO_META_DNS_CAPTURE": "false"},
