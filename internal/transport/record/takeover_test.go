@@ -2,8 +2,11 @@ package record
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"crypto/tls"
 	"fmt"
+	"os"
+	"os/exec"
 	"testing"
 )
 
@@ -157,5 +160,25 @@ func TestFirstRecordAfterTheHandshake(t *testing.T) {
 		if got, err := received(far); err != nil || string(got) != "second" {
 			t.Errorf("client %v: %q, %v", client, got, err)
 		}
+	}
+}
+
+// In FIPS 140 mode, which begins with a process, crypto/tls goes on.
+func TestFIPSMode(t *testing.T) {
+	if os.Getenv("RECORD_TEST_FIPS") == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFIPSMode$", "-test.v")
+		cmd.Env = append(os.Environ(), "GODEBUG=fips140=on", "RECORD_TEST_FIPS=1")
+		if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("FIPS mode is on")) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	if fips140.Enabled() {
+		t.Log("FIPS mode is on")
+	}
+	near, s, _, _ := shake(t, true, config(t), config(t))
+	state := near.ConnectionState()
+	if _, ok := New(&state, s, true); ok || Usable() {
+		t.Error("a connection was taken over in FIPS mode")
 	}
 }
