@@ -140,7 +140,12 @@ func (w *World) Tunnel(from lab.Where, to netip.AddrPort, as *mtls.Bundle, expec
 	if peer, err := mtls.PeerIdentity(&cs); err != nil || peer.String() != expect {
 		w.t.Errorf("%s is %s, and not %s: %v", to, peer, expect, err)
 	}
-	h, err := (&http2.Transport{}).NewClientConn(tc) //nolint:staticcheck // as Tunnel.h2
+	return w.TunnelOn(tc)
+}
+
+// TunnelOn is Tunnel on a connection whose handshake is over. It ends with the test.
+func (w *World) TunnelOn(conn net.Conn) (*Tunnel, error) {
+	h, err := (&http2.Transport{}).NewClientConn(conn) //nolint:staticcheck // as Tunnel.h2
 	if err != nil {
 		_ = conn.Close()
 		return nil, err

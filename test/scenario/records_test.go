@@ -3,7 +3,6 @@ package scenario
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/json"
 	"io"
 	"net"
@@ -59,7 +58,7 @@ func TestRecordLayers(t *testing.T) {
 			"plaintext": func(*record.Conn) ([]byte, error) { return bytes.Repeat([]byte("GET / HTTP/1.1\r\n"), 1000), nil },
 			"half":      func(c *record.Conn) ([]byte, error) { return c.Append(nil, make([]byte, 9000))[:5000], nil },
 		} {
-			conn, c := tunnelKeys(w, netip.AddrPortFrom(other.Addr(), 15008))
+			conn, c := w.Keys(outlaw, netip.AddrPortFrom(other.Addr(), 15008), w.Bundle(farID))
 			p, err := send(c)
 			if err != nil {
 				t.Fatal(err)
@@ -98,38 +97,4 @@ func bulk(w *rig.World, from lab.Where, to netip.AddrPort) {
 	if n, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, want) {
 		w.T().Errorf("from %s to %s: %d bytes of %d came back, %v", from, to, n, len(want), err)
 	}
-}
-
-// tunnelKeys shakes hands with a tunnel's server, as a workload of the mesh, and returns
-// the connection and its keys.
-func tunnelKeys(w *rig.World, to netip.AddrPort) (net.Conn, *record.Conn) {
-	w.T().Helper()
-	conn := w.MustDial(outlaw, to)
-	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	s := &record.Secrets{}
-	tc := tls.Client(noted{conn, s}, &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{w.Bundle(farID).Cert},
-		InsecureSkipVerify:     true, //nolint:gosec // an attacker accepts any server
-		SessionTicketsDisabled: true, KeyLogWriter: s,
-	})
-	if err := tc.Handshake(); err != nil {
-		w.T().Fatal(err)
-	}
-	state := tc.ConnectionState()
-	c, ok := record.New(&state, s, true)
-	if !ok {
-		w.T().Fatal("the keys were not taken over")
-	}
-	return conn, c
-}
-
-// noted is a connection on which a Secrets sees what is sent.
-type noted struct {
-	net.Conn
-	s *record.Secrets
-}
-
-func (n noted) Write(p []byte) (int, error) {
-	n.s.Sent(p)
-	return n.Conn.Write(p)
 }
