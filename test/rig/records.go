@@ -89,6 +89,7 @@ func (r *Records) Updates() (in, out uint64) {
 	return r.keys.Updates()
 }
 
+// Read implements net.Conn.
 func (r *Records) Read(p []byte) (int, error) {
 	buf := make([]byte, 64<<10)
 	for len(r.plain) == 0 {
@@ -110,6 +111,7 @@ func (r *Records) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Write implements net.Conn.
 func (r *Records) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -31,11 +31,11 @@ func TestWithCryptoTLS(t *testing.T) {
 			}
 		}
 		_, _ = w.Write(c.Close(nil))
-		if _, err := received(far); err != io.EOF {
+		if _, err := received(far); !errors.Is(err, io.EOF) {
 			t.Errorf("client %v: crypto/tls read %v instead of the end", client, err)
 		}
 		_ = far.CloseWrite()
-		if _, _, err := c.Open(w.take()); err != io.EOF {
+		if _, _, err := c.Open(w.take()); !errors.Is(err, io.EOF) {
 			t.Errorf("client %v: opened %v instead of the end", client, err)
 		}
 	}
@@ -185,7 +185,7 @@ func TestRefuse(t *testing.T) {
 		}
 	}
 	c, peer := mirror(t, tls.TLS_AES_128_GCM_SHA256)
-	if _, _, err := peer.Open(c.Close(nil)); err != io.EOF || len(peer.Refuse(nil)) != 0 {
+	if _, _, err := peer.Open(c.Close(nil)); !errors.Is(err, io.EOF) || len(peer.Refuse(nil)) != 0 {
 		t.Error("the end is answered by an alert", err)
 	}
 }

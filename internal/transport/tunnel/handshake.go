@@ -130,9 +130,9 @@ func (w *wire) finish(k *Link, conn *tls.Conn, client bool, ok bool) {
 }
 
 // Tuned is conf as a tunnel on c needs it, the net.Conn of its handshake. No tickets:
-// nothing must follow the handshake that the loop would have to answer, a resumed session would skip
-// verification, and the record of a ticket would use the first nonce that package record
-// uses. The secrets of a connection go to that connection alone.
+// nothing must follow the handshake that the loop would have to answer. A resumed session
+// would skip verification. The record of a ticket would use the first nonce of package
+// record. The secrets of a connection go to that connection alone.
 func Tuned(conf *tls.Config, c net.Conn) *tls.Config {
 	w, _ := c.(*wire)
 	take := w != nil && w.secrets != nil && conf.KeyLogWriter == nil

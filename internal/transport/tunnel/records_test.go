@@ -100,7 +100,7 @@ func descriptor(tb testing.TB, c net.Conn) int {
 	return fd
 }
 
-// conn is the other way.
+// netConn is the other way.
 func netConn(tb testing.TB, fd int) net.Conn {
 	tb.Helper()
 	f := os.NewFile(uintptr(fd), "socket")
@@ -161,7 +161,7 @@ type pair struct {
 	echo           sync.WaitGroup
 }
 
-// link shakes hands at both ends.
+// links shakes hands at both ends.
 func links(tb testing.TB, client, srv Security) (c, s Link) {
 	tb.Helper()
 	a, b := sockets(tb)
