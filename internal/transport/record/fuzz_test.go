@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 )
 
@@ -31,7 +32,7 @@ func FuzzOpen(f *testing.F) {
 		step := max(int(cut)+1, len(stream)/100) // few pieces: each copies what waits
 		for q := stream; len(q) > 0 && err == nil; {
 			n := min(len(q), step)
-			buf := append(rest, q[:n]...)
+			buf := slices.Concat(rest, q[:n])
 			q = q[n:]
 			var plain []byte
 			plain, rest, err = server.Open(buf)
@@ -71,7 +72,7 @@ func FuzzBesideCryptoTLS(f *testing.F) {
 			step := max(int(cut)+1, len(q)/100) // few pieces: each copies what waits
 			for len(q) > 0 && err == nil {
 				n := min(len(q), step)
-				buf := append(rest, q[:n]...)
+				buf := slices.Concat(rest, q[:n])
 				q = q[n:]
 				var plain []byte
 				plain, rest, err = c.Open(buf)

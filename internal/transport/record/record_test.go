@@ -49,7 +49,6 @@ func TestKeysOfTwoTerabytes(t *testing.T) {
 		c, w, far := pair(t, client)
 		c.UpdateAfter(limit)
 		const keys = 2 << 40 / MaxPlain / maxRecords
-		out, in := uint64(0), uint64(0)
 		for i := range limit * 2 * keys {
 			msg := fmt.Appendf(nil, "message %d", i)
 			_, _ = w.Write(sent(t, c, msg))
@@ -66,7 +65,7 @@ func TestKeysOfTwoTerabytes(t *testing.T) {
 				t.Fatalf("client %v, record %d: opened %q, %v", client, i, got, err)
 			}
 		}
-		if in, out = c.Updates(); in < keys || out < keys {
+		if in, out := c.Updates(); in < keys || out < keys {
 			t.Errorf("client %v: keys changed %d and %d times, want at least %d", client, in, out, keys)
 		}
 	}

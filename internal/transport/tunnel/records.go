@@ -56,15 +56,13 @@ func (t *Tunnel) reserve(n int) {
 	if cap(w.out)-len(w.out) >= n {
 		return
 	}
-	waits := w.out[t.sent:]
-	to := w.out[:0]
-	// Moving costs less than the writes before it did, or there is no other way.
-	if need := len(waits) + n; need > cap(to) || t.sent < len(waits) && cap(to) < maxOut {
-		old := w.out
+	old, waits := w.out, w.out[t.sent:]
+	// Moving in place is for less than was sent before, or for a buffer that is large.
+	if need := len(waits) + n; need > cap(old) || t.sent < len(waits) && cap(old) < maxOut {
 		w.out = append(make([]byte, 0, max(need, maxOut)), waits...)
 		t.hub.putOut(old)
 	} else {
-		w.out = append(to, waits...)
+		w.out = old[:copy(old[:cap(old)], waits)]
 	}
 	t.sent = 0
 }
