@@ -210,3 +210,33 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("8 records cost %v allocations", a)
 	}
 }
+
+// What crypto/tls sends arrives, wherever it is cut, with a key update in it.
+func TestEveryCut(t *testing.T) {
+	for _, client := range []bool{true, false} {
+		c, w, far := pair(t, client)
+		_, _ = far.Write([]byte("one"))
+		request := []byte{msgKeyUpdate, 0, 0, 1, 1}
+		_, _ = w.Write(c.append(nil, typeHandshake, request))
+		c.out = must(c.out.updated())
+		if _, err := received(far); err != nil { // and answers the request
+			t.Fatal(err)
+		}
+		_, _ = far.Write([]byte("two"))
+		_ = far.CloseWrite()
+		p := w.take()
+		for i := range len(p) + 1 {
+			d := *c // the state before
+			got, rest, err := d.Open(bytes.Clone(p[:i]))
+			got = bytes.Clone(got)
+			if err == nil {
+				var more []byte
+				more, rest, err = d.Open(append(bytes.Clone(rest), p[i:]...))
+				got = append(got, more...)
+			}
+			if in, _ := d.Updates(); string(got) != "onetwo" || !errors.Is(err, io.EOF) || len(rest) > 0 || in != 1 {
+				t.Fatalf("client %v, cut at %d of %d: %q, %v, %d updates", client, i, len(p), got, err, in)
+			}
+		}
+	}
+}
