@@ -306,14 +306,9 @@ func (w *world) close(before int) {
 	w.server.Close(reason.Draining)
 	_ = w.appListener.Close()
 	w.apps.Wait()
+	w.settle() // what Close asked for has been done: no dial begins any more
 	w.pool.dials.Wait()
-	for _, g := range []*poll.Group{w.near, w.far} {
-		for i := range g.Len() {
-			done := make(chan struct{})
-			g.Loop(i).Post(func() { close(done) })
-			<-done // what Close asked for has been done
-		}
-	}
+	w.settle()
 	// Lingering resets end within a second; loops are closed after them. A loop
 	// has two descriptors.
 	eventually(w.tb, "descriptors are closed", func() bool {
@@ -324,6 +319,17 @@ func (w *world) close(before int) {
 	eventually(w.tb, "all descriptors are closed", func() bool { return openFiles(w.tb) <= before })
 	if w.tb.Failed() {
 		w.tb.Log("open:", descriptors(w.tb))
+	}
+}
+
+// settle waits until the loops have done what was posted to them.
+func (w *world) settle() {
+	for _, g := range []*poll.Group{w.near, w.far} {
+		for i := range g.Len() {
+			done := make(chan struct{})
+			g.Loop(i).Post(func() { close(done) })
+			<-done
+		}
 	}
 }
 
