@@ -48,7 +48,7 @@ cluster-down: ## takes the cluster down
 	@$(CLUSTER) down
 
 e2e: images ## on the cluster of KUBECONFIG, or else the one of make cluster
-	@$(PROGRAMS) $(GO) run ./test/run -each -count=1 -timeout 40m ./test/e2e/...
+	@$(PROGRAMS) AMBIT_WORLD=cluster $(GO) run ./test/run -each -p 1 -count=1 -timeout 40m ./test/e2e/... ./test/both
 
 demo: build ## the main job, end to end, on this machine
 	@$(GO) run ./test/demo -bin $(BIN)
@@ -57,7 +57,7 @@ demo: build ## the main job, end to end, on this machine
 # compiled and run beside it. `make lint` vets.
 test: build parts ## unit, virtual time and network namespaces (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 10m $(RACE) -- \
-		-p 4 -vet=off -timeout 20m ./test/scenario ./test/attack ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
+		-p 4 -vet=off -timeout 20m ./test/scenario ./test/both ./test/attack ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
 
 # Programs of others that tests drive, each a module of its own.
 PARTS := opa collector prometheus

@@ -88,15 +88,22 @@ func (c *Command) Wait() (int, error) {
 // Run runs a program to its end and returns what it wrote to standard output.
 // A program that fails is an error, with what it wrote to standard error.
 func (l *Lab) Run(ctx context.Context, in Where, argv ...string) (string, error) {
-	var stdout, stderr bytes.Buffer
-	code, err := l.run(ctx, in, &stdout, &stderr, argv)
-	if err == nil && code != 0 {
-		err = fmt.Errorf("%q in %s: exit code %d: %s", argv, in, code, bytes.TrimSpace(stderr.Bytes()))
-	}
+	var stdout bytes.Buffer
+	err := l.RunTo(ctx, in, &stdout, argv...)
 	return stdout.String(), err
 }
 
-func (l *Lab) run(ctx context.Context, in Where, stdout, stderr *bytes.Buffer, argv []string) (int, error) {
+// RunTo is Run that hands over what the program writes as it comes.
+func (l *Lab) RunTo(ctx context.Context, in Where, stdout io.Writer, argv ...string) error {
+	var stderr bytes.Buffer
+	code, err := l.run(ctx, in, stdout, &stderr, argv)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("%q in %s: exit code %d: %s", argv, in, code, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return err
+}
+
+func (l *Lab) run(ctx context.Context, in Where, stdout, stderr io.Writer, argv []string) (int, error) {
 	outR, outW, err := os.Pipe()
 	if err != nil {
 		return -1, err

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // marketYAML is the world of the second act, what a waypoint does: two versions of
@@ -193,7 +194,7 @@ func (d *demo) addWaypoint(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	seen := []string{fmt.Sprintf("pod %s runs, and has all requests %.1f s after the Gateway was made", name, time.Since(began).Seconds())}
-	line, err := d.marketLoad.clean(ctx, second{})
+	line, err := d.marketLoad.clean(ctx, traffic.Report{})
 	return append(seen, line), err
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/lab/trace"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // secret is what an eavesdropper would like to read.
@@ -147,7 +148,7 @@ func (d *demo) enrol(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return seen, err
 	}
-	line, err := d.load.clean(ctx, second{})
+	line, err := d.load.clean(ctx, traffic.Report{})
 	return append(seen, processes, line), err
 }
 

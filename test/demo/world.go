@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // shopYAML is the world of the demonstration. ECHO is test/echo.
@@ -161,25 +162,14 @@ func (d *demo) lines(ctx context.Context, from lab.Where, each func([]byte), arg
 	return cmd, wait, nil
 }
 
-// second is one line of the load client.
-type second struct {
-	Final  bool           `json:"final"`
-	Sent   int            `json:"sent"`
-	OK     int            `json:"ok"`
-	Failed int            `json:"failed"`
-	P50    int64          `json:"p50us"`
-	P99    int64          `json:"p99us"`
-	Errors map[string]int `json:"errors"`
-}
-
 // load is a client at a constant rate.
 type load struct {
 	cmd  *lab.Command
 	wait func() error
 
 	mu      sync.Mutex
-	sum     second        // guarded by mu
-	changed chan struct{} // guarded by mu; closed at the next line
+	sum     traffic.Report // guarded by mu
+	changed chan struct{}  // guarded by mu; closed at the next line
 }
 
 func (d *demo) startLoad(ctx context.Context, from lab.Where, url string, rate int) (*load, error) {
@@ -190,28 +180,19 @@ func (d *demo) startLoad(ctx context.Context, from lab.Where, url string, rate i
 }
 
 func (l *load) line(b []byte) {
-	var s second
-	if json.Unmarshal(b, &s) != nil || s.Final {
+	var r traffic.Report
+	if json.Unmarshal(b, &r) != nil || r.Final {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.sum.Sent += s.Sent
-	l.sum.OK += s.OK
-	l.sum.Failed += s.Failed
-	l.sum.P50, l.sum.P99 = s.P50, s.P99
-	for k, n := range s.Errors {
-		if l.sum.Errors == nil {
-			l.sum.Errors = map[string]int{}
-		}
-		l.sum.Errors[k] += n
-	}
+	l.sum = traffic.Total([]traffic.Report{l.sum, r})
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
 // seconds waits for n more lines and returns the sum of all so far.
-func (l *load) seconds(ctx context.Context, n int) (second, error) {
+func (l *load) seconds(ctx context.Context, n int) (traffic.Report, error) {
 	for {
 		l.mu.Lock()
 		sum, changed := l.sum, l.changed
@@ -229,7 +210,7 @@ func (l *load) seconds(ctx context.Context, n int) (second, error) {
 }
 
 // clean is an error when requests failed since before.
-func (l *load) clean(ctx context.Context, before second) (string, error) {
+func (l *load) clean(ctx context.Context, before traffic.Report) (string, error) {
 	now, err := l.seconds(ctx, 2)
 	if err != nil {
 		return "", err

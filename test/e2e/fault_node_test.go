@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +19,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node/selftest"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 const agents = "ambit-cni"
@@ -259,7 +259,7 @@ spec: {mtls: {mode: STRICT}}
 			if err != nil {
 				return err
 			}
-			if sum := kit.Total(reports); sum.OK == 0 {
+			if sum := traffic.Total(reports); sum.OK == 0 {
 				return fmt.Errorf("of %d requests none was answered: %v", sum.Sent, sum.Errors)
 			}
 			return nil
@@ -308,21 +308,10 @@ type addresses struct {
 	node string
 }
 
-// where the cluster's IPAM keeps one file for each address in use.
-const addressFiles = "/var/lib/cni/networks/ambit-cluster/"
-
 // place makes a pod with an address, as soon as that is free.
 func (a addresses) place(address, name string, opts ...kit.Option) *corev1.Pod {
 	a.t.Helper()
-	own := mesh.Machines(a.t)
-	kit.Eventually(a.t, address+" is free", func(ctx context.Context) error {
-		_, err := own.Output(ctx, a.node, "test", "!", "-e", addressFiles+address)
-		return err
-	})
-	before := netip.MustParseAddr(address).Prev().String()
-	if _, err := own.Output(a.t.Context(), a.node, "sh", "-c", "printf "+before+" > "+addressFiles+"last_reserved_ip.0"); err != nil {
-		a.t.Fatal(err)
-	}
+	mesh.GiveNext(a.t, a.node, address)
 	pod := a.n.Pod(name, append([]kit.Option{kit.OnNode(a.node)}, opts...)...)
 	if pod.Status.PodIP != address {
 		a.t.Fatalf("%s has the address %s and not %s: did another pod start on %s meanwhile?", name, pod.Status.PodIP, address, a.node)
@@ -358,7 +347,7 @@ spec:
 			t.Fatal(err)
 		}
 	}
-	reports := func(name string) (all []kit.LoadReport) {
+	reports := func(name string) (all []traffic.Report) {
 		t.Helper()
 		kit.Eventually(t, name+" has made requests", func(ctx context.Context) (err error) {
 			if all, err = mesh.Reports(ctx, n.Name, name, time.Time{}); err == nil && len(all) < 3 {
@@ -387,7 +376,7 @@ spec:
 
 	since := time.Now()
 	a.place(address, "second", caller("mallory", n.URL("server")))
-	if sum := kit.Total(reports("second")); sum.OK > 0 || sum.Failed == 0 {
+	if sum := traffic.Total(reports("second")); sum.OK > 0 || sum.Failed == 0 {
 		t.Errorf("mallory, at the address that alice had, made %d requests, of which %d were answered", sum.Sent, sum.OK)
 	}
 	n.Logged(server, since, "error=", `src.identity="spiffe://`+wellknown.DefaultDomain+"/ns/"+n.Name+`/sa/mallory"`)

@@ -17,32 +17,18 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 const callTimeout = 5 * time.Second
 
-// report is one line of the load client.
-type report struct {
-	Final  bool           `json:"final,omitempty"`
-	Time   time.Time      `json:"time"`
-	Sent   int            `json:"sent"`
-	OK     int            `json:"ok"`
-	Failed int            `json:"failed"`
-	P50    int64          `json:"p50us"` // microseconds, from when the request was due
-	P99    int64          `json:"p99us"`
-	Max    int64          `json:"maxus"`
-	Errors map[string]int `json:"errors,omitempty"`
-	// First are the first error of each kind, with its time and addresses; of the final
-	// report.
-	First []string `json:"first,omitempty"`
-}
-
 // tally collects results; one for the second at hand, one for all.
 type tally struct {
 	mu  sync.Mutex
-	now report  // guarded by mu
-	lat []int64 // guarded by mu
-	all report  // guarded by mu
+	now traffic.Report // guarded by mu
+	lat []int64        // guarded by mu
+	all traffic.Report // guarded by mu
 }
 
 func (t *tally) add(took time.Duration, err error) {
@@ -51,7 +37,7 @@ func (t *tally) add(took time.Duration, err error) {
 	if err != nil && t.all.Errors[short(err)] == 0 {
 		t.all.First = append(t.all.First, fmt.Sprintf("%s: %v", time.Now().UTC().Format(time.RFC3339Nano), err))
 	}
-	for _, r := range []*report{&t.now, &t.all} {
+	for _, r := range []*traffic.Report{&t.now, &t.all} {
 		r.Sent++
 		if err == nil {
 			r.OK++
@@ -84,7 +70,7 @@ func short(err error) string {
 }
 
 // cut ends the second at hand.
-func (t *tally) cut(final bool) report {
+func (t *tally) cut(final bool) traffic.Report {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.now
@@ -97,7 +83,7 @@ func (t *tally) cut(final bool) report {
 		r.P50, r.P99, r.Max = t.lat[n/2], t.lat[n*99/100], t.lat[n-1]
 	}
 	r.Time = time.Now()
-	t.now, t.lat = report{}, nil
+	t.now, t.lat = traffic.Report{}, nil
 	return r
 }
 
@@ -305,10 +291,15 @@ func get(ctx context.Context, args []string) error {
 	target := f.String("url", "", "where to send requests")
 	n := f.Int("n", 1, "how many")
 	insecure := f.Bool("insecure", false, "do not verify the server's certificate")
-	header := f.String("H", "", "a header of the requests, as name:value")
 	cookies := f.Bool("cookies", false, "send the cookies that answers have set")
+	whole := f.Bool("json", false, "print a line of JSON for each request, whatever became of it")
+	header := http.Header{}
+	f.Func("H", "a header of the requests, as name:value; can be repeated", func(text string) error {
+		name, value, _ := strings.Cut(text, ":")
+		header.Add(name, strings.TrimSpace(value))
+		return nil
+	})
 	_ = f.Parse(args)
-	name, value, _ := strings.Cut(*header, ":")
 	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: *insecure}, //nolint:gosec // asked for
@@ -320,29 +311,39 @@ func get(ctx context.Context, args []string) error {
 		}
 		client.Jar = jar
 	}
+	out := json.NewEncoder(os.Stdout)
 	for range *n {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, *target, nil)
-		if err != nil {
+		r, err := get1(ctx, client, *target, header)
+		switch {
+		case *whole:
+			if err != nil {
+				r = traffic.Response{Error: err.Error()}
+			}
+			_ = out.Encode(r)
+		case err != nil:
 			return err
+		case r.Status != http.StatusOK:
+			return fmt.Errorf("%d %s: %s", r.Status, http.StatusText(r.Status), strings.TrimSpace(r.Body))
+		default:
+			fmt.Print(r.Body)
 		}
-		if name != "" {
-			req.Header.Set(name, strings.TrimSpace(value))
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-		_ = resp.Body.Close()
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(b)))
-		}
-		fmt.Print(string(b))
 	}
 	return nil
+}
+
+func get1(ctx context.Context, client *http.Client, target string, header http.Header) (r traffic.Response, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return r, err
+	}
+	req.Header = header.Clone()
+	resp, err := client.Do(req)
+	if err != nil {
+		return r, err
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	_ = resp.Body.Close()
+	return traffic.Response{Status: resp.StatusCode, Header: resp.Header, Body: string(b)}, err
 }
 
 func greet(ctx context.Context, args []string) error {

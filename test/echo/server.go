@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -76,6 +78,9 @@ func serveHTTP(l net.Listener, name string) error {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)
 			_, _ = fmt.Fprintf(w, "%s answers %s %s %s\n", name, host, r.Method, r.URL.RequestURI())
+			if strings.HasSuffix(r.URL.Path, "/headers") {
+				_ = json.NewEncoder(w).Encode(r.Header)
+			}
 		}),
 	}
 	return s.Serve(l)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // patience is how long something that must happen may take: far longer than
@@ -173,7 +174,7 @@ func (w *World) MustDelete(kind, namespace, name string) {
 // Ambit runs a command of `ambit`, of one or more words, about this lab, and returns
 // what it printed.
 func (w *World) Ambit(command string, args ...string) (string, error) {
-	cmd := exec.CommandContext(w.t.Context(), Bin("ambit"), append(append(strings.Fields(command), "--state-dir", w.StateDir()), args...)...)
+	cmd := exec.CommandContext(w.t.Context(), Bin("ambit"), append(append(strings.Fields(command), args...), "--state-dir", w.StateDir())...)
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
@@ -263,30 +264,19 @@ func (w *World) pick(ips []string, v6 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// Answer is what test/echo said: who answered, and the caller that it saw.
-type Answer struct {
-	Name   string
-	Caller netip.Addr
-}
-
 // Get makes one HTTP request from a pod to test/echo, on a connection of its own.
-func (w *World) Get(from lab.Where, to netip.AddrPort) (Answer, error) {
+func (w *World) Get(from lab.Where, to netip.AddrPort) (traffic.Answer, error) {
 	c := w.HTTP(from)
 	defer c.CloseIdleConnections()
 	b, err := w.Lab.Get(w.ctx, from, "http://"+to.String()+"/")
 	if err != nil {
-		return Answer{}, err
+		return traffic.Answer{}, err
 	}
-	f := strings.Fields(string(b))
-	if len(f) < 3 || f[1] != "answers" {
-		return Answer{}, fmt.Errorf("%s answered %q", to, b)
-	}
-	caller, err := netip.ParseAddr(f[2])
-	return Answer{Name: f[0], Caller: caller.Unmap()}, err
+	return traffic.ParseAnswer(string(b))
 }
 
 // MustGet is Get that must work.
-func (w *World) MustGet(from lab.Where, to netip.AddrPort) Answer {
+func (w *World) MustGet(from lab.Where, to netip.AddrPort) traffic.Answer {
 	w.t.Helper()
 	a, err := w.Get(from, to)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
 	"github.com/ambit-mesh/ambit/test/rig"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // TestDedicated: a ztunnel of a pod's own, without agent and node proxy, joins
@@ -26,18 +27,18 @@ func TestDedicated(t *testing.T) {
 		t.Run("server", func(t *testing.T) {
 			w := world.For(t)
 			for name, from := range map[string]lab.Where{"far": far, "near": near} {
-				want(t, "answer", w.MustGet(from, at("shop", "hermit")), rig.Answer{Name: "hermit", Caller: w.Pod("shop", name, v6)})
+				want(t, "answer", w.MustGet(from, at("shop", "hermit")), traffic.Answer{Name: "hermit", Caller: w.Pod("shop", name, v6)})
 				has(w, log, "\taccess\t", `direction="inbound"`, "spiffe://cluster.local/ns/shop/sa/"+name, `dst.hbone_addr=`+at("shop", "hermit").String())
 			}
-			want(t, "answer", w.MustGet(stranger, at("shop", "hermit")), rig.Answer{Name: "hermit", Caller: w.Pod("street", "stranger", v6)})
+			want(t, "answer", w.MustGet(stranger, at("shop", "hermit")), traffic.Answer{Name: "hermit", Caller: w.Pod("street", "stranger", v6)})
 			has(w, log, "\taccess\t", `direction="inbound"`, `src.workload="stranger"`, "dst.addr="+at("shop", "hermit").String())
 		})
 		t.Run("client", func(t *testing.T) {
 			w := world.For(t)
-			want(t, "answer", w.MustGet(hermit, at("shop", "web")), rig.Answer{Name: "web", Caller: w.Pod("shop", "hermit", v6)})
+			want(t, "answer", w.MustGet(hermit, at("shop", "web")), traffic.Answer{Name: "web", Caller: w.Pod("shop", "hermit", v6)})
 			want(t, "answer", w.MustGet(hermit, netip.AddrPortFrom(w.Service("shop", "web", v6), 80)).Name, "web")
 			w.Logs("node1", `direction="inbound"`, `src.identity="spiffe://cluster.local/ns/shop/sa/hermit"`, `dst.hbone_addr=`+at("shop", "web").String())
-			want(t, "answer", w.MustGet(hermit, at("street", "kiosk")), rig.Answer{Name: "kiosk", Caller: w.Pod("shop", "hermit", v6)})
+			want(t, "answer", w.MustGet(hermit, at("street", "kiosk")), traffic.Answer{Name: "kiosk", Caller: w.Pod("shop", "hermit", v6)})
 		})
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 var (
@@ -130,10 +131,10 @@ func appears(w *rig.World, at lab.Where, spans []rig.Span, lines string, row []s
 		metric, pair, _ := strings.Cut(row[4], " ")
 		name, value, _ := strings.Cut(pair, "=")
 		list := w.MetricsIn(at, metric)
-		is := func(s rig.Sample) bool { return s.Labels[name] == value }
+		is := func(s traffic.Sample) bool { return s.Labels[name] == value }
 		// Requests from before have no value of an expression.
-		before := func(s rig.Sample) bool { return s.Labels[name] == "unknown" }
-		if !slices.ContainsFunc(list, is) || slices.ContainsFunc(list, func(s rig.Sample) bool { return !is(s) && !before(s) }) {
+		before := func(s traffic.Sample) bool { return s.Labels[name] == "unknown" }
+		if !slices.ContainsFunc(list, is) || slices.ContainsFunc(list, func(s traffic.Sample) bool { return !is(s) && !before(s) }) {
 			return fmt.Errorf("not so of %v", list)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // authorized is a service with a waypoint, and the pod of an external authorizer on another
@@ -204,7 +205,7 @@ func TestExternalAuthorization(t *testing.T) {
 	}
 }
 
-func countOf(all []rig.Sample, labels ...string) (n float64) {
+func countOf(all []traffic.Sample, labels ...string) (n float64) {
 	for _, s := range all {
 		fits := true
 		for i := 0; i < len(labels); i += 2 {

@@ -14,68 +14,6 @@ import (
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
-// consumed is a namespace of clients of front, which has a route of front of its own: of the
-// same name as the route that front's namespace has.
-var consumed = rig.NamespaceObject("market", true) + rig.PodObject("market", "buyer", "node2", "") + `
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: ReferenceGrant
-metadata: {name: buyers, namespace: shop}
-spec:
-  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: market}]
-  to: [{group: "", kind: Service, name: v2}]
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: same, namespace: shop}
-spec:
-  parentRefs: [{group: "", kind: Service, name: front}]
-  rules: [{backendRefs: [{name: v1, port: 80}]}]
-`
-
-const consumerRoute = `
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: same, namespace: market}
-spec:
-  parentRefs: [{group: "", kind: Service, name: front, namespace: shop}]
-  rules: [{backendRefs: [{name: v2, namespace: shop, port: 80}]}]
-`
-
-// TestConsumerRoute: a route of another namespace than the service's is for the clients of
-// that namespace, before the route of the service's own, and for no others.
-func TestConsumerRoute(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: versions() + consumed})
-	buyer := lab.InPod("market", "buyer")
-	rig.Families(t, func(t *testing.T, v6 bool) {
-		w := world.For(t)
-		to := netip.AddrPortFrom(w.Service("shop", "front", v6), 80)
-		answers := func(from lab.Where, want string) error {
-			status, body, err := fetch(w, from, to, "/")
-			if err != nil || status != 200 || !strings.HasPrefix(body, want+" ") {
-				return fmt.Errorf("%d %q, error %w", status, body, err)
-			}
-			return nil
-		}
-		for _, from := range []lab.Where{far, buyer} {
-			w.Eventually("the route of the service is in effect", func() error { return answers(from, "v1") })
-		}
-		w.MustApply(consumerRoute)
-		w.Eventually("the route of the clients is in effect", func() error { return answers(buyer, "v2") })
-		for range 20 {
-			if err := answers(buyer, "v2"); err != nil {
-				t.Error(err)
-			}
-			if err := answers(far, "v1"); err != nil {
-				t.Error(err)
-			}
-		}
-		w.MustDelete("HTTPRoute", "market", "same")
-		w.Eventually("it is gone", func() error { return answers(buyer, "v1") })
-	})
-}
-
 // TestAuthorizerOnTrial: a CUSTOM policy on trial asks no authorizer, refuses nothing, and
 // is counted.
 func TestAuthorizerOnTrial(t *testing.T) {

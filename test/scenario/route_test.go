@@ -9,6 +9,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // TestUncaptured: a program in the mesh reaches what is outside of it, and is
@@ -22,7 +23,7 @@ func TestUncaptured(t *testing.T) {
 			pod := netip.AddrPortFrom(w.Pod("street", "kiosk", v6), 8080)
 			vip := netip.AddrPortFrom(w.Service("street", "kiosk", v6), 80)
 			for _, to := range []netip.AddrPort{pod, vip} {
-				want(t, "answer", w.MustGet(far, to), rig.Answer{Name: "kiosk", Caller: w.Pod("shop", "far", v6)})
+				want(t, "answer", w.MustGet(far, to), traffic.Answer{Name: "kiosk", Caller: w.Pod("shop", "far", v6)})
 			}
 			w.Logs("node2", `direction="outbound"`, `src.workload="far"`, `dst.addr=`+pod.String(), `dst.workload="kiosk"`, `dst.service="kiosk.street.svc.cluster.local"`)
 			for _, line := range w.AccessLines("node2", `dst.workload="kiosk"`, "identity=") {
@@ -32,7 +33,7 @@ func TestUncaptured(t *testing.T) {
 		t.Run("client", func(t *testing.T) {
 			w := world.For(t)
 			pod := netip.AddrPortFrom(w.Pod("shop", "web", v6), 8080)
-			want(t, "answer", w.MustGet(stranger, pod), rig.Answer{Name: "web", Caller: w.Pod("street", "stranger", v6)})
+			want(t, "answer", w.MustGet(stranger, pod), traffic.Answer{Name: "web", Caller: w.Pod("street", "stranger", v6)})
 			w.Logs("node1", `direction="inbound"`, `src.workload="stranger"`, `dst.workload="web"`, `dst.addr=`+pod.String())
 			for _, line := range w.AccessLines("node1", `src.workload="stranger"`, "identity=") {
 				t.Errorf("plaintext proves no identity: %s", line)
@@ -48,7 +49,7 @@ func TestUncaptured(t *testing.T) {
 				}))
 			}()
 			to := netip.AddrPortFrom(lanAddr(v6), 7070)
-			want(t, "answer", w.MustGet(far, to), rig.Answer{Name: "lan", Caller: w.Pod("shop", "far", v6)})
+			want(t, "answer", w.MustGet(far, to), traffic.Answer{Name: "lan", Caller: w.Pod("shop", "far", v6)})
 			w.Logs("node2", `direction="outbound"`, `src.workload="far"`, `dst.addr=`+to.String())
 		})
 	})

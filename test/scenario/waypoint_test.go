@@ -13,6 +13,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 const (
@@ -103,7 +104,7 @@ func TestWaypoint(t *testing.T) {
 				})
 				for _, from := range []string{"far", "near"} {
 					before := len(wp.Seen())
-					want(t, "answer", w.MustGet(lab.InPod("shop", from), to), rig.Answer{Name: "web", Caller: where})
+					want(t, "answer", w.MustGet(lab.InPod("shop", from), to), traffic.Answer{Name: "web", Caller: where})
 					s, err := wp.Last()
 					if err != nil || len(wp.Seen()) != before+1 {
 						t.Fatalf("%d requests at the waypoint for one of %s: %v", len(wp.Seen())-before, from, err)
@@ -118,14 +119,14 @@ func TestWaypoint(t *testing.T) {
 				w.Logs("node1", `direction="inbound"`, `src.identity="`+waypointID, `dst.hbone_addr=`+pod.String())
 				if c.traffic == "service" {
 					// The pod itself admits only the waypoint, so that its clients go there.
-					want(t, "answer at the pod itself", w.MustGet(far, other), rig.Answer{Name: "web", Caller: where})
+					want(t, "answer at the pod itself", w.MustGet(far, other), traffic.Answer{Name: "web", Caller: where})
 					s, err := wp.Last()
 					if err != nil {
 						t.Fatal(err)
 					}
 					want(t, "authority at the pod itself", s.Authority, other)
 				} else {
-					want(t, "answer by the service", w.MustGet(far, other), rig.Answer{Name: "web", Caller: where})
+					want(t, "answer by the service", w.MustGet(far, other), traffic.Answer{Name: "web", Caller: where})
 				}
 				// Strangers are not led there: they are not in the mesh.
 				w.BecomesRefused(stranger, to)

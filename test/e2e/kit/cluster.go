@@ -116,9 +116,12 @@ func (c *Cluster) Ambit(ctx context.Context, args ...string) (string, error) {
 }
 
 // Apply creates or changes what a YAML text says, by server-side apply.
-// Namespaced objects that name no namespace go to namespace.
-func (c *Cluster) Apply(ctx context.Context, namespace, text string) error {
+// Namespaced objects that name no namespace go to namespace. Each is changed before.
+func (c *Cluster) Apply(ctx context.Context, namespace, text string, change ...func(*unstructured.Unstructured)) error {
 	return c.each(namespace, text, func(r dynamic.ResourceInterface, u *unstructured.Unstructured) error {
+		for _, f := range change {
+			f(u)
+		}
 		_, err := r.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: "e2e", Force: true})
 		return err
 	})
@@ -170,17 +173,24 @@ func (c *Cluster) each(namespace, text string, do func(dynamic.ResourceInterface
 // Exec runs a program in a pod's first container and returns its output. The
 // error carries what it wrote to standard error.
 func (c *Cluster) Exec(ctx context.Context, namespace, pod string, argv ...string) (string, error) {
+	var out bytes.Buffer
+	err := c.ExecTo(ctx, namespace, pod, &out, argv...)
+	return out.String(), err
+}
+
+// ExecTo is Exec that hands over what the program writes as it comes.
+func (c *Cluster) ExecTo(ctx context.Context, namespace, pod string, stdout io.Writer, argv ...string) error {
 	req := c.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Command: argv, Stdout: true, Stderr: true}, client.ParameterCodec)
 	ex, err := remotecommand.NewWebSocketExecutor(c.Config, "GET", req.URL().String())
 	if err != nil {
-		return "", err
+		return err
 	}
-	var out, errs bytes.Buffer
-	if err := ex.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &errs}); err != nil {
-		return out.String(), fmt.Errorf("%s/%s: %s: %w: %s", namespace, pod, strings.Join(argv, " "), err, strings.TrimSpace(errs.String()))
+	var errs bytes.Buffer
+	if err := ex.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: stdout, Stderr: &errs}); err != nil {
+		return fmt.Errorf("%s/%s: %s: %w: %s", namespace, pod, strings.Join(argv, " "), err, strings.TrimSpace(errs.String()))
 	}
-	return out.String(), nil
+	return nil
 }
 
 // Logs returns what a container has logged since a moment; container may be

@@ -1,13 +1,13 @@
 package kit
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,6 +21,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/kube/portforward"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/test/cluster/local"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // rolling is how long the pods of a DaemonSet may take to be replaced, one
@@ -151,6 +152,26 @@ func (c *Cluster) RolledOut(t testing.TB, name string) {
 	})
 }
 
+// addressFiles is where the project's cluster keeps one file for each address in use.
+const addressFiles = "/var/lib/cni/networks/ambit-cluster/"
+
+// GiveNext has the next pod of a node of the project's cluster get these addresses, of one
+// family each, IPv4 first, once they are free.
+func (c *Cluster) GiveNext(t testing.TB, node string, addresses ...string) {
+	t.Helper()
+	own := c.Machines(t)
+	for i, address := range addresses {
+		Eventually(t, address+" is free", func(ctx context.Context) error {
+			_, err := own.Output(ctx, node, "test", "!", "-e", addressFiles+address)
+			return err
+		})
+		before := netip.MustParseAddr(address).Prev().String()
+		if _, err := own.Output(t.Context(), node, "sh", "-c", fmt.Sprintf("printf %s > %slast_reserved_ip.%d", before, addressFiles, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Follower is a client of a control plane: since when it has been connected.
 type Follower struct {
 	Name      string    `json:"name"`
@@ -219,34 +240,10 @@ func (c *Cluster) ask(ctx context.Context, namespace, pod string, port int, path
 
 // Reports are those that the load client in a container has written since a
 // moment.
-func (c *Cluster) Reports(ctx context.Context, namespace, pod string, since time.Time) ([]LoadReport, error) {
+func (c *Cluster) Reports(ctx context.Context, namespace, pod string, since time.Time) ([]traffic.Report, error) {
 	log, err := c.Logs(ctx, namespace, pod, "", since)
 	if err != nil {
 		return nil, err
 	}
-	var all []LoadReport
-	for d := json.NewDecoder(bytes.NewReader([]byte(log))); ; {
-		var r LoadReport
-		if err := d.Decode(&r); errors.Is(err, io.EOF) {
-			return all, nil
-		} else if err != nil {
-			return all, err
-		}
-		all = append(all, r)
-	}
-}
-
-// Total is the sum of reports.
-func Total(reports []LoadReport) LoadReport {
-	sum := LoadReport{Errors: map[string]int{}}
-	for _, r := range reports {
-		if r.Final {
-			continue
-		}
-		sum.Sent, sum.OK, sum.Failed = sum.Sent+r.Sent, sum.OK+r.OK, sum.Failed+r.Failed
-		for text, n := range r.Errors {
-			sum.Errors[text] += n
-		}
-	}
-	return sum
+	return traffic.Reports(strings.NewReader(log)).All()
 }

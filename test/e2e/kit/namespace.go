@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // Patience is how long tests wait for what must happen. It is long because
@@ -73,6 +74,9 @@ type Namespace struct {
 	t    testing.TB
 	Name string
 }
+
+// For is the same namespace for a subtest: what fails is the subtest's.
+func (n *Namespace) For(t testing.TB) *Namespace { return &Namespace{n.Cluster, t, n.Name} }
 
 // Ambient are the labels that enrol a namespace.
 func Ambient() map[string]string {
@@ -427,14 +431,6 @@ type Load struct {
 	name string
 }
 
-// LoadReport is what the load client says of one second, or in the end of all
-// requests.
-type LoadReport struct {
-	Final            bool
-	Sent, OK, Failed int
-	Errors           map[string]int
-}
-
 // StartLoad begins to make requests at a constant rate, each connection used
 // for 20 of them, and returns when the first second is over.
 func (n *Namespace) StartLoad(name, url string, rate int, opts ...Option) *Load {
@@ -473,14 +469,14 @@ func (l *Load) Seconds(more int) {
 }
 
 // Stop ends the load and returns the sum of it.
-func (l *Load) Stop() LoadReport {
+func (l *Load) Stop() traffic.Report {
 	l.n.t.Helper()
 	// A pod whose time is over ends like one that is deleted, and its log stays.
 	pods := l.n.Kube.CoreV1().Pods(l.n.Name)
 	if _, err := pods.Patch(l.n.t.Context(), l.name, types.MergePatchType, []byte(`{"spec":{"activeDeadlineSeconds":1}}`), metav1.PatchOptions{}); err != nil {
 		l.n.t.Fatal(err)
 	}
-	var sum LoadReport
+	var sum traffic.Report
 	Eventually(l.n.t, "the load client "+l.n.Name+"/"+l.name+" ends", func(ctx context.Context) error {
 		all, err := l.n.Reports(ctx, l.n.Name, l.name, time.Time{})
 		if err != nil {
@@ -496,11 +492,11 @@ func (l *Load) Stop() LoadReport {
 }
 
 // Clean ends the load, of which nothing may have failed.
-func (l *Load) Clean() LoadReport {
+func (l *Load) Clean() traffic.Report {
 	l.n.t.Helper()
 	r := l.Stop()
-	if r.Failed > 0 || r.OK == 0 {
-		l.n.t.Errorf("of %d requests, %d were answered and %d failed: %v", r.Sent, r.OK, r.Failed, r.Errors)
+	if err := r.Clean(); err != nil {
+		l.n.t.Error(err)
 	}
 	return r
 }
