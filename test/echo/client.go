@@ -243,6 +243,7 @@ func hold(ctx context.Context, args []string) error {
 	addr := f.String("addr", "", "echo server")
 	every := f.Duration("every", 100*time.Millisecond, "pause between messages")
 	text := f.String("text", "still here", "what to send")
+	each := f.Bool("each", false, "a line for each message that comes back, and not for the first alone")
 	_ = f.Parse(args)
 	out := json.NewEncoder(os.Stdout)
 	say := func(event string, n int, err error) {
@@ -274,8 +275,8 @@ func hold(ctx context.Context, args []string) error {
 			say("closed", n, err)
 			return nil
 		}
-		if n == 0 {
-			say("echo", 1, nil)
+		if n == 0 || *each {
+			say("echo", n+1, nil)
 		}
 		select {
 		case <-tick.C:

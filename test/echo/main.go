@@ -17,7 +17,7 @@ const usage = `usage:
       HTTP that answers with name and caller, and to paths that end with /headers with these; TCP echo; TCP whose server speaks first; gRPC health; external authorizers
   echo load -url http://HOST:PORT/ [-rate 100] [-duration 10s] [-workers 16] [-per-conn 20] [-protocol http1|h2|grpc]
       requests at a constant rate; a line of JSON every second, and one at the end
-  echo hold -addr HOST:PORT [-every 100ms] [-text TEXT]
+  echo hold -addr HOST:PORT [-every 100ms] [-text TEXT] [-each]
       one TCP connection to an echo server, used until it ends; a line of JSON for what happens
   echo get -url URL [-n 1] [-insecure] [-json] [-H NAME:VALUE]...
       requests, each on a connection of its own; prints the answers

@@ -10,16 +10,16 @@ import (
 )
 
 // Waypoint returns the Gateway of a namespace with a number of proxies, which are to be
-// applied, and annotations as the inside of a YAML map.
+// applied, and annotations of these as the inside of a YAML map.
 func Waypoint(namespace string, replicas int, annotations string) string {
 	return fmt.Sprintf(`
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {name: waypoint, namespace: $%[1]s, labels: {istio.io/waypoint-for: service}, annotations: {%[3]s}}
+metadata: {name: waypoint, namespace: $%[1]s, labels: {istio.io/waypoint-for: service}}
 spec:
   gatewayClassName: istio-waypoint
-  infrastructure: {parametersRef: {group: "", kind: ConfigMap, name: parameters}}
+  infrastructure: {annotations: {%[3]s}, parametersRef: {group: "", kind: ConfigMap, name: parameters}}
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
 ---
 apiVersion: v1

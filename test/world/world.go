@@ -246,56 +246,6 @@ func (w *World) Load(from Place, to netip.AddrPort, rate int, args ...string) Lo
 	return w.mesh.Load(w.TB, p, "http://"+to.String()+"/", rate, args...)
 }
 
-// Held is a connection that a pod keeps to an echo server.
-type Held struct{ end chan error }
-
-// events has the lines of a hold client.
-type events struct{ lines chan string }
-
-func (e events) Write(b []byte) (int, error) {
-	for line := range strings.Lines(string(b)) {
-		e.lines <- line
-	}
-	return len(b), nil
-}
-
-// Hold opens a connection, and returns once the server has echoed.
-func (w *World) Hold(from Place, to netip.AddrPort) *Held {
-	w.Helper()
-	var h *Held
-	w.Eventually(fmt.Sprintf("%s holds a connection to %s", from, to), func() error {
-		h = &Held{end: make(chan error, 1)}
-		e := events{make(chan string, 64)}
-		go func() {
-			h.end <- w.mesh.Exec(w.Context(), w.Text("$"+from.Namespace), from.Pod, e, "ECHO", "hold", "-addr", to.String())
-		}()
-		for {
-			select {
-			case line := <-e.lines:
-				if strings.Contains(line, `"event":"echo"`) {
-					return nil
-				}
-			case err := <-h.end:
-				return fmt.Errorf("it has ended: %w", err)
-			case <-w.Context().Done():
-				return w.Context().Err()
-			}
-		}
-	})
-	return h
-}
-
-// Open returns an error once the connection has ended.
-func (h *Held) Open() error {
-	select {
-	case err := <-h.end:
-		h.end <- err
-		return fmt.Errorf("the connection has ended (%v)", err)
-	default:
-		return nil
-	}
-}
-
 func (w *World) pod(ctx context.Context, namespace, name string) (Pod, error) {
 	all, err := w.mesh.Pods(ctx, namespace)
 	for _, p := range all {
