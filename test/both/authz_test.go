@@ -89,7 +89,7 @@ func TestExternalAuthorization(t *testing.T) {
 			w.Becomes(200, far, to, "/private/with", letIn)
 			w.Becomes(401, far, to, "/private/guess", "x-token: guess")
 			w.Becomes(200, far, to, "/public-"+by)
-			w.Condition("AuthorizationPolicy", "shop", "ask", "WaypointAccepted", "True Accepted external authorizer $shop-"+by)
+			w.Condition("AuthorizationPolicy", "shop", "ask", "WaypointAccepted", "True Accepted", "external authorizer $shop-"+by)
 			w.Eventually("the authorizer is asked by "+by, func() error {
 				for _, q := range asked(w, "/private/guess") {
 					if q.By == by {

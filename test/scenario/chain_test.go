@@ -1,17 +1,13 @@
 package scenario
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
 	"strings"
-	"testing"
 
-	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/lab"
-	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
@@ -107,70 +103,4 @@ func fetch(w *rig.World, from lab.Where, to netip.AddrPort, target string) (int,
 	defer resp.Body.Close() //nolint:errcheck // read to the end
 	b, err := io.ReadAll(resp.Body)
 	return resp.StatusCode, string(b), err
-}
-
-// TestChain: a route leads to a service with another waypoint. Its requests pass both, and
-// each decides by its own routes and policies. `ambit why` follows.
-func TestChain(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: versions() + bank()})
-	rig.Families(t, func(t *testing.T, v6 bool) {
-		w := world.For(t)
-		front, vault := netip.AddrPortFrom(w.Service("shop", "front", v6), 80), netip.AddrPortFrom(w.Service("bank", "vault", v6), 80)
-		var second []string
-		w.Eventually("the bank's waypoint runs", func() (err error) { second, err = podsOf(w, "bank"); return err })
-		w.Eventually("a request passes both waypoints", func() error {
-			status, body, err := fetch(w, far, front, "/bank/safe/x")
-			if err != nil || status != 200 || !strings.HasSuffix(body, "GET /inside/x\n") {
-				return fmt.Errorf("%d %q, error %w", status, body, err)
-			}
-			f := strings.Fields(body)
-			caller, err := netip.ParseAddr(f[2])
-			if f[0] != "vault" || err != nil || caller.Unmap() != w.Pod("bank", second[0], caller.Unmap().Is6()) {
-				return fmt.Errorf("%q: it was not the bank's waypoint that called", body)
-			}
-			return nil
-		})
-		// Keep-alive connections between the waypoints are shared; each request is judged.
-		for range 20 {
-			if status, body, err := fetch(w, far, front, "/bank/y"); status != 200 || err != nil {
-				t.Fatalf("%d %q, error %v", status, body, err)
-			}
-			if status, body, err := fetch(w, far, front, "/bank/secret"); status != 403 || err != nil {
-				t.Fatalf("%d %q, error %v", status, body, err)
-			}
-		}
-		if status, body, err := fetch(w, far, front, "/"); status != 200 || !strings.HasPrefix(body, "v1") || err != nil {
-			t.Errorf("%d %q, error %v", status, body, err)
-		}
-		// The second waypoint's policy sees the first one, and no client of the first.
-		if status, body, err := fetch(w, far, vault, "/y"); status != 403 || err != nil {
-			t.Errorf("the client itself: %d %q, error %v", status, body, err)
-		}
-		for _, tt := range []struct {
-			path   string
-			want   reason.Reason
-			hops   int
-			status int
-			by     string
-		}{
-			{"/bank/safe/x", reason.OK, 4, 0, ""},
-			{"/bank/secret", reason.PolicyDenied, 3, 403, "AuthorizationPolicy bank/no-secrets, rule 0"},
-			{"/", reason.OK, 3, 0, ""},
-		} {
-			w.Eventually("why follows "+tt.path, func() error {
-				r, _, err := why(w, "far.shop", front.String(), "--path", tt.path)
-				if err == nil && (r.Reason != tt.want.String() || len(r.Hops) != tt.hops || r.Status != tt.status || tt.by != "" && r.decided() != tt.by) {
-					err = errors.New("another answer")
-				}
-				if err != nil {
-					return fmt.Errorf("%+v: %w", r, err)
-				}
-				return nil
-			})
-		}
-		// The log of the second waypoint names the first as the client.
-		w.Eventually("the log of the second waypoint", func() error {
-			return contains(w.Log("pod/bank/"+second[0]+"/"+deploy.Container), `src.identity="`+waypointID+`"`)
-		})
-	})
 }

@@ -297,12 +297,17 @@ func (w *World) ProxyLogs(at Place, parts ...string) {
 	w.Eventually(fmt.Sprintf("the proxy of %s logs %q", p.Node, parts), func() error {
 		text, err := w.mesh.ProxyLog(w.Context(), p.Node)
 		for line := range strings.Lines(text) {
-			if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, w.Text(p)) }) {
+			if w.hasAll(line, parts) {
 				return nil
 			}
 		}
 		return fmt.Errorf("no line, error %w", err)
 	})
+}
+
+// hasAll reports whether a text has all parts.
+func (w *World) hasAll(text string, parts []string) bool {
+	return !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(text, w.Text(p)) })
 }
 
 // Ambit runs the command line and returns what it prints.
@@ -329,8 +334,8 @@ func (w *World) Says(texts []string, args ...string) {
 }
 
 // Condition waits until a condition of an object, or of an entry of its status, is "STATUS
-// REASON MESSAGE" as far as want goes.
-func (w *World) Condition(kind, namespace, name, typ, want string) {
+// REASON" as far as want goes, and its message has all parts.
+func (w *World) Condition(kind, namespace, name, typ, want string, parts ...string) {
 	w.Helper()
 	type condition struct{ Type, Status, Reason, Message string }
 	w.Eventually(fmt.Sprintf("%s of %s %s/%s is %s", typ, kind, namespace, name, want), func() error {
@@ -358,11 +363,11 @@ func (w *World) Condition(kind, namespace, name, typ, want string) {
 				list = append(list, e.Conditions...)
 			}
 			for _, c := range list {
-				text := c.Status + " " + c.Reason + " " + c.Message
-				if c.Type == typ && strings.HasPrefix(text, w.Text(want)) {
+				text := c.Status + " " + c.Reason
+				if c.Type == typ && strings.HasPrefix(text, want) && w.hasAll(c.Message, parts) {
 					return nil
 				}
-				got = append(got, c.Type+"="+text)
+				got = append(got, c.Type+"="+text+" "+c.Message)
 			}
 		}
 		return fmt.Errorf("its conditions are %q", got)
