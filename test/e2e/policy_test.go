@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
@@ -22,109 +21,6 @@ import (
 )
 
 var policies = schema.GroupVersionResource{Group: "security.istio.io", Version: "v1", Resource: "authorizationpolicies"}
-
-// condition waits for a condition of an object and returns its reason and
-// message.
-func condition(t *testing.T, n *kit.Namespace, gvr schema.GroupVersionResource, name, typ, status string) (reason, message string) {
-	t.Helper()
-	kit.Eventually(t, fmt.Sprintf("%s %s says %s=%s", gvr.Resource, name, typ, status), func(ctx context.Context) error {
-		u, err := mesh.Dynamic.Resource(gvr).Namespace(n.Name).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		list, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-		for _, c := range list {
-			m, _ := c.(map[string]any)
-			if m["type"] == typ && m["status"] == status {
-				reason, _ = m["reason"].(string)
-				message, _ = m["message"].(string)
-				return nil
-			}
-		}
-		return fmt.Errorf("its conditions are %v", list)
-	})
-	return reason, message
-}
-
-// The L4 policies of a user are enforced by identity, namespace, port and
-// address, and say so in their status.
-func TestPolicies(t *testing.T) {
-	far, near := twoNodes(t)
-	n := mesh.Namespace(t, "policy", kit.Ambient())
-	other := mesh.Namespace(t, "other", kit.Ambient())
-	plain := mesh.Namespace(t, "plain", nil)
-	server := n.Pod("server", kit.OnNode(near))
-	n.Service("server")
-	n.Pod("alice", kit.OnNode(far))
-	n.Pod("bob", kit.OnNode(near))
-	other.Pod("carol", kit.OnNode(far))
-	plain.Pod("stranger", kit.OnNode(far))
-	url := n.URL("server")
-	everybody := func() {
-		t.Helper()
-		n.MustGet("alice", url)
-		n.MustGet("bob", url)
-		other.MustGet("carol", url)
-		plain.MustGet("stranger", url)
-	}
-	remove := func(name string) {
-		t.Helper()
-		if err := mesh.Dynamic.Resource(policies).Namespace(n.Name).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	everybody()
-
-	since := time.Now()
-	n.MustApply(`
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: deny-bob}
-spec:
-  selector: {matchLabels: {app: server}}
-  action: DENY
-  rules: [{from: [{source: {principals: [cluster.local/ns/$NS/sa/bob]}}]}]
-`)
-	n.MustRefuse("bob", url)
-	n.MustGet("alice", url)
-	n.Logged(server, since, "explicitly denied by: "+n.Name+"/deny-bob", "/sa/bob")
-	condition(t, n, policies, "deny-bob", "ZtunnelAccepted", "True")
-	remove("deny-bob")
-	everybody()
-
-	n.MustApply(`
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: only-here}
-spec:
-  action: ALLOW
-  rules:
-  - from: [{source: {namespaces: [$NS]}}]
-    to: [{operation: {ports: ["8080"]}}]
-`)
-	other.MustRefuse("carol", url)
-	plain.MustRefuse("stranger", url)
-	n.MustGet("alice", url)
-	remove("only-here")
-	everybody()
-
-	// What ztunnel cannot judge is never allowed, and the status says why.
-	n.MustApply(`
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: only-get}
-spec:
-  selector: {matchLabels: {app: server}}
-  action: ALLOW
-  rules: [{to: [{operation: {methods: [GET]}}]}]
-`)
-	n.MustRefuse("alice", url)
-	if _, message := condition(t, n, policies, "only-get", "ZtunnelAccepted", "False"); !strings.Contains(message, "methods") {
-		t.Errorf("the status does not name what is not enforced: %s", message)
-	}
-	remove("only-get")
-	everybody()
-}
 
 // What no version of the mesh could mean is refused when it is written.
 func TestAdmissionRefuses(t *testing.T) {
