@@ -60,57 +60,6 @@ spec:
 	}
 }
 
-// A Service with affinity goes on leading each of its clients to one pod, and to
-// another one when that is gone.
-func TestSessionAffinity(t *testing.T) {
-	n := mesh.Namespace(t, "affinity", kit.Ambient())
-	pods := n.Deployment("server", 3, kit.WithCommand("/echo", "server")) // answers with the pod's name
-	n.MustApply(`
-apiVersion: v1
-kind: Service
-metadata: {name: server}
-spec:
-  sessionAffinity: ClientIP
-  selector: {app: server}
-  ports: [{name: http, port: 80, targetPort: 8080}]
-`)
-	client := n.Pod("client")
-	own := func() string {
-		t.Helper()
-		out, err := mesh.Exec(t.Context(), n.Name, "client", "/echo", "get", "-n", "20", "-url", n.URL("server"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var who []string
-		for line := range strings.Lines(out) {
-			who = append(who, strings.Fields(line)[0])
-		}
-		if who = slices.Compact(who); len(who) != 1 {
-			t.Fatalf("20 requests were answered by %v in turn", who)
-		}
-		return who[0]
-	}
-	n.MustGet("client", n.URL("server"))
-	kit.Eventually(t, "the client's proxy knows all pods", func(ctx context.Context) error {
-		out, err := mesh.Ambit(ctx, "ztunnel-config", "services", "--node", client.Spec.NodeName, "--service-namespace", n.Name, "-o", "json")
-		if err == nil && strings.Count(out, "Pod/"+n.Name+"/server-") < len(pods) {
-			err = fmt.Errorf("it knows %s", out)
-		}
-		return err
-	})
-	first := own()
-	if err := mesh.Kube.CoreV1().Pods(n.Name).Delete(t.Context(), first, metav1.DeleteOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	kit.Eventually(t, "another pod answers", func(ctx context.Context) error {
-		out, err := n.Get(ctx, "client", n.URL("server"))
-		if err == nil && strings.HasPrefix(out, first) {
-			err = fmt.Errorf("it is still %s", first)
-		}
-		return err
-	})
-}
-
 // A NodePort leads to enrolled pods from outside the mesh, through any node.
 func TestNodePort(t *testing.T) {
 	far, near := twoNodes(t)
