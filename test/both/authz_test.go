@@ -28,9 +28,9 @@ var authorizer = world.Place{Namespace: "auth", Pod: "authorizer"}
 
 // startAuthorized makes a world with the service api behind a waypoint, and an authorizer
 // that only the waypoint may call. It allows requests with this header.
-func startAuthorized(t *testing.T, ports, more string) *world.World {
+func startAuthorized(t *testing.T, o world.Options, ports, more string) *world.World {
 	t.Helper()
-	w := start(t, world.Options{})
+	w := start(t, o)
 	w.Namespace("auth", true)
 	w.Providers(providers + more)
 	w.Apply(rig.PodObject("$shop", "far", "node2", "") + server("api", "app: api") + world.Waypoint("shop", 1, "") + frontOf("api", "app: api", ports) +
@@ -80,7 +80,7 @@ func asked(w *world.World, path string) (all []question) {
 // authorizer, by HTTP and by gRPC, and no others are asked about. A policy whose authorizer
 // cannot be used denies, and its status has the reason.
 func TestExternalAuthorization(t *testing.T) {
-	w := startAuthorized(t, onlyHTTP, "")
+	w := startAuthorized(t, world.Options{}, onlyHTTP, "")
 	w.Families(func(w *world.World, v6 bool) {
 		to := w.Service("shop", "api", 80, v6)
 		for _, by := range []string{"http", "grpc"} {
@@ -114,7 +114,7 @@ func TestExternalAuthorization(t *testing.T) {
 // TestAuthorizerOnTrial: a CUSTOM policy on trial asks no authorizer, refuses nothing, and
 // is counted.
 func TestAuthorizerOnTrial(t *testing.T) {
-	w := startAuthorized(t, onlyHTTP, "")
+	w := startAuthorized(t, world.Options{}, onlyHTTP, "")
 	enforced := asks("ask", "http", `[{to: [{operation: {paths: ["/private*"]}}]}]`)
 	trial := strings.Replace(enforced, "metadata: {", `metadata: {annotations: {istio.io/dry-run: "true"}, `, 1)
 	w.Families(func(w *world.World, v6 bool) {
@@ -179,7 +179,7 @@ func telling(user string) string {
 // the next authorizer gets it. An answer with too much of it allows nothing, and no value
 // forges a line.
 func TestMetadataOfAuthorizers(t *testing.T) {
-	w := startAuthorized(t, onlyHTTP, metadataProviders)
+	w := startAuthorized(t, world.Options{}, onlyHTTP, metadataProviders)
 	w.Families(func(w *world.World, v6 bool) {
 		t := metadataTest{w, fmt.Sprintf("/ipv6-%v", v6), v6}
 		w.Apply(asks("ask", "grpc", `[{}]`) + telemetry("logs", "  accessLogging: [{providers: [{name: $shop-lines}, {name: $shop-json}]}]\n"))
@@ -334,7 +334,7 @@ spec:
   parentRefs: [{group: "", kind: Service, name: api}]
   rules:
   - matches: [{path: {value: ` + path + `}}]
-    filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: authorizer, namespace: $auth, port: 8000}}}]
+    filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: authorizer, namespace: $auth, port: 8000}, http: {}}}]
     backendRefs: [{name: api, port: 80}]
   - backendRefs: [{name: api, port: 80}]
 `
@@ -345,7 +345,7 @@ spec:
 // about. Those at a port that declares TCP, and of other services, stay.
 func TestExternalAuthEndsConnections(t *testing.T) {
 	const open = "{name: open, port: 81, targetPort: 9000}"
-	w := startAuthorized(t, "{name: http, port: 80, targetPort: 8080}, "+open+", {name: raw, port: 82, targetPort: 9000, appProtocol: tcp}", "")
+	w := startAuthorized(t, world.Options{Experimental: true}, "{name: http, port: 80, targetPort: 8080}, "+open+", {name: raw, port: 82, targetPort: 9000, appProtocol: tcp}", "")
 	w.Apply(frontOf("other", "app: api", open) + `
 ---
 apiVersion: gateway.networking.k8s.io/v1

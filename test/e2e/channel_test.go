@@ -62,14 +62,7 @@ spec: {selector: {app: door}, ports: [{name: http, port: 8000}]}
 	if out := ambit(t, "waypoint", "apply", "-n", n.Name, "--enroll-namespace", "--wait"); !strings.Contains(out, "is ready") {
 		t.Error(out)
 	}
-	t.Cleanup(func() {
-		if err := mesh.Upgrade(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := mesh.Upgrade(ctx, "--gateway-api-channel", "experimental"); err != nil {
-		t.Fatal(err)
-	}
+	mesh.Experimental(t)
 	if now := channel(); now != "experimental" {
 		t.Fatalf("the channel is %q after the upgrade", now)
 	}

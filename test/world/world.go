@@ -86,6 +86,8 @@ type World struct {
 type Options struct {
 	// FewAddresses has nodes have so few addresses for pods that each is used again soon.
 	FewAddresses bool
+	// Experimental has the kinds of Gateway API have the fields of its experimental channel.
+	Experimental bool
 }
 
 // On returns the world of a test on a mesh.

@@ -138,6 +138,17 @@ func (c *Cluster) Delete(ctx context.Context, namespace, text string) error {
 	})
 }
 
+// Gone returns an error unless none of what a YAML text says is there.
+func (c *Cluster) Gone(ctx context.Context, namespace, text string) error {
+	return c.each(namespace, text, func(r dynamic.ResourceInterface, u *unstructured.Unstructured) error {
+		_, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(err, errors.New("it is there"))
+	})
+}
+
 // each does something with every object of a YAML text.
 func (c *Cluster) each(namespace, text string, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
 	d := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)

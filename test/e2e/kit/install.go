@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"testing"
 	"time"
 )
 
@@ -58,6 +59,20 @@ func (c *Cluster) Upgrade(ctx context.Context, more ...string) error {
 	defer cancel()
 	_, err := c.Ambit(ctx, append(append([]string{"upgrade", "-y"}, settings()...), more...)...)
 	return err
+}
+
+// Experimental has the cluster have the kinds of Gateway API's experimental channel, until the
+// test ends.
+func (c *Cluster) Experimental(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := c.Upgrade(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.Upgrade(t.Context(), "--gateway-api-channel", "experimental"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Uninstall takes everything away again.

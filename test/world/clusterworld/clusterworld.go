@@ -3,7 +3,6 @@ package clusterworld
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/netip"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -27,11 +25,14 @@ type mesh struct {
 }
 
 // New returns a world on a cluster with the mesh installed.
-func New(t testing.TB, c *kit.Cluster, _ world.Options) *world.World {
+func New(t testing.TB, c *kit.Cluster, o world.Options) *world.World {
 	t.Helper()
 	nodes, err := c.Nodes(t.Context())
 	if err != nil || len(nodes) < 2 {
 		t.Fatalf("scenarios need two nodes, the cluster has %v, error %v", nodes, err)
+	}
+	if o.Experimental {
+		c.Experimental(t)
 	}
 	last := len(nodes) - 1
 	return world.On(t, mesh{c, map[string]string{"node1": nodes[last-1], "node2": nodes[last]}, map[string]*kit.Namespace{}})
@@ -65,10 +66,9 @@ func (m mesh) Apply(t testing.TB, text string) {
 			m.in(t, o.Metadata.Namespace).Account(o.Metadata.Name)
 		}
 	}
-	// The API server refuses objects until the control plane answers for them.
-	kit.Eventually(t, "objects are applied", func(ctx context.Context) error {
-		return m.Cluster.Apply(ctx, "", strings.ReplaceAll(text, "ECHO", "/echo"), m.place)
-	})
+	if err := m.Cluster.Apply(t.Context(), "", strings.ReplaceAll(text, "ECHO", "/echo"), m.place); err != nil {
+		t.Fatal(err)
+	}
 	for _, o := range all {
 		if o.Kind == "Pod" {
 			m.in(t, o.Metadata.Namespace).Ready(o.Metadata.Name)
@@ -104,22 +104,7 @@ func (m mesh) Delete(t testing.TB, text string) {
 	if err := m.Cluster.Delete(t.Context(), "", text); err != nil {
 		t.Fatal(err)
 	}
-	all, err := world.Objects(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range all {
-		if o.Kind != "Pod" {
-			continue
-		}
-		kit.Eventually(t, "pod "+o.Metadata.Name+" is gone", func(ctx context.Context) error {
-			_, err := m.Kube.CoreV1().Pods(o.Metadata.Namespace).Get(ctx, o.Metadata.Name, metav1.GetOptions{})
-			if apierrors.IsNotFound(err) {
-				return nil
-			}
-			return errors.Join(err, errors.New("it is not"))
-		})
-	}
+	kit.Eventually(t, "objects are gone", func(ctx context.Context) error { return m.Gone(ctx, "", text) })
 }
 
 func (m mesh) Scarce(t testing.TB, _ string) { m.Machines(t) }
