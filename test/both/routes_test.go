@@ -51,3 +51,53 @@ spec:
 		w.Eventually("it is gone", func() error { return w.AnsweredBy("v1", 5, buyer, to, "/") })
 	})
 }
+
+// split is a route of front: nine of ten requests go to v1, and those with a header to v2.
+const split = `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: $shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: front, port: 80}]
+  rules:
+  - matches: [{headers: [{name: x-version, value: "2"}]}]
+    backendRefs: [{name: v2, port: 80}]
+  - backendRefs: [{name: v1, port: 80, weight: 90}, {name: v2, port: 80, weight: 10}]
+`
+
+// TestWaypointRoutes: requests to a service with a waypoint go where its routes say, in the
+// proportion of the weights, and through the waypoint alone. The command line explains it.
+func TestWaypointRoutes(t *testing.T) {
+	w := start(t, world.Options{})
+	w.Apply(versions() + split)
+	w.Families(func(w *world.World, v6 bool) {
+		to := w.Service("shop", "front", 80, v6)
+		w.Eventually("the route is in effect", func() error { return w.AnsweredBy("v2", 20, far, to, "/", "x-version: 2") })
+		const n = 200
+		all, err := w.Requests(n, far, to, "/")
+		if err != nil {
+			w.Fatal(err)
+		}
+		count := map[string]int{}
+		for _, r := range all {
+			a, err := r.Answer()
+			if err != nil {
+				w.Fatal(err)
+			}
+			if err := w.Through("shop", a.Caller); err != nil {
+				w.Fatal(err)
+			}
+			count[a.Name]++
+		}
+		// Of 200 requests at 10 %, fewer than 4 or more than 50 come once in a hundred
+		// thousand runs.
+		if count["v1"]+count["v2"] != n || count["v2"] < 4 || count["v2"] > 50 {
+			w.Errorf("%v", count)
+		}
+	})
+	w.Says([]string{"HTTPRoute $shop/split, rule 1", "gets 90 of 100", "allowed: pod $shop/v1 gets it"}, "why", "far.$shop", "http://front/")
+	w.Says([]string{"HTTPRoute $shop/split, rule 0", "allowed: pod $shop/v2 gets it"}, "why", "far.$shop", "http://front/", "--header", "x-version=2")
+	w.Says([]string{"split", "90 v1.$shop:80"}, "waypoint-config", "routes", "waypoint.$shop")
+	w.Says([]string{"v1.$shop.svc.cluster.local"}, "waypoint-config", "backends", "-n", "$shop")
+}

@@ -14,75 +14,15 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/rig"
 	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // shopYAML is the world of the demonstration. ECHO is test/echo.
-const shopYAML = `
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: street}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: web, namespace: shop}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: alice, namespace: shop}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: bob, namespace: shop}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
-  selector: {app: web}
-  ipFamilyPolicy: PreferDualStack
-  ports:
-  - {name: http, port: 80, targetPort: 8080}
-  - {name: tcp-echo, port: 9000}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web, namespace: shop, labels: {app: web}}
-spec:
-  nodeName: node1
-  serviceAccountName: web
-  containers:
-  - name: web
-    command: [ECHO, server]
-    readinessProbe: {tcpSocket: {port: 8080}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: alice, namespace: shop, labels: {app: alice}}
-spec:
-  nodeName: node2
-  serviceAccountName: alice
-  containers: [{name: shell}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: bob, namespace: shop, labels: {app: bob}}
-spec:
-  nodeName: node2
-  serviceAccountName: bob
-  containers: [{name: shell}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: stranger, namespace: street}
-spec:
-  nodeName: node2
-  containers: [{name: shell}]
-`
+var shopYAML = rig.NamespaceObject("shop", false) + rig.NamespaceObject("street", false) +
+	rig.ServiceObject("shop", "web", "web", "{name: http, port: 80, targetPort: 8080}, {name: tcp-echo, port: 9000}") +
+	rig.ServerObject("shop", "web", "node1", "app: web") +
+	rig.PodObject("shop", "alice", "node2", "app: alice") + rig.PodObject("shop", "bob", "node2", "app: bob") + rig.PodObject("street", "stranger", "node2", "")
 
 const (
 	denyBob = `

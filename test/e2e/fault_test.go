@@ -99,7 +99,7 @@ func connections(t *testing.T, ambitd string) map[string]time.Time {
 // addressMetric is a counter of an ambitd of workloads and services.
 func addressMetric(t *testing.T, ambitd, name string) float64 {
 	t.Helper()
-	n, err := mesh.Metric(t.Context(), ambitd, name, `type="Address"`)
+	n, err := mesh.Metric(t.Context(), ambitd, name, "type", "Address")
 	if err != nil {
 		t.Fatal(err)
 	}

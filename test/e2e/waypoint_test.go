@@ -80,7 +80,7 @@ func waypointPods(ctx context.Context, n *kit.Namespace, name string) (out []cor
 }
 
 // TestWaypoint: one command line is enough for requests to a namespace's services to
-// go through a waypoint, as routes say; and another takes it away again.
+// go through a waypoint; and another takes it away again.
 func TestWaypoint(t *testing.T) {
 	n := mesh.Namespace(t, "waypoint", kit.Ambient())
 	_, v2 := versioned(t, n)
@@ -132,21 +132,7 @@ func TestWaypoint(t *testing.T) {
 		}
 		return nil
 	})
-	since := time.Now()
-	kit.Eventually(t, "the route is in effect", func(ctx context.Context) error { return routed(ctx, n, pods[0]) })
-
-	out, err := n.Exec(t.Context(), n.Name, "client", "/echo", "get", "-n", "200", "-url", n.URL("front"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Of 200 requests at 10 %, fewer than 4 or more than 50 come once in a hundred
-	// thousand runs.
-	first, second := strings.Count(out, "v1 answers"), strings.Count(out, "v2 answers")
-	if first+second != 200 || second < 4 || second > 50 {
-		t.Errorf("v1 answered %d times, v2 %d times", first, second)
-	}
-
-	explained(t, n)
+	kit.Eventually(t, "requests go through the waypoint", func(ctx context.Context) error { return through(ctx, n) })
 
 	rest := objectVersions(t, n)
 	time.Sleep(restTime)
@@ -171,9 +157,6 @@ func TestWaypoint(t *testing.T) {
 		}
 		return nil
 	})
-	// That v2 was called by the waypoint is what its node's proxy has seen; it says so
-	// when the connection has ended.
-	n.Logged(v2, since, `direction="inbound"`, "/sa/"+waypoint+`"`)
 	n.Tunnelled("client", n.URL("v2"), v2)
 }
 
@@ -194,25 +177,6 @@ func through(ctx context.Context, n *kit.Namespace) error {
 		}
 	}
 	return fmt.Errorf("the answer was %q, and the waypoint has %d pods", out, len(pods))
-}
-
-// routed reports why a request with the header of v2 does not go there through a pod.
-func routed(ctx context.Context, n *kit.Namespace, through corev1.Pod) error {
-	out, err := n.Exec(ctx, n.Name, "client", "/echo", "get", "-H", "x-version: 2", "-n", "5", "-url", n.URL("front"))
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(out) {
-		f := strings.Fields(line)
-		if len(f) < 3 || f[0] != "v2" {
-			return fmt.Errorf("the answer was %q", line)
-		}
-		caller, err := netip.ParseAddr(f[2])
-		if err != nil || !hasAddress(through, caller.Unmap()) {
-			return fmt.Errorf("v2 was called by %s, not by %s of %v", f[2], through.Name, through.Status.PodIPs)
-		}
-	}
-	return nil
 }
 
 func hasAddress(p corev1.Pod, a netip.Addr) bool {
@@ -492,16 +456,4 @@ data:
 	})
 	parameters("spec: {replica: 3}")
 	gateway.says("Accepted", "False InvalidParameters", "replica")
-}
-
-// explained checks what the command line says of requests through the waypoint, and of
-// the waypoint, through the API server.
-func explained(t *testing.T, n *kit.Namespace) {
-	t.Helper()
-	client := "client." + n.Name
-	says(t, []string{"HTTPRoute " + n.Name + "/split, rule 1", "gets 90 of 100", "allowed: pod " + n.Name + "/v1 gets it"}, "why", client, "http://front/")
-	says(t, []string{"HTTPRoute " + n.Name + "/split, rule 0", "allowed: pod " + n.Name + "/v2 gets it"}, "why", client, "http://front/", "--header", "x-version=2")
-	says(t, []string{"the workload uses a waypoint", "allowed: true"}, "why", client, "pod/v1."+n.Name+":8080", "-o", "yaml")
-	says(t, []string{"split", "90 v1." + n.Name + ":80"}, "waypoint-config", "routes", waypoint+"."+n.Name)
-	says(t, []string{"v1." + n.Name + ".svc." + wellknown.DefaultDomain}, "waypoint-config", "backends", "-n", n.Name)
 }

@@ -39,47 +39,11 @@ const (
 // town has a server and a client on every node, each with an identity of its
 // own, and a client outside of the mesh.
 func town() string {
-	y := `
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: street}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: stranger, namespace: street}
-spec: {nodeName: node2, containers: [{name: shell}]}
-`
+	y := rig.NamespaceObject("shop", true) + rig.NamespaceObject("street", false) + rig.PodObject("street", "stranger", "node2", "")
 	for _, node := range []string{ours, peer, peer2} {
-		y += strings.ReplaceAll(`
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server-NODE, namespace: shop, labels: {app: server-NODE}}
-spec:
-  nodeName: NODE
-  serviceAccountName: server-NODE
-  containers:
-  - name: server
-    command: [ECHO, server, -first, ":9100"]
-    readinessProbe: {tcpSocket: {port: 8080}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client-NODE, namespace: shop}
-spec: {nodeName: NODE, serviceAccountName: client-NODE, containers: [{name: shell}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: server-NODE, namespace: shop}
-spec:
-  selector: {app: server-NODE}
-  ipFamilyPolicy: PreferDualStack
-  ports: [{name: http, port: 80, targetPort: 8080}, {name: echo, port: 90, targetPort: 9000}, {name: first, port: 91, targetPort: 9100}]
-`, "NODE", node)
+		server := "server-" + node
+		y += rig.ServerObject("shop", server, node, "app: "+server, "-first", ":9100") + rig.PodObject("shop", "client-"+node, node, "") +
+			rig.ServiceObject("shop", server, server, "{name: http, port: 80, targetPort: 8080}, {name: echo, port: 90, targetPort: 9000}, {name: first, port: 91, targetPort: 9100}")
 	}
 	return y
 }

@@ -182,63 +182,6 @@ func (a *asker) ask(headers ...string) (string, error) {
 	return f[0], nil
 }
 
-// TestGatewayRoutes: requests to a service with a waypoint go where its routes say, in
-// the proportion of the weights, and through the waypoint alone. Without the waypoint
-// they fail.
-func TestGatewayRoutes(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: versions() + split})
-	rig.Families(t, func(t *testing.T, v6 bool) {
-		w := world.For(t)
-		a := newAsker(w, v6)
-		w.Eventually("the route is in effect", func() error {
-			if got, err := a.ask("x-version", "2"); err != nil || got != "v2" {
-				return fmt.Errorf("%s answered, error %w", got, err)
-			}
-			return nil
-		})
-		t.Run("header", func(t *testing.T) {
-			for range 20 {
-				if got, err := a.ask("x-version", "2"); err != nil || got != "v2" {
-					t.Fatalf("%s answered, error %v", got, err)
-				}
-			}
-		})
-		t.Run("weights", func(t *testing.T) {
-			const n = 200
-			count := map[string]int{}
-			for range n {
-				got, err := a.ask()
-				if err != nil {
-					t.Fatal(err)
-				}
-				count[got]++
-			}
-			// Of 200 requests at 10 %, fewer than 4 or more than 50 come once in a
-			// hundred thousand runs.
-			if count["v1"]+count["v2"] != n || count["v2"] < 4 || count["v2"] > 50 {
-				t.Errorf("%v", count)
-			}
-		})
-		t.Run("without the waypoint", func(t *testing.T) {
-			stop := kill(w)
-			defer stop()
-			w.Eventually("requests fail", func() error {
-				for range 3 {
-					if got, err := a.ask(); err == nil {
-						return fmt.Errorf("%s answered", got)
-					}
-				}
-				return nil
-			})
-			stop()
-			w.Eventually("the waypoint is back", func() error {
-				_, err := a.ask()
-				return err
-			})
-		})
-	})
-}
-
 // replicated is managed with a number of pods.
 func replicated(n int) string {
 	return strings.Replace(managed, "spec:\n", "spec:\n  infrastructure: {parametersRef: {group: \"\", kind: ConfigMap, name: parameters}}\n", 1) + fmt.Sprintf(`
@@ -248,15 +191,6 @@ kind: ConfigMap
 metadata: {name: parameters, namespace: shop}
 data: {deployment: "spec: {replicas: %d}"}
 `, n)
-}
-
-// TestGatewayParameters: the ConfigMap that a Gateway names says how many proxies run,
-// also after a change.
-func TestGatewayParameters(t *testing.T) {
-	w := rig.Start(t, lab.Config{YAML: shop + replicated(2)})
-	w.Eventually("the waypoint has 2 pods", func() error { return gatewayPods(w, 2) })
-	w.MustApply(replicated(1))
-	w.Eventually("the waypoint has 1 pod", func() error { return gatewayPods(w, 1) })
 }
 
 // gatewayPods reports why the waypoint has not n pods.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -188,29 +187,25 @@ func (c *Cluster) Followers(ctx context.Context, ambitd string) ([]Follower, err
 	return all, json.Unmarshal(b, &all)
 }
 
-// Metric is the sum of a metric of an ambitd over all its labels but one, such
-// as `type="Address"`.
-func (c *Cluster) Metric(ctx context.Context, ambitd, name, label string) (float64, error) {
+// Metric is the sum of a metric of an ambitd over all its labels but one.
+func (c *Cluster) Metric(ctx context.Context, ambitd, name, label, value string) (float64, error) {
 	b, err := c.ask(ctx, SystemNamespace, ambitd, wellknown.PortControlMonitor, "/metrics")
 	if err != nil {
 		return 0, err
 	}
+	all, err := traffic.Samples(string(b), name)
+	if err != nil {
+		return 0, fmt.Errorf("metrics of %s: %w", ambitd, err)
+	}
 	var sum float64
 	found := false
-	for line := range strings.Lines(string(b)) {
-		rest, ok := strings.CutPrefix(line, name+"{")
-		labels, value, _ := strings.Cut(rest, "} ")
-		if !ok || !strings.Contains(labels, label) {
-			continue
+	for _, s := range all {
+		if s.Labels[label] == value {
+			sum, found = sum+s.Value, true
 		}
-		v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-		if err != nil {
-			return 0, fmt.Errorf("metric of %s: %w: %s", ambitd, err, line)
-		}
-		sum, found = sum+v, true
 	}
 	if !found {
-		return 0, fmt.Errorf("%s has no metric %s with %s", ambitd, name, label)
+		return 0, fmt.Errorf("%s has no metric %s with %s=%q", ambitd, name, label, value)
 	}
 	return sum, nil
 }
