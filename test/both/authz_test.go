@@ -11,8 +11,8 @@ import (
 	"github.com/ambit-mesh/ambit/test/world"
 )
 
-// providers are the authorizer of the namespace auth, by both protocols, and two that
-// cannot be used or are asked second.
+// providers are the authorizer of the namespace auth by both protocols, the same by another
+// name, and one that cannot be used.
 const providers = `
 - name: $shop-http
   envoyExtAuthzHttp: {service: authorizer.$auth.svc.cluster.local, port: 8000, includeRequestHeadersInCheck: [x-token]}
@@ -27,7 +27,7 @@ const providers = `
 var authorizer = world.Place{Namespace: "auth", Pod: "authorizer"}
 
 // startAuthorized makes a world with the service api behind a waypoint, and an authorizer
-// that only the waypoint may call. It allows requests with this header.
+// that only the waypoint may call.
 func startAuthorized(t *testing.T, o world.Options, ports, more string) *world.World {
 	t.Helper()
 	w := start(t, o)
@@ -42,6 +42,7 @@ func startAuthorized(t *testing.T, o world.Options, ports, more string) *world.W
 }
 
 const (
+	// letIn is the header that the authorizer allows.
 	letIn     = "x-token: letmein"
 	onlyHTTP  = "{name: http, port: 80, targetPort: 8080, appProtocol: http}"
 	inShop    = "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: %s, namespace: $shop}\nspec:\n%s"

@@ -26,11 +26,12 @@ import (
 // Mesh is what a maker makes: a mesh for one test. Names of namespaces are those that they
 // have. What has no error fails the test that it is given.
 type Mesh interface {
-	// Namespace makes one for the length of the test, and returns the name that it has.
-	Namespace(t testing.TB, name string, labels map[string]string) string
+	// Namespace makes one for the length of the test, in the mesh or not, and returns the
+	// name that it has.
+	Namespace(t testing.TB, name string, ambient bool) string
 	// Apply adds or changes objects, and returns when the pods among them are ready.
 	Apply(t testing.TB, yaml string)
-	// Delete removes objects, and returns when the pods among them are gone.
+	// Delete removes objects, and returns when they are gone.
 	Delete(t testing.TB, yaml string)
 	// Scarce has the addresses of a pod that goes from node1 be those of the next one.
 	Scarce(t testing.TB, namespace string)
@@ -104,11 +105,7 @@ func (w *World) Families(f func(w *World, v6 bool)) {
 // Namespace makes one, in the mesh or not, which is $NAME in texts from now on.
 func (w *World) Namespace(name string, ambient bool) {
 	w.Helper()
-	labels := map[string]string{}
-	if ambient {
-		labels["istio.io/dataplane-mode"] = "ambient"
-	}
-	w.names[name] = w.mesh.Namespace(w.TB, name, labels)
+	w.names[name] = w.mesh.Namespace(w.TB, name, ambient)
 }
 
 var placeholder = regexp.MustCompile(`\$[a-z]+`)
@@ -136,7 +133,7 @@ func (w *World) Apply(yaml string) {
 	w.mesh.Apply(w.TB, w.Text(yaml))
 }
 
-// Delete removes objects, and waits for the pods among them to go.
+// Delete removes objects, and waits for them to go.
 func (w *World) Delete(yaml string) {
 	w.Helper()
 	w.mesh.Delete(w.TB, w.Text(yaml))

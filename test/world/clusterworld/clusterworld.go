@@ -38,8 +38,12 @@ func New(t testing.TB, c *kit.Cluster, o world.Options) *world.World {
 	return world.On(t, mesh{c, map[string]string{"node1": nodes[last-1], "node2": nodes[last]}, map[string]*kit.Namespace{}})
 }
 
-func (m mesh) Namespace(t testing.TB, name string, labels map[string]string) string {
+func (m mesh) Namespace(t testing.TB, name string, ambient bool) string {
 	t.Helper()
+	var labels map[string]string
+	if ambient {
+		labels = kit.Ambient()
+	}
 	n := m.Cluster.Namespace(t, name, labels)
 	m.spaces[n.Name] = n
 	return n.Name

@@ -35,9 +35,9 @@ func New(t testing.TB, o world.Options) *world.World {
 	return world.On(t, m)
 }
 
-func (m mesh) Namespace(t testing.TB, name string, labels map[string]string) string {
+func (m mesh) Namespace(t testing.TB, name string, ambient bool) string {
 	t.Helper()
-	m.Apply(t, rig.NamespaceObject(name, len(labels) > 0))
+	m.Apply(t, rig.NamespaceObject(name, ambient))
 	return name
 }
 
