@@ -60,3 +60,13 @@ type EnrolledPod struct {
 	Served   bool   `json:"served"` // by the newest node proxy
 	State    string `json:"state"`  // of the pod's label: enabled, pending or empty
 }
+
+// Telemetry is a Telemetry object that acts at a proxy, or the mesh's settings.
+type Telemetry struct {
+	Object    string   `json:"object,omitempty"` // namespace/name; empty for the mesh's settings
+	Scope     string   `json:"scope"`
+	Side      string   `json:"side,omitempty"` // empty for both
+	Services  []string `json:"services,omitempty"`
+	Workloads []string `json:"workloads,omitempty"` // UIDs
+	Provider  string   `json:"tracingProvider,omitempty"`
+}

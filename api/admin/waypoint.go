@@ -123,11 +123,3 @@ type TokenProvider struct {
 	Source    string   `json:"source,omitempty"`
 	Keys      int      `json:"keys"`
 }
-
-// Telemetry is a Telemetry object that acts at a waypoint, or the mesh's settings.
-type Telemetry struct {
-	Object   string   `json:"object,omitempty"` // namespace/name; empty for the mesh's settings
-	Scope    string   `json:"scope"`
-	Services []string `json:"services,omitempty"`
-	Provider string   `json:"tracingProvider,omitempty"`
-}

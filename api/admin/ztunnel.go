@@ -11,6 +11,7 @@ type Ztunnel struct {
 	Services []Service       `json:"services"`
 	// StaticConfig is the directory that was read from a file.
 	StaticConfig json.RawMessage `json:"staticConfig"`
+	Telemetry    []Telemetry     `json:"telemetry"`
 	Version      Version         `json:"version"`
 	Workloads    []Workload      `json:"workloads"`
 	// Pods are those of the node, by UID.

@@ -4,9 +4,10 @@
 // 	protoc        v3.21.12
 // source: telemetry/telemetry.proto
 
-// What a gateway observes of requests, in the form that it executes: traces, lines of the access log, and
-// labels of metrics. A resource is one layer: what one Telemetry object, or the mesh's settings, say for
-// one gateway. The gateway merges the layers of the service that a request is for. The wire is Ambit's own.
+// What a gateway observes of requests, and a node proxy of connections, in the form that they execute: traces,
+// lines of the access log, and labels of metrics. A resource is one layer: what one Telemetry object, or the mesh's
+// settings, say for one gateway or node. A gateway merges the layers of the service that a request is for, a node
+// proxy those of the workload whose connection it is. The wire is Ambit's own.
 //
 // A reader rejects a message with a field that it does not have. The layer that it had before stays.
 
@@ -27,6 +28,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// A half of a connection: that of the workload which has begun it, or the other one.
+type Side int32
+
+const (
+	Side_BOTH   Side = 0
+	Side_CLIENT Side = 1
+	Side_SERVER Side = 2
+)
+
+// Enum value maps for Side.
+var (
+	Side_name = map[int32]string{
+		0: "BOTH",
+		1: "CLIENT",
+		2: "SERVER",
+	}
+	Side_value = map[string]int32{
+		"BOTH":   0,
+		"CLIENT": 1,
+		"SERVER": 2,
+	}
+)
+
+func (x Side) Enum() *Side {
+	p := new(Side)
+	*p = x
+	return p
+}
+
+func (x Side) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Side) Descriptor() protoreflect.EnumDescriptor {
+	return file_telemetry_telemetry_proto_enumTypes[0].Descriptor()
+}
+
+func (Side) Type() protoreflect.EnumType {
+	return &file_telemetry_telemetry_proto_enumTypes[0]
+}
+
+func (x Side) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Side.Descriptor instead.
+func (Side) EnumDescriptor() ([]byte, []int) {
+	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{0}
+}
+
 // What a layer is for. A later value decides before an earlier one.
 type Scope int32
 
@@ -38,6 +89,7 @@ const (
 	Scope_NAMESPACE Scope = 3
 	Scope_GATEWAY   Scope = 4
 	Scope_SERVICE   Scope = 5
+	Scope_WORKLOAD  Scope = 6 // workloads that an object selects; of node proxies alone
 )
 
 // Enum value maps for Scope.
@@ -49,6 +101,7 @@ var (
 		3: "NAMESPACE",
 		4: "GATEWAY",
 		5: "SERVICE",
+		6: "WORKLOAD",
 	}
 	Scope_value = map[string]int32{
 		"MESH":      0,
@@ -57,6 +110,7 @@ var (
 		"NAMESPACE": 3,
 		"GATEWAY":   4,
 		"SERVICE":   5,
+		"WORKLOAD":  6,
 	}
 )
 
@@ -71,11 +125,11 @@ func (x Scope) String() string {
 }
 
 func (Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_telemetry_telemetry_proto_enumTypes[0].Descriptor()
+	return file_telemetry_telemetry_proto_enumTypes[1].Descriptor()
 }
 
 func (Scope) Type() protoreflect.EnumType {
-	return &file_telemetry_telemetry_proto_enumTypes[0]
+	return &file_telemetry_telemetry_proto_enumTypes[1]
 }
 
 func (x Scope) Number() protoreflect.EnumNumber {
@@ -84,7 +138,7 @@ func (x Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Scope.Descriptor instead.
 func (Scope) EnumDescriptor() ([]byte, []int) {
-	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{0}
+	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{1}
 }
 
 // The resource that travels over delta xDS.
@@ -101,6 +155,10 @@ type Layer struct {
 	Tracing       *Tracing          `protobuf:"bytes,6,opt,name=tracing,proto3" json:"tracing,omitempty"`
 	AccessLogging []*AccessLogging  `protobuf:"bytes,7,rep,name=access_logging,json=accessLogging,proto3" json:"access_logging,omitempty"`
 	Metrics       []*MetricOverride `protobuf:"bytes,8,rep,name=metrics,proto3" json:"metrics,omitempty"`
+	// UIDs of the workloads that a layer of the scope WORKLOAD is for, in order.
+	Workloads []string `protobuf:"bytes,9,rep,name=workloads,proto3" json:"workloads,omitempty"`
+	// The half of a connection that a layer for node proxies is for.
+	Side          Side `protobuf:"varint,10,opt,name=side,proto3,enum=ambit.telemetry.v1.Side" json:"side,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +247,20 @@ func (x *Layer) GetMetrics() []*MetricOverride {
 		return x.Metrics
 	}
 	return nil
+}
+
+func (x *Layer) GetWorkloads() []string {
+	if x != nil {
+		return x.Workloads
+	}
+	return nil
+}
+
+func (x *Layer) GetSide() Side {
+	if x != nil {
+		return x.Side
+	}
+	return Side_BOTH
 }
 
 // Names a service, as Address resources do, in lower case.
@@ -932,7 +1004,7 @@ var File_telemetry_telemetry_proto protoreflect.FileDescriptor
 
 const file_telemetry_telemetry_proto_rawDesc = "" +
 	"\n" +
-	"\x19telemetry/telemetry.proto\x12\x12ambit.telemetry.v1\"\xfc\x02\n" +
+	"\x19telemetry/telemetry.proto\x12\x12ambit.telemetry.v1\"\xc8\x03\n" +
 	"\x05Layer\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12/\n" +
@@ -941,7 +1013,10 @@ const file_telemetry_telemetry_proto_rawDesc = "" +
 	"\acreated\x18\x05 \x01(\x03R\acreated\x125\n" +
 	"\atracing\x18\x06 \x01(\v2\x1b.ambit.telemetry.v1.TracingR\atracing\x12H\n" +
 	"\x0eaccess_logging\x18\a \x03(\v2!.ambit.telemetry.v1.AccessLoggingR\raccessLogging\x12<\n" +
-	"\ametrics\x18\b \x03(\v2\".ambit.telemetry.v1.MetricOverrideR\ametrics\"C\n" +
+	"\ametrics\x18\b \x03(\v2\".ambit.telemetry.v1.MetricOverrideR\ametrics\x12\x1c\n" +
+	"\tworkloads\x18\t \x03(\tR\tworkloads\x12,\n" +
+	"\x04side\x18\n" +
+	" \x01(\x0e2\x18.ambit.telemetry.v1.SideR\x04side\"C\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\"\x84\x03\n" +
@@ -1004,14 +1079,21 @@ const file_telemetry_telemetry_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\tR\x05value\x12\x1e\n" +
 	"\n" +
 	"expression\x18\x04 \x01(\tR\n" +
-	"expression*O\n" +
+	"expression*(\n" +
+	"\x04Side\x12\b\n" +
+	"\x04BOTH\x10\x00\x12\n" +
+	"\n" +
+	"\x06CLIENT\x10\x01\x12\n" +
+	"\n" +
+	"\x06SERVER\x10\x02*]\n" +
 	"\x05Scope\x12\b\n" +
 	"\x04MESH\x10\x00\x12\b\n" +
 	"\x04ROOT\x10\x01\x12\t\n" +
 	"\x05CLASS\x10\x02\x12\r\n" +
 	"\tNAMESPACE\x10\x03\x12\v\n" +
 	"\aGATEWAY\x10\x04\x12\v\n" +
-	"\aSERVICE\x10\x05B5Z3github.com/ambit-mesh/ambit/api/telemetry;telemetryb\x06proto3"
+	"\aSERVICE\x10\x05\x12\f\n" +
+	"\bWORKLOAD\x10\x06B5Z3github.com/ambit-mesh/ambit/api/telemetry;telemetryb\x06proto3"
 
 var (
 	file_telemetry_telemetry_proto_rawDescOnce sync.Once
@@ -1025,43 +1107,45 @@ func file_telemetry_telemetry_proto_rawDescGZIP() []byte {
 	return file_telemetry_telemetry_proto_rawDescData
 }
 
-var file_telemetry_telemetry_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_telemetry_telemetry_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_telemetry_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_telemetry_telemetry_proto_goTypes = []any{
-	(Scope)(0),             // 0: ambit.telemetry.v1.Scope
-	(*Layer)(nil),          // 1: ambit.telemetry.v1.Layer
-	(*Service)(nil),        // 2: ambit.telemetry.v1.Service
-	(*Tracing)(nil),        // 3: ambit.telemetry.v1.Tracing
-	(*CustomTags)(nil),     // 4: ambit.telemetry.v1.CustomTags
-	(*CustomTag)(nil),      // 5: ambit.telemetry.v1.CustomTag
-	(*Collector)(nil),      // 6: ambit.telemetry.v1.Collector
-	(*Header)(nil),         // 7: ambit.telemetry.v1.Header
-	(*AccessLogging)(nil),  // 8: ambit.telemetry.v1.AccessLogging
-	(*LogProvider)(nil),    // 9: ambit.telemetry.v1.LogProvider
-	(*Label)(nil),          // 10: ambit.telemetry.v1.Label
-	(*MetricOverride)(nil), // 11: ambit.telemetry.v1.MetricOverride
-	(*TagOverride)(nil),    // 12: ambit.telemetry.v1.TagOverride
+	(Side)(0),              // 0: ambit.telemetry.v1.Side
+	(Scope)(0),             // 1: ambit.telemetry.v1.Scope
+	(*Layer)(nil),          // 2: ambit.telemetry.v1.Layer
+	(*Service)(nil),        // 3: ambit.telemetry.v1.Service
+	(*Tracing)(nil),        // 4: ambit.telemetry.v1.Tracing
+	(*CustomTags)(nil),     // 5: ambit.telemetry.v1.CustomTags
+	(*CustomTag)(nil),      // 6: ambit.telemetry.v1.CustomTag
+	(*Collector)(nil),      // 7: ambit.telemetry.v1.Collector
+	(*Header)(nil),         // 8: ambit.telemetry.v1.Header
+	(*AccessLogging)(nil),  // 9: ambit.telemetry.v1.AccessLogging
+	(*LogProvider)(nil),    // 10: ambit.telemetry.v1.LogProvider
+	(*Label)(nil),          // 11: ambit.telemetry.v1.Label
+	(*MetricOverride)(nil), // 12: ambit.telemetry.v1.MetricOverride
+	(*TagOverride)(nil),    // 13: ambit.telemetry.v1.TagOverride
 }
 var file_telemetry_telemetry_proto_depIdxs = []int32{
-	0,  // 0: ambit.telemetry.v1.Layer.scope:type_name -> ambit.telemetry.v1.Scope
-	2,  // 1: ambit.telemetry.v1.Layer.services:type_name -> ambit.telemetry.v1.Service
-	3,  // 2: ambit.telemetry.v1.Layer.tracing:type_name -> ambit.telemetry.v1.Tracing
-	8,  // 3: ambit.telemetry.v1.Layer.access_logging:type_name -> ambit.telemetry.v1.AccessLogging
-	11, // 4: ambit.telemetry.v1.Layer.metrics:type_name -> ambit.telemetry.v1.MetricOverride
-	6,  // 5: ambit.telemetry.v1.Tracing.collector:type_name -> ambit.telemetry.v1.Collector
-	4,  // 6: ambit.telemetry.v1.Tracing.custom_tags:type_name -> ambit.telemetry.v1.CustomTags
-	5,  // 7: ambit.telemetry.v1.CustomTags.tags:type_name -> ambit.telemetry.v1.CustomTag
-	2,  // 8: ambit.telemetry.v1.Collector.service:type_name -> ambit.telemetry.v1.Service
-	7,  // 9: ambit.telemetry.v1.Collector.headers:type_name -> ambit.telemetry.v1.Header
-	9,  // 10: ambit.telemetry.v1.AccessLogging.providers:type_name -> ambit.telemetry.v1.LogProvider
-	10, // 11: ambit.telemetry.v1.LogProvider.labels:type_name -> ambit.telemetry.v1.Label
-	6,  // 12: ambit.telemetry.v1.LogProvider.collector:type_name -> ambit.telemetry.v1.Collector
-	12, // 13: ambit.telemetry.v1.MetricOverride.tags:type_name -> ambit.telemetry.v1.TagOverride
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 0: ambit.telemetry.v1.Layer.scope:type_name -> ambit.telemetry.v1.Scope
+	3,  // 1: ambit.telemetry.v1.Layer.services:type_name -> ambit.telemetry.v1.Service
+	4,  // 2: ambit.telemetry.v1.Layer.tracing:type_name -> ambit.telemetry.v1.Tracing
+	9,  // 3: ambit.telemetry.v1.Layer.access_logging:type_name -> ambit.telemetry.v1.AccessLogging
+	12, // 4: ambit.telemetry.v1.Layer.metrics:type_name -> ambit.telemetry.v1.MetricOverride
+	0,  // 5: ambit.telemetry.v1.Layer.side:type_name -> ambit.telemetry.v1.Side
+	7,  // 6: ambit.telemetry.v1.Tracing.collector:type_name -> ambit.telemetry.v1.Collector
+	5,  // 7: ambit.telemetry.v1.Tracing.custom_tags:type_name -> ambit.telemetry.v1.CustomTags
+	6,  // 8: ambit.telemetry.v1.CustomTags.tags:type_name -> ambit.telemetry.v1.CustomTag
+	3,  // 9: ambit.telemetry.v1.Collector.service:type_name -> ambit.telemetry.v1.Service
+	8,  // 10: ambit.telemetry.v1.Collector.headers:type_name -> ambit.telemetry.v1.Header
+	10, // 11: ambit.telemetry.v1.AccessLogging.providers:type_name -> ambit.telemetry.v1.LogProvider
+	11, // 12: ambit.telemetry.v1.LogProvider.labels:type_name -> ambit.telemetry.v1.Label
+	7,  // 13: ambit.telemetry.v1.LogProvider.collector:type_name -> ambit.telemetry.v1.Collector
+	13, // 14: ambit.telemetry.v1.MetricOverride.tags:type_name -> ambit.telemetry.v1.TagOverride
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_telemetry_telemetry_proto_init() }
@@ -1077,7 +1161,7 @@ func file_telemetry_telemetry_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_telemetry_telemetry_proto_rawDesc), len(file_telemetry_telemetry_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,

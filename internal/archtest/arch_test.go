@@ -40,8 +40,13 @@ var layers = map[string][]string{
 	// What every proxy has, whatever its role: a second role, at L7, must not
 	// import the first.
 	"internal/proxy":   {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
-	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns"},
-	"internal/gateway": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/l7", "internal/l7/exchange"},
+	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/ztunnel/observed"},
+	"internal/gateway": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
+	// What users want observed is one language for both roles: its settings are of l7, and
+	// its collectors are called as l7 calls endpoints. Nothing else of a node proxy is.
+	"internal/proxy/export":     {"internal/mesh", "internal/sys", "internal/transport", "internal/proxy", "internal/l7", "internal/l7/exchange"},
+	"internal/proxy/observed":   {"api", "api/admin", "internal/mesh", "internal/proxy", "internal/xds", "internal/l7"},
+	"internal/ztunnel/observed": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
 	// What a gateway would reject, the control plane does not send: it asks l7.
 	"internal/control":  {"api", "api/admin", "internal/mesh", "internal/l7", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
 	"internal/node":     {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/gateway/early"
-	"github.com/ambit-mesh/ambit/internal/gateway/export"
 	"github.com/ambit-mesh/ambit/internal/gateway/lines"
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
@@ -28,6 +27,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/export"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/stream"

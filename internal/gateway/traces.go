@@ -4,13 +4,13 @@ import (
 	"context"
 	"net/netip"
 
-	"github.com/ambit-mesh/ambit/internal/gateway/export"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/export"
 	"github.com/ambit-mesh/ambit/internal/proxy/hop"
 )
 

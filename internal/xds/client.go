@@ -27,6 +27,8 @@ type TypeConfig struct {
 	TypeURL string
 	// OnDemand subscribes to nothing but what Demand asks for.
 	OnDemand bool
+	// Optional is a type that the server may not have: Synced does not wait for it.
+	Optional bool
 	// Apply takes a response in. It is called on the Client's goroutine, one
 	// response at a time, and must not call Demand. The rejected resources are
 	// reported to the server, the rest counts as applied.
@@ -125,8 +127,8 @@ func (cfg ClientConfig) connect(ctx context.Context) (stream, func(), error) {
 	return s, func() { _ = conn.Close() }, nil
 }
 
-// Synced is closed when every type that is not OnDemand has its whole state
-// applied once.
+// Synced is closed when every type that is neither OnDemand nor Optional has its whole
+// state applied once.
 func (c *Client) Synced() <-chan struct{} { return c.f.synced }
 
 // Demand subscribes to a resource of an OnDemand type, by name or alias, and

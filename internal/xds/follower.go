@@ -63,7 +63,7 @@ func newFollower(node *core.Node, types []TypeConfig) *follower {
 	}
 	for _, t := range types {
 		w := &followed{TypeConfig: t, versions: make(map[string]string), demands: make(map[string]*demand)}
-		w.complete = t.OnDemand
+		w.complete = t.OnDemand || t.Optional
 		f.order = append(f.order, w)
 		f.types[t.TypeURL] = w
 	}

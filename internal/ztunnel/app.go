@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
-	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,16 +19,18 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
 	"github.com/ambit-mesh/ambit/internal/proxy/feed"
 	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
+	layers "github.com/ambit-mesh/ambit/internal/proxy/observed"
 	"github.com/ambit-mesh/ambit/internal/proxy/process"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
-	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 )
 
 // App is the whole program: a Node and what feeds it.
@@ -47,18 +47,19 @@ type App struct {
 	quit    chan struct{}
 	quitOne sync.Once
 	crl     *mtls.CRL
+	layers  *layers.Layers
 }
 
 // NewApp puts the program together; nothing runs before Run.
 func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
-	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{})}
+	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{}), layers: layers.New("", logs.Logger("telemetry"))}
 	log := logs.Logger("ztunnel")
 	reg := metrics.NewRegistry("ztunnel")
 
 	dir := workload.NewDirectory(workload.Options{TrustDomain: cfg.TrustDomain, PreferredNamespace: cfg.PreferredServiceNamespace})
 	policies := rbac.NewStore()
 
-	signer, err := feed.Signer(&cfg.Settings, cfg.Mode == config.Dedicated, dialer(cfg), logs.Logger("certs"))
+	signer, err := feed.Signer(&cfg.Settings, cfg.Mode == config.Dedicated, legs.Dialer(cfg), logs.Logger("certs"))
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,6 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	rec := telemetry.NewLimited("ztunnel", logs.Logger(accesslog.Scope), accesslog.Rates{Complete: int(cfg.AccessLogRate), Failed: int(cfg.AccessLogFailedRate)})
 	manager := NewManagerMetrics()
 	lookups := dnsproxy.NewMetrics()
-	reg.MustRegister(rec, manager, lookups)
 
 	if err := a.source(dir, policies, feed.Metrics(reg)); err != nil {
 		a.loops.Close()
@@ -90,6 +90,11 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	if a.xds != nil && cfg.XDSOnDemand {
 		o.Demand = func(ctx context.Context, name string) error { return a.xds.Demand(ctx, wellknown.TypeAddress, name) }
 	}
+	o.Observed = observed.New(observed.Config{
+		Loops: a.loops, Directory: dir, Layers: a.layers, Log: logs.Logger("telemetry"), Network: cfg.Network, Cluster: cfg.ClusterID, NodeName: cfg.NodeName,
+		Self: cfg.Self, Certs: a.certs, TLS: opts, Mark: cfg.PacketMark, Demand: o.Demand,
+	})
+	reg.MustRegister(append(o.Observed.Collectors(), telemetry.NewOverridden(rec, o.Observed), manager, lookups)...)
 	a.node = NewNode(o)
 	manager.node.Store(a.node)
 	if a.crl != nil {
@@ -102,22 +107,6 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 
 // Node is the proxy itself.
 func (a *App) Node() *Node { return a.node }
-
-// dialer marks the proxy's own connections where it lives in the network that
-// it captures, or they would come back to it; nil where it does not.
-func dialer(c *config.Config) feed.Dial {
-	if c.Mode != config.Dedicated || c.PacketMark == 0 {
-		return nil
-	}
-	d := net.Dialer{Control: func(_, _ string, conn syscall.RawConn) error {
-		var err error
-		if cerr := conn.Control(func(fd uintptr) { err = sockopt.Mark(int(fd), c.PacketMark) }); cerr != nil {
-			return cerr
-		}
-		return err
-	}}
-	return func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
-}
 
 // source connects the directory and the policies to the control plane, or to
 // the local configuration.
@@ -141,7 +130,7 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 	if a.cfg.XDS.Address == "" {
 		return errors.New("XDS_ADDRESS is empty, and there is no local configuration: nobody says what the mesh is")
 	}
-	server, err := feed.Server(&a.cfg.Settings, a.cfg.XDS, dialer(a.cfg))
+	server, err := feed.Server(&a.cfg.Settings, a.cfg.XDS, legs.Dialer(a.cfg))
 	if err != nil {
 		return err
 	}
@@ -151,6 +140,7 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 		Types: []xds.TypeConfig{
 			// Policies first: servers answer in the order of the questions.
 			feed.Policies(policies),
+			{TypeURL: wellknown.TypeTelemetry, Optional: true, Apply: a.layers.Apply}, // Istio has no such type
 			feed.Addresses(dir, a.cfg.XDSOnDemand),
 		},
 	})
@@ -174,6 +164,7 @@ func (a *App) Run(ctx context.Context) error {
 	if a.crl != nil {
 		go a.crl.Run(working)
 	}
+	go a.node.Observed.Run(working)
 	if a.xds != nil {
 		synced := a.ready.Task("state manager")
 		go func() {
@@ -222,6 +213,7 @@ func (a *App) Run(ctx context.Context) error {
 	d, cancel := context.WithTimeout(context.Background(), a.cfg.DrainDeadline.Std())
 	defer cancel()
 	a.node.Drain(d)
+	a.node.Observed.Flush()
 	stopWorking()
 	a.loops.Close()
 	log.Info("done")

@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
@@ -139,6 +140,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 		Reporter: telemetry.Destination, MTLS: true, Dst: local,
 		Service: telemetry.RefTo(plan.Service), SrcIdentity: r.PeerIdentity,
 	}
+	c.More = p.seen.Inbound(local, &c.Trace, k.Service)
 	// Another network's addresses say nothing here: then the source is what
 	// it says of itself.
 	if !n.foreign(&r.Header) {
@@ -153,7 +155,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 	}
 	resp := hbone.ResponseHeader{Status: http.StatusOK}
 	if n.Config.ResponseBaggage {
-		resp.Baggage = baggage(local).String()
+		resp.Baggage = connect.BaggageOf(local).String()
 	}
 	in := &incoming{
 		pod: p, loop: r.Loop, local: local, conn: c,
@@ -207,6 +209,7 @@ func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, l
 		Src:     snap.WorkloadByAddr(n.Config.Network, remote.Addr()),
 		Service: telemetry.RefTo(route.CalledService(snap, local, dst.Port(), "")),
 	}
+	c.More = p.seen.Inbound(local, &c.Trace, k.Service)
 	in := &incoming{
 		pod: p, loop: l, local: local, conn: c,
 		accept: func(up int, done func(*relay.Flow, relay.Result)) *relay.Flow {
@@ -255,7 +258,9 @@ func (in *incoming) connected(fd int, err error) {
 		in.deny(http.StatusServiceUnavailable, e.Reason, e, "")
 		return
 	}
-	in.pod.set.Carry(in.conn, in.accept(fd, in.pod.inboundDone(in.conn)))
+	f := in.accept(fd, in.pod.inboundDone(in.conn))
+	observed.Measure(&in.conn.Conn, f, false)
+	in.pod.set.Carry(in.conn, f)
 }
 
 // deny ends a connection that was not let in, or could not be.
@@ -280,22 +285,5 @@ func (p *pod) inboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		p.node.Recorder.End(&c.Conn, res, policy)
 		p.set.Remove(c)
 		p.drop(int64(c.Sockets))
-	}
-}
-
-// logDecision tells what policies said, and what those under trial would have.
-func (p *pod) logDecision(c *rbac.Conn, d rbac.Decision) {
-	log := p.node.log.Debug
-	if p.node.Config.AuthzInfoLogging {
-		log = p.node.log.Info
-	}
-	for _, dr := range d.DryRun {
-		log("policy under trial", "policy", dr.Policy, "would_deny", dr.Deny, "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
-	}
-	if d.WouldDeny {
-		log("allow policies under trial would have refused the connection", "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
-	}
-	if !d.Allowed {
-		log("policy decision", "allowed", false, "policy", d.Policy, "src", c.Src, "dst", c.Dst, "identity", c.Identity.String())
 	}
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/inflight"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 )
 
@@ -46,7 +47,7 @@ type Certificates interface {
 	Get(ctx context.Context, id identity.Identity) (*mtls.Bundle, error)
 }
 
-// Options is what a Node works with. All but Demand and Metrics are required.
+// Options is what a Node works with. All but Demand, Metrics and Observed are required.
 type Options struct {
 	Config    *config.Config
 	Logger    *slog.Logger
@@ -61,7 +62,9 @@ type Options struct {
 	// has the answer.
 	Demand  func(ctx context.Context, name string) error
 	Metrics *ManagerMetrics
-	DNS     dnsproxy.Options // its logger and metrics, where they are not the node's
+	// Observed is what users want observed; nil: nothing more than without settings.
+	Observed *observed.Node
+	DNS      dnsproxy.Options // its logger and metrics, where they are not the node's
 	// Descriptors is how many the process may have; 0 for its limit now.
 	Descriptors int
 }
@@ -154,6 +157,7 @@ func (n *Node) AddSelf(info bootstrap.Workload) error {
 	}
 	if err := p.start(); err != nil {
 		p.share.Leave()
+		p.seen.Leave()
 		return err
 	}
 	n.self = p

@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/socks5"
 )
@@ -210,6 +211,7 @@ func (o *outgoing) connect() {
 func (o *outgoing) enter() {
 	r := &o.route
 	c := &conns.Conn{Protocol: r.Protocol, Asked: o.dst}
+	c.More = o.pod.seen.Outbound(o.source, &o.trace, telemetry.RefTo(r.Service))
 	c.Src, c.Dst, c.Target, c.Trace, c.Log = o.src, r.Next, r.Target, o.trace, o.pod.logs
 	if r.Workload != nil {
 		c.Name = r.Workload.UID
@@ -270,6 +272,7 @@ func (o *outgoing) direct() {
 		down := o.give()
 		o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
 		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.pod.outboundDone(o.conn)})
+		observed.Measure(&o.conn.Conn, f, true)
 		o.pod.set.Carry(o.conn, f)
 	})
 }
@@ -305,7 +308,7 @@ func (o *outgoing) header() hbone.Header {
 	}
 	return hbone.Header{
 		Authority:   o.route.Target.String(),
-		Baggage:     baggage(o.source).String(),
+		Baggage:     connect.BaggageOf(o.source).String(),
 		Forwarded:   connect.Forwarded(o.src, host),
 		Traceparent: o.trace.String(),
 	}
@@ -315,6 +318,7 @@ func (o *outgoing) header() hbone.Header {
 func (o *outgoing) up(f *relay.Flow, k telemetry.Key) {
 	o.give()
 	o.pod.node.Recorder.Begin(&o.conn.Conn, k, o.start)
+	observed.Measure(&o.conn.Conn, f, true)
 	o.pod.set.Carry(o.conn, f)
 }
 
@@ -413,15 +417,5 @@ func (p *pod) outboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		p.leave(c)
 		p.node.Recorder.SocketClosed(telemetry.Source)
 		p.drop(int64(c.Sockets))
-	}
-}
-
-// baggage describes a workload to the other side.
-func baggage(w *workload.Workload) connect.Baggage {
-	return connect.Baggage{
-		Cluster: w.ClusterID, Namespace: w.Namespace,
-		WorkloadType: w.WorkloadType, Workload: w.WorkloadName,
-		Service: w.CanonicalName, Version: w.CanonicalRevision,
-		Region: w.Locality.Region, Zone: w.Locality.Zone,
 	}
 }

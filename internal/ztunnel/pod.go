@@ -34,6 +34,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/socks5"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/uncaptured"
@@ -67,6 +68,7 @@ type pod struct {
 	socks     *socks5.Pod    // nil without one
 	usedUp    usedports.Set
 	egress    egress.Counts
+	seen      *observed.Pod
 	outbound  modes.Mode // the policy of the last review
 	closed    atomic.Bool
 	// misdirected counts connections that were not redirected.
@@ -84,10 +86,12 @@ type pod struct {
 }
 
 func newPod(n *Node, uid string, info bootstrap.Workload, ns *netns.NS) *pod {
-	return &pod{
+	p := &pod{
 		node: n, uid: uid, info: info, ns: ns, backoff: retryStart,
 		share: n.budgets.Join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
 	}
+	p.seen = n.Observed.Join(p.local)
+	return p
 }
 
 // do runs fn in the pod's network namespace.
@@ -278,6 +282,7 @@ func (p *pod) close(why reason.Reason) {
 		p.set.Abort(c, why, "")
 	}
 	p.share.Leave()
+	p.seen.Leave()
 	p.nsMu.Lock()
 	closeNS(p.ns)
 	p.nsMu.Unlock()

@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -58,7 +59,7 @@ func (in *incoming) await(access *rbac.Conn) rbac.Decision {
 
 func (in *incoming) decided(access *rbac.Conn, d rbac.Decision) {
 	p := in.pod
-	p.logDecision(access, d)
+	p.node.Observed.Decided(p.node.log, p.node.decisions(), &in.conn.Conn, access, &d)
 	err := d.Error()
 	switch {
 	case err == nil:
@@ -75,8 +76,17 @@ func (in *incoming) decided(access *rbac.Conn, d rbac.Decision) {
 	}
 }
 
+// decisions is the level at which decisions of policies are logged.
+func (n *Node) decisions() slog.Level {
+	if n.Config.AuthzInfoLogging {
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
 // prunePolicies drops removed policies that no workload of this node names.
 func (n *Node) prunePolicies() {
+	n.Observed.Policies(n.Policies.Set())
 	if n.Policies.Set().Retired() == 0 {
 		return
 	}

@@ -74,7 +74,8 @@ func GatewayGroup(g Gateway) xds.Group {
 //
 // A node proxy and a reader have everything that is for node proxies. One that
 // asks for single names gets what runs on its node besides: on the node that its
-// credentials prove, else on the one that it claims. A gateway has what is for
+// credentials prove, else on the one that it claims. Of telemetry, a node proxy has what is
+// for pods of that node. A gateway has what is for
 // it. It looks up its clients and its servers, so it may ask for every address
 // by name.
 //
@@ -84,7 +85,7 @@ func GatewayGroup(g Gateway) xds.Group {
 func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, error) {
 	switch d.Kind(c) {
 	case NodeProxy:
-		if !forNodeProxies(typeURL) {
+		if !forNodeProxies(typeURL) && typeURL != wellknown.TypeTelemetry {
 			return xds.Scope{}, nil
 		}
 		node, err := d.Nodes.Of(c)
@@ -93,6 +94,9 @@ func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, 
 		}
 		if err != nil {
 			return xds.Scope{}, err
+		}
+		if typeURL == wellknown.TypeTelemetry {
+			return xds.Scope{Groups: []xds.Group{NodeGroup(node)}}, nil
 		}
 		return xds.Scope{All: true, Unasked: []xds.Group{NodeGroup(node)}}, nil
 	case Reader:

@@ -5,6 +5,7 @@ import (
 
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
 
+	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 )
 
@@ -12,15 +13,16 @@ import (
 // the status says whether they are there.
 func (c *checker) telemetry(t *telemetryv1.Telemetry) {
 	c.targets(t.Namespace, &t.Spec)
-	if len(t.Spec.GetSelector().GetMatchLabels()) > 0 {
-		c.say(Ignored, "spec.selector", "name the Service or the waypoint in targetRefs", "no waypoint honours a selector, which selects pods with sidecars")
-	}
 	m := telemetry.Check(t)
-	for _, i := range m.Invalid {
+	invalid, refused := m.Invalid, m.Refused
+	if targets.Selects(t) { // it is for node proxies alone
+		invalid, refused = m.Nodes.Invalid, m.Nodes.Refused
+	}
+	for _, i := range invalid {
 		field, what, _ := strings.Cut(i, ": ")
 		c.invalid(field, "%s", what)
 	}
-	for _, r := range m.Refused {
+	for _, r := range refused {
 		field, what, _ := strings.Cut(r, ": ")
 		c.say(Ignored, field, "remove it", "%s", what)
 	}

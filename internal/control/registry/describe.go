@@ -99,7 +99,7 @@ func (d describer) telemetry(n tables.Ref, p *telemetryv1.Telemetry) []status.Co
 	if res, ok := collection.Fetch(d.r, d.t.Targets.Telemetry, n); ok {
 		return res.Conditions
 	}
-	return []status.Condition{targets.Observed(n, p, d.t.Observes(d.r, p), d.t.Opts.RootNamespace)}
+	return targets.Observed(n, p, d.t.Observes(d.r, p), d.t.Opts.RootNamespace)
 }
 
 // visible returns the condition of which namespaces see an entry; nil when neither the

@@ -61,7 +61,7 @@ func (r *Registry) reporters() []*reporter {
 			func(p *securityv1.PeerAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.peer)),
 		writes(source.RequestAuthentication, in.Tokens, status.Owned{Conditions: []string{status.WaypointAccepted, status.KeysFetched}},
 			func(p *securityv1.RequestAuthentication) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.tokens)),
-		writes(source.Telemetry, in.Telemetry, status.Owned{Conditions: []string{status.WaypointAccepted}},
+		writes(source.Telemetry, in.Telemetry, status.Owned{Conditions: []string{status.WaypointAccepted, status.ZtunnelAccepted}},
 			func(p *telemetryv1.Telemetry) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.telemetry)),
 		writes(source.HTTPRoute, in.HttpRoutes, routes.Status, func(o *gatewayv1.HTTPRoute) status.State { return routes.Seen(o.Status.RouteStatus) },
 			func(d describer, n tables.Ref, _ *gatewayv1.HTTPRoute) []status.Section {

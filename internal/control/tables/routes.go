@@ -86,6 +86,7 @@ func (t *Tables) routing(in *Inputs) {
 				}), true
 			}),
 		Telemetry: in.Telemetry.Collection, Mesh: in.Mesh.Collection, HostOwner: t.hostOwner,
+		Pods: t.pods, PodUID: func(r *collection.Reader, k Ref) (string, string) { return t.Cluster(r, k.Cluster).ID, t.podUID(r, k) },
 		Layers: collection.Map(in.Telemetry.Collection, "layers of telemetry", Never[*telemetry.Made],
 			func(r *collection.Reader, _ Ref, p *telemetryv1.Telemetry) (*telemetry.Made, bool) {
 				return t.Observes(r, p), true

@@ -12,6 +12,7 @@ import (
 	typev1beta1 "istio.io/api/type/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
@@ -48,6 +49,10 @@ type Inputs struct {
 	Mesh      *collection.Collection[struct{}, *telemetry.Mesh]
 	// HostOwner returns the namespace of the entry that has a host.
 	HostOwner func(r *collection.Reader, host string) (string, bool)
+	// Pods are those of all clusters. PodUID returns the ID of a pod's cluster, and the UID of
+	// its workload.
+	Pods   *collection.Collection[source.Ref, *corev1.Pod]
+	PodUID func(r *collection.Reader, k source.Ref) (cluster, uid string)
 
 	Destinations  *collection.Collection[routes.Target, *routes.Destination]
 	Gateways      *collection.Collection[source.Ref, Gateway]

@@ -69,6 +69,7 @@ func (t *Tables) observe() {
 			}
 		})
 	t.Layers = append(t.Layers, layers)
+	t.observeNodes(whole)
 }
 
 func compareTargets(a, b routes.Target) int {
@@ -86,18 +87,18 @@ func Everywhere(p *telemetryv1.Telemetry) bool {
 	return len(p.Spec.GetSelector().GetMatchLabels()) == 0 && p.Spec.GetTargetRef() == nil && len(p.Spec.GetTargetRefs()) == 0
 }
 
-// Observed returns the condition of a Telemetry without targets.
-func Observed(k source.Ref, p *telemetryv1.Telemetry, m *telemetry.Made, root string) status.Condition {
+// Observed returns the conditions of a Telemetry without targets.
+func Observed(k source.Ref, p *telemetryv1.Telemetry, m *telemetry.Made, root string) []status.Condition {
+	nodes := ObservedAtNodes(k, p, m, root)
 	switch {
-	case !Everywhere(p) && (p.Spec.GetTargetRef() != nil || len(p.Spec.GetTargetRefs()) > 0):
-		return status.No(status.WaypointAccepted, status.ReasonInvalid, "it has a selector and targetRefs: no waypoint honours it; remove the selector")
+	case Selects(p): // it is for node proxies alone
+		return []status.Condition{nodes}
 	case !Everywhere(p):
-		return status.No(status.WaypointAccepted, status.ReasonUnsupportedValue,
-			"no waypoint honours a selector: it selects pods with sidecars; name the Service or the waypoint in targetRefs, or remove the selector to observe the whole namespace")
+		return []status.Condition{status.No(status.WaypointAccepted, status.ReasonInvalid, "it has a selector and targetRefs: no proxy honours it; remove one of them")}
 	case k.Namespace == root:
-		return observed(m, "every waypoint", nil, 0)
+		return []status.Condition{observed(m, "every waypoint", nil, 0), nodes}
 	}
-	return observed(m, "waypoints of namespace "+k.Namespace+", and others for its services", nil, 0)
+	return []status.Condition{observed(m, "waypoints of namespace "+k.Namespace+", and others for its services", nil, 0), nodes}
 }
 
 func observed(m *telemetry.Made, where string, missing []string, targets int) status.Condition {

@@ -162,6 +162,10 @@ func (x *translator) logs(list []*apitelemetry.AccessLogging) {
 		if !x.serves(at, a.GetMatch().GetMode()) {
 			continue
 		}
+		if x.connections() {
+			x.logConnections(at, a)
+			continue
+		}
 		out := &telemetrypb.AccessLogging{}
 		for j, p := range a.GetProviders() {
 			log, err := x.mesh.logged(p.GetName(), x.hosts)

@@ -211,7 +211,9 @@ func resolve(c *telemetrypb.Collector, hosts Hosts) (*telemetrypb.Collector, err
 }
 
 // Layer returns the layer of the mesh's settings.
-func (m *Mesh) Layer(hosts Hosts) []byte {
+func (m *Mesh) Layer(hosts Hosts) []byte { return encode(m.layer(hosts)) }
+
+func (m *Mesh) layer(hosts Hosts) *telemetrypb.Layer {
 	l := &telemetrypb.Layer{Scope: telemetrypb.Scope_MESH, Tracing: &telemetrypb.Tracing{Sampling: proto.Float64(DefaultSampling)}}
 	if m != nil {
 		l.Tracing.Sampling = proto.Float64(m.sampling)
@@ -230,7 +232,7 @@ func (m *Mesh) Layer(hosts Hosts) []byte {
 			l.AccessLogging = append(l.AccessLogging, rule)
 		}
 	}
-	return encode(l)
+	return l
 }
 
 func encode(l *telemetrypb.Layer) []byte {

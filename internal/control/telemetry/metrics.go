@@ -39,6 +39,9 @@ func (x *translator) metrics(list []*apitelemetry.Metrics) {
 		}
 		for j, o := range m.GetOverrides() {
 			pb, ok := x.override(fmt.Sprintf("%s.overrides[%d]", at, j), o)
+			if x.connections() {
+				pb = x.countConnections(fmt.Sprintf("%s.overrides[%d]", at, j), pb)
+			}
 			if sound = sound && ok; pb != nil {
 				x.m.layer.Metrics = append(x.m.layer.Metrics, pb)
 			}
@@ -72,7 +75,7 @@ func (x *translator) override(at string, o *apitelemetry.MetricsOverrides) (out 
 	out, sound = &telemetrypb.MetricOverride{}, true
 	switch m := o.GetMatch().GetMetricMatch().(type) {
 	case *apitelemetry.MetricSelector_CustomMetric:
-		x.refuse(at+".match.customMetric", "a waypoint has Istio's standard metrics alone")
+		x.refuse(at+".match.customMetric", "there are Istio's standard metrics alone")
 		return nil, true
 	case *apitelemetry.MetricSelector_Metric:
 		if m.Metric != apitelemetry.MetricSelector_ALL_METRICS {

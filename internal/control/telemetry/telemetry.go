@@ -21,15 +21,23 @@ type Made struct {
 	Refused, Invalid []string
 	// Effective is false when nothing is left that has an effect.
 	Effective bool
+	// Nodes is the same for node proxies.
+	Nodes *Nodes
 }
 
-// Translate compiles a Telemetry for gateways.
+// Translate compiles a Telemetry for gateways and node proxies.
 func Translate(t *telemetryv1.Telemetry, mesh *Mesh, hosts Hosts) *Made {
+	m := translate(t, translator{mesh: mesh, hosts: hosts})
+	m.Nodes = forNodes(t, mesh, hosts)
+	return m
+}
+
+func translate(t *telemetryv1.Telemetry, x translator) *Made {
 	m := &Made{layer: &telemetrypb.Layer{Namespace: t.Namespace, Name: t.Name, Created: t.CreationTimestamp.Unix()}}
 	if t.CreationTimestamp.IsZero() {
 		m.layer.Created = 0
 	}
-	x := translator{m: m, mesh: mesh, hosts: hosts}
+	x.m = m
 	x.tracing(t.Spec.GetTracing())
 	x.logs(t.Spec.GetAccessLogging())
 	x.metrics(t.Spec.GetMetrics())
@@ -41,6 +49,8 @@ type translator struct {
 	m     *Made
 	mesh  *Mesh
 	hosts Hosts
+	// half is set for node proxies: CLIENT or SERVER.
+	half apitelemetry.WorkloadMode
 }
 
 func (x *translator) refuse(at, format string, args ...any) {
@@ -51,8 +61,12 @@ func (x *translator) invalid(at, format string, args ...any) {
 	x.m.Invalid = append(x.m.Invalid, at+": "+fmt.Sprintf(format, args...))
 }
 
-// serves reports whether a mode has to do with a waypoint, which reports as the server.
+// serves reports whether a mode has to do with a waypoint, which reports as the server, or
+// with the half of a node proxy.
 func (x *translator) serves(at string, mode apitelemetry.WorkloadMode) bool {
+	if x.connections() {
+		return mode == apitelemetry.WorkloadMode_CLIENT_AND_SERVER || mode == x.half
+	}
 	if mode == apitelemetry.WorkloadMode_CLIENT {
 		x.refuse(at+".match.mode", "a waypoint reports as the server; write SERVER, or leave it out")
 		return false
@@ -118,6 +132,9 @@ func (x *translator) rule(at string, t *apitelemetry.Tracing) *telemetrypb.Traci
 				out.CustomTags.Tags = append(out.CustomTags.Tags, tag)
 			}
 		}
+	}
+	if x.connections() {
+		x.traceConnections(at, out)
 	}
 	if err := check(&telemetrypb.Layer{Tracing: out}); err != nil {
 		x.invalid(at, "%v", err) // such as too many of something

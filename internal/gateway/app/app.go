@@ -20,6 +20,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
 	"github.com/ambit-mesh/ambit/internal/proxy/feed"
+	"github.com/ambit-mesh/ambit/internal/proxy/observed"
 	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/proxy/process"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
@@ -48,7 +49,7 @@ type App struct {
 
 	policies        *policies
 	authentications *authentications
-	observed        *observed
+	observed        *observed.Layers
 	spans, records  *otlp.Counters
 
 	loops   *poll.Group
@@ -71,7 +72,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a := &App{
 		cfg: cfg, logs: logs, log: logs.Logger(Program), quit: make(chan struct{}),
 		dir:      workload.NewDirectory(workload.Options{TrustDomain: cfg.TrustDomain}),
-		observed: newObserved(cfg.Self.Namespace, logs.Logger("telemetry")), spans: otlp.NewCounters(Program, "spans"), records: otlp.NewCounters(Program, "log_records"),
+		observed: observed.New(cfg.Self.Namespace, logs.Logger("telemetry")), spans: otlp.NewCounters(Program, "spans"), records: otlp.NewCounters(Program, "log_records"),
 		rules: newRules(), policies: newPolicies(logs.Logger("policy")), authentications: newAuthentications(logs.Logger("policy")), tls: mtls.Options{TLS12: cfg.TLS12, PQC: cfg.PQC},
 	}
 	reg := metrics.NewRegistry(Program)
@@ -97,7 +98,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 			feed.Addresses(a.dir, true),
 			{TypeURL: wellknown.TypeAuthentication, Apply: a.authentications.apply},
 			{TypeURL: wellknown.TypePolicy, Apply: a.policies.apply},
-			{TypeURL: wellknown.TypeTelemetry, Apply: a.observed.apply},
+			{TypeURL: wellknown.TypeTelemetry, Apply: a.observed.Apply},
 			{TypeURL: wellknown.TypeRoute, Apply: a.rules.apply},
 		},
 	})
@@ -113,14 +114,14 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a.learner = &learner{client: a.xds}
 	a.telemetry()
 	kinds := new(telemetry.Kinds)
-	reg.MustRegister(telemetry.NewOverridden(a.rec, overrides{a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records, kinds)
+	reg.MustRegister(telemetry.NewOverridden(a.rec, observed.OfServices{Layers: a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records, kinds)
 	hooks := gateway.NewTelemetry(a.rec, accesslog.NewRequests(logs.Lines(accesslog.Scope)), a.dir.Snapshot)
 	hooks.Policy, hooks.Asked, hooks.Decided = a.policies.verdict, a.policies.answered, kinds.Count
 	a.gateway = gateway.New(gateway.Options{
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
 		Learn: a.learner.learn, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
 		Identity: cfg.Identity(), ClientCertificate: cfg.ClientIdentity, Log: logs.Logger("gateway"),
-		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks, Observed: a.observed.set.Load, Spans: a.spans, Records: a.records,
+		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks, Observed: a.observed.Set, Spans: a.spans, Records: a.records,
 	})
 	a.servers.Explain = a.gateway.Explain
 	a.policies.changed, a.authentications.changed, a.rules.judge = a.gateway.Recheck, a.gateway.Recheck, a.gateway.Rerouted
@@ -196,7 +197,7 @@ func (a *App) start(ctx context.Context, done []func()) {
 		config := a.rules.config.Load()
 		// What routes lead to is requested before the first client needs it.
 		names := append([]string{addressName(a.cfg.Network, a.cfg.Source)}, named(config)...)
-		names = append(names, a.observed.names()...)
+		names = append(names, a.observed.Names()...)
 		if !a.learner.all(ctx, names) || !a.learner.all(ctx, a.ownServices()) {
 			return
 		}
@@ -207,7 +208,7 @@ func (a *App) start(ctx context.Context, done []func()) {
 		}
 		select {
 		case <-a.rules.changed:
-		case <-a.observed.changed:
+		case <-a.observed.Changed():
 		case <-ctx.Done():
 			return
 		}

@@ -38,7 +38,7 @@ func (a *App) dump() any {
 	return admin.Waypoint{
 		Workloads: snap.DumpWorkloads(), Services: snap.DumpServices(),
 		Routes: a.rules.dump(), Backends: backends(snap, a.rules.config.Load(), st.LeftOut),
-		Policies: a.policies.dump(), Authentications: a.authentications.dump(), Telemetry: a.observed.dump(),
+		Policies: a.policies.dump(), Authentications: a.authentications.dump(), Telemetry: a.observed.Dump(),
 		Config: config, Certificates: a.certs.States(), Version: process.Version(),
 		Connections: st.Connections, ConnectionsOmitted: st.Omitted, ConnectionsActive: a.gateway.Active(),
 	}

@@ -6,12 +6,12 @@ import (
 	"bytes"
 
 	"github.com/ambit-mesh/ambit/internal/gateway/attributes"
-	"github.com/ambit-mesh/ambit/internal/gateway/export"
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/logline"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/proxy/export"
 	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 )
 

@@ -45,17 +45,22 @@ func ParseTunnel(traceparent string) (t Tunnel) {
 // returns random numbers.
 //
 // A request without a context begins a trace. The first one of a connection belongs to
-// the trace of the connection, so that what the node proxy logs of it can be found. The
-// others have a link to it: a trace of a connection would not end.
+// the trace of the connection, so that what the node proxy logs of it can be found, and
+// what the node proxy has decided about sampling counts for it. The others have a link to
+// it: a trace of a connection would not end.
 func (s *Span) Begin(t *observe.Tracing, h *message.Head, tunnel *Tunnel, random func() uint64) bool {
 	in := trace.Extract(h)
-	sampled := t.Share.Take(in.Decision, random())
 	fresh := !in.Valid()
+	joins := fresh && tunnel.Trace != connect.Trace{} && !tunnel.Used
+	decision := in.Decision
+	if joins && decision == trace.Undecided {
+		decision = trace.Decision(tunnel.Trace.Decision)
+	}
+	sampled := t.Share.Take(decision, random())
 	out := trace.Context{Trace: in.Trace, Forms: in.Forms, Decision: trace.Dropped}
 	if sampled {
 		out.Decision = trace.Sampled
 	}
-	joins := fresh && tunnel.Trace != connect.Trace{} && !tunnel.Used
 	switch {
 	case joins:
 		tunnel.Used = true
@@ -94,6 +99,12 @@ func propagate(t *observe.Tracing, h *message.Head, c *trace.Context, fresh bool
 		return
 	}
 	trace.Inject(h, c, fresh)
+}
+
+// Traceparent returns the context that the connection to an endpoint gets which is made
+// for the request: a part of the client's span.
+func (s *Span) Traceparent() string {
+	return connect.Trace{ID: s.trace, Span: s.client, Decision: connect.Sampled}.String()
 }
 
 // Collector returns where the spans go.

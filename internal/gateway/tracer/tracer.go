@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 
-	"github.com/ambit-mesh/ambit/internal/gateway/export"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
@@ -15,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
+	"github.com/ambit-mesh/ambit/internal/proxy/export"
 	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 )

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
@@ -193,6 +194,14 @@ func (x *Exchange) try() {
 	case up != nil:
 		x.OnReady(up)
 	}
+}
+
+// Traceparent implements pool.Traced, as the owner has it.
+func (x *Exchange) Traceparent() string {
+	if t, is := x.Own.(pool.Traced); is {
+		return t.Traceparent()
+	}
+	return ""
 }
 
 // OnReady implements pool.Waiter.

@@ -45,7 +45,10 @@ func Compile(p *telemetrypb.Layer, env func(string) (string, bool), intern func(
 	if err := wire.Unknown(p.ProtoReflect()); err != nil {
 		return nil, err
 	}
-	l := &Layer{scope: p.GetScope(), namespace: p.GetNamespace(), name: p.GetName(), created: p.GetCreated()}
+	if n := p.GetSide(); n < telemetrypb.Side_BOTH || n > telemetrypb.Side_SERVER {
+		return nil, fmt.Errorf("side: there is no side %d", n)
+	}
+	l := &Layer{scope: p.GetScope(), namespace: p.GetNamespace(), name: p.GetName(), created: p.GetCreated(), workloads: p.GetWorkloads(), side: p.GetSide()}
 	for _, s := range p.GetServices() {
 		l.services = append(l.services, Service{s.GetNamespace(), s.GetHostname()})
 	}

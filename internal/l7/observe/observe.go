@@ -99,6 +99,8 @@ type Layer struct {
 	name      string
 	created   int64
 	services  []Service
+	workloads []string // UIDs
+	side      telemetrypb.Side
 	tracing   *tracing
 	logs      []logRule
 	metrics   []*telemetrypb.MetricOverride
@@ -129,16 +131,21 @@ type Set struct {
 	namespaces map[string][]*Layer // by namespace
 	gateway    []*Layer
 	services   map[Service][]*Layer
+	workloads  map[string][]*Layer // by UID
+	collectors map[Service]bool
 	// Metrics: a layer changes metrics.
 	Metrics bool
 }
 
 // newSet arranges layers for a gateway in a namespace.
 func newSet(home string, layers []*Layer) *Set {
-	s := &Set{home: home, namespaces: map[string][]*Layer{}, services: map[Service][]*Layer{}}
+	s := &Set{home: home, namespaces: map[string][]*Layer{}, services: map[Service][]*Layer{}, workloads: map[string][]*Layer{}, collectors: map[Service]bool{}}
 	slices.SortFunc(layers, before)
 	for _, l := range layers {
 		s.Metrics = s.Metrics || len(l.metrics) > 0
+		if l.tracing != nil && l.tracing.collector != nil {
+			s.collectors[l.tracing.collector.Service] = true
+		}
 		switch l.scope {
 		case telemetrypb.Scope_NAMESPACE:
 			s.namespaces[l.namespace] = append(s.namespaces[l.namespace], l)
@@ -147,6 +154,10 @@ func newSet(home string, layers []*Layer) *Set {
 		case telemetrypb.Scope_SERVICE:
 			for _, svc := range l.services {
 				s.services[svc] = append(s.services[svc], l)
+			}
+		case telemetrypb.Scope_WORKLOAD:
+			for _, uid := range l.workloads {
+				s.workloads[uid] = append(s.workloads[uid], l)
 			}
 		default:
 			s.everywhere = append(s.everywhere, l)
@@ -173,8 +184,35 @@ func (s *Set) For(svc Service) *Settings {
 	return m.settings()
 }
 
+// Side is the half of a connection that settings are for.
+type Side uint8
+
+// The sides, of the workload that has begun the connection and of the other one.
+const (
+	Client Side = Side(telemetrypb.Side_CLIENT)
+	Server Side = Side(telemetrypb.Side_SERVER)
+)
+
+// ForWorkload merges what the layers say of one half of the connections of a workload, by
+// the workload's namespace and UID. What decides, first: the layers that name the
+// workload, those of its namespace, and what is for all.
+func (s *Set) ForWorkload(namespace, uid string, side Side) *Settings {
+	m := merger{side: telemetrypb.Side(side)}
+	if s == nil {
+		return m.settings()
+	}
+	m.merge(s.everywhere)
+	m.merge(s.namespaces[namespace])
+	m.merge(s.workloads[uid])
+	return m.settings()
+}
+
+// Collects reports whether spans go to a service.
+func (s *Set) Collects(svc Service) bool { return s != nil && s.collectors[svc] }
+
 // merger gathers what layers say.
 type merger struct {
+	side    telemetrypb.Side // of node proxies; BOTH for gateways, which get no other layers
 	tracing tracing
 	logs    logs
 	metrics metrics
@@ -182,6 +220,9 @@ type merger struct {
 
 func (m *merger) merge(layers []*Layer) {
 	for _, l := range layers {
+		if l.side != telemetrypb.Side_BOTH && l.side != m.side {
+			continue
+		}
 		if t := l.tracing; t != nil {
 			m.tracing.merge(t)
 		}

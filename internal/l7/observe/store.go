@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/api/admin"
+	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
 )
 
 // Store keeps the layers that the control plane has sent. It belongs to one goroutine; a
@@ -79,6 +80,10 @@ func (s *Store) Summaries() []admin.Telemetry {
 		sum := admin.Telemetry{Scope: l.scope.String()}
 		if l.name != "" {
 			sum.Object = l.namespace + "/" + l.name
+		}
+		sum.Workloads = l.workloads
+		if l.side != telemetrypb.Side_BOTH {
+			sum.Side = l.side.String()
 		}
 		for _, svc := range l.services {
 			sum.Services = append(sum.Services, svc.Namespace+"/"+svc.Hostname)

@@ -74,6 +74,16 @@ func (s *Set) Len() int {
 	return s.size
 }
 
+// Has reports whether there is a policy, by the name of its resource. One that was removed
+// and may still hold counts.
+func (s *Set) Has(name string) bool {
+	if s == nil {
+		return false
+	}
+	_, ok := s.named(name)
+	return ok
+}
+
 // Evaluate decides a connection to t: a DENY that matches refuses; a policy
 // that t names and the set does not have may be one, so it refuses as well;
 // without any ALLOW in force the rest is allowed; else an ALLOW must match.

@@ -39,6 +39,7 @@ type Entry struct {
 	Duration  time.Duration
 	Reason    reason.Reason
 	Policy    string // namespace/name of the policy that decided, if one did
+	DryRun    string // verdicts of policies that decide nothing, as policy=verdict
 	Err       error
 }
 
@@ -95,6 +96,7 @@ func (e *Entry) attrs(a []slog.Attr, ended bool) []slog.Attr {
 }
 
 func (e *Entry) outcome(a []slog.Attr) []slog.Attr {
+	a = str(a, "dry_run", e.DryRun)
 	if e.Err != nil {
 		a = append(a, slog.String("error", e.Err.Error()))
 	}

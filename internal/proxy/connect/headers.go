@@ -1,12 +1,12 @@
 package connect
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
 
 // Baggage describes a workload for the other side's telemetry. It is never
@@ -17,6 +17,14 @@ type Baggage struct {
 	WorkloadType, Workload string
 	Service, Version       string
 	Region, Zone           string
+}
+
+// BaggageOf describes a workload.
+func BaggageOf(w *workload.Workload) Baggage {
+	return Baggage{
+		Cluster: w.ClusterID, Namespace: w.Namespace, WorkloadType: w.WorkloadType, Workload: w.WorkloadName,
+		Service: w.CanonicalName, Version: w.CanonicalRevision, Region: w.Locality.Region, Zone: w.Locality.Zone,
+	}
 }
 
 // String renders the header; empty fields are left out.
@@ -255,66 +263,4 @@ func token(s string) bool {
 		}
 	}
 	return true
-}
-
-// Trace is a W3C trace context: it correlates the log lines of one connection
-// on both nodes. The zero value is none. Comparable.
-type Trace struct {
-	ID   [16]byte
-	Span [8]byte
-}
-
-// NewTrace draws a random one.
-func NewTrace() Trace {
-	var b [24]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	var t Trace
-	copy(t.ID[:], b[:16])
-	copy(t.Span[:], b[16:])
-	return t
-}
-
-// IsZero reports whether there is none.
-func (t Trace) IsZero() bool { return t == Trace{} }
-
-// traceparentLen is version-id-span-flags: 2+1+32+1+16+1+2.
-const traceparentLen = 55
-
-// String renders the traceparent header, not sampled.
-func (t Trace) String() string {
-	b := make([]byte, 0, traceparentLen)
-	b = append(b, "00-"...)
-	b = hex.AppendEncode(b, t.ID[:])
-	b = append(b, '-')
-	b = hex.AppendEncode(b, t.Span[:])
-	return string(append(b, "-00"...))
-}
-
-// TraceID is the 32 hex digits that a log line carries.
-func (t Trace) TraceID() string {
-	if t.IsZero() {
-		return ""
-	}
-	return hex.EncodeToString(t.ID[:])
-}
-
-// ParseTrace reads a traceparent header (W3C Trace Context, section 3.2):
-// version 00, lower case, neither id all zero.
-func ParseTrace(s string) (Trace, error) {
-	var t Trace
-	bad := fmt.Errorf("%w: traceparent %.60q", ErrMalformed, s)
-	if len(s) != traceparentLen || s[:3] != "00-" || s[35] != '-' || s[52] != '-' || strings.ToLower(s) != s {
-		return Trace{}, bad
-	}
-	if _, err := hex.Decode(t.ID[:], []byte(s[3:35])); err != nil {
-		return Trace{}, bad
-	}
-	if _, err := hex.Decode(t.Span[:], []byte(s[36:52])); err != nil {
-		return Trace{}, bad
-	}
-	var flags [1]byte
-	if _, err := hex.Decode(flags[:], []byte(s[53:])); err != nil || t.ID == [16]byte{} || t.Span == [8]byte{} {
-		return Trace{}, bad
-	}
-	return t, nil
 }

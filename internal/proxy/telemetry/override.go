@@ -24,9 +24,32 @@ type Override struct {
 type Overrides interface {
 	// Any reports whether there is an override at all.
 	Any() bool
-	// For returns the overrides of the traffic to a service, by the names of Istio's
-	// enum. It is called for a scrape.
-	For(namespace, hostname string) map[string]Override
+	// For returns the overrides of some traffic, by the names of Istio's enum. It is
+	// called for a scrape.
+	For(t Traffic) map[string]Override
+}
+
+// Traffic is what overrides are looked up by, as the labels have it. Comparable.
+type Traffic struct {
+	Service  ServiceRef // without its name
+	Reporter string
+	// Of the workload that the reporter reports for, empty for a waypoint.
+	Namespace, Workload string
+}
+
+// trafficOf reads the labels of a metric.
+func trafficOf(m *dto.Metric) Traffic {
+	t := Traffic{
+		Service:  ServiceRef{Namespace: label(m, "destination_service_namespace"), Hostname: label(m, "destination_service")},
+		Reporter: label(m, "reporter"),
+	}
+	switch t.Reporter {
+	case Source.String():
+		t.Namespace, t.Workload = label(m, "source_workload_namespace"), label(m, "source_workload")
+	case Destination.String():
+		t.Namespace, t.Workload = label(m, "destination_workload_namespace"), label(m, "destination_workload")
+	}
+	return t
 }
 
 // istioNames are Istio's names of the metrics of traffic.
@@ -56,7 +79,7 @@ func (o *overridden) Collect(ch chan<- prometheus.Metric) {
 	}
 	all := make(chan prometheus.Metric)
 	go func() { defer close(all); o.rec.Collect(all) }()
-	known := map[ServiceRef]map[string]Override{}
+	known := map[Traffic]map[string]Override{}
 	sums := map[string]*written{}
 	for m := range all {
 		name, traffic := istioNames[m.Desc()]
@@ -68,10 +91,10 @@ func (o *overridden) Collect(ch chan<- prometheus.Metric) {
 		if m.Write(&w.metric) != nil {
 			continue
 		}
-		at := ServiceRef{Namespace: label(&w.metric, "destination_service_namespace"), Hostname: label(&w.metric, "destination_service")}
+		at := trafficOf(&w.metric)
 		list, ok := known[at]
 		if !ok {
-			list = o.of.For(at.Namespace, at.Hostname)
+			list = o.of.For(at)
 			known[at] = list
 		}
 		change, is := list[name]

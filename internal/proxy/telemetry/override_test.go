@@ -12,7 +12,9 @@ type changes map[string]map[string]Override // by service
 
 func (c changes) Any() bool { return len(c) > 0 }
 
-func (c changes) For(ns, host string) map[string]Override { return c[ns+"/"+host] }
+func (c changes) For(t Traffic) map[string]Override {
+	return c[t.Service.Namespace+"/"+t.Service.Hostname]
+}
 
 // TestOverrides: metrics are left out, and labels removed and set, of one service; series
 // that become one are added up. Other metrics are as they were.

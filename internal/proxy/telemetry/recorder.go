@@ -310,16 +310,18 @@ type Conn struct {
 	Src, Dst netip.AddrPort
 	Target   connect.Target // of the tunnel; zero without one
 	Trace    connect.Trace
+	ended    atomic.Bool // here it needs no room of its own
 	// Forwarded is the client that the other end of the tunnel speaks for, as it says;
 	// nil when it speaks for itself, as most do.
 	Forwarded *netip.Addr
 	// Log bounds the access log lines of the pod; nil for no bound.
 	Log *accesslog.Limit
+	// More is what most connections do not have; nil without any.
+	More *More
 
 	pair  *Pair
 	start time.Duration // since epoch: a third of a time.Time
 	flow  Flow          // guarded by the series' mu
-	ended atomic.Bool
 	// Links of the series' list of open connections, guarded by its mu.
 	prev, next *Conn
 }
@@ -336,7 +338,12 @@ func (c *Conn) Begun() bool { return c.pair != nil }
 // Begin counts the connection as opened; it was accepted at start. Where other
 // endpoints may be tried it is called when the outcome is known.
 func (r *Recorder) Begin(c *Conn, k Key, start time.Time) {
-	c.pair, c.start = r.pair(k), start.Sub(epoch)
+	c.start = start.Sub(epoch)
+	if c.More != nil && c.More.Tags != nil {
+		c.pair = &Pair{key: k, series: &series{labels: k.labels(), reporter: k.Reporter}} // for its entry
+		k.Tags = c.More.Tags(c.entry())
+	}
+	c.pair = r.pair(k)
 	s := c.pair.series
 	s.opened.Add(1)
 	s.mu.Lock()
@@ -363,6 +370,9 @@ func (c *Conn) Count(f Flow) {
 	s := c.pair.series
 	s.mu.Lock()
 	c.flow = f
+	if c.More != nil {
+		c.More.up = time.Since(epoch)
+	}
 	s.mu.Unlock()
 }
 
@@ -407,9 +417,17 @@ func (r *Recorder) End(c *Conn, res relay.Result, policy string) {
 	if s.reporter == Waypoint {
 		return // whose lines are those of requests
 	}
-	if !c.Log.Permit(res.Reason == reason.OK && res.Err == nil) {
+	if c.More != nil && c.More.Watch != nil {
+		r.watched(c, res, policy)
 		return
 	}
+	if c.Log.Permit(res.Reason == reason.OK && res.Err == nil) {
+		accesslog.Complete(r.log, c.complete(res, policy))
+	}
+}
+
+// complete returns the entry of a connection that has ended.
+func (c *Conn) complete(res relay.Result, policy string) *accesslog.Entry {
 	e := c.entry()
 	// The log speaks as the local workload: what it sent, and what it got.
 	e.Sent, e.Received = res.Sent, res.Received
@@ -421,7 +439,10 @@ func (r *Recorder) End(c *Conn, res relay.Result, policy string) {
 	if e.Err = res.Err; e.Err == nil && res.Reason != reason.OK {
 		e.Err = &reason.Error{Reason: res.Reason}
 	}
-	accesslog.Complete(r.log, e)
+	if c.More != nil {
+		e.DryRun = c.More.DryRun
+	}
+	return e
 }
 
 func (c *Conn) entry() *accesslog.Entry {

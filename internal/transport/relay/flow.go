@@ -17,6 +17,7 @@ type Flow struct {
 	carrier  Carrier
 	sent     atomic.Uint64
 	received atomic.Uint64
+	ending   func(down, up int)
 }
 
 // Carrier is what moves a Flow's bytes.
@@ -43,6 +44,18 @@ func (f *Flow) Init(l *poll.Loop, c Carrier) { f.loop, f.carrier = l, c }
 
 // Loop is where the flow's bytes run and its callbacks are called.
 func (f *Flow) Loop() *poll.Loop { return f.loop }
+
+// OnEnding has fn called on the loop before the flow lets go of its sockets: those that
+// bytes come from and go to, each -1 where there is none, or it is gone. It is called on the
+// loop, before or while bytes run.
+func (f *Flow) OnEnding(fn func(down, up int)) { f.ending = fn }
+
+// Ending calls what OnEnding has set; only the carrier calls it, on the loop.
+func (f *Flow) Ending(down, up int) {
+	if f.ending != nil {
+		f.ending(down, up)
+	}
+}
 
 // Bytes returns how many bytes went from downstream to upstream so far, and
 // back.

@@ -255,6 +255,7 @@ func (f *pair) end(r reason.Reason, err error) {
 	}
 	f.ended = true
 	f.linger.Stop()
+	f.Ending(f.down.sock.FD(), f.up.sock.FD())
 	l := f.Loop()
 	for _, s := range [...]*side{&f.down, &f.up} {
 		l.PutPipe(s.pipe)

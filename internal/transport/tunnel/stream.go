@@ -508,6 +508,11 @@ func (s *Stream) end(r reason.Reason, err error, letGo func(*Stream)) {
 	s.discard()
 	s.t.unstall(s)
 	s.linger.Stop()
+	if down, up := s.sock.FD(), s.t.sock.FD(); s.client {
+		s.Ending(down, up)
+	} else {
+		s.Ending(up, down)
+	}
 	letGo(s)
 	sent, received := s.Bytes()
 	s.hooks.Ended(s, relay.Result{Sent: sent, Received: received, Reason: r, Err: err})

@@ -73,6 +73,13 @@ type Waiter interface {
 	OnFail(*reason.Error)
 }
 
+// Traced is a Waiter in a trace. A connection that is made for it begins in that trace,
+// whoever uses the connection later.
+type Traced interface {
+	// Traceparent returns the context for the tunnel; "" for none.
+	Traceparent() string
+}
+
 // Pool is the connections of one loop. Everything is called there.
 type Pool struct {
 	loop    *poll.Loop
@@ -259,8 +266,15 @@ func (e *entry) dial() {
 		most = min(most, n)
 	}
 	for e.dialing < need && len(e.conns)+e.dialing < most {
+		to := &e.target
+		if t, is := e.waiting[e.dialing].(Traced); is && to.Client.Trace == "" {
+			if parent := t.Traceparent(); parent != "" {
+				own := e.target
+				own.Client.Trace, to = parent, &own
+			}
+		}
 		e.dialing++
-		p.cfg.Dial(p.loop, &e.target, e.dialed)
+		p.cfg.Dial(p.loop, to, e.dialed)
 	}
 }
 

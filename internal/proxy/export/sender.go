@@ -211,7 +211,7 @@ func (c *call) stop() {
 // OnReady implements pool.Waiter.
 func (c *call) OnReady(up codec.Request) {
 	c.waiting = false
-	head(&c.head, c.s.to, c.s.e.cfg.Method, c.s.timeout)
+	head(&c.head, c.s.to, &c.s.e.cfg, c.s.timeout)
 	if err := up.Send(&c.head, int64(len(c.s.body)), c); err != nil {
 		up.Abort(reason.Internal)
 		c.s.failed(false, err.Error())

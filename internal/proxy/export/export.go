@@ -4,6 +4,7 @@
 package export
 
 import (
+	"cmp"
 	"log/slog"
 	"strconv"
 	"time"
@@ -46,6 +47,8 @@ type Config struct {
 	Log      *slog.Logger
 	// Path of gRPC's method.
 	Method string
+	// Agent is the program that sends; "" is ambit-waypoint.
+	Agent string
 }
 
 // MethodTraces is gRPC's method of spans.
@@ -140,13 +143,13 @@ var (
 )
 
 // head makes the head of requests to a collector.
-func head(h *message.Head, c *observe.Collector, method string, timeout time.Duration) {
+func head(h *message.Head, c *observe.Collector, cfg *Config, timeout time.Duration) {
 	h.Reset()
 	h.Method, h.Scheme = []byte("POST"), []byte("http")
 	h.SetAuthority([]byte(c.Service.Hostname + ":" + strconv.Itoa(int(c.Port))))
-	h.Add(keyUserAgent, []byte("ambit-waypoint"))
+	h.Add(keyUserAgent, []byte(cmp.Or(cfg.Agent, "ambit-waypoint")))
 	if c.Path == "" {
-		h.SetPath([]byte(method))
+		h.SetPath([]byte(cfg.Method))
 		h.Add(keyContentType, []byte("application/grpc"))
 		h.Add(keyTE, []byte("trailers"))
 		h.Add(keyTimeout, append(strconv.AppendInt(nil, timeout.Milliseconds(), 10), 'm'))
