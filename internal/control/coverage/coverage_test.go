@@ -19,6 +19,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
+	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -189,14 +190,22 @@ func TestTokenRules(t *testing.T) {
 	}
 }
 
-// TestSelectorOfTelemetry: a selector is not honoured, and the status says so.
+// TestSelectorOfTelemetry: an object with a selector is for node proxies alone, and one
+// with targets too is honoured by none.
 func TestSelectorOfTelemetry(t *testing.T) {
-	p := &telemetryv1.Telemetry{}
-	if err := yaml.UnmarshalStrict([]byte("selector: {matchLabels: {app: web}}"), &p.Spec); err != nil {
-		t.Fatal(err)
+	conditions := func(spec string) []status.Condition {
+		p := &telemetryv1.Telemetry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "a"}}
+		if err := yaml.UnmarshalStrict([]byte(spec), &p.Spec); err != nil {
+			t.Fatal(err)
+		}
+		return targets.Observed(source.Ref{Namespace: "shop", Name: "a"}, p, telemetry.Check(p), "istio-system")
 	}
-	c := targets.Observed(source.Ref{Namespace: "shop", Name: "a"}, p, nil, "istio-system")
-	if c.Status != "False" || !strings.Contains(c.Message, "no waypoint honours a selector") {
+	c := conditions("selector: {matchLabels: {app: web}}\naccessLogging: [{disabled: true}]")
+	if len(c) != 1 || c[0].Type != status.ZtunnelAccepted || c[0].Status != "True" || !strings.Contains(c[0].Message, "for pods of namespace shop that the selector matches") {
+		t.Errorf("%+v", c)
+	}
+	c = conditions("selector: {matchLabels: {app: web}}\ntargetRefs: [{group: '', kind: Service, name: web}]")
+	if len(c) != 1 || c[0].Type != status.WaypointAccepted || c[0].Status != "False" || !strings.Contains(c[0].Message, "no proxy honours it") {
 		t.Errorf("%+v", c)
 	}
 }

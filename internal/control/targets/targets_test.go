@@ -12,6 +12,7 @@ import (
 	typev1beta1 "istio.io/api/type/v1beta1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	telemetryv1 "istio.io/client-go/pkg/apis/telemetry/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
@@ -37,6 +38,7 @@ type world struct {
 	gateways  collection.Input[source.Ref, Gateway]
 	telemetry collection.Input[source.Ref, *telemetryv1.Telemetry]
 	mesh      collection.Input[struct{}, *telemetry.Mesh]
+	pods      collection.Input[source.Ref, *corev1.Pod]
 	tables    *Tables
 }
 
@@ -51,9 +53,13 @@ func newWorld(t testing.TB) *world {
 		dests:     collection.NewInput[routes.Target](g, "destinations", (*routes.Destination).Equal),
 		telemetry: collection.NewInput[source.Ref](g, "telemetry", different[*telemetryv1.Telemetry]),
 		mesh:      collection.NewInput[struct{}](g, "mesh", different[*telemetry.Mesh]),
+		pods:      collection.NewInput[source.Ref](g, "pods", different[*corev1.Pod]),
 		gateways:  collection.NewInput[source.Ref](g, "gateways", func(a, b Gateway) bool { return a == b }),
 	}
 	w.tables = New(Inputs{
+		Pods: w.pods.Collection, PodUID: func(_ *collection.Reader, k source.Ref) (string, string) {
+			return "Kubernetes", "Kubernetes//Pod/" + k.Namespace + "/" + k.Name
+		},
 		Telemetry: w.telemetry.Collection, Mesh: w.mesh.Collection, HostOwner: func(*collection.Reader, string) (string, bool) { return "shop", true },
 		Layers: collection.Map(w.telemetry.Collection, "layers", different[*telemetry.Made], func(r *collection.Reader, _ source.Ref, p *telemetryv1.Telemetry) (*telemetry.Made, bool) {
 			mesh, _ := collection.Fetch(r, w.mesh.Collection, struct{}{})
