@@ -20,7 +20,9 @@ func TestTelemetry(t *testing.T) {
 		{`{tracing: [{randomSamplingPercentage: 300}]}`, false, "randomSamplingPercentage"},
 		{`{accessLogging: [{filter: {expression: "response.kode == 1"}}]}`, false, "filter.expression"},
 		{`{tracing: [{match: {mode: CLIENT}}]}`, true, "match.mode"},
-		{`{selector: {matchLabels: {a: b}}}`, true, "selector"},
+		{`{selector: {matchLabels: {a: b}}, accessLogging: [{disabled: true}]}`, true, ""},
+		{`{selector: {matchLabels: {a: b}}, tracing: [{match: {mode: CLIENT}}]}`, true, ""},
+		{`{selector: {matchLabels: {a: b}}, accessLogging: [{filter: {expression: "response.code == 1"}}]}`, true, "node proxies carry connections"},
 		{`{targetRefs: [{kind: Pod, name: web}]}`, false, "cannot be a target"},
 	} {
 		data, gvk := object(t, source.Telemetry.Kind, "shop", tt.spec)
