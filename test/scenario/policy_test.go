@@ -49,6 +49,10 @@ spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/sho
 			w.MustGet(far, web)
 		}
 		w.Eventually("the trial is logged", func() error { return contains(w.Log("ztunnel/node1"), `policy="shop/trial"`, web.String()) })
+		w.Logs("node1", `direction="inbound"`, `dst.hbone_addr=`+web.String(), `dry_run="shop/trial=would_deny"`)
+		if n := counted(w, lab.InZtunnel("node1"), "ambit_policy_verdicts_total", "policy=shop/trial", "verdict=would_deny"); n < 5 {
+			t.Errorf("%v verdicts are counted", n)
+		}
 		if err := held.Ping(); err != nil {
 			t.Error(err)
 		}
@@ -59,6 +63,12 @@ spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/sho
 			t.Error("the connection of before is still there")
 		}
 		lift(w, "node1", "trial")
+		w.Eventually("the count goes with the policy", func() error {
+			if n := counted(w, lab.InZtunnel("node1"), "ambit_policy_verdicts_total", "policy=shop/trial"); n > 0 {
+				return fmt.Errorf("%v", n)
+			}
+			return nil
+		})
 	})
 }
 
