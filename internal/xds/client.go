@@ -27,13 +27,17 @@ type TypeConfig struct {
 	TypeURL string
 	// OnDemand subscribes to nothing but what Demand asks for.
 	OnDemand bool
-	// Optional is a type that the server may not have: Synced does not wait for it.
+	// Optional is a type that other servers than Ambit's do not have. It is asked for once
+	// the server has shown that it is one, and Synced does not wait for it.
 	Optional bool
 	// Apply takes a response in. It is called on the Client's goroutine, one
 	// response at a time, and must not call Demand. The rejected resources are
 	// reported to the server, the rest counts as applied.
 	Apply func(Delta) []Rejection
 }
+
+// ControlPlane is what Ambit's server calls itself in each response.
+const ControlPlane = "ambitd"
 
 // Termination says how a connection to the server ended.
 type Termination string

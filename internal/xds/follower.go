@@ -33,7 +33,7 @@ type follower struct {
 	mu     sync.Mutex // guards the demands of all types, and synced
 	synced chan struct{}
 	done   bool // synced is closed
-	// wake is signalled when a demand waits to be sent.
+	// wake is signalled when a demand, or the request of an optional type, waits to be sent.
 	wake chan struct{}
 }
 
@@ -44,6 +44,8 @@ type followed struct {
 	versions map[string]string
 	// fresh: the connection has not brought a response of this type yet.
 	fresh bool
+	// later: it is optional, and was not asked for on this connection. due: it is to be.
+	later, due bool
 	// complete: a response that is not partial was applied.
 	complete bool
 	// demands by name; unsent are those not asked of this connection yet.
@@ -79,9 +81,10 @@ func (f *follower) hello() []*discovery.DeltaDiscoveryRequest {
 	var out []*discovery.DeltaDiscoveryRequest
 	for _, w := range f.order {
 		w.fresh, w.unsent = true, nil
-		req := &discovery.DeltaDiscoveryRequest{
-			Node: f.node, TypeUrl: w.TypeURL, InitialResourceVersions: maps.Clone(w.versions),
+		if w.later, w.due = w.Optional, false; w.later {
+			continue
 		}
+		req := f.first(w)
 		if w.OnDemand {
 			req.ResourceNamesSubscribe = slices.Sorted(maps.Keys(w.demands))
 			if len(w.demands) == 0 {
@@ -93,6 +96,32 @@ func (f *follower) hello() []*discovery.DeltaDiscoveryRequest {
 		out = append(out, req)
 	}
 	return out
+}
+
+// first returns the first request of a type on a connection.
+func (f *follower) first(w *followed) *discovery.DeltaDiscoveryRequest {
+	return &discovery.DeltaDiscoveryRequest{Node: f.node, TypeUrl: w.TypeURL, InitialResourceVersions: maps.Clone(w.versions)}
+}
+
+// optional has the optional types asked for, of a server that has them.
+func (f *follower) optional(resp *discovery.DeltaDiscoveryResponse) {
+	if resp.GetControlPlane().GetIdentifier() != ControlPlane {
+		return
+	}
+	for _, w := range f.order {
+		if w.later {
+			w.later, w.due = false, true
+			f.signal()
+		}
+	}
+}
+
+// signal has what waits to be sent sent.
+func (f *follower) signal() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
 }
 
 // respond takes a response in and returns the answer to it: an ACK, or a NACK
@@ -111,6 +140,7 @@ func (f *follower) respond(resp *discovery.DeltaDiscoveryResponse) *discovery.De
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w.answer(resp)
+	f.optional(resp)
 	if resp.GetSystemVersionInfo() != partialVersion {
 		w.complete = true
 		f.checkSynced()
@@ -219,20 +249,22 @@ func (f *follower) demand(typeURL, name string) (<-chan struct{}, error) {
 		d = &demand{done: make(chan struct{})}
 		w.demands[name] = d
 		w.unsent = append(w.unsent, name)
-		select {
-		case f.wake <- struct{}{}:
-		default:
-		}
+		f.signal()
 	}
 	return d.done, nil
 }
 
-// demands returns requests for the names that were not asked for yet.
+// demands returns requests for the names, and the optional types, that were not asked for
+// yet.
 func (f *follower) demands() []*discovery.DeltaDiscoveryRequest {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []*discovery.DeltaDiscoveryRequest
 	for _, w := range f.order {
+		if w.due {
+			w.due = false
+			out = append(out, f.first(w))
+		}
 		if len(w.unsent) > 0 {
 			out = append(out, &discovery.DeltaDiscoveryRequest{TypeUrl: w.TypeURL, ResourceNamesSubscribe: w.unsent})
 			w.unsent = nil

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -125,6 +126,43 @@ func TestFollowerFirstPerConnection(t *testing.T) {
 	}
 	if !slices.Equal(firsts, []bool{true, false, true, false}) {
 		t.Errorf("first: %v", firsts)
+	}
+}
+
+// TestFollowerOptional: a type that other servers do not have is asked for, on each
+// connection, once the server has shown that it is Ambit's.
+func TestFollowerOptional(t *testing.T) {
+	held := map[string]string{}
+	f := newFollower(nil, []TypeConfig{{TypeURL: typeA, Optional: true, Apply: picky(held)}, {TypeURL: typeB, Apply: picky(map[string]string{})}})
+	for _, ours := range []bool{false, true, true, false} {
+		if h := f.hello(); len(h) != 1 || h[0].GetTypeUrl() != typeB {
+			t.Fatalf("%v", h)
+		}
+		for range 2 {
+			r := &discovery.DeltaDiscoveryResponse{TypeUrl: typeB, Nonce: "1"}
+			if ours {
+				r.ControlPlane = &core.ControlPlane{Identifier: ControlPlane}
+			}
+			f.respond(r)
+		}
+		got := f.demands()
+		if (len(got) == 1) != ours || ours && (got[0].GetTypeUrl() != typeA || len(got[0].GetResourceNamesSubscribe()) > 0 || got[0].GetInitialResourceVersions()["x"] != held["x"]) {
+			t.Errorf("ours %v: %v", ours, got)
+		}
+		if again := f.demands(); len(again) > 0 {
+			t.Errorf("%v", again)
+		}
+		if ours {
+			f.respond(response("2", "x=1"))
+		}
+	}
+	select {
+	case <-f.synced:
+	default:
+		t.Error("it is not in sync without the optional type")
+	}
+	if held["x"] != "1" {
+		t.Errorf("%v", held)
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 
 // Numbers of the fields of DeltaDiscoveryResponse, Resource and Any.
 const (
-	fieldInfo, fieldResources, fieldType, fieldNonce, fieldRemoved = 1, 2, 4, 5, 6
+	fieldInfo, fieldResources, fieldType, fieldNonce, fieldRemoved, fieldControlPlane = 1, 2, 4, 5, 6, 7
+	fieldIdentifier                                                                   = 1 // of the control plane
 
 	fieldVersion, fieldBody, fieldName, fieldAliases = 1, 2, 3, 4
 
@@ -103,6 +104,9 @@ func (r *reply) add(res *Resource) {
 	r.bytes += len(res.Body)
 }
 
+// sender is the field of a response that names who sends it.
+var sender = appendString(appendLength(nil, fieldControlPlane, sizeBytes(fieldIdentifier, len(ControlPlane))), fieldIdentifier, ControlPlane)
+
 // wire is the marshalled message.
 func (r *reply) wire() mem.BufferSlice {
 	var b []byte
@@ -114,6 +118,7 @@ func (r *reply) wire() mem.BufferSlice {
 	for _, name := range r.removed {
 		b = appendString(b, fieldRemoved, name)
 	}
+	b = append(b, sender...)
 	r.parts[0] = mem.SliceBuffer(b)
 	return r.parts
 }

@@ -33,7 +33,7 @@ func TestReply(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &discovery.DeltaDiscoveryResponse{
-		SystemVersionInfo: partialVersion, TypeUrl: typeA, Nonce: "3", RemovedResources: []string{"gone", "too"},
+		SystemVersionInfo: partialVersion, TypeUrl: typeA, Nonce: "3", ControlPlane: &core.ControlPlane{Identifier: "ambitd"}, RemovedResources: []string{"gone", "too"},
 		Resources: []*discovery.Resource{
 			{Name: "a", Version: a.Version, Aliases: a.Aliases, Resource: &anypb.Any{TypeUrl: typeA, Value: []byte("body")}},
 			{Name: "b", Version: "7", Resource: &anypb.Any{TypeUrl: typeA}},
