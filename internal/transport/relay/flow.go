@@ -17,7 +17,6 @@ type Flow struct {
 	carrier  Carrier
 	sent     atomic.Uint64
 	received atomic.Uint64
-	ending   func(down, up int)
 }
 
 // Carrier is what moves a Flow's bytes.
@@ -45,15 +44,22 @@ func (f *Flow) Init(l *poll.Loop, c Carrier) { f.loop, f.carrier = l, c }
 // Loop is where the flow's bytes run and its callbacks are called.
 func (f *Flow) Loop() *poll.Loop { return f.loop }
 
+// measured is the carrier of a flow whose end is looked at: few are, so that others have
+// no room for it.
+type measured struct {
+	Carrier
+	ending func(down, up int)
+}
+
 // OnEnding has fn called on the loop before the flow lets go of its sockets: those that
 // bytes come from and go to, each -1 where there is none, or it is gone. It is called on the
-// loop, before or while bytes run.
-func (f *Flow) OnEnding(fn func(down, up int)) { f.ending = fn }
+// loop, once, before bytes run or while they do.
+func (f *Flow) OnEnding(fn func(down, up int)) { f.carrier = &measured{f.carrier, fn} }
 
 // Ending calls what OnEnding has set; only the carrier calls it, on the loop.
 func (f *Flow) Ending(down, up int) {
-	if f.ending != nil {
-		f.ending(down, up)
+	if m, is := f.carrier.(*measured); is {
+		m.ending(down, up)
 	}
 }
 
