@@ -108,6 +108,32 @@ func TestBegin(t *testing.T) {
 	}
 }
 
+// TestTunnelDecides: what a node proxy has decided about a connection counts for its first
+// request, unless that has a context, and for no other.
+func TestTunnelDecides(t *testing.T) {
+	for _, tt := range []struct {
+		flag    string
+		percent float64
+		head    []string
+		used    bool
+		spans   bool
+	}{
+		{"00", 100, nil, false, true}, {"00", 0, nil, false, false}, {"01", 0, nil, false, true}, {"02", 100, nil, false, false}, {"03", 0, nil, false, true},
+		{"02", 0, []string{"traceparent", sampled}, false, true}, {"01", 100, []string{"traceparent", dropped}, false, false}, {"01", 100, []string{"b3", "0"}, false, false},
+		{"02", 100, nil, true, true}, {"01", 0, nil, true, false},
+	} {
+		tun := ParseTunnel(tunnel[:len(tunnel)-2] + tt.flag)
+		tun.Used = tt.used
+		var s Span
+		if got := s.Begin(tracing(tt.percent), head(tt.head...), &tun, rand.Uint64); got != tt.spans {
+			t.Errorf("%+v: %v", tt, got)
+		}
+		if want := "00-" + hex.EncodeToString(s.trace[:]) + "-" + hex.EncodeToString(s.client[:]) + "-01"; tt.spans && s.Traceparent() != want {
+			t.Errorf("%s, want %s", s.Traceparent(), want)
+		}
+	}
+}
+
 // encoded returns the spans of a request.
 func encoded(t testing.TB, s *Span, v *Values) (out []*tracepb.Span) {
 	s.Encode(&otlp.Encoder{}, &Self{Name: "waypoint", Namespace: "shop", Node: "waypoint~a~b~c", Cluster: "east", Mesh: "m"}, v, func(b []byte) {

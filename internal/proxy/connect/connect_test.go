@@ -177,6 +177,15 @@ func TestTrace(t *testing.T) {
 			t.Errorf("ParseTrace(%q) = %v", s, got)
 		}
 	}
+	for flags, want := range map[string]Decision{"00": Undecided, "01": Sampled, "02": Dropped, "03": Sampled, "04": Undecided, "ff": Sampled} {
+		got, err := ParseTrace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-" + flags)
+		if err != nil || got.Decision != want {
+			t.Errorf("flags %s: %v, error %v", flags, got.Decision, err)
+		}
+		if again, err := ParseTrace(got.String()); err != nil || again != got {
+			t.Errorf("%v became %v, error %v", got, again, err)
+		}
+	}
 	if (Trace{}).TraceID() != "" {
 		t.Error("no trace has an id")
 	}

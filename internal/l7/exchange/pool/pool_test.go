@@ -3,6 +3,7 @@ package pool
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type world struct {
 	loop  *poll.Loop
 	pool  *Pool
 	dials int
+	trace []string // of each dial
 	fail  *reason.Error
 	held  []func() // dials that wait, if hold is set
 	hold  bool
@@ -61,6 +63,7 @@ func (w *world) until(what string, ok func() bool) { streamtest.Until(w.t, w.loo
 
 func (w *world) dial(l *poll.Loop, to *Target, done func(stream.Conn, *reason.Error)) func() {
 	w.dials++
+	w.trace = append(w.trace, to.Client.Trace)
 	h2 := to.HTTP2
 	f := func() {
 		if w.fail != nil {
@@ -175,6 +178,38 @@ func (w *world) answered(all []*asker) {
 			}
 		}
 		return true
+	})
+}
+
+// traced is a request in a trace.
+type traced struct {
+	asker
+	trace string
+}
+
+// Traceparent implements Traced.
+func (t *traced) Traceparent() string { return t.trace }
+
+// TestTraced: a connection that is made for a request begins in its trace, and is shared
+// with requests of others all the same.
+func TestTraced(t *testing.T) {
+	w := newWorld(t, Config{})
+	var all []*traced
+	for _, trace := range []string{"a", "", "b"} {
+		r := &traced{asker{w: w}, trace}
+		all = append(all, r)
+		w.on(func() {
+			if up, err := w.pool.Get(&one, r, w.limits, false); up != nil || err != nil {
+				t.Errorf("%v, error %v", up, err)
+			}
+		})
+	}
+	w.answered([]*asker{&all[0].asker, &all[1].asker, &all[2].asker})
+	w.answered(w.ask(one, 3))
+	w.on(func() {
+		if !slices.Equal(w.trace, []string{"a", "", "b"}) {
+			t.Errorf("%q", w.trace)
+		}
 	})
 }
 
