@@ -224,7 +224,7 @@ func (w *world) collected() (spans []span, records []record) {
 		}
 		for _, r := range b.ResourceSpans {
 			for _, s := range r.ScopeSpans {
-				if r.Resource.Attributes.get("service.name") == "waypoint.shop" {
+				if from := r.Resource.Attributes.get("service.name"); from == "waypoint.shop" || from == "ztunnel" {
 					spans = append(spans, s.Spans...)
 				}
 			}
@@ -243,7 +243,8 @@ func telemetry(spec string) string {
 }
 
 // TestCollector: the OpenTelemetry collector accepts the spans and the log records of a
-// waypoint, by gRPC and by HTTP, and a request is in the trace of the client's node proxy.
+// waypoint, by gRPC and by HTTP, and those of node proxies. A request is in the trace of the
+// client's node proxy, below its span.
 func TestCollector(t *testing.T) {
 	w := start(t, "")
 	w.MustApply(rig.PodObject("parts", "collector", "node1", "app: collector", w.Part("collector")) + "    readinessProbe: {tcpSocket: {port: 4317}}\n" +
@@ -270,6 +271,11 @@ func TestCollector(t *testing.T) {
 					return r.TraceID == s.TraceID && r.Body.StringValue == "GET /by/"+provider+"?a=b 200" && r.Attributes.get("client") == farID
 				}); n < 0 {
 					return fmt.Errorf("no log record is in the trace %s: %+v", s.TraceID, records)
+				}
+				if n := slices.IndexFunc(spans, func(c span) bool {
+					return c.Kind == 3 && c.Name == "tcp api.shop.svc.cluster.local:80" && c.TraceID == s.TraceID && c.SpanID == s.ParentSpanID && c.Attributes.get("ambit.source_principal") == farID
+				}); n < 0 {
+					continue // the connection goes on, or the request is not its first one
 				}
 				trace = s.TraceID
 				return nil
