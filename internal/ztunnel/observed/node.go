@@ -63,8 +63,11 @@ type Node struct {
 	tunnels  *hbone.Pool
 	encoders sync.Pool // of *otlp.Encoder
 
-	mu   sync.Mutex // guards pods
-	pods map[*Pod]struct{}
+	skipped skipped
+
+	mu     sync.Mutex // guards what follows
+	pods   map[*Pod]struct{}
+	meters map[string]*meter // by namespace
 }
 
 // sender sends the spans of one loop.
@@ -78,7 +81,7 @@ type sender struct {
 // New returns a Node without pods.
 func New(cfg Config) *Node {
 	n := &Node{
-		cfg: cfg, counters: otlp.NewCounters("ztunnel", "spans"), verdicts: telemetry.NewVerdicts(), pods: map[*Pod]struct{}{},
+		cfg: cfg, counters: otlp.NewCounters("ztunnel", "spans"), verdicts: telemetry.NewVerdicts(), pods: map[*Pod]struct{}{}, meters: map[string]*meter{},
 		encoders: sync.Pool{New: func() any { return &otlp.Encoder{} }},
 	}
 	n.tunnels = hbone.NewPool(hbone.PoolConfig{Loops: cfg.Loops, Dial: n.dialTunnel, DialTimeout: connectTimeout})
@@ -95,7 +98,7 @@ func New(cfg Config) *Node {
 
 // Collectors returns what counts here, for a registry of metrics.
 func (n *Node) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{n.counters, n.verdicts}
+	return []prometheus.Collector{n.counters, n.verdicts, &n.skipped}
 }
 
 // Run requests the services of collectors until ctx ends.

@@ -210,6 +210,38 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// TestDearExpressions: the expressions of one namespace have a time, and others have theirs.
+func TestDearExpressions(t *testing.T) {
+	w := newWorld(t)
+	w.set("a", &telemetrypb.Layer{AccessLogging: []*telemetrypb.AccessLogging{{Filter: "source.workload == 'far'"}}})
+	m, other := w.node.meter("shop"), w.node.meter("market")
+	now := time.Unix(100, 0)
+	calls := 0
+	if !m.spend(now, func() { calls++ }) || !other.spend(now, func() { calls++ }) {
+		t.Error("nothing was used")
+	}
+	m.used.Store(int64(maxEvaluation))
+	if m.spend(now, func() { calls++ }) || !other.spend(now, func() { calls++ }) || !m.spend(now.Add(time.Second), func() { calls++ }) || calls != 4 {
+		t.Errorf("%d were evaluated", calls)
+	}
+	// A connection whose filter is not evaluated has no line, and is counted.
+	trace := connect.NewTrace()
+	h := w.pod.Outbound(w.web, &trace, telemetry.ServiceRef{}).Watch
+	if !h.Ended(end(w, nil)) {
+		t.Error("the filter does not hold")
+	}
+	for range 2 { // the second may change in between
+		m.second.Store(time.Now().Unix())
+		m.used.Store(int64(maxEvaluation))
+		if !h.Ended(end(w, nil)) {
+			break
+		}
+	}
+	if w.node.skipped.n.Load() == 0 {
+		t.Error("nothing is counted as skipped")
+	}
+}
+
 // TestSpan: what the message of a span has.
 func TestSpan(t *testing.T) {
 	w := newWorld(t)

@@ -59,6 +59,7 @@ type half struct {
 	filter   []*expr.Condition // one of these holds, or all without any
 	quiet    bool              // nothing is wanted of any connection but its line
 	tags     func(*accesslog.Entry) telemetry.Tags
+	meter    *meter
 }
 
 // of returns the settings of the pod at this moment.
@@ -68,14 +69,15 @@ func (p *Pod) of(w *workload.Workload) *halves {
 		return h
 	}
 	h := &halves{set: set, namespace: w.Namespace, uid: w.UID}
-	h.client.compile(p.node, set.ForWorkload(w.Namespace, w.UID, observe.Client))
-	h.server.compile(p.node, set.ForWorkload(w.Namespace, w.UID, observe.Server))
+	m := p.node.meter(w.Namespace)
+	h.client.compile(p.node, set.ForWorkload(w.Namespace, w.UID, observe.Client), m)
+	h.server.compile(p.node, set.ForWorkload(w.Namespace, w.UID, observe.Server), m)
 	p.last.Store(h)
 	return h
 }
 
-func (h *half) compile(n *Node, s *observe.Settings) {
-	h.node, h.settings, h.line = n, s, len(s.Logs) > 0
+func (h *half) compile(n *Node, s *observe.Settings, m *meter) {
+	h.node, h.settings, h.line, h.meter = n, s, len(s.Logs) > 0, m
 	for _, l := range s.Logs {
 		if l.Filter == nil { // a line without a condition
 			h.filter = nil
@@ -84,7 +86,10 @@ func (h *half) compile(n *Node, s *observe.Settings) {
 		h.filter = append(h.filter, l.Filter)
 	}
 	if len(s.Values) > 0 {
-		h.tags = func(e *accesslog.Entry) telemetry.Tags { return tags(s.Values, e) }
+		h.tags = func(e *accesslog.Entry) (t telemetry.Tags) {
+			h.evaluate(func() { t = tags(s.Values, e) })
+			return t
+		}
 	}
 	h.quiet = h.line && len(h.filter) == 0 && h.tags == nil
 }
@@ -162,11 +167,14 @@ func (h *half) Ended(e *telemetry.End) (line bool) {
 	if !h.line || len(h.filter) == 0 {
 		return h.line
 	}
-	for _, f := range h.filter {
-		// A filter that has no value, or costs too much, does not hold, as in Envoy.
-		if ok, err := f.Holds(attributes(f, e.Entry)); err == nil && ok {
-			return true
+	h.evaluate(func() {
+		for _, f := range h.filter {
+			// A filter that has no value, or costs too much, does not hold, as in Envoy.
+			if ok, err := f.Holds(attributes(f, e.Entry)); err == nil && ok {
+				line = true
+				return
+			}
 		}
-	}
-	return false
+	})
+	return line
 }
