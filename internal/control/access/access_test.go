@@ -172,6 +172,11 @@ func TestNodeOfAProxy(t *testing.T) {
 			if (err == nil) != (want != "") || err == nil && !slices.Equal(s.Unasked, []xds.Group{want}) || err != nil && s.All {
 				t.Errorf("%s, bound %v: %v, %v; want %q", tt.name, bound, s.Unasked, err, want)
 			}
+			// Of telemetry it has what is for pods of its node, and nothing else.
+			s, err = newCallers(bound).Scope(tt.caller, "claimed", wellknown.TypeTelemetry)
+			if (err == nil) != (want != "") || s.All || s.Within != nil || len(s.Unasked) > 0 || err == nil && !slices.Equal(s.Groups, []xds.Group{want}) {
+				t.Errorf("telemetry of %s, bound %v: %+v, %v; want %q", tt.name, bound, s, err, want)
+			}
 		}
 	}
 }

@@ -50,8 +50,8 @@ type Config struct {
 	Demand func(ctx context.Context, name string) error
 }
 
-// maxPending bounds the spans on their way to the loop that sends them.
-const maxPending = 1024
+// maxPending bounds the bytes of spans on their way to the loop that sends them.
+const maxPending = 1 << 20
 
 // Node is what is observed on one node. The nil Node observes nothing. Its methods may be
 // called from any goroutine.
@@ -137,13 +137,14 @@ const flushTime = 2 * time.Second
 // send passes an encoded span on to the loop of its trace.
 func (n *Node) send(s *span, trace [16]byte, party string, body []byte) {
 	to := n.senders[int(trace[0])%len(n.senders)]
-	if to.pending.Add(1) > maxPending {
-		to.pending.Add(-1)
+	size := int64(len(body))
+	if to.pending.Add(size) > maxPending {
+		to.pending.Add(-size)
 		n.counters.Full(1)
 		return
 	}
 	collector := s.half.settings.Tracing.Collector
-	if !to.loop.Post(func() { to.pending.Add(-1); to.exporter.Add(collector, party, body) }) {
+	if !to.loop.Post(func() { to.pending.Add(-size); to.exporter.Add(collector, party, body) }) {
 		n.counters.Failed(1)
 	}
 }
