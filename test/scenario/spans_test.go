@@ -153,6 +153,44 @@ func TestSpans(t *testing.T) {
 	})
 }
 
+// TestSpansOnDemand: a node proxy that requests addresses on demand finds the collector. A
+// pod's own settings decide before those of its namespace.
+func TestSpansOnDemand(t *testing.T) {
+	w, _ := traced(t, spansYAML(), collectors, "XDS_ON_DEMAND=true")
+	c := w.Collector(lab.InPod("shop", "otel"), 4317)
+	w.MustApply(telemetry("all", "  tracing: [{randomSamplingPercentage: 100}]\n"))
+	sampledPair(w, c, false)
+	w.MustApply(webTelemetry("shop", "quiet", "  tracing: [{match: {mode: SERVER}, disableSpanReporting: true}]\n"))
+	w.Eventually("a connection with the span of the client alone", func() error {
+		trace, err := lineOf(w, far, "node2", "far", false)
+		if err != nil {
+			return err
+		}
+		w.Eventually("the span of the client", func() error {
+			if len(c.Of(trace)) == 0 {
+				return fmt.Errorf("none of %d", len(c.Spans()))
+			}
+			return nil
+		})
+		// The other node sends within the same second, if it does.
+		sampledBefore := len(c.Of(trace))
+		next, err := lineOf(w, near, "node1", "near", false)
+		if err != nil {
+			return err
+		}
+		w.Eventually("a later span of the other node", func() error {
+			if len(c.Of(next)) == 0 {
+				return fmt.Errorf("none of %d", len(c.Spans()))
+			}
+			return nil
+		})
+		if n := max(sampledBefore, len(c.Of(trace))); n != 1 {
+			return fmt.Errorf("%d spans", n)
+		}
+		return nil
+	})
+}
+
 func find(list []rig.Span, good func(rig.Span) bool) *rig.Span {
 	if i := slices.IndexFunc(list, good); i >= 0 {
 		return &list[i]

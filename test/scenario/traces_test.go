@@ -31,8 +31,8 @@ extensionProviders:
 defaultProviders: {tracing: [otel]}
 `
 
-// traced is a mesh with a collector.
-func traced(t *testing.T, yaml, settings string) (*rig.World, string) {
+// traced is a mesh with a collector. env are variables of node proxies.
+func traced(t *testing.T, yaml, settings string, env ...string) (*rig.World, string) {
 	path := filepath.Join(t.TempDir(), "mesh.yaml")
 	if err := os.WriteFile(path, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
@@ -40,7 +40,7 @@ func traced(t *testing.T, yaml, settings string) (*rig.World, string) {
 	w := rig.Start(t, lab.Config{
 		YAML: yaml + rig.PodObject("shop", "otel", "node1", "app: otel") +
 			rig.ServiceObject("shop", "otel", "otel", "{name: grpc, port: 4317, appProtocol: grpc}, {name: http, port: 4318, appProtocol: http}"),
-		Args: map[string][]string{"ambitd": {"--mesh-config", path}},
+		Args: map[string][]string{"ambitd": {"--mesh-config", path}}, Env: map[string][]string{"ztunnel": env},
 	})
 	return w, path
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 )
 
@@ -26,6 +27,7 @@ func attributes(c interface{ Uses(root string) bool }, e *accesslog.Entry) expr.
 	}
 	if c.Uses("destination") {
 		out["destination"] = partyOf(&e.Dst)
+		called(out["destination"], e.HBONEAddr)
 		text(out["destination"], "service", e.Service)
 	}
 	if c.Uses("connection") {
@@ -37,6 +39,19 @@ func attributes(c interface{ Uses(root string) bool }, e *accesslog.Entry) expr.
 		out["connection"] = m
 	}
 	return out
+}
+
+// called sets the address and port that the connection is for, which those of the tunnel's
+// end are not.
+func called(m map[string]any, target string) {
+	t, err := connect.ParseTarget(target)
+	if err != nil {
+		return // there is no tunnel
+	}
+	m["port"] = int64(t.TargetPort())
+	if delete(m, "address"); !t.IsHost() {
+		m["address"] = t.Addr.String()
+	}
 }
 
 func partyOf(p *accesslog.Party) map[string]any {

@@ -185,7 +185,7 @@ func (n *Node) For(t telemetry.Traffic) map[string]telemetry.Override {
 // Any implements telemetry.Overrides.
 func (n *Node) Any() bool { return n.cfg.Layers.Any() }
 
-func random() uint64 { return rand.Uint64() } //nolint:gosec // spans have no secrets
+func random() uint64 { return rand.Uint64() }
 
 // sideOf returns the half of connections that a reporter counts.
 func sideOf(reporter string) observe.Side {

@@ -147,7 +147,7 @@ func end(w *world, edit func(*telemetry.End)) *telemetry.End {
 	e := &telemetry.End{
 		Entry: &accesslog.Entry{
 			Src: accesslog.Party{Addr: netip.MustParseAddrPort("10.0.0.2:4000"), Workload: "far", Namespace: "shop", Identity: "spiffe://cluster.local/ns/shop/sa/far"},
-			Dst: accesslog.Party{Addr: netip.MustParseAddrPort("10.0.0.1:15008"), Workload: "web", Namespace: "shop"}, Service: "web.shop.svc", Sent: 3, Received: 5,
+			Dst: accesslog.Party{Addr: netip.MustParseAddrPort("10.0.0.1:15008"), Workload: "web", Namespace: "shop"}, Service: "web.shop.svc", HBONEAddr: "10.0.0.1:80", Sent: 3, Received: 5,
 		},
 		Key:   &telemetry.Key{Reporter: telemetry.Destination, MTLS: true, Dst: w.web, SrcIdentity: identity.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "far"}},
 		Start: start, Up: start.Add(1500 * time.Microsecond), Over: start.Add(time.Second), Trace: connect.Trace{ID: [16]byte{1}, Decision: connect.Sampled},
@@ -174,6 +174,9 @@ func TestFilters(t *testing.T) {
 	}{
 		{"off", &telemetrypb.AccessLogging{Disabled: &yes}, nil, false},
 		{"holds", &telemetrypb.AccessLogging{Filter: "source.workload == 'far' && destination.service == 'web.shop.svc' && connection.mtls"}, nil, true},
+		{"the port that was called", &telemetrypb.AccessLogging{Filter: "destination.port == 80 && destination.address == '10.0.0.1:80'"}, nil, true},
+		{"the port of a name", &telemetrypb.AccessLogging{Filter: "destination.port == 81 && !has(destination.address)"}, func(e *telemetry.End) { e.HBONEAddr = "web.shop.svc:81" }, true},
+		{"without a tunnel", &telemetrypb.AccessLogging{Filter: "destination.port == 15008"}, func(e *telemetry.End) { e.HBONEAddr = "" }, true},
 		{"holds not", &telemetrypb.AccessLogging{Filter: "source.namespace == 'market'"}, nil, false},
 		{"failures, a failure", &telemetrypb.AccessLogging{Filter: "has(connection.termination_details)"}, failed, true},
 		{"failures, none", &telemetrypb.AccessLogging{Filter: "has(connection.termination_details)"}, nil, false},

@@ -117,8 +117,8 @@ func (p *Pod) Outbound(w *workload.Workload, t *connect.Trace, to telemetry.Serv
 	return h.more(&span{half: h, kind: otlp.KindClient, id: t.Span})
 }
 
-// Inbound decides the same for a connection to a pod. t is what its tunnel says, zero for
-// nothing. What a program has written into the connection is never looked at.
+// Inbound decides the same for a connection to a pod. t is the context in the request of its
+// tunnel, zero for none. What a program has written into the connection is never looked at.
 func (p *Pod) Inbound(w *workload.Workload, t *connect.Trace, to telemetry.ServiceRef) *telemetry.More {
 	if p == nil {
 		return nil

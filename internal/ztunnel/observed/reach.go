@@ -159,7 +159,7 @@ func (n *Node) dialTunnel(ctx context.Context, k hbone.Key) (int, *tls.Config, e
 		return -1, nil, &reason.Error{Reason: reason.ResourceExhausted, Err: err}
 	}
 	res := make(chan error, 1)
-	l := n.cfg.Loops.Pick(rand.Uint64N(1 << 62)) //nolint:gosec // any loop will do
+	l := n.cfg.Loops.Pick(rand.Uint64N(1 << 62))
 	if !l.Post(func() { relay.Connect(l, fd, k.Dst, connectTimeout, func(err error) { res <- err }) }) {
 		sockopt.Close(fd)
 		return -1, nil, &reason.Error{Reason: reason.Draining}

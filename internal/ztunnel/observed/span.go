@@ -77,8 +77,8 @@ func (s *span) encode(e *otlp.Encoder, c *telemetry.End) {
 		e.Double("ambit.connect.duration_ms", float64(c.Up.Sub(c.Start).Microseconds())/1000)
 	}
 	if i := s.info; i != nil {
-		e.Int("ambit.tcp.rtt_us", int64(i.RTT.Microseconds()))
-		e.Int("ambit.tcp.rtt_variation_us", int64(i.RTTVariation.Microseconds()))
+		e.Int("ambit.tcp.rtt_us", i.RTT.Microseconds())
+		e.Int("ambit.tcp.rtt_variation_us", i.RTTVariation.Microseconds())
 		e.Int("ambit.tcp.retransmits", int64(i.Retransmits))
 	}
 	otlp.String(e, "ambit.source_principal", c.Src.Identity)
