@@ -159,6 +159,9 @@ func (n *Node) recheck() {
 			return n.revoked(roots, telemetry.Source, k.SrcIdentity, peer)
 		})
 	}
+	n.Observed.Recheck(func(k hbone.Key, peer *tls.ConnectionState) *reason.Error {
+		return n.revoked(roots, telemetry.Source, k.SrcIdentity, peer)
+	})
 }
 
 // revoked judges the peer of a tunnel of id.

@@ -5,6 +5,7 @@ package observed
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -117,6 +118,13 @@ func (n *Node) Run(ctx context.Context) {
 				n.cfg.Log.Warn("a collector's service is not known", "service", name, "error", err)
 			}
 		}
+	}
+}
+
+// Recheck judges the peers of the tunnels to collectors again.
+func (n *Node) Recheck(judge func(hbone.Key, *tls.ConnectionState) *reason.Error) {
+	if n != nil {
+		n.tunnels.Recheck(judge)
 	}
 }
 

@@ -191,7 +191,7 @@ type traced struct {
 func (t *traced) Traceparent() string { return t.trace }
 
 // TestTraced: a connection that is made for a request begins in its trace, and is shared
-// with requests of others all the same.
+// with requests of others nevertheless.
 func TestTraced(t *testing.T) {
 	w := newWorld(t, Config{})
 	var all []*traced
