@@ -191,6 +191,23 @@ func TestSpansOnDemand(t *testing.T) {
 	})
 }
 
+// TestSpansByTunnel: a collector that admits mutual TLS alone gets the spans of node proxies
+// whose pods the control plane knows, with the identity of node proxies.
+func TestSpansByTunnel(t *testing.T) {
+	yaml := spansYAML() + rig.PolicyObject("shop", "senders", "ALLOW",
+		`selector: {matchLabels: {app: otel}}, rules: [{from: [{source: {principals: [cluster.local/ns/istio-system/sa/ztunnel]}}]}]`)
+	for _, node := range []string{"node1", "node2"} {
+		yaml += strings.Replace(rig.PodObject("istio-system", "ztunnel-"+node+"-ztunnel1", node, ""), "serviceAccountName: ztunnel-"+node+"-ztunnel1", "serviceAccountName: ztunnel", 1)
+	}
+	w, _ := traced(t, yaml+rig.NamespaceObject("istio-system", false), collectors)
+	c := w.Collector(lab.InPod("shop", "otel"), 4317)
+	w.MustApply(telemetry("all", "  tracing: [{randomSamplingPercentage: 100}]\n"))
+	sampledPair(w, c, false)
+	if counted(w, lab.InZtunnel("node1"), "istio_tcp_connections_opened_total", "destination_workload=otel", "source_principal=spiffe://cluster.local/ns/istio-system/sa/ztunnel") == 0 {
+		t.Errorf("%v", w.Metrics("node1", "istio_tcp_connections_opened_total"))
+	}
+}
+
 func find(list []rig.Span, good func(rig.Span) bool) *rig.Span {
 	if i := slices.IndexFunc(list, good); i >= 0 {
 		return &list[i]
