@@ -94,7 +94,7 @@ func TestAgent(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			for uid, s := range d.WorkloadState {
+			for uid, s := range d.Pods {
 				if s.Info.Name == "brief" {
 					return fmt.Errorf("%s is %s", uid, s.State)
 				}

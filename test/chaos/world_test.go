@@ -4,7 +4,6 @@
 package chaos
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/lab/trace"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
@@ -177,13 +177,11 @@ func pid(w *rig.World, component string) int {
 func connected(w *rig.World) {
 	w.T().Helper()
 	w.Eventually("both proxies follow ambitd", func() error {
-		b, err := w.Admin(w.T().Context(), lab.Ambitd, "/debug/syncz")
+		b, err := w.Admin(w.T().Context(), lab.Ambitd, admin.PathFollowers)
 		if err != nil {
 			return err
 		}
-		var clients []struct {
-			Detail []struct{ Synced bool }
-		}
+		var clients []admin.Follower
 		if err := json.Unmarshal(b, &clients); err != nil {
 			return err
 		}
@@ -260,17 +258,8 @@ func becomesServed(w *rig.World, from lab.Where, to netip.AddrPort) {
 // identity.
 func certificates(w *rig.World, node string) map[string]string {
 	w.T().Helper()
-	b, err := w.Admin(w.T().Context(), "ztunnel/"+node, "/config_dump")
+	dump, err := w.Dump(node)
 	if err != nil {
-		w.T().Fatal(err)
-	}
-	var dump struct {
-		Certificates []struct {
-			Identity  string
-			CertChain []struct{ SerialNumber string }
-		}
-	}
-	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&dump); err != nil {
 		w.T().Fatal(err)
 	}
 	out := map[string]string{}

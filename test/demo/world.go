@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
 	"github.com/ambit-mesh/ambit/test/traffic"
@@ -267,13 +268,11 @@ func (d *demo) logged(ctx context.Context, p position, words ...string) (string,
 
 // protocols reads what a node's proxy knows of workloads.
 func (d *demo) protocols(ctx context.Context, node string) (map[string]string, error) {
-	b, err := d.l.Admin(ctx, "ztunnel/"+node, "/config_dump")
+	b, err := d.l.Admin(ctx, "ztunnel/"+node, admin.PathDump)
 	if err != nil {
 		return nil, err
 	}
-	var dump struct {
-		Workloads []struct{ Namespace, Name, Protocol string } `json:"workloads"`
-	}
+	var dump admin.Ztunnel
 	if err := json.Unmarshal(b, &dump); err != nil {
 		return nil, err
 	}

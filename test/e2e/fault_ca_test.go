@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/kube/trust"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
@@ -29,20 +30,9 @@ values:
     env: {SECRET_TTL: 60s}
 `
 
-// held is a certificate that a node proxy holds, as the command line shows it.
-type held struct {
-	Identity  string `json:"identity"`
-	CertChain []struct {
-		ExpirationTime time.Time `json:"expirationTime"`
-	} `json:"certChain"`
-	RootCerts []struct {
-		SerialNumber string `json:"serialNumber"`
-	} `json:"rootCerts"`
-}
-
 // certificates waits until all certificates of all node proxies, of which there
 // are some, are as they should be.
-func certificates(t *testing.T, what string, check func(held) error) {
+func certificates(t *testing.T, what string, check func(admin.Certificates) error) {
 	t.Helper()
 	nodes, err := mesh.Nodes(t.Context())
 	if err != nil {
@@ -55,7 +45,7 @@ func certificates(t *testing.T, what string, check func(held) error) {
 			if err != nil {
 				return err
 			}
-			var all []held
+			var all []admin.Certificates
 			if err := json.Unmarshal([]byte(out), &all); err != nil {
 				return err
 			}
@@ -136,8 +126,8 @@ func TestRootRotated(t *testing.T) {
 	}
 	mesh.ControlPlane(t, 1)
 	mesh.RolledOut(t, "ztunnel")
-	roots := func(n int) func(held) error {
-		return func(c held) error {
+	roots := func(n int) func(admin.Certificates) error {
+		return func(c admin.Certificates) error {
 			if len(c.RootCerts) != n {
 				return fmt.Errorf("it comes with %d roots, and not %d", len(c.RootCerts), n)
 			}
@@ -163,7 +153,7 @@ func TestRootRotated(t *testing.T) {
 
 	signed := time.Now().Truncate(time.Second)
 	caStage(t, "signing-by-new", "rotate", "--hurry")
-	certificates(t, "every certificate is of the new root", func(c held) error {
+	certificates(t, "every certificate is of the new root", func(c admin.Certificates) error {
 		if until := c.CertChain[0].ExpirationTime; until.Before(signed.Add(life)) {
 			return fmt.Errorf("it lasts until %s, and the new root signs since %s", until, signed)
 		}

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
 
@@ -72,12 +73,7 @@ func serialOf(t *testing.T, node, identity string) *big.Int {
 		if err != nil {
 			return err
 		}
-		var all []struct {
-			Identity  string `json:"identity"`
-			CertChain []struct {
-				SerialNumber string `json:"serialNumber"`
-			} `json:"certChain"`
-		}
+		var all []admin.Certificates
 		if err := json.Unmarshal([]byte(out), &all); err != nil {
 			return err
 		}

@@ -124,7 +124,7 @@ func change(w *rig.World, x way, yaml string) {
 			return err
 		}
 		for _, wl := range d.Workloads {
-			if wl.Name == "server-"+x.to && len(wl.AuthorizationPolicies) > 0 {
+			if wl.Name == "server-"+x.to && len(wl.Policies) > 0 {
 				return nil
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
@@ -105,11 +106,11 @@ func TestRestarts(t *testing.T) {
 		}
 		kill(w, lab.Ambitd)
 		w.Eventually("all proxies follow ambitd again", func() error {
-			b, err := w.Admin(t.Context(), lab.Ambitd, "/debug/syncz")
+			b, err := w.Admin(t.Context(), lab.Ambitd, admin.PathFollowers)
 			if err != nil {
 				return err
 			}
-			var clients []struct{ Detail []struct{ Synced bool } }
+			var clients []admin.Follower
 			if err := json.Unmarshal(b, &clients); err != nil {
 				return err
 			}

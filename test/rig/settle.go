@@ -6,59 +6,29 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
-// ConfigDump is the part of a node proxy's /config_dump that tests look at.
-type ConfigDump struct {
-	Config struct {
-		XDSOnDemand bool `json:"xdsOnDemand"`
-	} `json:"config"`
-	Workloads []struct {
-		UID                   string   `json:"uid"`
-		Name                  string   `json:"name"`
-		Namespace             string   `json:"namespace"`
-		Protocol              string   `json:"protocol"`
-		NativeTunnel          bool     `json:"nativeTunnel"`
-		Status                string   `json:"status"`
-		ServiceAccount        string   `json:"serviceAccount"`
-		WorkloadIPs           []string `json:"workloadIps"`
-		AuthorizationPolicies []string `json:"authorizationPolicies"`
-	} `json:"workloads"`
-	Services []struct {
-		Name      string          `json:"name"`
-		Namespace string          `json:"namespace"`
-		Endpoints json.RawMessage `json:"endpoints"`
-	} `json:"services"`
-	Policies []struct {
-		Name      string `json:"name"`
-		Namespace string `json:"namespace"`
-		Action    string `json:"action"`
-	} `json:"policies"`
-	Certificates []struct {
-		Identity string `json:"identity"`
-	} `json:"certificates"`
-	WorkloadState map[string]struct {
-		State       string `json:"state"`
-		Connections struct {
-			Inbound  []json.RawMessage `json:"inbound"`
-			Outbound []json.RawMessage `json:"outbound"`
-		} `json:"connections"`
-		Info struct {
-			Name      string `json:"name"`
-			Namespace string `json:"namespace"`
-		} `json:"info"`
-	} `json:"workloadState"`
-}
+// Dump is the answer of a node's proxy to admin.PathDump.
+type Dump struct{ admin.Ztunnel }
 
-// Dump asks a node's proxy what it knows.
-func (w *World) Dump(node string) (*ConfigDump, error) {
-	b, err := w.Admin(w.ctx, "ztunnel/"+node, "/config_dump")
+// Dump asks a node's proxy for what it has.
+func (w *World) Dump(node string) (*Dump, error) {
+	b, err := w.Admin(w.ctx, "ztunnel/"+node, admin.PathDump)
 	if err != nil {
 		return nil, err
 	}
-	d := new(ConfigDump)
-	return d, json.Unmarshal(b, d)
+	d := new(Dump)
+	return d, json.Unmarshal(b, &d.Ztunnel)
+}
+
+// onDemand reports whether the proxy asks for addresses when they are needed.
+func (d *Dump) onDemand() bool {
+	var config struct {
+		XDSOnDemand bool `json:"xdsOnDemand"`
+	}
+	return json.Unmarshal(d.Config, &config) == nil && config.XDSOnDemand
 }
 
 // Settled waits until the mesh does what the objects say: every pod that is to
@@ -84,7 +54,7 @@ func (w *World) settled() error {
 			if len(p.IPs) == 0 || p.Phase != "Running" {
 				continue
 			}
-			if d.Config.XDSOnDemand && p.Node != n.Name && d.protocol(p.Namespace, p.Name) == "" {
+			if d.onDemand() && p.Node != n.Name && d.protocol(p.Namespace, p.Name) == "" {
 				continue // not asked for yet
 			}
 			tunnelled := p.Captured && d.account(p.Namespace, p.Name) != wellknown.NoServiceAccount
@@ -99,7 +69,7 @@ func (w *World) settled() error {
 			}
 		}
 		for _, v := range s.Services {
-			if !d.knows(v.Namespace, v.Name) && !d.Config.XDSOnDemand {
+			if !d.knows(v.Namespace, v.Name) && !d.onDemand() {
 				return fmt.Errorf("%s does not know service %s/%s", n.Name, v.Namespace, v.Name)
 			}
 		}
@@ -107,7 +77,7 @@ func (w *World) settled() error {
 	return nil
 }
 
-func (d *ConfigDump) knows(namespace, service string) bool {
+func (d *Dump) knows(namespace, service string) bool {
 	for _, s := range d.Services {
 		if s.Namespace == namespace && s.Name == service {
 			return true
@@ -116,7 +86,7 @@ func (d *ConfigDump) knows(namespace, service string) bool {
 	return false
 }
 
-func (d *ConfigDump) healthy(namespace, name string) bool {
+func (d *Dump) healthy(namespace, name string) bool {
 	for _, w := range d.Workloads {
 		if w.Namespace == namespace && w.Name == name {
 			return strings.EqualFold(w.Status, "Healthy")
@@ -126,7 +96,7 @@ func (d *ConfigDump) healthy(namespace, name string) bool {
 }
 
 // account is the service account that a pod runs as.
-func (d *ConfigDump) account(namespace, name string) string {
+func (d *Dump) account(namespace, name string) string {
 	for _, w := range d.Workloads {
 		if w.Namespace == namespace && w.Name == name {
 			return w.ServiceAccount
@@ -137,7 +107,7 @@ func (d *ConfigDump) account(namespace, name string) string {
 
 // protocol is how a pod is reached: HBONE when the mesh does it, not when the
 // pod speaks it itself.
-func (d *ConfigDump) protocol(namespace, name string) string {
+func (d *Dump) protocol(namespace, name string) string {
 	for _, w := range d.Workloads {
 		if w.Namespace == namespace && w.Name == name {
 			if w.NativeTunnel {
@@ -149,8 +119,8 @@ func (d *ConfigDump) protocol(namespace, name string) string {
 	return ""
 }
 
-func (d *ConfigDump) serves(namespace, name string) bool {
-	for _, s := range d.WorkloadState {
+func (d *Dump) serves(namespace, name string) bool {
+	for _, s := range d.Pods {
 		if s.Info.Namespace == namespace && s.Info.Name == name {
 			return strings.EqualFold(s.State, "Up")
 		}
@@ -159,7 +129,7 @@ func (d *ConfigDump) serves(namespace, name string) bool {
 }
 
 // HasPolicy reports whether the proxy enforces a policy.
-func (d *ConfigDump) HasPolicy(namespace, name string) bool {
+func (d *Dump) HasPolicy(namespace, name string) bool {
 	for _, p := range d.Policies {
 		if p.Namespace == namespace && p.Name == name {
 			return true

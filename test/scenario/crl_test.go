@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"net/netip"
@@ -82,24 +81,15 @@ func (p *plugged) revoke(t *testing.T, serials ...*big.Int) {
 // the shop.
 func serial(w *rig.World, node, account string) *big.Int {
 	w.T().Helper()
-	b, err := w.Admin(w.T().Context(), "ztunnel/"+node, "/config_dump")
+	d, err := w.Dump(node)
 	if err != nil {
-		w.T().Fatal(err)
-	}
-	var d struct {
-		Certificates []struct {
-			Identity  string
-			CertChain []struct{ Pem []byte }
-		}
-	}
-	if err := json.Unmarshal(b, &d); err != nil {
 		w.T().Fatal(err)
 	}
 	for _, c := range d.Certificates {
 		if strings.HasSuffix(c.Identity, "/sa/"+account) && len(c.CertChain) > 0 {
-			block, _ := pem.Decode(c.CertChain[0].Pem)
+			block, _ := pem.Decode(c.CertChain[0].PEM)
 			if block == nil {
-				w.T().Fatalf("not PEM: %s", c.CertChain[0].Pem)
+				w.T().Fatalf("not PEM: %s", c.CertChain[0].PEM)
 			}
 			x, err := x509.ParseCertificate(block.Bytes)
 			if err != nil {

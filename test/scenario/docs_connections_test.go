@@ -13,6 +13,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 var connectionRow = regexp.MustCompile("(?m)^\\| (span|line|metric) of the (client|server)'s half \\| (?:`([^`]+)`|no `([^`]+)`|nothing) \\|$")
@@ -97,7 +98,7 @@ func shownOf(w *rig.World, c *rig.Collector, rows [][]string) error {
 }
 
 // seriesWith returns the series of a metric of a node that have labels, written as name=value.
-func seriesWith(w *rig.World, node, metric string, labels []string) (out []rig.Sample) {
+func seriesWith(w *rig.World, node, metric string, labels []string) (out []traffic.Sample) {
 	for _, s := range w.Metrics(node, metric) {
 		if !slices.ContainsFunc(labels, func(l string) bool { name, value, _ := strings.Cut(l, "="); return s.Labels[name] != value }) {
 			out = append(out, s)

@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,18 +30,8 @@ func contains(text string, parts ...string) error {
 // certificate, sorted.
 func certificates(w *rig.World, node string) []string {
 	w.T().Helper()
-	b, err := w.Admin(w.T().Context(), "ztunnel/"+node, "/config_dump")
+	d, err := w.Dump(node)
 	if err != nil {
-		w.T().Fatal(err)
-	}
-	var d struct {
-		Certificates []struct {
-			Identity  string
-			State     string
-			CertChain []struct{ SerialNumber string }
-		}
-	}
-	if err := json.Unmarshal(b, &d); err != nil {
 		w.T().Fatal(err)
 	}
 	var out []string

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
@@ -55,11 +56,8 @@ func TestGatewayIsDeployed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var dump struct {
-		Workloads    []struct{ Name string }
-		Certificates []struct{ Identity, State string }
-	}
-	b, err := w.Lab.Get(t.Context(), at, "http://127.0.0.1:15000/config_dump")
+	var dump admin.Waypoint
+	b, err := w.Lab.Get(t.Context(), at, "http://127.0.0.1:15000"+admin.PathDump)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func TestPortsTaken(t *testing.T) {
 						return err
 					}
 					got := ""
-					for _, s := range d.WorkloadState {
+					for _, s := range d.Pods {
 						if s.Info.Name == "late" {
 							got = s.State
 						}

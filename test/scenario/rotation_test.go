@@ -13,22 +13,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
-// authority is /debug/ca.
-type authority struct {
-	Stage, Signer, NextSigner string
-	Roots                     int
-	Until                     time.Time
-}
-
 // rotation looks at a change of the root from outside.
 type rotation struct{ *rig.World }
 
-func (r rotation) status() (a authority, err error) {
-	b, err := r.Admin(r.T().Context(), lab.Ambitd, "/debug/ca")
+func (r rotation) status() (a admin.Authority, err error) {
+	b, err := r.Admin(r.T().Context(), lab.Ambitd, admin.PathAuthority)
 	if err == nil {
 		err = json.Unmarshal(b, &a)
 	}
@@ -36,7 +30,7 @@ func (r rotation) status() (a authority, err error) {
 }
 
 // reaches waits for a stage; the rotation goes on by itself.
-func (r rotation) reaches(stage string) (a authority) {
+func (r rotation) reaches(stage admin.Stage) (a admin.Authority) {
 	r.T().Helper()
 	for began := time.Now(); time.Since(began) < 2*time.Minute; time.Sleep(200 * time.Millisecond) {
 		var err error

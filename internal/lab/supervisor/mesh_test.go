@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/lab"
 )
 
@@ -46,20 +47,15 @@ func startMesh(t *testing.T, cfg lab.Config) *lab.Lab {
 // enrolled is whether a node's proxy serves a pod.
 func enrolled(ctx context.Context, t *testing.T, l *lab.Lab, node, pod string) bool {
 	t.Helper()
-	b, err := l.Admin(ctx, "ztunnel/"+node, "/config_dump")
+	b, err := l.Admin(ctx, "ztunnel/"+node, admin.PathDump)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var dump struct {
-		WorkloadState map[string]struct {
-			State string
-			Info  struct{ Name string }
-		} `json:"workloadState"`
-	}
+	var dump admin.Ztunnel
 	if err := json.Unmarshal(b, &dump); err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range dump.WorkloadState {
+	for _, w := range dump.Pods {
 		if w.Info.Name == pod {
 			return w.State == "Up"
 		}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/kube/portforward"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/test/cluster/local"
@@ -171,19 +172,13 @@ func (c *Cluster) GiveNext(t testing.TB, node string, addresses ...string) {
 	}
 }
 
-// Follower is a client of a control plane: since when it has been connected.
-type Follower struct {
-	Name      string    `json:"name"`
-	Connected time.Time `json:"connected"`
-}
-
 // Followers are the clients of an ambitd.
-func (c *Cluster) Followers(ctx context.Context, ambitd string) ([]Follower, error) {
-	b, err := c.ask(ctx, SystemNamespace, ambitd, wellknown.PortControlDebug, "/debug/syncz")
+func (c *Cluster) Followers(ctx context.Context, ambitd string) ([]admin.Follower, error) {
+	b, err := c.ask(ctx, SystemNamespace, ambitd, wellknown.PortControlDebug, admin.PathFollowers)
 	if err != nil {
 		return nil, err
 	}
-	var all []Follower
+	var all []admin.Follower
 	return all, json.Unmarshal(b, &all)
 }
 
