@@ -357,10 +357,19 @@ var programs = []func(string) string{
 		s, _ := url.PathUnescape(strings.Join(segments, "/"))
 		return pathpkg.Clean(s)
 	},
+	func(p string) string { // between two times of decoding, with backslashes as slashes
+		s, _ := url.PathUnescape(p)
+		segments := strings.Split(strings.ReplaceAll(s, `\`, "/"), "/")
+		for i := range segments {
+			segments[i], _, _ = strings.Cut(segments[i], ";")
+		}
+		s, _ = url.PathUnescape(strings.Join(segments, "/"))
+		return pathpkg.Clean(s)
+	},
 }
 
 func FuzzPath(f *testing.F) {
-	for _, s := range []string{"/admin", "/%61dmin", "/x/..%2fadmin", "/admin;x", `/\admin`, "/%2561dmin", "//admin", "/admin/%2e", "/./admin", "/%5cadmin", "/a%", "/%25%36%31dmin"} {
+	for _, s := range []string{"/admin", "/%61dmin", "/x/..%2fadmin", "/admin;x", `/\admin`, "/%2561dmin", "//admin", "/admin/%2e", "/./admin", "/%5cadmin", "/a%", "/%25%36%31dmin", `/admin;\0`, "/admin;%2F0", "/admin%3B%252F0", "/admin;%5c%252525252f"} {
 		f.Add(s, uint8(0))
 		f.Add(s, uint8(2))
 	}

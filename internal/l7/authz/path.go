@@ -1,8 +1,10 @@
 package authz
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/l7/message"
@@ -11,15 +13,30 @@ import (
 
 // reading is a path as it is forwarded, and as the program that decodes most would
 // read it. Both are the same for most paths.
-type reading struct{ sent, canonical []byte }
+type reading struct {
+	sent, canonical []byte
+	// cut are canonical forms after parameters were removed earlier: an encoded slash or a
+	// backslash in a parameter is gone then, and divides nothing. Most paths have none.
+	cut [][]byte
+	// unclear is set when the path is encoded too often for all of them to be known.
+	unclear bool
+}
 
-// readPath returns both readings of the path of the request.
+// maxDepth is how often a path with parameters may be encoded. Programs decode once, some
+// twice.
+const maxDepth = 4
+
+// readPath returns all readings of the path of the request.
 func (a *Access) readPath() *reading {
 	if !a.pathKnown {
 		sent := a.head.PathOnly()
-		a.path, a.pathKnown = reading{sent, sent}, true
+		a.path, a.pathKnown = reading{sent: sent, canonical: sent}, true
 		if !plain(sent) {
-			a.canonical = appendCanonical(a.canonical[:0], sent)
+			a.canonical = appendDecoded(a.canonical[:0], sent)
+			if bytes.IndexByte(a.canonical, ';') >= 0 {
+				a.path.cut, a.path.unclear = withoutParameters(sent)
+			}
+			a.canonical = a.canonical[:simplify(a.canonical, 0, len(a.canonical))]
 			a.path.canonical = a.canonical
 		}
 	}
@@ -51,6 +68,60 @@ func appendCanonical(dst, p []byte) []byte {
 	start := len(dst)
 	dst = appendDecoded(dst, p)
 	return dst[:start+simplify(dst[start:], 0, len(dst)-start)]
+}
+
+// withoutParameters returns the canonical forms of a path whose parameters are removed
+// before it is decoded, and after it was decoded once, twice and so on; each with and without
+// backslashes as slashes. unclear reports that there are more than maxDepth levels.
+func withoutParameters(p []byte) (forms [][]byte, unclear bool) {
+	p = bytes.Clone(p)
+	for depth := 0; ; depth++ {
+		if depth > maxDepth {
+			return forms, true
+		}
+		for _, separators := range []string{"/", `/\`} {
+			if q, had := cutParameters(p, separators); had {
+				forms = append(forms, appendCanonical(nil, q))
+			}
+		}
+		var escaped bool
+		if p, escaped = unescapeOnce(p); !escaped {
+			return forms, false
+		}
+	}
+}
+
+// cutParameters returns p without what follows a semicolon in each segment.
+func cutParameters(p []byte, separators string) (out []byte, had bool) {
+	in := false // a parameter
+	for _, c := range p {
+		if strings.IndexByte(separators, c) >= 0 {
+			in = false
+		} else if c == ';' {
+			in, had = true, true
+		}
+		if !in {
+			out = append(out, c)
+		}
+	}
+	return out, had
+}
+
+// unescapeOnce decodes the escapes of p in place, but not what they make. It reports whether
+// there were any.
+func unescapeOnce(p []byte) (out []byte, escaped bool) {
+	out = p[:0]
+	for i := 0; i < len(p); i++ {
+		c := p[i]
+		if c == '%' {
+			if d, ok := message.Unescape(p[i:]); ok {
+				c, escaped = d, true
+				i += 2
+			}
+		}
+		out = append(out, c)
+	}
+	return out, escaped
 }
 
 // appendDecoded decodes until no escape is left. An escape can be made of what others
@@ -136,13 +207,20 @@ type path struct{ sent, canonical pattern }
 
 func (c *path) match(r *reading, refuses bool) bool {
 	if refuses {
-		if c.sent.match(r.sent, true) || c.canonical.match(r.canonical, true) {
-			return true
-		}
-		n := len(r.canonical) - 1 // many programs take /a/ for /a
-		return n > 0 && r.canonical[n] == '/' && c.canonical.match(r.canonical[:n], true)
+		return r.unclear || c.sent.match(r.sent, true) || c.refuses(r.canonical) || slices.ContainsFunc(r.cut, c.refuses)
 	}
-	return c.sent.match(r.sent, false) && c.canonical.match(r.canonical, false)
+	return !r.unclear && c.sent.match(r.sent, false) && c.canonical.match(r.canonical, false) &&
+		!slices.ContainsFunc(r.cut, func(p []byte) bool { return !c.canonical.match(p, false) })
+}
+
+// refuses reports whether a canonical form fits, with or without a slash at its end: many
+// programs take /a/ for /a.
+func (c *path) refuses(p []byte) bool {
+	if c.canonical.match(p, true) {
+		return true
+	}
+	n := len(p) - 1
+	return n > 0 && p[n] == '/' && c.canonical.match(p[:n], true)
 }
 
 // pattern is a text, or a template if it has segments.
