@@ -52,7 +52,7 @@ type Stage string
 const (
 	Steady Stage = "steady"
 	// NewRootDistributed: the old root signs, both are in the trust bundle,
-	// until every certificate whose owner knows only the old root has expired.
+	// until every certificate whose owner has only the old root has expired.
 	NewRootDistributed Stage = "new-root-distributed"
 	// SigningByNew: the new root signs, both are in the trust bundle, until
 	// every certificate that the old root signed has expired.
@@ -95,7 +95,7 @@ type Object struct {
 // ObjectEntry is an entry of a list of an object's status.
 type ObjectEntry struct {
 	List       string          `json:"list"`
-	Key        json.RawMessage `json:"key"` // what tells entries apart: a reference, or a name
+	Key        json.RawMessage `json:"key"` // the reference or the name that an entry is found by
 	Conditions []Condition     `json:"conditions"`
 }
 

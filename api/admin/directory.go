@@ -37,7 +37,7 @@ type Gateway struct {
 	HBONEPort   uint16 `json:"hboneMtlsPort"`
 }
 
-// AppTunnel is how a workload wants connections inside its tunnel.
+// AppTunnel is how a workload gets connections inside its tunnel.
 type AppTunnel struct {
 	Protocol string  `json:"protocol"` // NONE or PROXY
 	Port     *uint16 `json:"port"`

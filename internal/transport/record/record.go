@@ -5,7 +5,7 @@
 // It stands on two things, which New checks: crypto/tls has written both traffic secrets
 // to a Secrets, and has sent nothing under them. A record that it had sent would have the
 // sequence number 0, and so would the first one of a Conn: the nonce of AES-GCM would be
-// used twice, and with it anybody could forge records.
+// used twice, and whoever sees both could forge records.
 package record
 
 import (

@@ -71,7 +71,7 @@ func TestKeysOfTwoTerabytes(t *testing.T) {
 	}
 }
 
-// The limit that counts when nobody has set a smaller one (RFC 8446, 5.5).
+// The limit that counts when no smaller one is set (RFC 8446, 5.5).
 func TestLimitOfAES(t *testing.T) {
 	c, peer := mirror(t, tls.TLS_AES_128_GCM_SHA256)
 	c.UpdateAfter(1 << 40)

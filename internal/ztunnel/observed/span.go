@@ -24,7 +24,7 @@ type span struct {
 	info   *sockopt.TCPInfo // of the wire; nil: the flow never ran, or the kernel has none
 }
 
-// Measure has what the kernel knows of the wire read at the end of a connection that is
+// Measure has the kernel's figures of the wire read at the end of a connection that is
 // sampled. It is one system call.
 func Measure(c *telemetry.Conn, f *relay.Flow, wireUp bool) {
 	if c.More == nil {
