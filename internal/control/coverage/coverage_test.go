@@ -27,7 +27,7 @@ import (
 
 // packages are the folders of tests that entries name.
 var packages = map[string]string{
-	"scenario": "test/scenario", "parts": "test/parts", "policy": "internal/control/policy", "telemetry": "internal/control/telemetry", "targets": "internal/control/targets",
+	"scenario": "test/scenario", "both": "test/both", "parts": "test/parts", "policy": "internal/control/policy", "telemetry": "internal/control/telemetry", "targets": "internal/control/targets",
 	"meshconfig": "internal/control/meshconfig", "admission": "internal/control/admission", "registry": "internal/control/registry", "coverage": "internal/control/coverage",
 }
 

@@ -21,7 +21,7 @@ const notSent = "the log of `ambitd` and the status of what names it: waypoints 
 
 var objects = []object{
 	{"AuthorizationPolicy", &securityv1beta1.AuthorizationPolicy{}, []field{
-		{paths("selector.matchLabels{}"), driven, "scenario.TestPolicy scenario.TestWhyAgrees", "selects workloads; acts at their node proxies, and the status says so"},
+		{paths("selector.matchLabels{}"), driven, "both.TestPolicy scenario.TestWhyAgrees", "selects workloads; acts at their node proxies, and the status says so"},
 		{append(below("targetRef", "group", "kind", "name"), below("targetRefs[]", "group", "kind", "name")...), driven, "scenario.TestGatewayPolicies targets.TestTargets", "Service, ServiceEntry, Gateway, GatewayClass; others: `Accepted` is False"},
 		{paths("targetRef.namespace", "targetRefs[].namespace"), refused, "targets.TestTargets admission.TestReview", "only the policy's own namespace: `Accepted` is False"},
 		{below("rules[].from[].source", "principals[]", "notPrincipals[]", "namespaces[]", "notNamespaces[]", "serviceAccounts[]", "notServiceAccounts[]", "ipBlocks[]", "notIpBlocks[]", "trustDomains[]", "notTrustDomains[]"), driven, "scenario.TestFieldsOfPolicies policy.TestAttributes policy.TestTable", ""},

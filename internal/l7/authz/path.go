@@ -15,14 +15,14 @@ import (
 // read it. Both are the same for most paths.
 type reading struct {
 	sent, canonical []byte
-	// cut are canonical forms after parameters were removed earlier: an encoded slash or a
-	// backslash in a parameter is gone then, and divides nothing. Most paths have none.
-	cut [][]byte
+	// others are further canonical forms: with backslashes that divide nothing, and after
+	// parameters were removed earlier, so that a slash in them is gone. Most paths have none.
+	others [][]byte
 	// unclear is set when the path is encoded too often for all of them to be known.
 	unclear bool
 }
 
-// maxDepth is how often a path with parameters may be encoded. Programs decode once, some
+// maxDepth is how often a path with parameters or backslashes may be encoded. Programs decode once, some
 // twice.
 const maxDepth = 4
 
@@ -32,10 +32,11 @@ func (a *Access) readPath() *reading {
 		sent := a.head.PathOnly()
 		a.path, a.pathKnown = reading{sent: sent, canonical: sent}, true
 		if !plain(sent) {
-			a.canonical = appendDecoded(a.canonical[:0], sent)
-			if bytes.IndexByte(a.canonical, ';') >= 0 {
-				a.path.cut, a.path.unclear = withoutParameters(sent)
+			a.canonical = appendUnescaped(a.canonical[:0], sent)
+			if bytes.ContainsAny(a.canonical, `;\`) {
+				a.path.others, a.path.unclear = otherForms(sent)
 			}
+			divide(a.canonical)
 			a.canonical = a.canonical[:simplify(a.canonical, 0, len(a.canonical))]
 			a.path.canonical = a.canonical
 		}
@@ -61,27 +62,32 @@ func plain(p []byte) bool {
 	return true
 }
 
-// appendCanonical appends the canonical form of a path: decoded until nothing is left
-// to decode, with slashes for backslashes, without parameters, empty segments and dot
-// segments.
-func appendCanonical(dst, p []byte) []byte {
-	start := len(dst)
-	dst = appendDecoded(dst, p)
-	return dst[:start+simplify(dst[start:], 0, len(dst)-start)]
+// appendForms appends the canonical forms of a path to forms: decoded until nothing is left
+// to decode, without parameters, empty segments and dot segments; with slashes for
+// backslashes, and if there are any, with backslashes as they are.
+func appendForms(forms [][]byte, p []byte) [][]byte {
+	form := appendUnescaped(nil, p)
+	if bytes.IndexByte(form, '\\') >= 0 {
+		plain := bytes.Clone(form)
+		forms = append(forms, plain[:simplify(plain, 0, len(plain))])
+		divide(form)
+	}
+	return append(forms, form[:simplify(form, 0, len(form))])
 }
 
-// withoutParameters returns the canonical forms of a path whose parameters are removed
+// otherForms returns the canonical forms of a path whose parameters are removed last, and
 // before it is decoded, and after it was decoded once, twice and so on; each with and without
 // backslashes as slashes. unclear reports that there are more than maxDepth levels.
-func withoutParameters(p []byte) (forms [][]byte, unclear bool) {
+func otherForms(p []byte) (forms [][]byte, unclear bool) {
 	p = bytes.Clone(p)
+	forms = appendForms(forms, p)
 	for depth := 0; ; depth++ {
 		if depth > maxDepth {
 			return forms, true
 		}
 		for _, separators := range []string{"/", `/\`} {
 			if q, had := cutParameters(p, separators); had {
-				forms = append(forms, appendCanonical(nil, q))
+				forms = appendForms(forms, q)
 			}
 		}
 		var escaped bool
@@ -124,9 +130,26 @@ func unescapeOnce(p []byte) (out []byte, escaped bool) {
 	return out, escaped
 }
 
-// appendDecoded decodes until no escape is left. An escape can be made of what others
-// decode to, so each byte that is appended may complete one.
+// appendDecoded appends p decoded, with slashes for backslashes.
 func appendDecoded(dst, p []byte) []byte {
+	start := len(dst)
+	dst = appendUnescaped(dst, p)
+	divide(dst[start:])
+	return dst
+}
+
+// divide makes backslashes slashes.
+func divide(p []byte) {
+	for i := range p {
+		if p[i] == '\\' {
+			p[i] = '/'
+		}
+	}
+}
+
+// appendUnescaped decodes until no escape is left. An escape can be made of what others
+// decode to, so each byte that is appended may complete one.
+func appendUnescaped(dst, p []byte) []byte {
 	start := len(dst)
 	for _, c := range p {
 		dst = append(dst, c)
@@ -136,11 +159,6 @@ func appendDecoded(dst, p []byte) []byte {
 				break
 			}
 			dst = append(dst[:len(dst)-3], c)
-		}
-	}
-	for i := start; i < len(dst); i++ {
-		if dst[i] == '\\' {
-			dst[i] = '/'
 		}
 	}
 	return dst
@@ -207,10 +225,10 @@ type path struct{ sent, canonical pattern }
 
 func (c *path) match(r *reading, refuses bool) bool {
 	if refuses {
-		return r.unclear || c.sent.match(r.sent, true) || c.refuses(r.canonical) || slices.ContainsFunc(r.cut, c.refuses)
+		return r.unclear || c.sent.match(r.sent, true) || c.refuses(r.canonical) || slices.ContainsFunc(r.others, c.refuses)
 	}
 	return !r.unclear && c.sent.match(r.sent, false) && c.canonical.match(r.canonical, false) &&
-		!slices.ContainsFunc(r.cut, func(p []byte) bool { return !c.canonical.match(p, false) })
+		!slices.ContainsFunc(r.others, func(p []byte) bool { return !c.canonical.match(p, false) })
 }
 
 // refuses reports whether a canonical form fits, with or without a slash at its end: many
