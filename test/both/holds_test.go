@@ -128,15 +128,15 @@ func TestOneBadRoute(t *testing.T) {
 	})
 }
 
-// told is the annotation of a waypoint with which programs get the client's identity.
-const told = `ambient.istio.io/xfcc-include-client-identity: "true"`
+// annotated is the annotation of a waypoint with which programs get the client's identity.
+const annotated = `ambient.istio.io/xfcc-include-client-identity: "true"`
 
-// TestIdentityOfTheClient: behind a waypoint, a program is told the address and the identity
+// TestIdentityOfTheClient: behind a waypoint, a program gets the address and the identity
 // of the client in headers. Those that a client sends to pass for another are replaced, or
 // stay before what is true.
 func TestIdentityOfTheClient(t *testing.T) {
 	w := start(t, world.Options{})
-	w.Apply(strings.Replace(versions(), world.Waypoint("shop", 1, ""), world.Waypoint("shop", 1, told), 1))
+	w.Apply(strings.Replace(versions(), world.Waypoint("shop", 1, ""), world.Waypoint("shop", 1, annotated), 1))
 	w.Families(func(w *world.World, v6 bool) {
 		to, client := w.Service("shop", "front", 80, v6), w.Pod(far, v6).String()
 		forged := []string{
@@ -144,7 +144,7 @@ func TestIdentityOfTheClient(t *testing.T) {
 			"x-envoy-peer-metadata: e30=", "X-ENVOY-ATTEMPT-COUNT: 7", "X-Ambit-Identity: v1",
 		}
 		for name, headers := range map[string][]string{"honest": nil, "forged": forged} {
-			w.Eventually("the program is told who calls, "+name, func() error {
+			w.Eventually("the program gets the identity of its caller, "+name, func() error {
 				r := w.Request(far, to, "/headers", headers...)
 				h, err := r.Request()
 				if err != nil {

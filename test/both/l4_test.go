@@ -173,7 +173,7 @@ func TestPolicy(t *testing.T) {
 			{"block", "ALLOW", `rules: [{from: [{source: {ipBlocks: ["` + w.Pod(near, v6).String() + `"]}}]}]`, []world.Place{near}},
 			{"port", "DENY", `rules: [{to: [{operation: {ports: ["8080"]}}]}]`, nil},
 			{"other-port", "DENY", `rules: [{to: [{operation: {ports: ["9000"]}}]}]`, everybody},
-			{"nobody", "ALLOW", ``, nil},
+			{"without-rules", "ALLOW", ``, nil},
 			{"method", "ALLOW", `rules: [{to: [{operation: {methods: [GET]}}]}]`, nil},
 		} {
 			// Each case has a policy of its own name, so that no line of another stands for it.

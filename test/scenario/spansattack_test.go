@@ -14,8 +14,8 @@ import (
 )
 
 // TestForgedContextsOfConnections: what a program writes into a connection is no context
-// for node proxies, and what cannot be read in a tunnel's request is none. A mesh identity
-// that says it has sampled a connection gets the span of that connection, and no other.
+// for node proxies, and what cannot be read in a tunnel's request is none. A client of the mesh
+// that sends the flag of a sampled connection gets the span of that connection alone.
 func TestForgedContextsOfConnections(t *testing.T) {
 	world, _ := traced(t, spansYAML(), collectors)
 	c := world.Collector(lab.InPod("shop", "otel"), 4317)

@@ -60,7 +60,7 @@ func TestResponses(t *testing.T) {
 			t.Errorf("%q is read", text)
 		}
 	}
-	for _, body := range []string{"", "v1 answers", "v1 answers nobody", "v1 says 10.0.0.1"} {
+	for _, body := range []string{"", "v1 answers", "v1 answers a client", "v1 calls 10.0.0.1"} {
 		if _, err := ParseAnswer(body); err == nil {
 			t.Errorf("%q is read", body)
 		}

@@ -33,7 +33,7 @@ func TestNodes(t *testing.T) {
 		{"propagation", `tracing: [{disableContextPropagation: true}]`, "both:t", "disableContextPropagation: it acts at waypoints", ""},
 		{"a header", `tracing: [{customTags: {a: {header: {name: x, defaultValue: z}}}}]`, "both:t", "customTags[a].header: headers are of requests", ""},
 		{"too many", `tracing: [{randomSamplingPercentage: 500}]`, "both:t", "", "randomSamplingPercentage"},
-		{"no provider", `tracing: [{providers: [{name: nobody}]}]`, "both:t", "", `no provider "nobody"`},
+		{"no provider", `tracing: [{providers: [{name: absent}]}]`, "both:t", "", `no provider "absent"`},
 		{"lines", `accessLogging: [{providers: [{name: envoy}]}]`, "both:l", "", ""},
 		{"lines elsewhere", `accessLogging: [{providers: [{name: records}], disabled: true}]`, "", "only waypoints send lines to collectors", ""},
 		{"a filter", `accessLogging: [{filter: {expression: "source.port == 1"}}]`, "both:l", "", ""},

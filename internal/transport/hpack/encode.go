@@ -3,7 +3,7 @@ package hpack
 // Encoder writes the header blocks of one connection.
 type Encoder struct {
 	table   table
-	least   uint32 // the smallest size that was set after the block before
+	least   uint32 // the smallest size that was set since the last block
 	changed bool   // the size was set after the block before
 }
 
