@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ func startAuthorized(t *testing.T, o world.Options, ports, more string) *world.W
 	t.Helper()
 	w := start(t, o)
 	w.Namespace("auth", true)
-	w.Providers(providers + more)
+	w.MeshConfig("extensionProviders:\n" + providers + more)
 	w.Apply(rig.PodObject("$shop", "far", "node2", "") + server("api", "app: api") + world.Waypoint("shop", 1, "") + frontOf("api", "app: api", ports) +
 		rig.ServerObject("$auth", "authorizer", "node2", "app: authorizer", "-authorizer-http", ":8000", "-authorizer-grpc", ":8001") +
 		rig.ServiceObject("$auth", "authorizer", "authorizer", "{name: http, port: 8000}, {name: grpc, port: 8001}") +
@@ -59,8 +60,10 @@ func asks(name, provider, rules string) string {
 
 // question is one that the authorizer was asked.
 type question struct {
-	By, Path string
-	Metadata struct {
+	By, Path, Body string
+	Bytes          bool
+	Headers        http.Header
+	Metadata       struct {
 		FilterMetadata map[string]map[string]any
 	}
 }

@@ -2,12 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/ambit-mesh/ambit/test/otlp"
 )
 
 // collectorYAML is a program that prints the spans that it gets.
@@ -50,23 +51,14 @@ func (d *demo) writeMeshConfig() (string, error) {
 	return path, os.WriteFile(path, []byte(meshConfig), 0o600)
 }
 
-// span is a line of the collector.
-type span struct {
-	Trace, Span, Parent, Name, Kind, Path string
-	Microseconds                          int
-}
-
-// spans returns what the collector has got.
-func (d *demo) spans() (all []span) {
+// spans returns what the collector has received.
+func (d *demo) spans() (all []otlp.Span) {
 	b, err := os.ReadFile(d.l.LogPath("pod/market/otel/collector"))
 	if err != nil {
 		return nil
 	}
-	for line := range strings.Lines(string(b)) {
-		var s span
-		if json.Unmarshal([]byte(line), &s) == nil {
-			all = append(all, s)
-		}
+	for _, m := range otlp.Messages(string(b)) {
+		all = append(all, m.Spans...)
 	}
 	return all
 }
@@ -77,18 +69,18 @@ func (d *demo) oneTrace(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	before := d.mark(inNode2)
-	var server, client span
+	var server, client otlp.Span
 	err := until(ctx, "no request has the spans of a server and a client", func() (bool, error) {
 		if _, err := d.l.Run(ctx, carol, d.echo(), "get", "-url", marketURL+"traced", "-n", "1"); err != nil {
 			return false, err
 		}
 		all := d.spans()
 		for _, s := range all {
-			if s.Kind != "SPAN_KIND_SERVER" || s.Path != "/traced" {
+			if s.Kind != otlp.Server || s.Attributes["url.path"] != "/traced" {
 				continue
 			}
 			for _, c := range all {
-				if c.Trace == s.Trace && c.Parent == s.Span {
+				if c.Trace == s.Trace && c.Parent == s.ID {
 					server, client = s, c
 					return true, nil
 				}
@@ -112,8 +104,8 @@ func (d *demo) oneTrace(ctx context.Context) ([]string, error) {
 		}
 	}
 	seen = append(seen,
-		fmt.Sprintf("  waypoint, server: %s, %d µs", server.Name, server.Microseconds),
-		fmt.Sprintf("  waypoint, client: %s, %d µs", client.Name, client.Microseconds))
+		fmt.Sprintf("  waypoint, server: %s, %d µs", server.Name, server.Took.Microseconds()),
+		fmt.Sprintf("  waypoint, client: %s, %d µs", client.Name, client.Took.Microseconds()))
 	if len(seen) != 4 {
 		err = errors.New("the line of the node proxy has no duration: " + line)
 	}

@@ -347,6 +347,65 @@ func get1(ctx context.Context, client *http.Client, target string, header http.H
 	return traffic.Response{Status: resp.StatusCode, Header: resp.Header, Body: string(b)}, err
 }
 
+// raw writes heads of requests that no client of HTTP would write.
+func raw(ctx context.Context, args []string) error {
+	f := flags("raw")
+	addr := f.String("addr", "", "server")
+	keep := f.Bool("keep", false, "all on one connection")
+	_ = f.Parse(args)
+	out := json.NewEncoder(os.Stdout)
+	var c *rawConn
+	for _, head := range f.Args() {
+		var r traffic.Response
+		var err error
+		if c == nil {
+			c, err = dialRaw(ctx, *addr)
+		}
+		if err == nil {
+			r, err = c.exchange(head)
+			if !*keep || err != nil {
+				_ = c.Close()
+				c = nil
+			}
+		}
+		if err != nil {
+			r = traffic.Response{Error: err.Error()}
+		}
+		_ = out.Encode(r)
+	}
+	return nil
+}
+
+type rawConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func dialRaw(ctx context.Context, addr string) (*rawConn, error) {
+	d := net.Dialer{Timeout: callTimeout}
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &rawConn{c, bufio.NewReader(c)}, nil
+}
+
+// exchange writes one head, and a body behind it if there is an empty line, and reads the
+// response.
+func (c *rawConn) exchange(head string) (r traffic.Response, err error) {
+	_ = c.SetDeadline(time.Now().Add(callTimeout))
+	head, body, _ := strings.Cut(head, "\n\n")
+	if _, err := io.WriteString(c, strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n"+body); err != nil {
+		return r, err
+	}
+	resp, err := http.ReadResponse(c.r, &http.Request{Method: http.MethodGet})
+	if err != nil {
+		return r, err
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return traffic.Response{Status: resp.StatusCode, Header: resp.Header, Body: string(b)}, err
+}
+
 func greet(ctx context.Context, args []string) error {
 	f := flags("greet")
 	addr := f.String("addr", "", "server that speaks first")

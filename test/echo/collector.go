@@ -2,56 +2,38 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
-	"io"
 	"net/http"
 	"os"
 	"sync"
 	"time"
 
-	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	"google.golang.org/protobuf/proto"
+	"github.com/ambit-mesh/ambit/test/otlp"
 )
 
-// maxSpans bounds a message of spans in bytes.
-const maxSpans = 8 << 20
-
-// collector prints the spans that it gets by OTLP over HTTP.
+// collector prints the spans and log records that it gets by OTLP.
 func collector(ctx context.Context, args []string) error {
 	f := flags("collector")
-	listen := f.String("http", ":4318", "")
+	byHTTP := f.String("http", ":4318", "address for OTLP over HTTP")
+	byGRPC := f.String("grpc", ":4317", "address for OTLP over gRPC")
 	_ = f.Parse(args)
 	var mu sync.Mutex
 	out := json.NewEncoder(os.Stdout)
-	s := &http.Server{Addr: *listen, ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSpans))
-		var spans collectorpb.ExportTraceServiceRequest
-		if err != nil || proto.Unmarshal(body, &spans) != nil {
-			w.WriteHeader(http.StatusBadRequest)
-			return
-		}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	handler := otlp.Receiver{Take: func(m otlp.Message) {
 		mu.Lock()
 		defer mu.Unlock()
-		for _, res := range spans.ResourceSpans {
-			for _, scope := range res.ScopeSpans {
-				for _, sp := range scope.Spans {
-					line := map[string]any{
-						"trace": hex.EncodeToString(sp.TraceId), "span": hex.EncodeToString(sp.SpanId), "parent": hex.EncodeToString(sp.ParentSpanId), "name": sp.Name,
-						"kind": sp.Kind.String(), "microseconds": (sp.EndTimeUnixNano - sp.StartTimeUnixNano) / 1000,
-					}
-					for _, a := range sp.Attributes {
-						if a.Key == "url.path" {
-							line["path"] = a.GetValue().GetStringValue()
-						}
-					}
-					_ = out.Encode(line)
-				}
-			}
-		}
-	})}
-	context.AfterFunc(ctx, func() { _ = s.Close() })
-	if err := s.ListenAndServe(); err != http.ErrServerClosed { //nolint:errorlint // never wrapped
+		_ = out.Encode(m)
+	}}
+	errc := make(chan error, 2)
+	for _, at := range []string{*byHTTP, *byGRPC} {
+		s := &http.Server{Addr: at, Protocols: &protocols, ReadHeaderTimeout: time.Minute, Handler: handler}
+		context.AfterFunc(ctx, func() { _ = s.Close() })
+		go func() { errc <- s.ListenAndServe() }()
+	}
+	if err := <-errc; err != http.ErrServerClosed { //nolint:errorlint // never wrapped
 		return err
 	}
 	return nil

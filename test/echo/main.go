@@ -13,8 +13,8 @@ import (
 )
 
 const usage = `usage:
-  echo server [-http :8080] [-tcp :9000] [-first :9100] [-grpc :9200] [-authorizer-http :8000] [-authorizer-grpc :8001] [-name NAME]
-      HTTP that answers with name and caller, and to paths that end with /headers with these; TCP echo; TCP whose server speaks first; gRPC health; external authorizers
+  echo server [-http :8080] [-tcp :9000] [-first :9100] [-grpc :9200] [-authorizer-http :8000] [-authorizer-grpc :8001] [-keys JSON] [-name NAME]
+      HTTP that answers with name and caller, and to paths that end with /headers with these, to /keys with the keys of an issuer; TCP echo; TCP whose server speaks first; gRPC health; external authorizers
   echo load -url http://HOST:PORT/ [-rate 100] [-duration 10s] [-workers 16] [-per-conn 20] [-protocol http1|h2|grpc]
       requests at a constant rate; a line of JSON every second, and one at the end
   echo hold -addr HOST:PORT [-every 100ms] [-text TEXT] [-each]
@@ -23,8 +23,10 @@ const usage = `usage:
       requests, each on a connection of its own; prints the answers
   echo greet -addr HOST:PORT
       one TCP connection, on which nothing is sent; prints the first line of the server
-  echo collector [-http :4318]
-      prints the spans that it gets by OTLP over HTTP
+  echo raw -addr HOST:PORT [-keep] HEAD...
+      heads of requests as they are, each on a connection of its own unless they keep one, with \r\n for \n; a line of JSON for each
+  echo collector [-http :4318] [-grpc :4317]
+      prints the spans and log records that it gets by OTLP
 `
 
 func main() {
@@ -33,7 +35,7 @@ func main() {
 		os.Exit(2)
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"server": server, "load": load, "hold": hold, "get": get, "greet": greet, "collector": collector,
+		"server": server, "load": load, "hold": hold, "get": get, "greet": greet, "collector": collector, "raw": raw,
 	}
 	run, ok := commands[os.Args[1]]
 	if !ok {

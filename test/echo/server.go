@@ -29,6 +29,7 @@ func server(ctx context.Context, args []string) error {
 	checkHTTP := f.String("authorizer-http", "", "address of an external authorizer by HTTP, that allows x-token: letmein; empty for none")
 	checkGRPC := f.String("authorizer-grpc", "", "the same by gRPC")
 	host, _ := os.Hostname()
+	keys := f.String("keys", "", "what the HTTP server answers to /keys; empty for what it answers elsewhere")
 	name := f.String("name", host, "name to answer with")
 	_ = f.Parse(args)
 
@@ -46,7 +47,7 @@ func server(ctx context.Context, args []string) error {
 		return nil
 	}
 	err := errors.Join(
-		listen(*httpAddr, func(l net.Listener) error { return serveHTTP(l, *name) }),
+		listen(*httpAddr, func(l net.Listener) error { return serveHTTP(l, *name, *keys) }),
 		listen(*tcpAddr, func(l net.Listener) error { return serveEcho(l, "") }),
 		listen(*firstAddr, func(l net.Listener) error { return serveEcho(l, greeting) }),
 		listen(*grpcAddr, serveHealth),
@@ -67,7 +68,7 @@ func server(ctx context.Context, args []string) error {
 	}
 }
 
-func serveHTTP(l net.Listener, name string) error {
+func serveHTTP(l net.Listener, name, keys string) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -76,6 +77,10 @@ func serveHTTP(l net.Listener, name string) error {
 		// A machine that stands still must not look like a server that hangs up.
 		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if keys != "" && r.URL.Path == "/keys" {
+				_, _ = io.WriteString(w, keys)
+				return
+			}
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)
 			_, _ = fmt.Fprintf(w, "%s answers %s %s %s\n", name, host, r.Method, r.URL.RequestURI())
 			if strings.HasSuffix(r.URL.Path, "/headers") {

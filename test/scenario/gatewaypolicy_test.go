@@ -24,20 +24,13 @@ metadata: {name: plain, namespace: shop, labels: {istio.io/use-waypoint: waypoin
 spec: {selector: {app: v1}, ipFamilyPolicy: PreferDualStack, ports: [{name: tcp, port: 9000, appProtocol: tcp}]}
 `
 
-// guard denies what attackers want of front, in four ways.
+// guard denies one path of front.
 const guard = `
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: guard, namespace: shop}
-spec:
-  targetRefs: [{group: "", kind: Service, name: front}]
-  action: DENY
-  rules:
-  - to: [{operation: {paths: ["/admin", "/admin/*", "/files/{*}/secret"]}}]
-  - to: [{operation: {methods: [DELETE]}}]
-  - to: [{operation: {hosts: [secret.example.com]}}]
-  - when: [{key: "request.headers[x-role]", values: [admin]}]
+spec: {targetRefs: [{group: "", kind: Service, name: front}], action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}
 `
 
 // send writes the head of a request as it is, and returns the status and the body of
@@ -62,59 +55,6 @@ func converse(c net.Conn, head string) (*http.Response, string, error) {
 	}
 	b, err := io.ReadAll(resp.Body)
 	return resp, string(b), err
-}
-
-// TestGatewayPolicies: a waypoint lets nothing through that a policy denies, however it
-// is written, and everything else.
-func TestGatewayPolicies(t *testing.T) {
-	world := rig.Start(t, lab.Config{YAML: versions() + plain + guard})
-	rig.Families(t, func(t *testing.T, v6 bool) {
-		w := world.For(t)
-		front := netip.AddrPortFrom(w.Service("shop", "front", v6), 80)
-		once := func(head string) (int, string, error) {
-			c := w.MustDial(far, front)
-			defer c.Close() //nolint:errcheck // the answer has come
-			return send(c, head)
-		}
-		w.Eventually("the policy is in force", func() error {
-			if status, _, err := once("GET /admin HTTP/1.1\nHost: front"); status != 403 {
-				return fmt.Errorf("status %d, error %w", status, err)
-			}
-			return nil
-		})
-		for _, head := range []string{
-			"GET / HTTP/1.1\nHost: front", "GET /admins HTTP/1.1\nHost: front", "GET /Admin HTTP/1.1\nHost: front", "GET /a?/admin HTTP/1.1\nHost: front",
-			"GET /files/secret HTTP/1.1\nHost: front", "POST / HTTP/1.1\nHost: front\nContent-Length: 0", "GET / HTTP/1.1\nHost: example.com", "GET / HTTP/1.1\nHost: front\nX-Role: user",
-			"GET / HTTP/1.1\nHost: front\nX-Roles: admin",
-		} {
-			if status, body, err := once(head); status != 200 {
-				t.Errorf("%q: %d %q, error %v", head, status, body, err)
-			}
-		}
-		for _, head := range []string{
-			"GET /admin HTTP/1.1\nHost: front", "GET /admin/users?x HTTP/1.1\nHost: front", "GET /admin/ HTTP/1.1\nHost: front", "GET /%61dmin HTTP/1.1\nHost: front",
-			"GET http://front/admin HTTP/1.1\nHost: front", "GET /files/7/secret HTTP/1.1\nHost: front", "DELETE / HTTP/1.1\nHost: front", "delete / HTTP/1.1\nHost: front",
-			"GET / HTTP/1.1\nHost: secret.example.com", "GET / HTTP/1.1\nHost: Secret.EXAMPLE.com", "GET / HTTP/1.1\nHost: secret.example.com:8080", "GET / HTTP/1.1\nHost: secret.example.com.",
-			"GET http://secret.example.com/ HTTP/1.1\nHost: secret.example.com", "GET / HTTP/1.1\nHost: front\nX-Role: admin", "GET / HTTP/1.1\nHost: front\nx-rOLE:   admin  ",
-			"GET / HTTP/1.1\nHost: front\nX-Role: user\nX-Role: admin", "GET / HTTP/1.1\nHost: front\nX-Role: admin\nX-Role: user", "GET / HTTP/1.1\nHost: front\nX-Role: user, admin",
-			"GET / HTTP/1.1\nHost: front\nX_Role: admin",
-		} {
-			if status, body, err := once(head); status != 403 || body != "RBAC: access denied" {
-				t.Errorf("%q: %d %q, error %v", head, status, body, err)
-			}
-		}
-		// What can be read in two ways is refused in any case.
-		for _, head := range []string{
-			"GET /x/..%2Fadmin HTTP/1.1\nHost: front", "GET //admin HTTP/1.1\nHost: front", "GET /./admin HTTP/1.1\nHost: front", "GET /x/../admin HTTP/1.1\nHost: front",
-			`GET /\admin HTTP/1.1` + "\nHost: front", "GET /admin;x HTTP/1.1\nHost: front", "GET /%2561dmin HTTP/1.1\nHost: front", "GET /admin%2Fusers HTTP/1.1\nHost: front",
-			"GET /%5Cadmin HTTP/1.1\nHost: front", "GET /%2e/admin HTTP/1.1\nHost: front", "GET /admin%00 HTTP/1.1\nHost: front", "GET /admin#x HTTP/1.1\nHost: front",
-			"GET http://front/x HTTP/1.1\nHost: secret.example.com", "GET / HTTP/1.1\nHost: front\nHost: secret.example.com", "GET / HTTP/1.1\nHost: front\nX-Role : admin", "GET / HTTP/1.1\nHost: front\nX-Role:\n admin",
-		} {
-			if status, body, err := once(head); err != nil || status < 400 {
-				t.Errorf("%q: %d %q, error %v", head, status, body, err)
-			}
-		}
-	})
 }
 
 // TestGatewayPolicyChanges: a policy that comes holds for what is open already, one

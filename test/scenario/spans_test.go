@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/otlp"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
@@ -26,7 +27,7 @@ spec: {selector: {app: api}, ipFamilyPolicy: PreferDualStack, ports: [{name: htt
 }
 
 // spansOf returns the spans of connections among those that have come, by what they are.
-func spansOf(c *rig.Collector, good func(rig.Span) bool) (out []rig.Span) {
+func spansOf(c *rig.Collector, good func(otlp.Span) bool) (out []otlp.Span) {
 	for _, s := range c.Spans() {
 		if strings.HasPrefix(s.Name, "tcp ") && good(s) {
 			out = append(out, s)
@@ -41,7 +42,7 @@ func telemetryIn(namespace, name, spec string) string {
 }
 
 // sampled applies settings, and makes connections until one has its spans in both halves.
-func sampledPair(w *rig.World, c *rig.Collector, v6 bool) (client, server rig.Span) {
+func sampledPair(w *rig.World, c *rig.Collector, v6 bool) (client, server otlp.Span) {
 	w.T().Helper()
 	w.Eventually("both spans of a connection", func() error {
 		src := exchange(w, far, v6)
@@ -57,7 +58,7 @@ func sampledPair(w *rig.World, c *rig.Collector, v6 bool) (client, server rig.Sp
 			return nil
 		}
 		// What was sampled comes a second later.
-		for _, s := range spansOf(c, func(s rig.Span) bool {
+		for _, s := range spansOf(c, func(s otlp.Span) bool {
 			return s.Kind == 3 && s.Attributes["server.port"] == fmt.Sprint(oddPort) && isV6(s) == v6
 		}) {
 			if pair := c.Of(s.Trace); len(pair) == 2 {
@@ -70,7 +71,7 @@ func sampledPair(w *rig.World, c *rig.Collector, v6 bool) (client, server rig.Sp
 	return client, server
 }
 
-func isV6(s rig.Span) bool { return s.Attributes["network.type"] == "ipv6" }
+func isV6(s otlp.Span) bool { return s.Attributes["network.type"] == "ipv6" }
 
 // TestSpans: a connection has a span in each half, in one trace, whose ID is in the logs of
 // both node proxies. With a waypoint in the way, its spans are in that trace.
@@ -87,7 +88,7 @@ func TestSpans(t *testing.T) {
 		}
 		w.Logs("node1", `trace_id="`+client.Trace+`"`)
 		w.Logs("node2", `trace_id="`+client.Trace+`"`)
-		for name, s := range map[string]rig.Span{"client": client, "server": server} {
+		for name, s := range map[string]otlp.Span{"client": client, "server": server} {
 			for k, want := range map[string]string{
 				"ambit.source_principal": farID, "ambit.destination_principal": webID, "istio.source_workload": "far", "istio.destination_workload": "web",
 				"istio.destination_namespace": "shop", "response_flags": "-", "connection_security_policy": "mutual_tls", "color": "blue",
@@ -113,7 +114,7 @@ func TestSpans(t *testing.T) {
 			w.BecomesRefused(far, to)
 			w.Eventually("spans of a refusal", func() error {
 				w.Refused(far, to) // the one before may have been let in, and ended
-				for _, s := range spansOf(c, func(s rig.Span) bool {
+				for _, s := range spansOf(c, func(s otlp.Span) bool {
 					return s.Kind == 2 && s.Attributes["ambit.reason"] == "POLICY_DENIED" && isV6(s) == v6
 				}) {
 					if s.Error && s.Attributes["response_flags"] == "DENY" && s.Attributes["ambit.policy"] == "shop/never" && len(c.Of(s.Trace)) == 2 {
@@ -135,14 +136,14 @@ func TestSpans(t *testing.T) {
 						continue
 					}
 					all := c.Of(s.Trace)
-					first := find(all, func(o rig.Span) bool {
+					first := find(all, func(o otlp.Span) bool {
 						return o.ID == s.Parent && strings.HasPrefix(o.Name, "tcp ") && o.Kind == 3 && o.Parent == ""
 					})
-					call := find(all, func(o rig.Span) bool { return o.Parent == s.ID && o.Kind == 3 })
+					call := find(all, func(o otlp.Span) bool { return o.Parent == s.ID && o.Kind == 3 })
 					if first == nil || call == nil {
 						continue
 					}
-					last := find(all, func(o rig.Span) bool { return o.Parent == call.ID && o.Kind == 2 && strings.HasPrefix(o.Name, "tcp ") })
+					last := find(all, func(o otlp.Span) bool { return o.Parent == call.ID && o.Kind == 2 && strings.HasPrefix(o.Name, "tcp ") })
 					if last != nil && len(all) == 4 && last.Attributes["istio.destination_workload"] == "api" && first.Attributes["istio.source_workload"] == "far" {
 						return nil
 					}
@@ -208,7 +209,7 @@ func TestSpansByTunnel(t *testing.T) {
 	}
 }
 
-func find(list []rig.Span, good func(rig.Span) bool) *rig.Span {
+func find(list []otlp.Span, good func(otlp.Span) bool) *otlp.Span {
 	if i := slices.IndexFunc(list, good); i >= 0 {
 		return &list[i]
 	}

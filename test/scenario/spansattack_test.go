@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/otlp"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
@@ -122,7 +123,7 @@ func TestCollectorOfConnectionsAway(t *testing.T) {
 	close(hold)
 	answers.Store(true)
 	w.Eventually("spans come again", func() error {
-		if got := spansOf(c, func(s rig.Span) bool { return s.Kind == 3 }); len(got) == 0 {
+		if got := spansOf(c, func(s otlp.Span) bool { return s.Kind == 3 }); len(got) == 0 {
 			return errors.New("none")
 		}
 		if n := counted(w, lab.InZtunnel("node2"), "ztunnel_spans_sent_total"); n == 0 {

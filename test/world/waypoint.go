@@ -74,23 +74,30 @@ func (w *World) WaypointLog(namespace string) string {
 	return b.String()
 }
 
-// Counted returns the sum of a metric of the waypoint of a namespace, over the series that
-// have these labels, given as pairs.
-func (w *World) Counted(namespace, metric string, labels ...string) (sum float64) {
+// Samples returns the series of a metric of the waypoint of a namespace.
+func (w *World) Samples(namespace, metric string) (all []traffic.Sample) {
 	w.Helper()
 	for _, p := range w.Proxies(namespace) {
 		text, err := w.mesh.Scrape(w.Context(), p.Namespace, p.Name)
 		w.must("metrics", err)
-		all, err := traffic.Samples(text, metric)
+		list, err := traffic.Samples(text, metric)
 		w.must("metrics", err)
-		for _, s := range all {
-			fits := true
-			for i := 0; i+1 < len(labels); i += 2 {
-				fits = fits && s.Labels[labels[i]] == w.Text(labels[i+1])
-			}
-			if fits {
-				sum += s.Value
-			}
+		all = append(all, list...)
+	}
+	return all
+}
+
+// Counted returns the sum of a metric of the waypoint of a namespace, over the series that
+// have these labels, given as pairs. A label without a value is one that they have not.
+func (w *World) Counted(namespace, metric string, labels ...string) (sum float64) {
+	w.Helper()
+	for _, s := range w.Samples(namespace, metric) {
+		fits := true
+		for i := 0; i+1 < len(labels); i += 2 {
+			fits = fits && s.Labels[labels[i]] == w.Text(labels[i+1])
+		}
+		if fits {
+			sum += s.Value
 		}
 	}
 	return sum

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -31,15 +32,18 @@ type Mesh interface {
 	Namespace(t testing.TB, name string, ambient bool) string
 	// Apply adds or changes objects, and returns when the pods among them are ready.
 	Apply(t testing.TB, yaml string)
+	// Mistaken applies an object that has a mistake. Where such objects are refused, it
+	// returns why, and fails the test unless this one is; elsewhere it returns nothing.
+	Mistaken(t testing.TB, yaml string) (refusal string)
 	// Delete removes objects, and returns when they are gone.
 	Delete(t testing.TB, yaml string)
 	// Scarce has the addresses of a pod that goes from node1 be those of the next one.
 	Scarce(t testing.TB, namespace string)
 	// Successor makes the pod of a YAML text at the addresses of one that has just gone.
 	Successor(t testing.TB, gone Pod, yaml string)
-	// Providers has the mesh have these extension providers, a list in YAML, until the
+	// MeshConfig has the mesh configuration have these settings, a map in YAML, until the
 	// test ends.
-	Providers(t testing.TB, yaml string)
+	MeshConfig(t testing.TB, yaml string)
 	// Load starts a load client beside a pod, as the same service account.
 	Load(t testing.TB, from Pod, url string, rate int, args ...string) Load
 	// Eventually waits until check returns nil.
@@ -54,6 +58,8 @@ type Mesh interface {
 	Log(ctx context.Context, namespace, pod string) (string, error)
 	// ProxyLog returns what the proxy of a node has written.
 	ProxyLog(ctx context.Context, node string) (string, error)
+	// ScrapeProxy returns what the proxy of a node serves for Prometheus.
+	ScrapeProxy(ctx context.Context, node string) (string, error)
 	// Scrape returns what a proxy in a pod serves for Prometheus.
 	Scrape(ctx context.Context, namespace, pod string) (string, error)
 	// Ambit runs the command line.
@@ -133,6 +139,20 @@ func (w *World) Apply(yaml string) {
 	w.mesh.Apply(w.TB, w.Text(yaml))
 }
 
+// Mistaken applies an object of a namespace that has a mistake: it is refused, or its status
+// has the mistake. What is said of it has all texts.
+func (w *World) Mistaken(namespace, yaml string, texts ...string) (refused bool) {
+	w.Helper()
+	if why := w.mesh.Mistaken(w.TB, w.Text(yaml)); why != "" {
+		if !w.hasAll(why, texts) {
+			w.Errorf("refused: %s; want %q", why, texts)
+		}
+		return true
+	}
+	w.Says(texts, "status", "-n", "$"+namespace)
+	return false
+}
+
 // Delete removes objects, and waits for them to go.
 func (w *World) Delete(yaml string) {
 	w.Helper()
@@ -158,10 +178,11 @@ func (w *World) Successor(yaml, next string) {
 	w.mesh.Successor(w.TB, gone, w.Text(next))
 }
 
-// Providers has the mesh have these extension providers, a list in YAML, until the test ends.
-func (w *World) Providers(yaml string) {
+// MeshConfig has the mesh configuration have these settings, a map in YAML, until the test
+// ends.
+func (w *World) MeshConfig(yaml string) {
 	w.Helper()
-	w.mesh.Providers(w.TB, w.Text(yaml))
+	w.mesh.MeshConfig(w.TB, w.Text(yaml))
 }
 
 // Eventually waits until check returns nil.
@@ -198,6 +219,29 @@ func (w *World) Requests(n int, from Place, to netip.AddrPort, path string, head
 	all, err := traffic.Responses(out)
 	if err == nil && len(all) != n {
 		err = fmt.Errorf("%d responses to %d requests", len(all), n)
+	}
+	return all, err
+}
+
+// Raw writes heads of requests as they are, each on a connection of its own, and returns
+// the responses. Lines in a head end with \n; a body follows an empty line.
+func (w *World) Raw(from Place, to netip.AddrPort, heads ...string) ([]traffic.Response, error) {
+	return w.raw(from, heads, "-addr", to.String())
+}
+
+// Kept is Raw on one connection.
+func (w *World) Kept(from Place, to netip.AddrPort, heads ...string) ([]traffic.Response, error) {
+	return w.raw(from, heads, "-keep", "-addr", to.String())
+}
+
+func (w *World) raw(from Place, heads []string, args ...string) ([]traffic.Response, error) {
+	out, err := w.Exec(from, slices.Concat([]string{"ECHO", "raw"}, args, heads)...)
+	if err != nil {
+		return nil, err
+	}
+	all, err := traffic.Responses(out)
+	if err == nil && len(all) != len(heads) {
+		err = fmt.Errorf("%d responses to %d requests", len(all), len(heads))
 	}
 	return all, err
 }
@@ -288,20 +332,46 @@ func (w *World) PodLog(at Place) string {
 	return text
 }
 
-// ProxyLogs waits for a line with all parts in the log of the proxy on the node of a pod.
-func (w *World) ProxyLogs(at Place, parts ...string) {
+// node returns the node of a pod.
+func (w *World) node(at Place) string {
 	w.Helper()
 	p, err := w.pod(w.Context(), w.Text("$"+at.Namespace), at.Pod)
 	w.must("pod", err)
-	w.Eventually(fmt.Sprintf("the proxy of %s logs %q", p.Node, parts), func() error {
-		text, err := w.mesh.ProxyLog(w.Context(), p.Node)
-		for line := range strings.Lines(text) {
-			if w.hasAll(line, parts) {
-				return nil
-			}
+	return p.Node
+}
+
+// ProxyLines returns the lines with all parts in the log of the proxy on the node of a pod.
+func (w *World) ProxyLines(at Place, parts ...string) (lines []string) {
+	w.Helper()
+	text, err := w.mesh.ProxyLog(w.Context(), w.node(at))
+	w.must("log", err)
+	for line := range strings.Lines(text) {
+		if w.hasAll(line, parts) {
+			lines = append(lines, line)
 		}
-		return fmt.Errorf("no line, error %w", err)
+	}
+	return lines
+}
+
+// ProxyLogs waits for a line with all parts in the log of the proxy on the node of a pod.
+func (w *World) ProxyLogs(at Place, parts ...string) {
+	w.Helper()
+	w.Eventually(fmt.Sprintf("the proxy of %s logs %q", w.node(at), parts), func() error {
+		if len(w.ProxyLines(at, parts...)) == 0 {
+			return errors.New("no line")
+		}
+		return nil
 	})
+}
+
+// ProxySamples returns the series of a metric of the proxy on the node of a pod.
+func (w *World) ProxySamples(at Place, metric string) []traffic.Sample {
+	w.Helper()
+	text, err := w.mesh.ScrapeProxy(w.Context(), w.node(at))
+	w.must("metrics", err)
+	all, err := traffic.Samples(text, metric)
+	w.must("metrics", err)
+	return all
 }
 
 // hasAll reports whether a text has all parts.

@@ -3,6 +3,7 @@ package kit
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -12,13 +13,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Provide has the mesh configuration have these extension providers, until the test ends.
-func (c *Cluster) Provide(t testing.TB, providers ...any) {
+// MeshConfig has the mesh configuration have these settings, until the test ends.
+func (c *Cluster) MeshConfig(t testing.TB, settings map[string]any) {
 	t.Helper()
 	write := func(ctx context.Context, change func(map[string]any)) error {
-		maps := c.Kube.CoreV1().ConfigMaps(SystemNamespace)
+		configs := c.Kube.CoreV1().ConfigMaps(SystemNamespace)
 		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
-			m, err := maps.Get(ctx, "istio", metav1.GetOptions{})
+			m, err := configs.Get(ctx, "istio", metav1.GetOptions{})
 			if err != nil {
 				return err
 			}
@@ -32,7 +33,7 @@ func (c *Cluster) Provide(t testing.TB, providers ...any) {
 				return err
 			}
 			m.Data["mesh"] = string(text)
-			_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
+			_, err = configs.Update(ctx, m, metav1.UpdateOptions{})
 			return err
 		})
 		if err != nil {
@@ -51,11 +52,14 @@ func (c *Cluster) Provide(t testing.TB, providers ...any) {
 		}
 		return nil
 	}
-	var before any
-	had := false
+	before := map[string]any{} // of the settings that it had
 	if err := write(t.Context(), func(all map[string]any) {
-		before, had = all["extensionProviders"]
-		all["extensionProviders"] = providers
+		for name, value := range settings {
+			if old, had := all[name]; had {
+				before[name] = old
+			}
+			all[name] = value
+		}
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -63,9 +67,10 @@ func (c *Cluster) Provide(t testing.TB, providers ...any) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := write(ctx, func(all map[string]any) {
-			if delete(all, "extensionProviders"); had {
-				all["extensionProviders"] = before
+			for name := range settings {
+				delete(all, name)
 			}
+			maps.Copy(all, before)
 		}); err != nil {
 			t.Error(err)
 		}

@@ -103,6 +103,15 @@ func (m mesh) place(u *unstructured.Unstructured) {
 	}
 }
 
+func (m mesh) Mistaken(t testing.TB, text string) (refusal string) {
+	t.Helper()
+	err := m.Cluster.Apply(t.Context(), "", text)
+	if err == nil {
+		t.Fatal("the API server accepts what has a mistake")
+	}
+	return err.Error()
+}
+
 func (m mesh) Delete(t testing.TB, text string) {
 	t.Helper()
 	if err := m.Cluster.Delete(t.Context(), "", text); err != nil {
@@ -123,13 +132,13 @@ func (m mesh) Successor(t testing.TB, gone world.Pod, yaml string) {
 	m.Apply(t, yaml)
 }
 
-func (m mesh) Providers(t testing.TB, text string) {
+func (m mesh) MeshConfig(t testing.TB, text string) {
 	t.Helper()
-	var all []any
-	if err := yaml.Unmarshal([]byte(text), &all); err != nil {
+	settings := map[string]any{}
+	if err := yaml.Unmarshal([]byte(text), &settings); err != nil {
 		t.Fatal(err)
 	}
-	m.Provide(t, all...)
+	m.Cluster.MeshConfig(t, settings)
 }
 
 func (m mesh) Load(t testing.TB, from world.Pod, url string, rate int, args ...string) world.Load {
@@ -204,4 +213,12 @@ func (m mesh) ProxyLog(ctx context.Context, node string) (string, error) {
 		return "", err
 	}
 	return m.Logs(ctx, kit.SystemNamespace, name, "", time.Time{})
+}
+
+func (m mesh) ScrapeProxy(ctx context.Context, node string) (string, error) {
+	name, err := m.ZtunnelOn(ctx, node)
+	if err != nil {
+		return "", err
+	}
+	return m.Scrape(ctx, kit.SystemNamespace, name)
 }

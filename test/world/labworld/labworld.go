@@ -46,6 +46,12 @@ func (m mesh) Apply(t testing.TB, yaml string) {
 	m.For(t).MustApply(yaml)
 }
 
+func (m mesh) Mistaken(t testing.TB, yaml string) (refusal string) {
+	t.Helper()
+	m.Apply(t, yaml)
+	return ""
+}
+
 func (m mesh) Delete(t testing.TB, yaml string) {
 	t.Helper()
 	all, err := world.Objects(yaml)
@@ -79,9 +85,9 @@ func (m mesh) Successor(t testing.TB, gone world.Pod, yaml string) {
 	m.Apply(t, yaml)
 }
 
-func (m mesh) Providers(t testing.TB, yaml string) {
+func (m mesh) MeshConfig(t testing.TB, yaml string) {
 	t.Helper()
-	if err := m.config.Write("extensionProviders:\n" + yaml); err != nil {
+	if err := m.config.Write(yaml); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -152,6 +158,11 @@ func (m mesh) ProxyLog(_ context.Context, node string) (string, error) {
 
 func (m mesh) Scrape(ctx context.Context, namespace, pod string) (string, error) {
 	b, err := m.Lab.Get(ctx, lab.InPod(namespace, pod), "http://127.0.0.1:15020/metrics")
+	return string(b), err
+}
+
+func (m mesh) ScrapeProxy(ctx context.Context, node string) (string, error) {
+	b, err := m.Lab.Get(ctx, lab.InZtunnel(node), "http://127.0.0.1:15020/metrics")
 	return string(b), err
 }
 
