@@ -110,6 +110,7 @@ func (d *demo) all(ctx context.Context) {
 		{"a waypoint: a Gateway and a label, and requests of a service go through it; none fails", d.addWaypoint, false},
 		{"a route sends one in ten requests to a canary, and those with a header", d.canary, false},
 		{"ambit why explains one request that is allowed, and one that a policy refuses", d.explain, false},
+		{"a path that takes a user's token: none, a forged one, and a good one; and the metrics of the answers", d.tokens, false},
 		{"a request is one trace: in the log of the node proxy, and in two spans of the waypoint", d.oneTrace, false},
 		{"a retry hides an endpoint that refuses connections", d.retry, false},
 		{"a waypoint that is killed lets no request around it", d.deadWaypoint, false},

@@ -351,7 +351,7 @@ func pick(series string) string {
 	labels, value, _ := strings.Cut(rest, "}")
 	var keep []string
 	for _, l := range strings.Split(labels, ",") {
-		for _, want := range []string{"reporter", "source_workload=", "source_principal", "destination_principal", "destination_service=", "connection_security_policy", "response_flags"} {
+		for _, want := range []string{"reporter", "source_workload=", "source_principal", "destination_principal", "destination_service=", "connection_security_policy", "response_code", "response_flags"} {
 			if strings.HasPrefix(l, want) {
 				keep = append(keep, l)
 			}
