@@ -158,10 +158,11 @@ func (d *demo) addWaypoint(ctx context.Context) ([]string, error) {
 	if err := d.known(ctx, "HBONE", "market/stable", "market/canary", "market/carol"); err != nil {
 		return nil, err
 	}
-	var err error
-	if d.marketLoad, err = d.startLoad(context.WithoutCancel(ctx), carol, marketURL, marketRate); err != nil {
+	load, err := d.startLoad(context.WithoutCancel(ctx), carol, marketURL, marketRate)
+	if err != nil {
 		return nil, err
 	}
+	d.marketLoad = load
 	if _, err := d.marketLoad.seconds(ctx, 1); err != nil {
 		return nil, err
 	}
@@ -169,12 +170,12 @@ func (d *demo) addWaypoint(ctx context.Context) ([]string, error) {
 	if err := d.l.Apply(ctx, waypoint); err != nil {
 		return nil, err
 	}
-	var name string
-	if err := until(ctx, "the waypoint does not run", func() (bool, error) {
-		var pids []int
-		name, pids, err = d.waypointPod(ctx)
-		return len(pids) > 0, err
-	}); err != nil {
+	// A service that is bound to a waypoint before that is ready refuses connections.
+	if out, err := exec.CommandContext(ctx, filepath.Join(d.bin, "ambit"), "waypoint", "status", "-n", "market", "waypoint", "--wait", "--state-dir", d.state).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("ambit waypoint status: %w: %s", err, out)
+	}
+	name, _, err := d.waypointPod(ctx)
+	if err != nil {
 		return nil, err
 	}
 	use := "waypoint"
