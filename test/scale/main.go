@@ -134,7 +134,7 @@ func (o *options) measure(ctx context.Context, w *world, r *report) error {
 		return err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a directory for temporary files
-	binary, err := o.program(ctx, dir)
+	binary, err := o.program(ctx, dir, "ambitd")
 	if err != nil {
 		return err
 	}
@@ -189,14 +189,14 @@ func (o *options) clean(ctx context.Context, w *world) error {
 	return w.remove(ctx)
 }
 
-// program is the control plane's path; it is built unless -bin has it.
-func (o *options) program(ctx context.Context, dir string) (string, error) {
-	path := filepath.Join(o.bin, "ambitd")
+// program is the path of a program of Ambit; it is built unless -bin has it.
+func (o *options) program(ctx context.Context, dir, name string) (string, error) {
+	path := filepath.Join(o.bin, name)
 	if st, err := os.Stat(path); o.bin != "" && err == nil && !st.IsDir() {
 		return filepath.Abs(path)
 	}
-	path = filepath.Join(dir, "ambitd")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "./cmd/ambitd")
+	path = filepath.Join(dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "./cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building: %w\n%s", err, out)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +22,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/charts"
+	"github.com/ambit-mesh/ambit/internal/kube/trust"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/test/measure"
 )
 
 const (
@@ -334,7 +338,68 @@ func (m *measuring) routes(ctx context.Context) error {
 	if err := m.usage("waypoints connected"); err != nil {
 		return err
 	}
+	if err := m.oneWaypoint(ctx, all[0]); err != nil {
+		return err
+	}
 	return m.changeRoutes(ctx, all)
+}
+
+// settleWait is how long a waypoint has to give back the memory of its start.
+const settleWait = 30 * time.Second
+
+// oneWaypoint starts the real program as one proxy of a waypoint, and measures its memory
+// with its routes and policies.
+func (m *measuring) oneWaypoint(ctx context.Context, of *gateway) error {
+	dir, err := os.MkdirTemp("", "ambit-scale-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a directory for temporary files
+	binary, err := m.program(ctx, dir, "waypoint")
+	if err != nil {
+		return err
+	}
+	roots, err := m.w.kube.CoreV1().ConfigMaps(systemNamespace).Get(ctx, trust.Roots.ConfigMap, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	rootFile, tokenFile := filepath.Join(dir, "roots.pem"), filepath.Join(dir, "token")
+	for file, text := range map[string]string{rootFile: roots.Data[trust.Roots.Key], tokenFile: of.token} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	addrs, err := measure.FreeAddrs(4)
+	if err != nil {
+		return err
+	}
+	p, err := measure.Start(dir, "waypoint", binary, []string{
+		"XDS_ADDRESS=https://" + m.c.grpc, "CA_ADDRESS=https://" + m.c.grpc, "XDS_ROOT_CA=" + rootFile, "CA_ROOT_CA=" + rootFile, "AUTH_TOKEN=" + tokenFile,
+		"POD_NAME=" + of.name, "POD_NAMESPACE=" + of.namespace, "SERVICE_ACCOUNT=" + waypointName, "NODE_NAME=" + nodeName(0), "INSTANCE_IP=127.0.0.1",
+		"AMBIT_HBONE_ADDR=" + addrs[0], "AMBIT_ADMIN_ADDR=" + addrs[1], "AMBIT_STATS_ADDR=" + addrs[2], "AMBIT_READY_ADDR=" + addrs[3],
+	})
+	if err != nil {
+		return err
+	}
+	defer p.Kill()
+	if err := p.Until(ctx, readyWait, func() error {
+		_, err := measure.Get(ctx, "http://"+addrs[3]+"/healthz/ready")
+		return err
+	}); err != nil {
+		return fmt.Errorf("a waypoint: %w: %s", err, p.Words())
+	}
+	select {
+	case <-time.After(settleWait):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	u, err := p.Usage()
+	if err != nil {
+		return err
+	}
+	m.r.add("routes of the waypoint that is measured", float64(of.rules), "routes")
+	m.r.mib("resident memory of one proxy of a waypoint", u.RSS)
+	return nil
 }
 
 func (m *measuring) changeRoutes(ctx context.Context, all []*gateway) error {
