@@ -20,6 +20,12 @@ func eachRequest(p *corev1.Pod) {
 	c.Command = append(c.Command, "-per-conn", "1", "-workers", "64")
 }
 
+// patient has a pod take the time before it ends that Kubernetes advises.
+func patient(p *corev1.Pod) {
+	p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](10)
+	p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}}
+}
+
 // An application that is rolled while clients make connections fails none of
 // them when its pods take the time that Kubernetes advises before they end.
 // Without that time no more fail than outside of the mesh.
@@ -27,10 +33,6 @@ func TestApplicationRolled(t *testing.T) {
 	in := mesh.Namespace(t, "rolling", kit.Ambient())
 	out := mesh.Namespace(t, "rolling-outside", nil)
 	const rounds = 3
-	patient := func(p *corev1.Pod) {
-		p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](10)
-		p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}}
-	}
 	for name, opts := range map[string][]kit.Option{"patient": {patient}, "hasty": nil} {
 		t.Run(name, func(t *testing.T) {
 			var loads []*kit.Load
@@ -57,6 +59,27 @@ func TestApplicationRolled(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestApplicationBehindAWaypointRolled: no request through a waypoint fails while the pods of
+// the application are replaced, also on connections that are kept.
+func TestApplicationBehindAWaypointRolled(t *testing.T) {
+	n := mesh.Namespace(t, "rolling-waypoint", kit.Ambient())
+	from, _ := twoNodes(t)
+	n.Deployment("servers", 10, patient, kit.WithLabels(map[string]string{"tier": "server"}), kit.WithCommand("/echo", "server", "-name", "servers", "-grpc", ":9200"))
+	n.MustApply(front)
+	n.Pod("client", kit.OnNode(from))
+	addWaypoint(t, n)
+	l := frontLoads(t, n)
+	l.goOn(2)
+	for range 5 {
+		roll(t, n, "servers")
+		l.goOn(2)
+	}
+	if err := through(t.Context(), n); err != nil {
+		t.Error(err)
+	}
+	l.clean(t)
 }
 
 // roll replaces the pods of a deployment as kubectl rollout restart does, and

@@ -40,16 +40,19 @@ func versioned(t *testing.T, n *kit.Namespace) (v1, v2 *corev1.Pod) {
 		n.Service(name)
 	}
 	n.Pod("client", kit.OnNode(from))
-	n.MustApply(`
+	n.MustApply(front)
+	return n.Ready("v1"), n.Ready("v2")
+}
+
+// front is a service of all servers, by HTTP and gRPC.
+const front = `
 apiVersion: v1
 kind: Service
 metadata: {name: front}
 spec:
   selector: {tier: server}
   ports: [{name: http, port: 80, targetPort: 8080}, {name: grpc, port: 9200}]
-`)
-	return n.Ready("v1"), n.Ready("v2")
-}
+`
 
 // split is a route of front: nine of ten requests go to v1, and those with a header
 // to v2.
@@ -206,10 +209,20 @@ const perLoad = 8
 // loads are clients of the service front, and of the address of one of its pods.
 type loads map[string]*kit.Load
 
-// waypointLoads starts clients that keep their connections, of HTTP/1.1, HTTP/2 and
-// gRPC, and others that make one for each request: to the service, and to the address
-// of the pod v1. A connection that is kept stays on the way that it began on.
+// waypointLoads starts the clients of frontLoads, and one that makes a connection for each
+// request to the address of the pod v1.
 func waypointLoads(t *testing.T, n *kit.Namespace, v1 *corev1.Pod) loads {
+	t.Helper()
+	from, _ := twoNodes(t)
+	l := frontLoads(t, n)
+	l["pod"] = n.StartLoad("load-pod", "http://"+net.JoinHostPort(v1.Status.PodIP, "8080")+"/", 50, kit.OnNode(from), eachRequest)
+	return l
+}
+
+// frontLoads starts clients that keep their connections, of HTTP/1.1, HTTP/2 and gRPC, and
+// one that makes a connection for each request. A connection that is kept stays on the way
+// that it began on.
+func frontLoads(t *testing.T, n *kit.Namespace) loads {
 	t.Helper()
 	from, _ := twoNodes(t)
 	with := func(protocol string, args ...string) kit.Option {
@@ -220,13 +233,11 @@ func waypointLoads(t *testing.T, n *kit.Namespace, v1 *corev1.Pod) loads {
 	}
 	kept := []string{"-per-conn", "0", "-workers", fmt.Sprint(perLoad)}
 	grpc := "http://front." + n.Name + ".svc." + wellknown.DefaultDomain + ":9200/"
-	pod := "http://" + net.JoinHostPort(v1.Status.PodIP, "8080") + "/"
 	return loads{
 		"http1": n.StartLoad("load-http1", n.URL("front"), 100, kit.OnNode(from), with("http1", kept...)),
 		"h2":    n.StartLoad("load-h2", n.URL("front"), 100, kit.OnNode(from), with("h2", kept...)),
 		"grpc":  n.StartLoad("load-grpc", grpc, 100, kit.OnNode(from), with("grpc", kept...)),
 		"fresh": n.StartLoad("load-fresh", n.URL("front"), 50, kit.OnNode(from), eachRequest),
-		"pod":   n.StartLoad("load-pod", pod, 50, kit.OnNode(from), eachRequest),
 	}
 }
 
