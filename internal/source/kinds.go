@@ -70,6 +70,11 @@ var (
 		Revisioned: true, StatusWritten: true,
 		Messages: messages(func(o *networkingv1.ServiceEntry) (spec, status proto.Message) { return &o.Spec, &o.Status }),
 	})
+	DestinationRule = register[networkingv1.DestinationRule](Kind{
+		Name: "DestinationRule", Group: groupNetworking, Plural: "destinationrules", Versions: networkingVersions, Namespaced: true,
+		Revisioned: true, StatusWritten: true,
+		Messages: messages(func(o *networkingv1.DestinationRule) (spec, status proto.Message) { return &o.Spec, &o.Status }),
+	})
 	AuthorizationPolicy = register[securityv1.AuthorizationPolicy](Kind{
 		Name: "AuthorizationPolicy", Group: groupSecurity, Plural: "authorizationpolicies", Versions: securityVersions, Namespaced: true,
 		Revisioned: true, Protects: true, StatusWritten: true,

@@ -31,6 +31,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
 // App is the whole program: a Node and what feeds it.
@@ -48,11 +49,12 @@ type App struct {
 	quitOne sync.Once
 	crl     *mtls.CRL
 	layers  *layers.Layers
+	traffic *traffic.Node
 }
 
 // NewApp puts the program together; nothing runs before Run.
 func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
-	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{}), layers: layers.New("", logs.Logger("telemetry"))}
+	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{}), layers: layers.New("", logs.Logger("telemetry")), traffic: traffic.New(logs.Logger("traffic"))}
 	log := logs.Logger("ztunnel")
 	reg := metrics.NewRegistry("ztunnel")
 
@@ -85,7 +87,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	}
 	o := Options{
 		Config: cfg, Logger: log, Directory: dir, Policies: policies, Certs: a.certs, TLS: opts,
-		Loops: a.loops, Recorder: rec, Metrics: manager, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
+		Loops: a.loops, Recorder: rec, Metrics: manager, Traffic: a.traffic, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
 	}
 	if a.xds != nil && cfg.XDSOnDemand {
 		o.Demand = func(ctx context.Context, name string) error { return a.xds.Demand(ctx, wellknown.TypeAddress, name) }
@@ -140,7 +142,10 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 		Types: []xds.TypeConfig{
 			// Policies first: servers answer in the order of the questions.
 			feed.Policies(policies),
-			{TypeURL: wellknown.TypeTelemetry, Optional: true, Apply: a.layers.Apply}, // Istio has no such type
+			// Istio has none of these.
+			{TypeURL: wellknown.TypeTelemetry, Optional: true, Apply: a.layers.Apply},
+			{TypeURL: wellknown.TypeTraffic, Optional: true, Apply: a.traffic.Apply},
+			{TypeURL: wellknown.TypeRoute, Optional: true, Apply: a.traffic.ApplyRoutes},
 			feed.Addresses(dir, a.cfg.XDSOnDemand),
 		},
 	})

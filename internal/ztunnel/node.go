@@ -37,6 +37,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/inflight"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
 // Certificates is where the proxy gets its pods' certificates.
@@ -47,7 +48,7 @@ type Certificates interface {
 	Get(ctx context.Context, id identity.Identity) (*mtls.Bundle, error)
 }
 
-// Options is what a Node works with. All but Demand, Metrics and Observed are required.
+// Options is what a Node works with. All but Demand, Metrics, Observed and Traffic are required.
 type Options struct {
 	Config    *config.Config
 	Logger    *slog.Logger
@@ -64,6 +65,7 @@ type Options struct {
 	Metrics *ManagerMetrics
 	// Observed is what users want observed; nil: nothing more than without settings.
 	Observed *observed.Node
+	Traffic  *traffic.Node    // rules and routes of connections; nil: none
 	DNS      dnsproxy.Options // its logger and metrics, where they are not the node's
 	// Descriptors is how many the process may have; 0 for its limit now.
 	Descriptors int

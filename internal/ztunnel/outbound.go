@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/socks5"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
 // outgoing is one captured connection of a program, on its way to the next
@@ -36,6 +38,8 @@ type outgoing struct {
 	source   *workload.Workload
 
 	route    route.Route
+	roll     uint64         // by which a TCPRoute chooses
+	held     *traffic.Group // that counts the connection
 	attempts int
 	failed   []string // UIDs of workloads that were tried
 	refused  *refusal // of the endpoint's first address, when its other one is tried
@@ -82,7 +86,8 @@ func (o *outgoing) begin() {
 func (o *outgoing) demand() {
 	n := o.pod.node
 	o.pod.learn(o.loop, func(s *workload.Snapshot) []string {
-		return append(route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace), egress.Unknown(s, n.Config.Network, o.source, o.dst.Addr())...)
+		names := append(route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace), egress.Unknown(s, n.Config.Network, o.source, o.dst.Addr())...)
+		return append(names, route.UnknownBackends(s, n.Config.Network, n.Traffic, o.dst, o.source.Namespace)...)
 	}, func(err *reason.Error) {
 		if err != nil {
 			o.refuse(err)
@@ -123,12 +128,8 @@ func (o *outgoing) excluded(uid string) bool {
 
 // dispatch decides and sets off.
 func (o *outgoing) dispatch() {
-	n := o.pod.node
-	q := route.Out{
-		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network,
-		Source: o.source, Src: o.src, Dst: o.dst,
-		Load: n.loads.Of, Rand: random,
-	}
+	o.roll = random(1<<64 - 1)
+	q := o.question()
 	if err := o.egressPermits(q.Snapshot); err != nil {
 		o.refuse(err)
 		return
@@ -144,6 +145,15 @@ func (o *outgoing) dispatch() {
 		return
 	}
 	o.connect()
+}
+
+// question is what the decision about the connection depends on.
+func (o *outgoing) question() route.Out {
+	n := o.pod.node
+	return route.Out{
+		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network, Source: o.source, Src: o.src, Dst: o.dst,
+		Load: n.loads.Of, Rand: random, Traffic: n.Traffic, Roll: o.roll,
+	}
 }
 
 // resolve finds an address for a workload that only has a name.
@@ -190,6 +200,9 @@ func (o *outgoing) connect() {
 		return
 	}
 	err := o.egressChanged()
+	if err == nil {
+		err = o.limit()
+	}
 	if err == nil {
 		err = o.afford()
 	}
@@ -258,7 +271,7 @@ func (o *outgoing) direct() {
 		o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
 		return
 	}
-	relay.Connect(o.loop, fd, o.route.Next, connectTimeout, func(err error) {
+	relay.Connect(o.loop, fd, o.route.Next, cmp.Or(o.route.Group.ConnectTimeout(), connectTimeout), func(err error) {
 		if err != nil {
 			sockopt.Close(fd)
 			o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
@@ -269,9 +282,10 @@ func (o *outgoing) direct() {
 			o.gaveUp(&reason.Error{Reason: why})
 			return
 		}
+		o.outcome(reason.OK, 0)
 		down := o.give()
 		o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
-		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.pod.outboundDone(o.conn)})
+		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.done()})
 		observed.Measure(&o.conn.Conn, f, true)
 		o.pod.set.Carry(o.conn, f)
 	})
@@ -283,8 +297,9 @@ func (o *outgoing) tunnel() {
 		Key: o.tunnelKey(), Header: o.header(), App: o.fd,
 		OnUp:    func(f *relay.Flow, _ hbone.ResponseHeader) { o.up(f, o.key()) },
 		OnFail:  o.failedAttempt,
-		OnClose: o.pod.outboundDone(o.conn),
+		OnClose: o.done(),
 		Spare:   o.spare,
+		Timeout: o.route.Group.ConnectTimeout(),
 	})
 }
 
@@ -316,6 +331,7 @@ func (o *outgoing) header() hbone.Header {
 
 // up begins what the other side has accepted.
 func (o *outgoing) up(f *relay.Flow, k telemetry.Key) {
+	o.outcome(reason.OK, 0)
 	o.give()
 	o.pod.node.Recorder.Begin(&o.conn.Conn, k, o.start)
 	observed.Measure(&o.conn.Conn, f, true)
@@ -349,7 +365,7 @@ func (o *outgoing) doubleTunnel() {
 			}
 			o.failedAttempt(err, max(status, via.Status()))
 		},
-		OnClose: o.pod.outboundDone(o.conn),
+		OnClose: o.done(),
 	})
 }
 
@@ -361,6 +377,9 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 		o.pod.node.Recorder.Revoked(telemetry.Source)
 	}
 	why, _ := o.pod.set.Aborted(o.conn)
+	if why == reason.OK {
+		o.outcome(err.Reason, status)
+	}
 	if why == reason.OK && o.tryFamily(err) {
 		return
 	}
@@ -388,12 +407,9 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 
 // elsewhere finds another endpoint, if there is one.
 func (o *outgoing) elsewhere() (route.Route, bool) {
-	n := o.pod.node
-	r, err := route.Outbound(route.Out{
-		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network,
-		Source: o.source, Src: o.src, Dst: o.dst,
-		Excluded: o.excluded, Load: n.loads.Of, Rand: random,
-	})
+	q := o.question()
+	q.Excluded = o.excluded
+	r, err := route.Outbound(q)
 	return r, err == nil && r.Workload != nil && r.Hostname == "" && !o.excluded(r.Workload.UID)
 }
 
@@ -406,6 +422,7 @@ func (o *outgoing) gaveUp(err *reason.Error) {
 	rec.Begin(&o.conn.Conn, o.key(), o.start)
 	rec.End(&o.conn.Conn, relay.Result{Reason: err.Reason, Err: err}, "")
 	o.pod.leave(o.conn)
+	o.held.Leave()
 	o.hangUp(err)
 }
 

@@ -65,6 +65,9 @@ func (d *Callers) gateways(c auth.Caller) []Gateway {
 // NodeGroup is the group of what runs on a node.
 func NodeGroup(n Node) xds.Group { return xds.Group("node/" + n.Cluster + "/" + n.Name) }
 
+// AllNodes is the group of what is for every node proxy, of types that are sent by node.
+const AllNodes xds.Group = "nodes"
+
 // GatewayGroup is the group of what is for one gateway.
 func GatewayGroup(g Gateway) xds.Group {
 	return xds.Group("gateway/" + g.Cluster + "/" + g.Namespace + "/" + g.Name)
@@ -74,8 +77,8 @@ func GatewayGroup(g Gateway) xds.Group {
 //
 // A node proxy and a reader have everything that is for node proxies. One that
 // asks for single names gets what runs on its node besides: on the node that its
-// credentials prove, else on the one that it claims. Of telemetry, a node proxy has what is
-// for pods of that node. A gateway has what is for
+// credentials prove, else on the one that it claims. Of telemetry, rules of connections and
+// routes, a node proxy has what is for pods of that node. A gateway has what is for
 // it. It looks up its clients and its servers, so it may ask for every address
 // by name.
 //
@@ -85,7 +88,7 @@ func GatewayGroup(g Gateway) xds.Group {
 func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, error) {
 	switch d.Kind(c) {
 	case NodeProxy:
-		if !forNodeProxies(typeURL) && typeURL != wellknown.TypeTelemetry {
+		if !forNodeProxies(typeURL) && !byNode(typeURL) {
 			return xds.Scope{}, nil
 		}
 		node, err := d.Nodes.Of(c)
@@ -95,8 +98,8 @@ func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, 
 		if err != nil {
 			return xds.Scope{}, err
 		}
-		if typeURL == wellknown.TypeTelemetry {
-			return xds.Scope{Groups: []xds.Group{NodeGroup(node)}}, nil
+		if byNode(typeURL) {
+			return xds.Scope{Groups: []xds.Group{NodeGroup(node), AllNodes}}, nil
 		}
 		return xds.Scope{All: true, Unasked: []xds.Group{NodeGroup(node)}}, nil
 	case Reader:
@@ -125,4 +128,9 @@ func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, 
 // of.
 func forNodeProxies(typeURL string) bool {
 	return typeURL == wellknown.TypeAddress || typeURL == wellknown.TypeAuthorization
+}
+
+// byNode reports whether a node proxy needs of a type what is for pods of its node.
+func byNode(typeURL string) bool {
+	return typeURL == wellknown.TypeTelemetry || typeURL == wellknown.TypeTraffic || typeURL == wellknown.TypeRoute
 }

@@ -156,6 +156,7 @@ var checks = map[*source.Kind]func(*checker, metav1.Object){
 	source.PeerAuthentication.Kind:    check((*checker).peerAuthentication),
 	source.RequestAuthentication.Kind: check((*checker).requestAuthentication),
 	source.Telemetry.Kind:             check((*checker).telemetry),
+	source.DestinationRule.Kind:       check((*checker).destinationRule),
 	source.ServiceEntry.Kind:          check((*checker).serviceEntry),
 	source.WorkloadEntry.Kind:         check((*checker).workloadEntry),
 	source.Gateway.Kind:               check((*checker).gateway),

@@ -14,7 +14,6 @@ import (
 // gateway of another make may read them, and charts ship them for everybody.
 var none = map[schema.GroupKind]string{
 	{Group: "networking.istio.io", Kind: "VirtualService"}:   "use an HTTPRoute, GRPCRoute, TLSRoute or TCPRoute with a waypoint",
-	{Group: "networking.istio.io", Kind: "DestinationRule"}:  "use trafficDistribution of the Service for locality; mutual TLS needs no rule",
 	{Group: "networking.istio.io", Kind: "Gateway"}:          "use a Gateway of gateway.networking.k8s.io",
 	{Group: "networking.istio.io", Kind: "Sidecar"}:          "there are no sidecars to scope; remove it",
 	{Group: "networking.istio.io", Kind: "EnvoyFilter"}:      "there is no Envoy to patch and never will be; use routes and filters of the Gateway API at a waypoint",

@@ -127,3 +127,11 @@ func (d describer) visible(n tables.Ref, e *networkingv1.ServiceEntry) *status.C
 	}
 	return &c
 }
+
+func (d describer) rule(n tables.Ref, _ *networkingv1.DestinationRule) []status.Condition {
+	c, ok := d.t.Traffic.Condition(d.r, n)
+	if !ok {
+		return nil
+	}
+	return []status.Condition{c}
+}

@@ -46,6 +46,10 @@ var outputs = []output{
 		collections: func(t *tables.Tables) []*tables.Resources { return t.Targets.Layers },
 	},
 	{
+		typeURL:     wellknown.TypeTraffic,
+		collections: func(t *tables.Tables) []*tables.Resources { return []*tables.Resources{t.Traffic.Resources} },
+	},
+	{
 		typeURL: wellknown.TypeAddress,
 		collections: func(t *tables.Tables) []*tables.Resources {
 			return []*tables.Resources{t.Services, t.PodWorkloads, t.EntryWorkloads, t.InlineWorkloads, t.SliceWorkloads}

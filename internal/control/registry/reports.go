@@ -54,6 +54,8 @@ func (r *Registry) reporters() []*reporter {
 			func(e *networkingv1.ServiceEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.entry)),
 		writes(source.WorkloadEntry, in.Workloads, status.Owned{Conditions: []string{status.Accepted, status.WaypointBound}},
 			func(e *networkingv1.WorkloadEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.workloadEntry)),
+		writes(source.DestinationRule, in.Rules, status.Owned{Conditions: []string{status.ZtunnelAccepted}},
+			func(p *networkingv1.DestinationRule) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.rule)),
 		writes(source.AuthorizationPolicy, in.Policies,
 			status.Owned{Conditions: []string{status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted}},
 			func(p *securityv1.AuthorizationPolicy) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.policy)),

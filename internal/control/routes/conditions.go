@@ -16,7 +16,7 @@ func (o *object) conditions(a *attachment, found *findings) []status.Condition {
 		out = append(out, status.Yes(status.PartiallyInvalid, status.ReasonUnsupportedValue, "%s", some(found.partial)))
 	}
 	if a.dest != nil {
-		out = append(out, waypoint(a.dest))
+		out = append(out, o.executed(a.dest))
 	}
 	return out
 }
@@ -80,9 +80,14 @@ func (o *object) resolved(f *findings) status.Condition {
 	return status.No(status.ResolvedRefs, f.refs[0].reason, "%s; the share of these backends is %s", some(texts), o.refusal())
 }
 
-// waypoint is about who executes the route.
-func waypoint(d *Destination) status.Condition {
+// executed is about who executes the route.
+func (o *object) executed(d *Destination) status.Condition {
 	switch {
+	case o.atNodes(d):
+		return status.Yes(status.ZtunnelAccepted, status.ReasonAccepted,
+			"the node proxies of clients execute the route, as the destination has no waypoint: each connection gets a backend by weight")
+	case d.Gateway == (source.Ref{}) && o.carries == route.TLS:
+		return status.No(status.ResolvedWaypoints, status.ReasonAncestorNotBound, "the route has no effect: a TLSRoute needs a waypoint, which reads the name that the client wants; %s", d.Unbound)
 	case d.Gateway == (source.Ref{}):
 		return status.No(status.ResolvedWaypoints, status.ReasonAncestorNotBound, "the route has no effect: %s", d.Unbound)
 	case !d.Ready:

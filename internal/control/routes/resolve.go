@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
 	"github.com/ambit-mesh/ambit/internal/source"
+	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
 // attachment is what a route is at one of its parents.
@@ -299,11 +300,11 @@ func (t *Tables) result(r *collection.Reader, o *object) *Result {
 		}
 	}
 	out := &Result{}
-	for gateway, list := range parents {
+	send := func(list []wire.Parent, make func(*wire.Rule) (*xds.Resource, error)) {
 		for _, rule := range rules {
 			w := *rule
 			w.Parents = list
-			res, err := t.resource(gateway, &w)
+			res, err := make(&w)
 			if err != nil { // too many parents: all else was checked
 				found.partial = append(found.partial, fmt.Sprintf("Dropped Rule %d: %v", w.Origin.Rule, err))
 				continue
@@ -311,6 +312,10 @@ func (t *Tables) result(r *collection.Reader, o *object) *Result {
 			out.resources = append(out.resources, res)
 		}
 	}
+	for gateway, list := range parents {
+		send(list, func(w *wire.Rule) (*xds.Resource, error) { return t.resource(gateway, w) })
+	}
+	t.toNodes(r, o, attached, send)
 	for i := range attached {
 		out.Parents = append(out.Parents, Parent{attached[i].ref, o.conditions(&attached[i], &found)})
 	}

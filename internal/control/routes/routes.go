@@ -81,6 +81,9 @@ type Inputs struct {
 	// Waypoint reports whether a Gateway is a waypoint of this control plane.
 	Waypoint func(*collection.Reader, source.Ref) bool
 	Cluster  string // ID of the control plane's own
+	// Reach returns the groups of node proxies with pods in some namespaces, by the start of
+	// the names of what they are sent; for nil, that of all. Without it none are sent routes.
+	Reach func(r *collection.Reader, namespaces []string) map[string]xds.Group
 }
 
 // Tables are what is made of routes.
@@ -155,13 +158,17 @@ func sameResource(a, b *xds.Resource) bool { return a.Name == b.Name && a.Versio
 
 // resource makes the message of a rule for a gateway.
 func (t *Tables) resource(gateway source.Ref, r *wire.Rule) (*xds.Resource, error) {
+	return named(gateway.Namespace+"/"+gateway.Name, access.GatewayGroup(access.Gateway{Cluster: t.in.Cluster, Namespace: gateway.Namespace, Name: gateway.Name}), r)
+}
+
+// named makes the message of a rule for a group, whose name it begins with.
+func named(to string, group xds.Group, r *wire.Rule) (*xds.Resource, error) {
 	body, err := r.Encode()
 	if err != nil {
 		return nil, err
 	}
 	o := &r.Origin
-	name := fmt.Sprintf("%s/%s/%s/%s/%s/%d", gateway.Namespace, gateway.Name, o.Kind, o.Namespace, o.Name, o.Rule)
-	out := xds.NewResource(wellknown.TypeRoute, name, nil, body)
-	out.Groups = []xds.Group{access.GatewayGroup(access.Gateway{Cluster: t.in.Cluster, Namespace: gateway.Namespace, Name: gateway.Name})}
+	out := xds.NewResource(wellknown.TypeRoute, fmt.Sprintf("%s/%s/%s/%s/%d", to, o.Kind, o.Namespace, o.Name, o.Rule), nil, body)
+	out.Groups = []xds.Group{group}
 	return out, nil
 }

@@ -29,6 +29,7 @@ type Inputs struct {
 	slices     collection.Input[Ref, *discoveryv1.EndpointSlice]
 	Workloads  collection.Input[Ref, *networkingv1.WorkloadEntry]
 	Entries    collection.Input[Ref, *networkingv1.ServiceEntry]
+	Rules      collection.Input[Ref, *networkingv1.DestinationRule]
 	Policies   collection.Input[Ref, *securityv1.AuthorizationPolicy]
 	Peers      collection.Input[Ref, *securityv1.PeerAuthentication]
 	Tokens     collection.Input[Ref, *securityv1.RequestAuthentication]
@@ -74,6 +75,7 @@ func NewInputs(g *collection.Graph) Inputs {
 	in.slices = objects(&in, g, source.EndpointSlice, source.Key.Ref)
 	in.Workloads = objects(&in, g, source.WorkloadEntry, source.Key.Ref)
 	in.Entries = objects(&in, g, source.ServiceEntry, source.Key.Ref)
+	in.Rules = objects(&in, g, source.DestinationRule, source.Key.Ref)
 	in.Policies = objects(&in, g, source.AuthorizationPolicy, source.Key.Ref)
 	in.Peers = objects(&in, g, source.PeerAuthentication, source.Key.Ref)
 	in.Tokens = objects(&in, g, source.RequestAuthentication, source.Key.Ref)

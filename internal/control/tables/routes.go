@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
-	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
@@ -19,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
+	"github.com/ambit-mesh/ambit/internal/control/traffic"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
@@ -33,7 +33,7 @@ func (t *Tables) routing(in *Inputs) {
 			if s.Spec.Type == corev1.ServiceTypeExternalName {
 				return
 			}
-			d := &routes.Destination{Hosts: []string{strings.ToLower(t.Hostname(r, k))}, Ports: portNames(service.Ports(s))}
+			d := &routes.Destination{Hosts: []string{strings.ToLower(t.Hostname(r, k))}, Ports: routes.PortsOf(service.Ports(s))}
 			name, w, c := t.allotted(r, k.Home(), s.Labels, TrafficService)
 			t.bindDestination(r, d, name, w, c)
 			t.keepDestination(r, d, Moved{source.Service.Kind, k})
@@ -41,7 +41,7 @@ func (t *Tables) routing(in *Inputs) {
 		})
 	entries := collection.FlatMap(in.Entries.Collection, "entries as destinations", (*routes.Destination).Equal, Ref.Compare,
 		func(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(routes.Target, *routes.Destination)) {
-			d := &routes.Destination{Ports: portNames(service.EntryPorts(e))}
+			d := &routes.Destination{Ports: routes.PortsOf(service.EntryPorts(e))}
 			for _, h := range e.Spec.Hosts {
 				d.Hosts = append(d.Hosts, strings.ToLower(h))
 			}
@@ -51,6 +51,13 @@ func (t *Tables) routing(in *Inputs) {
 			emit(routes.Target{Kind: source.ServiceEntry.Kind, Ref: k}, d)
 		})
 	destinations := collection.Merge("destinations", (*routes.Destination).Equal, services, entries)
+	t.Traffic = traffic.New(traffic.Inputs{
+		Rules: in.Rules.Collection, Pods: t.pods,
+		ID: func(r *collection.Reader, c source.Cluster) string { return t.Cluster(r, c).ID },
+		Place: func(r *collection.Reader) traffic.Place {
+			return traffic.Place{Domain: t.Cluster(r, source.Cluster{}).Domain, RootNamespace: t.Opts.RootNamespace}
+		},
+	})
 	t.Routes = routes.New(routes.Inputs{
 		HTTPRoutes: in.HttpRoutes.Collection, GRPCRoutes: in.GrpcRoutes.Collection,
 		TLSRoutes: in.TlsRoutes.Collection, TCPRoutes: in.TcpRoutes.Collection, Grants: in.grants.Collection,
@@ -60,6 +67,7 @@ func (t *Tables) routing(in *Inputs) {
 			return is
 		},
 		Cluster: t.Opts.ClusterID,
+		Reach:   t.Traffic.Reach,
 	})
 	t.Targets = targets.New(targets.Inputs{
 		Policies: in.Policies.Collection, Destinations: destinations, RootNamespace: t.Opts.RootNamespace, Cluster: t.Opts.ClusterID,
@@ -139,14 +147,4 @@ func (t *Tables) keepDestination(r *collection.Reader, d *routes.Destination, k 
 		d.Gateway, d.Ready, left = left[0], true, left[1:]
 	}
 	d.Left = slices.DeleteFunc(slices.Clone(left), func(g Ref) bool { return g == d.Gateway })
-}
-
-func portNames(ports []service.Port) []routes.Port {
-	out := make([]routes.Port, 0, len(ports))
-	for _, p := range ports {
-		opaque := p.Protocol == workloadpb.AppProtocol_TCP || p.Protocol == workloadpb.AppProtocol_TLS
-		requests := p.Protocol == workloadpb.AppProtocol_HTTP11 || p.Protocol == workloadpb.AppProtocol_HTTP2 || p.Protocol == workloadpb.AppProtocol_GRPC
-		out = append(out, routes.Port{Number: uint16(p.Port), Name: p.Name, Opaque: opaque, Requests: requests})
-	}
-	return out
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
+	"github.com/ambit-mesh/ambit/internal/control/traffic"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -82,6 +83,7 @@ type Tables struct {
 	Closed          *collection.Collection[string, *xds.Resource]
 	Placements      *collection.Collection[Ref, access.Placement]
 	GatewayAccounts *collection.Collection[Ref, string]
+	Traffic         *traffic.Tables
 	Routes          *routes.Tables
 	Targets         *targets.Tables
 	defaults        *collection.Index[defaultsOf, Ref, *corev1.ConfigMap] // of the objects of Gateways, by class

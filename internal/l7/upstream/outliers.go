@@ -3,6 +3,7 @@ package upstream
 import (
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/outlier"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
@@ -15,7 +16,7 @@ type Place struct {
 // Unreached is when an endpoint is left out: it could not be reached several times in a
 // row. What programs answer does not count, as in Istio without a DestinationRule. At
 // least half of the endpoints of a service stay.
-var Unreached = Outlier{Consecutive: 5, Base: 30 * time.Second, Max: 5 * time.Minute, MaxPercent: 50}
+var Unreached = outlier.Settings{Consecutive: 5, Base: 30 * time.Second, Max: 5 * time.Minute, MaxPercent: 50}
 
 // Unreachable reports whether a reason says that an endpoint could not be reached.
 func Unreachable(why reason.Reason) bool {
@@ -33,7 +34,7 @@ const maxPlaces = 4096
 // Outliers is what one owner has seen of places that failed. A place without an entry is
 // healthy. It belongs to one goroutine.
 type Outliers struct {
-	of map[Place]Health
+	of map[Place]outlier.Health
 	// Of the choice under way: see leftOut.
 	port    uint16
 	failed  func(uid string) bool
@@ -43,7 +44,7 @@ type Outliers struct {
 
 // NewOutliers returns Outliers that have seen nothing.
 func NewOutliers() *Outliers {
-	o := &Outliers{of: map[Place]Health{}}
+	o := &Outliers{of: map[Place]outlier.Health{}}
 	o.leftOut = func(uid string) bool {
 		return o.failed != nil && o.failed(uid) || o.of[Place{uid, o.port}].Ejected(o.now)
 	}
@@ -68,7 +69,7 @@ func (o *Outliers) Worked(at Place) { delete(o.of, at) }
 
 // Failed notes that a place could not be used, and reports whether it is ejected by that.
 // ejected and total count the places that serve the same.
-func (o *Outliers) Failed(at Place, by Outlier, now time.Time, ejected, total int) bool {
+func (o *Outliers) Failed(at Place, by outlier.Settings, now time.Time, ejected, total int) bool {
 	if len(o.of) >= maxPlaces {
 		clear(o.of)
 	}

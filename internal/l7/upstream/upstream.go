@@ -191,41 +191,6 @@ func Hash(s string) uint64 {
 	return x ^ x>>33
 }
 
-// Outlier is when an endpoint is ejected.
-type Outlier struct {
-	Consecutive int           // failures in a row
-	Base, Max   time.Duration // of an ejection: Base times how often it happened
-	MaxPercent  int           // of the endpoints that may be ejected together
-}
-
-// Health is the state of one endpoint. The zero value is healthy.
-type Health struct {
-	failures, ejections int
-	until               time.Time
-}
-
-// Ejected reports whether the endpoint is left out at a time.
-func (h Health) Ejected(now time.Time) bool { return now.Before(h.until) }
-
-// Result returns the state after a result. ejected and total count endpoints;
-// one more is ejected only while the share stays within MaxPercent.
-func (h Health) Result(o Outlier, failed bool, now time.Time, ejected, total int) Health {
-	if !failed {
-		h.failures = 0
-		return h
-	}
-	h.failures++
-	if o.Consecutive <= 0 || h.failures < o.Consecutive || h.Ejected(now) || (ejected+1)*100 > total*o.MaxPercent {
-		return h
-	}
-	if now.Sub(h.until) > o.Max { // it was healthy for long: earlier ejections do not count
-		h.ejections = 0
-	}
-	h.ejections, h.failures = h.ejections+1, 0
-	h.until = now.Add(min(o.Base*time.Duration(min(h.ejections, 1000)), max(o.Base, o.Max)))
-	return h
-}
-
 // Budget bounds the retries of an upstream by its requests.
 type Budget struct {
 	Percent int // of the active requests

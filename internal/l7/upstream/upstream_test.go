@@ -117,36 +117,6 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-func TestOutlier(t *testing.T) {
-	o := Outlier{Consecutive: 3, Base: 30 * time.Second, Max: 300 * time.Second, MaxPercent: 50}
-	now := time.Unix(1000, 0)
-	var h Health
-	fail := func(n, ejected int) {
-		for range n {
-			h = h.Result(o, true, now, ejected, 4)
-		}
-	}
-	fail(2, 0)
-	h = h.Result(o, false, now, 0, 4)
-	if fail(2, 0); h.Ejected(now) {
-		t.Error("a success between did not count")
-	}
-	if fail(1, 2); h.Ejected(now) {
-		t.Error("more than the permitted share is ejected")
-	}
-	if fail(1, 1); !h.Ejected(now) || h.Ejected(now.Add(30*time.Second)) {
-		t.Error("first ejection is not 30 s")
-	}
-	now = now.Add(31 * time.Second)
-	if fail(3, 0); !h.Ejected(now.Add(59*time.Second)) || h.Ejected(now.Add(60*time.Second)) {
-		t.Error("second ejection is not 60 s")
-	}
-	now = now.Add(time.Hour)
-	if fail(3, 0); !h.Ejected(now) || h.Ejected(now.Add(30*time.Second)) {
-		t.Error("after an hour of health the first ejection is not 30 s again")
-	}
-}
-
 func TestBudgetAndBackoff(t *testing.T) {
 	b := Budget{Percent: 20, Min: 3}
 	if !b.Allows(0, 2) || b.Allows(0, 3) || !b.Allows(100, 19) || b.Allows(100, 20) {

@@ -143,6 +143,7 @@ const (
 	TypeAuthentication = "type.googleapis.com/ambit.authn.v1.Authentication" // Ambit's own
 	TypePolicy         = "type.googleapis.com/ambit.authz.v1.Policy"         // Ambit's own
 	TypeTelemetry      = "type.googleapis.com/ambit.telemetry.v1.Layer"      // Ambit's own
+	TypeTraffic        = "type.googleapis.com/ambit.traffic.v1.Rule"         // Ambit's own
 )
 
 // ExtensionClientAffinity is the name of a Service's extension, without a

@@ -39,6 +39,16 @@ type Query struct {
 	// the choice random.
 	Load func(uid string) int
 	Rand Rand
+	// Preference, when set, is in place of that of the service. Failover is the region that
+	// comes before all others but the client's own.
+	Preference *Preference
+	Failover   string
+}
+
+// Preference is which endpoints come before others.
+type Preference struct {
+	Mode   Mode // Standard is none
+	Scopes []Scope
 }
 
 // Upstream is where a connection goes.
@@ -62,7 +72,11 @@ const samples = 20
 // Pick chooses an endpoint. The error has reason NoHealthyUpstream and says
 // what kept the endpoints out.
 func (s *Snapshot) Pick(q Query) (Upstream, *reason.Error) {
-	p := picker{Query: q, preferNetwork: len(q.Service.Scopes) > 0 && q.Service.Scopes[0] == ScopeNetwork}
+	p := picker{Query: q, mode: q.Service.Mode, scopes: q.Service.Scopes}
+	if q.Preference != nil {
+		p.mode, p.scopes = q.Preference.Mode, q.Preference.Scopes
+	}
+	p.preferNetwork = len(p.scopes) > 0 && p.scopes[0] == ScopeNetwork
 	if q.Service.Mode == Passthrough && !q.Waypoint {
 		return Upstream{Service: q.Service, Direct: true}, nil
 	}
@@ -88,6 +102,8 @@ type picker struct {
 	Query
 	set           *endpointSet
 	target        uint16 // of the service port, 0 when endpoints say
+	mode          Mode
+	scopes        []Scope
 	preferNetwork bool
 }
 
@@ -95,7 +111,7 @@ func (p *picker) choose() (endpoint, bool) {
 	if p.set.weight == 0 {
 		return endpoint{}, false
 	}
-	scoped := p.Service.Mode != Standard
+	scoped := p.mode != Standard
 	if p.Keep != "" {
 		if e, ok := p.set.get(p.Keep); ok && e.weight(p.set.allowUnhealthy) > 0 && p.rank(e.w, scoped) >= 0 && p.usable(e) {
 			return e, true
@@ -133,14 +149,17 @@ func (p *picker) sample(not string, scoped bool) (endpoint, bool) {
 
 // bestRank is the rank of an endpoint that shares every scope.
 func (p *picker) bestRank(scoped bool) int {
-	switch n := len(p.Service.Scopes); {
+	n := len(p.scopes)
+	if p.preferNetwork {
+		n = 2*n - 1
+	}
+	switch {
 	case !scoped:
 		return 0
-	case p.preferNetwork:
-		return 2*n - 1
-	default:
-		return n
+	case p.Failover != "":
+		return 2 * n
 	}
+	return n
 }
 
 // candidate returns the weight and the rank of an endpoint; ok tells that it can
@@ -254,23 +273,30 @@ func (p *picker) rank(w *Workload, scoped bool) int {
 		return 0
 	}
 	rank, bonus := 0, 0
-	for _, scope := range p.Service.Scopes {
+	for _, scope := range p.scopes {
 		shared := p.shares(w, scope)
 		if scope == ScopeNetwork && p.preferNetwork {
 			if !shared {
 				continue
 			}
-			bonus = len(p.Service.Scopes) - 1
+			bonus = len(p.scopes) - 1
 		}
 		if !shared {
 			break
 		}
 		rank++
 	}
-	if p.Service.Mode == Strict && rank != len(p.Service.Scopes) {
+	if p.mode == Strict && rank != len(p.scopes) {
 		return -1
 	}
-	return rank + bonus
+	if rank += bonus; p.Failover == "" {
+		return rank
+	}
+	rank *= 2
+	if w.Locality.Region == p.Failover && w.Locality.Region != p.Client.Locality.Region {
+		rank++
+	}
+	return rank
 }
 
 func (p *picker) shares(w *Workload, scope Scope) bool {

@@ -289,6 +289,14 @@ func (s *Snapshot) Endpoints(svc *Service) iter.Seq[*Workload] {
 	}
 }
 
+// CountEndpoints counts the workloads of a service, healthy or not.
+func (s *Snapshot) CountEndpoints(svc *Service) int {
+	if set := s.endpointsOf(svc.Key()); set != nil {
+		return set.n
+	}
+	return 0
+}
+
 func (s *Snapshot) endpointsOf(name NamespacedName) *endpointSet {
 	for _, l := range s.endpoints.get(hashPair(name.Namespace, name.Hostname)) {
 		if l.value.service == name {

@@ -3,6 +3,7 @@ package hbone
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -98,7 +99,7 @@ func (c *client) open(o *attempt) {
 		c.refused(o, reason.Errorf(reason.TunnelClosed, "tunnel to %s is going away", c.key.Dst))
 		return
 	}
-	req := &clientStream{client: c, open: o}
+	req := &clientStream{client: c, open: o, within: o.left(c.shard.pool.cfg.AnswerTimeout)}
 	s := c.t.NewStream(true, req)
 	if o.OnStream != nil {
 		// There is no socket.
@@ -124,7 +125,7 @@ func (c *client) open(o *attempt) {
 	c.opening++
 	c.idle.Stop()
 	c.check()
-	req.limit.Arm(c.shard.loop, c.shard.pool.cfg.AnswerTimeout, func() {
+	req.limit.Arm(c.shard.loop, req.within, func() {
 		req.late = true
 		s.Abandon(reason.ConnectTimeout)
 	})
@@ -234,6 +235,7 @@ type clientStream struct {
 	client *client
 	open   *attempt
 	limit  poll.Deadline // of the wait for the answer
+	within time.Duration
 	status int
 	late   bool
 }
@@ -247,7 +249,7 @@ func (q *clientStream) Failed(_ *tunnel.Stream, r reason.Reason, err error, retr
 	re := reason.Errorf(r, "%s at %s", o.Header.Authority, c.key.Dst)
 	switch {
 	case q.late:
-		re = reason.Errorf(r, "no answer from %s in %s", c.key.Dst, c.shard.pool.cfg.AnswerTimeout)
+		re = reason.Errorf(r, "no answer from %s in %s", c.key.Dst, q.within.Round(time.Millisecond))
 	case q.status != 0:
 		re = reason.Errorf(r, "%s answered %d for %s", c.key.Dst, q.status, o.Header.Authority)
 	case err != nil:

@@ -165,6 +165,9 @@ type Open struct {
 	// endpoint. Then OnFail comes early where the pool would otherwise try the
 	// same destination again, or wait for it.
 	Spare func() bool
+	// Timeout, if set, bounds the time until the other side has accepted. It comes beside
+	// the times of the pool.
+	Timeout time.Duration
 }
 
 func (o *Open) spare() bool { return o.Spare != nil && o.Spare() }

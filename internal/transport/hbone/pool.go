@@ -73,11 +73,12 @@ func or[T int | uint32 | time.Duration](v, def T) T {
 
 // Open opens a connection; it returns at once. The pool takes o over.
 func (p *Pool) Open(o *Open) {
+	a := begin(o)
 	s := p.shards[maphash.Comparable(p.seed, o.Key)%uint64(len(p.shards))]
 	if o.Loop != nil {
 		s = p.shards[o.Loop.Index()]
 	}
-	s.loop.Post(func() { s.open(&attempt{Open: o}) })
+	s.loop.Post(func() { s.open(a) })
 }
 
 // CloseWorkload ends the tunnels to a workload that was removed. They take no
@@ -215,6 +216,7 @@ type ref struct {
 type attempt struct {
 	*Open
 	tries int
+	until time.Time // zero: the pool's own times alone
 }
 
 func (s *shard) open(o *attempt) {
@@ -242,6 +244,7 @@ func (s *shard) open(o *attempt) {
 	}
 	s.waiting++
 	e.waiting = append(e.waiting, o)
+	s.expire(e, o)
 	s.dial(e)
 }
 

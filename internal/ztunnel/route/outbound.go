@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/hop"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
 // Via says who stands between the proxy and the destination.
@@ -56,6 +57,10 @@ type Out struct {
 	// Load counts connections in flight per workload; may be nil.
 	Load func(uid string) int
 	Rand workload.Rand
+	// Traffic has the rules and routes of connections; may be nil. Roll is the random number
+	// that a route chooses by: the same for each try of one connection.
+	Traffic *traffic.Node
+	Roll    uint64
 }
 
 // Route is the answer for one connection.
@@ -80,6 +85,9 @@ type Route struct {
 	// Balanced tells that the next hop was one of several: another decision
 	// with the failed workload excluded may find a better one.
 	Balanced bool
+	// Group limits the connection, and learns of it which endpoints fail; nil without a
+	// rule.
+	Group *traffic.Group
 }
 
 // Recursive reports whether a port belongs to the proxy itself, so that a
@@ -112,6 +120,16 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 	if !gw.IsZero() && !o.fromGateway(gw) {
 		return o.toWaypoint(gw, svc, o.Dst, ServiceWaypoint)
 	}
+	if gw.IsZero() {
+		if s, ok := o.Traffic.Shift(o.Source.Namespace, svc, o.Dst.Port(), o.Roll); ok {
+			return o.shift(&s)
+		}
+	}
+	return o.toEndpoints(svc)
+}
+
+// toEndpoints chooses among the endpoints of a service.
+func (o *Out) toEndpoints(svc *workload.Service) (Route, *reason.Error) {
 	up, err := o.pick(svc)
 	if err != nil {
 		return Route{}, err
@@ -119,6 +137,12 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 	if up.Direct {
 		return Route{Via: Passthrough, Next: o.Dst, Service: svc}, nil
 	}
+	r, err := o.toUpstream(up, svc)
+	r.Group = o.group(svc)
+	return r, err
+}
+
+func (o *Out) toUpstream(up workload.Upstream, svc *workload.Service) (Route, *reason.Error) {
 	if up.Workload.Network != o.Source.Network {
 		return o.toNetwork(up, svc)
 	}
@@ -135,10 +159,15 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 }
 
 func (o *Out) pick(svc *workload.Service) (workload.Upstream, *reason.Error) {
-	return o.Snapshot.Pick(workload.Query{
+	return o.group(svc).Pick(o.Snapshot, workload.Query{
 		Service: svc, Client: o.Source, Dialled: o.Dst.Addr(), Port: o.Dst.Port(),
 		Excluded: o.Excluded, Load: o.Load, Rand: o.Rand,
 	})
+}
+
+// group returns the group of connections to the port of a service that was called.
+func (o *Out) group(svc *workload.Service) *traffic.Group {
+	return o.Traffic.For(o.Source.Namespace, svc, o.Dst.Port())
 }
 
 func (o *Out) toWorkload(w *workload.Workload) (Route, *reason.Error) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
 // Unknown lists what Outbound needs to know of and the directory does not
@@ -131,3 +132,23 @@ func unknownGateway(names []string, s *workload.Snapshot, gw workload.GatewayAdd
 }
 
 func addressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }
+
+// UnknownBackends lists what a route needs of the services that it sends connections to.
+func UnknownBackends(s *workload.Snapshot, network string, t *traffic.Node, dst netip.AddrPort, namespace string) (names []string) {
+	svc := s.Find(network, dst.Addr(), namespace).Service
+	if svc == nil || !svc.Waypoint.IsZero() || len(svc.WeightedWaypoints) > 0 {
+		return nil
+	}
+	for _, b := range t.Backends(namespace, svc, dst.Port()) {
+		to := s.ServiceByName(b.Namespace, b.Hostname)
+		if to == nil {
+			names = append(names, b.Namespace+"/"+b.Hostname)
+			continue
+		}
+		if names = unknownNetworks(names, s, network, to); to.Waypoint.IsZero() {
+			names = unknownWaypoints(names, s, network, to)
+		}
+		names = unknownWaypoint(names, s, network, to.Waypoint)
+	}
+	return names
+}

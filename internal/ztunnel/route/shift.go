@@ -1,0 +1,66 @@
+package route
+
+import (
+	"net/netip"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
+)
+
+// shift goes to the backend that a TCPRoute has chosen, as a program that calls it would:
+// through its waypoint, when it has one. Routes of the backend itself do not follow.
+func (o *Out) shift(s *traffic.Shift) (Route, *reason.Error) {
+	if s.Failure != nil {
+		return Route{}, s.Failure
+	}
+	svc := o.Snapshot.ServiceByName(s.To.Namespace, s.To.Hostname)
+	if svc == nil {
+		return Route{}, reason.Errorf(reason.NoBackend, "%s: backend %s is not in the directory", s.Origin, s.To.UpstreamName())
+	}
+	to, named := *o, false
+	to.Dst, named = called(svc, o.Network, o.Dst.Addr(), s.To.Port)
+	gw := workload.PickWaypoint(svc, o.Rand)
+	if gw.IsZero() || o.fromGateway(gw) {
+		r, err := to.toEndpoints(svc)
+		if err == nil && r.Via == Passthrough {
+			return Route{}, reason.Errorf(reason.NoBackend, "%s: backend %s has no endpoints of its own", s.Origin, svc.Key())
+		}
+		return r, err
+	}
+	r, err := to.toWaypoint(gw, svc, to.Dst, ServiceWaypoint)
+	if err == nil && named && r.Protocol == connect.HBONE {
+		r.Target = connect.Target{Host: svc.Hostname, Port: s.To.Port}
+	}
+	return r, err
+}
+
+// called returns the address by which a service is called, of the family that the program
+// has dialled if there is one. A service without an address is named.
+func called(svc *workload.Service, network string, like netip.Addr, port uint16) (at netip.AddrPort, named bool) {
+	var best netip.Addr
+	for _, a := range svc.VIPs {
+		if a.Network == network && (!best.IsValid() || a.Addr.Is4() == like.Unmap().Is4() && best.Is4() != like.Unmap().Is4()) {
+			best = a.Addr
+		}
+	}
+	if !best.IsValid() {
+		return netip.AddrPortFrom(like, port), true // for its family alone
+	}
+	return netip.AddrPortFrom(best, port), false
+}
+
+// Outcome has the group of a route learn that its endpoint took the connection, or did not,
+// and reports whether the endpoint is ejected by that. Waypoints and gateways are not
+// endpoints of the service.
+func (r *Route) Outcome(s *workload.Snapshot, why reason.Reason, status int) bool {
+	if r.Group == nil || r.Via != Direct || r.Protocol == connect.DoubleHBONE || r.Workload == nil {
+		return false
+	}
+	if why == reason.OK {
+		r.Group.Worked(r.Workload.UID)
+		return false
+	}
+	return Retryable(why, status) && r.Group.Failed(s, r.Service, r.Workload.UID)
+}

@@ -1,0 +1,240 @@
+// Package traffic is what DestinationRules and TCPRoutes do to the connections of a node:
+// which rule is for a connection to a service, how many connections there may be, which
+// endpoints are left out, and which service gets the connection instead.
+package traffic
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/wire"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	rules "github.com/ambit-mesh/ambit/internal/mesh/traffic"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/xds"
+)
+
+// maxGroups bounds the groups of a node beside those that have connections.
+const maxGroups = 4096
+
+// Node has the rules and the routes of a node, and what its connections have shown of
+// endpoints. Its methods may be called from any goroutine, and on nil.
+type Node struct {
+	log *slog.Logger
+	now atomic.Pointer[state]
+
+	mu     sync.Mutex // guards what follows
+	rules  map[string]*rules.Rule
+	routes *wire.Store
+	groups map[groupKey]*Group
+}
+
+// state is what holds at a moment. It is replaced as a whole.
+type state struct {
+	set    *rules.Set
+	routes *route.Config
+	found  sync.Map // what was looked up: *Group by lookup
+}
+
+// lookup is a question to the rules.
+type lookup struct {
+	client  string // namespace
+	service workload.NamespacedName
+	port    uint16
+}
+
+// groupKey is whose connections are counted together: those to one port of one service
+// under one rule.
+type groupKey struct {
+	namespace, name string // of the rule
+	service         workload.NamespacedName
+	port            uint16
+}
+
+// New returns a Node without rules.
+func New(log *slog.Logger) *Node {
+	n := &Node{log: log, rules: map[string]*rules.Rule{}, routes: wire.NewStore(), groups: map[groupKey]*Group{}}
+	n.now.Store(&state{set: rules.NewSet(nil), routes: n.routes.Config()})
+	return n
+}
+
+// Apply takes rules in. One that is rejected leaves what was there before.
+func (n *Node) Apply(d xds.Delta) (out []xds.Rejection) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, res := range d.Updated {
+		r, err := rules.Decode(res.Body)
+		if err != nil {
+			n.log.Error("rule of connections rejected: what was in effect stays", "resource", res.Name, "error", err)
+			out = append(out, xds.Rejection{Name: res.Name, Err: err})
+			continue
+		}
+		n.rules[res.Name] = r
+	}
+	for _, name := range d.Removed {
+		delete(n.rules, name)
+	}
+	all := make([]*rules.Rule, 0, len(n.rules))
+	for _, r := range n.rules {
+		all = append(all, r)
+	}
+	n.publish(rules.NewSet(all))
+	return out
+}
+
+// ApplyRoutes takes routes in.
+func (n *Node) ApplyRoutes(d xds.Delta) (out []xds.Rejection) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, res := range d.Updated {
+		if err := n.routes.Set(res.Name, res.Body); err != nil {
+			n.log.Error("route rejected: what was in effect stays", "resource", res.Name, "error", err)
+			out = append(out, xds.Rejection{Name: res.Name, Err: err})
+		}
+	}
+	for _, name := range d.Removed {
+		n.routes.Remove(name)
+	}
+	n.publish(n.now.Load().set)
+	return out
+}
+
+// publish makes the state of now; the caller holds mu.
+func (n *Node) publish(set *rules.Set) {
+	s := &state{set: set, routes: n.routes.Config()}
+	for k, g := range n.groups {
+		if g.idle() && n.ruleOf(set, k) == nil {
+			delete(n.groups, k)
+		}
+	}
+	n.now.Store(s)
+}
+
+func (n *Node) ruleOf(set *rules.Set, k groupKey) *rules.Rule {
+	for _, r := range set.All() {
+		if r.Namespace == k.namespace && r.Name == k.name {
+			return r
+		}
+	}
+	return nil
+}
+
+// For returns the group of connections from clients of a namespace to a port of a service;
+// nil when no rule is for them.
+func (n *Node) For(client string, svc *workload.Service, port uint16) *Group {
+	if n == nil {
+		return nil
+	}
+	s := n.now.Load()
+	if s.set.Len() == 0 {
+		return nil
+	}
+	q := lookup{client, svc.Key(), port}
+	if g, ok := s.found.Load(q); ok {
+		return g.(*Group)
+	}
+	if _, ok := svc.TargetPort(port); !ok {
+		return nil // which port is called is the program's choice: nothing is kept of it
+	}
+	r := s.set.Find(client, svc.Namespace, svc.Hostname)
+	var g *Group
+	if r != nil {
+		g = n.group(groupKey{r.Namespace, r.Name, svc.Key(), port}, r)
+	}
+	s.found.Store(q, g)
+	return g
+}
+
+// group returns the group of a key under the rule as it is now.
+func (n *Node) group(k groupKey, r *rules.Rule) *Group {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	g := n.groups[k]
+	if g == nil {
+		if len(n.groups) >= maxGroups {
+			n.sweep()
+		}
+		g = &Group{key: k}
+		n.groups[k] = g
+	}
+	g.rule.Store(&bound{r, r.For(k.port)})
+	return g
+}
+
+// sweep forgets the groups without connections; the caller holds mu. Looked-up groups are
+// found anew.
+func (n *Node) sweep() {
+	for k, g := range n.groups {
+		if g.idle() {
+			delete(n.groups, k)
+		}
+	}
+	n.now.Store(&state{set: n.now.Load().set, routes: n.now.Load().routes})
+}
+
+// Shift is where a route sends a connection.
+type Shift struct {
+	// Origin is the rule of the route, for people; empty when no rule is in effect.
+	Origin string
+	// To is the backend. Failure is why there is none.
+	To      route.PortKey
+	Failure *reason.Error
+}
+
+// Shift returns where a TCPRoute sends a connection to a service; ok is false when there is
+// no route. roll is a random number, the same for each try of one connection.
+func (n *Node) Shift(client string, svc *workload.Service, port uint16, roll uint64) (s Shift, ok bool) {
+	t, ok := n.Route(client, svc, port)
+	if !ok {
+		return s, false
+	}
+	if t == nil {
+		s.Failure = reason.Errorf(reason.NoRoute, "no rule of the routes of port %d of %s is in effect", port, svc.Key())
+		return s, true
+	}
+	s.Origin = t.Rule.Origin
+	b, failure := t.Pick(roll)
+	switch {
+	case failure != route.OK:
+		s.Failure = reason.Errorf(reason.NoBackend, "%s: %s", t.Rule.Origin, failure)
+	case b.Name == "":
+		s.Failure = reason.Errorf(reason.NoBackend, "%s: %s", t.Rule.Origin, b.Invalid)
+	default:
+		s.To, _ = wire.ParseUpstream(b.Name) // was checked when it came
+	}
+	return s, true
+}
+
+// Route returns the rule of a TCPRoute for a connection, nil when none is in effect; ok is
+// false when there is no route.
+func (n *Node) Route(client string, svc *workload.Service, port uint16) (t *route.Target, ok bool) {
+	if n == nil {
+		return nil, false
+	}
+	c := n.now.Load().routes
+	if len(c.Ports) == 0 {
+		return nil, false
+	}
+	table := c.Port(route.PortKey{Namespace: svc.Namespace, Hostname: svc.Hostname, Port: port}).ConnectionsFor(client)
+	if table == nil {
+		return nil, false
+	}
+	return table.Plain(), true
+}
+
+// Backends returns the backends of the route for a connection.
+func (n *Node) Backends(client string, svc *workload.Service, port uint16) (out []route.PortKey) {
+	t, _ := n.Route(client, svc, port)
+	if t == nil {
+		return nil
+	}
+	for i := range t.Rule.Backends {
+		if k, err := wire.ParseUpstream(t.Rule.Backends[i].Name); err == nil && !slices.Contains(out, k) {
+			out = append(out, k)
+		}
+	}
+	return out
+}
