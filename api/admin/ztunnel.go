@@ -12,6 +12,7 @@ type Ztunnel struct {
 	// StaticConfig is the directory that was read from a file.
 	StaticConfig json.RawMessage `json:"staticConfig"`
 	Telemetry    []Telemetry     `json:"telemetry"`
+	Traffic      *Traffic        `json:"traffic,omitempty"`
 	Version      Version         `json:"version"`
 	Workloads    []Workload      `json:"workloads"`
 	// Pods are those of the node, by UID.

@@ -44,6 +44,6 @@ func (a *App) dump() any {
 	return admin.Ztunnel{
 		Workloads: snap.DumpWorkloads(), Services: snap.DumpServices(), Policies: a.node.Policies.Set().Dump(),
 		StaticConfig: static, Config: config, Certificates: a.certs.States(), Pods: a.node.Pods(), Version: process.Version(),
-		Telemetry: a.layers.Dump(),
+		Telemetry: a.layers.Dump(), Traffic: a.traffic.Dump(),
 	}
 }

@@ -36,15 +36,18 @@ type serviceFacts struct {
 
 // serviceReport is what the mesh does with a service.
 type serviceReport struct {
-	Name       string            `json:"name"`
-	Namespace  string            `json:"namespace"`
-	Type       string            `json:"type"`
-	VIPs       []string          `json:"vips"`
-	Ports      []string          `json:"ports"`
-	Hostname   string            `json:"hostname,omitempty"` // as ztunnel knows it
-	Waypoint   string            `json:"waypoint,omitempty"`
-	Endpoints  []endpointReport  `json:"endpoints"`
-	Policies   []policyRow       `json:"policies"`
+	Name      string           `json:"name"`
+	Namespace string           `json:"namespace"`
+	Type      string           `json:"type"`
+	VIPs      []string         `json:"vips"`
+	Ports     []string         `json:"ports"`
+	Hostname  string           `json:"hostname,omitempty"` // as ztunnel knows it
+	Waypoint  string           `json:"waypoint,omitempty"`
+	Endpoints []endpointReport `json:"endpoints"`
+	Policies  []policyRow      `json:"policies"`
+	// Traffic are the DestinationRules and TCPRoutes by which the node proxy that was asked
+	// sends connections to the service.
+	Traffic    []string          `json:"traffic"`
 	Conditions []admin.Condition `json:"conditions"`
 	ToDo       []advice          `json:"toDo"`
 }
@@ -63,7 +66,7 @@ func describeService(f serviceFacts) *serviceReport {
 	s := f.Service
 	r := &serviceReport{
 		Name: s.Name, Namespace: s.Namespace, Type: cmp.Or(string(s.Spec.Type), "ClusterIP"), VIPs: slices.Clone(s.Spec.ClusterIPs),
-		Ports: servicePorts(s), Endpoints: []endpointReport{}, Policies: []policyRow{}, Conditions: []admin.Condition{}, ToDo: []advice{},
+		Ports: servicePorts(s), Endpoints: []endpointReport{}, Policies: []policyRow{}, Traffic: []string{}, Conditions: []admin.Condition{}, ToDo: []advice{},
 	}
 	for _, c := range s.Status.Conditions {
 		r.Conditions = append(r.Conditions, admin.Condition{Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: c.Message})
@@ -93,6 +96,7 @@ func (r *serviceReport) directory(f serviceFacts) {
 			r.Hostname = s.V.Hostname
 		}
 	}
+	r.traffic(f.Proxy.Dump.Traffic)
 	if r.Hostname == "" {
 		r.ToDo = append(r.ToDo, advice{"ztunnel " + f.Proxy.Pod + " does not know the service", "ambit proxy-status" + f.Type.Also()})
 	}
@@ -220,6 +224,12 @@ func (r *serviceReport) text() string {
 	}
 	if len(r.Endpoints) == 0 {
 		w.item("none")
+	}
+	if len(r.Traffic) > 0 {
+		w.title("Connections")
+	}
+	for _, t := range r.Traffic {
+		w.item("%s", t)
 	}
 	w.policies(r.Policies)
 	w.advice(r.ToDo)

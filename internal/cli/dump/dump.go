@@ -19,6 +19,8 @@ type Dump struct {
 	Policies      []Element[admin.Policy]       `json:"policies"`
 	Certificates  []Element[admin.Certificates] `json:"certificates"`
 	WorkloadState map[string]Element[admin.Pod] `json:"workloadState"`
+	// Traffic is nil where the proxy has no such thing.
+	Traffic *admin.Traffic `json:"traffic,omitempty"`
 }
 
 // Element is a value and the text it was read from.
@@ -65,11 +67,12 @@ func Parse(b []byte) (*Dump, error) {
 		Policies      elements[admin.Policy]        `json:"policies"`
 		Certificates  elements[admin.Certificates]  `json:"certificates"`
 		WorkloadState map[string]Element[admin.Pod] `json:"workloadState"`
+		Traffic       *admin.Traffic                `json:"traffic"`
 	}
 	if err := json.Unmarshal(b, &in); err != nil {
 		return nil, fmt.Errorf("this is not a config_dump of a ztunnel: %w", err)
 	}
-	d := &Dump{in.Workloads, in.Services, in.Policies, in.Certificates, in.WorkloadState}
+	d := &Dump{in.Workloads, in.Services, in.Policies, in.Certificates, in.WorkloadState, in.Traffic}
 	slices.SortStableFunc(d.Workloads, func(a, b Element[admin.Workload]) int {
 		return strings.Compare(a.V.Namespace+"\x00"+a.V.Name+"\x00"+a.V.UID, b.V.Namespace+"\x00"+b.V.Name+"\x00"+b.V.UID)
 	})

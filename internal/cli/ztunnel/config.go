@@ -76,7 +76,7 @@ all of them unless one is named. With -f it reads a config_dump from a file.`,
 	f.IntVar(&z.port, "proxy-admin-port", wellknown.PortAdmin, "port of ztunnel's admin endpoint, in a cluster")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{session.FormatShort, session.FormatJSON, session.FormatYAML}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("node", z.completeNodes)
-	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.dns(), z.egress(), z.all(), z.log())
+	cmd.AddCommand(z.workload(), z.service(), z.policy(), z.certificate(), z.connections(), z.dns(), z.egress(), z.traffic(), z.all(), z.log())
 	return cmd
 }
 

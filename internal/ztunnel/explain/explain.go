@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
 // World is the state of a node proxy at one moment.
@@ -31,6 +32,8 @@ type World struct {
 	Served func(namespace, name string) (info bootstrap.Workload, accepting, ok bool)
 	// Load counts connections in flight, by the UID of the endpoint.
 	Load func(uid string) int
+	// Traffic has the rules and routes of connections; nil for none.
+	Traffic *traffic.Node
 }
 
 // Unknown lists the resources that a question is about and the directory does not have,
@@ -45,7 +48,7 @@ func Unknown(w *World, q *verdict.Question) []string {
 		like = address(p, like)
 	}
 	if dst, err := w.find(q.To, ns, like); err == nil {
-		names := route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns)
+		names := append(route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns), route.UnknownBackends(w.Snapshot, w.Network, w.Traffic, dst, ns)...)
 		if info, _, ok := w.Served(ns, name); ok {
 			names = append(names, egress.Unknown(w.Snapshot, w.Network, w.local(info), dst.Addr())...)
 		}

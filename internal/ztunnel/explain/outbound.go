@@ -83,17 +83,21 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 	}
 	step.Says = "the pod is in the mesh as " + source.Identity().String()
 	v.Steps = append(v.Steps, step)
-	w.owner(v, dst, source.Namespace)
+	at := w.owner(v, dst, source.Namespace)
 	src := netip.AddrPortFrom(address(source, dst.Addr()), 0)
 	if err := w.egress(v, source, src, dst); err != nil {
 		return v.Refuse(err)
 	}
 	r, re := route.Outbound(route.Out{
 		Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Load: w.Load, Rand: first,
+		Traffic: w.Traffic, Roll: w.tcpRoute(v, source.Namespace, at.Service, dst.Port()),
 	})
 	if re != nil {
 		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepEndpoint, Says: "there is no next hop", Object: object, Decides: true})
 		return v.Refuse(re)
+	}
+	if err := w.rule(v, &r); err != nil {
+		return v.Refuse(err)
 	}
 	return w.hop(v, source, src.Addr(), &r)
 }

@@ -1,0 +1,38 @@
+package admin
+
+// Traffic is what a node proxy has of rules and routes of connections.
+type Traffic struct {
+	Rules  []TrafficRule  `json:"rules"`
+	Routes []TrafficRoute `json:"routes"`
+}
+
+// TrafficRule is a DestinationRule.
+type TrafficRule struct {
+	Object string `json:"object"` // kind, namespace and name
+	Host   string `json:"host"`
+	// Clients are the namespaces that see it, beside its own; none is all, unless Own is
+	// true.
+	Clients  []string       `json:"clients,omitempty"`
+	Own      bool           `json:"own,omitempty"`
+	Settings string         `json:"settings"`
+	Groups   []TrafficGroup `json:"groups"`
+}
+
+// TrafficGroup is the connections to a port of a service that are counted together.
+type TrafficGroup struct {
+	Service     string   `json:"service"` // namespace/hostname
+	Port        uint16   `json:"port"`
+	Settings    string   `json:"settings"`
+	Connections int64    `json:"connections"`
+	Refused     uint64   `json:"refused"`           // beyond maxConnections
+	Ejected     []string `json:"ejected,omitempty"` // UIDs
+}
+
+// TrafficRoute is a rule of a TCPRoute, for a port of a service.
+type TrafficRoute struct {
+	Object   string   `json:"object"` // kind, namespace, name and rule
+	Service  string   `json:"service"`
+	Port     uint16   `json:"port"`
+	Clients  string   `json:"clients,omitempty"` // their namespace; empty is all
+	Backends []string `json:"backends"`
+}

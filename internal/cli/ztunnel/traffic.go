@@ -1,0 +1,52 @@
+package ztunnel
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ambit-mesh/ambit/api/admin"
+	"github.com/ambit-mesh/ambit/internal/cli/dump"
+	"github.com/ambit-mesh/ambit/internal/cli/session"
+)
+
+var trafficColumns = []string{"OBJECT", "FOR", "CLIENTS", "CONNECTIONS", "REFUSED", "EJECTED", "SETTINGS"}
+
+func (z *ztunnelConfig) traffic() *cobra.Command {
+	return z.sub("traffic", "DestinationRules and TCPRoutes that the proxy honours, and what they limit and eject", z.printTraffic)
+}
+
+// printTraffic prints each rule, for each service whose connections it has met, and each
+// route.
+func (z *ztunnelConfig) printTraffic(d *dump.Dump) error {
+	t := d.Traffic
+	if t == nil {
+		t = &admin.Traffic{Rules: []admin.TrafficRule{}, Routes: []admin.TrafficRoute{}}
+	}
+	if !z.table() {
+		return z.Encode(z.output, t)
+	}
+	var rows [][]string
+	for _, r := range t.Rules {
+		clients := cmp.Or(strings.Join(r.Clients, ","), "all")
+		if r.Own {
+			clients = "its namespace"
+		}
+		for _, g := range r.Groups {
+			rows = append(rows, []string{
+				r.Object, fmt.Sprintf("%s:%d", dump.AfterSlash(g.Service), g.Port), clients, strconv.FormatInt(g.Connections, 10),
+				strconv.FormatUint(g.Refused, 10), strconv.Itoa(len(g.Ejected)), g.Settings,
+			})
+		}
+		if len(r.Groups) == 0 {
+			rows = append(rows, []string{r.Object, r.Host, clients, "0", "0", "0", r.Settings})
+		}
+	}
+	for _, r := range t.Routes {
+		rows = append(rows, []string{r.Object, fmt.Sprintf("%s:%d", dump.AfterSlash(r.Service), r.Port), cmp.Or(r.Clients, "all"), "", "", "", strings.Join(r.Backends, ", ")})
+	}
+	return z.Table(session.Narrow, trafficColumns, rows)
+}
