@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/managed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
@@ -78,7 +79,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	}
 	process.RaiseDescriptors(log, "a pod with many connections is refused early")
 	rec := telemetry.NewLimited("ztunnel", logs.Logger(accesslog.Scope), accesslog.Rates{Complete: int(cfg.AccessLogRate), Failed: int(cfg.AccessLogFailedRate)})
-	manager := NewManagerMetrics()
+	manager := &managed.Metrics{}
 	lookups := dnsproxy.NewMetrics()
 
 	if err := a.source(dir, policies, feed.Metrics(reg)); err != nil {
@@ -98,7 +99,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	})
 	reg.MustRegister(append(o.Observed.Collectors(), telemetry.NewOverridden(rec, o.Observed), manager, lookups)...)
 	a.node = NewNode(o)
-	manager.node.Store(a.node)
+	manager.Follow(managed.Node{Counts: a.node.Counts, Egress: &a.node.egress, Budgets: &a.node.budgets})
 	if a.crl != nil {
 		// On a goroutine of its own: asking for certificates can wait.
 		a.crl.OnReload(func() { go a.node.revoke() })

@@ -35,6 +35,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/inflight"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/managed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
@@ -62,7 +63,7 @@ type Options struct {
 	// or a service ("namespace/hostname") and returns when the directory
 	// has the answer.
 	Demand  func(ctx context.Context, name string) error
-	Metrics *ManagerMetrics
+	Metrics *managed.Metrics
 	// Observed is what users want observed; nil: nothing more than without settings.
 	Observed *observed.Node
 	Traffic  *traffic.Node    // rules and routes of connections; nil: none
@@ -108,7 +109,7 @@ type podName struct{ namespace, name string }
 // policies until Close.
 func NewNode(o Options) *Node {
 	if o.Metrics == nil {
-		o.Metrics = NewManagerMetrics()
+		o.Metrics = &managed.Metrics{}
 	}
 	n := &Node{
 		Options: o, log: o.Logger,
@@ -192,7 +193,7 @@ func (n *Node) startLocked(p *pod) error {
 	err := p.start()
 	if err == nil {
 		p.up = true
-		n.Metrics.started.Add(1)
+		n.Metrics.Started.Add(1)
 		n.review.pod(p)
 		n.log.Info("pod is served", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name)
 		return nil
@@ -228,7 +229,7 @@ func (n *Node) removeLocked(p *pod) {
 		p.retry.Stop()
 	}
 	if p.up {
-		n.Metrics.stopped.Add(1)
+		n.Metrics.Stopped.Add(1)
 	}
 	p.close(reason.WorkloadRemoved)
 }

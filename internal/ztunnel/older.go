@@ -36,7 +36,7 @@ func (p *pod) judgeOlder(local *workload.Workload) *uncaptured.Judge {
 			return d.Policy, !d.Allowed && d.Reason != reason.PolicyUnavailable
 		},
 		Ended: func(s *sockdiag.Socket, policy string) {
-			n.Metrics.older.Add(1)
+			n.Metrics.Older.Add(1)
 			n.Recorder.Failed(p.logs, telemetry.Destination, s.Remote, s.Local, &reason.Error{
 				Reason: reason.PolicyChanged, Detail: policy,
 				Err: errors.New("the connection was made before the pod was enrolled"),

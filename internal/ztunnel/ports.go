@@ -27,7 +27,7 @@ func (n *Node) guardPorts() {
 	for _, p := range n.list() {
 		if p.ns != nil && !p.closed.Load() && tunnelled(p.local(snap)) {
 			log := n.log.With("uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name)
-			p.guard.Look(p.do, p.portNumbers(), log, func() { n.Metrics.foreign.Add(1) })
+			p.guard.Look(p.do, p.portNumbers(), log, func() { n.Metrics.Foreign.Add(1) })
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 // valid.
 func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
 	if src.IsValid() && in.pod.usedUp.Has(src, to) {
-		in.pod.node.Metrics.sourceLost.Add(1)
+		in.pod.node.Metrics.SourceLost.Add(1)
 		src = netip.Addr{}
 	}
 	fd, err := in.pod.socket(legs.Captured, to.Addr(), src)
@@ -44,7 +44,7 @@ func (in *incoming) dialled(fd int, to netip.AddrPort, src netip.Addr, err error
 	case src.IsValid() && sockopt.NoPortLeft(err):
 		closeSocket(fd)
 		in.pod.usedUp.Add(src, to)
-		in.pod.node.Metrics.sourceLost.Add(1)
+		in.pod.node.Metrics.SourceLost.Add(1)
 		in.pod.node.log.Debug("no port is left for the client's address, the program gets the pod's",
 			"client", src, "to", to, "error", err)
 		in.dial(to, netip.Addr{})

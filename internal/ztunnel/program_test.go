@@ -87,7 +87,7 @@ func TestPortsOfClientRunOut(t *testing.T) {
 		if seen[w.clientIP()] != fewPorts || seen[w.serverIP()] != fewPorts/2 {
 			t.Errorf("programs saw %v", seen)
 		}
-		if n := w.server.node.Metrics.sourceLost.Load(); n != fewPorts/2 {
+		if n := w.server.node.Metrics.SourceLost.Load(); n != fewPorts/2 {
 			t.Errorf("%d connections are counted as without the client's address", n)
 		}
 	})

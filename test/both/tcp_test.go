@@ -196,3 +196,123 @@ trafficPolicy:
 		w.Delete(rule("shop", "web", "web", ""))
 	})
 }
+
+// TestMaxConnections: a node proxy has as many connections to a service as its
+// DestinationRule permits. The next one is refused, and the reason is in the log, until one
+// ends. A rule of another tenant's namespace is for no connection of this one's.
+func TestMaxConnections(t *testing.T) {
+	w := start(t, world.Options{})
+	w.Namespace("market", true)
+	holder := rig.PodObject("$shop", "holder", "node2", "")
+	w.Apply(rig.PodObject("$shop", "far", "node2", "") + rig.PodObject("$market", "buyer", "node2", "") + server("web", "app: web") +
+		rig.ServiceObject("$shop", "web", "web", "{name: tcp, port: 80, targetPort: 8080}, {name: echo, port: 9000}"))
+	buyer := world.Place{Namespace: "market", Pod: "buyer"}
+	w.Families(func(w *world.World, v6 bool) {
+		w.Apply(holder)
+		echo, web := w.Service("shop", "web", 9000, v6), w.Service("shop", "web", 80, v6)
+		host := "web.$shop.svc.cluster.local"
+		limits := rule("shop", "web", "web", `
+trafficPolicy:
+  portLevelSettings:
+  - port: {number: 9000}
+    connectionPool: {tcp: {maxConnections: 2, connectTimeout: 5s}}
+`)
+		// The other tenant's rule would refuse every second connection of the shop's.
+		foreign := rule("market", "web", host, "trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}\nexportTo: [\"*\"]")
+		w.Apply(limits + foreign)
+		w.Condition("DestinationRule", "shop", "web", "ZtunnelAccepted", "True Accepted", "portLevelSettings[0].connectionPool.tcp.maxConnections")
+		w.Says([]string{"DestinationRule $shop/web", "maxConnections 2"}, "why", "far.$shop", "web:9000")
+		at := world.Place{Namespace: "shop", Pod: "holder"}
+		a, b := w.Hold(at, echo), w.Hold(at, echo)
+		if err := closed(w, far, echo); err != nil {
+			w.Errorf("a third connection: %v", err)
+		}
+		w.ProxyLogs(far, reason.ResourceExhausted.Info().What, "DestinationRule $shop/web", "maxConnections, 2")
+		w.Says([]string{"maxConnections of this node proxy, 2, is reached"}, "why", "far.$shop", "web:9000")
+		w.Says([]string{"DestinationRule $shop/web", "all 2", "maxConnections 2, connectTimeout 5s"}, "ztunnel-config", "traffic", "--node", "node2")
+		w.Says([]string{"DestinationRule $shop/web: port 9000: maxConnections 2"}, "describe", "service", "web.$shop")
+		w.Becomes(200, far, web, "/")   // another port has no limit
+		w.Becomes(200, buyer, web, "/") // by its own rule, which counts its own connections
+		for _, h := range []*world.Held{a, b} {
+			if err := h.Carries(); err != nil {
+				w.Errorf("a connection within the limit: %v", err)
+			}
+		}
+		w.Delete(holder)
+		w.Eventually("there is room again", func() error {
+			r := w.Request(far, echo, "/")
+			if !strings.Contains(r.Error, "malformed") {
+				return fmt.Errorf("%+v", r)
+			}
+			return nil
+		})
+		w.Delete(limits + foreign)
+	})
+}
+
+// TestEjectedAll: when every endpoint of a service has failed, none is left out: the first
+// that comes back is found at once.
+func TestEjectedAll(t *testing.T) {
+	w := start(t, world.Options{})
+	w.Apply(rig.PodObject("$shop", "far", "node2", "") + rig.PodObject("$shop", "dead", "node1", "app: web") + rig.PodObject("$shop", "also", "node1", "app: web") +
+		rig.ServiceObject("$shop", "web", "web", "{name: tcp, port: 80, targetPort: 8080}") + rule("shop", "web", "web", `
+trafficPolicy:
+  outlierDetection: {consecutiveGatewayErrors: 1, baseEjectionTime: 300s, maxEjectionPercent: 100}
+`))
+	w.Families(func(w *world.World, v6 bool) {
+		to := w.Service("shop", "web", 80, v6)
+		w.Eventually("both are ejected", func() error {
+			if err := refused(w, 5, far, to); err != nil {
+				return err
+			}
+			out, err := w.Ambit("why", "far.$shop", to.String())
+			if !strings.Contains(out, "endpoints ejected now: 2 of 2") {
+				return fmt.Errorf("%s, error %v", out, err)
+			}
+			return nil
+		})
+		live := server("web", "app: web")
+		w.Apply(live)
+		w.Eventually("the new endpoint answers", func() error { return w.AnsweredBy("web", 10, far, to, "/") })
+		w.Delete(live)
+	})
+}
+
+// TestVisibleRules: a DestinationRule that only its own namespace sees, and one of a
+// namespace that is neither the client's nor the service's, change nothing for others.
+func TestVisibleRules(t *testing.T) {
+	w := start(t, world.Options{})
+	w.Namespace("market", true)
+	w.Namespace("street", true)
+	w.Apply(rig.PodObject("$shop", "far", "node2", "") + rig.PodObject("$market", "buyer", "node2", "") + server("web", "app: web") +
+		rig.PodObject("$street", "gnome", "node2", "") +
+		rig.ServiceObject("$shop", "web", "web", "{name: tcp, port: 80, targetPort: 8080}, {name: echo, port: 9000}"))
+	host := "web.$shop.svc.cluster.local"
+	limit := "trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}\n"
+	says := func(pod, want string) {
+		w.Eventually("the rule for "+pod, func() error {
+			out, err := w.Ambit("why", pod, host+":80")
+			if err != nil {
+				return err
+			}
+			if got := strings.Contains(out, "DestinationRule"); got != (want != "") || !strings.Contains(out, w.Text(want)) {
+				return fmt.Errorf("want %q:\n%s", want, out)
+			}
+			return nil
+		})
+	}
+	w.Apply(rule("shop", "web", "web", limit+"exportTo: [\".\"]") + rule("street", "web", host, limit+"exportTo: [\"*\"]"))
+	says("far.$shop", "DestinationRule $shop/web")
+	says("gnome.$street", "DestinationRule $street/web")
+	says("buyer.$market", "")
+	w.Apply(rule("shop", "web", "web", limit+"exportTo: [\".\", $market]"))
+	says("buyer.$market", "DestinationRule $shop/web")
+	says("gnome.$street", "DestinationRule $street/web")
+	w.Apply(rule("market", "mine", "\"*.$shop.svc.cluster.local\"", limit))
+	says("buyer.$market", "DestinationRule $market/mine")
+	says("far.$shop", "DestinationRule $shop/web")
+	// A selector would be for fewer clients than the namespace has: the rule is for none.
+	w.Apply(rule("market", "mine", host, limit+"workloadSelector: {matchLabels: {app: none}}"))
+	w.Condition("DestinationRule", "market", "mine", "ZtunnelAccepted", "False", "workloadSelector: the whole rule has no effect")
+	says("buyer.$market", "DestinationRule $shop/web")
+}

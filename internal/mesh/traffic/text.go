@@ -2,6 +2,8 @@ package traffic
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -29,6 +31,19 @@ func (s *Settings) String() string {
 		return "no setting"
 	}
 	return strings.Join(out, ", ")
+}
+
+// Text renders the settings of all ports, for people.
+func (r *Rule) Text() string {
+	var out []string
+	if r.Settings != (Settings{}) || len(r.Ports) == 0 {
+		out = append(out, r.Settings.String())
+	}
+	for _, port := range slices.Sorted(maps.Keys(r.Ports)) {
+		s := r.Ports[port]
+		out = append(out, fmt.Sprintf("port %d: %s", port, s.String()))
+	}
+	return strings.Join(out, "; ")
 }
 
 // String renders a preference, for people.

@@ -3,6 +3,8 @@ package traffic
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,10 +29,9 @@ func (r *Rule) Encode() ([]byte, error) {
 		Namespace: r.Namespace, Name: r.Name, Created: r.Created, Host: r.Host, VisibleTo: r.VisibleTo, Own: r.Own, Root: r.Root,
 		Settings: r.Settings.encode(),
 	}
-	for port := range 1 << 16 {
-		if s, ok := r.Ports[uint16(port)]; ok {
-			pb.Ports = append(pb.Ports, &trafficpb.Port{Number: uint32(port), Settings: s.encode()})
-		}
+	for _, port := range slices.Sorted(maps.Keys(r.Ports)) {
+		s := r.Ports[port]
+		pb.Ports = append(pb.Ports, &trafficpb.Port{Number: uint32(port), Settings: s.encode()})
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(pb)
 	if err != nil {

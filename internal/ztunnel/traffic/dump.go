@@ -22,7 +22,7 @@ func (n *Node) Dump() *admin.Traffic {
 		return cmp.Or(cmp.Compare(a.key.service.String(), b.key.service.String()), cmp.Compare(a.key.port, b.key.port))
 	})
 	for _, r := range s.set.All() {
-		row := admin.TrafficRule{Object: r.String(), Host: r.Host, Clients: r.VisibleTo, Own: r.Own, Settings: r.Settings.String(), Groups: []admin.TrafficGroup{}}
+		row := admin.TrafficRule{Object: r.String(), Host: r.Host, Clients: r.VisibleTo, Own: r.Own, Settings: r.Text(), Groups: []admin.TrafficGroup{}}
 		for _, g := range groups {
 			if g.Rule() == r {
 				row.Groups = append(row.Groups, admin.TrafficGroup{

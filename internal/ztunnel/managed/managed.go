@@ -1,4 +1,6 @@
-package ztunnel
+// Package managed counts for the metrics of a node proxy which pods it serves, and what it
+// met in serving them.
+package managed
 
 import (
 	"sync/atomic"
@@ -9,17 +11,24 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 )
 
-// ManagerMetrics counts the pods' proxies.
-type ManagerMetrics struct {
+// Metrics counts the pods' proxies.
+type Metrics struct {
 	node             atomic.Pointer[Node]
-	started, stopped atomic.Uint64
-	sourceLost       atomic.Uint64 // connections to programs without the client's address
-	foreign          atomic.Uint64 // listening sockets of others on the proxy's ports
-	older            atomic.Uint64 // connections from before enrolment that a policy ended
+	Started, Stopped atomic.Uint64
+	SourceLost       atomic.Uint64 // connections to programs without the client's address
+	Foreign          atomic.Uint64 // listening sockets of others on the proxy's ports
+	Older            atomic.Uint64 // connections from before enrolment that a policy ended
 }
 
-// NewManagerMetrics makes one for a Node.
-func NewManagerMetrics() *ManagerMetrics { return &ManagerMetrics{} }
+// Node is what is read when metrics are collected.
+type Node struct {
+	Counts  func() (up, pending int)
+	Egress  *egress.Gate
+	Budgets *budget.Node
+}
+
+// Follow has the metrics be those of a node.
+func (m *Metrics) Follow(n Node) { m.node.Store(&n) }
 
 var (
 	descActive     = prometheus.NewDesc("workload_manager_active_proxy_count", "Pods that are served (unstable).", nil, nil)
@@ -35,7 +44,7 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (m *ManagerMetrics) Describe(ch chan<- *prometheus.Desc) {
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descActive, descPending, descStarted, descStopped, descSourceLost, descForeign, descOlder, descUsed, descTotal, descRefused} {
 		ch <- d
 	}
@@ -43,12 +52,12 @@ func (m *ManagerMetrics) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // Collect implements prometheus.Collector.
-func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	var up, pending int
 	if n := m.node.Load(); n != nil {
 		up, pending = n.Counts()
-		n.egress.Collect(ch)
-		n.budgets.Each(func(resource string, p *budget.Pool) {
+		n.Egress.Collect(ch)
+		n.Budgets.Each(func(resource string, p *budget.Pool) {
 			ch <- prometheus.MustNewConstMetric(descUsed, prometheus.GaugeValue, float64(p.Used()), resource)
 			ch <- prometheus.MustNewConstMetric(descTotal, prometheus.GaugeValue, float64(p.Total()), resource)
 			ch <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(p.Refused()), resource)
@@ -56,9 +65,9 @@ func (m *ManagerMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descActive, prometheus.GaugeValue, float64(up))
 	ch <- prometheus.MustNewConstMetric(descPending, prometheus.GaugeValue, float64(pending))
-	ch <- prometheus.MustNewConstMetric(descStarted, prometheus.CounterValue, float64(m.started.Load()))
-	ch <- prometheus.MustNewConstMetric(descStopped, prometheus.CounterValue, float64(m.stopped.Load()))
-	ch <- prometheus.MustNewConstMetric(descSourceLost, prometheus.CounterValue, float64(m.sourceLost.Load()))
-	ch <- prometheus.MustNewConstMetric(descForeign, prometheus.CounterValue, float64(m.foreign.Load()))
-	ch <- prometheus.MustNewConstMetric(descOlder, prometheus.CounterValue, float64(m.older.Load()))
+	ch <- prometheus.MustNewConstMetric(descStarted, prometheus.CounterValue, float64(m.Started.Load()))
+	ch <- prometheus.MustNewConstMetric(descStopped, prometheus.CounterValue, float64(m.Stopped.Load()))
+	ch <- prometheus.MustNewConstMetric(descSourceLost, prometheus.CounterValue, float64(m.SourceLost.Load()))
+	ch <- prometheus.MustNewConstMetric(descForeign, prometheus.CounterValue, float64(m.Foreign.Load()))
+	ch <- prometheus.MustNewConstMetric(descOlder, prometheus.CounterValue, float64(m.Older.Load()))
 }
