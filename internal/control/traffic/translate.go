@@ -18,7 +18,6 @@ import (
 
 	rules "github.com/ambit-mesh/ambit/internal/mesh/traffic"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
-	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
 
 // Made is what became of a DestinationRule.
@@ -297,7 +296,7 @@ func (x *translator) balance(at string, lb *api.LoadBalancerSettings, s *rules.S
 		s.Locality = &rules.Locality{Disabled: true}
 		return
 	}
-	out := &rules.Locality{Scopes: []workload.Scope{workload.ScopeRegion, workload.ScopeZone, workload.ScopeSubzone}}
+	out := &rules.Locality{Scopes: []rules.Scope{rules.Region, rules.Zone, rules.Subzone}}
 	if len(l.GetFailoverPriority()) > 0 {
 		out.Scopes = nil
 	}
@@ -318,7 +317,7 @@ func (x *translator) balance(at string, lb *api.LoadBalancerSettings, s *rules.S
 }
 
 // labels are those that locality is made of.
-var labels = map[string]workload.Scope{
-	wellknown.LabelRegion: workload.ScopeRegion, wellknown.LabelZone: workload.ScopeZone, wellknown.LabelSubzone: workload.ScopeSubzone,
-	wellknown.LabelNetwork: workload.ScopeNetwork, "topology.istio.io/cluster": workload.ScopeCluster, "kubernetes.io/hostname": workload.ScopeNode,
+var labels = map[string]rules.Scope{
+	wellknown.LabelRegion: rules.Region, wellknown.LabelZone: rules.Zone, wellknown.LabelSubzone: rules.Subzone,
+	wellknown.LabelNetwork: rules.Network, "topology.istio.io/cluster": rules.Cluster, "kubernetes.io/hostname": rules.NodeScope,
 }

@@ -5,8 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
 
 // String renders what is set, for people, in the words of its author.
@@ -62,7 +60,4 @@ func (l *Locality) String() string {
 	return text
 }
 
-var scopeNames = map[workload.Scope]string{
-	workload.ScopeRegion: "region", workload.ScopeZone: "zone", workload.ScopeSubzone: "subzone",
-	workload.ScopeNode: "node", workload.ScopeCluster: "cluster", workload.ScopeNetwork: "network",
-}
+var scopeNames = map[Scope]string{Region: "region", Zone: "zone", Subzone: "subzone", NodeScope: "node", Cluster: "cluster", Network: "network"}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/outlier"
-	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
 
 // Bounds of what a rule may say.
@@ -62,13 +61,26 @@ func (o *Outlier) Settings() outlier.Settings {
 	}
 }
 
+// Scope is a level of locality in which client and endpoint may agree.
+type Scope uint8
+
+// The scopes.
+const (
+	Region Scope = iota
+	Zone
+	Subzone
+	NodeScope
+	Cluster
+	Network
+)
+
 // Failover is where clients of a region go when their own has no endpoint.
 type Failover struct{ From, To string }
 
 // Locality is which endpoints come before others.
 type Locality struct {
 	Disabled bool // none, also when the Service has a preference
-	Scopes   []workload.Scope
+	Scopes   []Scope
 	Failover []Failover
 }
 

@@ -12,15 +12,14 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	trafficpb "github.com/ambit-mesh/ambit/api/traffic"
-	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 )
 
 // maxMessage bounds a message in bytes: Kubernetes stores no larger object.
 const maxMessage = 2 << 20
 
-var scopes = map[workload.Scope]trafficpb.Scope{
-	workload.ScopeRegion: trafficpb.Scope_REGION, workload.ScopeZone: trafficpb.Scope_ZONE, workload.ScopeSubzone: trafficpb.Scope_SUBZONE,
-	workload.ScopeNode: trafficpb.Scope_NODE, workload.ScopeCluster: trafficpb.Scope_CLUSTER, workload.ScopeNetwork: trafficpb.Scope_NETWORK,
+var scopes = map[Scope]trafficpb.Scope{
+	Region: trafficpb.Scope_REGION, Zone: trafficpb.Scope_ZONE, Subzone: trafficpb.Scope_SUBZONE,
+	NodeScope: trafficpb.Scope_NODE, Cluster: trafficpb.Scope_CLUSTER, Network: trafficpb.Scope_NETWORK,
 }
 
 // Encode returns the message of a rule, or why a node proxy would reject it.

@@ -34,6 +34,7 @@ type Group struct {
 type bound struct {
 	rule     *rules.Rule
 	settings *rules.Settings
+	nearest  *workload.Preference
 }
 
 // idle reports whether nothing is lost with the group.
@@ -99,7 +100,8 @@ func (g *Group) Pick(s *workload.Snapshot, q workload.Query) (workload.Upstream,
 	if g == nil {
 		return s.Pick(q)
 	}
-	set := g.rule.Load().settings
+	b := g.rule.Load()
+	set := b.settings
 	switch set.Balance {
 	case rules.Random:
 		q.Load = nil
@@ -107,9 +109,7 @@ func (g *Group) Pick(s *workload.Snapshot, q workload.Query) (workload.Upstream,
 		q.Load, q.Rand = nil, g.next
 	case rules.Default, rules.LeastRequest:
 	}
-	if l := set.Locality; l != nil {
-		q.Preference, q.Failover = prefer(l, q.Client)
-	}
+	q.Preference, q.Failover = b.nearest, failover(set.Locality, q.Client)
 	out := g.out.Load()
 	if out == nil || set.Outlier == nil {
 		return s.Pick(q)
@@ -129,26 +129,39 @@ func (g *Group) Pick(s *workload.Snapshot, q workload.Query) (workload.Upstream,
 	return up, nil
 }
 
-var (
-	none     = &workload.Preference{Mode: workload.Standard}
-	inRegion = &workload.Preference{Mode: workload.Failover, Scopes: []workload.Scope{workload.ScopeRegion, workload.ScopeZone, workload.ScopeSubzone}}
-)
+var none = &workload.Preference{Mode: workload.Standard}
 
-// prefer returns the preference of a client, and the region that comes after its own.
-func prefer(l *rules.Locality, client *workload.Workload) (p *workload.Preference, failover string) {
-	if l.Disabled {
-		return none, ""
+// nearest returns the preference of a rule; nil without one.
+func nearest(l *rules.Locality) *workload.Preference {
+	switch {
+	case l == nil:
+		return nil
+	case l.Disabled:
+		return none
+	}
+	p := &workload.Preference{Mode: workload.Failover}
+	for _, s := range l.Scopes {
+		p.Scopes = append(p.Scopes, scopes[s])
+	}
+	return p
+}
+
+var scopes = map[rules.Scope]workload.Scope{
+	rules.Region: workload.ScopeRegion, rules.Zone: workload.ScopeZone, rules.Subzone: workload.ScopeSubzone,
+	rules.NodeScope: workload.ScopeNode, rules.Cluster: workload.ScopeCluster, rules.Network: workload.ScopeNetwork,
+}
+
+// failover returns the region that comes after the client's own.
+func failover(l *rules.Locality, client *workload.Workload) string {
+	if l == nil || l.Disabled {
+		return ""
 	}
 	for _, f := range l.Failover {
 		if f.From == client.Locality.Region {
-			failover = f.To
-			break
+			return f.To
 		}
 	}
-	if len(l.Scopes) == 3 && l.Scopes[0] == workload.ScopeRegion && l.Scopes[1] == workload.ScopeZone && l.Scopes[2] == workload.ScopeSubzone {
-		return inRegion, failover
-	}
-	return &workload.Preference{Mode: workload.Failover, Scopes: l.Scopes}, failover
+	return ""
 }
 
 // next is the source of choice of turns. Numbers that follow each other are spread over

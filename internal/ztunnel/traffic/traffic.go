@@ -160,7 +160,8 @@ func (n *Node) group(k groupKey, r *rules.Rule) *Group {
 		g = &Group{key: k}
 		n.groups[k] = g
 	}
-	g.rule.Store(&bound{r, r.For(k.port)})
+	set := r.For(k.port)
+	g.rule.Store(&bound{r, set, nearest(set.Locality)})
 	return g
 }
 
