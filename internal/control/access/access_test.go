@@ -177,6 +177,13 @@ func TestNodeOfAProxy(t *testing.T) {
 			if (err == nil) != (want != "") || s.All || s.Within != nil || len(s.Unasked) > 0 || err == nil && !slices.Equal(s.Groups, []xds.Group{want}) {
 				t.Errorf("telemetry of %s, bound %v: %+v, %v; want %q", tt.name, bound, s, err, want)
 			}
+			// Of rules and routes of connections, what is for all nodes besides.
+			for _, typ := range []string{wellknown.TypeTraffic, wellknown.TypeRoute} {
+				s, err = newCallers(bound).Scope(tt.caller, "claimed", typ)
+				if (err == nil) != (want != "") || s.All || s.Within != nil || len(s.Unasked) > 0 || err == nil && !slices.Equal(s.Groups, []xds.Group{want, AllNodes}) {
+					t.Errorf("%s of %s, bound %v: %+v, %v; want %q", typ, tt.name, bound, s, err, want)
+				}
+			}
 		}
 	}
 }

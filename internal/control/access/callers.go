@@ -98,7 +98,10 @@ func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, 
 		if err != nil {
 			return xds.Scope{}, err
 		}
-		if byNode(typeURL) {
+		switch {
+		case typeURL == wellknown.TypeTelemetry:
+			return xds.Scope{Groups: []xds.Group{NodeGroup(node)}}, nil
+		case byNode(typeURL):
 			return xds.Scope{Groups: []xds.Group{NodeGroup(node), AllNodes}}, nil
 		}
 		return xds.Scope{All: true, Unasked: []xds.Group{NodeGroup(node)}}, nil

@@ -166,6 +166,7 @@ func everything() []runtime.Object {
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "cm"}, Data: map[string]string{"deployment": "{}", "x": "not kept"}},
 		custom("discovery.k8s.io/v1", "EndpointSlice", "a", "e", nil),
 		custom("networking.istio.io/v1", "WorkloadEntry", "a", "we", map[string]any{"address": "1.2.3.4"}),
+		custom("networking.istio.io/v1", "DestinationRule", "a", "dr", map[string]any{"host": "x"}),
 		custom("networking.istio.io/v1", "ServiceEntry", "a", "se", map[string]any{"hosts": []any{"x.example"}, "resolution": "DNS"}),
 		authz("ap", map[string]any{"action": "DENY"}),
 		custom("security.istio.io/v1", "PeerAuthentication", "a", "pa", map[string]any{"mtls": map[string]any{"mode": "STRICT"}}),

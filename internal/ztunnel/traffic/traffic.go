@@ -17,8 +17,12 @@ import (
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
-// maxGroups bounds the groups of a node beside those that have connections.
-const maxGroups = 4096
+const (
+	// maxGroups bounds the groups of a node beside those that have connections.
+	maxGroups = 4096
+	// maxFound bounds the answers that are kept.
+	maxFound = 16384
+)
 
 // Node has the rules and the routes of a node, and what its connections have shown of
 // endpoints. Its methods may be called from any goroutine, and on nil.
@@ -37,6 +41,7 @@ type state struct {
 	set    *rules.Set
 	routes *route.Config
 	found  sync.Map // what was looked up: *Group by lookup
+	kept   atomic.Int64
 }
 
 // lookup is a question to the rules.
@@ -104,22 +109,16 @@ func (n *Node) ApplyRoutes(d xds.Delta) (out []xds.Rejection) {
 
 // publish makes the state of now; the caller holds mu.
 func (n *Node) publish(set *rules.Set) {
-	s := &state{set: set, routes: n.routes.Config()}
+	there := map[[2]string]bool{}
+	for _, r := range set.All() {
+		there[[2]string{r.Namespace, r.Name}] = true
+	}
 	for k, g := range n.groups {
-		if g.idle() && n.ruleOf(set, k) == nil {
+		if g.idle() && !there[[2]string{k.namespace, k.name}] {
 			delete(n.groups, k)
 		}
 	}
-	n.now.Store(s)
-}
-
-func (n *Node) ruleOf(set *rules.Set, k groupKey) *rules.Rule {
-	for _, r := range set.All() {
-		if r.Namespace == k.namespace && r.Name == k.name {
-			return r
-		}
-	}
-	return nil
+	n.now.Store(&state{set: set, routes: n.routes.Config()})
 }
 
 // For returns the group of connections from clients of a namespace to a port of a service;
@@ -144,7 +143,11 @@ func (n *Node) For(client string, svc *workload.Service, port uint16) *Group {
 	if r != nil {
 		g = n.group(groupKey{r.Namespace, r.Name, svc.Key(), port}, r)
 	}
-	s.found.Store(q, g)
+	if s.found.Store(q, g); s.kept.Add(1) > maxFound {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.renew()
+	}
 	return g
 }
 
@@ -173,7 +176,13 @@ func (n *Node) sweep() {
 			delete(n.groups, k)
 		}
 	}
-	n.now.Store(&state{set: n.now.Load().set, routes: n.now.Load().routes})
+	n.renew()
+}
+
+// renew forgets what was looked up; the caller holds mu.
+func (n *Node) renew() {
+	s := n.now.Load()
+	n.now.Store(&state{set: s.set, routes: s.routes})
 }
 
 // Shift is where a route sends a connection.
