@@ -23,6 +23,7 @@ type Group struct {
 	active atomic.Int64
 	over   atomic.Uint64 // connections that were refused
 	turn   atomic.Uint64
+	turns  workload.Rand                        // next
 	failed atomic.Int32                         // entries of health
 	out    atomic.Pointer[map[string]time.Time] // until when endpoints are left out, by UID
 
@@ -106,7 +107,7 @@ func (g *Group) Pick(s *workload.Snapshot, q workload.Query) (workload.Upstream,
 	case rules.Random:
 		q.Load = nil
 	case rules.RoundRobin:
-		q.Load, q.Rand = nil, g.next
+		q.Load, q.Rand = nil, g.turns
 	case rules.Default, rules.LeastRequest:
 	}
 	q.Preference, q.Failover = b.nearest, failover(set.Locality, q.Client)

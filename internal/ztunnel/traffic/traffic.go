@@ -161,6 +161,7 @@ func (n *Node) group(k groupKey, r *rules.Rule) *Group {
 			n.sweep()
 		}
 		g = &Group{key: k}
+		g.turns = g.next
 		n.groups[k] = g
 	}
 	set := r.For(k.port)
