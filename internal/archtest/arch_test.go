@@ -42,7 +42,7 @@ var layers = map[string][]string{
 	"internal/proxy":   {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
 	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/proxy/observed", "internal/ztunnel/observed", "internal/ztunnel/traffic"},
 	// Routes of connections have one translation and one table, whoever executes them.
-	"internal/ztunnel/traffic": {"api/admin", "internal/mesh", "internal/xds", "internal/l7"},
+	"internal/ztunnel/traffic": {"api", "api/admin", "internal/mesh", "internal/xds", "internal/l7"},
 	"internal/gateway":         {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
 	// What users want observed is one language for both roles: its settings are of l7, and
 	// its collectors are called as l7 calls endpoints. Nothing else of a node proxy is.

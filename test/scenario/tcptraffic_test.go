@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
@@ -68,6 +69,15 @@ func TestConnectTimeout(t *testing.T) {
 			out, err := w.Ambit("why", "far.shop", at(vip, 8080).String())
 			return errors.Join(err, contains(out, "DestinationRule shop/db", "connectTimeout 200ms", "endpoints ejected now: 1 of 2"))
 		})
+		timeouts := 0.0
+		for _, s := range w.Metrics("node2", "istio_tcp_connections_failed_total") {
+			if s.Labels["response_flags"] == reason.ConnectTimeout.Flag() {
+				timeouts += s.Value
+			}
+		}
+		if timeouts == 0 {
+			t.Error("no attempt has ended by the time-out of the rule")
+		}
 		w.MustDelete("DestinationRule", "shop", "db")
 	})
 }
