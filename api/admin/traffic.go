@@ -18,8 +18,10 @@ type TrafficRule struct {
 	Groups   []TrafficGroup `json:"groups"`
 }
 
-// TrafficGroup is the connections to a port of a service that are counted together.
+// TrafficGroup is the connections from a namespace to a port of a service. Those of all
+// namespaces are counted together, for each rule.
 type TrafficGroup struct {
+	Clients     string   `json:"clients"` // namespace
 	Service     string   `json:"service"` // namespace/hostname
 	Port        uint16   `json:"port"`
 	Settings    string   `json:"settings"`

@@ -82,8 +82,9 @@ func TestConnectTimeout(t *testing.T) {
 	})
 }
 
-// TestRulesAreSmallMessages: a rule that changes is sent alone, to the nodes that need it.
-func TestRulesAreSmallMessages(t *testing.T) {
+// TestReachOfRules: a rule that is for clients of its own namespace alone is sent to the nodes
+// that run some.
+func TestReachOfRules(t *testing.T) {
 	t.Parallel()
 	w := rig.Start(t, lab.Config{YAML: rig.Shop + rig.NamespaceObject("bank", true) + rig.ServerObject("bank", "vault", "node1", "app: vault")})
 	rules := func(node string) (out []string) {

@@ -34,8 +34,8 @@ func (r *serviceReport) traffic(t *admin.Traffic) {
 		for _, g := range rule.Groups {
 			if g.Service == key {
 				met = true
-				r.Traffic = append(r.Traffic, fmt.Sprintf("port %d: %s%s: %s; open: %d, refused: %d, endpoints ejected: %d",
-					g.Port, rule.Object, seen, g.Settings, g.Connections, g.Refused, len(g.Ejected)))
+				r.Traffic = append(r.Traffic, fmt.Sprintf("port %d: %s, for clients of %s: %s; open: %d, refused: %d, endpoints ejected: %d",
+					g.Port, rule.Object, g.Clients, g.Settings, g.Connections, g.Refused, len(g.Ejected)))
 			}
 		}
 		if !met && rule.Host == r.Hostname {

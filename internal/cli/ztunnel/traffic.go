@@ -37,7 +37,7 @@ func (z *ztunnelConfig) printTraffic(d *dump.Dump) error {
 		}
 		for _, g := range r.Groups {
 			rows = append(rows, []string{
-				r.Object, fmt.Sprintf("%s:%d", dump.AfterSlash(g.Service), g.Port), clients, strconv.FormatInt(g.Connections, 10),
+				r.Object, fmt.Sprintf("%s:%d", dump.AfterSlash(g.Service), g.Port), g.Clients, strconv.FormatInt(g.Connections, 10),
 				strconv.FormatUint(g.Refused, 10), strconv.Itoa(len(g.Ejected)), g.Settings,
 			})
 		}

@@ -19,14 +19,14 @@ func (n *Node) Dump() *admin.Traffic {
 	groups := slices.Collect(maps.Values(n.groups))
 	n.mu.Unlock()
 	slices.SortFunc(groups, func(a, b *Group) int {
-		return cmp.Or(cmp.Compare(a.key.service.String(), b.key.service.String()), cmp.Compare(a.key.port, b.key.port))
+		return cmp.Or(cmp.Compare(a.key.service.String(), b.key.service.String()), cmp.Compare(a.key.port, b.key.port), cmp.Compare(a.key.client, b.key.client))
 	})
 	for _, r := range s.set.All() {
 		row := admin.TrafficRule{Object: r.String(), Host: r.Host, Clients: r.VisibleTo, Own: r.Own, Settings: r.Text(), Groups: []admin.TrafficGroup{}}
 		for _, g := range groups {
 			if g.Rule() == r {
 				row.Groups = append(row.Groups, admin.TrafficGroup{
-					Service: g.key.service.String(), Port: g.key.port, Settings: g.Settings().String(), Connections: g.Active(), Refused: g.over.Load(),
+					Clients: g.key.client, Service: g.key.service.String(), Port: g.key.port, Settings: g.Settings().String(), Connections: g.Active(), Refused: g.count.over.Load(),
 					Ejected: slices.Sorted(maps.Keys(g.Ejected(now))),
 				})
 			}

@@ -34,6 +34,7 @@ type Node struct {
 	rules  map[string]*rules.Rule
 	routes *wire.Store
 	groups map[groupKey]*Group
+	counts map[countKey]*count
 }
 
 // state is what holds at a moment. It is replaced as a whole.
@@ -51,17 +52,24 @@ type lookup struct {
 	port    uint16
 }
 
-// groupKey is whose connections are counted together: those to one port of one service
+// countKey is which connections are counted together: those to one port of one service
 // under one rule.
-type groupKey struct {
+type countKey struct {
 	namespace, name string // of the rule
 	service         workload.NamespacedName
 	port            uint16
 }
 
+// groupKey is whose connections decide together about endpoints: those of clients of one
+// namespace. What fails for one tenant's clients may work for those of another.
+type groupKey struct {
+	countKey
+	client string // namespace
+}
+
 // New returns a Node without rules.
 func New(log *slog.Logger) *Node {
-	n := &Node{log: log, rules: map[string]*rules.Rule{}, routes: wire.NewStore(), groups: map[groupKey]*Group{}}
+	n := &Node{log: log, rules: map[string]*rules.Rule{}, routes: wire.NewStore(), groups: map[groupKey]*Group{}, counts: map[countKey]*count{}}
 	n.now.Store(&state{set: rules.NewSet(nil), routes: n.routes.Config()})
 	return n
 }
@@ -115,7 +123,7 @@ func (n *Node) publish(set *rules.Set) {
 	}
 	for k, g := range n.groups {
 		if g.idle() && !there[[2]string{k.namespace, k.name}] {
-			delete(n.groups, k)
+			n.drop(k)
 		}
 	}
 	n.now.Store(&state{set: set, routes: n.routes.Config()})
@@ -141,7 +149,7 @@ func (n *Node) For(client string, svc *workload.Service, port uint16) *Group {
 	r := s.set.Find(client, svc.Namespace, svc.Hostname)
 	var g *Group
 	if r != nil {
-		g = n.group(groupKey{r.Namespace, r.Name, svc.Key(), port}, r)
+		g = n.group(groupKey{countKey{r.Namespace, r.Name, svc.Key(), port}, client}, r)
 	}
 	if s.found.Store(q, g); s.kept.Add(1) > maxFound {
 		n.mu.Lock()
@@ -160,7 +168,12 @@ func (n *Node) group(k groupKey, r *rules.Rule) *Group {
 		if len(n.groups) >= maxGroups {
 			n.sweep()
 		}
-		g = &Group{key: k}
+		c := n.counts[k.countKey]
+		if c == nil {
+			c = &count{}
+			n.counts[k.countKey] = c
+		}
+		g = &Group{key: k, count: c}
 		g.turns = g.next
 		n.groups[k] = g
 	}
@@ -174,10 +187,17 @@ func (n *Node) group(k groupKey, r *rules.Rule) *Group {
 func (n *Node) sweep() {
 	for k, g := range n.groups {
 		if g.idle() {
-			delete(n.groups, k)
+			n.drop(k)
 		}
 	}
 	n.renew()
+}
+
+// drop forgets a group without connections. All groups of its count are without any, and
+// go with it.
+func (n *Node) drop(k groupKey) {
+	delete(n.groups, k)
+	delete(n.counts, k.countKey)
 }
 
 // renew forgets what was looked up; the caller holds mu.

@@ -76,8 +76,8 @@ func TestLimit(t *testing.T) {
 	m := newMesh(t, 1)
 	n := with(t, rules.Settings{MaxConnections: 10})
 	g := n.For("shop", m.svc, 80)
-	if other := n.For("street", m.svc, 80); other != g {
-		t.Error("clients of two namespaces under one rule are counted apart")
+	if other := n.For("street", m.svc, 80); other == g || other.count != g.count {
+		t.Error("clients of two namespaces under one rule do not have one count and two groups")
 	}
 	if n.For("shop", m.svc, 81) == g || n.For("shop", m.svc, 82) != nil {
 		t.Error("ports are not counted apart")
@@ -151,6 +151,9 @@ func TestEjection(t *testing.T) {
 	}
 	if !fail("e0") || !fail("e1") || fail("e2") {
 		t.Error("half of the endpoints, and no more, can be ejected")
+	}
+	if len(n.For("street", m.svc, 80).Ejected(time.Now())) != 0 {
+		t.Error("what failed for one tenant is left out for another")
 	}
 	if c := picks(); c["e0"]+c["e1"] != 0 {
 		t.Errorf("ejected ones are chosen: %v", c)
