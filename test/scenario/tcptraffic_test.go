@@ -110,3 +110,26 @@ func TestReachOfRules(t *testing.T) {
 		})
 	}
 }
+
+// TestRoutesOnDemand: a proxy that asks for what it meets asks for the backend of a route as
+// well, which nothing else has named.
+func TestRoutesOnDemand(t *testing.T) {
+	t.Parallel()
+	w := rig.Start(t, lab.Config{
+		YAML: rig.Shop + rig.ServerObject("shop", "other", "node1", "app: other") + rig.ServiceObject("shop", "other", "other", "{name: tcp, port: 90, targetPort: 8080}") +
+			rig.ServiceObject("shop", "data", "web", "{name: tcp, port: 9000, targetPort: 8080}") + `
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: data, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: data}]
+  rules: [{backendRefs: [{name: other, port: 90}]}]
+`,
+		Env: map[string][]string{"ztunnel": {"XDS_ON_DEMAND=true"}},
+	})
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := w.For(t)
+		answersOnly(w, netip.AddrPortFrom(w.Service("shop", "data", v6), 9000), "other")
+	})
+}
