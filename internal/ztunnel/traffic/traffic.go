@@ -234,7 +234,11 @@ func (n *Node) Shift(client string, svc *workload.Service, port uint16, roll uin
 	case b.Name == "":
 		s.Failure = reason.Errorf(reason.NoBackend, "%s: %s", t.Rule.Origin, b.Invalid)
 	default:
-		s.To, _ = wire.ParseUpstream(b.Name) // was checked when it came
+		if u := n.now.Load().routes.Upstreams[b.Name]; u != nil {
+			s.To = u.Service
+		} else { // the routes have changed since
+			s.To, _ = wire.ParseUpstream(b.Name) // was checked when it came
+		}
 	}
 	return s, true
 }

@@ -312,6 +312,24 @@ func TestShift(t *testing.T) {
 	}
 }
 
+// TestNoAllocation: neither rules nor routes cost a connection an allocation.
+func TestNoAllocation(t *testing.T) {
+	m := newMesh(t, 8)
+	n := with(t, rules.Settings{MaxConnections: 9, Outlier: &rules.Outlier{Consecutive: 5, Interval: time.Second, Base: time.Second, MaxPercent: 10}, Balance: rules.RoundRobin})
+	addRoute(t, n, "split", "", 1, route.Backend{Name: "shop/v1:80", Weight: 1})
+	q := m.query()
+	if a := testing.AllocsPerRun(100, func() {
+		_, _ = n.Shift("shop", m.svc, 80, 1<<60)
+		g := n.For("shop", m.svc, 80)
+		_ = g.Enter()
+		_, _ = g.Pick(m.Snapshot, q)
+		g.Worked("e0")
+		g.Leave()
+	}); a != 0 {
+		t.Errorf("%v allocations", a)
+	}
+}
+
 // BenchmarkDecide is what a connection costs with a rule and a route: a look-up of each, a
 // choice, and being counted.
 func BenchmarkDecide(b *testing.B) {
