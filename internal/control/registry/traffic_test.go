@@ -54,6 +54,11 @@ func TestTrafficForNodes(t *testing.T) {
 	if len(rec.last) != 1 || len(rec.last[0].Set) != 1 || len(rec.last[0].Removed) != 0 || len(rec.last[0].Set[0].Body) > 128 {
 		t.Errorf("a changed rule is sent as %+v", rec.last)
 	}
+	// A waypoint that is asked for and does not exist is not replaced.
+	r.Apply(events(t, "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80}]}\n"))
+	if len(rec.rules) != 0 {
+		t.Errorf("without the waypoint that is asked for: %d routes", len(rec.rules))
+	}
 	// A service that gets a waypoint takes its routes there.
 	r.Apply(events(t, "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: wp}}\nspec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{port: 80}]}\n---\n"+fmt.Sprintf(gateway, "", "", "")))
 	for name := range rec.rules {

@@ -36,6 +36,8 @@ type Destination struct {
 	// has no address. It is empty when there is none, and Unbound is why.
 	Gateway source.Ref
 	Unbound string
+	// Named: it asks for a waypoint, which need not exist.
+	Named bool
 	// Left are other waypoints, which have them until the traffic has left them.
 	Left []source.Ref
 	// Ready is false as long as clients do not use the waypoint; Unbound is why.
@@ -66,7 +68,7 @@ type Port struct {
 
 // Equal reports whether two destinations are the same to routes.
 func (d *Destination) Equal(o *Destination) bool {
-	return slices.Equal(d.Hosts, o.Hosts) && slices.Equal(d.Ports, o.Ports) && d.Gateway == o.Gateway && slices.Equal(d.Left, o.Left) && d.Unbound == o.Unbound && d.Ready == o.Ready && d.Foreign == o.Foreign
+	return slices.Equal(d.Hosts, o.Hosts) && slices.Equal(d.Ports, o.Ports) && d.Gateway == o.Gateway && slices.Equal(d.Left, o.Left) && d.Unbound == o.Unbound && d.Ready == o.Ready && d.Foreign == o.Foreign && d.Named == o.Named
 }
 
 // Inputs are the tables that routes are made of. Routes are configuration of the

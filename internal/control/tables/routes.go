@@ -124,7 +124,7 @@ func KeySources(in *Inputs) *collection.Collection[jwks.Source, struct{}] {
 
 // bindDestination notes which waypoint has the routes of a service.
 func (t *Tables) bindDestination(r *collection.Reader, d *routes.Destination, name Ref, w *Waypoint, c *status.Condition) {
-	switch {
+	switch d.Named = c != nil; {
 	case c == nil:
 		d.Unbound = "it has no waypoint; bind one with the label " + wellknown.LabelUseWaypoint
 	case w != nil:

@@ -130,7 +130,7 @@ func (g *Group) Pick(s *workload.Snapshot, q workload.Query) (workload.Upstream,
 	}
 	up, err := s.Pick(q)
 	if err != nil {
-		return s.Pick(all) // whoever is ejected is better than none
+		return s.Pick(all) // an endpoint that is ejected is better than none
 	}
 	return up, nil
 }
