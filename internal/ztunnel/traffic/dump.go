@@ -26,7 +26,7 @@ func (n *Node) Dump() *admin.Traffic {
 		for _, g := range groups {
 			if g.Rule() == r {
 				row.Groups = append(row.Groups, admin.TrafficGroup{
-					Clients: g.key.client, Service: g.key.service.String(), Port: g.key.port, Settings: g.Settings().String(), Connections: g.Active(), Refused: g.count.over.Load(),
+					Clients: g.key.client, Service: g.key.service.String(), Port: g.key.port, Settings: g.Settings().String(), Connections: g.Active(), Refused: g.over.Load(),
 					Ejected: slices.Sorted(maps.Keys(g.Ejected(now))),
 				})
 			}

@@ -15,18 +15,13 @@ import (
 // maxPlaces bounds the endpoints of a group of which failures are remembered.
 const maxPlaces = 1024
 
-// count is the connections that a limit is for.
-type count struct {
-	active atomic.Int64
-	over   atomic.Uint64 // connections that were refused
-}
-
 // Group is the connections from one namespace to one port of one service under one rule.
 // Its methods may be called from any goroutine; on nil they do as without a rule.
 type Group struct {
 	key    groupKey
 	rule   atomic.Pointer[bound]
-	count  *count // shared with the groups of other namespaces
+	active atomic.Int64  // connections
+	over   atomic.Uint64 // connections that were refused
 	turn   atomic.Uint64
 	turns  workload.Rand                        // next
 	failed atomic.Int32                         // entries of health
@@ -43,8 +38,8 @@ type bound struct {
 	nearest  *workload.Preference
 }
 
-// idle reports whether no connection is in the group, or in another one of its count.
-func (g *Group) idle() bool { return g.count.active.Load() == 0 }
+// idle reports whether no connection is in the group.
+func (g *Group) idle() bool { return g.active.Load() == 0 }
 
 // Rule returns the rule of the group, nil without one.
 func (g *Group) Rule() *rules.Rule {
@@ -67,7 +62,7 @@ func (g *Group) Active() int64 {
 	if g == nil {
 		return 0
 	}
-	return g.count.active.Load()
+	return g.active.Load()
 }
 
 // Enter counts a connection, or refuses it. One that has entered leaves.
@@ -75,11 +70,11 @@ func (g *Group) Enter() *reason.Error {
 	if g == nil {
 		return nil
 	}
-	n, b := g.count.active.Add(1), g.rule.Load()
+	n, b := g.active.Add(1), g.rule.Load()
 	if limit := b.settings.MaxConnections; limit > 0 && n > int64(limit) {
-		g.count.active.Add(-1)
-		g.count.over.Add(1)
-		return reason.Errorf(reason.ResourceExhausted, "%s: this node proxy has maxConnections, %d, to port %d of %s already", b.rule, limit, g.key.port, g.key.service)
+		g.active.Add(-1)
+		g.over.Add(1)
+		return reason.Errorf(reason.ResourceExhausted, "%s: this node proxy has maxConnections, %d, from namespace %s to port %d of %s already", b.rule, limit, g.key.client, g.key.port, g.key.service)
 	}
 	return nil
 }
@@ -87,7 +82,7 @@ func (g *Group) Enter() *reason.Error {
 // Leave is the end of a connection that has entered.
 func (g *Group) Leave() {
 	if g != nil {
-		g.count.active.Add(-1)
+		g.active.Add(-1)
 	}
 }
 

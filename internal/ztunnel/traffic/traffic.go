@@ -34,7 +34,6 @@ type Node struct {
 	rules  map[string]*rules.Rule
 	routes *wire.Store
 	groups map[groupKey]*Group
-	counts map[countKey]*count
 }
 
 // state is what holds at a moment. It is replaced as a whole.
@@ -52,24 +51,20 @@ type lookup struct {
 	port    uint16
 }
 
-// countKey is which connections are counted together: those to one port of one service
-// under one rule.
-type countKey struct {
+// groupKey is which connections are counted together, and decide together about endpoints:
+// those to one port of one service under one rule, of clients of one namespace. A tenant
+// spends no connections of another one's limit, and what fails for his clients may work for
+// those of others.
+type groupKey struct {
 	namespace, name string // of the rule
 	service         workload.NamespacedName
 	port            uint16
-}
-
-// groupKey is whose connections decide together about endpoints: those of clients of one
-// namespace. What fails for one tenant's clients may work for those of another.
-type groupKey struct {
-	countKey
-	client string // namespace
+	client          string // namespace
 }
 
 // New returns a Node without rules.
 func New(log *slog.Logger) *Node {
-	n := &Node{log: log, rules: map[string]*rules.Rule{}, routes: wire.NewStore(), groups: map[groupKey]*Group{}, counts: map[countKey]*count{}}
+	n := &Node{log: log, rules: map[string]*rules.Rule{}, routes: wire.NewStore(), groups: map[groupKey]*Group{}}
 	n.now.Store(&state{set: rules.NewSet(nil), routes: n.routes.Config()})
 	return n
 }
@@ -123,7 +118,7 @@ func (n *Node) publish(set *rules.Set) {
 	}
 	for k, g := range n.groups {
 		if g.idle() && !there[[2]string{k.namespace, k.name}] {
-			n.drop(k)
+			delete(n.groups, k)
 		}
 	}
 	n.now.Store(&state{set: set, routes: n.routes.Config()})
@@ -149,7 +144,7 @@ func (n *Node) For(client string, svc *workload.Service, port uint16) *Group {
 	r := s.set.Find(client, svc.Namespace, svc.Hostname)
 	var g *Group
 	if r != nil {
-		g = n.group(groupKey{countKey{r.Namespace, r.Name, svc.Key(), port}, client}, r)
+		g = n.group(groupKey{r.Namespace, r.Name, svc.Key(), port, client}, r)
 	}
 	if s.found.Store(q, g); s.kept.Add(1) > maxFound {
 		n.mu.Lock()
@@ -168,12 +163,7 @@ func (n *Node) group(k groupKey, r *rules.Rule) *Group {
 		if len(n.groups) >= maxGroups {
 			n.sweep()
 		}
-		c := n.counts[k.countKey]
-		if c == nil {
-			c = &count{}
-			n.counts[k.countKey] = c
-		}
-		g = &Group{key: k, count: c}
+		g = &Group{key: k}
 		g.turns = g.next
 		n.groups[k] = g
 	}
@@ -187,17 +177,10 @@ func (n *Node) group(k groupKey, r *rules.Rule) *Group {
 func (n *Node) sweep() {
 	for k, g := range n.groups {
 		if g.idle() {
-			n.drop(k)
+			delete(n.groups, k)
 		}
 	}
 	n.renew()
-}
-
-// drop forgets a group without connections. All groups of its count are without any, and
-// go with it.
-func (n *Node) drop(k groupKey) {
-	delete(n.groups, k)
-	delete(n.counts, k.countKey)
 }
 
 // renew forgets what was looked up; the caller holds mu.
