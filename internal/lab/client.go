@@ -137,7 +137,7 @@ func (s *Status) NotReady() []string {
 		}
 	}
 	for _, p := range s.Pods {
-		if !p.Ready && p.Phase != "Succeeded" {
+		if !p.Ready && p.Phase != "Succeeded" && p.Phase != "Terminating" {
 			add("pod "+p.Namespace+"/"+p.Name, p.Message)
 		}
 	}

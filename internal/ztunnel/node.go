@@ -194,6 +194,9 @@ func (n *Node) startLocked(p *pod) error {
 	if err == nil {
 		p.up = true
 		n.Metrics.Started.Add(1)
+		if w := p.local(n.Directory.Snapshot()); w != nil && w.Ending.Begun() {
+			p.srv.Leave(true)
+		}
 		n.review.pod(p)
 		n.log.Info("pod is served", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name)
 		return nil
@@ -363,13 +366,16 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 			w = c.OldWorkload
 			n.workloadGone(w.UID)
 		}
-		had, has := tunnelled(c.OldWorkload), tunnelled(c.NewWorkload)
-		if had && !has && c.NewWorkload != nil {
+		had, has := kept(c.OldWorkload), kept(c.NewWorkload)
+		switch {
+		case had && !has && c.NewWorkload != nil:
 			n.workloadLeaves(w.UID)
+		case c.OldWorkload != nil && c.OldWorkload.Ending.Begun() && has:
+			n.workloadSucceeded(w.UID)
 		}
 		n.mu.Lock()
 		p := n.byName[podName{w.Namespace, w.Name}]
-		if p != nil && p.srv != nil && had != has {
+		if p != nil && p.srv != nil && (had != has || w.Ending.Begun()) {
 			p.srv.Leave(!has)
 		}
 		n.mu.Unlock()
@@ -382,6 +388,10 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 // tunnelled reports whether a workload is reached through tunnels.
 func tunnelled(w *workload.Workload) bool { return w != nil && w.Protocol == workload.HBONE }
 
+// kept reports whether tunnels to a workload are kept without connections. Those to one
+// that is about to end are not, at either end: its address may soon be another's.
+func kept(w *workload.Workload) bool { return tunnelled(w) && !w.Ending.Begun() }
+
 // workloadGone closes the tunnels to a workload that left the mesh.
 func (n *Node) workloadGone(uid string) {
 	for _, p := range n.tunnels.To(uid) {
@@ -389,12 +399,20 @@ func (n *Node) workloadGone(uid string) {
 	}
 }
 
-// workloadLeaves lets go of the idle tunnels to a workload that is spoken to
-// in plaintext from now on: its node agent waits for them before it takes the
+// workloadLeaves lets go of the idle tunnels to a workload that is about to end, or is
+// spoken to in plaintext from now on: its node agent waits for them before it takes the
 // redirection away.
 func (n *Node) workloadLeaves(uid string) {
 	for _, p := range n.tunnels.To(uid) {
 		p.ReleaseWorkload(uid)
+	}
+}
+
+// workloadSucceeded has tunnels made anew to a workload that was about to end and is not
+// any more: it is another pod of the same name.
+func (n *Node) workloadSucceeded(uid string) {
+	for _, p := range n.tunnels.To(uid) {
+		p.RenewWorkload(uid)
 	}
 }
 
@@ -411,7 +429,7 @@ func (n *Node) tunnel(p *hbone.Pool, uid string, delta int) {
 	switch w := n.Directory.Snapshot().WorkloadByUID(uid); {
 	case w == nil:
 		p.CloseWorkload(uid)
-	case !tunnelled(w):
+	case !kept(w):
 		p.ReleaseWorkload(uid)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -39,6 +37,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/socks5"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/uncaptured"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/usedports"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/waiting"
 )
 
 // pod is one pod's proxy.
@@ -221,7 +220,9 @@ func (p *pod) stopAccepting() {
 	p.node.mu.Lock()
 	lns, srv := p.listeners, p.srv
 	p.node.mu.Unlock()
-	restore := p.handOver()
+	restore := waiting.HandOver(p.node.Config.PortReuse, p.do, func(err error) {
+		p.node.log.Debug("waiting connections cannot be handed over", "uid", p.uid, "error", err)
+	})
 	p.dns.Drain()
 	p.socks.Drain()
 	for _, ln := range lns {
@@ -234,38 +235,6 @@ func (p *pod) stopAccepting() {
 		<-ln.Done()
 	}
 	restore()
-}
-
-// migrateFile is a setting of the network namespace it is opened in: what waits
-// on a listening socket that is closed goes to another one of the same port
-// instead of being reset (Linux 5.14).
-const migrateFile = "/proc/sys/net/ipv4/tcp_migrate_req"
-
-// handOver makes the connections that wait to be accepted go to the next
-// generation of the proxy, until restore. Where the kernel does not let it,
-// they are reset, as without it.
-func (p *pod) handOver() (restore func()) {
-	restore = func() {}
-	if !p.node.Config.PortReuse {
-		return restore
-	}
-	err := p.do(func() error {
-		was, err := os.ReadFile(migrateFile)
-		if err != nil || strings.TrimSpace(string(was)) != "0" {
-			return err
-		}
-		if err := os.WriteFile(migrateFile, []byte("1"), 0); err != nil {
-			return err
-		}
-		restore = func() {
-			_ = p.do(func() error { return os.WriteFile(migrateFile, was, 0) }) // it could be written a moment ago
-		}
-		return nil
-	})
-	if err != nil {
-		p.node.log.Debug("waiting connections cannot be handed over", "uid", p.uid, "error", err)
-	}
-	return restore
 }
 
 // close ends the pod's proxy and all its connections now.

@@ -307,6 +307,15 @@ func (w *World) Pod(at Place, v6 bool) netip.Addr {
 	return w.pick(at.String(), p.IPs, v6)
 }
 
+// Ending returns an error unless the end of a pod was asked for.
+func (w *World) Ending(at Place) error {
+	all, err := w.mesh.Pods(w.Context(), w.Text("$"+at.Namespace))
+	if slices.ContainsFunc(all, func(p Pod) bool { return p.Name == at.Pod }) {
+		return fmt.Errorf("pod %s is not about to end", at)
+	}
+	return err
+}
+
 // Service returns where a port of a service is in a family.
 func (w *World) Service(namespace, name string, port uint16, v6 bool) netip.AddrPort {
 	w.Helper()

@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
+	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -113,6 +114,7 @@ func (t *Tables) ClosedPod(r *collection.Reader, k Ref, p *corev1.Pod) (*workloa
 	}
 	t.addManualServices(r, w, k)
 	t.confine(r, w, k.Home(), p.Annotations)
+	w.Extensions = append(w.Extensions, ending.Of(p.DeletionTimestamp != nil, ready(p) && !final(p)).Extensions()...)
 	return w, t.bindWaypoint(r, w, k.Home(), p.Labels, t.podState(r, k))
 }
 

@@ -228,7 +228,8 @@ func (a *App) telemetry() {
 	})
 }
 
-// directoryChanged ends the connections to workloads that were removed.
+// directoryChanged ends the connections to workloads that were removed, and keeps no tunnel
+// for later to one that is about to end.
 func (a *App) directoryChanged(ch workload.Changes) {
 	for i := range ch.List {
 		if c := &ch.List[i]; c.OldService != nil && c.NewService == nil {
@@ -242,6 +243,13 @@ func (a *App) directoryChanged(ch workload.Changes) {
 		}
 		if c := &ch.List[i]; c.OldWorkload != nil && c.NewWorkload != nil && !sameServices(c.OldWorkload, c.NewWorkload) {
 			a.gateway.Joined(c.NewWorkload.UID)
+		}
+		if c := &ch.List[i]; c.OldWorkload != nil && c.NewWorkload != nil && c.OldWorkload.Ending.Begun() != c.NewWorkload.Ending.Begun() {
+			if uid := c.NewWorkload.UID; c.NewWorkload.Ending.Begun() {
+				a.pool.ReleaseWorkload(uid)
+			} else {
+				a.pool.RenewWorkload(uid) // another pod of the same name
+			}
 		}
 		if c := &ch.List[i]; c.OldWorkload != nil && c.NewWorkload == nil {
 			a.gateway.RemoveWorkload(c.OldWorkload.UID)

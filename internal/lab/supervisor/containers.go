@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/ends"
 	"github.com/ambit-mesh/ambit/internal/lab/network"
 	"github.com/ambit-mesh/ambit/internal/lab/process"
 )
@@ -201,7 +202,7 @@ func (s *supervisor) runOnce(ctx context.Context, p *pod, c *container) int {
 	select {
 	case <-ch.Done:
 	case <-ctx.Done():
-		s.end(ch, s.grace(p))
+		s.endContainer(p, c, ch)
 	}
 	s.mu.Lock()
 	c.child = nil
@@ -220,13 +221,22 @@ func (s *supervisor) started(p *pod, c *container, ch *process.Child) {
 	s.mu.Unlock()
 }
 
-// grace is how long a pod's programs have to end. A pod's own wish counts
-// when it is short: nobody waits 30 s for a lab.
-func (s *supervisor) grace(p *pod) time.Duration {
-	if t := p.spec.Spec.TerminationGracePeriodSeconds; t != nil {
-		return min(time.Duration(*t)*time.Second, stopGrace)
+// endContainer runs a container's hook and ends its program, within the pod's grace period.
+func (s *supervisor) endContainer(p *pod, c *container, ch *process.Child) {
+	began, grace := time.Now(), ends.Grace(&p.spec.Spec)
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	go func() { // the lab's end does not wait for hooks
+		select {
+		case <-s.ending:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := s.preStop(ctx, p, c.spec); err != nil && ctx.Err() == nil {
+		s.fail(p, fmt.Errorf("container %s: hook preStop: %w", c.spec.Name, err))
 	}
-	return stopGrace
+	s.end(ch, max(0, grace-time.Since(began)))
 }
 
 // end stops a process group: politely, then not.

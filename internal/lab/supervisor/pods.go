@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/ends"
 	"github.com/ambit-mesh/ambit/internal/lab/network"
 	"github.com/ambit-mesh/ambit/internal/lab/objects"
 	"github.com/ambit-mesh/ambit/internal/lab/process"
@@ -44,8 +45,9 @@ type pod struct {
 	// Guarded by supervisor.mu.
 	captured   bool
 	containers []*container
-	probed     bool // ready, as far as the pod itself goes
-	announced  bool // ready, and services lead to it
+	probed     bool      // ready, as far as the pod itself goes
+	announced  bool      // ready, and services lead to it
+	ending     time.Time // when its end was asked for; zero before
 	phase      corev1.PodPhase
 	message    string
 	hostsText  string // what its hosts file holds
@@ -60,18 +62,19 @@ func checksum(p *corev1.Pod) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// endPods ends the pods that are no longer wanted, or not as they are. As on
-// Kubernetes, nothing new is sent to a pod that ends, and its object stays until its
-// programs have ended: connections that are open go on until then.
+// endPods ends the pods that are no longer wanted, or not as they are, and returns when
+// they are gone. As on Kubernetes, the object of a pod that ends has a time of deletion, and
+// stays until its programs have ended: connections that are open go on until then.
 func (s *supervisor) endPods(want *objects.Desired) error {
 	var gone []*pod
 	s.mu.Lock()
 	for k, p := range s.pods {
 		if w := want.Pods[k]; w == nil || checksum(w) != p.sum {
-			p.probed = false
+			p.ending = time.Now()
 			gone = append(gone, p)
 		}
 	}
+	s.notify()
 	s.mu.Unlock()
 	if len(gone) == 0 {
 		return nil
@@ -80,22 +83,20 @@ func (s *supervisor) endPods(want *objects.Desired) error {
 	for _, p := range gone {
 		errs = append(errs, s.publish(p))
 	}
-	s.mu.Lock()
-	for _, p := range gone {
-		delete(s.pods, p.key)
-	}
-	s.mu.Unlock()
-	// Services must not lead to a pod that is about to end.
-	if err := errors.Join(append(errs, s.wire())...); err != nil {
-		return err
-	}
+	errs = append(errs, s.wire())
+	// Who has to hear of it does so while programs end, as on Kubernetes.
 	for _, p := range gone {
 		p.cancel()
 	}
 	for _, p := range gone {
 		<-p.done
 	}
-	return nil
+	s.mu.Lock()
+	for _, p := range gone {
+		delete(s.pods, p.key)
+	}
+	s.mu.Unlock()
+	return errors.Join(errs...)
 }
 
 // beginPods begins the pods that are wanted and not there.
@@ -256,6 +257,9 @@ func (s *supervisor) publish(p *pod) error {
 	o := &corev1.Pod{}
 	o.Name, o.Namespace, o.UID = p.key.Name, p.key.Namespace, types.UID(p.uid)
 	o.Spec.NodeName = p.node.name
+	if !p.ending.IsZero() {
+		ends.Mark(&o.ObjectMeta, p.ending, ends.Grace(&p.spec.Spec))
+	}
 	o.Status.Phase = p.phase
 	o.Status.HostIP = network.NodeAddr(p.node.n).V4.String()
 	for i, ip := range p.ips().Strings(s.v6) {
@@ -310,6 +314,9 @@ func (s *supervisor) podStatus(p *pod) lab.PodStatus {
 		Namespace: p.key.Namespace, Name: p.key.Name, UID: p.uid, Node: p.node.name,
 		IPs: p.ips().Strings(s.v6), Phase: string(p.phase), Ready: p.announced,
 		Captured: p.captured, Message: p.message,
+	}
+	if !p.ending.IsZero() {
+		st.Phase = ends.Terminating
 	}
 	for _, c := range p.containers {
 		st.Restarts += c.restarts

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/ambit-mesh/ambit/internal/lab/ends"
 	"github.com/ambit-mesh/ambit/internal/lab/network"
 )
 
@@ -146,31 +147,59 @@ func (s *supervisor) check(ctx context.Context, p *pod, c *corev1.Container) err
 	sp := p.space
 	s.mu.Unlock()
 	if sp == nil {
-		return errors.New("no network")
+		return errNoNetwork
 	}
-	ip := p.ips().V4
 	switch {
 	case pr.TCPSocket != nil:
 		port, err := probePort(c, pr.TCPSocket.Port)
 		if err != nil {
 			return err
 		}
-		f, err := network.Dial(ctx, sp, "tcp", netip.AddrPortFrom(ip, port).String())
+		f, err := network.Dial(ctx, sp, "tcp", netip.AddrPortFrom(p.ips().V4, port).String())
 		if err == nil {
 			_ = f.Close()
 		}
 		return err
 	case pr.HTTPGet != nil:
-		port, err := probePort(c, pr.HTTPGet.Port)
-		if err != nil {
-			return err
-		}
-		return getProbe(ctx, sp, fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(ip, port), strings.TrimPrefix(pr.HTTPGet.Path, "/")), timeout)
+		return s.get(ctx, p, c, pr.HTTPGet, timeout)
 	case pr.Exec != nil:
 		return s.execProbe(ctx, p, c, pr.Exec.Command)
 	}
 	return nil
 }
+
+// preStop runs what a container does before it is asked to end.
+func (s *supervisor) preStop(ctx context.Context, p *pod, c *corev1.Container) error {
+	switch h := ends.Hook(c); {
+	case h == nil:
+		return nil
+	case h.Sleep != nil:
+		pause(ctx, time.Duration(h.Sleep.Seconds)*time.Second)
+		return nil
+	case h.HTTPGet != nil:
+		return s.get(ctx, p, c, h.HTTPGet, defaultProbeTimeout)
+	case h.Exec != nil:
+		return s.execProbe(ctx, p, c, h.Exec.Command)
+	}
+	return errors.New("a lab has exec, httpGet and sleep")
+}
+
+// get makes a request to a port of a pod, from within.
+func (s *supervisor) get(ctx context.Context, p *pod, c *corev1.Container, g *corev1.HTTPGetAction, timeout time.Duration) error {
+	s.mu.Lock()
+	sp := p.space
+	s.mu.Unlock()
+	if sp == nil {
+		return errNoNetwork
+	}
+	port, err := probePort(c, g.Port)
+	if err != nil {
+		return err
+	}
+	return getProbe(ctx, sp, fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(p.ips().V4, port), strings.TrimPrefix(g.Path, "/")), timeout)
+}
+
+var errNoNetwork = errors.New("no network")
 
 func getProbe(ctx context.Context, sp *network.Space, url string, timeout time.Duration) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/ends"
 	"github.com/ambit-mesh/ambit/internal/lab/network"
 	"github.com/ambit-mesh/ambit/internal/lab/objects"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -147,19 +148,22 @@ func (s *supervisor) serviceStatus(v *service) lab.ServiceStatus {
 	return st
 }
 
-// backends are the pods a service leads to: ready, or all when it says so.
-// s.mu is held.
+// backends are the pods a service leads to. s.mu is held.
 func (s *supervisor) backends(v *service) []*pod {
-	var out []*pod
+	var all, out []*pod
+	var endpoints []ends.Endpoint
 	if len(v.spec.Spec.Selector) == 0 {
 		return nil
 	}
 	for _, p := range s.pods {
-		if p.key.Namespace != v.key.Namespace || !p.probed && !v.spec.Spec.PublishNotReadyAddresses {
-			continue
+		if p.key.Namespace == v.key.Namespace && s.selects(v.spec.Spec.Selector, p) {
+			all = append(all, p)
+			endpoints = append(endpoints, ends.Endpoint{Ready: p.probed, Ending: !p.ending.IsZero()})
 		}
-		if s.selects(v.spec.Spec.Selector, p) {
-			out = append(out, p)
+	}
+	for i, used := range ends.Used(endpoints, v.spec.Spec.PublishNotReadyAddresses) {
+		if used {
+			out = append(out, all[i])
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].key.Name < out[j].key.Name })

@@ -166,6 +166,11 @@ const ExtensionEndpointsTaken = "ambit.endpoints-taken-by-waypoint"
 // policy, a google.protobuf.StringValue. A workload without it may call any address.
 const ExtensionOutbound = "ambit.outbound-traffic-policy"
 
+// ExtensionEnding is the name of a Workload's extension that it has while it is about to
+// end: from when its pod's end was asked for, until the pod is gone. Its configuration, a
+// google.protobuf.StringValue, is SERVING as long as the pod is ready.
+const ExtensionEnding = "ambit.ending"
+
 // TokenAudience is what a service account token must be issued for.
 const TokenAudience = "istio-ca"
 

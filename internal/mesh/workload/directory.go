@@ -274,7 +274,7 @@ func (w *Workload) sameUID(o *Workload) bool { return w.UID == o.UID }
 // same reports whether nothing changed; both are interned.
 func (w *Workload) same(o *Workload) bool {
 	return w.UID == o.UID && w.Name == o.Name && w.Node == o.Node && w.Traits == o.Traits &&
-		w.Healthy == o.Healthy && slices.Equal(w.addrs, o.addrs)
+		w.Healthy == o.Healthy && w.Ending == o.Ending && slices.Equal(w.addrs, o.addrs)
 }
 
 // editEndpoints changes the endpoint set of a service, which exists while it

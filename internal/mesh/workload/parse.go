@@ -12,6 +12,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
+	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -32,7 +33,7 @@ func parseWorkload(p *workloadpb.Workload, trustDomain string) (*Workload, error
 	if err != nil {
 		return nil, err
 	}
-	w := &Workload{UID: p.GetUid(), Name: p.GetName(), Node: p.GetNode(), Traits: t}
+	w := &Workload{UID: p.GetUid(), Name: p.GetName(), Node: p.GetNode(), Traits: t, Ending: ending.FromExtensions(p.GetExtensions())}
 	// The name is part of most UIDs; sharing its bytes saves an allocation.
 	if i := strings.LastIndex(w.UID, w.Name); i >= 0 {
 		w.Name = w.UID[i : i+len(w.Name)]

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
@@ -108,17 +109,17 @@ type picker struct {
 }
 
 func (p *picker) choose() (endpoint, bool) {
-	if p.set.weight == 0 {
-		return endpoint{}, false
-	}
 	scoped := p.mode != Standard
 	if p.Keep != "" {
-		if e, ok := p.set.get(p.Keep); ok && e.weight(p.set.allowUnhealthy) > 0 && p.rank(e.w, scoped) >= 0 && p.usable(e) {
+		if e, ok := p.set.get(p.Keep); ok && p.weight(e) > 0 && p.rank(e.w, scoped) >= 0 && p.usable(e) {
 			return e, true
 		}
 	}
 	if p.Service.ClientAffinity {
 		return p.own(scoped)
+	}
+	if p.set.weight == 0 {
+		return p.scan(scoped)
 	}
 	a, ok := p.sample("", scoped)
 	if !ok {
@@ -131,6 +132,15 @@ func (p *picker) choose() (endpoint, bool) {
 		return p.lighter(a, b), true
 	}
 	return a, true
+}
+
+// weight returns the endpoint's share of connections. Where no endpoint is ready, those
+// have one that are about to end and take connections until then, as in kube-proxy.
+func (p *picker) weight(e endpoint) uint64 {
+	if p.set.weight == 0 && e.w.Ending == ending.Serving {
+		return uint64(e.w.Capacity)
+	}
+	return e.weight(p.set.allowUnhealthy)
 }
 
 // sample draws a usable endpoint of the best rank there can be, other than
@@ -165,7 +175,7 @@ func (p *picker) bestRank(scoped bool) int {
 // candidate returns the weight and the rank of an endpoint; ok tells that it can
 // take this connection and is of rank best at least.
 func (p *picker) candidate(e endpoint, best int, scoped bool) (weight uint64, rank int, ok bool) {
-	if weight = e.weight(p.set.allowUnhealthy); weight == 0 {
+	if weight = p.weight(e); weight == 0 {
 		return 0, 0, false
 	}
 	rank = p.rank(e.w, scoped)
@@ -379,7 +389,7 @@ func (p *picker) explain() string {
 		_, hasAddr := p.addr(e.w)
 		_, hasPort := p.port(e)
 		switch {
-		case !e.w.Healthy && !p.set.allowUnhealthy:
+		case !e.w.Healthy && !p.set.allowUnhealthy && p.weight(e) == 0:
 			unhealthy++
 		case e.w.Capacity == 0:
 			idle++

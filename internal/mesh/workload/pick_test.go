@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -420,5 +421,63 @@ func TestPickWaypoint(t *testing.T) {
 	}
 	if w := PickWaypoint(&Service{}, r.Uint64N); !w.IsZero() {
 		t.Errorf("without any: %v", w)
+	}
+}
+
+func ends(p ending.Phase) func(*workloadpb.Workload) {
+	return func(w *workloadpb.Workload) {
+		unhealthy(w)
+		w.Extensions = p.Extensions()
+	}
+}
+
+// TestPickEnding: an endpoint that is about to end gets connections only while no other is
+// ready, and it still is.
+func TestPickEnding(t *testing.T) {
+	ready := pod("ready", "10.0.0.1", memberOf("ns/h", 80, 8080))
+	serving := pod("serving", "10.0.0.2", memberOf("ns/h", 80, 8080), ends(ending.Serving))
+	also := pod("also", "10.0.0.3", memberOf("ns/h", 80, 8080), ends(ending.Serving))
+	closing := pod("closing", "10.0.0.4", memberOf("ns/h", 80, 8080), ends(ending.Closing))
+	sick := pod("sick", "10.0.0.5", memberOf("ns/h", 80, 8080), unhealthy)
+	idle := pod("idle", "10.0.0.6", memberOf("ns/h", 80, 8080), ends(ending.Serving), capacity(0))
+	none := func(why string) []string {
+		return []string{"no healthy upstream: service ns/h: none of " + why}
+	}
+	for _, tc := range []struct {
+		name      string
+		endpoints []*workloadpb.Address
+		edit      []func(*workloadpb.Service)
+		excluded  string
+		keep      string
+		want      []string
+	}{
+		{name: "one is ready", endpoints: []*workloadpb.Address{ready, serving, closing, sick}, want: []string{"ready"}},
+		{name: "one is ready, and another is asked for", endpoints: []*workloadpb.Address{ready, serving}, keep: "serving", want: []string{"ready"}},
+		{name: "none is ready", endpoints: []*workloadpb.Address{serving, also, closing, sick}, want: []string{"also", "serving"}},
+		{name: "none is ready, and one is kept", endpoints: []*workloadpb.Address{serving, also, closing}, keep: "also", want: []string{"also"}},
+		{name: "none is ready, with affinity", endpoints: []*workloadpb.Address{serving, closing}, edit: []func(*workloadpb.Service){func(s *workloadpb.Service) {
+			s.Extensions = []*workloadpb.Extension{{Name: wellknown.ExtensionClientAffinity}}
+		}}, want: []string{"serving"}},
+		{name: "none serves", endpoints: []*workloadpb.Address{closing, sick}, want: none("2 endpoints can be used, 2 not ready")},
+		{name: "without capacity", endpoints: []*workloadpb.Address{idle}, want: none("1 endpoints can be used, 1 not ready")},
+		{name: "the ready one has failed", endpoints: []*workloadpb.Address{ready, serving}, excluded: "ready", want: none("2 endpoints can be used, 1 not ready, 1 already tried")},
+		{name: "all are tried", endpoints: []*workloadpb.Address{serving, closing}, excluded: "serving", want: none("2 endpoints can be used, 1 not ready, 1 already tried")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := directory(t, append(tc.endpoints, pod("client", "10.0.0.9"), service("ns", "h", []string{"10.96.0.1"}, tc.edit...))...).Snapshot()
+			uid := func(name string) string {
+				if name == "" {
+					return ""
+				}
+				return "Kubernetes//Pod/ns/" + name
+			}
+			got := reachable(t, s, Query{
+				Service: s.ServiceByName("ns", "h"), Client: s.WorkloadByUID(uid("client")), Port: 80, Keep: uid(tc.keep),
+				Excluded: func(u string) bool { return u == uid(tc.excluded) },
+			})
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("%q, and not %q", got, tc.want)
+			}
+		})
 	}
 }

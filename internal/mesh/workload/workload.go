@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
+	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
@@ -121,6 +122,7 @@ type Workload struct {
 
 	addrs   []netip.Addr
 	Healthy bool
+	Ending  ending.Phase
 }
 
 // Traits are the parts of a Workload that its replicas share. Immutable.

@@ -17,6 +17,7 @@ import (
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
+	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 )
 
 // Config is what a file holds, as resources of the control plane.
@@ -58,6 +59,7 @@ type localWorkload struct {
 	Locality              locality                     `json:"locality"`
 	Capacity              *uint32                      `json:"capacity"`
 	Outbound              *string                      `json:"outboundTrafficPolicy"`
+	Ending                string                       `json:"ending"` // SERVING or CLOSING; it is unhealthy then
 }
 
 type locality struct {
@@ -326,6 +328,14 @@ func (w *localWorkload) proto() (*workloadpb.Workload, error) {
 			return nil, fmt.Errorf("outboundTrafficPolicy: %w", err)
 		}
 		out.Extensions = m.Extensions()
+	}
+	switch w.Ending {
+	case "":
+	case "SERVING", "CLOSING":
+		out.Status = workloadpb.WorkloadStatus_UNHEALTHY
+		out.Extensions = append(out.Extensions, ending.Of(true, w.Ending == "SERVING").Extensions()...)
+	default:
+		return nil, fmt.Errorf("ending: %q is neither SERVING nor CLOSING", w.Ending)
 	}
 	if w.Capacity != nil {
 		out.Capacity = wrapperspb.UInt32(*w.Capacity)

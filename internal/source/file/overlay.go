@@ -20,13 +20,13 @@ import (
 var specFields = []string{"nodeName", "clusterIP", "clusterIPs", "ipFamilies"}
 
 // metaFields are those of metadata that an overlay carries.
-var metaFields = []string{"name", "namespace", "uid", "annotations", "labels"}
+var metaFields = []string{"name", "namespace", "uid", "annotations", "labels", "deletionTimestamp", "deletionGracePeriodSeconds"}
 
 // WriteOverlay writes what its caller knows about obj (metadata uid,
-// annotations and labels, spec.nodeName, spec.clusterIP(s), status; nothing
+// annotations, labels and time of deletion, spec.nodeName, spec.clusterIP(s), status; nothing
 // else of it is written) to dir/writer, atomically. Sources merge it over the
 // object of the same key: annotations one by one, status by its top level
-// fields, uid, labels, nodeName and cluster addresses where the object has
+// fields, uid, time of deletion, labels, nodeName and cluster addresses where the object has
 // none. An overlay without its object is ignored. Pass only what you own: an
 // annotation copied from the object would outlive its removal there.
 func WriteOverlay(dir, writer string, obj metav1.Object) error {
@@ -139,6 +139,8 @@ func merge(object []byte, overlays [][]byte) ([]byte, error) {
 func mergeMeta(base map[string]any, from any) {
 	over, _ := from.(map[string]any)
 	fill(base, over, "uid")
+	fill(base, over, "deletionTimestamp")
+	fill(base, over, "deletionGracePeriodSeconds")
 	if a, ok := over["annotations"].(map[string]any); ok {
 		set(sub(base, "annotations"), a, true)
 	}

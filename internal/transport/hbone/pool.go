@@ -95,7 +95,7 @@ func (p *Pool) CloseWorkload(uid string) {
 	})
 }
 
-// ReleaseWorkload says that the workload with this UID is about to be spoken
+// ReleaseWorkload says that the workload with this UID is about to end, or to be spoken
 // to without tunnels: those to it end as soon as they carry nothing, instead
 // of after IdleRelease. Connections under way are not disturbed, and those
 // that still come are carried.
@@ -108,6 +108,27 @@ func (p *Pool) ReleaseWorkload(uid string) {
 			e.leaving = true
 			for _, r := range e.refs {
 				r.where.loop.Post(r.client.leave)
+			}
+		}
+	})
+}
+
+// RenewWorkload says that another instance has taken the place, and the UID, of the
+// workload with this UID. Tunnels of before take no new connections: they lead to the former
+// one. Those that wait get tunnels that are made now.
+func (p *Pool) RenewWorkload(uid string) {
+	p.each(func(s *shard) {
+		for _, e := range s.entries {
+			if e.key.DstUID != uid {
+				continue
+			}
+			e.leaving = false
+			for _, r := range e.refs {
+				r.gone = true
+				r.where.loop.Post(r.client.shutdown)
+			}
+			if len(e.waiting) > 0 {
+				s.dial(e)
 			}
 		}
 	})

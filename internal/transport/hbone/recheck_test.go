@@ -103,6 +103,43 @@ func TestReleaseWorkload(t *testing.T) {
 	}
 }
 
+// TestRenewWorkload: a workload that takes the place of another one gets tunnels of its
+// own. Connections of before go on, and those to other workloads share their tunnel still.
+func TestRenewWorkload(t *testing.T) {
+	w := newWorld(t, echo, loops(2))
+	old := held(t, w, 2)
+	w.pool.RenewWorkload("uid-other")
+	same := held(t, w, 1)[0]
+	if n := w.tunnels.Load(); n != 1 {
+		t.Errorf("%d tunnels, although another workload was replaced", n)
+	}
+	w.pool.ReleaseWorkload("uid-1")
+	w.pool.RenewWorkload("uid-1")
+	next := held(t, w, 2)
+	if n := w.tunnels.Load(); n != 2 {
+		t.Errorf("%d tunnels", n)
+	}
+	for _, c := range append(old, append(next, same)...) {
+		roundTrip(t, c, "carried")
+	}
+	for _, c := range append(old, same) {
+		_ = c.Close()
+	}
+	eventually(t, "the former tunnel ends", func() bool { return w.tunnels.Load() == 1 })
+	for _, c := range next {
+		_ = c.Close()
+	}
+	// The successor's is kept: it does not leave.
+	c := held(t, w, 1)[0]
+	roundTrip(t, c, "kept")
+	if n := w.tunnels.Load(); n != 1 {
+		t.Errorf("%d tunnels", n)
+	}
+	if len(w.failures) > 0 {
+		t.Errorf("failed: %v", (<-w.failures).err)
+	}
+}
+
 // A server whose clients are about to do without tunnels gets rid of idle
 // ones; connections are carried nevertheless, old and new.
 func TestLeave(t *testing.T) {

@@ -89,7 +89,9 @@ func (m mesh) place(u *unstructured.Unstructured) {
 	if node, ok := spec["nodeName"].(string); ok {
 		spec["nodeName"] = m.nodes[node]
 	}
-	spec["terminationGracePeriodSeconds"] = int64(1)
+	if n, _ := spec["terminationGracePeriodSeconds"].(int64); n < 1 {
+		spec["terminationGracePeriodSeconds"] = int64(1)
+	}
 	list, _ := spec["containers"].([]any)
 	for _, c := range list {
 		c, _ := c.(map[string]any)

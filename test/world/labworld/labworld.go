@@ -11,6 +11,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/internal/lab/ends"
 	"github.com/ambit-mesh/ambit/test/rig"
 	"github.com/ambit-mesh/ambit/test/world"
 )
@@ -108,7 +109,7 @@ func (m mesh) Pods(ctx context.Context, namespace string) (all []world.Pod, err 
 		return nil, err
 	}
 	for i := range s.Pods {
-		if p := &s.Pods[i]; p.Namespace == namespace {
+		if p := &s.Pods[i]; p.Namespace == namespace && p.Phase != ends.Terminating {
 			all = append(all, world.Pod{Namespace: namespace, Name: p.Name, Node: p.Node, IPs: addresses(p.IPs)})
 		}
 	}
