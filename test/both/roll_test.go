@@ -116,10 +116,10 @@ func TestEndingPod(t *testing.T) {
 			<-gone
 		}
 		t.Logf("IPv6 %v: beside another pod", v6)
-		w.Apply(replica("leaves", 20) + replica("stays", 0))
+		w.Apply(replica("leaves", 8) + replica("stays", 0))
 		w.Eventually("both answer", func() error { return answers("leaves stays") })
 		held := w.Hold(far, netip.AddrPortFrom(w.Pod(leaves, v6), 9000))
-		ends(replica("leaves", 20), func() {
+		ends(replica("leaves", 8), func() {
 			w.Eventually("the other pod alone gets new connections", func() error { return answers("stays") })
 			for range 3 {
 				if err := answers("stays"); err != nil {
@@ -131,10 +131,10 @@ func TestEndingPod(t *testing.T) {
 			}
 		})
 		t.Logf("IPv6 %v: alone", v6)
-		w.Apply(replica("leaves", 20))
+		w.Apply(replica("leaves", 8))
 		w.Delete(replica("stays", 0))
 		w.Eventually("it answers", func() error { return answers("leaves") })
-		ends(replica("leaves", 20), func() {
+		ends(replica("leaves", 8), func() {
 			for range 5 {
 				if err := answers("leaves"); err != nil {
 					w.Error(err)
