@@ -83,14 +83,15 @@ func TestNamesAreBounded(t *testing.T) {
 	}
 }
 
-// TestSeriesGoWithTheirService: connections to a service without known
-// endpoints end with the service.
+// TestSeriesGoWithTheirService: series of a service end with it, whether or not its
+// endpoints are known, and go on.
 func TestSeriesGoWithTheirService(t *testing.T) {
 	r := NewRecorder(logging.Discard())
 	web := wl("web")
+	cart := wl("cart")
 	for i := range 500 {
 		svc := &workload.Service{Hostname: fmt.Sprintf("host-%d.test", i), Namespace: "shop", Name: "host"}
-		k := key(web, nil)
+		k := key(web, []*workload.Workload{nil, cart}[i%2])
 		k.Service = RefTo(svc)
 		c := &Conn{}
 		r.Begin(c, k, time.Now())

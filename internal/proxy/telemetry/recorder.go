@@ -38,8 +38,7 @@ type Recorder struct {
 	tagged tagged
 	series map[labelValues]*series
 	byWl   map[*workload.Workload]map[*Pair]struct{}
-	// byService has the pairs without a destination workload: those of a
-	// Service whose endpoints are not in the directory.
+	// byService has the pairs of a Service, which may end before its endpoints do.
 	byService map[ServiceRef]map[*Pair]struct{}
 
 	sockets   [numReporters]atomic.Int64
@@ -169,7 +168,7 @@ func (r *Recorder) intern(k Key) *Pair {
 }
 
 // ofService reports whether a pair goes with its Service.
-func ofService(k *Key) bool { return k.Dst == nil && k.Service != ServiceRef{} }
+func ofService(k *Key) bool { return k.Service != ServiceRef{} }
 
 func (r *Recorder) seriesFor(k *Key) *series {
 	v, rep := k.labels(), k.Reporter
@@ -257,8 +256,8 @@ func (r *Recorder) WorkloadChanged(old, now *workload.Workload) {
 	}
 }
 
-// ServiceGone follows the directory: series of a service without known
-// endpoints die with the service.
+// ServiceGone follows the directory: series of a service die with it, whether or not
+// their workloads go on.
 func (r *Recorder) ServiceGone(svc *workload.Service) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
