@@ -26,7 +26,7 @@ PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: drawings all build parts images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos lint fuzz generate release clean help
+.PHONY: drawings all build parts images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos soak lint fuzz generate release clean help
 
 all: build
 
@@ -101,6 +101,12 @@ peers:
 
 chaos: build ## kill -9 of every part under load, and worse
 	@$(PROGRAMS) $(GO) run ./test/run -each -count=1 -timeout 20m ./test/chaos/...
+
+# How long: five minutes at least, half of which warm up.
+SOAK ?= 5m
+
+soak: build ## a mesh with churn for SOAK=1h: memory, descriptors and what else is held stay flat; table in bin/soak.txt
+	@$(PROGRAMS) $(GO) run ./test/run -each -tags soak -count=1 -timeout 0 ./test/soak -soak $(SOAK) -soak.report '$(abspath $(BIN))/soak.txt'
 
 bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL, PEER_ENVOY, PEER_NGINX, PEER_HAPROXY=/path if given
 	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'

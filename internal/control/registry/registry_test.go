@@ -14,7 +14,6 @@ import (
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/auth"
 	"github.com/ambit-mesh/ambit/internal/control/tables"
-	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -155,21 +154,11 @@ func TestPodsThatDiffer(t *testing.T) {
 		"no address": {status: "phase: Pending"},
 		"ended":      {status: "podIP: 10.0.0.9, phase: Succeeded"},
 		"failed":     {status: "podIP: 10.0.0.9, phase: Failed"},
-		"pending": {status: "podIP: 10.0.0.9, phase: Pending", want: func(w *workloadpb.Workload) bool {
-			return w.Status == workloadpb.WorkloadStatus_UNHEALTHY && w.Extensions == nil
-		}},
+		"pending":    {status: "podIP: 10.0.0.9, phase: Pending", want: func(w *workloadpb.Workload) bool { return w.Status == workloadpb.WorkloadStatus_UNHEALTHY }},
 		"not enrolled": {status: up, want: func(w *workloadpb.Workload) bool {
 			return w.TunnelProtocol == workloadpb.TunnelProtocol_NONE && w.ServiceAccount == "default"
 		}},
-		"being deleted": {meta: ", deletionTimestamp: 2026-01-01T00:00:00Z", status: up, want: func(w *workloadpb.Workload) bool {
-			return w.Status == workloadpb.WorkloadStatus_UNHEALTHY && ending.FromExtensions(w.Extensions) == ending.Serving
-		}},
-		"being deleted, and not ready": {meta: ", deletionTimestamp: 2026-01-01T00:00:00Z", status: "podIP: 10.0.0.9, phase: Running", want: func(w *workloadpb.Workload) bool {
-			return w.Status == workloadpb.WorkloadStatus_UNHEALTHY && ending.FromExtensions(w.Extensions) == ending.Closing
-		}},
-		"being deleted, and has ended": {meta: ", deletionTimestamp: 2026-01-01T00:00:00Z", status: strings.Replace(up, "Running", "Failed", 1) + ", containerStatuses: [{state: {running: {}}}]", want: func(w *workloadpb.Workload) bool {
-			return ending.FromExtensions(w.Extensions) == ending.Closing
-		}},
+		"being deleted": {meta: ", deletionTimestamp: 2026-01-01T00:00:00Z", status: up, want: func(w *workloadpb.Workload) bool { return w.Status == workloadpb.WorkloadStatus_UNHEALTHY }},
 		"native tunnel": {meta: ", labels: {networking.istio.io/tunnel: http}", status: up, want: func(w *workloadpb.Workload) bool {
 			return w.NativeTunnel && w.TunnelProtocol == workloadpb.TunnelProtocol_HBONE
 		}},
