@@ -164,6 +164,9 @@ func (w *World) MustTunnel(from lab.Where, to netip.AddrPort, as *mtls.Bundle, e
 	return t
 }
 
+// Takes reports whether the tunnel takes new streams: the server has not sent GOAWAY.
+func (t *Tunnel) Takes() bool { return t.h2.CanTakeNewRequest() }
+
 // Stream is one connection through a tunnel.
 type Stream struct {
 	io.Reader
