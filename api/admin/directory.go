@@ -23,6 +23,7 @@ type Workload struct {
 	ApplicationTunnel *AppTunnel `json:"applicationTunnel,omitempty"`
 	Policies          []string   `json:"authorizationPolicies,omitempty"` // namespace/name
 	Status            string     `json:"status"`                          // Healthy or Unhealthy
+	Ending            string     `json:"ending,omitempty"`                // SERVING or CLOSING, from when its end was asked for
 	ClusterID         string     `json:"clusterId"`
 	Locality          *Locality  `json:"locality,omitempty"`
 	Services          []string   `json:"services,omitempty"` // namespace/hostname

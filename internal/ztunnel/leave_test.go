@@ -109,6 +109,7 @@ func TestTunnelsOfAnEndingPod(t *testing.T) {
 			tunnels(1)
 		}
 		w.talk(busy, "still busy")
+		w.apply(w.mesh("HBONE", "TCP", "")) // the successor, before it is enrolled
 		w.apply(w.mesh("HBONE", "HBONE", ""))
 		next := w.dial(w.at(8080))
 		w.talk(next, "the successor's")

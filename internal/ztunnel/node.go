@@ -370,7 +370,7 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 		switch {
 		case had && !has && c.NewWorkload != nil:
 			n.workloadLeaves(w.UID)
-		case c.OldWorkload != nil && c.OldWorkload.Ending.Begun() && has:
+		case c.OldWorkload != nil && c.OldWorkload.Ending.Begun() && !w.Ending.Begun():
 			n.workloadSucceeded(w.UID)
 		}
 		n.mu.Lock()

@@ -34,6 +34,9 @@ func Of(asked, ready bool) Phase {
 	return Closing
 }
 
+// String returns the phase as it is on the wire, and nothing for None.
+func (p Phase) String() string { return texts[p] }
+
 // Begun reports whether the workload is about to end.
 func (p Phase) Begun() bool { return p != None }
 

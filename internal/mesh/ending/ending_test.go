@@ -28,6 +28,9 @@ func TestWire(t *testing.T) {
 			t.Errorf("%v arrives as %v, begun %v", p, got, p.Begun())
 		}
 	}
+	if got := None.String() + Serving.String() + Closing.String(); got != "SERVINGCLOSING" {
+		t.Errorf("names %q", got)
+	}
 	if None.Extensions() != nil {
 		t.Error("a workload that does not end has an extension")
 	}

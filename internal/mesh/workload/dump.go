@@ -59,7 +59,7 @@ func (w *Workload) dump() admin.Workload {
 		TrustDomain: w.TrustDomain, ServiceAccount: w.ServiceAccount, Network: w.Network,
 		WorkloadName: w.WorkloadName, WorkloadType: w.WorkloadType, CanonicalName: w.CanonicalName,
 		CanonicalRevision: w.CanonicalRevision, Hostname: w.Hostname, Node: w.Node, NativeTunnel: w.NativeTunnel,
-		Policies: w.Policies, Status: statusName(w), ClusterID: w.ClusterID, Capacity: w.Capacity,
+		Policies: w.Policies, Status: statusName(w), Ending: w.Ending.String(), ClusterID: w.ClusterID, Capacity: w.Capacity,
 	}
 	for _, a := range w.addrs {
 		d.WorkloadIPs = append(d.WorkloadIPs, a.String())
