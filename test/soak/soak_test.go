@@ -24,7 +24,7 @@ import (
 )
 
 var (
-	length = flag.Duration("soak", 5*time.Minute, "how long the mesh runs, its warm-up included")
+	length = flag.Duration("soak", 5*time.Minute, "how long the mesh runs, its warm-up included; at least twice the warm-up")
 	report = flag.String("soak.report", "", "file that gets the table")
 	rate   = flag.Int("soak.rate", 50, "new connections a second of each client")
 )
@@ -217,7 +217,7 @@ func TestSoak(t *testing.T) {
 	}
 	begun := time.Now()
 	n, samples := 0, 0
-	for time.Since(begun) < *length || samples < fewest {
+	for time.Since(begun) < max(*length, 2*warmUp) || samples < fewest {
 		n++
 		round(w, n)
 		for _, l := range loads {
