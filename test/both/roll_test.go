@@ -116,7 +116,7 @@ func TestEndingPod(t *testing.T) {
 			<-gone
 		}
 		t.Logf("IPv6 %v: beside another pod", v6)
-		w.Apply(replica("leaves", 8) + replica("stays", 0))
+		w.Apply(replica("leaves", 8) + server("stays", "app: web"))
 		w.Eventually("both answer", func() error { return answers("leaves stays") })
 		held := w.Hold(far, netip.AddrPortFrom(w.Pod(leaves, v6), 9000))
 		ends(replica("leaves", 8), func() {
@@ -132,7 +132,7 @@ func TestEndingPod(t *testing.T) {
 		})
 		t.Logf("IPv6 %v: alone", v6)
 		w.Apply(replica("leaves", 8))
-		w.Delete(replica("stays", 0))
+		w.Delete(server("stays", "app: web"))
 		w.Eventually("it answers", func() error { return answers("leaves") })
 		ends(replica("leaves", 8), func() {
 			for range 5 {

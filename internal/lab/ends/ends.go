@@ -40,12 +40,12 @@ type Endpoint struct{ Ready, Ending bool }
 // service asks for pods that are not ready, too.
 func Used(pods []Endpoint, all bool) []bool {
 	used := make([]bool, len(pods))
-	any := false
+	found := false
 	for i, p := range pods {
 		used[i] = all || p.Ready && !p.Ending
-		any = any || used[i]
+		found = found || used[i]
 	}
-	if any {
+	if found {
 		return used
 	}
 	for i, p := range pods {

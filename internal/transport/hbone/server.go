@@ -86,9 +86,9 @@ func (s *Server) Drain() {
 	})
 }
 
-// Leave says whether clients are about to do without tunnels. While they are,
-// every tunnel is asked to end with its streams (GOAWAY), those that are there
-// at once and new ones after a moment. Connections that still come are carried,
+// Leave sets whether clients are about to do without tunnels, because the workload ends
+// or leaves the mesh. While they are, every tunnel is asked to end with its streams (GOAWAY),
+// those that are there at once and new ones after a moment. Connections that still come are carried,
 // on tunnels made for them.
 func (s *Server) Leave(yes bool) {
 	s.each(func(sh *serverShard) {
