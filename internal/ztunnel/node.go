@@ -364,15 +364,9 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 		w := c.NewWorkload
 		if w == nil {
 			w = c.OldWorkload
-			n.workloadGone(w.UID)
 		}
-		had, has := kept(c.OldWorkload), kept(c.NewWorkload)
-		switch {
-		case had && !has && c.NewWorkload != nil:
-			n.workloadLeaves(w.UID)
-		case c.OldWorkload != nil && c.OldWorkload.Ending.Begun() && !w.Ending.Begun():
-			n.workloadSucceeded(w.UID)
-		}
+		n.follow(w.UID, c.Fate())
+		had, has := c.OldWorkload.KeepsTunnels(), c.NewWorkload.KeepsTunnels()
 		n.mu.Lock()
 		p := n.byName[podName{w.Namespace, w.Name}]
 		if p != nil && p.srv != nil && (had != has || w.Ending.Begun()) {
@@ -388,31 +382,13 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 // tunnelled reports whether a workload is reached through tunnels.
 func tunnelled(w *workload.Workload) bool { return w != nil && w.Protocol == workload.HBONE }
 
-// kept reports whether tunnels to a workload are kept without connections. Those to one
-// that is about to end are not, at either end: its address may soon be another's.
-func kept(w *workload.Workload) bool { return tunnelled(w) && !w.Ending.Begun() }
-
-// workloadGone closes the tunnels to a workload that left the mesh.
-func (n *Node) workloadGone(uid string) {
-	for _, p := range n.tunnels.To(uid) {
-		p.CloseWorkload(uid)
+// follow does to the tunnels to a workload what becomes of them.
+func (n *Node) follow(uid string, f workload.Fate) {
+	if f == workload.Stay {
+		return
 	}
-}
-
-// workloadLeaves lets go of the idle tunnels to a workload that is about to end, or is
-// spoken to in plaintext from now on: its node agent waits for them before it takes the
-// redirection away.
-func (n *Node) workloadLeaves(uid string) {
 	for _, p := range n.tunnels.To(uid) {
-		p.ReleaseWorkload(uid)
-	}
-}
-
-// workloadSucceeded has tunnels made anew to a workload that was about to end and is not
-// any more: it is another pod of the same name.
-func (n *Node) workloadSucceeded(uid string) {
-	for _, p := range n.tunnels.To(uid) {
-		p.RenewWorkload(uid)
+		p.Follow(uid, f)
 	}
 }
 
@@ -428,9 +404,9 @@ func (n *Node) tunnel(p *hbone.Pool, uid string, delta int) {
 	// It may have left while the tunnel was being made.
 	switch w := n.Directory.Snapshot().WorkloadByUID(uid); {
 	case w == nil:
-		p.CloseWorkload(uid)
-	case !kept(w):
-		p.ReleaseWorkload(uid)
+		p.Follow(uid, workload.Close)
+	case !w.KeepsTunnels():
+		p.Follow(uid, workload.Release)
 	}
 }
 

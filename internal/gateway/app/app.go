@@ -244,16 +244,11 @@ func (a *App) directoryChanged(ch workload.Changes) {
 		if c := &ch.List[i]; c.OldWorkload != nil && c.NewWorkload != nil && !sameServices(c.OldWorkload, c.NewWorkload) {
 			a.gateway.Joined(c.NewWorkload.UID)
 		}
-		if c := &ch.List[i]; c.OldWorkload != nil && c.NewWorkload != nil && c.OldWorkload.Ending.Begun() != c.NewWorkload.Ending.Begun() {
-			if uid := c.NewWorkload.UID; c.NewWorkload.Ending.Begun() {
-				a.pool.ReleaseWorkload(uid)
-			} else {
-				a.pool.RenewWorkload(uid) // another pod of the same name
-			}
-		}
 		if c := &ch.List[i]; c.OldWorkload != nil && c.NewWorkload == nil {
 			a.gateway.RemoveWorkload(c.OldWorkload.UID)
-			a.pool.CloseWorkload(c.OldWorkload.UID)
+		}
+		if c := &ch.List[i]; c.OldWorkload != nil {
+			a.pool.Follow(c.OldWorkload.UID, c.Fate())
 		}
 	}
 }

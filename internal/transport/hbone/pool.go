@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
 )
@@ -79,6 +80,19 @@ func (p *Pool) Open(o *Open) {
 		s = p.shards[o.Loop.Index()]
 	}
 	s.loop.Post(func() { s.open(a) })
+}
+
+// Follow does to the tunnels to the workload with this UID what becomes of them.
+func (p *Pool) Follow(uid string, f workload.Fate) {
+	switch f {
+	case workload.Stay:
+	case workload.Release:
+		p.ReleaseWorkload(uid)
+	case workload.Renew:
+		p.RenewWorkload(uid)
+	case workload.Close:
+		p.CloseWorkload(uid)
+	}
 }
 
 // CloseWorkload ends the tunnels to a workload that was removed. They take no
