@@ -52,7 +52,7 @@ spec: {nodeName: node2, containers: [{name: client}]}
 
 // TestPodEnds: the object of a pod whose end was asked for says so until the pod is gone. The
 // pod, which is still ready and the only one, is what its service leads to. A hook that fails
-// is reported, and the pod ends all the same.
+// is reported, and the pod still ends.
 func TestPodEnds(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "end")
 	l := startLab(t, lab.Config{Nodes: 2, YAML: ending(file)})
