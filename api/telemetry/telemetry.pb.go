@@ -141,6 +141,212 @@ func (Scope) EnumDescriptor() ([]byte, []int) {
 	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{1}
 }
 
+type Expression_Attribute int32
+
+const (
+	Expression_NO_ATTRIBUTE                        Expression_Attribute = 0
+	Expression_SOURCE_ADDRESS                      Expression_Attribute = 1
+	Expression_SOURCE_PORT                         Expression_Attribute = 2
+	Expression_SOURCE_PRINCIPAL                    Expression_Attribute = 3
+	Expression_SOURCE_WORKLOAD                     Expression_Attribute = 4
+	Expression_SOURCE_NAMESPACE                    Expression_Attribute = 5
+	Expression_DESTINATION_ADDRESS                 Expression_Attribute = 6
+	Expression_DESTINATION_PORT                    Expression_Attribute = 7
+	Expression_DESTINATION_PRINCIPAL               Expression_Attribute = 8
+	Expression_DESTINATION_WORKLOAD                Expression_Attribute = 9
+	Expression_DESTINATION_NAMESPACE               Expression_Attribute = 10
+	Expression_DESTINATION_SERVICE                 Expression_Attribute = 11
+	Expression_CONNECTION_MTLS                     Expression_Attribute = 12
+	Expression_CONNECTION_URI_SAN_PEER_CERTIFICATE Expression_Attribute = 13
+	Expression_CONNECTION_TERMINATION_DETAILS      Expression_Attribute = 14
+	Expression_CONNECTION_REQUESTED_SERVER_NAME    Expression_Attribute = 15
+)
+
+// Enum value maps for Expression_Attribute.
+var (
+	Expression_Attribute_name = map[int32]string{
+		0:  "NO_ATTRIBUTE",
+		1:  "SOURCE_ADDRESS",
+		2:  "SOURCE_PORT",
+		3:  "SOURCE_PRINCIPAL",
+		4:  "SOURCE_WORKLOAD",
+		5:  "SOURCE_NAMESPACE",
+		6:  "DESTINATION_ADDRESS",
+		7:  "DESTINATION_PORT",
+		8:  "DESTINATION_PRINCIPAL",
+		9:  "DESTINATION_WORKLOAD",
+		10: "DESTINATION_NAMESPACE",
+		11: "DESTINATION_SERVICE",
+		12: "CONNECTION_MTLS",
+		13: "CONNECTION_URI_SAN_PEER_CERTIFICATE",
+		14: "CONNECTION_TERMINATION_DETAILS",
+		15: "CONNECTION_REQUESTED_SERVER_NAME",
+	}
+	Expression_Attribute_value = map[string]int32{
+		"NO_ATTRIBUTE":                        0,
+		"SOURCE_ADDRESS":                      1,
+		"SOURCE_PORT":                         2,
+		"SOURCE_PRINCIPAL":                    3,
+		"SOURCE_WORKLOAD":                     4,
+		"SOURCE_NAMESPACE":                    5,
+		"DESTINATION_ADDRESS":                 6,
+		"DESTINATION_PORT":                    7,
+		"DESTINATION_PRINCIPAL":               8,
+		"DESTINATION_WORKLOAD":                9,
+		"DESTINATION_NAMESPACE":               10,
+		"DESTINATION_SERVICE":                 11,
+		"CONNECTION_MTLS":                     12,
+		"CONNECTION_URI_SAN_PEER_CERTIFICATE": 13,
+		"CONNECTION_TERMINATION_DETAILS":      14,
+		"CONNECTION_REQUESTED_SERVER_NAME":    15,
+	}
+)
+
+func (x Expression_Attribute) Enum() *Expression_Attribute {
+	p := new(Expression_Attribute)
+	*p = x
+	return p
+}
+
+func (x Expression_Attribute) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Expression_Attribute) Descriptor() protoreflect.EnumDescriptor {
+	return file_telemetry_telemetry_proto_enumTypes[2].Descriptor()
+}
+
+func (Expression_Attribute) Type() protoreflect.EnumType {
+	return &file_telemetry_telemetry_proto_enumTypes[2]
+}
+
+func (x Expression_Attribute) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Expression_Attribute.Descriptor instead.
+func (Expression_Attribute) EnumDescriptor() ([]byte, []int) {
+	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{12, 0}
+}
+
+type Expression_Function int32
+
+const (
+	Expression_NO_FUNCTION      Expression_Function = 0
+	Expression_AND              Expression_Function = 1 // of two or more
+	Expression_OR               Expression_Function = 2 // of two or more
+	Expression_NOT              Expression_Function = 3
+	Expression_CHOICE           Expression_Function = 4 // a condition, and the values when it holds and when not
+	Expression_EQUAL            Expression_Function = 5
+	Expression_UNEQUAL          Expression_Function = 6
+	Expression_LESS             Expression_Function = 7
+	Expression_LESS_OR_EQUAL    Expression_Function = 8
+	Expression_GREATER          Expression_Function = 9
+	Expression_GREATER_OR_EQUAL Expression_Function = 10
+	Expression_IN               Expression_Function = 11 // a value, and the elements of a list
+	Expression_ADD              Expression_Function = 12
+	Expression_SUBTRACT         Expression_Function = 13
+	Expression_MULTIPLY         Expression_Function = 14
+	Expression_DIVIDE           Expression_Function = 15
+	Expression_REMAINDER        Expression_Function = 16
+	Expression_NEGATE           Expression_Function = 17
+	Expression_STARTS_WITH      Expression_Function = 18
+	Expression_ENDS_WITH        Expression_Function = 19
+	Expression_CONTAINS         Expression_Function = 20
+	Expression_MATCHES          Expression_Function = 21 // the second argument is a text
+	Expression_SIZE             Expression_Function = 22 // of a text, in characters
+	Expression_TO_TEXT          Expression_Function = 23
+	Expression_TO_NUMBER        Expression_Function = 24
+	Expression_TO_FRACTION      Expression_Function = 25
+)
+
+// Enum value maps for Expression_Function.
+var (
+	Expression_Function_name = map[int32]string{
+		0:  "NO_FUNCTION",
+		1:  "AND",
+		2:  "OR",
+		3:  "NOT",
+		4:  "CHOICE",
+		5:  "EQUAL",
+		6:  "UNEQUAL",
+		7:  "LESS",
+		8:  "LESS_OR_EQUAL",
+		9:  "GREATER",
+		10: "GREATER_OR_EQUAL",
+		11: "IN",
+		12: "ADD",
+		13: "SUBTRACT",
+		14: "MULTIPLY",
+		15: "DIVIDE",
+		16: "REMAINDER",
+		17: "NEGATE",
+		18: "STARTS_WITH",
+		19: "ENDS_WITH",
+		20: "CONTAINS",
+		21: "MATCHES",
+		22: "SIZE",
+		23: "TO_TEXT",
+		24: "TO_NUMBER",
+		25: "TO_FRACTION",
+	}
+	Expression_Function_value = map[string]int32{
+		"NO_FUNCTION":      0,
+		"AND":              1,
+		"OR":               2,
+		"NOT":              3,
+		"CHOICE":           4,
+		"EQUAL":            5,
+		"UNEQUAL":          6,
+		"LESS":             7,
+		"LESS_OR_EQUAL":    8,
+		"GREATER":          9,
+		"GREATER_OR_EQUAL": 10,
+		"IN":               11,
+		"ADD":              12,
+		"SUBTRACT":         13,
+		"MULTIPLY":         14,
+		"DIVIDE":           15,
+		"REMAINDER":        16,
+		"NEGATE":           17,
+		"STARTS_WITH":      18,
+		"ENDS_WITH":        19,
+		"CONTAINS":         20,
+		"MATCHES":          21,
+		"SIZE":             22,
+		"TO_TEXT":          23,
+		"TO_NUMBER":        24,
+		"TO_FRACTION":      25,
+	}
+)
+
+func (x Expression_Function) Enum() *Expression_Function {
+	p := new(Expression_Function)
+	*p = x
+	return p
+}
+
+func (x Expression_Function) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Expression_Function) Descriptor() protoreflect.EnumDescriptor {
+	return file_telemetry_telemetry_proto_enumTypes[3].Descriptor()
+}
+
+func (Expression_Function) Type() protoreflect.EnumType {
+	return &file_telemetry_telemetry_proto_enumTypes[3]
+}
+
+func (x Expression_Function) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Expression_Function.Descriptor instead.
+func (Expression_Function) EnumDescriptor() ([]byte, []int) {
+	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{12, 1}
+}
+
 // The resource that travels over delta xDS.
 type Layer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -672,7 +878,9 @@ type AccessLogging struct {
 	Providers []*LogProvider `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
 	Disabled  *bool          `protobuf:"varint,2,opt,name=disabled,proto3,oneof" json:"disabled,omitempty"`
 	// In CEL; empty leaves the filter of earlier layers.
-	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	Filter string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	// The filter as node proxies evaluate it, beside its text, which is shown alone. Of gateways, never set.
+	Checked       *Expression `protobuf:"bytes,4,opt,name=checked,proto3" json:"checked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -726,6 +934,13 @@ func (x *AccessLogging) GetFilter() string {
 		return x.Filter
 	}
 	return ""
+}
+
+func (x *AccessLogging) GetChecked() *Expression {
+	if x != nil {
+		return x.Checked
+	}
+	return nil
 }
 
 // Where lines go, and their format.
@@ -937,7 +1152,9 @@ type TagOverride struct {
 	Remove bool                   `protobuf:"varint,2,opt,name=remove,proto3" json:"remove,omitempty"`
 	Value  string                 `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"` // as it is
 	// CEL over the attributes of a request or connection.
-	Expression    string `protobuf:"bytes,4,opt,name=expression,proto3" json:"expression,omitempty"`
+	Expression string `protobuf:"bytes,4,opt,name=expression,proto3" json:"expression,omitempty"`
+	// The expression as node proxies evaluate it, beside its text, which names it. Of gateways, never set.
+	Checked       *Expression `protobuf:"bytes,5,opt,name=checked,proto3" json:"checked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1000,6 +1217,230 @@ func (x *TagOverride) GetExpression() string {
 	return ""
 }
 
+func (x *TagOverride) GetChecked() *Expression {
+	if x != nil {
+		return x.Checked
+	}
+	return nil
+}
+
+// An expression over the attributes of a connection. The control plane has parsed and checked it as CEL, and what
+// it yields is as in CEL. A reader bounds its size and its depth.
+type Expression struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Expression_Text
+	//	*Expression_Number
+	//	*Expression_Fraction
+	//	*Expression_Truth
+	//	*Expression_Attribute_
+	//	*Expression_Present
+	//	*Expression_Call_
+	Kind          isExpression_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expression) Reset() {
+	*x = Expression{}
+	mi := &file_telemetry_telemetry_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expression) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expression) ProtoMessage() {}
+
+func (x *Expression) ProtoReflect() protoreflect.Message {
+	mi := &file_telemetry_telemetry_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expression.ProtoReflect.Descriptor instead.
+func (*Expression) Descriptor() ([]byte, []int) {
+	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Expression) GetKind() isExpression_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Expression) GetText() string {
+	if x != nil {
+		if x, ok := x.Kind.(*Expression_Text); ok {
+			return x.Text
+		}
+	}
+	return ""
+}
+
+func (x *Expression) GetNumber() int64 {
+	if x != nil {
+		if x, ok := x.Kind.(*Expression_Number); ok {
+			return x.Number
+		}
+	}
+	return 0
+}
+
+func (x *Expression) GetFraction() float64 {
+	if x != nil {
+		if x, ok := x.Kind.(*Expression_Fraction); ok {
+			return x.Fraction
+		}
+	}
+	return 0
+}
+
+func (x *Expression) GetTruth() bool {
+	if x != nil {
+		if x, ok := x.Kind.(*Expression_Truth); ok {
+			return x.Truth
+		}
+	}
+	return false
+}
+
+func (x *Expression) GetAttribute() Expression_Attribute {
+	if x != nil {
+		if x, ok := x.Kind.(*Expression_Attribute_); ok {
+			return x.Attribute
+		}
+	}
+	return Expression_NO_ATTRIBUTE
+}
+
+func (x *Expression) GetPresent() Expression_Attribute {
+	if x != nil {
+		if x, ok := x.Kind.(*Expression_Present); ok {
+			return x.Present
+		}
+	}
+	return Expression_NO_ATTRIBUTE
+}
+
+func (x *Expression) GetCall() *Expression_Call {
+	if x != nil {
+		if x, ok := x.Kind.(*Expression_Call_); ok {
+			return x.Call
+		}
+	}
+	return nil
+}
+
+type isExpression_Kind interface {
+	isExpression_Kind()
+}
+
+type Expression_Text struct {
+	Text string `protobuf:"bytes,1,opt,name=text,proto3,oneof"`
+}
+
+type Expression_Number struct {
+	Number int64 `protobuf:"varint,2,opt,name=number,proto3,oneof"`
+}
+
+type Expression_Fraction struct {
+	Fraction float64 `protobuf:"fixed64,3,opt,name=fraction,proto3,oneof"`
+}
+
+type Expression_Truth struct {
+	Truth bool `protobuf:"varint,4,opt,name=truth,proto3,oneof"`
+}
+
+type Expression_Attribute_ struct {
+	Attribute Expression_Attribute `protobuf:"varint,5,opt,name=attribute,proto3,enum=ambit.telemetry.v1.Expression_Attribute,oneof"`
+}
+
+type Expression_Present struct {
+	// Whether an attribute has a value: has().
+	Present Expression_Attribute `protobuf:"varint,6,opt,name=present,proto3,enum=ambit.telemetry.v1.Expression_Attribute,oneof"`
+}
+
+type Expression_Call_ struct {
+	Call *Expression_Call `protobuf:"bytes,7,opt,name=call,proto3,oneof"`
+}
+
+func (*Expression_Text) isExpression_Kind() {}
+
+func (*Expression_Number) isExpression_Kind() {}
+
+func (*Expression_Fraction) isExpression_Kind() {}
+
+func (*Expression_Truth) isExpression_Kind() {}
+
+func (*Expression_Attribute_) isExpression_Kind() {}
+
+func (*Expression_Present) isExpression_Kind() {}
+
+func (*Expression_Call_) isExpression_Kind() {}
+
+type Expression_Call struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Function      Expression_Function    `protobuf:"varint,1,opt,name=function,proto3,enum=ambit.telemetry.v1.Expression_Function" json:"function,omitempty"`
+	Arguments     []*Expression          `protobuf:"bytes,2,rep,name=arguments,proto3" json:"arguments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expression_Call) Reset() {
+	*x = Expression_Call{}
+	mi := &file_telemetry_telemetry_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expression_Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expression_Call) ProtoMessage() {}
+
+func (x *Expression_Call) ProtoReflect() protoreflect.Message {
+	mi := &file_telemetry_telemetry_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expression_Call.ProtoReflect.Descriptor instead.
+func (*Expression_Call) Descriptor() ([]byte, []int) {
+	return file_telemetry_telemetry_proto_rawDescGZIP(), []int{12, 0}
+}
+
+func (x *Expression_Call) GetFunction() Expression_Function {
+	if x != nil {
+		return x.Function
+	}
+	return Expression_NO_FUNCTION
+}
+
+func (x *Expression_Call) GetArguments() []*Expression {
+	if x != nil {
+		return x.Arguments
+	}
+	return nil
+}
+
 var File_telemetry_telemetry_proto protoreflect.FileDescriptor
 
 const file_telemetry_telemetry_proto_rawDesc = "" +
@@ -1051,11 +1492,12 @@ const file_telemetry_telemetry_proto_rawDesc = "" +
 	"\x14timeout_milliseconds\x18\x06 \x01(\rR\x13timeoutMilliseconds\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x94\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xce\x01\n" +
 	"\rAccessLogging\x12=\n" +
 	"\tproviders\x18\x01 \x03(\v2\x1f.ambit.telemetry.v1.LogProviderR\tproviders\x12\x1f\n" +
 	"\bdisabled\x18\x02 \x01(\bH\x00R\bdisabled\x88\x01\x01\x12\x16\n" +
-	"\x06filter\x18\x03 \x01(\tR\x06filterB\v\n" +
+	"\x06filter\x18\x03 \x01(\tR\x06filter\x128\n" +
+	"\achecked\x18\x04 \x01(\v2\x1e.ambit.telemetry.v1.ExpressionR\acheckedB\v\n" +
 	"\t_disabled\"\xd8\x01\n" +
 	"\vLogProvider\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -1072,14 +1514,77 @@ const file_telemetry_telemetry_proto_rawDesc = "" +
 	"\ametrics\x18\x01 \x03(\tR\ametrics\x12\x1f\n" +
 	"\bdisabled\x18\x02 \x01(\bH\x00R\bdisabled\x88\x01\x01\x123\n" +
 	"\x04tags\x18\x03 \x03(\v2\x1f.ambit.telemetry.v1.TagOverrideR\x04tagsB\v\n" +
-	"\t_disabled\"o\n" +
+	"\t_disabled\"\xa9\x01\n" +
 	"\vTagOverride\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06remove\x18\x02 \x01(\bR\x06remove\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\tR\x05value\x12\x1e\n" +
 	"\n" +
 	"expression\x18\x04 \x01(\tR\n" +
-	"expression*(\n" +
+	"expression\x128\n" +
+	"\achecked\x18\x05 \x01(\v2\x1e.ambit.telemetry.v1.ExpressionR\achecked\"\xd9\t\n" +
+	"\n" +
+	"Expression\x12\x14\n" +
+	"\x04text\x18\x01 \x01(\tH\x00R\x04text\x12\x18\n" +
+	"\x06number\x18\x02 \x01(\x03H\x00R\x06number\x12\x1c\n" +
+	"\bfraction\x18\x03 \x01(\x01H\x00R\bfraction\x12\x16\n" +
+	"\x05truth\x18\x04 \x01(\bH\x00R\x05truth\x12H\n" +
+	"\tattribute\x18\x05 \x01(\x0e2(.ambit.telemetry.v1.Expression.AttributeH\x00R\tattribute\x12D\n" +
+	"\apresent\x18\x06 \x01(\x0e2(.ambit.telemetry.v1.Expression.AttributeH\x00R\apresent\x129\n" +
+	"\x04call\x18\a \x01(\v2#.ambit.telemetry.v1.Expression.CallH\x00R\x04call\x1a\x89\x01\n" +
+	"\x04Call\x12C\n" +
+	"\bfunction\x18\x01 \x01(\x0e2'.ambit.telemetry.v1.Expression.FunctionR\bfunction\x12<\n" +
+	"\targuments\x18\x02 \x03(\v2\x1e.ambit.telemetry.v1.ExpressionR\targuments\"\xa3\x03\n" +
+	"\tAttribute\x12\x10\n" +
+	"\fNO_ATTRIBUTE\x10\x00\x12\x12\n" +
+	"\x0eSOURCE_ADDRESS\x10\x01\x12\x0f\n" +
+	"\vSOURCE_PORT\x10\x02\x12\x14\n" +
+	"\x10SOURCE_PRINCIPAL\x10\x03\x12\x13\n" +
+	"\x0fSOURCE_WORKLOAD\x10\x04\x12\x14\n" +
+	"\x10SOURCE_NAMESPACE\x10\x05\x12\x17\n" +
+	"\x13DESTINATION_ADDRESS\x10\x06\x12\x14\n" +
+	"\x10DESTINATION_PORT\x10\a\x12\x19\n" +
+	"\x15DESTINATION_PRINCIPAL\x10\b\x12\x18\n" +
+	"\x14DESTINATION_WORKLOAD\x10\t\x12\x19\n" +
+	"\x15DESTINATION_NAMESPACE\x10\n" +
+	"\x12\x17\n" +
+	"\x13DESTINATION_SERVICE\x10\v\x12\x13\n" +
+	"\x0fCONNECTION_MTLS\x10\f\x12'\n" +
+	"#CONNECTION_URI_SAN_PEER_CERTIFICATE\x10\r\x12\"\n" +
+	"\x1eCONNECTION_TERMINATION_DETAILS\x10\x0e\x12$\n" +
+	" CONNECTION_REQUESTED_SERVER_NAME\x10\x0f\"\xdf\x02\n" +
+	"\bFunction\x12\x0f\n" +
+	"\vNO_FUNCTION\x10\x00\x12\a\n" +
+	"\x03AND\x10\x01\x12\x06\n" +
+	"\x02OR\x10\x02\x12\a\n" +
+	"\x03NOT\x10\x03\x12\n" +
+	"\n" +
+	"\x06CHOICE\x10\x04\x12\t\n" +
+	"\x05EQUAL\x10\x05\x12\v\n" +
+	"\aUNEQUAL\x10\x06\x12\b\n" +
+	"\x04LESS\x10\a\x12\x11\n" +
+	"\rLESS_OR_EQUAL\x10\b\x12\v\n" +
+	"\aGREATER\x10\t\x12\x14\n" +
+	"\x10GREATER_OR_EQUAL\x10\n" +
+	"\x12\x06\n" +
+	"\x02IN\x10\v\x12\a\n" +
+	"\x03ADD\x10\f\x12\f\n" +
+	"\bSUBTRACT\x10\r\x12\f\n" +
+	"\bMULTIPLY\x10\x0e\x12\n" +
+	"\n" +
+	"\x06DIVIDE\x10\x0f\x12\r\n" +
+	"\tREMAINDER\x10\x10\x12\n" +
+	"\n" +
+	"\x06NEGATE\x10\x11\x12\x0f\n" +
+	"\vSTARTS_WITH\x10\x12\x12\r\n" +
+	"\tENDS_WITH\x10\x13\x12\f\n" +
+	"\bCONTAINS\x10\x14\x12\v\n" +
+	"\aMATCHES\x10\x15\x12\b\n" +
+	"\x04SIZE\x10\x16\x12\v\n" +
+	"\aTO_TEXT\x10\x17\x12\r\n" +
+	"\tTO_NUMBER\x10\x18\x12\x0f\n" +
+	"\vTO_FRACTION\x10\x19B\x06\n" +
+	"\x04kind*(\n" +
 	"\x04Side\x12\b\n" +
 	"\x04BOTH\x10\x00\x12\n" +
 	"\n" +
@@ -1107,45 +1612,56 @@ func file_telemetry_telemetry_proto_rawDescGZIP() []byte {
 	return file_telemetry_telemetry_proto_rawDescData
 }
 
-var file_telemetry_telemetry_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_telemetry_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_telemetry_telemetry_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_telemetry_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_telemetry_telemetry_proto_goTypes = []any{
-	(Side)(0),              // 0: ambit.telemetry.v1.Side
-	(Scope)(0),             // 1: ambit.telemetry.v1.Scope
-	(*Layer)(nil),          // 2: ambit.telemetry.v1.Layer
-	(*Service)(nil),        // 3: ambit.telemetry.v1.Service
-	(*Tracing)(nil),        // 4: ambit.telemetry.v1.Tracing
-	(*CustomTags)(nil),     // 5: ambit.telemetry.v1.CustomTags
-	(*CustomTag)(nil),      // 6: ambit.telemetry.v1.CustomTag
-	(*Collector)(nil),      // 7: ambit.telemetry.v1.Collector
-	(*Header)(nil),         // 8: ambit.telemetry.v1.Header
-	(*AccessLogging)(nil),  // 9: ambit.telemetry.v1.AccessLogging
-	(*LogProvider)(nil),    // 10: ambit.telemetry.v1.LogProvider
-	(*Label)(nil),          // 11: ambit.telemetry.v1.Label
-	(*MetricOverride)(nil), // 12: ambit.telemetry.v1.MetricOverride
-	(*TagOverride)(nil),    // 13: ambit.telemetry.v1.TagOverride
+	(Side)(0),                 // 0: ambit.telemetry.v1.Side
+	(Scope)(0),                // 1: ambit.telemetry.v1.Scope
+	(Expression_Attribute)(0), // 2: ambit.telemetry.v1.Expression.Attribute
+	(Expression_Function)(0),  // 3: ambit.telemetry.v1.Expression.Function
+	(*Layer)(nil),             // 4: ambit.telemetry.v1.Layer
+	(*Service)(nil),           // 5: ambit.telemetry.v1.Service
+	(*Tracing)(nil),           // 6: ambit.telemetry.v1.Tracing
+	(*CustomTags)(nil),        // 7: ambit.telemetry.v1.CustomTags
+	(*CustomTag)(nil),         // 8: ambit.telemetry.v1.CustomTag
+	(*Collector)(nil),         // 9: ambit.telemetry.v1.Collector
+	(*Header)(nil),            // 10: ambit.telemetry.v1.Header
+	(*AccessLogging)(nil),     // 11: ambit.telemetry.v1.AccessLogging
+	(*LogProvider)(nil),       // 12: ambit.telemetry.v1.LogProvider
+	(*Label)(nil),             // 13: ambit.telemetry.v1.Label
+	(*MetricOverride)(nil),    // 14: ambit.telemetry.v1.MetricOverride
+	(*TagOverride)(nil),       // 15: ambit.telemetry.v1.TagOverride
+	(*Expression)(nil),        // 16: ambit.telemetry.v1.Expression
+	(*Expression_Call)(nil),   // 17: ambit.telemetry.v1.Expression.Call
 }
 var file_telemetry_telemetry_proto_depIdxs = []int32{
 	1,  // 0: ambit.telemetry.v1.Layer.scope:type_name -> ambit.telemetry.v1.Scope
-	3,  // 1: ambit.telemetry.v1.Layer.services:type_name -> ambit.telemetry.v1.Service
-	4,  // 2: ambit.telemetry.v1.Layer.tracing:type_name -> ambit.telemetry.v1.Tracing
-	9,  // 3: ambit.telemetry.v1.Layer.access_logging:type_name -> ambit.telemetry.v1.AccessLogging
-	12, // 4: ambit.telemetry.v1.Layer.metrics:type_name -> ambit.telemetry.v1.MetricOverride
+	5,  // 1: ambit.telemetry.v1.Layer.services:type_name -> ambit.telemetry.v1.Service
+	6,  // 2: ambit.telemetry.v1.Layer.tracing:type_name -> ambit.telemetry.v1.Tracing
+	11, // 3: ambit.telemetry.v1.Layer.access_logging:type_name -> ambit.telemetry.v1.AccessLogging
+	14, // 4: ambit.telemetry.v1.Layer.metrics:type_name -> ambit.telemetry.v1.MetricOverride
 	0,  // 5: ambit.telemetry.v1.Layer.side:type_name -> ambit.telemetry.v1.Side
-	7,  // 6: ambit.telemetry.v1.Tracing.collector:type_name -> ambit.telemetry.v1.Collector
-	5,  // 7: ambit.telemetry.v1.Tracing.custom_tags:type_name -> ambit.telemetry.v1.CustomTags
-	6,  // 8: ambit.telemetry.v1.CustomTags.tags:type_name -> ambit.telemetry.v1.CustomTag
-	3,  // 9: ambit.telemetry.v1.Collector.service:type_name -> ambit.telemetry.v1.Service
-	8,  // 10: ambit.telemetry.v1.Collector.headers:type_name -> ambit.telemetry.v1.Header
-	10, // 11: ambit.telemetry.v1.AccessLogging.providers:type_name -> ambit.telemetry.v1.LogProvider
-	11, // 12: ambit.telemetry.v1.LogProvider.labels:type_name -> ambit.telemetry.v1.Label
-	7,  // 13: ambit.telemetry.v1.LogProvider.collector:type_name -> ambit.telemetry.v1.Collector
-	13, // 14: ambit.telemetry.v1.MetricOverride.tags:type_name -> ambit.telemetry.v1.TagOverride
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	9,  // 6: ambit.telemetry.v1.Tracing.collector:type_name -> ambit.telemetry.v1.Collector
+	7,  // 7: ambit.telemetry.v1.Tracing.custom_tags:type_name -> ambit.telemetry.v1.CustomTags
+	8,  // 8: ambit.telemetry.v1.CustomTags.tags:type_name -> ambit.telemetry.v1.CustomTag
+	5,  // 9: ambit.telemetry.v1.Collector.service:type_name -> ambit.telemetry.v1.Service
+	10, // 10: ambit.telemetry.v1.Collector.headers:type_name -> ambit.telemetry.v1.Header
+	12, // 11: ambit.telemetry.v1.AccessLogging.providers:type_name -> ambit.telemetry.v1.LogProvider
+	16, // 12: ambit.telemetry.v1.AccessLogging.checked:type_name -> ambit.telemetry.v1.Expression
+	13, // 13: ambit.telemetry.v1.LogProvider.labels:type_name -> ambit.telemetry.v1.Label
+	9,  // 14: ambit.telemetry.v1.LogProvider.collector:type_name -> ambit.telemetry.v1.Collector
+	15, // 15: ambit.telemetry.v1.MetricOverride.tags:type_name -> ambit.telemetry.v1.TagOverride
+	16, // 16: ambit.telemetry.v1.TagOverride.checked:type_name -> ambit.telemetry.v1.Expression
+	2,  // 17: ambit.telemetry.v1.Expression.attribute:type_name -> ambit.telemetry.v1.Expression.Attribute
+	2,  // 18: ambit.telemetry.v1.Expression.present:type_name -> ambit.telemetry.v1.Expression.Attribute
+	17, // 19: ambit.telemetry.v1.Expression.call:type_name -> ambit.telemetry.v1.Expression.Call
+	3,  // 20: ambit.telemetry.v1.Expression.Call.function:type_name -> ambit.telemetry.v1.Expression.Function
+	16, // 21: ambit.telemetry.v1.Expression.Call.arguments:type_name -> ambit.telemetry.v1.Expression
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_telemetry_telemetry_proto_init() }
@@ -1156,13 +1672,22 @@ func file_telemetry_telemetry_proto_init() {
 	file_telemetry_telemetry_proto_msgTypes[2].OneofWrappers = []any{}
 	file_telemetry_telemetry_proto_msgTypes[7].OneofWrappers = []any{}
 	file_telemetry_telemetry_proto_msgTypes[10].OneofWrappers = []any{}
+	file_telemetry_telemetry_proto_msgTypes[12].OneofWrappers = []any{
+		(*Expression_Text)(nil),
+		(*Expression_Number)(nil),
+		(*Expression_Fraction)(nil),
+		(*Expression_Truth)(nil),
+		(*Expression_Attribute_)(nil),
+		(*Expression_Present)(nil),
+		(*Expression_Call_)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_telemetry_telemetry_proto_rawDesc), len(file_telemetry_telemetry_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   12,
+			NumEnums:      4,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

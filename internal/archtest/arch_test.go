@@ -93,7 +93,7 @@ var only = map[string][]string{
 // mustNotLink names what a program's binary is free of, as path prefixes.
 var mustNotLink = map[string][]string{
 	"cmd/ambitd":           {module + "internal/sys/nft", module + "internal/proxy", module + "internal/ztunnel", module + "internal/node", "github.com/google/nftables"},
-	"cmd/ztunnel":          {"k8s.io", "istio.io/client-go", "istio.io/api/networking", "github.com/spf13/cobra", module + "internal/control", module + "internal/source"},
+	"cmd/ztunnel":          {"k8s.io", "istio.io/client-go", "istio.io/api/networking", "github.com/spf13/cobra", module + "internal/control", module + "internal/source", "github.com/google/cel-go", "github.com/antlr4-go/antlr", "github.com/go-jose/go-jose"},
 	"cmd/waypoint":         {"k8s.io", "istio.io/client-go", "istio.io/api/networking", "github.com/spf13/cobra", module + "internal/control", module + "internal/source", module + "internal/sys/netns", module + "internal/sys/nft", module + "internal/ztunnel", "github.com/google/nftables"},
 	"cmd/ambit-cni":        {module + "internal/xds", module + "internal/control", "google.golang.org/grpc"},
 	"cmd/ambit-cni-plugin": {"google.golang.org/grpc", "google.golang.org/protobuf", "k8s.io", "istio.io"},

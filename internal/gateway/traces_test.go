@@ -9,6 +9,7 @@ import (
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
+	"github.com/ambit-mesh/ambit/internal/l7/observe/requests"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
@@ -21,7 +22,7 @@ import (
 
 // observing returns settings with a share of requests that is sampled.
 func observing(t testing.TB, percent float64, logs ...*telemetrypb.AccessLogging) *observe.Set {
-	s := observe.NewStore("ns", nil)
+	s := observe.NewStore(requests.Language, "ns", nil)
 	body, err := proto.Marshal(&telemetrypb.Layer{AccessLogging: logs, Tracing: &telemetrypb.Tracing{
 		Collector: &telemetrypb.Collector{Provider: "otel", Service: &telemetrypb.Service{Namespace: "ns", Hostname: "otel"}, Port: 4317}, Sampling: proto.Float64(percent),
 	}})

@@ -55,7 +55,7 @@ type App struct {
 
 // NewApp puts the program together; nothing runs before Run.
 func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
-	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{}), layers: layers.New("", logs.Logger("telemetry")), traffic: traffic.New(logs.Logger("traffic"))}
+	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{}), layers: observed.NewLayers(logs.Logger("telemetry")), traffic: traffic.New(logs.Logger("traffic"))}
 	log := logs.Logger("ztunnel")
 	reg := metrics.NewRegistry("ztunnel")
 

@@ -190,7 +190,7 @@ func (x *translator) logs(list []*apitelemetry.AccessLogging) {
 		}
 		x.m.layer.AccessLogging = append(x.m.layer.AccessLogging, out)
 	}
-	if err := check(&telemetrypb.Layer{AccessLogging: x.m.layer.AccessLogging}); err != nil {
+	if err := x.check(&telemetrypb.Layer{AccessLogging: x.m.layer.AccessLogging}); err != nil {
 		x.invalid("spec", "%v", err) // such as too many of something
 		x.m.layer.AccessLogging = nil
 	}

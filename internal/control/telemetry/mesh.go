@@ -12,7 +12,7 @@ import (
 	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
-	"github.com/ambit-mesh/ambit/internal/l7/observe"
+	"github.com/ambit-mesh/ambit/internal/l7/observe/requests"
 )
 
 // DefaultSampling is the share of requests that are sampled without another setting, in
@@ -173,7 +173,7 @@ func serviceOf(s string) *telemetrypb.Service {
 
 // check returns why a gateway would reject a layer.
 func check(l *telemetrypb.Layer) error {
-	_, err := observe.Compile(l, nil, nil)
+	_, err := requests.Language.Compile(l, nil, nil)
 	return err
 }
 

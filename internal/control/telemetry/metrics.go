@@ -47,7 +47,7 @@ func (x *translator) metrics(list []*apitelemetry.Metrics) {
 			}
 		}
 	}
-	if err := check(&telemetrypb.Layer{Metrics: x.m.layer.Metrics}); sound && err != nil {
+	if err := x.check(&telemetrypb.Layer{Metrics: x.m.layer.Metrics}); sound && err != nil {
 		x.invalid("spec", "%v", err) // such as too many of something
 		sound = false
 	}

@@ -11,6 +11,7 @@ import (
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
+	"github.com/ambit-mesh/ambit/internal/l7/observe/connections"
 )
 
 // Nodes is a Telemetry as node proxies get it. It is immutable.
@@ -84,6 +85,15 @@ func (m *Mesh) NodeLayer(hosts Hosts) []byte {
 
 // connections reports whether the translation is for node proxies.
 func (x *translator) connections() bool { return x.half != apitelemetry.WorkloadMode_CLIENT_AND_SERVER }
+
+// check returns why the proxies that the translation is for would reject a layer.
+func (x *translator) check(l *telemetrypb.Layer) error {
+	if !x.connections() {
+		return check(l)
+	}
+	_, err := connections.Language.Compile(l, nil, nil)
+	return err
+}
 
 const noRequests = "node proxies carry connections, which have none"
 
@@ -161,6 +171,10 @@ func (x *translator) logConnections(at string, a *apitelemetry.AccessLogging) {
 			x.refuse(at, "the filter names %s, and %s: write one of %s", r, noRequests, strings.Join(roots, ", "))
 			return
 		}
+		if out.Checked, err = c.Tree(); err != nil {
+			x.refuse(at+".filter.expression", "%v: the rule acts at waypoints", err)
+			return
+		}
 		out.Filter = f
 	}
 	x.m.layer.AccessLogging = append(x.m.layer.AccessLogging, out)
@@ -186,11 +200,16 @@ func (x *translator) countConnections(at string, o *telemetrypb.MetricOverride) 
 		if err != nil {
 			return false // was compiled
 		}
-		r := foreign(v)
-		if r != "" {
-			x.refuse(at+".tagOverrides["+t.GetName()+"]", "the value names %s, and %s", r, noRequests)
+		at := at + ".tagOverrides[" + t.GetName() + "]"
+		if r := foreign(v); r != "" {
+			x.refuse(at, "the value names %s, and %s", r, noRequests)
+			return true
 		}
-		return r != ""
+		if t.Checked, err = v.Tree(); err != nil {
+			x.refuse(at, "%v: the value is for waypoints", err)
+			return true
+		}
+		return false
 	})
 	if o.Disabled == nil && len(o.Tags) == 0 {
 		return nil

@@ -14,7 +14,7 @@ import (
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
 	"github.com/ambit-mesh/ambit/internal/l7/authz"
-	"github.com/ambit-mesh/ambit/internal/l7/observe"
+	"github.com/ambit-mesh/ambit/internal/l7/observe/requests"
 )
 
 const settings = `
@@ -161,7 +161,7 @@ func TestTranslate(t *testing.T) {
 				if err := proto.Unmarshal(body, &l); err != nil || l.Scope != scope {
 					t.Errorf("%v: %v, %v", scope, &l, err)
 				}
-				if _, err := observe.Decode(body, nil, nil); err != nil {
+				if _, err := requests.Language.Decode(body, nil, nil); err != nil {
 					t.Errorf("gateways reject it: %v", err)
 				}
 			}

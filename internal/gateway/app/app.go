@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/gateway"
+	"github.com/ambit-mesh/ambit/internal/l7/observe/requests"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -72,7 +73,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a := &App{
 		cfg: cfg, logs: logs, log: logs.Logger(Program), quit: make(chan struct{}),
 		dir:      workload.NewDirectory(workload.Options{TrustDomain: cfg.TrustDomain}),
-		observed: observed.New(cfg.Self.Namespace, logs.Logger("telemetry")), spans: otlp.NewCounters(Program, "spans"), records: otlp.NewCounters(Program, "log_records"),
+		observed: observed.New(requests.Language, cfg.Self.Namespace, logs.Logger("telemetry")), spans: otlp.NewCounters(Program, "spans"), records: otlp.NewCounters(Program, "log_records"),
 		rules: newRules(), policies: newPolicies(logs.Logger("policy")), authentications: newAuthentications(logs.Logger("policy")), tls: mtls.Options{TLS12: cfg.TLS12, PQC: cfg.PQC},
 	}
 	reg := metrics.NewRegistry(Program)

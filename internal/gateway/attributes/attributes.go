@@ -6,6 +6,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 )
@@ -25,12 +26,12 @@ type More struct {
 type Uses interface{ Uses(root string) bool }
 
 // several uses what one of several expressions uses.
-type several []*expr.Value
+type several []observe.Value
 
 // Uses implements Uses.
 func (a several) Uses(root string) bool {
 	for _, v := range a {
-		if v.Uses(root) {
+		if u, is := v.(Uses); is && u.Uses(root) {
 			return true
 		}
 	}
@@ -38,14 +39,17 @@ func (a several) Uses(root string) bool {
 }
 
 // Tags evaluates the expressions that labels of metrics are made of.
-func Tags(values []*expr.Value, e *accesslog.Request, more *More) telemetry.Tags {
+func Tags(values []observe.Value, e *accesslog.Request, more *More) telemetry.Tags {
 	if len(values) == 0 {
 		return ""
 	}
 	of := Of(several(values), e, more)
 	var b []byte
 	for _, v := range values {
-		text, ok := v.Text(of)
+		text, ok := "", false
+		if x, is := v.(*expr.Value); is {
+			text, ok = x.Text(of)
+		}
 		b = telemetry.AppendTag(b, v.ID(), text, ok)
 	}
 	return telemetry.Tags(b)

@@ -5,11 +5,12 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 )
 
-func example(t testing.TB, texts ...string) (values []*expr.Value, e *accesslog.Request, more *More) {
+func example(t testing.TB, texts ...string) (values []observe.Value, e *accesslog.Request, more *More) {
 	h := &message.Head{}
 	h.Add(message.NewKey("x-agent"), []byte("a1"))
 	for _, text := range texts {

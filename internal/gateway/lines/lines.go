@@ -47,7 +47,7 @@ func (w *Writer) Write(to *accesslog.Requests, logs []observe.Log, e *accesslog.
 			w.fill(e, more)
 			filled = true
 		}
-		if w.format = l.Format; l.Collector != nil {
+		if w.format, _ = l.Format.(*logline.Format); l.Collector != nil {
 			w.send(l, e)
 			continue
 		}
@@ -73,8 +73,8 @@ func (w *Writer) send(l *observe.Log, e *accesslog.Request) {
 	}
 	w.line = w.format.Append(w.line[:0], &w.values)
 	w.encoder.BeginLog(e.Start, e.Start.Add(e.Duration), severity, bytes.TrimSuffix(w.line, lineEnd), e.TraceID)
-	if l.Labels != nil {
-		w.label = l.Labels.Labels(&w.values, w.label, w.each)
+	if labels, has := l.Labels.(*logline.Format); has {
+		w.label = labels.Labels(&w.values, w.label, w.each)
 	}
 	w.Records.Add(l.Collector, e.Src.Namespace, w.encoder.Bytes())
 	if cap(w.line) > maxKept {
@@ -103,7 +103,11 @@ func (w *Writer) fill(e *accesslog.Request, more *attributes.More) {
 
 // holds evaluates a filter. One that has no value for this request, or costs too much,
 // does not hold, as in Envoy.
-func holds(c *expr.Condition, e *accesslog.Request, more *attributes.More) bool {
+func holds(filter observe.Condition, e *accesslog.Request, more *attributes.More) bool {
+	c, is := filter.(*expr.Condition)
+	if !is {
+		return false
+	}
 	ok, err := c.Holds(attributes.Of(c, e, more))
 	return err == nil && ok
 }

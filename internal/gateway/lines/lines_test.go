@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
+	"github.com/ambit-mesh/ambit/internal/l7/observe/requests"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
@@ -76,7 +77,7 @@ func TestFilters(t *testing.T) {
 // TestWrite: each provider's line is written, in its format and by its filter, within the
 // budget of the client.
 func TestWrite(t *testing.T) {
-	s := observe.NewStore("shop", nil)
+	s := observe.NewStore(requests.Language, "shop", nil)
 	body, err := proto.Marshal(&telemetrypb.Layer{AccessLogging: []*telemetrypb.AccessLogging{
 		{Providers: []*telemetrypb.LogProvider{{Name: "a", Text: "%RESPONSE_CODE% %AMBIT(reason)%"}, {Name: "b", Json: true, Labels: []*telemetrypb.Label{{Name: "p", Format: "%REQ(:PATH)%"}}}}},
 		{Providers: []*telemetrypb.LogProvider{{Name: "c", Text: "never"}}, Filter: "response.code == 1"},

@@ -13,7 +13,7 @@ import (
 	authnpb "github.com/ambit-mesh/ambit/api/authn"
 	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
-	"github.com/ambit-mesh/ambit/internal/l7/wire"
+	"github.com/ambit-mesh/ambit/internal/l7/wire/strict"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
 
@@ -61,7 +61,7 @@ func Encode(pb *authnpb.Authentication) ([]byte, error) {
 // Compile compiles a policy, or returns why a gateway cannot execute it: a field, its
 // value and the cause.
 func Compile(pb *authnpb.Authentication) (*Policy, error) {
-	if err := wire.Unknown(pb.ProtoReflect()); err != nil {
+	if err := strict.Unknown(pb.ProtoReflect()); err != nil {
 		return nil, err
 	}
 	p := &Policy{key: pb.GetNamespace() + "/" + pb.GetName(), everything: pb.GetEverything()}

@@ -12,7 +12,7 @@ import (
 	securitypb "github.com/ambit-mesh/ambit/api/security"
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
-	"github.com/ambit-mesh/ambit/internal/l7/wire"
+	"github.com/ambit-mesh/ambit/internal/l7/wire/strict"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 )
@@ -44,7 +44,7 @@ func Decode(body []byte) (*Policy, error) {
 // Compile compiles a policy, or returns why a gateway cannot execute it: a field, its
 // value and the cause.
 func Compile(pb *authzpb.Policy) (*Policy, error) {
-	if err := wire.Unknown(pb.ProtoReflect()); err != nil {
+	if err := strict.Unknown(pb.ProtoReflect()); err != nil {
 		return nil, err
 	}
 	p := &Policy{key: pb.GetNamespace() + "/" + pb.GetName(), dryRun: pb.GetDryRun(), everything: pb.GetEverything()}

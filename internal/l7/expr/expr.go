@@ -24,7 +24,7 @@ const (
 var roots = []string{"request", "response", "source", "destination", "connection", "upstream", "xds", "metadata"}
 
 var environment = sync.OnceValues(func() (*cel.Env, error) {
-	options := []cel.EnvOption{cel.ParserRecursionLimit(maxDepth), cel.ParserExpressionSizeLimit(maxText)}
+	options := []cel.EnvOption{cel.EnableMacroCallTracking(), cel.ParserRecursionLimit(maxDepth), cel.ParserExpressionSizeLimit(maxText)}
 	for _, r := range roots {
 		options = append(options, cel.Variable(r, cel.MapType(cel.StringType, cel.DynType)))
 	}
@@ -34,6 +34,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 // compiled is an expression that is compiled.
 type compiled struct {
 	text    string
+	checked *ast.AST
 	program cel.Program
 	used    map[string]bool // roots that it names
 }
@@ -71,7 +72,7 @@ func compile(text string, suits func(*cel.Type) error) (*compiled, error) {
 	if err := suits(checked.OutputType()); err != nil {
 		return nil, err
 	}
-	c := &compiled{text: text, used: map[string]bool{}}
+	c := &compiled{text: text, checked: checked.NativeRep(), used: map[string]bool{}}
 	var unknown error
 	ast.PostOrderVisit(checked.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		switch e.Kind() {

@@ -1,19 +1,14 @@
 package expr
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
-)
 
-// MaxValue bounds the text of a value, in bytes. What is longer is cut.
-const MaxValue = 128
+	"github.com/ambit-mesh/ambit/internal/mesh/condition"
+)
 
 // Value is a compiled expression that yields a text. It is immutable, and may be used by
 // any goroutine.
@@ -21,9 +16,6 @@ type Value struct {
 	compiled
 	id string
 }
-
-// idSize is how many bytes of a hash an expression is named by.
-const idSize = 9
 
 // ID returns a short text that stands for the expression.
 func (v *Value) ID() string { return v.id }
@@ -43,11 +35,10 @@ func CompileValue(text string) (*Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256([]byte(text))
-	return &Value{*c, base64.RawURLEncoding.EncodeToString(sum[:idSize])}, nil
+	return &Value{*c, condition.ID(text)}, nil
 }
 
-// Text evaluates the expression. It reports false where there is no value: a field is
+// Text evaluates the expression as a text of at most condition.MaxValue bytes. It reports false where there is no value: a field is
 // missing, the cost is beyond the bound, or it is a list or a map.
 func (v *Value) Text(a Attributes) (string, bool) {
 	got, err := v.eval(a)
@@ -60,17 +51,5 @@ func (v *Value) Text(a Attributes) (string, bool) {
 		return "", false
 	}
 	s, ok := got.ConvertToType(types.StringType).Value().(string)
-	return cut(s), ok
-}
-
-// cut returns the beginning of a text that is at most MaxValue bytes, as valid UTF-8.
-func cut(s string) string {
-	if len(s) > MaxValue {
-		n := MaxValue
-		for n > MaxValue-utf8.UTFMax && !utf8.RuneStart(s[n]) {
-			n--
-		}
-		s = s[:n]
-	}
-	return strings.ToValidUTF8(s, "?")
+	return condition.Cut(s), ok
 }

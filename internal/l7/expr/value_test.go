@@ -4,12 +4,14 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/condition"
 )
 
 // TestValues: a value is a text, whatever scalar the expression yields. What has no value is
 // reported, and texts are bounded and valid.
 func TestValues(t *testing.T) {
-	long := strings.Repeat("é", MaxValue) // two bytes each
+	long := strings.Repeat("é", condition.MaxValue) // two bytes each
 	a := Attributes{
 		"request":  {"host": "shop", "url_path": "/a/b", "headers": map[string]string{"x-long": long, "x-bytes": "a\xff\xfeb", "x-odd": "x" + long}},
 		"response": {"code": int64(503)},
@@ -27,8 +29,8 @@ func TestValues(t *testing.T) {
 		"request.url_path.startsWith('/a/')":    "true",
 		"''":                                    "",
 		"request.headers['x-bytes']":            "a?b",
-		"request.headers['x-long']":             long[:MaxValue],
-		"request.headers['x-odd']":              "x" + long[:MaxValue-2],
+		"request.headers['x-long']":             long[:condition.MaxValue],
+		"request.headers['x-odd']":              "x" + long[:condition.MaxValue-2],
 	} {
 		v, err := CompileValue(text)
 		if err != nil {
@@ -36,7 +38,7 @@ func TestValues(t *testing.T) {
 			continue
 		}
 		got, ok := v.Text(a)
-		if !ok || got != want || len(got) > MaxValue || !utf8.ValidString(got) {
+		if !ok || got != want || len(got) > condition.MaxValue || !utf8.ValidString(got) {
 			t.Errorf("%s is %q (%v), want %q", text, got, ok, want)
 		}
 	}

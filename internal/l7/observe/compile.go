@@ -10,10 +10,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
-	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/trace"
-	"github.com/ambit-mesh/ambit/internal/l7/wire"
+	"github.com/ambit-mesh/ambit/internal/l7/wire/strict"
 )
 
 // Bounds of one layer.
@@ -28,7 +27,7 @@ const (
 // Decode reads and compiles a resource. env returns the value of a variable of the
 // gateway's environment; intern returns the collector that stands for equal ones. Either
 // may be nil.
-func Decode(body []byte, env func(string) (string, bool), intern func(*Collector) *Collector) (*Layer, error) {
+func (g *Language) Decode(body []byte, env func(string) (string, bool), intern func(*Collector) *Collector) (*Layer, error) {
 	if len(body) > maxMessage {
 		return nil, fmt.Errorf("message of %d bytes: at most %d", len(body), maxMessage)
 	}
@@ -36,13 +35,13 @@ func Decode(body []byte, env func(string) (string, bool), intern func(*Collector
 	if err := proto.Unmarshal(body, &p); err != nil {
 		return nil, err
 	}
-	return Compile(&p, env, intern)
+	return g.Compile(&p, env, intern)
 }
 
 // Compile compiles a layer. The control plane compiles what it sends, so that a mistake
 // is in the status of the object.
-func Compile(p *telemetrypb.Layer, env func(string) (string, bool), intern func(*Collector) *Collector) (*Layer, error) {
-	if err := wire.Unknown(p.ProtoReflect()); err != nil {
+func (g *Language) Compile(p *telemetrypb.Layer, env func(string) (string, bool), intern func(*Collector) *Collector) (*Layer, error) {
+	if err := strict.Unknown(p.ProtoReflect()); err != nil {
 		return nil, err
 	}
 	if n := p.GetSide(); n < telemetrypb.Side_BOTH || n > telemetrypb.Side_SERVER {
@@ -52,7 +51,7 @@ func Compile(p *telemetrypb.Layer, env func(string) (string, bool), intern func(
 	for _, s := range p.GetServices() {
 		l.services = append(l.services, Service{s.GetNamespace(), s.GetHostname()})
 	}
-	c := compiler{env: env, intern: intern}
+	c := compiler{language: g, env: env, intern: intern}
 	var err error
 	if t := p.GetTracing(); t != nil {
 		if l.tracing, err = c.tracing(t); err != nil {
@@ -72,9 +71,9 @@ func Compile(p *telemetrypb.Layer, env func(string) (string, bool), intern func(
 	if n := len(p.GetMetrics()); n > maxOverrides {
 		return nil, fmt.Errorf("metrics: there are %d overrides (at most %d are possible)", n, maxOverrides)
 	}
-	l.values = map[string]*expr.Value{}
+	l.values = map[string]Value{}
 	for i, o := range p.GetMetrics() {
-		if err := metric(o, l.values); err != nil {
+		if err := c.metric(o, l.values); err != nil {
 			return nil, fmt.Errorf("metrics.overrides[%d]: %w", i, err)
 		}
 	}
@@ -83,8 +82,9 @@ func Compile(p *telemetrypb.Layer, env func(string) (string, bool), intern func(
 }
 
 type compiler struct {
-	env    func(string) (string, bool)
-	intern func(*Collector) *Collector
+	language *Language
+	env      func(string) (string, bool)
+	intern   func(*Collector) *Collector
 }
 
 func (c *compiler) tracing(p *telemetrypb.Tracing) (*tracing, error) {

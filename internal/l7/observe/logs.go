@@ -6,8 +6,6 @@ import (
 	"slices"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
-	"github.com/ambit-mesh/ambit/internal/l7/expr"
-	"github.com/ambit-mesh/ambit/internal/l7/logline"
 )
 
 // maxLogs bounds the rules of a layer, and the providers of a rule.
@@ -17,15 +15,15 @@ const maxLogs = 16
 type logRule struct {
 	providers []logProvider // none: those that are in effect
 	disabled  *bool
-	filter    *expr.Condition // nil leaves what is in effect
+	filter    Condition // nil leaves what is in effect
 }
 
 // logProvider is where lines go, in which format.
 type logProvider struct {
 	name      string
-	format    *logline.Format
-	collector *Collector      // nil: standard output
-	labels    *logline.Format // of a collector
+	format    Format
+	collector *Collector // nil: standard output
+	labels    Format     // of a collector
 }
 
 // logs are the providers in effect. Until a layer names some, there is the gateway's own
@@ -38,7 +36,7 @@ type logs struct {
 type logState struct {
 	logProvider
 	disabled bool
-	filter   *expr.Condition
+	filter   Condition
 }
 
 // merge applies the rules of a layer. A layer that names providers replaces those that
@@ -112,7 +110,7 @@ func (c *compiler) log(p *telemetrypb.AccessLogging) (r logRule, err error) {
 		r.providers = append(r.providers, one)
 	}
 	if p.GetFilter() != "" {
-		if r.filter, err = expr.Compile(p.GetFilter()); err != nil {
+		if r.filter, err = c.language.Condition(p.GetFilter(), p.GetChecked()); err != nil {
 			return r, fmt.Errorf("filter.expression: %w", err)
 		}
 	}
@@ -129,23 +127,15 @@ func (c *compiler) logProvider(l *telemetrypb.LogProvider) (p logProvider, err e
 			return p, err
 		}
 		if len(l.GetLabels()) > 0 {
-			if p.labels, err = labels(l); err != nil {
+			if p.labels, err = c.language.JSON(l.GetLabels(), l.GetOmitEmpty()); err != nil {
 				return p, err
 			}
 		}
 	}
 	if l.GetJson() {
-		p.format, err = labels(l)
+		p.format, err = c.language.JSON(l.GetLabels(), l.GetOmitEmpty())
 	} else {
-		p.format, err = logline.Text(l.GetText())
+		p.format, err = c.language.Text(l.GetText())
 	}
 	return p, err
-}
-
-func labels(l *telemetrypb.LogProvider) (*logline.Format, error) {
-	var labels []logline.Label
-	for _, one := range l.GetLabels() {
-		labels = append(labels, logline.Label{Name: one.GetName(), Format: one.GetFormat()})
-	}
-	return logline.JSON(labels, l.GetOmitEmpty())
 }

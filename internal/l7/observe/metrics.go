@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
-	"github.com/ambit-mesh/ambit/internal/l7/expr"
 )
 
 // Metric is what is changed of one metric.
@@ -19,7 +18,7 @@ type Metric struct {
 	Remove   []string          // labels
 	Set      map[string]string // labels and their values
 	// From has the labels whose values are made of each request.
-	From map[string]*expr.Value
+	From map[string]Value
 }
 
 // MetricNames are those of Istio's enum.
@@ -42,7 +41,7 @@ const MaxValues = 32
 var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]{0,127}$`)
 
 // metric compiles one change. Expressions are compiled into values, by their texts.
-func metric(p *telemetrypb.MetricOverride, values map[string]*expr.Value) error {
+func (c *compiler) metric(p *telemetrypb.MetricOverride, values map[string]Value) error {
 	for _, name := range p.GetMetrics() {
 		if !slices.Contains(MetricNames, name) {
 			return fmt.Errorf("there is no metric %q", name)
@@ -52,15 +51,15 @@ func metric(p *telemetrypb.MetricOverride, values map[string]*expr.Value) error 
 		return fmt.Errorf("tagOverrides: there are %d (at most %d are possible)", n, maxLabels)
 	}
 	for _, t := range p.GetTags() {
-		if err := tag(t, values); err != nil {
+		if err := c.label(t, values); err != nil {
 			return fmt.Errorf("tagOverrides[%s]: %w", t.GetName(), err)
 		}
 	}
 	return nil
 }
 
-// tag compiles the change of one label.
-func tag(t *telemetrypb.TagOverride, values map[string]*expr.Value) (err error) {
+// label compiles the change of one label.
+func (c *compiler) label(t *telemetrypb.TagOverride, values map[string]Value) (err error) {
 	name, value, text := t.GetName(), t.GetValue(), t.GetExpression()
 	switch {
 	case !labelName.MatchString(name):
@@ -76,7 +75,7 @@ func tag(t *telemetrypb.TagOverride, values map[string]*expr.Value) (err error) 
 	case text == "" || values[text] != nil:
 		return nil
 	}
-	if values[text], err = expr.CompileValue(text); err != nil {
+	if values[text], err = c.language.Value(text, t.GetChecked()); err != nil {
 		delete(values, text)
 		return fmt.Errorf("value: %w", err)
 	}
@@ -102,7 +101,7 @@ func (m *metrics) merge(l *Layer) {
 			}
 			one := (*m)[name]
 			if one == nil {
-				one = &Metric{Set: map[string]string{}, From: map[string]*expr.Value{}}
+				one = &Metric{Set: map[string]string{}, From: map[string]Value{}}
 				(*m)[name] = one
 			}
 			if p.Disabled != nil {
@@ -126,8 +125,8 @@ func (m *metrics) merge(l *Layer) {
 }
 
 // values returns the expressions of the metrics that are served, in order.
-func (m metrics) values() []*expr.Value {
-	all := map[string]*expr.Value{}
+func (m metrics) values() []Value {
+	all := map[string]Value{}
 	for _, one := range m {
 		if !one.Disabled {
 			for _, v := range one.From {
@@ -135,7 +134,7 @@ func (m metrics) values() []*expr.Value {
 			}
 		}
 	}
-	var out []*expr.Value
+	var out []Value
 	for _, text := range slices.Sorted(maps.Keys(all)) {
 		if len(out) < MaxValues {
 			out = append(out, all[text])

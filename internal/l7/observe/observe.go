@@ -1,5 +1,6 @@
-// Package observe is what a gateway observes of requests: the layers that the control
-// plane sends, and the settings that they come to for the service of a request.
+// Package observe is what proxies observe of requests and connections: the layers that the
+// control plane sends, and the settings that they come to for a service or a workload. What
+// conditions, values and formats are is the Language of a role, in a package of its own.
 package observe
 
 import (
@@ -10,8 +11,6 @@ import (
 	"time"
 
 	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
-	"github.com/ambit-mesh/ambit/internal/l7/expr"
-	"github.com/ambit-mesh/ambit/internal/l7/logline"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/trace"
 )
@@ -28,19 +27,19 @@ type Settings struct {
 	// Metrics are what is changed of metrics, by the names of Istio's enum.
 	Metrics map[string]*Metric
 	// Values are evaluated for each request: labels of metrics are made of them.
-	Values []*expr.Value
+	Values []Value
 }
 
 // Log is a line of the access log.
 type Log struct {
 	// Format is that of the line; nil is the gateway's own.
-	Format *logline.Format
+	Format Format
 	// Collector receives the line as a log record; nil is standard output.
 	Collector *Collector
 	// Labels are attributes of the record; nil without any.
-	Labels *logline.Format
+	Labels Format
 	// Filter selects the requests that have the line; nil is all.
-	Filter *expr.Condition
+	Filter Condition
 }
 
 // Tracing selects the requests that get spans.
@@ -104,7 +103,7 @@ type Layer struct {
 	tracing   *tracing
 	logs      []logRule
 	metrics   []*telemetrypb.MetricOverride
-	values    map[string]*expr.Value // of metrics, by their texts
+	values    map[string]Value // of metrics, by their texts
 }
 
 // tracing is of one layer; nil and absent fields leave the values of earlier layers.

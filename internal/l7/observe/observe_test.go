@@ -27,7 +27,7 @@ func layer(scope telemetrypb.Scope, namespace, name string, t *telemetrypb.Traci
 }
 
 func store(t rapid.TB, layers ...*telemetrypb.Layer) *Store {
-	s := NewStore("home", func(k string) (string, bool) { return "value of " + k, k == "SET" })
+	s := NewStore(language, "home", func(k string) (string, bool) { return "value of " + k, k == "SET" })
 	for i, l := range layers {
 		body, err := proto.Marshal(l)
 		if err != nil {
@@ -229,7 +229,7 @@ func TestMetrics(t *testing.T) {
 		{{Name: "a", Expression: "request."}}, {{Name: "a", Expression: "1", Value: "1"}}, {{Name: "a", Expression: "1", Remove: true}}, {{Name: "le", Value: "1"}},
 		{{Name: "__x", Value: "1"}}, {{Name: "a", Value: "\xff"}}, many(maxExpressions + 1),
 	} {
-		if _, err := Compile(&telemetrypb.Layer{Metrics: []*telemetrypb.MetricOverride{{Tags: tags}}}, nil, nil); err == nil {
+		if _, err := language.Compile(&telemetrypb.Layer{Metrics: []*telemetrypb.MetricOverride{{Tags: tags}}}, nil, nil); err == nil {
 			t.Errorf("%v is accepted", tags)
 		}
 	}
@@ -278,8 +278,8 @@ func TestLogs(t *testing.T) {
 			var got []string
 			for _, l := range store(t, m, s).Set().For(Service{"shop", "web"}).Logs {
 				one := "own"
-				if l.Format != nil {
-					one = strings.TrimSpace(string(l.Format.Append(nil, &logline.Values{})))
+				if f, has := l.Format.(*logline.Format); has {
+					one = strings.TrimSpace(string(f.Append(nil, &logline.Values{})))
 				}
 				if l.Filter != nil {
 					one += " if " + l.Filter.String()

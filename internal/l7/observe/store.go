@@ -12,20 +12,21 @@ import (
 // Store keeps the layers that the control plane has sent. It belongs to one goroutine; a
 // Set that it returns may be used by any.
 type Store struct {
+	language   *Language
 	home       string
 	env        func(string) (string, bool)
 	layers     map[string]*Layer // by the names of their resources
 	collectors map[string]*Collector
 }
 
-// NewStore returns a Store without layers, for a gateway in a namespace.
-func NewStore(home string, env func(string) (string, bool)) *Store {
-	return &Store{home: home, env: env, layers: map[string]*Layer{}, collectors: map[string]*Collector{}}
+// NewStore returns a Store without layers in a language, for a gateway in a namespace.
+func NewStore(g *Language, home string, env func(string) (string, bool)) *Store {
+	return &Store{language: g, home: home, env: env, layers: map[string]*Layer{}, collectors: map[string]*Collector{}}
 }
 
 // Put takes a resource in. One that is rejected leaves what was there before.
 func (s *Store) Put(name string, body []byte) error {
-	l, err := Decode(body, s.env, s.intern)
+	l, err := s.language.Decode(body, s.env, s.intern)
 	if err != nil {
 		return err
 	}

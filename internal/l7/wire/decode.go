@@ -5,11 +5,11 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	routepb "github.com/ambit-mesh/ambit/api/route"
 	"github.com/ambit-mesh/ambit/internal/l7/extauthz"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
+	"github.com/ambit-mesh/ambit/internal/l7/wire/strict"
 )
 
 // maxMessage bounds a message in bytes. Kubernetes stores no object that is
@@ -31,7 +31,7 @@ func Decode(body []byte) (*Rule, error) {
 
 // FromProto is Decode of a message that is unmarshalled.
 func FromProto(pb *routepb.Rule) (*Rule, error) {
-	if err := Unknown(pb.ProtoReflect()); err != nil {
+	if err := strict.Unknown(pb.ProtoReflect()); err != nil {
 		return nil, err
 	}
 	r := &Rule{Dropped: pb.GetDropped(), Origin: origin(pb.GetOrigin())}
@@ -85,41 +85,6 @@ func FromProto(pb *routepb.Rule) (*Rule, error) {
 		return nil, err
 	}
 	return r, nil
-}
-
-// Unknown returns an error for a field or an enumerator that is not in this
-// version of the messages.
-func Unknown(m protoreflect.Message) (err error) {
-	if raw := m.GetUnknown(); len(raw) > 0 {
-		return fmt.Errorf("%s has a field that is not known, in the bytes %x: the control plane is newer than this program", m.Descriptor().FullName(), raw[:min(len(raw), 16)])
-	}
-	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		err = unknownIn(f, v)
-		return err == nil
-	})
-	return err
-}
-
-func unknownIn(f protoreflect.FieldDescriptor, v protoreflect.Value) error {
-	if f.IsList() {
-		for i := range v.List().Len() {
-			if err := unknownValue(f, v.List().Get(i)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return unknownValue(f, v)
-}
-
-func unknownValue(f protoreflect.FieldDescriptor, v protoreflect.Value) error {
-	switch {
-	case f.Message() != nil:
-		return Unknown(v.Message())
-	case f.Enum() != nil && f.Enum().Values().ByNumber(v.Enum()) == nil:
-		return fmt.Errorf("%s: value %d is not known", f.FullName(), v.Enum())
-	}
-	return nil
 }
 
 func origin(o *routepb.Origin) Origin {

@@ -24,9 +24,10 @@ type Layers struct {
 	store *observe.Store
 }
 
-// New returns no layers, for a gateway in a namespace, or for a node proxy without one.
-func New(namespace string, log *slog.Logger) *Layers {
-	return &Layers{store: observe.NewStore(namespace, os.LookupEnv), log: log, changed: make(chan struct{}, 1)}
+// New returns no layers in the language of a role, for a gateway in a namespace, or for a node
+// proxy without one.
+func New(g *observe.Language, namespace string, log *slog.Logger) *Layers {
+	return &Layers{store: observe.NewStore(g, namespace, os.LookupEnv), log: log, changed: make(chan struct{}, 1)}
 }
 
 // Set returns the layers of this moment, nil before the first have come.

@@ -1,7 +1,11 @@
 package observed
 
 import (
-	"github.com/ambit-mesh/ambit/internal/l7/expr"
+	"net/netip"
+
+	telemetrypb "github.com/ambit-mesh/ambit/api/telemetry"
+	"github.com/ambit-mesh/ambit/internal/l7/observe"
+	"github.com/ambit-mesh/ambit/internal/mesh/condition"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
@@ -9,65 +13,86 @@ import (
 )
 
 // tags evaluates the expressions that labels of metrics are made of.
-func tags(values []*expr.Value, e *accesslog.Entry) telemetry.Tags {
+func tags(values []observe.Value, e *accesslog.Entry) telemetry.Tags {
 	var b []byte
 	for _, v := range values {
-		text, ok := v.Text(attributes(v, e))
+		text, ok := "", false
+		if x, is := v.(*condition.Expression); is {
+			text, ok = x.Text((*attributes)(e))
+		}
 		b = telemetry.AppendTag(b, v.ID(), text, ok)
 	}
 	return telemetry.Tags(b)
 }
 
-// attributes returns what expressions see of a connection, of the roots that are used.
-// They are called as a waypoint calls them.
-func attributes(c interface{ Uses(root string) bool }, e *accesslog.Entry) expr.Attributes {
-	out := expr.Attributes{}
-	if c.Uses("source") {
-		out["source"] = partyOf(&e.Src)
-	}
-	if c.Uses("destination") {
-		out["destination"] = partyOf(&e.Dst)
-		called(out["destination"], e.HBONEAddr)
-		text(out["destination"], "service", e.Service)
-	}
-	if c.Uses("connection") {
-		m := map[string]any{"mtls": e.Src.Identity != "" || e.Dst.Identity != ""}
-		text(m, "uri_san_peer_certificate", e.Src.Identity)
-		if e.Reason != reason.OK {
-			m["termination_details"] = e.Reason.String()
+// attributes are what expressions see of a connection. They are called as a waypoint calls
+// them.
+type attributes accesslog.Entry
+
+// Attribute implements condition.Attributes.
+func (e *attributes) Attribute(a telemetrypb.Expression_Attribute) condition.Value {
+	switch a {
+	case telemetrypb.Expression_SOURCE_ADDRESS:
+		return addressOf(e.Src.Addr)
+	case telemetrypb.Expression_SOURCE_PORT:
+		return portOf(e.Src.Addr)
+	case telemetrypb.Expression_SOURCE_PRINCIPAL, telemetrypb.Expression_CONNECTION_URI_SAN_PEER_CERTIFICATE:
+		return text(e.Src.Identity)
+	case telemetrypb.Expression_SOURCE_WORKLOAD:
+		return text(e.Src.Workload)
+	case telemetrypb.Expression_SOURCE_NAMESPACE:
+		return text(e.Src.Namespace)
+	case telemetrypb.Expression_DESTINATION_ADDRESS:
+		if t, err := connect.ParseTarget(e.HBONEAddr); err == nil {
+			if t.IsHost() {
+				return condition.Value{}
+			}
+			return condition.Text(t.Addr.String())
 		}
-		out["connection"] = m
+		return addressOf(e.Dst.Addr)
+	case telemetrypb.Expression_DESTINATION_PORT:
+		// What the connection is for, which the port of the tunnel's end is not.
+		if t, err := connect.ParseTarget(e.HBONEAddr); err == nil {
+			return condition.Number(int64(t.TargetPort()))
+		}
+		return portOf(e.Dst.Addr)
+	case telemetrypb.Expression_DESTINATION_PRINCIPAL:
+		return text(e.Dst.Identity)
+	case telemetrypb.Expression_DESTINATION_WORKLOAD:
+		return text(e.Dst.Workload)
+	case telemetrypb.Expression_DESTINATION_NAMESPACE:
+		return text(e.Dst.Namespace)
+	case telemetrypb.Expression_DESTINATION_SERVICE:
+		return text(e.Service)
+	case telemetrypb.Expression_CONNECTION_MTLS:
+		return condition.Truth(e.Src.Identity != "" || e.Dst.Identity != "")
+	case telemetrypb.Expression_CONNECTION_TERMINATION_DETAILS:
+		if e.Reason != reason.OK {
+			return condition.Text(e.Reason.String())
+		}
+	default: // such as the name of the server, which is not read
 	}
-	return out
+	return condition.Value{}
 }
 
-// called sets the address and port that the connection is for, which those of the tunnel's
-// end are not.
-func called(m map[string]any, target string) {
-	t, err := connect.ParseTarget(target)
-	if err != nil {
-		return // there is no tunnel
+func addressOf(a netip.AddrPort) condition.Value {
+	if !a.IsValid() {
+		return condition.Value{}
 	}
-	m["port"] = int64(t.TargetPort())
-	if delete(m, "address"); !t.IsHost() {
-		m["address"] = t.Addr.String()
-	}
+	return condition.Text(a.String())
 }
 
-func partyOf(p *accesslog.Party) map[string]any {
-	m := map[string]any{}
-	if p.Addr.IsValid() {
-		m["address"], m["port"] = p.Addr.String(), int64(p.Addr.Port())
+func portOf(a netip.AddrPort) condition.Value {
+	if !a.IsValid() {
+		return condition.Value{}
 	}
-	text(m, "principal", p.Identity)
-	text(m, "workload", p.Workload)
-	text(m, "namespace", p.Namespace)
-	return m
+	return condition.Number(int64(a.Port()))
 }
 
-// text sets a field that has a value.
-func text(m map[string]any, name, value string) {
-	if value != "" {
-		m[name] = value
+// text returns a text as a value; an empty one is none.
+func text(s string) condition.Value {
+	if s == "" {
+		return condition.Value{}
 	}
+	return condition.Text(s)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
+	"github.com/ambit-mesh/ambit/internal/l7/observe/connections"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -49,6 +50,11 @@ type Config struct {
 	Mark uint32
 	// Demand requests a service by name, in on-demand mode; nil otherwise.
 	Demand func(ctx context.Context, name string) error
+}
+
+// NewLayers returns no layers, of node proxies.
+func NewLayers(log *slog.Logger) *observed.Layers {
+	return observed.New(connections.Language, "", log)
 }
 
 // maxPending bounds the bytes of spans on their way to the loop that sends them.

@@ -3,9 +3,9 @@ package observed
 import (
 	"sync/atomic"
 
-	"github.com/ambit-mesh/ambit/internal/l7/expr"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/l7/trace"
+	"github.com/ambit-mesh/ambit/internal/mesh/condition"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
@@ -55,9 +55,9 @@ type halves struct {
 type half struct {
 	node     *Node
 	settings *observe.Settings
-	line     bool              // connections have a line, those for which
-	filter   []*expr.Condition // one of these holds, or all without any
-	quiet    bool              // nothing is wanted of any connection but its line
+	line     bool                    // connections have a line, those for which
+	filter   []*condition.Expression // one of these holds, or all without any
+	quiet    bool                    // nothing is wanted of any connection but its line
 	tags     func(*accesslog.Entry) telemetry.Tags
 	meter    *meter
 }
@@ -83,7 +83,9 @@ func (h *half) compile(n *Node, s *observe.Settings, m *meter) {
 			h.filter = nil
 			break
 		}
-		h.filter = append(h.filter, l.Filter)
+		if x, is := l.Filter.(*condition.Expression); is {
+			h.filter = append(h.filter, x)
+		}
 	}
 	if len(s.Values) > 0 {
 		h.tags = func(e *accesslog.Entry) (t telemetry.Tags) {
@@ -169,9 +171,7 @@ func (h *half) Ended(e *telemetry.End) (line bool) {
 	}
 	h.evaluate(func() {
 		for _, f := range h.filter {
-			// A filter that has no value, or costs too much, does not hold, as in Envoy.
-			if ok, err := f.Holds(attributes(f, e.Entry)); err == nil && ok {
-				line = true
+			if line = f.Holds((*attributes)(e.Entry)); line {
 				return
 			}
 		}
