@@ -171,6 +171,7 @@ func (a *App) Run(ctx context.Context) error {
 		go a.crl.Run(working)
 	}
 	go a.node.Observed.Run(working)
+	go process.GiveBack(working, a.loops, log)
 	if a.xds != nil {
 		synced := a.ready.Task("state manager")
 		go func() {

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 func TestBenchmarksRun(t *testing.T) {
 	for name, part := range map[string]options{"connections": {}, "requests": {l7: true}, "idle connections": {l7: true, cells: "memory"}} {
 		t.Run(name, func(t *testing.T) {
-			o := options{bin: os.Getenv("AMBIT_BIN"), rounds: 1, duration: 100 * time.Millisecond, held: 50, output: "json", l7: part.l7, cells: part.cells}
+			o := options{bin: os.Getenv("AMBIT_BIN"), rounds: 1, duration: 100 * time.Millisecond, held: 50, rest: time.Millisecond, output: "json", l7: part.l7, cells: part.cells}
 			if code := run(o); code != 0 {
 				t.Errorf("exit code %d", code)
 			}

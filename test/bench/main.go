@@ -53,6 +53,7 @@ type options struct {
 	l7         bool
 	wide       bool
 	profiles   string
+	rest       time.Duration
 	reverse    map[string]string // programs of reverse proxies, by name
 	workloads  int
 	services   int
@@ -72,12 +73,13 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the table has their medians")
 	flag.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "how long one cell is measured")
 	flag.IntVar(&o.held, "held", 4000, "connections held to measure their memory")
+	flag.DurationVar(&o.rest, "rest", 30*time.Second, "how long proxies rest after a load, before their memory is measured once more")
 	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,before,peer, with -l7 also waypoint,envoy,envoy-mtls,nginx,haproxy (default all)")
 	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput, with -l7 http-1k-c64-r1,grpc,rate (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
 	flag.BoolVar(&o.l7, "l7", false, "instead: requests of HTTP, with no mesh, through the node proxies, and through a waypoint between them")
 	flag.BoolVar(&o.wide, "wide", false, "with -l7: all cells, HTTP/1.1, HTTP/2 and gRPC with bodies of 1 and 64 KiB on 1, 64 and 512 connections, and 1,000 and 10,000 routes")
-	flag.StringVar(&o.profiles, "profiles", "", "with -l7: directory for profiles of the waypoint's processor, one for each cell of requests; takes part in what is measured")
+	flag.StringVar(&o.profiles, "profiles", "", "directory for profiles: of the proxies' heaps, and with -l7 of the waypoint's processor, one for each cell of requests; takes part in what is measured")
 	reverse := map[string]*string{}
 	for _, p := range reverseProxies {
 		if reverse[p.program] == nil {
@@ -336,6 +338,7 @@ var rows = []row{
 	{rowP50, "µs", false}, {rowP99, "µs", false},
 	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true},
 	{rowHeld, "KiB", false},
+	{rowIdle, "MiB", false}, {rowIdleOwn, "MiB", false}, {rowLoaded, "MiB", false}, {rowLoadedOwn, "MiB", false}, {rowRested, "MiB", false}, {rowRestedOwn, "MiB", false},
 }
 
 // heldRounds is how often memory is measured: proxies are replaced for it,
@@ -405,6 +408,9 @@ func cells(o options) []cell {
 		{name: "held connections", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			kib, err := c.held(ctx, o.held)
 			return map[string]float64{rowHeld: kib}, err
+		}},
+		{name: "resident memory", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			return c.resident(ctx, o)
 		}},
 		throughput("throughput of 1 stream", "1", rowTP1, rowCPU1),
 		throughput("throughput of 16 streams", "16", rowTP16, rowCPU16),

@@ -338,6 +338,7 @@ func (c *contender) usage(ctx context.Context) (measure.Usage, error) {
 		}
 		u.CPU += one.CPU
 		u.RSS += one.RSS
+		u.Anonymous += one.Anonymous
 	}
 	return u, nil
 }

@@ -62,6 +62,8 @@ func (p *Process) Words() string {
 type Usage struct {
 	CPU time.Duration // user and system
 	RSS int64         // bytes resident
+	// Anonymous are those of them that are no pages of files.
+	Anonymous int64
 }
 
 // Usage is what it has used so far.
@@ -98,15 +100,24 @@ func ParseUsage(text string) (Usage, error) {
 		}
 		u.CPU += time.Duration(n) * clockTick
 	}
+	found := false
 	for line := range strings.Lines(text) {
-		if rest, ok := strings.CutPrefix(line, "Rss:"); ok {
-			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err != nil {
-				return u, err
-			}
-			u.RSS = kib << 10
-			return u, nil
+		name, rest, _ := strings.Cut(line, ":")
+		if name != "Rss" && name != "Anonymous" {
+			continue
 		}
+		kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+		switch {
+		case err != nil:
+			return u, err
+		case name == "Rss":
+			u.RSS, found = kib<<10, true
+		default:
+			u.Anonymous = kib << 10
+		}
+	}
+	if found {
+		return u, nil
 	}
 	return u, errors.New("no Rss in /proc/PID/smaps_rollup")
 }

@@ -7,13 +7,13 @@ import (
 
 func TestParseUsage(t *testing.T) {
 	const stat = "42 (a) b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 7 8 20 0 1 0 1 2 3\n"
-	const rollup = "555-7ff ---p 00000000 00:00 0 [rollup]\nRss:                2048 kB\nPss:                1 kB\n"
+	const rollup = "555-7ff ---p 00000000 00:00 0 [rollup]\nRss:                2048 kB\nPss:                1 kB\nAnonymous:          1024 kB\nAnonHugePages: 7 kB\n"
 	for _, c := range []struct {
 		text string
 		want Usage
 		bad  bool
 	}{
-		{text: stat + rollup, want: Usage{CPU: 3 * time.Second, RSS: 2 << 20}},
+		{text: stat + rollup, want: Usage{CPU: 3 * time.Second, RSS: 2 << 20, Anonymous: 1 << 20}},
 		{text: stat, bad: true},
 		{text: "42 (x) S 1\n" + rollup, bad: true},
 		{text: "", bad: true},

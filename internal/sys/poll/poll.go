@@ -120,6 +120,7 @@ type Loop struct {
 	piped           int // pipes that are open
 	chunks          [len(chunkSizes)]chunkList
 	values          map[any]any
+	trimming        bool
 }
 
 // NewLoop makes a loop that does nothing until Run, which releases it at its
@@ -355,6 +356,10 @@ func (l *Loop) turn() bool {
 	l.wheel.advance(l.now)
 	open := l.runPosted()
 	l.endTurn()
+	if l.trimming && len(l.again) == 0 && len(l.turnEnd) == 0 {
+		l.trimming = false
+		l.trim()
+	}
 	return open
 }
 

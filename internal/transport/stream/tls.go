@@ -305,8 +305,18 @@ func (t *tlsConn) fail(why reason.Reason, err error) {
 // stream delivers, the stream inside opens what it gets.
 type plainKey struct{ depth int }
 
+// opened is that buffer.
+type opened struct{ b []byte }
+
+// Trim implements poll.Trimmer.
+func (p *opened) Trim() { p.b = nil }
+
 func (t *tlsConn) buffer() []byte {
-	return t.Loop().Value(plainKey{t.depth}, func() any { return make([]byte, plainSize) }).([]byte)
+	p := t.Loop().Value(plainKey{t.depth}, func() any { return &opened{} }).(*opened)
+	if p.b == nil {
+		p.b = make([]byte, plainSize)
+	}
+	return p.b
 }
 
 // decrypt opens every whole record and delivers the plaintext in large pieces.

@@ -29,7 +29,7 @@ const (
 // that have something to send at the end of the turn.
 type hub struct {
 	loop      *poll.Loop
-	cipher    []byte          // ciphertext as read, behind the start of a record
+	cipher    []byte          // ciphertext as read, behind the start of a record; made when it is needed
 	plain     []byte          // plaintext of crypto/tls; made for its first tunnel
 	inner     []byte          // the same of tunnels inside of tunnels; made for the first one
 	plainHead [MaxRecord]byte // a DATA frame's header and first bytes
@@ -43,9 +43,21 @@ type hub struct {
 type hubKey struct{}
 
 func hubOf(l *poll.Loop) *hub {
-	return l.Value(hubKey{}, func() any {
-		return &hub{loop: l, cipher: make([]byte, record.MaxRecord+poll.BufferSize)}
-	}).(*hub)
+	return l.Value(hubKey{}, func() any { return &hub{loop: l} }).(*hub)
+}
+
+// Trim implements poll.Trimmer. Between two turns all buffers are free: what waits for a
+// peer, and starts of records, are their tunnels'.
+func (h *hub) Trim() {
+	h.cipher, h.plain, h.inner, h.free, h.parts, h.pieces = nil, nil, nil, nil, nil, nil
+}
+
+// ciphertext returns the buffer for what a tunnel reads.
+func (h *hub) ciphertext() []byte {
+	if h.cipher == nil {
+		h.cipher = make([]byte, record.MaxRecord+poll.BufferSize)
+	}
+	return h.cipher
 }
 
 // plaintext returns the buffer for what a tunnel delivers. While one tunnel delivers,

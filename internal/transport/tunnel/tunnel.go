@@ -294,7 +294,7 @@ func (t *Tunnel) receive() {
 		if t.closed || !t.sock.Readable() {
 			return
 		}
-		buf := t.hub.cipher
+		buf := t.hub.ciphertext()
 		k := copy(buf, t.part)
 		n, err := t.sock.Read(buf[k : k+poll.BufferSize])
 		switch {
