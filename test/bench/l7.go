@@ -298,9 +298,11 @@ func (c *contender) idle(ctx context.Context, proto string, n int) (_ map[string
 		}
 		defer func() { err = errors.Join(err, h.end()) }()
 		for j, w := range who {
-			if at[i][j], err = w.settled(ctx); err != nil {
-				return nil, err
+			u, serr := w.settled(ctx)
+			if serr != nil {
+				return nil, serr
 			}
+			at[i][j] = u.RSS
 		}
 	}
 	each := func(j int) map[string]float64 {

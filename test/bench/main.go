@@ -326,7 +326,6 @@ const (
 	rowEchoCPU64            = "CPU per echo, 64 connections"
 	rowP50, rowP99          = "latency at 1,000/s, p50", "latency at 1,000/s, p99"
 	rowConnect1, rowConnect = "new connections, 1 at a time", "new connections, 16 at a time"
-	rowHeld                 = "memory per held connection"
 )
 
 // rows is the order of the table, with units and whether more is better.
@@ -337,7 +336,7 @@ var rows = []row{
 	{rowEchoCPU1, "CPU-µs", false}, {rowEchoCPU16, "CPU-µs", false}, {rowEchoCPU64, "CPU-µs", false},
 	{rowP50, "µs", false}, {rowP99, "µs", false},
 	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true},
-	{rowHeld, "KiB", false},
+	{rowHeld, "KiB", false}, {rowHeldOwn, "KiB", false},
 	{rowIdle, "MiB", false}, {rowIdleOwn, "MiB", false}, {rowLoaded, "MiB", false}, {rowLoadedOwn, "MiB", false}, {rowRested, "MiB", false}, {rowRestedOwn, "MiB", false},
 }
 
@@ -406,8 +405,7 @@ func cells(o options) []cell {
 	}
 	return []cell{
 		{name: "held connections", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
-			kib, err := c.held(ctx, o.held)
-			return map[string]float64{rowHeld: kib}, err
+			return c.held(ctx, o)
 		}},
 		{name: "resident memory", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			return c.resident(ctx, o)

@@ -2,21 +2,85 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/measure"
 )
 
 // Rows about the memory of both proxies.
 const (
+	rowHeld, rowHeldOwn     = "memory per held connection", "of it not of files, per connection"
 	rowIdle, rowIdleOwn     = "resident memory, idle", "of it not of files, idle"
 	rowLoaded, rowLoadedOwn = "resident memory, after load", "of it not of files, after load"
 	rowRested, rowRestedOwn = "resident memory, rested", "of it not of files, rested"
 )
+
+// held measures how much new proxies grow by connections, in KiB per
+// connection. They work a little before and hold a quarter as many, so that
+// what they need once does not count: buffers, tunnels' tables, and heap that
+// the first traffic has left behind.
+func (c *contender) held(ctx context.Context, o options) (_ map[string]float64, err error) {
+	if err := c.fresh(ctx); err != nil {
+		return nil, err
+	}
+	for _, mode := range []string{"echo", "connect", "throughput"} {
+		if _, err := c.load(ctx, mode, "-conns", "4", "-duration", "300ms"); err != nil {
+			return nil, err
+		}
+	}
+	var at [2]measure.Usage
+	for i, conns := range []int{max(1, o.held/4), o.held} {
+		h, herr := c.hold(ctx, "hold", "-conns", strconv.Itoa(conns))
+		if herr != nil {
+			return nil, herr
+		}
+		defer func() { err = errors.Join(err, h.end()) }()
+		if at[i], err = c.settled(ctx); err != nil {
+			return nil, err
+		}
+		if err := c.heaps(ctx, o, "held"+strconv.Itoa(i)); err != nil {
+			return nil, err
+		}
+	}
+	each := func(a, b int64) float64 { return float64(b-a) / 1024 / float64(o.held) }
+	return map[string]float64{rowHeld: each(at[0].RSS, at[1].RSS), rowHeldOwn: each(at[0].Anonymous, at[1].Anonymous)}, nil
+}
+
+// settled is the proxies' memory once it stands still, or after a while: a proxy may give
+// memory back some time after its work.
+func (c *contender) settled(ctx context.Context) (u measure.Usage, err error) {
+	const step, still, most = 250 * time.Millisecond, 12, 40
+	last, same := int64(-1), 0
+	for range most {
+		if u, err = c.usage(ctx); err != nil {
+			return u, err
+		}
+		// A few pages come and go for ever.
+		if d := u.RSS - last; max(d, -d) <= nearly && last >= 0 {
+			if same++; same == still {
+				break
+			}
+		} else {
+			last, same = u.RSS, 0
+		}
+		select {
+		case <-time.After(step):
+		case <-ctx.Done():
+			return u, context.Cause(ctx)
+		}
+	}
+	return u, nil
+}
+
+// nearly is how much the memory of proxies may change and still stand still.
+const nearly = 64 << 10
 
 // resident measures what new proxies need before they have carried more than a few
 // connections, when a load of all kinds has just ended, and after a rest.
@@ -26,10 +90,7 @@ func (c *contender) resident(ctx context.Context, o options) (map[string]float64
 	}
 	out := map[string]float64{}
 	take := func(moment, row, own string) error {
-		if _, err := c.settled(ctx); err != nil {
-			return err
-		}
-		u, err := c.usage(ctx)
+		u, err := c.settled(ctx)
 		if err != nil {
 			return err
 		}

@@ -343,59 +343,6 @@ func (c *contender) usage(ctx context.Context) (measure.Usage, error) {
 	return u, nil
 }
 
-// held measures how much new proxies grow by n connections, in KiB per
-// connection. They work a little before and hold a quarter as many, so that
-// what they need once does not count: buffers, tunnels' tables, and heap that
-// the first traffic has left behind.
-func (c *contender) held(ctx context.Context, n int) (kib float64, err error) {
-	if err := c.fresh(ctx); err != nil {
-		return 0, err
-	}
-	for _, mode := range []string{"echo", "connect", "throughput"} {
-		if _, err := c.load(ctx, mode, "-conns", "4", "-duration", "300ms"); err != nil {
-			return 0, err
-		}
-	}
-	var at [2]int64
-	for i, conns := range []int{max(1, n/4), n} {
-		h, herr := c.hold(ctx, "hold", "-conns", strconv.Itoa(conns))
-		if herr != nil {
-			return 0, herr
-		}
-		defer func() { err = errors.Join(err, h.end()) }()
-		if at[i], err = c.settled(ctx); err != nil {
-			return 0, err
-		}
-	}
-	return float64(at[1]-at[0]) / 1024 / float64(n), nil
-}
-
-// settled is the proxies' memory in bytes once it stands still, or after a
-// while.
-func (c *contender) settled(ctx context.Context) (int64, error) {
-	const step, still, most = 250 * time.Millisecond, 4, 20
-	last, same := int64(-1), 0
-	for range most {
-		u, err := c.usage(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if u.RSS == last {
-			if same++; same == still {
-				break
-			}
-		} else {
-			last, same = u.RSS, 0
-		}
-		select {
-		case <-time.After(step):
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		}
-	}
-	return last, nil
-}
-
 // holder is a client that keeps connections.
 type holder struct {
 	cmd   *lab.Command

@@ -13,24 +13,29 @@ import (
 )
 
 const (
-	// lookBusy is how often the work of the loops is looked at while memory may be given
-	// back, lookCalm after that.
-	lookBusy, lookCalm = time.Second, 5 * time.Second
+	// lookEvery is how often the work of the loops is looked at, while they do some.
+	lookEvery = 200 * time.Millisecond
 	// calmTurns is up to how many turns in a second are little work, for all loops together.
 	calmTurns = 200
-	// calmLooks is how many looks in a row must find little work.
+	// calmLooks is how many looks in a row find little work before memory is given back.
 	calmLooks = 3
-	// leastPause bounds how often memory is given back.
-	leastPause = 15 * time.Second
+	// leastPause bounds how often memory is given back, and share how much of one processor
+	// that takes: one part of so many.
+	leastPause, share = time.Second, 200
 	// worthwhile is how much a calm proxy allocates before memory is given back once more.
 	worthwhile = 4 << 20
+	// unmapPause bounds how often pages of the program are unmapped: the next connection
+	// needs some of them.
+	unmapPause = time.Minute
 )
 
-// GiveBack returns memory to the kernel whenever the loops have had little to do for a few
-// seconds: what a start or a burst has left behind. It returns when ctx ends.
+// GiveBack returns memory to the kernel whenever the loops have had little to do for a
+// moment: what a start or a burst has left behind. It sleeps while the loops do. It returns
+// when ctx ends.
 func GiveBack(ctx context.Context, loops *poll.Group, log *slog.Logger) {
-	c := calm{last: loops.Turns()}
-	timer := time.NewTimer(lookBusy)
+	c := calm{at: time.Now(), turns: loops.Turns()}
+	var unmapped time.Time
+	timer := time.NewTimer(lookEvery)
 	defer timer.Stop()
 	for {
 		select {
@@ -38,17 +43,29 @@ func GiveBack(ctx context.Context, loops *poll.Group, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		}
-		now := time.Now()
-		if c.look(now, loops.Turns(), allocated()) {
+		switch c.look(time.Now(), loops.Turns(), allocated) {
+		case giveBack:
+			begun := time.Now()
 			loops.Trim()
 			runtime.GC() // what a sync.Pool holds goes with the second collection
 			debug.FreeOSMemory()
-			if err := resident.Unmap(); err != nil {
-				log.Debug("pages of the program stay mapped", "error", err)
+			if begun.Sub(unmapped) >= unmapPause {
+				if err := resident.Unmap(); err != nil {
+					log.Debug("pages of the program stay mapped", "error", err)
+				}
+				unmapped = begun
 			}
-			c.gave(time.Now(), loops.Turns(), allocated())
+			c.gave(begun, time.Now(), loops.Turns(), allocated())
+		case sleep:
+			loops.Watch()
+			select {
+			case <-loops.Worked():
+			case <-ctx.Done():
+				return
+			}
+		case lookAgain:
 		}
-		timer.Reset(c.pause)
+		timer.Reset(lookEvery)
 	}
 }
 
@@ -61,41 +78,48 @@ func allocated() uint64 {
 	return s[0].Value.Uint64()
 }
 
+// action is what follows from a look.
+type action uint8
+
+const (
+	lookAgain action = iota
+	giveBack
+	sleep // until a loop works
+)
+
 // calm decides when memory is given back.
 type calm struct {
-	at      time.Time     // of the last look
-	last    uint64        // turns up to then
-	quiet   int           // looks in a row that have found little work
-	since   time.Time     // when memory was given back
-	then    uint64        // bytes that were allocated up to then
-	resting bool          // there was little work ever since
-	pause   time.Duration // until the next look
+	at      time.Time // of the last look
+	turns   uint64    // up to then
+	quiet   int       // looks in a row that have found little work
+	resting bool      // memory was given back, and there was little work ever since
+	next    time.Time // when memory may be given back again
+	bytes   uint64    // that were allocated up to the last time
 }
 
-// look takes in the turns that loops have taken and the bytes that were allocated, both since
-// the start. It reports whether memory is to be given back now.
-func (c *calm) look(now time.Time, turns, bytes uint64) bool {
-	past := max(now.Sub(c.at), lookBusy)
-	if c.at.IsZero() {
-		past = lookBusy
-	}
-	little := float64(turns-c.last) <= calmTurns*past.Seconds()
-	c.at, c.last = now, turns
-	c.pause = lookBusy
+// look takes in the turns that loops have taken since the start, and the bytes that were
+// allocated.
+func (c *calm) look(now time.Time, turns uint64, allocated func() uint64) action {
+	little := float64(turns-c.turns) <= calmTurns*max(now.Sub(c.at), lookEvery).Seconds()
+	c.at, c.turns = now, turns
 	if !little {
 		c.quiet, c.resting = 0, false
-		return false
+		return lookAgain
 	}
 	if c.quiet++; c.quiet < calmLooks {
-		return false
+		return lookAgain
 	}
-	if c.resting {
-		c.pause = lookCalm
+	switch {
+	case c.resting && allocated()-c.bytes < worthwhile:
+		c.quiet = 0
+		return sleep
+	case now.Before(c.next):
+		return lookAgain
 	}
-	return (!c.resting || bytes-c.then >= worthwhile) && now.Sub(c.since) >= leastPause
+	return giveBack
 }
 
-// gave notes that memory was given back.
-func (c *calm) gave(now time.Time, turns, bytes uint64) {
-	c.at, c.last, c.since, c.then, c.resting, c.pause = now, turns, now, bytes, true, lookCalm
+// gave notes that memory was given back, from one time to another.
+func (c *calm) gave(begun, now time.Time, turns, bytes uint64) {
+	*c = calm{at: now, turns: turns, bytes: bytes, resting: true, next: now.Add(max(leastPause, share*now.Sub(begun)))}
 }

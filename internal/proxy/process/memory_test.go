@@ -10,19 +10,28 @@ import (
 func TestCalm(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var turns, bytes uint64
-	c := calm{}
-	given := 0
+	c := calm{at: now}
+	given, slept := 0, 0
 	// run takes time with some work a second, and returns how often memory was given back.
+	// Loops that do nothing wake nobody.
 	run := func(d time.Duration, perSecond, allocates uint64) int {
-		was := given
+		was, asleep := given, false
 		for end := now.Add(d); now.Before(end); {
-			pause := max(c.pause, lookBusy)
-			now = now.Add(pause)
-			turns += perSecond * uint64(pause/time.Second)
-			bytes += allocates * uint64(pause/time.Second)
-			if c.look(now, turns, bytes) {
+			now = now.Add(lookEvery)
+			turns += perSecond / uint64(time.Second/lookEvery)
+			bytes += allocates / uint64(time.Second/lookEvery)
+			if asleep && perSecond == 0 {
+				continue
+			}
+			switch c.look(now, turns, func() uint64 { return bytes }) {
+			case giveBack:
 				given++
-				c.gave(now, turns, bytes)
+				c.gave(now, now.Add(10*time.Millisecond), turns, bytes)
+			case sleep:
+				slept++
+				asleep = true
+			case lookAgain:
+				asleep = false
 			}
 		}
 		return given - was
@@ -32,23 +41,32 @@ func TestCalm(t *testing.T) {
 		d                    time.Duration
 		perSecond, allocates uint64
 		want                 int
+		sleeps               bool
 	}{
-		{"a start", 4 * time.Second, 10, 1000, 1},
-		{"nothing to do", time.Minute, 0, 0, 0},
-		{"little to do", time.Minute, calmTurns / 2, 1000, 0},
-		{"a burst", time.Minute, 10 * calmTurns, 1 << 20, 0},
-		{"after the burst", 10 * time.Second, 1, 1000, 1},
-		{"little to do, much memory", 2 * time.Minute, calmTurns / 2, worthwhile, 8},
-		{"steady work", time.Minute, calmTurns + 1, worthwhile, 0},
+		{"a start", time.Second, 10, 1000, 1, false},
+		{"nothing to do", time.Minute, 0, 0, 0, true},
+		{"little to do", time.Minute, calmTurns / 2, 1000, 0, true},
+		{"a burst", time.Minute, 10 * calmTurns, 1 << 20, 0, false},
+		{"after the burst", 4 * time.Second, 10, 1000, 1, true},
+		{"little to do, much memory", time.Minute, calmTurns / 2, worthwhile, 27, true},
+		{"steady work", time.Minute, calmTurns + 10, worthwhile, 0, false},
 	} {
-		if got := run(step.d, step.perSecond, step.allocates); got != step.want {
-			t.Errorf("%s: memory was given back %d times, want %d", step.name, got, step.want)
+		slept = 0
+		if got := run(step.d, step.perSecond, step.allocates); got != step.want || step.sleeps != (slept > 0) {
+			t.Errorf("%s: memory was given back %d times, want %d; slept %d times", step.name, got, step.want, slept)
 		}
 	}
-	// Bursts with a second between are one.
+	run(time.Second, 0, 0)
+	// Bursts with moments between are one.
 	for range 20 {
-		if run(time.Second, 10*calmTurns, 0)+run(time.Second, 0, 0) > 0 {
+		if run(time.Second, 10*calmTurns, 0)+run((calmLooks-1)*lookEvery, 0, 0) > 0 {
 			t.Error("memory is given back between bursts")
 		}
+	}
+	// What takes long happens rarely.
+	c.gave(now, now.Add(time.Second), turns, bytes)
+	run(time.Second, 10*calmTurns, 0)
+	if got := run(150*time.Second, 10, worthwhile); got != 0 {
+		t.Errorf("memory was given back %d times", got)
 	}
 }

@@ -9,6 +9,7 @@ import (
 type Group struct {
 	loops  []*Loop
 	failed chan error
+	worked chan struct{}
 }
 
 // NewGroup starts n loops; one for each processor Go may use when n is 0 or
@@ -17,14 +18,14 @@ func NewGroup(n int) (*Group, error) {
 	if n <= 0 {
 		n = runtime.GOMAXPROCS(0)
 	}
-	g := &Group{loops: make([]*Loop, 0, n), failed: make(chan error, n)}
+	g := &Group{loops: make([]*Loop, 0, n), failed: make(chan error, n), worked: make(chan struct{}, 1)}
 	for i := range n {
 		l, err := NewLoop()
 		if err != nil {
 			g.Close()
 			return nil, fmt.Errorf("starting event loop %d of %d: %w", i+1, n, err)
 		}
-		l.index = i
+		l.index, l.worked = i, g.work
 		g.loops = append(g.loops, l)
 		go func() {
 			l.Run()

@@ -121,6 +121,8 @@ type Loop struct {
 	chunks          [len(chunkSizes)]chunkList
 	values          map[any]any
 	trimming        bool
+	watched         bool   // the next turn calls worked
+	worked          func() // of its Group
 }
 
 // NewLoop makes a loop that does nothing until Run, which releases it at its
@@ -332,6 +334,10 @@ func (l *Loop) collectNow() {
 // was closed.
 func (l *Loop) turn() bool {
 	l.turns.Add(1)
+	if l.watched {
+		l.watched = false
+		l.worked()
+	}
 	for i := range l.ready {
 		ev := &l.events[i]
 		slot, gen := ev.Fd, ev.Pad

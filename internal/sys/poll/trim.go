@@ -28,6 +28,23 @@ func (l *Loop) trim() {
 	}
 }
 
+// Watch has Worked receive a value when a loop takes a turn after those that are under way.
+func (g *Group) Watch() {
+	for _, l := range g.loops {
+		l.Post(func() { l.watched = true })
+	}
+}
+
+// Worked receives a value when a loop has worked since Watch.
+func (g *Group) Worked() <-chan struct{} { return g.worked }
+
+func (g *Group) work() {
+	select {
+	case g.worked <- struct{}{}:
+	default:
+	}
+}
+
 // Trim trims all loops.
 func (g *Group) Trim() {
 	for _, l := range g.loops {

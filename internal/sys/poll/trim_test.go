@@ -49,6 +49,15 @@ func TestTrim(t *testing.T) {
 			t.Error("there is no buffer")
 		}
 	})
+	g.Watch()
+	on(func() {}) // after Watch has taken effect, at the latest
+	on(func() {})
+	<-g.Worked()
+	select {
+	case <-g.Worked():
+		t.Error("a turn counts without Watch")
+	default:
+	}
 	if g.Turns() == 0 {
 		t.Error("there were no turns")
 	}
