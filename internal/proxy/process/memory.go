@@ -19,9 +19,9 @@ const (
 	calmTurns = 200
 	// calmLooks is how many looks in a row find little work before memory is given back.
 	calmLooks = 3
-	// leastPause bounds how often memory is given back, and share how much of one processor
-	// that takes: one part of so many.
-	leastPause, share = time.Second, 200
+	// Memory is given back at most once in leastPause. It takes at most one part in share of a
+	// processor, unless that would be a wait longer than mostPause.
+	leastPause, mostPause, share = time.Second, 15 * time.Second, 200
 	// worthwhile is how much a calm proxy allocates before memory is given back once more.
 	worthwhile = 4 << 20
 	// unmapPause bounds how often pages of the program are unmapped: the next connection
@@ -121,5 +121,5 @@ func (c *calm) look(now time.Time, turns uint64, allocated func() uint64) action
 
 // gave notes that memory was given back, from one time to another.
 func (c *calm) gave(begun, now time.Time, turns, bytes uint64) {
-	*c = calm{at: now, turns: turns, bytes: bytes, resting: true, next: now.Add(max(leastPause, share*now.Sub(begun)))}
+	*c = calm{at: now, turns: turns, bytes: bytes, resting: true, next: now.Add(min(max(leastPause, share*now.Sub(begun)), mostPause))}
 }
