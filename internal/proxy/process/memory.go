@@ -22,16 +22,18 @@ const (
 	// Memory is given back at most once in leastPause. It takes at most one part in share of a
 	// processor, unless that would be a wait longer than mostPause.
 	leastPause, mostPause, share = time.Second, 15 * time.Second, 200
+	// lookAsleep is how often it is looked at while they sleep: scrapes of metrics allocate.
+	lookAsleep = 10 * time.Second
 	// worthwhile is how much a calm proxy allocates before memory is given back once more.
-	worthwhile = 4 << 20
+	worthwhile = 1 << 20
 	// unmapPause bounds how often pages of the program are unmapped: the next connection
 	// needs some of them.
-	unmapPause = time.Minute
+	unmapPause = 20 * time.Second
 )
 
 // GiveBack returns memory to the kernel whenever the loops have had little to do for a
-// moment: what a start or a burst has left behind. It sleeps while the loops do. It returns
-// when ctx ends.
+// moment: what a start or a burst has left behind. While they sleep it looks rarely. It
+// returns when ctx ends.
 func GiveBack(ctx context.Context, loops *poll.Group, log *slog.Logger) {
 	c := calm{at: time.Now(), turns: loops.Turns()}
 	var unmapped time.Time
@@ -50,16 +52,17 @@ func GiveBack(ctx context.Context, loops *poll.Group, log *slog.Logger) {
 			runtime.GC() // what a sync.Pool holds goes with the second collection
 			debug.FreeOSMemory()
 			if begun.Sub(unmapped) >= unmapPause {
+				unmapped = begun
 				if err := resident.Unmap(); err != nil {
 					log.Debug("pages of the program stay mapped", "error", err)
 				}
-				unmapped = begun
 			}
 			c.gave(begun, time.Now(), loops.Turns(), allocated())
 		case sleep:
 			loops.Watch()
 			select {
 			case <-loops.Worked():
+			case <-time.After(lookAsleep):
 			case <-ctx.Done():
 				return
 			}
