@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"log/slog"
-	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -21,7 +20,7 @@ const (
 	calmLooks = 3
 	// Memory is given back at most once in leastPause. It takes at most one part in share of a
 	// processor, unless that would be a wait longer than mostPause.
-	leastPause, mostPause, share = time.Second, 15 * time.Second, 200
+	leastPause, mostPause, share = 8 * time.Second, 15 * time.Second, 1000
 	// lookAsleep is how often it is looked at while they sleep: scrapes of metrics allocate.
 	lookAsleep = 10 * time.Second
 	// worthwhile is how much a calm proxy allocates before memory is given back once more.
@@ -49,7 +48,6 @@ func GiveBack(ctx context.Context, loops *poll.Group, log *slog.Logger) {
 		case giveBack:
 			begun := time.Now()
 			loops.Trim()
-			runtime.GC() // what a sync.Pool holds goes with the second collection
 			debug.FreeOSMemory()
 			if begun.Sub(unmapped) >= unmapPause {
 				unmapped = begun
