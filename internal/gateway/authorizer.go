@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
@@ -15,7 +14,10 @@ import (
 
 // Question implements exchange.Asker.
 func (c *session) Question(x *exchange.Exchange) (q extauthz.Question, destination string) {
-	q = extauthz.Question{Source: c.remote, Principal: name(c.peer), Called: c.dest.Target(), Self: name(c.shard.g.opts.Identity), Claims: slices.Clone(c.tokens.Claims()), Metadata: x.Metadata}
+	q = extauthz.Question{Source: c.remote, Principal: name(c.peer), Called: c.dest.Target(), Self: name(c.shard.g.opts.Identity), Metadata: x.Metadata}
+	if all := c.tokens.Claims(); len(all) > 0 {
+		q.Token = all[0]
+	}
 	if c.dest.Service == nil {
 		return q, c.dest.Workload.UID
 	}

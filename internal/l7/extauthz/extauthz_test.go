@@ -193,7 +193,7 @@ func TestQuestionByGRPC(t *testing.T) {
 	r.Version = message.HTTP2
 	body, err := p.Write(&extauthz.Question{
 		Request: r, TLS: true, Time: time.Unix(5, 0), Source: netip.MustParseAddrPort("[::ffff:10.0.0.1]:99"), Called: netip.MustParseAddrPort("[fd00::1]:80"),
-		Principal: "spiffe://td/ns/a/sa/b", Self: "spiffe://td/ns/a/sa/w", Claims: []*jwt.Claims{claims}, Length: 3, Body: []byte("abc"),
+		Principal: "spiffe://td/ns/a/sa/b", Self: "spiffe://td/ns/a/sa/w", Token: claims, Length: 3, Body: []byte("abc"),
 	}, h)
 	if err != nil || string(h.Path) != "/envoy.service.auth.v3.Authorization/Check" || string(h.Method) != "POST" || string(h.Authority) != "authorizer.auth.svc.cluster.local:9000" {
 		t.Fatalf("%s %s %s %v", h.Method, h.Authority, h.Path, err)

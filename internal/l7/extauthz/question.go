@@ -14,9 +14,14 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	extauthzpb "github.com/ambit-mesh/ambit/api/extauthz"
-	"github.com/ambit-mesh/ambit/internal/l7/jwt"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 )
+
+// Token is a token of a user that was verified.
+type Token interface {
+	// JSON returns its claims.
+	JSON() ([]byte, error)
+}
 
 // Question is what is known of a request that an authorizer is asked about.
 type Question struct {
@@ -29,8 +34,8 @@ type Question struct {
 	// Called is the destination as the client called it, Self the identity of the gateway.
 	Called netip.AddrPort
 	Self   string
-	// Claims are those of the tokens that were verified.
-	Claims []*jwt.Claims
+	// Token has the claims of the verified token that counts first; nil for none.
+	Token Token
 	// Metadata is that of the authorizers that were asked before.
 	Metadata *Metadata
 	// Length of the body, -1 when it is not known. Body is what the authorizer gets of it,
@@ -143,7 +148,7 @@ func (p *Provider) message(q *Question) *extauthzpb.CheckRequest {
 		Request:     &extauthzpb.Request{Time: timestamppb.New(q.Time), Http: http},
 	}
 	known := map[string]*structpb.Struct{}
-	if m := metadata(q.Claims); m != nil {
+	if m := metadata(q.Token); m != nil {
 		known[claimsOf] = m
 	}
 	if m := q.Metadata.proto(); m != nil {
@@ -196,13 +201,13 @@ func address(a netip.AddrPort) *extauthzpb.Address {
 	return &extauthzpb.Address{SocketAddress: &extauthzpb.SocketAddress{Address: a.Addr().Unmap().String(), PortValue: uint32(a.Port())}}
 }
 
-// metadata returns the claims of the token that counts first; nil without one.
-func metadata(all []*jwt.Claims) *structpb.Struct {
-	if len(all) == 0 {
+// metadata returns the claims of a token; nil without one.
+func metadata(t Token) *structpb.Struct {
+	if t == nil {
 		return nil
 	}
 	payload := &structpb.Struct{}
-	if b, err := all[0].JSON(); err != nil || payload.UnmarshalJSON(b) != nil {
+	if b, err := t.JSON(); err != nil || payload.UnmarshalJSON(b) != nil {
 		return nil
 	}
 	return &structpb.Struct{Fields: map[string]*structpb.Value{"payload": structpb.NewStructValue(payload)}}
