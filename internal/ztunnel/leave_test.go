@@ -1,6 +1,7 @@
 package ztunnel
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -125,11 +126,12 @@ func TestTunnelsOfAnEndingPod(t *testing.T) {
 	})
 }
 
-// TestPeersOfAnEndingPod: a peer that reads nothing of a pod's end, as Istio's, is told on its
-// tunnel (GOAWAY) as soon as the end was asked for. Its stream goes on. A proxy that begins to
-// serve the pod after that does the same.
+// TestPeersOfAnEndingPod: a peer that reads nothing of a pod's end, as Istio's, gets GOAWAY on
+// its tunnel as soon as the end was asked for. Its stream goes on. A proxy that begins to
+// serve the pod after that does the same, and so does one to which the node agent added the
+// former pod of the same name once more, before it removed that.
 func TestPeersOfAnEndingPod(t *testing.T) {
-	for _, when := range []string{"served before", "served after"} {
+	for _, when := range []string{"served before", "served after", "after one of the same name"} {
 		t.Run(when, func(t *testing.T) {
 			w := newWorld(t, false)
 			alive, ends := w.mesh("HBONE", "HBONE", ""), w.mesh("HBONE", "HBONE, ending: SERVING", "")
@@ -138,6 +140,15 @@ func TestPeersOfAnEndingPod(t *testing.T) {
 			}
 			w.apply(alive)
 			w.enrol(w.server)
+			if when == "after one of the same name" {
+				ns, err := netnstest.New(t).Dup()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(w.server.node.Add(t.Context(), "former", w.server.info, ns), w.server.node.Del(t.Context(), "former")); err != nil {
+					t.Fatal(err)
+				}
+			}
 			w.serve(8080, echo)
 			cc, err := w.tunnel(w.bundle(w.certs, account("web")))
 			if err != nil {

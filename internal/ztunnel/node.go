@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -91,9 +92,12 @@ type Node struct {
 	egress    egress.Gate
 	stop      []func()
 
-	mu       sync.Mutex // guards what follows
-	pods     map[string]*pod
-	byName   map[podName]*pod
+	mu   sync.Mutex // guards what follows
+	pods map[string]*pod
+	// byName has the pods of a name. There are two for a moment when a pod has the name of
+	// one that ends: the node agent removes the former one after it has added the new one, and
+	// may add the former one once more before.
+	byName   map[podName][]*pod
 	self     *pod // the proxy's own; nil without one
 	draining bool
 
@@ -119,7 +123,7 @@ func NewNode(o Options) *Node {
 		egress:  egress.Gate{Exempt: egress.Servers(o.Config.XDS.Address, o.Config.CA.Address), Log: o.Logger},
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
-		byName:  map[podName]*pod{},
+		byName:  map[podName][]*pod{},
 	}
 	n.review = newReviewer(n)
 	o.Recorder.Follow(telemetry.Live{
@@ -164,7 +168,7 @@ func (n *Node) AddSelf(info bootstrap.Workload) error {
 		return err
 	}
 	n.self = p
-	n.byName[podName{info.Namespace, info.Name}] = p
+	n.name(p)
 	return nil
 }
 
@@ -184,8 +188,14 @@ func (n *Node) add(uid string, info bootstrap.Workload, ns *netns.NS) error {
 	}
 	p := newPod(n, uid, info, ns)
 	n.pods[uid] = p
-	n.byName[podName{info.Namespace, info.Name}] = p
+	n.name(p)
 	return n.startLocked(p)
+}
+
+// name makes a pod known by its name; the caller holds mu.
+func (n *Node) name(p *pod) {
+	key := podName{p.info.Namespace, p.info.Name}
+	n.byName[key] = append(n.byName[key], p)
 }
 
 // startLocked brings p up, or arranges for another try; the caller holds mu.
@@ -225,7 +235,7 @@ func (n *Node) startLocked(p *pod) error {
 func (n *Node) removeLocked(p *pod) {
 	delete(n.pods, p.uid)
 	key := podName{p.info.Namespace, p.info.Name}
-	if n.byName[key] == p {
+	if n.byName[key] = slices.DeleteFunc(n.byName[key], func(o *pod) bool { return o == p }); len(n.byName[key]) == 0 {
 		delete(n.byName, key)
 	}
 	if p.retry != nil {
@@ -334,7 +344,7 @@ func (n *Node) Close() {
 	if n.self != nil {
 		pods[n.self.uid] = n.self
 	}
-	n.self, n.pods, n.byName = nil, map[string]*pod{}, map[podName]*pod{}
+	n.self, n.pods, n.byName = nil, map[string]*pod{}, map[podName][]*pod{}
 	stop := n.stop
 	n.stop = nil
 	n.mu.Unlock()
@@ -368,12 +378,14 @@ func (n *Node) directoryChanged(ch workload.Changes) {
 		n.follow(w.UID, c.Fate())
 		had, has := c.OldWorkload.KeepsTunnels(), c.NewWorkload.KeepsTunnels()
 		n.mu.Lock()
-		p := n.byName[podName{w.Namespace, w.Name}]
-		if p != nil && p.srv != nil && (had != has || w.Ending.Begun()) {
-			p.srv.Leave(!has)
+		named := slices.Clone(n.byName[podName{w.Namespace, w.Name}])
+		for _, p := range named {
+			if p.srv != nil && (had != has || w.Ending.Begun()) {
+				p.srv.Leave(!has)
+			}
 		}
 		n.mu.Unlock()
-		if p != nil {
+		for _, p := range named {
 			n.review.pod(p)
 		}
 	}

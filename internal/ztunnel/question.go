@@ -42,9 +42,10 @@ func (n *Node) world(s *workload.Snapshot) *explain.World {
 func (n *Node) serves(namespace, name string) (info bootstrap.Workload, accepting, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p := n.byName[podName{namespace, name}]
-	if p == nil || p.self {
-		return info, false, false
+	for _, p := range n.byName[podName{namespace, name}] {
+		if !p.self && (!ok || p.up) {
+			info, accepting, ok = p.info, p.up, true
+		}
 	}
-	return p.info, p.up, true
+	return info, accepting, ok
 }

@@ -38,9 +38,8 @@ func TestTunnelsOfAnEndingPod(t *testing.T) {
 			rig.Families(t, func(t *testing.T, v6 bool) {
 				w := world.For(t)
 				end := fmt.Sprint(end, v6)
-				leaves := map[bool]string{false: "leaves4", true: "leaves6"}[v6]
-				w.MustApply(held(leaves, end))
-				to, pod := netip.AddrPortFrom(w.Service("shop", "web", v6), 80), w.Pod("shop", leaves, v6)
+				w.MustApply(held("leaves", end))
+				to, pod := netip.AddrPortFrom(w.Service("shop", "web", v6), 80), w.Pod("shop", "leaves", v6)
 				w.Eventually("both answer", func() error {
 					if n := w.Answers(far, to, 30); len(n) != 2 {
 						return fmt.Errorf("%v", n)
@@ -51,7 +50,7 @@ func TestTunnelsOfAnEndingPod(t *testing.T) {
 				account := func(name string) identity.Identity {
 					return identity.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: name}
 				}
-				peer := w.MustTunnel(stranger, netip.AddrPortFrom(pod, 15008), w.Bundle(account("far").String()), account(leaves).String())
+				peer := w.MustTunnel(stranger, netip.AddrPortFrom(pod, 15008), w.Bundle(account("far").String()), account("leaves").String())
 				stream, status, err := peer.Open("CONNECT", netip.AddrPortFrom(pod, 9000).String(), nil)
 				if err != nil || status != 200 {
 					t.Fatalf("status %d, error %v", status, err)
@@ -60,7 +59,7 @@ func TestTunnelsOfAnEndingPod(t *testing.T) {
 					t.Fatalf("takes streams: %v, error %v", peer.Takes(), err)
 				}
 				gone := make(chan error, 1)
-				go func() { gone <- w.Lab.Delete(context.WithoutCancel(t.Context()), "Pod", "shop", leaves) }()
+				go func() { gone <- w.Lab.Delete(context.WithoutCancel(t.Context()), "Pod", "shop", "leaves") }()
 				w.Eventually("the peer gets GOAWAY", func() error {
 					if peer.Takes() {
 						return errors.New("its tunnel takes streams")
@@ -85,7 +84,7 @@ func TestTunnelsOfAnEndingPod(t *testing.T) {
 				late := w.MustHold(far, netip.AddrPortFrom(pod, 9000))
 				if s, err := w.Status(t.Context()); err != nil {
 					t.Error(err)
-				} else if p, _ := s.Pod("shop", leaves); p.Phase != ends.Terminating {
+				} else if p, _ := s.Pod("shop", "leaves"); p.Phase != ends.Terminating {
 					t.Errorf("the pod is %q", p.Phase)
 				}
 				select {
