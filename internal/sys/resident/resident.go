@@ -4,6 +4,7 @@ package resident
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,14 @@ func Unmap() error {
 	if err != nil {
 		return err
 	}
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer program.Close() //nolint:errcheck // as above
+	if err := fixed(program); err != nil {
+		return err
+	}
 	maps, err := readOnly(f, exe)
 	if err != nil {
 		return err
@@ -40,6 +49,27 @@ func Unmap() error {
 		}
 	}
 	return err
+}
+
+// executable is the type of a program that is linked to run at one address (ET_EXEC of the
+// ELF specification).
+const executable = 2
+
+// fixed returns an error unless the header of a program's file has this type. The loader
+// writes into a program that can run anywhere, and makes what it has written read-only
+// afterwards: such pages differ from the file.
+func fixed(file io.Reader) error {
+	var header struct {
+		Ident [16]byte
+		Type  uint16
+	}
+	if err := binary.Read(file, binary.NativeEndian, &header); err != nil {
+		return err
+	}
+	if header.Type != executable {
+		return fmt.Errorf("the program's file is of type %d, not %d", header.Type, executable)
+	}
+	return nil
 }
 
 // readOnly returns the mappings of a file that nobody can have written to, from the text of

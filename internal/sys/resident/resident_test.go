@@ -28,6 +28,15 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
+// TestFixed: a program that can run anywhere keeps its pages.
+func TestFixed(t *testing.T) {
+	for text, good := range map[string]bool{"\x7fELF............\x02\x00": true, "\x7fELF............\x03\x00": false, "\x7fELF": false} {
+		if err := fixed(strings.NewReader(text)); (err == nil) != good {
+			t.Errorf("%q: error %v", text, err)
+		}
+	}
+}
+
 // TestUnmap: the program goes on, with less of its file in memory.
 func TestUnmap(t *testing.T) {
 	before := files(t)
