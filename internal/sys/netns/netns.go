@@ -6,11 +6,13 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,11 +24,13 @@ type ID struct {
 }
 
 // NS is an open network namespace. It stays alive at least until Close. Safe
-// for use by several goroutines; Close must come after every other call.
+// for use by several goroutines. Close may be called while Do is under way.
 type NS struct {
-	file *os.File
-	home *os.File
-	id   ID
+	file   *os.File
+	home   *os.File
+	id     ID
+	closed atomic.Bool
+	users  atomic.Int64 // calls of Do under way, and one more until Close
 }
 
 // Open opens the namespace at path: /proc/<pid>/ns/net, or a file it is bound
@@ -64,7 +68,7 @@ func FromFile(f *os.File) (*NS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening own network namespace: %w", err)
 	}
-	return &NS{file: f, home: home, id: ID{Dev: uint64(st.Dev), Inode: st.Ino}}, nil //nolint:unconvert // Dev is 32 bits on some platforms
+	return opened(f, home, &st), nil
 }
 
 // Current opens the namespace that the calling thread is in: the process's own,
@@ -78,15 +82,45 @@ func (n *NS) ID() ID { return n.id }
 // File is the namespace's descriptor; it belongs to n.
 func (n *NS) File() *os.File { return n.file }
 
-// Close releases the descriptors.
+// opened returns an NS that holds its descriptors until it is closed.
+func opened(file, home *os.File, st *unix.Stat_t) *NS {
+	n := &NS{file: file, home: home, id: ID{Dev: uint64(st.Dev), Inode: st.Ino}} //nolint:unconvert // Dev is 32 bits on some platforms
+	n.users.Store(1)
+	return n
+}
+
+// Close releases the descriptors, once no Do is under way. There are no further ones.
 func (n *NS) Close() error {
-	_ = n.home.Close()
-	return n.file.Close()
+	if n.closed.Swap(true) {
+		return os.ErrClosed
+	}
+	return n.release()
+}
+
+// hold keeps the descriptors open until release. It reports false after Close.
+func (n *NS) hold() bool {
+	n.users.Add(1)
+	if n.closed.Load() {
+		_ = n.release()
+		return false
+	}
+	return true
+}
+
+func (n *NS) release() error {
+	if n.users.Add(-1) > 0 {
+		return nil
+	}
+	return errors.Join(n.home.Close(), n.file.Close())
 }
 
 // Do runs fn inside the namespace, on the calling goroutine. fn must not
 // block for long and must not start goroutines that expect the namespace.
 func (n *NS) Do(fn func() error) error {
+	if !n.hold() {
+		return fmt.Errorf("entering network namespace: %w", os.ErrClosed)
+	}
+	defer func() { _ = n.release() }() // Close has returned
 	runtime.LockOSThread()
 	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
@@ -143,7 +177,7 @@ func New() (*NS, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
-	return &NS{file: f, home: home, id: ID{Dev: uint64(st.Dev), Inode: st.Ino}}, nil //nolint:unconvert // Dev is 32 bits on some platforms
+	return opened(f, home, &st), nil
 }
 
 // Dup opens the same namespace once more, for an owner of its own.

@@ -1,6 +1,7 @@
 package netns_test
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"testing"
@@ -52,5 +53,33 @@ func TestOtherFilesAreNoNamespaces(t *testing.T) {
 	defer func() { _ = f.Close() }()
 	if _, err := netns.FromFile(f); err == nil {
 		t.Error("a device passes for a namespace")
+	}
+}
+
+// TestCloseWhileInside: whoever is in a namespace that is closed meanwhile comes home, and
+// nobody enters it any more.
+func TestCloseWhileInside(t *testing.T) {
+	ns := netnstest.New(t)
+	inside, closed, done := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		done <- ns.Do(func() error {
+			close(inside)
+			<-closed
+			return nil
+		})
+	}()
+	<-inside
+	if err := ns.Close(); err != nil {
+		t.Fatal(err)
+	}
+	close(closed)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := ns.Do(func() error { return nil }); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("entering it: %v", err)
+	}
+	if err := ns.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("closing it again: %v", err)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // made and while its answer is waited for. The times of the pool are far longer.
 func TestOpenTimeout(t *testing.T) {
 	w := newWorld(t, echo, func(w *world, p *PoolConfig, _ *ServerConfig) {
-		w.timeout = 200 * time.Millisecond
+		w.timeout.Store(int64(200 * time.Millisecond))
 		p.KeepAlive = -1
 		p.DialTimeout, p.AnswerTimeout, p.DialPatience, p.ProbeAfter = time.Hour, time.Hour, time.Hour, time.Hour
 	})
@@ -22,11 +22,11 @@ func TestOpenTimeout(t *testing.T) {
 	}
 	_ = first.Close()
 	release()
-	w.timeout = time.Hour
+	w.timeout.Store(int64(time.Hour))
 	c := w.connect()
 	defer func() { _ = c.Close() }()
 	roundTrip(t, c, "a tunnel")
-	w.timeout = 200 * time.Millisecond
+	w.timeout.Store(int64(200 * time.Millisecond))
 	release = w.mute()
 	defer release()
 	second := w.connectDoomed()
