@@ -24,13 +24,20 @@ metadata: {name: plain, namespace: shop, labels: {istio.io/use-waypoint: waypoin
 spec: {selector: {app: v1}, ipFamilyPolicy: PreferDualStack, ports: [{name: tcp, port: 9000, appProtocol: tcp}]}
 `
 
-// guard denies one path of front.
+// guard denies requests to front by path, method, host and header.
 const guard = `
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: guard, namespace: shop}
-spec: {targetRefs: [{group: "", kind: Service, name: front}], action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}
+spec:
+  targetRefs: [{group: "", kind: Service, name: front}]
+  action: DENY
+  rules:
+  - to: [{operation: {paths: ["/admin", "/admin/*", "/files/{*}/secret"]}}]
+  - to: [{operation: {methods: [DELETE]}}]
+  - to: [{operation: {hosts: [secret.example.com]}}]
+  - when: [{key: "request.headers[x-role]", values: [admin]}]
 `
 
 // send writes the head of a request as it is, and returns the status and the body of
