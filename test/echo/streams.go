@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 )
 
 // healthCheck is a call of the gRPC health service: a message of no bytes.
@@ -16,8 +17,8 @@ const (
 	healthCheck = "\x00\x00\x00\x00\x00"
 )
 
-// streams makes requests over HTTP/2 without TLS. Nothing is tried twice: the
-// bodies cannot be read again.
+// streams makes requests over HTTP/2 without TLS. Nothing is tried twice of which the server
+// may have got a part of the body.
 type streams struct {
 	url     string
 	perConn int // 0: no bound
@@ -54,12 +55,12 @@ func (s *streams) call() error {
 }
 
 func (s *streams) exchange() error {
-	// A reader of another type is one that net/http cannot read a second time.
-	body := struct{ io.Reader }{strings.NewReader(s.body)}
+	body := &unread{Reader: strings.NewReader(s.body)}
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.url, body)
 	if err != nil {
 		return err
 	}
+	req.GetBody = body.again
 	if s.grpc {
 		req.Header.Set("Content-Type", "application/grpc")
 		req.Header.Set("TE", "trailers")
@@ -79,6 +80,37 @@ func (s *streams) exchange() error {
 		return grpcStatus(resp)
 	}
 	return nil
+}
+
+// unread is a body that net/http may use for another try only while nothing of it was read.
+// Clients of gRPC do the same: a connection that ends in good order before a stream begins, or
+// before the server takes it, is no failure of the request. net/http closes the body of a
+// request for which the connection that it has chosen takes no more streams.
+type unread struct {
+	*strings.Reader
+	read atomic.Bool
+}
+
+// Read implements io.Reader.
+func (b *unread) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.Reader.Read(p)
+}
+
+// WriteTo implements io.WriterTo, which io.Copy prefers.
+func (b *unread) WriteTo(w io.Writer) (int64, error) {
+	b.read.Store(true)
+	return b.Reader.WriteTo(w)
+}
+
+var errRead = errors.New("the body was sent in part")
+
+// again returns the body for another try.
+func (b *unread) again() (io.ReadCloser, error) {
+	if b.read.Load() {
+		return nil, errRead
+	}
+	return io.NopCloser(b), nil
 }
 
 // grpcStatus is in the trailers, or in the headers of a response without a message.
