@@ -396,8 +396,12 @@ func tunnelled(w *workload.Workload) bool { return w != nil && w.Protocol == wor
 
 // follow does to the tunnels to a workload what becomes of them.
 func (n *Node) follow(uid string, f workload.Fate) {
-	if f == workload.Stay {
+	switch f {
+	case workload.Stay:
 		return
+	case workload.Renew, workload.Close:
+		n.Traffic.Forget(uid)
+	case workload.Release:
 	}
 	for _, p := range n.tunnels.To(uid) {
 		p.Follow(uid, f)

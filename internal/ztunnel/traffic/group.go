@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"maps"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -232,8 +233,8 @@ func (g *Group) outlier() *rules.Outlier {
 // Failed notes that an endpoint has not accepted a connection, and reports whether it is
 // ejected by that.
 func (g *Group) Failed(s *workload.Snapshot, svc *workload.Service, uid string) bool {
-	if g == nil || svc == nil || uid == "" {
-		return false
+	if g == nil || svc == nil || s.WorkloadByUID(uid) == nil {
+		return false // of one that is gone, nothing has to be kept
 	}
 	o := g.outlier()
 	if o.Consecutive == 0 {
@@ -281,6 +282,25 @@ func (g *Group) prune(s *workload.Snapshot, o *rules.Outlier, now time.Time) {
 			return
 		}
 		delete(g.health, uid)
+	}
+}
+
+// forget forgets what was seen of an endpoint.
+func (g *Group) forget(uid string) {
+	if g.failed.Load() == 0 {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, is := g.health[uid]; !is {
+		return
+	}
+	delete(g.health, uid)
+	g.failed.Store(int32(len(g.health)))
+	if old := g.out.Load(); old != nil {
+		out := maps.Clone(*old)
+		delete(out, uid)
+		g.out.Store(&out)
 	}
 }
 

@@ -183,6 +183,19 @@ func (n *Node) sweep() {
 	n.renew()
 }
 
+// Forget forgets what was seen of an endpoint that is gone, or whose UID another instance
+// has: what comes after it has not failed.
+func (n *Node) Forget(uid string) {
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, g := range n.groups {
+		g.forget(uid)
+	}
+}
+
 // renew forgets what was looked up; the caller holds mu.
 func (n *Node) renew() {
 	s := n.now.Load()

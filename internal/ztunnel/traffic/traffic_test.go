@@ -159,6 +159,13 @@ func TestEjection(t *testing.T) {
 	if c := picks(); c["e0"]+c["e1"] != 0 {
 		t.Errorf("ejected ones are chosen: %v", c)
 	}
+	n.Forget("e0")
+	if c := picks(); c["e0"] == 0 || c["e1"] != 0 || !fail("e0") {
+		t.Errorf("a successor of the same name does not begin anew: %v", c)
+	}
+	if g.Failed(m.Snapshot, m.svc, "gone") || len(g.Ejected(time.Now())) != 2 {
+		t.Errorf("ejected: %v", g.Ejected(time.Now()))
+	}
 	q := m.query()
 	q.Excluded = func(uid string) bool { return uid == "e2" || uid == "e3" }
 	if up, err := g.Pick(m.Snapshot, q); err != nil || up.Workload.UID != "e0" && up.Workload.UID != "e1" {
