@@ -31,7 +31,7 @@ spec: {selector: {version: ` + v + `}, ipFamilyPolicy: PreferDualStack, ports: [
 func tcpRoute(namespace, name, backends string) string {
 	return `
 ---
-apiVersion: gateway.networking.k8s.io/v1alpha2
+apiVersion: gateway.networking.k8s.io/v1
 kind: TCPRoute
 metadata: {name: ` + name + `, namespace: $` + namespace + `}
 spec:
@@ -228,7 +228,7 @@ trafficPolicy:
 			w.Errorf("a third connection: %v", err)
 		}
 		w.ProxyLogs(far, reason.ResourceExhausted.Info().What, "DestinationRule $shop/web", "maxConnections, 2")
-		w.Says([]string{"maxConnections of this node proxy, 2, is reached"}, "why", "far.$shop", "web:9000")
+		w.Says([]string{"maxConnections of the namespace at this node proxy, 2, is reached"}, "why", "far.$shop", "web:9000")
 		w.Says([]string{"DestinationRule $shop/web", "$shop 2", "maxConnections 2, connectTimeout 5s"}, "ztunnel-config", "traffic", "--node", "node2")
 		w.Says([]string{"DestinationRule $shop/web: port 9000: maxConnections 2"}, "describe", "service", "web.$shop")
 		w.Becomes(200, far, web, "/")   // another port has no limit

@@ -44,9 +44,9 @@ func (w *World) rule(v *verdict.Verdict, r *route.Route) *reason.Error {
 	step := verdict.Step{Step: verdict.StepPolicy, Object: g.Rule().String(), Rule: "host " + g.Rule().Host, Says: set.String()}
 	var err *reason.Error
 	if limit := int64(set.MaxConnections); limit > 0 {
-		step.Says += fmt.Sprintf("; connections of this node now: %d", g.Active())
+		step.Says += fmt.Sprintf("; connections of its namespace from this node now: %d", g.Active())
 		if g.Active() >= limit {
-			err = reason.Errorf(reason.ResourceExhausted, "%s: maxConnections of this node proxy, %d, is reached", g.Rule(), limit)
+			err = reason.Errorf(reason.ResourceExhausted, "%s: maxConnections of the namespace at this node proxy, %d, is reached", g.Rule(), limit)
 			step.Decides = true
 		}
 	}
