@@ -3,6 +3,7 @@ package clusterworld
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/netip"
 	"strings"
@@ -89,7 +90,7 @@ func (m mesh) place(u *unstructured.Unstructured) {
 	if node, ok := spec["nodeName"].(string); ok {
 		spec["nodeName"] = m.nodes[node]
 	}
-	if n, _ := spec["terminationGracePeriodSeconds"].(int64); n < 1 {
+	if fmt.Sprint(spec["terminationGracePeriodSeconds"]) == "0" { // a kubelet has at least this
 		spec["terminationGracePeriodSeconds"] = int64(1)
 	}
 	list, _ := spec["containers"].([]any)
