@@ -341,8 +341,8 @@ func (w *World) PodLog(at Place) string {
 	return text
 }
 
-// node returns the node of a pod.
-func (w *World) node(at Place) string {
+// Node returns the node of a pod.
+func (w *World) Node(at Place) string {
 	w.Helper()
 	p, err := w.pod(w.Context(), w.Text("$"+at.Namespace), at.Pod)
 	w.must("pod", err)
@@ -352,7 +352,7 @@ func (w *World) node(at Place) string {
 // ProxyLines returns the lines with all parts in the log of the proxy on the node of a pod.
 func (w *World) ProxyLines(at Place, parts ...string) (lines []string) {
 	w.Helper()
-	text, err := w.mesh.ProxyLog(w.Context(), w.node(at))
+	text, err := w.mesh.ProxyLog(w.Context(), w.Node(at))
 	w.must("log", err)
 	for line := range strings.Lines(text) {
 		if w.hasAll(line, parts) {
@@ -365,7 +365,7 @@ func (w *World) ProxyLines(at Place, parts ...string) (lines []string) {
 // ProxyLogs waits for a line with all parts in the log of the proxy on the node of a pod.
 func (w *World) ProxyLogs(at Place, parts ...string) {
 	w.Helper()
-	w.Eventually(fmt.Sprintf("the proxy of %s logs %q", w.node(at), parts), func() error {
+	w.Eventually(fmt.Sprintf("the proxy of %s logs %q", w.Node(at), parts), func() error {
 		if len(w.ProxyLines(at, parts...)) == 0 {
 			return errors.New("no line")
 		}
@@ -376,7 +376,7 @@ func (w *World) ProxyLogs(at Place, parts ...string) {
 // ProxySamples returns the series of a metric of the proxy on the node of a pod.
 func (w *World) ProxySamples(at Place, metric string) []traffic.Sample {
 	w.Helper()
-	text, err := w.mesh.ScrapeProxy(w.Context(), w.node(at))
+	text, err := w.mesh.ScrapeProxy(w.Context(), w.Node(at))
 	w.must("metrics", err)
 	all, err := traffic.Samples(text, metric)
 	w.must("metrics", err)
