@@ -70,7 +70,7 @@ func TestTCPRoute(t *testing.T) {
 			count, err := answers(w, 100, far, to)
 			// Without the route both get half: at most 30 of 100 come once in 25,000 runs.
 			if err != nil || count["v2"] > 30 || count[""] > 0 {
-				return fmt.Errorf("%v, error %v", count, err)
+				return fmt.Errorf("%v, error %w", count, err)
 			}
 			return nil
 		})
@@ -88,7 +88,7 @@ func TestTCPRoute(t *testing.T) {
 		w.Apply(tcpRoute("shop", "split", "{name: v2, port: 80}, {name: absent, port: 80}"))
 		w.Eventually("a share is refused", func() error {
 			if count, err = answers(w, 40, far, to); err != nil || count[""] == 0 || count["v2"] == 0 || count["v1"] > 0 {
-				return fmt.Errorf("%v, error %v", count, err)
+				return fmt.Errorf("%v, error %w", count, err)
 			}
 			return nil
 		})
@@ -98,7 +98,7 @@ func TestTCPRoute(t *testing.T) {
 		w.Apply(tcpRoute("shop", "split", "{name: v1, port: 80}") + tcpRoute("market", "mine", "{name: v2, namespace: $shop, port: 80}"))
 		w.Eventually("a route without a grant has no backend", func() error {
 			if count, err = answers(w, 10, buyer, to); err != nil || count[""] != 10 {
-				return fmt.Errorf("%v, error %v", count, err)
+				return fmt.Errorf("%v, error %w", count, err)
 			}
 			return w.AnsweredBy("v1", 10, far, to, "/")
 		})
@@ -121,7 +121,7 @@ spec:
 		w.Delete(tcpRoute("shop", "split", "{name: v1, port: 80}"))
 		w.Eventually("the route is gone", func() error {
 			if count, err = answers(w, 40, far, to); err != nil || count["v2"] < 4 || count["v1"] < 4 {
-				return fmt.Errorf("%v, error %v", count, err)
+				return fmt.Errorf("%v, error %w", count, err)
 			}
 			return nil
 		})
@@ -145,7 +145,7 @@ func TestTCPRouteHolds(t *testing.T) {
 			r := w.Request(far, to, "/")
 			a, err := r.Answer()
 			if err != nil || a.Name != "v3" {
-				return fmt.Errorf("%+v, error %v", r, err)
+				return fmt.Errorf("%+v, error %w", r, err)
 			}
 			return w.Through("shop", a.Caller)
 		})
@@ -188,7 +188,7 @@ trafficPolicy:
 			}
 			out, err := w.Ambit("why", "far.$shop", to.String())
 			if !strings.Contains(out, "endpoints ejected now: 1 of 2") {
-				return fmt.Errorf("%s, error %v", out, err)
+				return fmt.Errorf("%s, error %w", out, err)
 			}
 			return nil
 		})
@@ -267,7 +267,7 @@ trafficPolicy:
 			}
 			out, err := w.Ambit("why", "far.$shop", to.String())
 			if !strings.Contains(out, "endpoints ejected now: 2 of 2") {
-				return fmt.Errorf("%s, error %v", out, err)
+				return fmt.Errorf("%s, error %w", out, err)
 			}
 			return nil
 		})

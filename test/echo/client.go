@@ -402,6 +402,7 @@ func (c *rawConn) exchange(head string) (r traffic.Response, err error) {
 	if err != nil {
 		return r, err
 	}
+	defer resp.Body.Close() //nolint:errcheck // read below
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	return traffic.Response{Status: resp.StatusCode, Header: resp.Header, Body: string(b)}, err
 }

@@ -59,7 +59,7 @@ func TestTunnelsOfAnEndingPod(t *testing.T) {
 					t.Fatalf("takes streams: %v, error %v", peer.Takes(), err)
 				}
 				gone := make(chan error, 1)
-				go func() { gone <- w.Lab.Delete(context.WithoutCancel(t.Context()), "Pod", "shop", "leaves") }()
+				go func() { gone <- w.Delete(context.WithoutCancel(t.Context()), "Pod", "shop", "leaves") }()
 				w.Eventually("the peer gets GOAWAY", func() error {
 					if peer.Takes() {
 						return errors.New("its tunnel takes streams")

@@ -172,7 +172,7 @@ func TestProgramsKilled(t *testing.T) {
 					} else {
 						gone := make(chan error, 1)
 						deaths = append(deaths, dies(pod, func(int) {
-							go func() { gone <- w.Lab.Delete(context.WithoutCancel(t.Context()), "Pod", "shop", pod) }()
+							go func() { gone <- w.Delete(context.WithoutCancel(t.Context()), "Pod", "shop", pod) }()
 						}))
 						if err := <-gone; err != nil {
 							t.Fatal(err)

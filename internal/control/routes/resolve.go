@@ -300,11 +300,11 @@ func (t *Tables) result(r *collection.Reader, o *object) *Result {
 		}
 	}
 	out := &Result{}
-	send := func(list []wire.Parent, make func(*wire.Rule) (*xds.Resource, error)) {
+	send := func(list []wire.Parent, resource func(*wire.Rule) (*xds.Resource, error)) {
 		for _, rule := range rules {
 			w := *rule
 			w.Parents = list
-			res, err := make(&w)
+			res, err := resource(&w)
 			if err != nil { // too many parents: all else was checked
 				found.partial = append(found.partial, fmt.Sprintf("Dropped Rule %d: %v", w.Origin.Rule, err))
 				continue

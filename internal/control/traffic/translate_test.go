@@ -199,11 +199,12 @@ func fields(t *testing.T, m protoreflect.Message, above []protoreflect.FieldDesc
 		switch {
 		case fd.IsList():
 			l := at.Mutable(fd).List()
-			if fd.Message() != nil {
+			switch {
+			case fd.Message() != nil:
 				l.AppendMutable()
-			} else if fd.Kind() == protoreflect.StringKind {
+			case fd.Kind() == protoreflect.StringKind:
 				l.Append(protoreflect.ValueOfString("x"))
-			} else {
+			default:
 				l.Append(l.NewElement())
 			}
 		case fd.IsMap():

@@ -19,8 +19,9 @@ func (o *Out) shift(s *traffic.Shift) (Route, *reason.Error) {
 	if svc == nil {
 		return Route{}, reason.Errorf(reason.NoBackend, "%s: backend %s is not in the directory", s.Origin, s.To.UpstreamName())
 	}
-	to, named := *o, false
-	to.Dst, named = called(svc, o.Network, o.Dst.Addr(), s.To.Port)
+	at, named := called(svc, o.Network, o.Dst.Addr(), s.To.Port)
+	to := *o
+	to.Dst = at
 	gw := workload.PickWaypoint(svc, o.Rand)
 	if gw.IsZero() || o.fromGateway(gw) {
 		r, err := to.toEndpoints(svc)

@@ -34,12 +34,12 @@ func TestRoles(t *testing.T) {
 	} {
 		for g, want := range map[*observe.Language]string{Language: tt.waypoint, connections.Language: tt.nodeSays} {
 			_, err := g.Compile(tt.layer, nil, nil)
-			if got := ""; err != nil {
-				if got = err.Error(); got != want {
-					t.Errorf("%s: %q, want %q", name, got, want)
-				}
-			} else if want != "" {
-				t.Errorf("%s: no error, want %q", name, want)
+			got := ""
+			if err != nil {
+				got = err.Error()
+			}
+			if got != want {
+				t.Errorf("%s: %q, want %q", name, got, want)
 			}
 		}
 	}
