@@ -25,9 +25,6 @@ const (
 	lookAsleep = 10 * time.Second
 	// worthwhile is how much a calm proxy allocates before memory is given back once more.
 	worthwhile = 1 << 20
-	// unmapPause bounds how often pages of the program are unmapped: the next connection
-	// needs some of them.
-	unmapPause = 20 * time.Second
 )
 
 // GiveBack returns memory to the kernel whenever the loops have had little to do for a
@@ -35,7 +32,7 @@ const (
 // returns when ctx ends.
 func GiveBack(ctx context.Context, loops *poll.Group, log *slog.Logger) {
 	c := calm{at: time.Now(), turns: loops.Turns()}
-	var unmapped time.Time
+	unmapped := false
 	timer := time.NewTimer(lookEvery)
 	defer timer.Stop()
 	for {
@@ -49,8 +46,8 @@ func GiveBack(ctx context.Context, loops *poll.Group, log *slog.Logger) {
 			begun := time.Now()
 			loops.Trim()
 			debug.FreeOSMemory()
-			if begun.Sub(unmapped) >= unmapPause {
-				unmapped = begun
+			if !unmapped { // once, after the start: what connections use comes back, and stays
+				unmapped = true
 				if err := resident.Unmap(); err != nil {
 					log.Debug("pages of the program stay mapped", "error", err)
 				}
