@@ -231,8 +231,8 @@ trafficPolicy:
 		w.Says([]string{"maxConnections of the namespace at this node proxy, 2, is reached"}, "why", "far.$shop", "web:9000")
 		w.Says([]string{"DestinationRule $shop/web", "$shop 2", "maxConnections 2, connectTimeout 5s"}, "ztunnel-config", "traffic", "--node", w.Node(far))
 		w.Says([]string{"DestinationRule $shop/web", "maxConnections 2, connectTimeout 5s"}, "describe", "service", "web.$shop") // of whichever proxy is asked
-		w.Becomes(200, far, web, "/")   // another port has no limit
-		w.Becomes(200, buyer, web, "/") // by its own rule, which counts its own connections
+		w.Becomes(200, far, web, "/")                                                                                            // another port has no limit
+		w.Becomes(200, buyer, web, "/")                                                                                          // by its own rule, which counts its own connections
 		for _, h := range []*world.Held{a, b} {
 			if err := h.Carries(); err != nil {
 				w.Errorf("a connection within the limit: %v", err)
