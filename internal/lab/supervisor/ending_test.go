@@ -35,7 +35,7 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: nobody}
+metadata: {name: failing}
 spec:
   nodeName: node1
   containers:
@@ -87,18 +87,18 @@ func TestPodEnds(t *testing.T) {
 	if err := <-gone; err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Delete(ctx, "Pod", "default", "nobody"); err != nil {
+	if err := l.Delete(ctx, "Pod", "default", "failing"); err != nil {
 		t.Fatal(err)
 	}
 	s, err = l.Status(ctx)
 	if err != nil || len(s.Pods) != 1 {
 		t.Errorf("pods %+v, error %v", s.Pods, err)
 	}
-	said := false
+	reported := false
 	for _, e := range s.Events {
-		said = said || e.Object == "pod default/nobody" && strings.Contains(e.Message, "hook preStop: ")
+		reported = reported || e.Object == "pod default/failing" && strings.Contains(e.Message, "hook preStop: ")
 	}
-	if !said {
+	if !reported {
 		t.Errorf("the hook that failed is not in the events: %+v", s.Events)
 	}
 }

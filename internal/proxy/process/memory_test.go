@@ -13,7 +13,7 @@ func TestCalm(t *testing.T) {
 	c := calm{at: now}
 	given, slept := 0, 0
 	// run takes time with some work a second, and returns how often memory was given back.
-	// Loops that do nothing wake nobody.
+	// Loops without work wake no goroutine.
 	run := func(d time.Duration, perSecond, allocates uint64) int {
 		was, asleep := given, false
 		for end := now.Add(d); now.Before(end); {

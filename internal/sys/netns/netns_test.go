@@ -56,8 +56,8 @@ func TestOtherFilesAreNoNamespaces(t *testing.T) {
 	}
 }
 
-// TestCloseWhileInside: whoever is in a namespace that is closed meanwhile comes home, and
-// nobody enters it any more.
+// TestCloseWhileInside: a call of Do that is under way when the namespace is closed returns
+// to the own namespace. Later calls fail.
 func TestCloseWhileInside(t *testing.T) {
 	ns := netnstest.New(t)
 	inside, closed, done := make(chan struct{}), make(chan struct{}), make(chan error)

@@ -72,8 +72,8 @@ func fixed(file io.Reader) error {
 	return nil
 }
 
-// readOnly returns the mappings of a file that nobody can have written to, from the text of
-// /proc/PID/maps: the others have pages that are in no file.
+// readOnly returns the private mappings of a file without permission to write, from the text
+// of /proc/PID/maps. Other mappings may have pages that differ from the file.
 func readOnly(maps io.Reader, file string) (out []mapping, err error) {
 	const fields = 6 // addresses, permissions, offset, device, inode, name
 	for s := bufio.NewScanner(maps); ; {

@@ -109,10 +109,10 @@ func (p *Pool) CloseWorkload(uid string) {
 	})
 }
 
-// ReleaseWorkload says that the workload with this UID is about to end, or to be spoken
-// to without tunnels: those to it end as soon as they carry nothing, instead
-// of after IdleRelease. Connections under way are not disturbed, and those
-// that still come are carried.
+// ReleaseWorkload ends the tunnels to the workload with this UID as soon as they carry
+// nothing, instead of after IdleRelease. The workload ends, or clients will connect to it
+// without tunnels. Connections under way are not disturbed. New connections are still
+// carried.
 func (p *Pool) ReleaseWorkload(uid string) {
 	p.each(func(s *shard) {
 		for _, e := range s.entries {
@@ -127,9 +127,9 @@ func (p *Pool) ReleaseWorkload(uid string) {
 	})
 }
 
-// RenewWorkload says that another instance has taken the place, and the UID, of the
-// workload with this UID. Tunnels of before take no new connections: they lead to the former
-// one. Those that wait get tunnels that are made now.
+// RenewWorkload replaces the tunnels to the workload with this UID, because another instance
+// has that UID now. Existing tunnels lead to the former instance, and take no new
+// connections. Connections that wait get new tunnels.
 func (p *Pool) RenewWorkload(uid string) {
 	p.each(func(s *shard) {
 		for _, e := range s.entries {

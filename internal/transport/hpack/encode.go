@@ -3,7 +3,7 @@ package hpack
 // Encoder writes the header blocks of one connection.
 type Encoder struct {
 	table   table
-	least   uint32 // the smallest size that was set since the last block
+	minimum uint32 // smallest table size since the last header block (RFC 7541, 4.2)
 	changed bool   // the size was set after the block before
 }
 
@@ -13,9 +13,9 @@ func NewEncoder(size uint32) *Encoder { return &Encoder{table: table{max: size}}
 // SetTableSize changes the size of the table, which the next block begins with.
 func (e *Encoder) SetTableSize(n uint32) {
 	if !e.changed {
-		e.changed, e.least = true, n
+		e.changed, e.minimum = true, n
 	}
-	e.least = min(e.least, n)
+	e.minimum = min(e.minimum, n)
 	e.table.setMax(n)
 }
 
@@ -23,8 +23,8 @@ func (e *Encoder) SetTableSize(n uint32) {
 func (e *Encoder) Append(dst []byte, f *Field) []byte {
 	if e.changed {
 		e.changed = false
-		if e.least < e.table.max {
-			// Zero, not e.least: decoders exist that take a second size for an empty table only.
+		if e.minimum < e.table.max {
+			// Zero, not e.minimum: decoders exist that take a second size for an empty table only.
 			e.table.evict(0)
 			dst = appendNumber(dst, sizeUpdate, sizeUpdateBits, 0)
 		}
