@@ -6,7 +6,8 @@ import "container/list"
 type stage int
 
 const (
-	silent   stage = iota // has sent nothing
+	held     stage = iota // waits until its network address may go on, see pace
+	silent                // has sent nothing
 	speaking              // has sent something
 	secured               // has finished the TLS handshake
 )
@@ -75,6 +76,20 @@ func (b *book) shed(l *list.List) *place {
 		b.remove(victim)
 	}
 	return victim
+}
+
+// first returns the connection of a peer that has been held for longest, or nil.
+func (b *book) first(peer string) *place {
+	l := b.peers[peer]
+	if l == nil {
+		return nil
+	}
+	for e := l.Front(); e != nil; e = e.Next() {
+		if p, _ := e.Value.(*place); p.stage == held {
+			return p
+		}
+	}
+	return nil
 }
 
 // remove takes a connection out; it reports whether it was in the book.

@@ -33,7 +33,11 @@ type Conn struct {
 	refusals int
 	reviews  int
 	extended bool
+	paid     bool // has taken a token of its address
+	lingers  bool
 	closed   bool
+	// forward takes the connection on when it is held no longer.
+	forward func(*Conn)
 }
 
 // addr is the address of a connection's peer, by which calls find the
@@ -97,11 +101,16 @@ func (c *Conn) reach(s stage) {
 	c.place.stage = max(c.place.stage, s)
 }
 
-// refuse closes the connection and says why.
+// refuse closes the connection and reports why.
 func (c *Conn) refuse(cause Cause, why error) {
+	c.report(cause, why)
+	_ = c.Close() // the peer learns no more than that
+}
+
+// report counts and logs the end of a connection.
+func (c *Conn) report(cause Cause, why error) {
 	c.door.refused(cause)
 	c.door.opts.Logger.Warn("connection closed", "peer", c.Conn.RemoteAddr().String(), "cause", string(cause), "error", why)
-	_ = c.Close() // the peer learns no more than that
 }
 
 // expire is called at the end of the time that an unauthenticated connection
@@ -110,12 +119,19 @@ func (c *Conn) expire() {
 	d := c.door
 	d.mu.Lock()
 	over := !c.closed && !c.admitted.Load()
-	if over && c.reviews > 0 && !c.extended {
+	waited := over && c.place.stage == held && !c.lingers
+	if over && !waited && !c.lingers && c.reviews > 0 && !c.extended {
 		over, c.extended = false, true
 		c.timer.Reset(d.opts.Limits.Grace)
 	}
+	lingers := c.lingers
 	d.mu.Unlock()
-	if over {
+	switch {
+	case lingers:
+		_ = c.Close() // counted and logged when it was shed
+	case waited:
+		c.refuse(Crowd, errWaited)
+	case over:
 		c.refuse(Silent, errors.New("no authenticated call in time"))
 	}
 }
@@ -127,6 +143,9 @@ func (c *Conn) Close() error {
 	if !c.closed {
 		c.closed = true
 		c.timer.Stop()
+		if c.lingers {
+			d.lingering--
+		}
 		d.waiting.remove(&c.place)
 		d.disown(c)
 	}

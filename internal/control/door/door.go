@@ -1,11 +1,10 @@
-// Package door bounds what connections to the control plane hold before their
-// callers are authenticated, and how many connections an authenticated caller
+// Package door bounds what connections to the control plane hold and cost before
+// their callers are authenticated, and how many connections an authenticated caller
 // has. A Door wraps the listeners and the TLS of a gRPC server, and is the Gate
 // of its auth.Interceptors.
 package door
 
 import (
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -20,6 +19,13 @@ type Limits struct {
 	// Waiting bounds the connections that are not authenticated; WaitingPeer
 	// those of one network address.
 	Waiting, WaitingPeer int
+	// PeerRate is how many connections of one network address go on to TLS in a
+	// second, once WaitingPeer of them have come to nothing. The others are held
+	// until it is their turn.
+	PeerRate int
+	// Linger is how long a connection that was shed while it was held stays open,
+	// so that its client does not come back at once.
+	Linger time.Duration
 	// Grace is how long a connection may be without an authenticated call. A
 	// call under review at its end gets the same time once more.
 	Grace time.Duration
@@ -44,6 +50,10 @@ type Limits struct {
 func (l *Limits) setDefaults() {
 	set(&l.Waiting, 1024)
 	set(&l.WaitingPeer, 256)
+	// A connection that comes to nothing costs some 3 ms of processor time, for a
+	// handshake and 16 refused calls. So one address gets a twentieth of a processor.
+	set(&l.PeerRate, 16)
+	set(&l.Linger, 2*time.Second)
 	set(&l.Grace, 10*time.Second)
 	// A handshake with a certificate, the headers with a token, and one window
 	// of a stream, which a client sends without waiting for the server.
@@ -97,10 +107,13 @@ type Options struct {
 type Door struct {
 	opts Options
 
-	mu      sync.Mutex
-	waiting book
-	owners  map[string]int
-	others  int
+	mu        sync.Mutex
+	waiting   book
+	paces     paces
+	turns     map[string]*time.Timer // of network addresses with connections that are held
+	lingering int
+	owners    map[string]int
+	others    int
 }
 
 // New returns a Door.
@@ -109,7 +122,11 @@ func New(opts Options) *Door {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Door{opts: opts, waiting: newBook(opts.Limits.Waiting, opts.Limits.WaitingPeer), owners: map[string]int{}}
+	return &Door{
+		opts: opts, waiting: newBook(opts.Limits.Waiting, opts.Limits.WaitingPeer), owners: map[string]int{},
+		paces: paces{rate{opts.Limits.WaitingPeer, float64(opts.Limits.PeerRate)}, map[string]*pace{}},
+		turns: map[string]*time.Timer{},
+	}
 }
 
 // Waiting counts the connections that are not authenticated.
@@ -117,44 +134,6 @@ func (d *Door) Waiting() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.waiting.total
-}
-
-// Listen returns a listener whose connections the Door bounds. They are plain
-// when what is read from them is not encrypted.
-func (d *Door) Listen(ln net.Listener, plain bool) net.Listener { return listener{ln, d, plain} }
-
-type listener struct {
-	net.Listener
-	door  *Door
-	plain bool
-}
-
-// Accept implements net.Listener.
-func (l listener) Accept() (net.Conn, error) {
-	raw, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	c := l.door.enter(raw)
-	if l.plain {
-		return metered{c, newMeter(c)}, nil
-	}
-	return c, nil
-}
-
-// enter takes a connection in, and sheds another when there are too many.
-func (d *Door) enter(raw net.Conn) *Conn {
-	c := &Conn{Conn: raw, door: d, peer: peerOf(raw.RemoteAddr()), heard: make(chan struct{})}
-	c.limit.Store(SmallMessage)
-	d.mu.Lock()
-	victim := d.waiting.add(&c.place, c.peer)
-	c.place.conn = c
-	c.timer = time.AfterFunc(d.opts.Limits.Grace, c.expire)
-	d.mu.Unlock()
-	if victim != nil {
-		victim.conn.refuse(Crowd, errors.New("too many connections without an authenticated call"))
-	}
-	return c
 }
 
 func (d *Door) refused(cause Cause) {

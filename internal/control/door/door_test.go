@@ -30,7 +30,7 @@ func (f far) RemoteAddr() net.Addr {
 // visit connects to a Door; the context is that of a call on the connection.
 func visit(t *testing.T, d *Door, address string) (client net.Conn, c *Conn, ctx context.Context) {
 	client, server := net.Pipe()
-	c = d.enter(far{server, address})
+	c = d.enter(far{server, address}, func(*Conn) {})
 	t.Cleanup(func() { _ = client.Close(); _ = c.Close() })
 	return client, c, peer.NewContext(t.Context(), &peer.Peer{Addr: c.RemoteAddr()})
 }

@@ -2,9 +2,9 @@ package door
 
 import (
 	"context"
-	"google.golang.org/grpc"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -126,6 +126,9 @@ func (d *Door) own(c *Conn, caller auth.Caller) bool {
 	}
 	c.timer.Stop()
 	d.waiting.remove(&c.place)
+	if c.paid {
+		d.paces.rate.giveBack(d.paces.get(c.peer, time.Now()))
+	}
 	c.admitted.Store(true)
 	return true
 }
