@@ -26,7 +26,7 @@ PROGRAMS := AMBIT_BIN='$(abspath $(BIN))'
 
 CLUSTER := $(GO) run ./test/cluster
 
-.PHONY: drawings all build parts images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos soak lint fuzz generate release clean help
+.PHONY: drawings all build parts images cluster cluster-down e2e demo test race conformance interop peers bench scale chaos soak lint fuzz generate release clean help programs
 
 all: build
 
@@ -107,6 +107,9 @@ SOAK ?= 5m
 
 soak: build ## a mesh with churn for SOAK=1h: memory, descriptors and what else is held stay flat; table in bin/soak.txt
 	@$(PROGRAMS) $(GO) run ./test/run -each -tags soak -count=1 -timeout 0 ./test/soak -soak $(SOAK) -soak.report '$(abspath $(BIN))/soak.txt'
+
+programs: build ## SSH, FTP, PostgreSQL, dig and others, through the mesh and without it; names the packages that it needs
+	@$(PROGRAMS) $(GO) run ./test/run -each -tags programs -count=1 -timeout 20m -run 'TestPrograms|TestResolvers' ./test/scenario
 
 bench: build ## against no mesh, two plain proxies, and PEER_ZTUNNEL, PEER_ENVOY, PEER_NGINX, PEER_HAPROXY=/path if given
 	@$(GO) run ./test/bench -bin $(BIN) -peer '$(PEER_ZTUNNEL)'
