@@ -33,6 +33,8 @@ type Config struct {
 	StateDir string
 	// Nodes is how many nodes there are, named node1, node2, …; default 1.
 	Nodes int
+	// IPFamily is dual, ipv4 or ipv6; without it the lab has what the kernel does.
+	IPFamily string
 	// PodAddresses is how many addresses a node has for pods; default 245. With
 	// few of them the address of a deleted pod is given away again at once.
 	PodAddresses int

@@ -104,6 +104,9 @@ func Start(t testing.TB, cfg lab.Config) *World {
 	if cfg.Nodes == 0 {
 		cfg.Nodes = 2
 	}
+	if cfg.IPFamily == "" {
+		cfg.IPFamily = ipFamily()
+	}
 	l, err := lab.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("starting the lab: %v", err)
@@ -304,10 +307,24 @@ func (w *World) MustDial(from lab.Where, to netip.AddrPort) net.Conn {
 	return c
 }
 
-// Families runs f once with IPv4 and once with IPv6, as subtests.
+// ipFamily returns what AMBIT_IP_FAMILY has for the families of labs: ipv4, ipv6, or nothing.
+func ipFamily() string { return os.Getenv("AMBIT_IP_FAMILY") }
+
+// PodFamilies returns whether each family that pods of labs have is IPv6.
+func PodFamilies() []bool {
+	switch ipFamily() {
+	case "ipv4":
+		return []bool{false}
+	case "ipv6":
+		return []bool{true}
+	}
+	return []bool{false, true}
+}
+
+// Families runs f once with each family of the lab, as subtests.
 func Families(t *testing.T, f func(t *testing.T, v6 bool)) {
 	t.Helper()
-	for _, v6 := range []bool{false, true} {
+	for _, v6 := range PodFamilies() {
 		t.Run("IPv"+strconv.Itoa(map[bool]int{false: 4, true: 6}[v6]), func(t *testing.T) { f(t, v6) })
 	}
 }

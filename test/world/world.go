@@ -62,6 +62,8 @@ type Mesh interface {
 	ScrapeProxy(ctx context.Context, node string) (string, error)
 	// Scrape returns what a proxy in a pod serves for Prometheus.
 	Scrape(ctx context.Context, namespace, pod string) (string, error)
+	// Families returns whether each family that pods have is IPv6.
+	Families() []bool
 	// Ambit runs the command line.
 	Ambit(ctx context.Context, args ...string) (string, error)
 }
@@ -100,10 +102,10 @@ type Options struct {
 // On returns the world of a test on a mesh.
 func On(t testing.TB, m Mesh) *World { return &World{TB: t, mesh: m, names: map[string]string{}} }
 
-// Families runs f once with IPv4 and once with IPv6, as subtests.
+// Families runs f once with each family that pods have, as subtests.
 func (w *World) Families(f func(w *World, v6 bool)) {
 	w.Helper()
-	for _, v6 := range []bool{false, true} {
+	for _, v6 := range w.mesh.Families() {
 		w.TB.(*testing.T).Run("IPv"+map[bool]string{false: "4", true: "6"}[v6], func(t *testing.T) { f(&World{t, w.mesh, w.names}, v6) })
 	}
 }

@@ -35,6 +35,7 @@ func labUp(a *session.Session) *cobra.Command {
 	f.BoolVarP(&cfg.Detach, "detach", "d", false, "run in the background")
 	f.StringVar(&cfg.BinDir, "bin", "", "directory of ambitd, ztunnel and ambit-cni (default: beside this program)")
 	f.StringToStringVar(&cfg.PeerZtunnel, "ztunnel", nil, "another ztunnel for a node, as NODE=PATH")
+	f.StringVar(&cfg.IPFamily, "ip-family", "", "families of the addresses of nodes, pods and services: dual, ipv4 or ipv6 (default: what the kernel does)")
 	f.StringVar(&meshConfig, "mesh-config", "", "file with Istio's MeshConfig, which ambitd reads again when it changes")
 	f.BoolVar(&plaintext, "plaintext", false, "no mesh: only nodes, pods and services")
 	f.BoolVar(&rootless, "rootless", false, "use a user namespace even as root")

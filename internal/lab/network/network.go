@@ -34,7 +34,7 @@ type Space struct {
 }
 
 // newSpace makes a network namespace with its loopback up.
-func newSpace(path string, v6 bool) (*Space, error) {
+func newSpace(path string, f Families) (*Space, error) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func newSpace(path string, v6 bool) (*Space, error) {
 		err = s.Up("lo")
 	}
 	if err == nil {
-		err = s.sysctls(v6)
+		err = s.sysctls(f)
 	}
 	if err != nil {
 		s.Close()
@@ -89,7 +89,7 @@ func (s *Space) Close() {
 
 // sysctls makes the namespace forward. Addresses are used at once: nobody else
 // is on these links, so there are no duplicates to look for.
-func (s *Space) sysctls(v6 bool) error {
+func (s *Space) sysctls(f Families) error {
 	set := map[string]string{
 		"net/ipv4/ip_forward":                  "1",
 		"net/ipv4/conf/all/rp_filter":          "0",
@@ -97,12 +97,16 @@ func (s *Space) sysctls(v6 bool) error {
 		"net/ipv4/conf/all/send_redirects":     "0",
 		"net/ipv4/conf/default/send_redirects": "0",
 	}
-	if v6 {
+	if kernelHasIPv6() {
 		set["net/ipv6/conf/all/forwarding"] = "1"
 		set["net/ipv6/conf/all/accept_dad"] = "0"
 		set["net/ipv6/conf/default/accept_dad"] = "0"
-		set["net/ipv6/conf/all/disable_ipv6"] = "0"
-		set["net/ipv6/conf/default/disable_ipv6"] = "0"
+		disabled := "1"
+		if f.V6 {
+			disabled = "0"
+		}
+		set["net/ipv6/conf/all/disable_ipv6"] = disabled
+		set["net/ipv6/conf/default/disable_ipv6"] = disabled
 	}
 	return s.Ns.Do(func() error {
 		for k, v := range set {
@@ -118,13 +122,13 @@ func (s *Space) sysctls(v6 bool) error {
 func Single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // NewLAN makes the network between the nodes.
-func NewLAN(path string, v6 bool) (*Space, error) {
-	s, err := newSpace(path, v6)
+func NewLAN(path string, f Families) (*Space, error) {
+	s, err := newSpace(path, f)
 	if err != nil {
 		return nil, err
 	}
 	err = s.Bridge(BridgeName)
-	for _, a := range HostAddr(0, LanHost).Addrs(v6) {
+	for _, a := range HostAddr(0, LanHost).Addrs(f) {
 		err = errors.Join(err, s.Address(BridgeName, netip.PrefixFrom(a, lanBits(a))))
 	}
 	if err != nil {
@@ -142,8 +146,8 @@ func lanBits(a netip.Addr) int {
 }
 
 // NewNode makes the namespace of node n and plugs it into the LAN.
-func NewNode(lan *Space, path string, n int, v6 bool) (*Space, error) {
-	s, err := newSpace(path, v6)
+func NewNode(lan *Space, path string, n int, f Families) (*Space, error) {
+	s, err := newSpace(path, f)
 	if err != nil {
 		return nil, err
 	}
@@ -151,10 +155,10 @@ func NewNode(lan *Space, path string, n int, v6 bool) (*Space, error) {
 	if err == nil {
 		err = lan.Plug(PortName(n), BridgeName)
 	}
-	for _, a := range NodeAddr(n).Addrs(v6) {
+	for _, a := range NodeAddr(n).Addrs(f) {
 		err = errors.Join(err, s.Address(UplinkName, netip.PrefixFrom(a, lanBits(a))))
 	}
-	for _, a := range HostAddr(0, LanHost).Addrs(v6) {
+	for _, a := range HostAddr(0, LanHost).Addrs(f) {
 		// What nobody knows goes to the LAN, which has nowhere to send it and
 		// says so.
 		err = errors.Join(err, s.Route(links.Everywhere(a), UplinkName, a))
@@ -167,13 +171,16 @@ func NewNode(lan *Space, path string, n int, v6 bool) (*Space, error) {
 }
 
 // RoutePods adds the routes to the pods of node n to a namespace on the LAN.
-func (s *Space) RoutePods(n int, dev string, v6 bool) error {
+func (s *Space) RoutePods(n int, dev string, f Families) error {
 	p4, p6 := podNetworks(n)
-	err := s.Route(p4, dev, NodeAddr(n).V4)
-	if v6 {
-		err = errors.Join(err, s.Route(p6, dev, NodeAddr(n).V6))
+	var errs []error
+	if f.V4 {
+		errs = append(errs, s.Route(p4, dev, NodeAddr(n).V4))
 	}
-	return err
+	if f.V6 {
+		errs = append(errs, s.Route(p6, dev, NodeAddr(n).V6))
+	}
+	return errors.Join(errs...)
 }
 
 // linkLocalGateway is a node as its pods see it in IPv6. Each pod has a link
@@ -182,12 +189,12 @@ var linkLocalGateway = netip.MustParseAddr("fe80::1")
 
 // NewPodSpace makes the namespace of a pod of node n, with host number h,
 // reached through the interface link of the node.
-func NewPodSpace(node *Space, path, link string, n, h int, v6 bool) (*Space, error) {
-	s, err := newSpace(path, v6)
+func NewPodSpace(node *Space, path, link string, n, h int, f Families) (*Space, error) {
+	s, err := newSpace(path, f)
 	if err != nil {
 		return nil, err
 	}
-	if err := plugPod(node, s, link, n, h, v6); err != nil {
+	if err := plugPod(node, s, link, n, h, f); err != nil {
 		node.Remove(link)
 		s.Close()
 		return nil, err
@@ -195,20 +202,23 @@ func NewPodSpace(node *Space, path, link string, n, h int, v6 bool) (*Space, err
 	return s, nil
 }
 
-func plugPod(node, s *Space, link string, n, h int, v6 bool) error {
+func plugPod(node, s *Space, link string, n, h int, f Families) error {
 	if err := node.Cable(link, s.Links, UplinkName); err != nil {
 		return err
 	}
 	pod, gw := HostAddr(n, h), HostAddr(n, podGateway4)
 	var none netip.Addr
-	err := errors.Join(
-		node.Address(link, Single(gw.V4)),
-		node.Route(Single(pod.V4), link, none),
-		s.Address(UplinkName, Single(pod.V4)),
-		s.Route(Single(gw.V4), UplinkName, none),
-		s.Route(links.Everywhere(gw.V4), UplinkName, gw.V4),
-	)
-	if !v6 || err != nil {
+	var err error
+	if f.V4 {
+		err = errors.Join(
+			node.Address(link, Single(gw.V4)),
+			node.Route(Single(pod.V4), link, none),
+			s.Address(UplinkName, Single(pod.V4)),
+			s.Route(Single(gw.V4), UplinkName, none),
+			s.Route(links.Everywhere(gw.V4), UplinkName, gw.V4),
+		)
+	}
+	if !f.V6 || err != nil {
 		return err
 	}
 	return errors.Join(
@@ -219,9 +229,9 @@ func plugPod(node, s *Space, link string, n, h int, v6 bool) error {
 	)
 }
 
-// HasIPv6 reports whether this kernel does IPv6 at all (it may be told not to
+// kernelHasIPv6 reports whether this kernel does IPv6 at all (it may be told not to
 // when it is booted).
-func HasIPv6() bool {
+func kernelHasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil
 }

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 )
@@ -28,18 +29,49 @@ const (
 // Dual is an address in both families.
 type Dual struct{ V4, V6 netip.Addr }
 
-// Addrs returns both addresses, or the one of IPv4.
-func (d Dual) Addrs(v6 bool) []netip.Addr {
-	if v6 {
-		return []netip.Addr{d.V4, d.V6}
+// Families are those that a lab has: one of them, or both.
+type Families struct{ V4, V6 bool }
+
+// Names of families, as users write them.
+const (
+	FamilyDual = "dual"
+	FamilyIPv4 = "ipv4"
+	FamilyIPv6 = "ipv6"
+)
+
+// FamiliesOf returns the families of a name. Without a name they are those that the
+// kernel does. The error says which names there are.
+func FamiliesOf(name string) (Families, error) {
+	f, ok := map[string]Families{
+		"": {true, kernelHasIPv6()}, FamilyDual: {true, true}, FamilyIPv4: {V4: true}, FamilyIPv6: {V6: true},
+	}[name]
+	switch {
+	case !ok:
+		return f, fmt.Errorf("IP family %q: there are %s, %s and %s", name, FamilyDual, FamilyIPv4, FamilyIPv6)
+	case f.V6 && !kernelHasIPv6():
+		return f, fmt.Errorf("IP family %s: this kernel does no IPv6", name)
 	}
-	return []netip.Addr{d.V4}
+	return f, nil
 }
 
+// Addrs returns the addresses of the families, IPv4 first.
+func (d Dual) Addrs(f Families) (all []netip.Addr) {
+	if f.V4 {
+		all = append(all, d.V4)
+	}
+	if f.V6 {
+		all = append(all, d.V6)
+	}
+	return all
+}
+
+// First returns the first of Addrs.
+func (d Dual) First(f Families) netip.Addr { return d.Addrs(f)[0] }
+
 // Strings is Addrs as texts.
-func (d Dual) Strings(v6 bool) []string {
+func (d Dual) Strings(f Families) []string {
 	var out []string
-	for _, a := range d.Addrs(v6) {
+	for _, a := range d.Addrs(f) {
 		out = append(out, a.String())
 	}
 	return out

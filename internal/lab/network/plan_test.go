@@ -11,7 +11,7 @@ import (
 func TestAddresses(t *testing.T) {
 	seen := map[string]string{}
 	add := func(what string, d Dual) {
-		for _, a := range d.Strings(true) {
+		for _, a := range d.Strings(Families{true, true}) {
 			if was, ok := seen[a]; ok {
 				t.Fatalf("%s is %s and %s", a, was, what)
 			}

@@ -47,7 +47,7 @@ func ambitdArgs(s *supervisor) []string {
 		"--config-dir", s.d.Config(), "--config-dir", s.d.Generated(), "--status-dir", s.d.Status(),
 		"--state-dir", s.d.Ambitd(), "--admin", "127.0.0.1:" + strconv.Itoa(wellknown.PortControlDebug),
 	}
-	for _, ip := range network.HostAddr(0, network.LanHost).Strings(s.v6) {
+	for _, ip := range network.HostAddr(0, network.LanHost).Strings(s.families) {
 		args = append(args, "--server-name", ip)
 	}
 	return args
@@ -61,14 +61,14 @@ func cniArgs(s *supervisor, n *node) []string {
 }
 
 func ztunnelEnv(s *supervisor, n *node, p *generation, env map[string]string) {
-	address := fmt.Sprintf("https://%s", net.JoinHostPort(network.HostAddr(0, network.LanHost).V4.String(), strconv.Itoa(network.AmbitdPort)))
+	address := fmt.Sprintf("https://%s", net.JoinHostPort(network.HostAddr(0, network.LanHost).First(s.families).String(), strconv.Itoa(network.AmbitdPort)))
 	root := filepath.Join(s.d.Ambitd(), rootCertFile)
 	for k, v := range map[string]string{
 		"XDS_ADDRESS": address, "CA_ADDRESS": address, "XDS_ROOT_CA": root, "CA_ROOT_CA": root,
 		"AUTH_TOKEN": s.d.Token(n.name), "NODE_NAME": n.name, "INPOD_UDS": s.d.Zds(n.name),
 		"CLUSTER_ID": wellknown.DefaultCluster, "POD_NAME": "ztunnel-" + n.name + "-" + p.link,
 		"POD_NAMESPACE": wellknown.SystemNamespace, "SERVICE_ACCOUNT": "ztunnel",
-		"INSTANCE_IP": network.HostAddr(n.n, p.host).V4.String(), "PROXY_MODE": "shared",
+		"INSTANCE_IP": network.HostAddr(n.n, p.host).First(s.families).String(), "PROXY_MODE": "shared",
 		"TERMINATION_GRACE_PERIOD_SECONDS": "30",
 	} {
 		env[k] = v

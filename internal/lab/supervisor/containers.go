@@ -191,7 +191,7 @@ func (s *supervisor) runOnce(ctx context.Context, p *pod, c *container) int {
 		s.fail(p, err)
 		return process.ExitCannotRun
 	}
-	env := containerEnv(p, c.spec, s.v6)
+	env := containerEnv(p, c.spec, s.families)
 	ch, err := s.spawn(p, s.initSpec(p, c, process.ExpandAll(append(append([]string{}, c.spec.Command...), c.spec.Args...), env)), env, []*os.File{null, w, w})
 	lab.CloseAll([]*os.File{null, w})
 	if err != nil {
@@ -310,13 +310,13 @@ func (s *supervisor) startInit(sp *network.Space, spec process.InitSpec, env []s
 }
 
 // containerEnv is the environment of a container, as a list of "NAME=value".
-func containerEnv(p *pod, c *corev1.Container, v6 bool) []string {
+func containerEnv(p *pod, c *corev1.Container, f network.Families) []string {
 	env := process.HostEnv()
 	env["HOSTNAME"] = p.key.Name
 	for _, e := range c.Env {
 		v := process.Expand(e.Value, env)
 		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
-			v = podField(p, e.ValueFrom.FieldRef.FieldPath, v6)
+			v = podField(p, e.ValueFrom.FieldRef.FieldPath, f)
 		}
 		env[e.Name] = v
 	}
@@ -324,7 +324,7 @@ func containerEnv(p *pod, c *corev1.Container, v6 bool) []string {
 }
 
 // podField is the downward API.
-func podField(p *pod, path string, v6 bool) string {
+func podField(p *pod, path string, f network.Families) string {
 	switch path {
 	case "metadata.name":
 		return p.key.Name
@@ -337,11 +337,11 @@ func podField(p *pod, path string, v6 bool) string {
 	case "spec.serviceAccountName":
 		return p.spec.Spec.ServiceAccountName
 	case "status.podIP":
-		return p.ips().V4.String()
+		return p.ips().First(f).String()
 	case "status.podIPs":
-		return strings.Join(p.ips().Strings(v6), ",")
+		return strings.Join(p.ips().Strings(f), ",")
 	case "status.hostIP":
-		return network.NodeAddr(p.node.n).V4.String()
+		return network.NodeAddr(p.node.n).First(f).String()
 	}
 	return ""
 }

@@ -27,7 +27,7 @@ func (s *supervisor) cmdAdd(ctx context.Context, p *pod) error {
 		Netns, PodName, PodNamespace string
 		IPs                          []ip
 	}{Netns: filepath.Join(s.d.PodNetns(p.node.name), p.uid), PodName: p.key.Name, PodNamespace: p.key.Namespace}
-	for _, a := range p.ips().Addrs(s.v6) {
+	for _, a := range p.ips().Addrs(s.families) {
 		body.IPs = append(body.IPs, ip{Address: *links.IPNet(network.Single(a))})
 	}
 	b, err := json.Marshal(body)

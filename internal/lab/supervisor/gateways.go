@@ -29,7 +29,7 @@ func (s *supervisor) proxies() objects.Proxies {
 	}
 	p := objects.Proxies{
 		Path: filepath.Join(s.cfg.BinDir, network.Waypoint), Args: s.cfg.Args[network.Waypoint],
-		Xds: net.JoinHostPort(network.HostAddr(0, network.LanHost).V4.String(), strconv.Itoa(network.AmbitdPort)),
+		Xds: net.JoinHostPort(network.HostAddr(0, network.LanHost).First(s.families).String(), strconv.Itoa(network.AmbitdPort)),
 		// Nobody waits for a lab as for a cluster.
 		Env: map[string]string{"TERMINATION_GRACE_PERIOD_SECONDS": "3", "MINIMUM_DRAIN_DURATION": "0s"},
 	}

@@ -60,7 +60,7 @@ func (c *component) ownSpace(p *generation) error {
 	}
 	p.host, p.link = host, fmt.Sprintf("ztunnel%d", number)
 	path := filepath.Join(s.d.Node(c.node.name), p.link)
-	own, err := network.NewPodSpace(c.node.space, path, p.link, c.node.n, host, s.v6)
+	own, err := network.NewPodSpace(c.node.space, path, p.link, c.node.n, host, s.families)
 	if err != nil {
 		s.mu.Lock()
 		c.node.proxies.Give(host)

@@ -207,7 +207,7 @@ func (s *supervisor) fail(p *pod, err error) {
 // sandbox makes what the containers run in.
 func (s *supervisor) sandbox(p *pod) error {
 	path := filepath.Join(s.d.PodNetns(p.node.name), p.uid)
-	sp, err := network.NewPodSpace(p.node.space, path, p.link, p.node.n, p.host, s.v6)
+	sp, err := network.NewPodSpace(p.node.space, path, p.link, p.node.n, p.host, s.families)
 	if err != nil {
 		return err
 	}
@@ -261,8 +261,8 @@ func (s *supervisor) publish(p *pod) error {
 		ends.Mark(&o.ObjectMeta, p.ending, ends.Grace(&p.spec.Spec))
 	}
 	o.Status.Phase = p.phase
-	o.Status.HostIP = network.NodeAddr(p.node.n).V4.String()
-	for i, ip := range p.ips().Strings(s.v6) {
+	o.Status.HostIP = network.NodeAddr(p.node.n).First(s.families).String()
+	for i, ip := range p.ips().Strings(s.families) {
 		if i == 0 {
 			o.Status.PodIP = ip
 		}
@@ -312,7 +312,7 @@ func (s *supervisor) setProbed(p *pod, ready bool) {
 func (s *supervisor) podStatus(p *pod) lab.PodStatus {
 	st := lab.PodStatus{
 		Namespace: p.key.Namespace, Name: p.key.Name, UID: p.uid, Node: p.node.name,
-		IPs: p.ips().Strings(s.v6), Phase: string(p.phase), Ready: p.announced,
+		IPs: p.ips().Strings(s.families), Phase: string(p.phase), Ready: p.announced,
 		Captured: p.captured, Message: p.message,
 	}
 	if !p.ending.IsZero() {

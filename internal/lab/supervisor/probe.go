@@ -155,7 +155,7 @@ func (s *supervisor) check(ctx context.Context, p *pod, c *corev1.Container) err
 		if err != nil {
 			return err
 		}
-		f, err := network.Dial(ctx, sp, "tcp", netip.AddrPortFrom(p.ips().V4, port).String())
+		f, err := network.Dial(ctx, sp, "tcp", netip.AddrPortFrom(p.ips().First(s.families), port).String())
 		if err == nil {
 			_ = f.Close()
 		}
@@ -196,7 +196,7 @@ func (s *supervisor) get(ctx context.Context, p *pod, c *corev1.Container, g *co
 	if err != nil {
 		return err
 	}
-	return getProbe(ctx, sp, fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(p.ips().V4, port), strings.TrimPrefix(g.Path, "/")), timeout)
+	return getProbe(ctx, sp, fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(p.ips().First(s.families), port), strings.TrimPrefix(g.Path, "/")), timeout)
 }
 
 var errNoNetwork = errors.New("no network")
@@ -222,7 +222,7 @@ func (s *supervisor) execProbe(ctx context.Context, p *pod, c *corev1.Container,
 	if err != nil {
 		return err
 	}
-	env := containerEnv(p, c, s.v6)
+	env := containerEnv(p, c, s.families)
 	ch, err := s.spawn(p, s.initSpec(p, &container{spec: c}, argv), env, []*os.File{null, null, null})
 	_ = null.Close()
 	if err != nil {

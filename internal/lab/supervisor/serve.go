@@ -223,7 +223,7 @@ func (s *supervisor) exec(req *lab.Request, files []*os.File) (*process.Child, e
 	if req.Dir != "" {
 		spec.Dir = req.Dir
 	}
-	return s.spawn(p, spec, append(containerEnv(p, c, s.v6), req.Env...), files)
+	return s.spawn(p, spec, append(containerEnv(p, c, s.families), req.Env...), files)
 }
 
 // execElsewhere runs a program in a node, with the machine's own files.

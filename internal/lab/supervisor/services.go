@@ -87,7 +87,7 @@ func (s *supervisor) address(v *service) error {
 		}
 		v.number = n
 	}
-	v.ips = families(spec, network.ServiceAddr(v.number), s.v6)
+	v.ips = families(spec, network.ServiceAddr(v.number), s.families)
 	return nil
 }
 
@@ -101,10 +101,10 @@ func wishedIPs(spec corev1.ServiceSpec) []string {
 	return nil
 }
 
-// families picks the addresses a service asks for; as on Kubernetes, one of
-// IPv4 when it asks for nothing.
-func families(spec corev1.ServiceSpec, a network.Dual, v6 bool) []netip.Addr {
-	all := a.Addrs(v6)
+// families picks the addresses a service asks for; as on Kubernetes, the first
+// family's when it asks for nothing.
+func families(spec corev1.ServiceSpec, a network.Dual, f network.Families) []netip.Addr {
+	all := a.Addrs(f)
 	if len(spec.IPFamilies) == 0 {
 		if spec.IPFamilyPolicy == nil || *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack {
 			return all[:1]
@@ -112,9 +112,9 @@ func families(spec corev1.ServiceSpec, a network.Dual, v6 bool) []netip.Addr {
 		return all
 	}
 	var out []netip.Addr
-	for _, f := range spec.IPFamilies {
+	for _, wanted := range spec.IPFamilies {
 		for _, x := range all {
-			if x.Is6() == (f == corev1.IPv6Protocol) {
+			if x.Is6() == (wanted == corev1.IPv6Protocol) {
 				out = append(out, x)
 			}
 		}
@@ -280,7 +280,7 @@ var clusterDNS = network.ServiceAddr(10)
 
 func (s *supervisor) writeResolvConf(p *pod) error {
 	text := fmt.Sprintf("nameserver %s\nsearch %s.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5 timeout:1 attempts:1\n",
-		clusterDNS.V4, p.key.Namespace)
+		clusterDNS.First(s.families), p.key.Namespace)
 	return os.WriteFile(s.resolvPath(p), []byte(text), 0o644) //nolint:gosec // every user of the pod reads it
 }
 
@@ -290,7 +290,7 @@ func (s *supervisor) writeResolvConf(p *pod) error {
 func (s *supervisor) hosts(p *pod) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
-	for _, ip := range p.ips().Strings(s.v6) {
+	for _, ip := range p.ips().Strings(s.families) {
 		fmt.Fprintf(&b, "%s %s\n", ip, p.key.Name)
 	}
 	var lines []string
@@ -302,7 +302,7 @@ func (s *supervisor) hosts(p *pod) string {
 		ips := v.ips
 		if v.headless {
 			for _, e := range s.backends(v) {
-				ips = append(ips, e.ips().Addrs(s.v6)...)
+				ips = append(ips, e.ips().Addrs(s.families)...)
 			}
 		}
 		for _, ip := range ips {
@@ -319,7 +319,7 @@ func (s *supervisor) hosts(p *pod) string {
 		if other.key.Namespace == p.key.Namespace && s.services[objects.NewKey("Service", p.key.Namespace, other.key.Name)] == nil {
 			names += " " + other.key.Name
 		}
-		for _, ip := range other.ips().Strings(s.v6) {
+		for _, ip := range other.ips().Strings(s.families) {
 			lines = append(lines, ip+" "+names)
 		}
 	}

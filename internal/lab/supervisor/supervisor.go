@@ -36,11 +36,11 @@ const stopGrace = 3 * time.Second
 
 // supervisor is the process a lab consists of.
 type supervisor struct {
-	cfg  lab.Config
-	d    lab.Dirs
-	log  *slog.Logger
-	v6   bool
-	kids *process.Children
+	cfg      lab.Config
+	d        lab.Dirs
+	log      *slog.Logger
+	families network.Families
+	kids     *process.Children
 
 	lan        *network.Space
 	nodes      []*node
@@ -102,8 +102,12 @@ func newSupervisor(d lab.Dirs) (*supervisor, *net.UnixListener, error) {
 	if r == nil {
 		return nil, nil, errors.New("no record of this lab")
 	}
+	families, err := network.FamiliesOf(r.Config.IPFamily)
+	if err != nil {
+		return nil, nil, err
+	}
 	s := &supervisor{
-		cfg: r.Config, d: d, kids: process.NewChildren(), v6: network.HasIPv6(),
+		cfg: r.Config, d: d, kids: process.NewChildren(), families: families,
 		log:     slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		objects: map[objects.Key]objects.Document{}, pods: map[objects.Key]*pod{}, services: map[objects.Key]*service{},
 		vips: network.NewPool(network.FirstVIP, network.LastVIP), changed: make(chan struct{}), ending: make(chan struct{}),
@@ -143,7 +147,7 @@ func (s *supervisor) mounts() error {
 // network makes the LAN and the nodes.
 func (s *supervisor) network() error {
 	var err error
-	if s.lan, err = network.NewLAN(filepath.Join(s.d.Run(), "lan"), s.v6); err != nil {
+	if s.lan, err = network.NewLAN(filepath.Join(s.d.Run(), "lan"), s.families); err != nil {
 		return err
 	}
 	for n := 1; n <= s.cfg.Nodes; n++ {
@@ -151,7 +155,7 @@ func (s *supervisor) network() error {
 		if err := os.MkdirAll(s.d.PodNetns(name), 0o700); err != nil {
 			return err
 		}
-		sp, err := network.NewNode(s.lan, filepath.Join(s.d.Node(name), "net"), n, s.v6)
+		sp, err := network.NewNode(s.lan, filepath.Join(s.d.Node(name), "net"), n, s.families)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -161,10 +165,10 @@ func (s *supervisor) network() error {
 		})
 	}
 	for _, a := range s.nodes {
-		err = errors.Join(err, s.lan.RoutePods(a.n, network.BridgeName, s.v6))
+		err = errors.Join(err, s.lan.RoutePods(a.n, network.BridgeName, s.families))
 		for _, b := range s.nodes {
 			if a != b {
-				err = errors.Join(err, a.space.RoutePods(b.n, network.UplinkName, s.v6))
+				err = errors.Join(err, a.space.RoutePods(b.n, network.UplinkName, s.families))
 			}
 		}
 	}
@@ -261,7 +265,7 @@ func (s *supervisor) snapshot() (*lab.Status, <-chan struct{}) {
 		Events: append([]lab.Event{}, s.events...),
 	}
 	for _, n := range s.nodes {
-		st.Nodes = append(st.Nodes, lab.NodeStatus{Name: n.name, IPs: network.NodeAddr(n.n).Strings(s.v6), Labels: n.labels})
+		st.Nodes = append(st.Nodes, lab.NodeStatus{Name: n.name, IPs: network.NodeAddr(n.n).Strings(s.families), Labels: n.labels})
 	}
 	for _, p := range s.pods {
 		st.Pods = append(st.Pods, s.podStatus(p))

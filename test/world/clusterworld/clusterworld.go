@@ -199,6 +199,8 @@ func (m mesh) Service(ctx context.Context, namespace, name string) (all []netip.
 	return all, nil
 }
 
+func (mesh) Families() []bool { return []bool{false, true} }
+
 func (m mesh) Exec(ctx context.Context, namespace, pod string, stdout io.Writer, argv ...string) error {
 	if argv[0] == "ECHO" {
 		argv = append([]string{"/echo"}, argv[1:]...)

@@ -167,6 +167,8 @@ func (m mesh) ScrapeProxy(ctx context.Context, node string) (string, error) {
 	return string(b), err
 }
 
+func (mesh) Families() []bool { return rig.PodFamilies() }
+
 func (m mesh) Ambit(_ context.Context, args ...string) (string, error) {
 	return m.World.Ambit(args[0], args[1:]...)
 }
