@@ -13,6 +13,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
+	"github.com/ambit-mesh/ambit/internal/node/packets"
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/sys/nft"
 )
@@ -28,6 +29,7 @@ type options struct {
 	selectors               []node.Selector
 	agent                   node.Config // only its times and bounds
 	redirection             nft.Config
+	largePackets            packets.Mode
 	probeSources            []netip.Prefix
 	logLevel                string
 	logFormat               logging.Format
@@ -88,6 +90,8 @@ func parse(args []string, usage io.Writer) (options, error) {
 	selectors := fs.String("enablement-selector", os.Getenv("AMBIENT_ENABLEMENT_SELECTOR"), "`YAML` list of {podSelector, namespaceSelector}; a pod is enrolled when both of one match")
 	fs.BoolVar(&o.redirection.IPv6, "ipv6", env.flag("AMBIENT_IPV6", true), "capture IPv6 as well")
 	fs.BoolVar(&o.redirection.CaptureDNS, "dns-capture", env.flag("AMBIENT_DNS_CAPTURE", false), "send the name look-ups of pods to ztunnel, unless a pod says otherwise")
+	large := fs.String("large-packets", cmp.Or(os.Getenv("AMBIT_LARGE_PACKETS"), string(packets.Loopback)), "`where` packets may be larger than 64 KiB: "+
+		string(packets.Loopback)+" of enrolled pods; "+string(packets.Pod)+", also their interface and its other end on the host; or "+string(packets.Off))
 	fs.Func("probe-source", "`addresses` from which the kubelet probes pods, with commas between; not captured at the ports that a pod is probed at; with --kubernetes only what the node itself sends (default: with --kubernetes the node's own, else none)", func(s string) error {
 		for text := range strings.SplitSeq(s, ",") {
 			source, err := parsePrefix(strings.TrimSpace(text))
@@ -120,6 +124,9 @@ func parse(args []string, usage io.Writer) (options, error) {
 		if o.selectors, err = node.ParseSelectors([]byte(*selectors)); err != nil {
 			return o, err
 		}
+	}
+	if o.largePackets, err = packets.ParseMode(*large); err != nil {
+		return o, err
 	}
 	if o.logFormat, err = logging.ParseFormat(*format); err != nil {
 		return o, err

@@ -3,7 +3,10 @@ package main
 import (
 	"io"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/ambit-mesh/ambit/internal/node/packets"
 )
 
 func TestFlagsOnKubernetes(t *testing.T) {
@@ -29,6 +32,20 @@ func TestFlagsOnKubernetes(t *testing.T) {
 			t.Errorf("%q passes", bad)
 		}
 	}
+	if o.largePackets != packets.Loopback {
+		t.Errorf("large packets: %q", o.largePackets)
+	}
+	t.Setenv("AMBIT_LARGE_PACKETS", "off")
+	for flags, want := range map[string]packets.Mode{"": packets.Off, "--large-packets=pod": packets.Pod} {
+		if o, err := parse(append([]string{"--kubernetes"}, strings.Fields(flags)...), io.Discard); err != nil || o.largePackets != want {
+			t.Errorf("%q: %q, %v", flags, o.largePackets, err)
+		}
+	}
+	t.Setenv("AMBIT_LARGE_PACKETS", "everywhere")
+	if _, err := parse([]string{"--kubernetes"}, io.Discard); err == nil || !strings.Contains(err.Error(), "everywhere") {
+		t.Errorf("a setting that does not exist: %v", err)
+	}
+	t.Setenv("AMBIT_LARGE_PACKETS", "")
 	t.Setenv("AMBIENT_IPV6", "maybe")
 	if _, err := parse([]string{"--kubernetes"}, io.Discard); err == nil {
 		t.Error("a variable that is neither true nor false passes")

@@ -11,8 +11,10 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/kube/client"
 	"github.com/ambit-mesh/ambit/internal/kube/nodestate"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/node/cniconf"
+	"github.com/ambit-mesh/ambit/internal/node/packets"
 	"github.com/ambit-mesh/ambit/internal/node/selftest"
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -48,7 +50,9 @@ func (p *program) cluster() (wiring, error) {
 	}
 	addresses := node.NewHostAddresses(host, p.log.Logger("node"))
 	state := nodestate.New(c, p.node, p.log.Logger("kube"))
+	large := packets.New(p.largePackets, host, p.log.Logger("node"), p.registry)
 	w := wiring{
+		packets: large,
 		agent: node.Config{
 			Resolver: resolver, Annotator: state, Tell: state.Tell, Host: host,
 			ProbeSources: addresses.List, HostRules: node.HostKernel{Host: host}, NamespacesListed: true,
@@ -60,7 +64,12 @@ func (p *program) cluster() (wiring, error) {
 			}
 			return nil
 		},
-		condition:   func(r selftest.Result) { state.SetCondition(r.Ready, r.Reason, r.Message) },
+		condition: func(r selftest.Result) {
+			if r.Ready {
+				r.Message += wellknown.ConditionLargePackets + large.Path()
+			}
+			state.SetCondition(r.Ready, r.Reason, r.Message)
+		},
 		uninstalled: func() bool { return false },
 		cleanUp: func() {
 			if err := nft.RemoveHost(host); err != nil {

@@ -22,6 +22,7 @@ import (
 
 	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/node"
+	"github.com/ambit-mesh/ambit/internal/node/packets"
 	"github.com/ambit-mesh/ambit/internal/node/selftest"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
 	"github.com/ambit-mesh/ambit/internal/ops/lifecycle"
@@ -30,6 +31,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/version"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/file"
+	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/unixsock"
 	"github.com/ambit-mesh/ambit/internal/zds"
 )
@@ -100,6 +102,7 @@ func run(ctx context.Context, o options) error {
 	cfg.Redirection = o.redirection
 	cfg.Proxies = server
 	cfg.Logger, cfg.Observe = logger, counters.Observe
+	cfg.LargePackets = w.packets
 	if agent, err = node.New(cfg); err != nil {
 		return err
 	}
@@ -190,7 +193,8 @@ type program struct {
 
 // wiring is what an agent is joined to: a cluster, or a directory of files.
 type wiring struct {
-	agent node.Config // those parts of it that are about the world outside
+	agent   node.Config // those parts of it that are about the world outside
+	packets *packets.Packets
 	// source tells of pods and namespaces.
 	source interface {
 		Run(ctx context.Context, sink source.Sink) error
@@ -216,13 +220,21 @@ func (p *program) files() (wiring, error) {
 		return wiring{}, fmt.Errorf("this node cannot redirect the traffic of pods, and none is enrolled: %w", err)
 	}
 	resolver, err := p.resolver()
+	if err != nil {
+		return wiring{}, err
+	}
+	host, err := netns.Current()
+	if err != nil {
+		return wiring{}, err
+	}
 	return wiring{
+		packets:   packets.New(p.largePackets, host, p.log.Logger("node"), p.registry),
 		agent:     node.Config{Resolver: resolver, Annotator: newAnnotator(p.statusDir)},
 		source:    file.New(file.Options{ConfigDirs: p.configDirs, StatusDir: p.statusDir, Logger: p.log.Logger("source")}),
 		tryHost:   func() error { return nil },
 		condition: func(selftest.Result) {}, uninstalled: func() bool { return false },
-		cleanUp: func() {}, close: func() {},
-	}, err
+		cleanUp: func() {}, close: func() { _ = host.Close() },
+	}, nil
 }
 
 func (p *program) resolver() (node.Resolver, error) {

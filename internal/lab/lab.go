@@ -56,6 +56,9 @@ type Config struct {
 	Env map[string][]string
 	// Args has more command line arguments, by the same keys.
 	Args map[string][]string
+	// LargePackets lets packets between nodes be large, and has the node agents let
+	// those of enrolled pods (ambit-cni --large-packets=pod).
+	LargePackets bool
 	// UserNamespace makes an unprivileged lab even for root. Without root there
 	// is no other.
 	UserNamespace bool

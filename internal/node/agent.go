@@ -56,6 +56,13 @@ type Kernel interface {
 	Connections(ns *netns.NS) (int, error)
 }
 
+// LargePackets lets packets of an enrolled pod be larger than others. What fails there
+// is no failure of the agent.
+type LargePackets interface {
+	Join(ns *netns.NS, addrs []netip.Addr)
+	Leave(ns *netns.NS)
+}
+
 // Config is an agent's.
 type Config struct {
 	Policy      Policy
@@ -76,7 +83,8 @@ type Config struct {
 	Proxies          Proxies
 	Resolver         Resolver
 	Annotator        Annotator
-	Kernel           Kernel // nil: the real one
+	Kernel           Kernel       // nil: the real one
+	LargePackets     LargePackets // nil: interfaces stay as they are
 	Logger           *slog.Logger
 
 	// Resync is how often every pod is compared with the kernel.
@@ -166,6 +174,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.Kernel == nil {
 		cfg.Kernel = kernel{}
+	}
+	if cfg.LargePackets == nil {
+		cfg.LargePackets = noPackets{}
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(string, error) {}
@@ -452,3 +463,9 @@ func (kernel) Check(ns *netns.NS, cfg nft.Config) ([]string, error) {
 func (kernel) Remove(ns *netns.NS) error             { return nft.Remove(ns) }
 func (kernel) Present(ns *netns.NS) (bool, error)    { return nft.Present(ns) }
 func (kernel) Connections(ns *netns.NS) (int, error) { return nft.Connections(ns) }
+
+// noPackets leaves interfaces as they are.
+type noPackets struct{}
+
+func (noPackets) Join(*netns.NS, []netip.Addr) {}
+func (noPackets) Leave(*netns.NS)              {}

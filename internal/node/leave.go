@@ -94,6 +94,7 @@ func (a *Agent) abandon(st *state, pod Pod) error {
 	if err != nil || !present {
 		return err
 	}
+	a.cfg.LargePackets.Leave(ns)
 	if err := a.cfg.Kernel.Remove(ns); err != nil {
 		return err
 	}

@@ -142,6 +142,7 @@ type testNode struct {
 	inside    map[netip.Addr]netip.AddrPort // servers in the pod by the address they are at
 	outside   map[netip.Addr]netip.AddrPort
 	said      *announcements
+	packets   LargePackets // nil: interfaces stay as they are
 
 	agent *Agent
 	stop  func()
@@ -195,7 +196,7 @@ func (n *testNode) startAgent(labels map[string]string) {
 	n.agent, err = New(Config{
 		Policy: Policy{Selectors: DefaultSelectors()}, Redirection: nft.Config{IPv6: true},
 		Proxies: server, Resolver: Dir(n.dir), Annotator: n.said, Logger: slog.New(slog.DiscardHandler),
-		Settle: 100 * time.Millisecond, Drain: netnstest.Timeout,
+		Settle: 100 * time.Millisecond, Drain: netnstest.Timeout, LargePackets: n.packets,
 	})
 	if err != nil {
 		n.t.Fatal(err)

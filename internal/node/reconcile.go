@@ -136,6 +136,7 @@ func (a *Agent) enrol(ctx context.Context, st *state, pod Pod, closed bool) erro
 		}
 	}
 	st.applied = &cfg
+	a.cfg.LargePackets.Join(ns, pod.IPs)
 	if !st.enrolled {
 		a.cfg.Logger.Info("pod is in the mesh", "pod", pod.String(), "uid", pod.UID)
 	}
@@ -205,6 +206,7 @@ func (a *Agent) restore(ctx context.Context, st *state, pod Pod, ns *netns.NS) e
 	if err := a.stopServing(ctx, pod.UID); err != nil {
 		return err
 	}
+	a.cfg.LargePackets.Leave(ns)
 	if err := a.cfg.Kernel.Remove(ns); err != nil {
 		return err
 	}

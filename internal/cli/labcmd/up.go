@@ -37,6 +37,7 @@ func labUp(a *session.Session) *cobra.Command {
 	f.StringToStringVar(&cfg.PeerZtunnel, "ztunnel", nil, "another ztunnel for a node, as NODE=PATH")
 	f.StringVar(&cfg.IPFamily, "ip-family", "", "families of the addresses of nodes, pods and services: dual, ipv4 or ipv6 (default: what the kernel does)")
 	f.StringVar(&meshConfig, "mesh-config", "", "file with Istio's MeshConfig, which ambitd reads again when it changes")
+	f.BoolVar(&cfg.LargePackets, "big-tcp", false, "let packets of enrolled pods and between nodes be up to 256 KiB, as the chart's cni.bigTCP does")
 	f.BoolVar(&plaintext, "plaintext", false, "no mesh: only nodes, pods and services")
 	f.BoolVar(&rootless, "rootless", false, "use a user namespace even as root")
 	f.DurationVar(&cfg.ReadyTimeout, "timeout", time.Minute, "how long to wait for components and pods")

@@ -53,6 +53,7 @@ func Judge(s *Snapshot, now time.Time) []Finding {
 	if s.installed() {
 		j.parts()
 		j.redirection()
+		j.largePackets()
 		j.webhooks()
 		j.certificates(now)
 		j.namespaces()
@@ -274,6 +275,26 @@ func (j *judge) redirection() {
 	}
 	if ready > 0 {
 		j.add(OK, "redirection", "", fmt.Sprintf("tried and works on %d nodes", ready), "")
+	}
+}
+
+// largePackets tells what the way out of nodes allows, as their agents have seen it.
+func (j *judge) largePackets() {
+	nodes := map[string][]string{}
+	for i := range j.Nodes {
+		n := &j.Nodes[i]
+		for _, c := range n.Status.Conditions {
+			if _, path, ok := strings.Cut(c.Message, wellknown.ConditionLargePackets); ok && c.Type == ConditionRedirection {
+				nodes[path] = append(nodes[path], n.Name)
+			}
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(nodes)) {
+		object := "node " + nodes[path][0]
+		if more := len(nodes[path]) - 1; more > 0 {
+			object += fmt.Sprintf(" and %d more", more)
+		}
+		j.add(Info, "large packets", object, path, "")
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
 var now = time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC)
@@ -74,6 +76,9 @@ func TestJudge(t *testing.T) {
 		{"vendor's version", func(s *Snapshot) { s.ServerVersion = "v1.31.2-gke.100" }, OK, "kubernetes", "v1.31.2-gke.100"},
 		{"no rights", func(s *Snapshot) { s.Denied = []string{"patch clusterroles"} }, Error, "permissions", "patch clusterroles"},
 		{"old kernel", func(s *Snapshot) { s.Nodes[0].Status.NodeInfo.KernelVersion = "4.18.0-553.el8.x86_64" }, Error, "nodes", "too old"},
+		{"large packets", func(s *Snapshot) {
+			s.Nodes[0].Status.Conditions[0].Message = "works" + wellknown.ConditionLargePackets + "setting pod; eth0: packets of at most 65536 bytes"
+		}, Info, "large packets", "setting pod; eth0: packets of at most 65536 bytes"},
 		{"Windows", func(s *Snapshot) { s.Nodes[0].Status.NodeInfo.OperatingSystem = "windows" }, Info, "nodes", "never in the mesh"},
 		{"exclusive Cilium", func(s *Snapshot) { s.Cilium = map[string]string{"cni-exclusive": "true"} }, Error, "cni", "removes the mesh's CNI plugin"},
 		{"Cilium at the socket", func(s *Snapshot) { s.Cilium = map[string]string{"kube-proxy-replacement": "true"} }, Error, "cni", "at the socket"},

@@ -54,10 +54,14 @@ func ambitdArgs(s *supervisor) []string {
 }
 
 func cniArgs(s *supervisor, n *node) []string {
-	return []string{
+	args := []string{
 		"--node", n.name, "--config-dir", s.d.Config(), "--config-dir", s.d.Generated(), "--status-dir", s.d.Status(),
 		"--netns-dir", s.d.PodNetns(n.name), "--zds-socket", s.d.Zds(n.name), "--plugin-socket", s.d.Plugin(n.name),
 	}
+	if s.cfg.LargePackets {
+		args = append(args, "--large-packets=pod")
+	}
+	return args
 }
 
 func ztunnelEnv(s *supervisor, n *node, p *generation, env map[string]string) {

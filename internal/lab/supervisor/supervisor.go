@@ -172,7 +172,19 @@ func (s *supervisor) network() error {
 			}
 		}
 	}
+	if s.cfg.LargePackets {
+		for _, sp := range append([]*network.Space{s.lan}, s.spaces()...) {
+			err = errors.Join(err, sp.Enlarge())
+		}
+	}
 	return err
+}
+
+func (s *supervisor) spaces() (all []*network.Space) {
+	for _, n := range s.nodes {
+		all = append(all, n.space)
+	}
+	return all
 }
 
 // lastHost is the last number that a pod of a node gets.

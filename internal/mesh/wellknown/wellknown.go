@@ -209,3 +209,7 @@ const (
 	ZDSSocket         = "/var/run/ztunnel/ztunnel.sock"
 	PluginEventSocket = "/var/run/istio-cni/pluginevent.sock"
 )
+
+// ConditionLargePackets begins the part of a node's condition (AmbitRedirectionReady)
+// that has how large packets on the way out of the node may be.
+const ConditionLargePackets = "; large packets: "

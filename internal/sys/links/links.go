@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	vnetns "github.com/vishvananda/netns"
@@ -25,6 +26,9 @@ type Links struct {
 // Of returns those of a namespace, which stays the caller's and has to be open
 // for as long as they are used.
 func Of(ns *netns.NS) (*Links, error) {
+	if int(ns.File().Fd()) < 0 { // netlink would take the thread's own
+		return nil, fmt.Errorf("links of a network namespace: %w", os.ErrClosed)
+	}
 	h, err := netlink.NewHandleAt(vnetns.NsHandle(int(ns.File().Fd())), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("links of a network namespace: %w", err)
