@@ -1,8 +1,10 @@
 package scenario
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -71,6 +73,15 @@ func TestGatewayIsDeployed(t *testing.T) {
 	if len(dump.Workloads) != 1 || !strings.HasSuffix(string(at), dump.Workloads[0].Name) {
 		t.Errorf("workloads %+v", dump.Workloads)
 	}
+
+	// What its start has left behind is given back once it has nothing to do.
+	w.Eventually("memory is given back to the kernel", func() error {
+		b, err := w.Lab.Get(t.Context(), at, "http://127.0.0.1:15000/debug/pprof/heap?debug=1")
+		if err == nil && (!bytes.Contains(b, []byte("# NumForcedGC = ")) || bytes.Contains(b, []byte("# NumForcedGC = 0\n"))) {
+			err = errors.New("no collection was asked for")
+		}
+		return err
+	})
 
 	// By command line as well: another one comes, and goes with its pod.
 	if out, err := w.Ambit("waypoint apply", "-n", "shop", "--name", "second", "--wait"); err != nil {

@@ -156,6 +156,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	}()
 	defer a.certs.Hold(a.cfg.Identity(), certs.Warmup)()
+	go process.GiveBack(working, a.loops, a.log)
 	go a.start(working, starting)
 	defer a.dir.Subscribe(a.directoryChanged)()
 	if err := a.listen(); err != nil {
