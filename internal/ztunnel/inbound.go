@@ -8,6 +8,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/conns"
@@ -174,7 +175,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 // acceptPlaintext takes a captured connection without a tunnel in.
 func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 	start := time.Now()
-	dst, ok := p.accepted(l, telemetry.Destination, fd, remote, inboundSockets(connect.TCP))
+	dst, ok := p.accepted(l, telemetry.Destination, wellknown.PortInbound, fd, remote, inboundSockets(connect.TCP))
 	if !ok {
 		return
 	}

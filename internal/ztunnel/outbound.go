@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/conns"
@@ -51,7 +52,7 @@ type outgoing struct {
 // acceptOutbound takes a captured connection in.
 func (p *pod) acceptOutbound(l *poll.Loop, fd int, remote netip.AddrPort) {
 	now := time.Now()
-	dst, ok := p.accepted(l, telemetry.Source, fd, remote, 1)
+	dst, ok := p.accepted(l, telemetry.Source, wellknown.PortOutbound, fd, remote, 1)
 	if !ok {
 		return
 	}

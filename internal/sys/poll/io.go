@@ -116,9 +116,12 @@ func writev(fd int, pieces []unix.Iovec) (int, error) {
 // was written and then the end of the stream.
 func CloseFD(fd int) {
 	if fd >= 0 {
-		_ = unix.Close(fd)
+		closeFD(fd)
 	}
 }
+
+// closeFD is close of a socket, which never waits: none has SO_LINGER with a time.
+func closeFD(fd int) { _, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 // ResetFD closes a TCP socket so that its peer gets a reset. What was written
 // and did not reach it yet is lost.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,6 +29,8 @@ type Listener struct {
 	closed atomic.Bool
 	paused *Timer
 	done   chan struct{}
+	batch  int    // how many connections this turn accepts
+	turn   uint64 // that accepted last
 }
 
 var nextListener atomic.Uint64
@@ -140,14 +143,20 @@ func (ln *Listener) Ready(Events) {
 			ln.rest()
 		}
 	}()
+	ln.size()
+	n := 0
 	for range acceptBatch {
 		if ln.closed.Load() {
 			return
 		}
-		fd, sa, err := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch err { //nolint:errorlint // a system call's own
-		case nil:
-			ln.accept(ln.loop, fd, addrPort(sa))
+		fd, remote, e := accept(ln.fd)
+		switch e {
+		case 0:
+			ln.accept(ln.loop, fd, remote)
+			// Those behind a refused one are refused in the same turn, before the rest.
+			if n++; n >= ln.batch && !ln.loop.restAccepting {
+				return
+			}
 		case unix.EINTR, unix.ECONNABORTED, unix.EPROTO:
 			// Gone before it was accepted: the next one.
 		case unix.EMFILE, unix.ENFILE:
@@ -163,6 +172,38 @@ func (ln *Listener) Ready(Events) {
 	}
 }
 
+// size decides how many connections this turn accepts. A call that finds none costs as
+// much as one that does, so the first is taken alone: if others wait, the next turn is
+// told, and takes more.
+func (ln *Listener) size() {
+	turn := ln.loop.Turns()
+	if turn == ln.turn+1 {
+		ln.batch = min(4*max(ln.batch, 1), acceptBatch)
+	} else {
+		ln.batch = 1
+	}
+	ln.turn = turn
+}
+
+// accept is accept4 of a listening socket, of which the scheduler is told nothing.
+func accept(fd int) (int, netip.AddrPort, unix.Errno) {
+	var raw unix.RawSockaddrInet6 // larger than RawSockaddrInet4
+	size := uint32(unsafe.Sizeof(raw))
+	n, _, e := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size)), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if e != 0 {
+		return -1, netip.AddrPort{}, e
+	}
+	port := (*[2]byte)(unsafe.Pointer(&raw.Port))
+	number := uint16(port[0])<<8 | uint16(port[1])
+	switch raw.Family {
+	case unix.AF_INET:
+		return int(n), netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&raw)).Addr), number), 0
+	case unix.AF_INET6:
+		return int(n), netip.AddrPortFrom(netip.AddrFrom16(raw.Addr).Unmap(), number), 0
+	}
+	return int(n), netip.AddrPort{}, 0
+}
+
 // shed resets one waiting connection with the descriptor that was kept for
 // this: its client learns at once that nobody can serve it, and the backlog
 // moves.
@@ -171,7 +212,7 @@ func (ln *Listener) shed() {
 		return
 	}
 	ln.dropSpare()
-	if fd, _, err := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC); err == nil {
+	if fd, _, e := accept(ln.fd); e == 0 {
 		ResetFD(fd)
 	}
 	ln.keepSpare()
@@ -190,16 +231,6 @@ func (ln *Listener) rest() {
 			ln.rest() // out of kernel memory: later
 		}
 	})
-}
-
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
-	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // IsAgain reports whether err says that a call would have had to wait.

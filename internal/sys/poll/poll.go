@@ -508,7 +508,7 @@ func (r *Registration) Close() {
 	}
 	fd := r.fd
 	r.forget()
-	_ = unix.Close(fd)
+	closeFD(fd)
 }
 
 // Again has the handler called with ev in the next turn: for one that stopped

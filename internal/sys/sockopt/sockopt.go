@@ -27,13 +27,19 @@ func OriginalDst(fd int) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
+	return OriginalDstOf(fd, !local.Addr().Is4())
+}
+
+// OriginalDstOf is OriginalDst for a connection whose family is known: v6 is false for
+// IPv4, also on a socket of IPv6.
+func OriginalDstOf(fd int, v6 bool) (netip.AddrPort, error) {
 	var raw unix.RawSockaddrInet6 // larger than RawSockaddrInet4
 	level := uintptr(unix.SOL_IP)
-	if !local.Addr().Is4() {
+	if v6 {
 		level = unix.SOL_IPV6
 	}
 	size := uint32(unsafe.Sizeof(raw))
-	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), level, soOriginalDst,
+	_, _, e := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), level, soOriginalDst,
 		uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size)), 0)
 	if e != 0 {
 		return netip.AddrPort{}, os.NewSyscallError("getsockopt SO_ORIGINAL_DST", e)
@@ -89,9 +95,13 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
+// setInt tells the scheduler nothing, because the call never waits: entering and leaving
+// a system call the usual way costs as much as this one.
 func setInt(fd, level, opt, v int, name string) error {
-	if err := unix.SetsockoptInt(fd, level, opt, v); err != nil { // the name is put together only then
-		return os.NewSyscallError("setsockopt "+name, err)
+	n := int32(v) //nolint:gosec // options are small
+	_, _, e := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(opt), uintptr(unsafe.Pointer(&n)), unsafe.Sizeof(n), 0)
+	if e != 0 { // the name is put together only then
+		return os.NewSyscallError("setsockopt "+name, e)
 	}
 	return nil
 }
@@ -334,14 +344,46 @@ func Bind(fd int, addr netip.AddrPort) error {
 // then says how it went.
 func Connect(fd int, to netip.AddrPort) error {
 	for {
-		switch err := unix.Connect(fd, sockaddr(to)); err {
-		case nil, unix.EINPROGRESS, unix.EALREADY, unix.EISCONN:
+		switch e := connect(fd, to); e {
+		case 0, unix.EINPROGRESS, unix.EALREADY, unix.EISCONN:
 			return nil
 		case unix.EINTR:
 		default:
-			return os.NewSyscallError("connect", err)
+			return os.NewSyscallError("connect", e)
 		}
 	}
+}
+
+// ConnectNow is Connect that reports whether the connection exists already, as one within
+// the machine does when the call returns. The error may also be that of its end.
+func ConnectNow(fd int, to netip.AddrPort) (connected bool, err error) {
+	if err := Connect(fd, to); err != nil {
+		return false, err
+	}
+	// A call that began to connect says so in any case. The second one asks.
+	switch e := connect(fd, to); e {
+	case 0, unix.EISCONN:
+		return true, nil
+	case unix.EALREADY, unix.EINPROGRESS, unix.EINTR:
+		return false, nil
+	default:
+		return false, e
+	}
+}
+
+// connect is one call of a non-blocking socket, of which the scheduler is told nothing.
+func connect(fd int, to netip.AddrPort) unix.Errno {
+	// Ports are in the order of the network.
+	port := ntohs(to.Port())
+	var e unix.Errno
+	if to.Addr().Is4() {
+		sa := unix.RawSockaddrInet4{Family: unix.AF_INET, Port: port, Addr: to.Addr().As4()}
+		_, _, e = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet4)
+	} else {
+		sa := unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: port, Addr: to.Addr().As16()}
+		_, _, e = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unix.SizeofSockaddrInet6)
+	}
+	return e
 }
 
 // SocketError takes the pending error of the socket, nil if there is none.

@@ -15,7 +15,11 @@ import (
 // caller's in every case and must not be closed before done.
 func Connect(l *poll.Loop, fd int, to netip.AddrPort, timeout time.Duration, done func(error)) {
 	c := &connecting{fd: fd, to: to, done: done}
-	err := sockopt.Connect(fd, to)
+	connected, err := sockopt.ConnectNow(fd, to)
+	if connected {
+		l.Post(func() { c.end(nil) })
+		return
+	}
 	if err == nil {
 		err = l.AddTo(&c.reg, fd, c)
 	}
