@@ -26,6 +26,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -290,7 +291,14 @@ func compare(ctx context.Context, o options, dir string) (*report, error) {
 				if c.needsProxies && who.proxies == nil || c.guarded && who.unguarded || who.of != nil {
 					continue
 				}
-				v, err := c.measure(ctx, who)
+				in := who
+				if c.large {
+					in = who.large
+				}
+				if in == nil || c.meshed && !who.meshed {
+					continue
+				}
+				v, err := c.measure(ctx, in)
 				if ctx.Err() != nil {
 					return r, context.Cause(ctx)
 				}
@@ -311,6 +319,8 @@ type cell struct {
 	name         string
 	rounds       int
 	needsProxies bool
+	meshed       bool // needs a mesh
+	large        bool // in the contender's lab with large packets
 	guarded      bool // requests that have a token, which policies judge
 	measure      func(ctx context.Context, c *contender) (map[string]float64, error)
 }
@@ -319,6 +329,11 @@ type cell struct {
 const (
 	rowTP1, rowTP16         = "throughput, 1 stream", "throughput, 16 streams"
 	rowCPU1, rowCPU16       = "CPU per GB, 1 stream", "CPU per GB, 16 streams"
+	rowDown1, rowDown16     = "throughput from the server, 1 stream", "throughput from the server, 16 streams"
+	rowDownCPU1             = "CPU per GB from the server, 1 stream"
+	rowDownCPU16            = "CPU per GB from the server, 16 streams"
+	largeRow                = "large packets: " // and the name of a row
+	rowCold                 = "first connection between two pods, p50"
 	rowEcho1                = "echo 1 KiB, 1 connection"
 	rowEcho16, rowEcho64    = "echo 1 KiB, 16 connections", "echo 1 KiB, 64 connections"
 	rowEchoCPU1             = "CPU per echo, 1 connection"
@@ -332,12 +347,19 @@ const (
 var rows = []row{
 	{rowTP1, "Gbit/s", true}, {rowTP16, "Gbit/s", true},
 	{rowCPU1, "CPU-s", false}, {rowCPU16, "CPU-s", false},
+	{rowDown1, "Gbit/s", true}, {rowDown16, "Gbit/s", true},
+	{rowDownCPU1, "CPU-s", false}, {rowDownCPU16, "CPU-s", false},
+	{largeRow + rowTP1, "Gbit/s", true}, {largeRow + rowTP16, "Gbit/s", true},
+	{largeRow + rowCPU1, "CPU-s", false}, {largeRow + rowCPU16, "CPU-s", false},
+	{largeRow + rowDown1, "Gbit/s", true}, {largeRow + rowDown16, "Gbit/s", true},
+	{largeRow + rowDownCPU1, "CPU-s", false}, {largeRow + rowDownCPU16, "CPU-s", false},
 	{rowEcho1, "1/s", true}, {rowEcho16, "1/s", true}, {rowEcho64, "1/s", true},
 	{rowEchoCPU1, "CPU-µs", false}, {rowEchoCPU16, "CPU-µs", false}, {rowEchoCPU64, "CPU-µs", false},
 	{rowP50, "µs", false}, {rowP99, "µs", false},
-	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true},
+	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true}, {rowCold, "ms", false},
 	{rowHeld, "KiB", false}, {rowHeldOwn, "KiB", false},
 	{rowIdle, "MiB", false}, {rowIdleOwn, "MiB", false}, {rowLoaded, "MiB", false}, {rowLoadedOwn, "MiB", false}, {rowRested, "MiB", false}, {rowRestedOwn, "MiB", false},
+	{rowDirectory, "MiB", false}, {rowDirectoryOwn, "MiB", false},
 }
 
 // heldRounds is how often memory is measured: proxies are replaced for it,
@@ -373,14 +395,19 @@ func cells(o options) []cell {
 		return l7Cells(o)
 	}
 	d := o.duration.String()
-	throughput := func(name, conns, tp, cpu string) cell {
-		return costed(o, name, []string{"throughput", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
+	bulk := func(name, mode, conns, tp, cpu string) cell {
+		return costed(o, name, []string{mode, "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
 			v := map[string]float64{tp: r.Gbits}
 			if used > 0 {
 				v[cpu] = used.Seconds() / (float64(r.Bytes) / 1e9)
 			}
 			return v
 		})
+	}
+	large := func(name, mode, conns, tp, cpu string) cell {
+		c := bulk("large packets, "+name, mode, conns, largeRow+tp, largeRow+cpu)
+		c.large = true
+		return c
 	}
 	echo := func(name, conns, rate, cpu string) cell {
 		return costed(o, name, []string{"echo", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
@@ -410,8 +437,17 @@ func cells(o options) []cell {
 		{name: "resident memory", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			return c.resident(ctx, o)
 		}},
-		throughput("throughput of 1 stream", "1", rowTP1, rowCPU1),
-		throughput("throughput of 16 streams", "16", rowTP16, rowCPU16),
+		{name: "directory of " + strconv.Itoa(directoryPods), rounds: 1, meshed: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			return c.directory(ctx)
+		}},
+		bulk("throughput of 1 stream", "throughput", "1", rowTP1, rowCPU1),
+		bulk("throughput of 16 streams", "throughput", "16", rowTP16, rowCPU16),
+		bulk("throughput from the server, 1 stream", "download", "1", rowDown1, rowDownCPU1),
+		bulk("throughput from the server, 16 streams", "download", "16", rowDown16, rowDownCPU16),
+		large("throughput of 1 stream", "throughput", "1", rowTP1, rowCPU1),
+		large("throughput of 16 streams", "throughput", "16", rowTP16, rowCPU16),
+		large("throughput from the server, 1 stream", "download", "1", rowDown1, rowDownCPU1),
+		large("throughput from the server, 16 streams", "download", "16", rowDown16, rowDownCPU16),
 		echo("echo on 1", "1", rowEcho1, rowEchoCPU1),
 		echo("echo on 16", "16", rowEcho16, rowEchoCPU16),
 		echo("echo on 64", "64", rowEcho64, rowEchoCPU64),
@@ -420,6 +456,9 @@ func cells(o options) []cell {
 		}, "rate", "-conns", "4", "-rate", "1000"),
 		simple("connections, 1 at a time", perSecond(rowConnect1), "connect", "-conns", "1"),
 		simple("connections, 16 at a time", perSecond(rowConnect), "connect", "-conns", "16"),
+		{name: "first connections", rounds: o.rounds, meshed: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			return c.cold(ctx)
+		}},
 	}
 }
 

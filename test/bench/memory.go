@@ -56,10 +56,15 @@ func (c *contender) held(ctx context.Context, o options) (_ map[string]float64, 
 // settled is the proxies' memory once it stands still, or after a while: a proxy may give
 // memory back some time after its work.
 func (c *contender) settled(ctx context.Context) (u measure.Usage, err error) {
+	return settled(ctx, func() (measure.Usage, error) { return c.usage(ctx) })
+}
+
+// settled is what usage returns once it stands still.
+func settled(ctx context.Context, usage func() (measure.Usage, error)) (u measure.Usage, err error) {
 	const step, still, most = 250 * time.Millisecond, 12, 40
 	last, same := int64(-1), 0
 	for range most {
-		if u, err = c.usage(ctx); err != nil {
+		if u, err = usage(); err != nil {
 			return u, err
 		}
 		// A few pages come and go for ever.

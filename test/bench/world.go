@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,6 +100,9 @@ type contender struct {
 	// took is what was measured of it, and of is the whole.
 	part, of *contender
 	took     map[string]float64
+	// large is the same in a lab with large packets on all interfaces; nil without one.
+	large  *contender
+	meshed bool
 	// proxies tells the process numbers, as the lab counts them, of what is
 	// between; nil when nothing is.
 	proxies func(ctx context.Context) ([]int, error)
@@ -118,17 +122,14 @@ func (w *world) close() {
 }
 
 // build starts one lab with Ambit, where the pods outside of the mesh are as
-// well, and one each with the earlier build and the peer. The world is to be closed also after an error.
+// well, and one each with the earlier build and the peer; for cells with large packets, one
+// more of each. The world is to be closed also after an error.
 func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 	w := new(world)
 	if err := makeCerts(dir); err != nil { // for the servers of all labs
 		return w, err
 	}
-	ours, err := w.start(ctx, o, filepath.Join(dir, "ambit"), bin, "")
-	if err != nil {
-		return w, err
-	}
-	exe, err := os.Executable()
+	ours, large, err := w.pair(ctx, o, filepath.Join(dir, "ambit"), bin, "")
 	if err != nil {
 		return w, err
 	}
@@ -136,22 +137,11 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 	if err != nil {
 		return w, err
 	}
-	if wanted(o.only, "none") {
-		w.add(&contender{name: "none", title: "no mesh", lab: ours, client: lab.InPod("plain", "client"), addr: bare + ":" + serverPort}, o)
-	}
-	if !o.l7 && wanted(o.only, "splice") {
-		s := &splicers{lab: ours, exe: exe, server: bare}
-		w.closers = append(w.closers, s.stop)
-		if err := s.fresh(ctx); err != nil {
-			return w, err
-		}
-		w.add(&contender{
-			name: "splice", title: "plain proxies", lab: ours, client: lab.InPod("plain", "client"),
-			addr: spliceNear, proxies: s.pids, fresh: s.fresh,
-		}, o)
+	if err := w.plain(ctx, o, ours, large); err != nil {
+		return w, err
 	}
 	if wanted(o.only, "ambit") {
-		if err := w.mesh(ctx, o, "ambit", "Ambit", ours); err != nil {
+		if err := w.mesh(ctx, o, "ambit", "Ambit", ours, large); err != nil {
 			return w, err
 		}
 	}
@@ -169,22 +159,85 @@ func build(ctx context.Context, o options, dir, bin string) (*world, error) {
 		return w, w.waypoint(ctx, o, earlier, "before", "waypoint, before")
 	}
 	if o.before != "" && wanted(o.only, "before") {
-		earlier, err := w.start(ctx, o, filepath.Join(dir, "before"), o.before, "")
+		earlier, large, err := w.pair(ctx, o, filepath.Join(dir, "before"), o.before, "")
 		if err != nil {
 			return w, err
 		}
-		if err := w.mesh(ctx, o, "before", "before", earlier); err != nil {
+		if err := w.mesh(ctx, o, "before", "before", earlier, large); err != nil {
 			return w, err
 		}
 	}
 	if o.peer == "" || !wanted(o.only, "peer") {
 		return w, nil
 	}
-	theirs, err := w.start(ctx, o, filepath.Join(dir, "peer"), bin, o.peer)
+	theirs, large, err := w.pair(ctx, o, filepath.Join(dir, "peer"), bin, o.peer)
 	if err != nil {
 		return w, err
 	}
-	return w, w.mesh(ctx, o, "peer", "peer", theirs)
+	return w, w.mesh(ctx, o, "peer", "peer", theirs, large)
+}
+
+// pair starts a lab, and another one with large packets when a cell needs it.
+func (w *world) pair(ctx context.Context, o options, state, bin, peer string) (l, large *lab.Lab, err error) {
+	if l, err = w.start(ctx, o, state, bin, peer); err != nil {
+		return nil, nil, err
+	}
+	if !slices.ContainsFunc(cells(o), func(c cell) bool { return c.large && o.wants(c) }) {
+		return l, nil, nil
+	}
+	if large, err = w.start(ctx, o, state+"-large", bin, peer); err != nil {
+		return nil, nil, err
+	}
+	// Before there is a tunnel: a connection keeps the sizes that it began with.
+	c := &contender{name: "large packets", lab: large}
+	return l, large, c.enlarge(ctx, lab.InPod("bench", "client"), lab.InPod("bench", "server"), lab.InPod("plain", "client"), lab.InPod("plain", "server"))
+}
+
+// plain adds the ways without a mesh.
+func (w *world) plain(ctx context.Context, o options, ours, large *lab.Lab) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	client := lab.InPod("plain", "client")
+	direct := func(l *lab.Lab) (*contender, error) {
+		ip, err := podAddr(ctx, l, "plain", "server")
+		return &contender{name: "none", title: "no mesh", lab: l, client: client, addr: ip + ":" + serverPort}, err
+	}
+	relayed := func(l *lab.Lab) (*contender, error) {
+		ip, err := podAddr(ctx, l, "plain", "server")
+		if err != nil {
+			return nil, err
+		}
+		s := &splicers{lab: l, exe: exe, server: ip}
+		w.closers = append(w.closers, s.stop)
+		return &contender{name: "splice", title: "plain proxies", lab: l, client: client, addr: spliceNear, proxies: s.pids, fresh: s.fresh}, s.fresh(ctx)
+	}
+	if wanted(o.only, "none") {
+		if err := w.both(o, ours, large, direct); err != nil {
+			return err
+		}
+	}
+	if o.l7 || !wanted(o.only, "splice") {
+		return nil
+	}
+	return w.both(o, ours, large, relayed)
+}
+
+// both adds the contender of a lab, with that of the lab with large packets, if any.
+func (w *world) both(o options, l, large *lab.Lab, in func(*lab.Lab) (*contender, error)) error {
+	c, err := in(l)
+	if err != nil {
+		return err
+	}
+	w.add(c, o)
+	if large == nil {
+		return nil
+	}
+	if c.large, err = in(large); err == nil {
+		c.large.loadBin = c.loadBin
+	}
+	return err
 }
 
 func (w *world) start(ctx context.Context, o options, state, bin, peer string) (*lab.Lab, error) {
@@ -201,6 +254,8 @@ func (w *world) start(ctx context.Context, o options, state, bin, peer string) (
 	cfg.YAML = strings.NewReplacer("LOAD", o.components["load"], "CERTS", filepath.Dir(state)).Replace(cfg.YAML)
 	if peer != "" {
 		cfg.PeerZtunnel = map[string]string{"node1": peer, "node2": peer}
+		// Its own node agent leaves interfaces as they are.
+		cfg.Env = map[string][]string{"ambit-cni": {"AMBIT_LARGE_PACKETS=off"}}
 	}
 	progress("starting the lab %s", cfg.Name)
 	l, err := lab.Start(ctx, cfg)
@@ -218,12 +273,16 @@ func (w *world) add(c *contender, o options) {
 
 // mesh adds the pair of pods inside a lab's mesh, once traffic between them is
 // carried by both proxies.
-func (w *world) mesh(ctx context.Context, o options, name, title string, l *lab.Lab) error {
+func (w *world) mesh(ctx context.Context, o options, name, title string, l, large *lab.Lab) error {
+	return w.both(o, l, large, func(l *lab.Lab) (*contender, error) { return meshed(ctx, o, name, title, l) })
+}
+
+func meshed(ctx context.Context, o options, name, title string, l *lab.Lab) (*contender, error) {
 	ip, err := podAddr(ctx, l, "bench", "server")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c := &contender{name: name, title: title, lab: l, client: lab.InPod("bench", "client"), addr: ip + ":" + serverPort}
+	c := &contender{name: name, title: title, lab: l, client: lab.InPod("bench", "client"), addr: ip + ":" + serverPort, meshed: true, loadBin: o.components["load"]}
 	c.proxies = func(ctx context.Context) ([]int, error) {
 		st, err := l.Status(ctx)
 		if err != nil {
@@ -250,8 +309,7 @@ func (w *world) mesh(ctx context.Context, o options, name, title string, l *lab.
 		}
 		return c.inMesh(ctx)
 	}
-	w.add(c, o)
-	return c.inMesh(ctx)
+	return c, c.inMesh(ctx)
 }
 
 var proxies = []string{"ztunnel/node1", "ztunnel/node2"}
@@ -326,6 +384,11 @@ func (c *contender) usage(ctx context.Context) (measure.Usage, error) {
 	if err != nil {
 		return u, err
 	}
+	return c.usageOf(ctx, pids)
+}
+
+// usageOf adds up processes, by their numbers in the lab.
+func (c *contender) usageOf(ctx context.Context, pids []int) (u measure.Usage, err error) {
 	for _, pid := range pids {
 		dir := "/proc/" + strconv.Itoa(pid)
 		out, err := c.lab.Run(ctx, lab.LAN, "cat", dir+"/stat", dir+"/smaps_rollup")

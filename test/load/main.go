@@ -3,7 +3,7 @@
 // each question a benchmark has. The client prints one JSON object.
 //
 //	load server -listen ADDR [-certs DIR -tls ADDR]
-//	load throughput|echo|rate|connect|hold [flags] ADDR
+//	load throughput|download|echo|rate|connect|hold [flags] ADDR
 //	load http|httprate|httphold -proto http|h2|grpc [-certs DIR] [-token TOKEN] [flags] ADDR
 //	load besiege -say silent|dribble|stall [flags] ADDR
 package main
@@ -27,6 +27,7 @@ import (
 const (
 	askSink = 'S' // read and discard
 	askEcho = 'E' // send back what comes
+	askBulk = 'B' // send until the client has had enough
 	askHTTP = 'G' // the first of a GET request
 	askH2   = 'P' // the first of HTTP/2
 )
@@ -69,7 +70,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: load server|throughput|echo|rate|connect|hold|http|httprate|httphold|besiege [flags] [ADDR]")
+		return errors.New("usage: load server|throughput|download|echo|rate|connect|hold|http|httprate|httphold|besiege [flags] [ADDR]")
 	}
 	mode := args[0]
 	fs := flag.NewFlagSet(mode, flag.ContinueOnError)
@@ -98,7 +99,7 @@ func run(args []string) error {
 		return besiege(o, *say)
 	}
 	clients := map[string]func(options) (Result, error){
-		"throughput": throughput, "echo": echo, "rate": rate, "connect": connect, "hold": hold, "http": httpLoad, "httprate": httpRate, "httphold": httpHold,
+		"throughput": throughput, "download": download, "echo": echo, "rate": rate, "connect": connect, "hold": hold, "http": httpLoad, "httprate": httpRate, "httphold": httpHold,
 	}
 	client, ok := clients[mode]
 	if !ok || fs.NArg() != 1 {
@@ -152,6 +153,9 @@ func answer(c net.Conn) {
 		return
 	}
 	switch ask[0] {
+	case askBulk:
+		pour(c)
+		return
 	case askHTTP:
 		serveHTTP(c)
 		return
@@ -183,6 +187,17 @@ func answer(c net.Conn) {
 	if ask[0] == askSink {
 		// The count tells the client that everything arrived.
 		_, _ = fmt.Fprintf(c, "%020d", total)
+	}
+}
+
+// pour sends until the client ends the connection.
+func pour(c net.Conn) {
+	p := sinkBuffers.Get().(*[]byte)
+	defer sinkBuffers.Put(p)
+	for {
+		if _, err := c.Write(*p); err != nil {
+			return
+		}
 	}
 }
 
@@ -248,6 +263,37 @@ func throughput(o options) (Result, error) {
 			failed.add(fmt.Errorf("the server's count: %w", err))
 		}
 		total.Add(n)
+	})
+	s := time.Since(start).Seconds()
+	r := Result{Seconds: s, Bytes: total.Load(), Gbits: float64(total.Load()) * 8 / 1e9 / s}
+	failed.into(&r)
+	return r, nil
+}
+
+// download reads on every connection for the duration what the server sends.
+func download(o options) (Result, error) {
+	conns, err := dialAll(o, askBulk)
+	if err != nil {
+		return Result{}, err
+	}
+	var total atomic.Uint64
+	var failed failures
+	start := time.Now()
+	stop := start.Add(o.duration)
+	each(conns, func(c net.Conn) {
+		defer func() { // what is on the way is of no use
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+		}()
+		buf := make([]byte, bulk)
+		for time.Now().Before(stop) {
+			n, err := c.Read(buf)
+			if err != nil {
+				failed.add(err)
+				return
+			}
+			total.Add(uint64(n))
+		}
 	})
 	s := time.Since(start).Seconds()
 	r := Result{Seconds: s, Bytes: total.Load(), Gbits: float64(total.Load()) * 8 / 1e9 / s}
