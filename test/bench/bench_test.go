@@ -11,14 +11,15 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
+	"github.com/ambit-mesh/ambit/test/bench/splice"
 )
 
 // TestMain is the supervisor, the first process of a pod, or a plain proxy when the
 // benchmarks start it again.
 func TestMain(m *testing.M) {
 	supervisor.Main()
-	if len(os.Args) > 1 && os.Args[1] == relayCommand {
-		os.Exit(relayMain(os.Args[2:]))
+	if len(os.Args) > 1 && os.Args[1] == splice.Command {
+		os.Exit(splice.Main(os.Args[2:]))
 	}
 	os.Exit(m.Run())
 }

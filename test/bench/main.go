@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab/supervisor"
+	"github.com/ambit-mesh/ambit/test/bench/splice"
 )
 
 // limit is for a whole run of the short form, with room for a slow machine, and
@@ -64,8 +65,8 @@ type options struct {
 
 func main() {
 	supervisor.Main()
-	if len(os.Args) > 1 && os.Args[1] == relayCommand {
-		os.Exit(relayMain(os.Args[2:]))
+	if len(os.Args) > 1 && os.Args[1] == splice.Command {
+		os.Exit(splice.Main(os.Args[2:]))
 	}
 	var o options
 	flag.StringVar(&o.bin, "bin", "", "directory with the programs (default: build them)")
@@ -74,7 +75,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the table has their medians")
 	flag.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "how long one cell is measured")
 	flag.IntVar(&o.held, "held", 4000, "connections held to measure their memory")
-	flag.DurationVar(&o.rest, "rest", 30*time.Second, "how long proxies rest after a load, before their memory is measured once more")
+	flag.DurationVar(&o.rest, "rest", 15*time.Second, "how long proxies rest after a load, before their memory is measured once more")
 	flag.StringVar(&o.only, "only", "", "contenders, separated by commas: none,splice,ambit,before,peer, with -l7 also waypoint,envoy,envoy-mtls,nginx,haproxy (default all)")
 	flag.StringVar(&o.cells, "cells", "", "only cells whose name has one of these, separated by commas: echo,throughput, with -l7 http-1k-c64-r1,grpc,rate (default all)")
 	flag.StringVar(&o.output, "o", "text", "text or json")
@@ -363,8 +364,8 @@ var rows = []row{
 }
 
 // heldRounds is how often memory is measured: proxies are replaced for it,
-// which takes a while.
-const heldRounds = 3
+// which takes longer than all other cells of a round.
+const heldRounds = 1
 
 // wants reports whether the cell is among -cells.
 func (o *options) wants(c cell) bool {
@@ -436,6 +437,9 @@ func cells(o options) []cell {
 		}},
 		{name: "resident memory", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			return c.resident(ctx, o)
+		}},
+		{name: "resident memory, rested", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
+			return c.rested(ctx, o)
 		}},
 		{name: "directory of " + strconv.Itoa(directoryPods), rounds: 1, meshed: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			return c.directory(ctx)

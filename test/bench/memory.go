@@ -30,6 +30,11 @@ func (c *contender) held(ctx context.Context, o options) (_ map[string]float64, 
 	if err := c.fresh(ctx); err != nil {
 		return nil, err
 	}
+	// Pages of the program that are unmapped after the start come back with the first
+	// connections, and are none of the memory of those.
+	if _, err := c.settled(ctx); err != nil {
+		return nil, err
+	}
 	for _, mode := range []string{"echo", "connect", "throughput"} {
 		if _, err := c.load(ctx, mode, "-conns", "4", "-duration", "300ms"); err != nil {
 			return nil, err
@@ -88,7 +93,7 @@ func settled(ctx context.Context, usage func() (measure.Usage, error)) (u measur
 const nearly = 64 << 10
 
 // resident measures what new proxies need before they have carried more than a few
-// connections, when a load of all kinds has just ended, and after a rest.
+// connections, and when a load of all kinds has just ended.
 func (c *contender) resident(ctx context.Context, o options) (map[string]float64, error) {
 	if err := c.fresh(ctx); err != nil {
 		return nil, err
@@ -111,15 +116,23 @@ func (c *contender) resident(ctx context.Context, o options) (map[string]float64
 			return nil, err
 		}
 	}
-	if err := take("loaded", rowLoaded, rowLoadedOwn); err != nil {
-		return nil, err
-	}
+	defer func() { c.loaded = time.Now() }()
+	return out, take("loaded", rowLoaded, rowLoadedOwn)
+}
+
+// rested measures the proxies that resident has loaded, a while later. All contenders rest
+// at the same time.
+func (c *contender) rested(ctx context.Context, o options) (map[string]float64, error) {
 	select {
-	case <-time.After(o.rest):
+	case <-time.After(o.rest - time.Since(c.loaded)):
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	return out, take("rested", rowRested, rowRestedOwn)
+	u, err := c.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]float64{rowRested: float64(u.RSS) / (1 << 20), rowRestedOwn: float64(u.Anonymous) / (1 << 20)}, c.heaps(ctx, o, "rested")
 }
 
 // heaps writes what the proxies' memory is made of, when profiles are asked for: maps of the

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
+	"github.com/ambit-mesh/ambit/test/bench/splice"
 	"github.com/ambit-mesh/ambit/test/measure"
 )
 
@@ -103,6 +104,7 @@ type contender struct {
 	// large is the same in a lab with large packets on all interfaces; nil without one.
 	large  *contender
 	meshed bool
+	loaded time.Time // when the load of resident ended
 	// proxies tells the process numbers, as the lab counts them, of what is
 	// between; nil when nothing is.
 	proxies func(ctx context.Context) ([]int, error)
@@ -486,7 +488,7 @@ func (s *splicers) start(ctx context.Context, in lab.Where, listen, to string) e
 		return err
 	}
 	defer r.Close() //nolint:errcheck // one line is all it says
-	cmd, err := s.lab.Exec(ctx, in, lab.ExecOptions{Stdout: w, Stderr: os.Stderr}, s.exe, relayCommand, listen, to)
+	cmd, err := s.lab.Exec(ctx, in, lab.ExecOptions{Stdout: w, Stderr: os.Stderr}, s.exe, splice.Command, listen, to)
 	_ = w.Close()
 	if err != nil {
 		return err

@@ -1,4 +1,5 @@
-package main
+// Package splice is a plain proxy, which a node proxy is compared with.
+package splice
 
 import (
 	"fmt"
@@ -13,26 +14,26 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 )
 
-// relayCommand makes this program a plain proxy: bench relay LISTEN TO.
-const relayCommand = "relay"
+// Command makes the benchmark a plain proxy: bench relay LISTEN TO.
+const Command = "relay"
 
 // dialTimeout is for the plain proxy's way on, which is one hop.
 const dialTimeout = 5 * time.Second
 
-// relayMain is what a node proxy would be without TLS, HTTP/2, identity,
+// Main is what a node proxy would be without TLS, HTTP/2, identity,
 // policy and telemetry: the price of two more sockets and the copies between
 // them, on the same event loop. It says its process number when it listens.
-func relayMain(args []string) int {
+func Main(args []string) int {
 	if len(args) != 2 {
-		return complain(fmt.Errorf("usage: bench %s LISTEN TO", relayCommand))
+		return complain(fmt.Errorf("usage: bench %s LISTEN TO", Command))
 	}
-	if err := relayServe(args[0], args[1]); err != nil {
+	if err := serve(args[0], args[1]); err != nil {
 		return complain(err)
 	}
 	select {} // until it is killed
 }
 
-func relayServe(listen, to string) error {
+func serve(listen, to string) error {
 	target, err := netip.ParseAddrPort(to)
 	if err != nil {
 		return err
@@ -78,4 +79,9 @@ func relayServe(listen, to string) error {
 	}
 	fmt.Println(os.Getpid())
 	return nil
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	return 1
 }
