@@ -14,6 +14,7 @@ import (
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -33,7 +34,7 @@ const (
 	directoryPods     = 100_000
 	directoryServices = 5_000
 	// directoryWait bounds how long a proxy takes to have all of it.
-	directoryWait = 60 * time.Second
+	directoryWait = 15 * time.Second
 )
 
 // directory starts a proxy of the contender's kind beside a control plane of its own, which
@@ -52,7 +53,12 @@ func (c *contender) directory(ctx context.Context) (_ map[string]float64, err er
 	}
 	server := xds.NewServer(cache, xds.ServerOptions{Logger: quiet()})
 	defer server.Close()
-	g := grpc.NewServer(xds.GRPCOptions()...)
+	certs := filepath.Dir(c.lab.StateDir())
+	own, err := credentials.NewServerTLSFromFile(filepath.Join(certs, certFile), filepath.Join(certs, keyFile))
+	if err != nil {
+		return nil, err
+	}
+	g := grpc.NewServer(append(xds.GRPCOptions(), grpc.Creds(own))...)
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, server)
 	in := lab.InPod("plain", "client")
 	l, err := c.listen(ctx, in, "127.0.0.1:0")
@@ -61,7 +67,7 @@ func (c *contender) directory(ctx context.Context) (_ map[string]float64, err er
 	}
 	go g.Serve(l) //nolint:errcheck // it ends with Stop
 	defer g.Stop()
-	pid, end, err := c.lone(ctx, in, "http://"+l.Addr().String())
+	pid, end, err := c.lone(ctx, in, "https://"+l.Addr().String())
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +80,7 @@ func (c *contender) directory(ctx context.Context) (_ map[string]float64, err er
 				}
 			}
 		}
-		return errors.New("the proxy does not have the large mesh")
+		return fmt.Errorf("the proxy does not have the large mesh: %+v", server.Clients())
 	}); err != nil {
 		return nil, err
 	}
@@ -134,13 +140,18 @@ func (c *contender) lone(ctx context.Context, in lab.Where, controlPlane string)
 	if !ok {
 		return 0, nil, fmt.Errorf("%s has no %s", c.name, proxies[0])
 	}
+	root := filepath.Join(filepath.Dir(c.lab.StateDir()), caFile)
+	token := filepath.Join(filepath.Dir(c.lab.StateDir()), "token") // an empty one is no token for the peer
+	if err := os.WriteFile(token, []byte("none"), 0o600); err != nil {
+		return 0, nil, err
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return 0, nil, err
 	}
 	defer r.Close() //nolint:errcheck // one line is all it says
 	cmd, err := c.lab.Exec(ctx, in, lab.ExecOptions{Stdout: w, Stderr: w, Env: []string{
-		"XDS_ADDRESS=" + controlPlane, "CA_ADDRESS=" + controlPlane, "XDS_ROOT_CA=", "CA_ROOT_CA=", "AUTH_TOKEN=" + os.DevNull,
+		"XDS_ADDRESS=" + controlPlane, "CA_ADDRESS=" + controlPlane, "XDS_ROOT_CA=" + root, "CA_ROOT_CA=" + root, "AUTH_TOKEN=" + token,
 		"NODE_NAME=far", "INPOD_UDS=" + filepath.Join(os.TempDir(), "no-agent.sock"), "CLUSTER_ID=" + wellknown.DefaultCluster,
 		"POD_NAME=ztunnel", "POD_NAMESPACE=" + wellknown.SystemNamespace, "INSTANCE_IP=127.0.0.1", "SERVICE_ACCOUNT=ztunnel", "RUST_LOG=off",
 	}}, "/bin/sh", "-c", `echo $$; exec "$0" proxy ztunnel >/dev/null 2>&1`, program.Path)
