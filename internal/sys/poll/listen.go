@@ -14,6 +14,9 @@ const (
 	// acceptBatch is how many connections one turn accepts from one socket, so
 	// that a flood does not starve established connections.
 	acceptBatch = 64
+	// acceptNext is up to how long after a turn the next one is about connections that
+	// waited then.
+	acceptNext = 100 * time.Microsecond
 	// acceptPause is how long accepting rests when descriptors or memory ran
 	// out: connections wait in the kernel's backlog meanwhile.
 	acceptPause = 50 * time.Millisecond
@@ -29,8 +32,9 @@ type Listener struct {
 	closed atomic.Bool
 	paused *Timer
 	done   chan struct{}
-	batch  int    // how many connections this turn accepts
-	turn   uint64 // that accepted last
+	batch  int       // how many connections this turn accepts
+	turn   uint64    // that accepted last
+	at     time.Time // when that was
 }
 
 var nextListener atomic.Uint64
@@ -176,13 +180,13 @@ func (ln *Listener) Ready(Events) {
 // much as one that does, so the first is taken alone: if others wait, the next turn is
 // told, and takes more.
 func (ln *Listener) size() {
-	turn := ln.loop.Turns()
-	if turn == ln.turn+1 {
+	turn, now := ln.loop.Turns(), ln.loop.Now()
+	if turn == ln.turn+1 && now.Sub(ln.at) < acceptNext {
 		ln.batch = min(4*max(ln.batch, 1), acceptBatch)
 	} else {
 		ln.batch = 1
 	}
-	ln.turn = turn
+	ln.turn, ln.at = turn, now
 }
 
 // accept is accept4 of a listening socket, of which the scheduler is told nothing.
