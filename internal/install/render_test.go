@@ -495,6 +495,31 @@ func TestNoResources(t *testing.T) {
 	}
 }
 
+// TestLargePackets: large packets on the pods' interfaces are by choice, and nothing else
+// than yes or no is a choice.
+func TestLargePackets(t *testing.T) {
+	for text, want := range map[string]string{
+		`{}`: "", `{bigTCP: false}`: "", `{cni: {bigTCP: false}}`: "", `{bigTCP: true}`: "--large-packets=pod", `{cni: {bigTCP: true}}`: "--large-packets=pod",
+		`{bigTCP: "false"}`: "refused", `{cni: {bigTCP: 1}}`: "refused",
+	} {
+		var values map[string]any
+		if err := yaml.Unmarshal([]byte(text), &values); err != nil {
+			t.Fatal(err)
+		}
+		objects, err := renderChart(CNI, values, "istio-system", RenderOptions{Version: "v1"})
+		if err != nil || want == "refused" {
+			if want != "refused" || err == nil || !strings.Contains(err.Error(), "bigTCP") {
+				t.Errorf("%s: %v", text, err)
+			}
+			continue
+		}
+		args := fmt.Sprint(firstContainer(t, objects)["args"])
+		if got := strings.Contains(args, "--large-packets"); got != (want != "") || !strings.Contains(args, want) {
+			t.Errorf("%s: %s", text, args)
+		}
+	}
+}
+
 // firstContainer is that of the workload among objects.
 func firstContainer(t *testing.T, objects []*unstructured.Unstructured) map[string]any {
 	t.Helper()

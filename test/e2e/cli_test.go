@@ -80,6 +80,10 @@ func TestCommandLineKnowsTheMesh(t *testing.T) {
 		}
 	}
 
+	if out := checked(t); !strings.Contains(out, "large packets: ") || !strings.Contains(out, "setting lo; ") {
+		t.Errorf("ambit check does not say how large packets may be:\n%s", out)
+	}
+
 	var v struct {
 		ControlPlane, DataPlane []struct{ Component, Source string }
 	}
