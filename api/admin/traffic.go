@@ -1,9 +1,10 @@
 package admin
 
-// Traffic is what a node proxy has of rules and routes of connections.
+// Traffic is what a node proxy has of rules, routes and limits of connections.
 type Traffic struct {
 	Rules  []TrafficRule  `json:"rules"`
 	Routes []TrafficRoute `json:"routes"`
+	Limits []RateLimit    `json:"rateLimits"`
 }
 
 // TrafficRule is a DestinationRule.
@@ -30,11 +31,28 @@ type TrafficGroup struct {
 	Ejected     []string `json:"ejected,omitempty"` // UIDs
 }
 
-// TrafficRoute is a rule of a TCPRoute, for a port of a service.
+// TrafficRoute is a rule of a TCPRoute or a TLSRoute, for a port of a service.
 type TrafficRoute struct {
-	Object   string   `json:"object"` // kind, namespace, name and rule
-	Service  string   `json:"service"`
-	Port     uint16   `json:"port"`
-	Clients  string   `json:"clients,omitempty"` // their namespace; empty is all
+	Object  string `json:"object"` // kind, namespace, name and rule
+	Service string `json:"service"`
+	Port    uint16 `json:"port"`
+	Clients string `json:"clients,omitempty"` // their namespace; empty is all
+	// Names are those that clients of TLS want, of a TLSRoute: "*" is all that no other rule
+	// has.
+	Names    []string `json:"names,omitempty"`
 	Backends []string `json:"backends"`
+}
+
+// RateLimit is a RateLimit that a node proxy enforces for pods of its node.
+type RateLimit struct {
+	Object    string   `json:"object"` // kind, namespace and name
+	Namespace string   `json:"namespace"`
+	Hosts     []string `json:"services,omitempty"` // whose endpoints it is for
+	Workloads []string `json:"workloads,omitempty"`
+	Settings  string   `json:"settings"`
+	DryRun    bool     `json:"dryRun,omitempty"`
+	Allowed   uint64   `json:"allowed"`
+	Refused   uint64   `json:"refused"`
+	Reported  uint64   `json:"reported"` // too many, of a dry run
+	Parties   int64    `json:"parties"`  // that all limits of its namespace tell apart now
 }

@@ -24,6 +24,7 @@ const module = "github.com/ambit-mesh/ambit/"
 var layers = map[string][]string{
 	"api":                {},
 	"api/admin":          {}, // what fills in or reads administrative answers
+	"api/ambit":          {}, // objects as their authors write them
 	"internal/mesh":      {"api", "api/admin"},
 	"internal/sys":       {},
 	"internal/ops":       {"internal/mesh"},
@@ -36,21 +37,23 @@ var layers = map[string][]string{
 	"internal/dns":    {"api", "internal/mesh"},
 	"internal/zds":    {"api", "internal/mesh", "internal/sys"},
 	"internal/xds":    {"internal/mesh", "internal/sys", "internal/transport"},
-	"internal/source": {"internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
+	"internal/source": {"api/ambit", "internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
 	// What every proxy has, whatever its role: a second role, at L7, must not
 	// import the first.
 	"internal/proxy":   {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
-	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/proxy/observed", "internal/ztunnel/observed", "internal/ztunnel/traffic"},
+	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/proxy/observed", "internal/ztunnel/observed", "internal/ztunnel/traffic", "internal/ztunnel/hello"},
 	// Routes of connections have one translation and one table, whoever executes them.
-	"internal/ztunnel/traffic": {"api", "api/admin", "internal/mesh", "internal/xds", "internal/l7"},
-	"internal/gateway":         {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
+	"internal/ztunnel/traffic":   {"api", "api/admin", "internal/mesh", "internal/xds", "internal/l7", "internal/ztunnel/ratelimit"},
+	"internal/ztunnel/ratelimit": {"api/admin", "internal/mesh", "internal/xds"},
+	"internal/ztunnel/hello":     {"internal/mesh", "internal/sys", "internal/l7"},
+	"internal/gateway":           {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
 	// What users want observed is one language for both roles: its settings are of l7, and
 	// its collectors are called as l7 calls endpoints. Nothing else of a node proxy is.
 	"internal/proxy/export":     {"internal/mesh", "internal/sys", "internal/transport", "internal/proxy", "internal/l7", "internal/l7/exchange"},
 	"internal/proxy/observed":   {"api", "api/admin", "internal/mesh", "internal/proxy", "internal/xds", "internal/l7"},
 	"internal/ztunnel/observed": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
 	// What a gateway would reject, the control plane does not send: it asks l7.
-	"internal/control":  {"api", "api/admin", "internal/mesh", "internal/l7", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
+	"internal/control":  {"api", "api/admin", "api/ambit", "internal/mesh", "internal/l7", "internal/ops", "internal/transport", "internal/xds", "internal/source"},
 	"internal/node":     {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/zds"},
 	"internal/archtest": {"internal/mesh"},
 	// What tests share. Every wing's tests may import it, and no program.
@@ -80,7 +83,7 @@ var only = map[string][]string{
 	"github.com/google/nftables":             {"internal/sys/nft", "internal/lab"},
 	"github.com/vishvananda/netlink":         {"internal/sys", "internal/lab", "test"},
 	"github.com/spf13/cobra":                 {"internal/cli", "cmd/ambit", "cmd/ambitd", "cmd/ambit-cni"},
-	"k8s.io":                                 {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/install", "internal/lab", "internal/cli", "cmd/ambit-cni", "cmd/ambitd", "test"},
+	"k8s.io":                                 {"api/ambit", "internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/install", "internal/lab", "internal/cli", "cmd/ambit-cni", "cmd/ambitd", "test"},
 	"istio.io/client-go":                     {"internal/source", "internal/control", "internal/kube", "internal/analysis", "internal/lab", "internal/cli"},
 	"github.com/prometheus/client_golang":    {"internal/ops", "internal/proxy", "internal/ztunnel", "internal/control", "internal/node", "internal/source/kube", "internal/kube", "cmd"},
 	"google.golang.org/grpc":                 {"internal/xds", "internal/kube", "internal/transport/certs", "internal/transport/controlplane", "internal/control", "cmd/ambitd", "test"},

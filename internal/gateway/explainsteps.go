@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/ambit-mesh/ambit/internal/gateway/early"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
+	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/upstream"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -114,21 +114,22 @@ func (e *explainer) connectionRoute(cfg *route.Config) (*route.Backend, *reason.
 	if routes == nil {
 		return nil, nil
 	}
-	target, tls, of := routes.Plain(), false, "a connection without TLS"
+	first := opening.Silent
 	if e.q.SNI != "" && routes.Named() {
-		target, tls, of = routes.Lookup(e.q.SNI), true, "a connection of TLS to "+e.q.SNI
+		first.TLS, first.Name = true, e.q.SNI
 	}
+	target, failure := first.Find(routes)
 	if target == nil {
-		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepRoute, Says: "routes exist for the port, and none is for " + of, Decides: true})
-		return nil, reason.Errorf(reason.NoRoute, "%s", early.Unmatched(tls, e.q.SNI))
+		e.v.Steps = append(e.v.Steps, verdict.Step{Step: verdict.StepRoute, Says: "routes exist for the port, and none is for " + first.String(), Decides: true})
+		return nil, reason.Errorf(reason.NoRoute, "%s", failure)
 	}
-	step := verdict.Step{Step: verdict.StepRoute, Says: "it takes " + of}
+	step := verdict.Step{Step: verdict.StepRoute, Says: "it takes " + first.String()}
 	step.Object, step.Rule = origin(target)
 	e.v.Steps = append(e.v.Steps, step)
-	b, failure := target.Pick(target.Largest())
+	b, none := target.Pick(target.Largest())
 	e.backends(target, b)
-	if failure != route.OK {
-		return nil, reason.Errorf(reason.NoBackend, "%s", failure)
+	if none != route.OK {
+		return nil, reason.Errorf(reason.NoBackend, "%s", none)
 	}
 	return b, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/gateway/pair"
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/sniff"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -83,7 +84,7 @@ func (c *session) carryTCP(end bool) {
 }
 
 // helloTime bounds the wait for the first message of TLS.
-const helloTime = headTime
+const helloTime = opening.MaxTime
 
 // choose takes the route of the connection, once its first bytes show what it carries. A
 // server that speaks first is found by the silence of its client.

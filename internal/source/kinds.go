@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/ambit-mesh/ambit/api/ambit"
 )
 
 // Groups of kinds that are not part of Kubernetes, and their versions.
@@ -16,6 +18,7 @@ const (
 	groupSecurity   = "security.istio.io"
 	groupTelemetry  = "telemetry.istio.io"
 	groupGateway    = "gateway.networking.k8s.io"
+	groupAmbit      = "ambit.mesh"
 )
 
 var (
@@ -97,6 +100,10 @@ var (
 		Name: "Telemetry", Group: groupTelemetry, Plural: "telemetries", Versions: telemetryVersions, Namespaced: true,
 		Revisioned: true, StatusWritten: true,
 		Messages: messages(func(o *telemetryv1.Telemetry) (spec, status proto.Message) { return &o.Spec, &o.Status }),
+	})
+	RateLimit = register[ambit.RateLimit](Kind{
+		Name: "RateLimit", Group: groupAmbit, Plural: "ratelimits", Versions: []string{"v1alpha1"}, Namespaced: true,
+		Revisioned: true, StatusWritten: true,
 	})
 	Gateway = register[gatewayv1.Gateway](Kind{
 		Name: "Gateway", Group: groupGateway, Plural: "gateways", Versions: gatewayVersions, Namespaced: true, Shared: true,

@@ -97,7 +97,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 		Loops: a.loops, Directory: dir, Layers: a.layers, Log: logs.Logger("telemetry"), Network: cfg.Network, Cluster: cfg.ClusterID, NodeName: cfg.NodeName,
 		Self: cfg.Self, Certs: a.certs, TLS: opts, Mark: cfg.PacketMark, Demand: o.Demand,
 	})
-	reg.MustRegister(append(o.Observed.Collectors(), telemetry.NewOverridden(rec, o.Observed), manager, lookups)...)
+	reg.MustRegister(append(o.Observed.Collectors(), telemetry.NewOverridden(rec, o.Observed), manager, lookups, a.traffic.Limits)...)
 	a.node = NewNode(o)
 	manager.Follow(managed.Node{Counts: a.node.Counts, Egress: &a.node.egress, Budgets: &a.node.budgets})
 	if a.crl != nil {
@@ -146,6 +146,7 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 			// Istio has none of these.
 			{TypeURL: wellknown.TypeTelemetry, Optional: true, Apply: a.layers.Apply},
 			{TypeURL: wellknown.TypeTraffic, Optional: true, Apply: a.traffic.Apply},
+			{TypeURL: wellknown.TypeRateLimit, Optional: true, Apply: a.traffic.Limits.Apply},
 			{TypeURL: wellknown.TypeRoute, Optional: true, Apply: a.traffic.ApplyRoutes},
 			feed.Addresses(dir, a.cfg.XDSOnDemand),
 		},

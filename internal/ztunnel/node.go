@@ -35,6 +35,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/hello"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/inflight"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/managed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
@@ -90,6 +91,7 @@ type Node struct {
 	names     *resolve.Resolver
 	dns       *dnsproxy.Node // nil: names are left alone
 	egress    egress.Gate
+	hellos    hello.Node
 	stop      []func()
 
 	mu   sync.Mutex // guards what follows

@@ -39,7 +39,8 @@ type outgoing struct {
 	source   *workload.Workload
 
 	route    route.Route
-	roll     uint64         // by which a TCPRoute chooses
+	roll     uint64         // by which a route chooses
+	first    traffic.First  // what its first bytes have shown, where that chooses the route
 	held     *traffic.Group // that counts the connection
 	attempts int
 	failed   []string // UIDs of workloads that were tried
@@ -88,7 +89,7 @@ func (o *outgoing) demand() {
 	n := o.pod.node
 	o.pod.learn(o.loop, func(s *workload.Snapshot) []string {
 		names := append(route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace), egress.Unknown(s, n.Config.Network, o.source, o.dst.Addr())...)
-		return append(names, route.UnknownBackends(s, n.Config.Network, n.Traffic, o.dst, o.source.Namespace)...)
+		return append(names, route.UnknownBackends(s, n.Config.Network, n.Traffic, o.dst, o.source.Namespace, o.first)...)
 	}, func(err *reason.Error) {
 		if err != nil {
 			o.refuse(err)
@@ -135,6 +136,10 @@ func (o *outgoing) dispatch() {
 		o.refuse(err)
 		return
 	}
+	if routes := route.Reads(q); routes != nil {
+		o.readFirst(routes)
+		return
+	}
 	r, err := route.Outbound(q)
 	if err != nil {
 		o.refuse(err)
@@ -153,7 +158,7 @@ func (o *outgoing) question() route.Out {
 	n := o.pod.node
 	return route.Out{
 		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network, Source: o.source, Src: o.src, Dst: o.dst,
-		Load: n.loads.Of, Rand: random, Traffic: n.Traffic, Roll: o.roll,
+		Load: n.loads.Of, Rand: random, Traffic: n.Traffic, Roll: o.roll, First: o.first,
 	}
 }
 
@@ -435,5 +440,72 @@ func (p *pod) outboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 		p.leave(c)
 		p.node.Recorder.SocketClosed(telemetry.Source)
 		p.drop(int64(c.Sockets))
+	}
+}
+
+// readFirst reads how the program begins, for routes by which that decides. A program that
+// has asked by SOCKS5 begins once it has its reply, and is reset if no route is found.
+func (o *outgoing) readFirst(routes *traffic.Routes) {
+	if o.socks != nil {
+		socks5.Accept(o.fd)
+		o.socks = nil
+	}
+	p := o.pod
+	p.hellos.Read(&p.node.hellos, o.loop, o.fd, o.source.Namespace, routes, func(first traffic.First, err *reason.Error) {
+		if err != nil {
+			o.refuse(err)
+			return
+		}
+		o.first = first
+		o.demand()
+	})
+}
+
+// spare reports whether another endpoint can take the connection, should the
+// one that is being tried not answer.
+func (o *outgoing) spare() bool {
+	if !o.route.Balanced || o.attempts >= maxAttempts {
+		return false
+	}
+	tried := o.failed
+	o.failed = append(tried[:len(tried):len(tried)], o.conn.Name) //nolint:gocritic // for the question alone
+	_, ok := o.elsewhere()
+	o.failed = tried
+	return ok
+}
+
+// limit counts the connection in the group of its route, or refuses it.
+func (o *outgoing) limit() *reason.Error {
+	g := o.route.Group
+	if g == o.held {
+		return nil
+	}
+	o.held.Leave()
+	o.held = nil
+	if err := g.Enter(); err != nil {
+		return err
+	}
+	o.held = g
+	return nil
+}
+
+// outcome has the rule of the route learn what came of an attempt.
+func (o *outgoing) outcome(why reason.Reason, status int) {
+	n := o.pod.node
+	if o.route.Outcome(n.Directory.Snapshot(), why, status) {
+		n.log.Info("endpoint ejected: connections to it have failed", "endpoint", o.route.Workload.UID, "service", o.route.Service.Key(),
+			"rule", o.route.Group.Rule(), "reason", why)
+	}
+}
+
+// done is the end of the connection, once it is carried. What it holds lives as long.
+func (o *outgoing) done() func(*relay.Flow, relay.Result) {
+	f, g := o.pod.outboundDone(o.conn), o.held
+	if g == nil {
+		return f
+	}
+	return func(flow *relay.Flow, res relay.Result) {
+		g.Leave()
+		f(flow, res)
 	}
 }

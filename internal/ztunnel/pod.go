@@ -31,6 +31,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/hello"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/portguard"
@@ -66,6 +67,7 @@ type pod struct {
 	dns       *dnsproxy.Pod  // nil without one
 	socks     *socks5.Pod    // nil without one
 	usedUp    usedports.Set
+	hellos    hello.Pod
 	egress    egress.Counts
 	seen      *observed.Pod
 	outbound  modes.Mode // the policy of the last review
@@ -243,6 +245,7 @@ func (p *pod) close(why reason.Reason) {
 		return
 	}
 	p.shut()
+	p.hellos.Close()
 	if p.srv != nil {
 		p.srv.Close(why)
 		p.pool.Close(why)

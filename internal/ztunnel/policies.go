@@ -67,6 +67,10 @@ func (in *incoming) decided(access *rbac.Conn, d rbac.Decision) {
 			in.connected(-1, nil)
 			return
 		}
+		if over := p.node.Traffic.Limit(in.local, access); over != nil {
+			in.deny(http.StatusTooManyRequests, over.Reason, over, "")
+			return
+		}
 		in.dial(in.to, in.src)
 	case err.Reason == reason.PolicyUnavailable:
 		// Not the caller's fault: another endpoint may do.

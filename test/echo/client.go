@@ -292,6 +292,8 @@ func get(ctx context.Context, args []string) error {
 	target := f.String("url", "", "where to send requests")
 	n := f.Int("n", 1, "how many")
 	insecure := f.Bool("insecure", false, "do not verify the server's certificate")
+	name := f.String("sni", "", "the name that TLS asks for; empty for that of the URL")
+	shape := f.String("hello", "", "how the first message of TLS is sent: "+strings.Join(shapes, ", "))
 	cookies := f.Bool("cookies", false, "send the cookies that answers have set")
 	whole := f.Bool("json", false, "print a line of JSON for each request, whatever became of it")
 	header := http.Header{}
@@ -303,7 +305,8 @@ func get(ctx context.Context, args []string) error {
 	_ = f.Parse(args)
 	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: *insecure}, //nolint:gosec // asked for
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: *insecure, ServerName: *name}, //nolint:gosec // asked for
+		DialContext:       shaped(*shape),
 	}}
 	if *cookies {
 		jar, err := cookiejar.New(nil)

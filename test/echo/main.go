@@ -13,18 +13,20 @@ import (
 )
 
 const usage = `usage:
-  echo server [-http :8080] [-tcp :9000] [-first :9100] [-grpc :9200] [-authorizer-http :8000] [-authorizer-grpc :8001] [-keys JSON] [-name NAME]
-      HTTP that answers with name and caller, and to paths that end with /headers with these, to /keys with the keys of an issuer; TCP echo; TCP whose server speaks first; gRPC health; external authorizers
+  echo server [-http :8080] [-tcp :9000] [-first :9100] [-tls :8443] [-grpc :9200] [-authorizer-http :8000] [-authorizer-grpc :8001] [-keys JSON] [-name NAME]
+      HTTP that answers with name and caller, and to paths that end with /headers with these, to /keys with the keys of an issuer; TCP echo; TCP whose server speaks first; HTTP in TLS; gRPC health; external authorizers
   echo load -url http://HOST:PORT/ [-rate 100] [-duration 10s] [-workers 16] [-per-conn 20] [-protocol http1|h2|grpc]
       requests at a constant rate; a line of JSON every second, and one at the end
   echo hold -addr HOST:PORT [-every 100ms] [-text TEXT] [-each]
       one TCP connection to an echo server, used until it ends; a line of JSON for what happens
-  echo get -url URL [-n 1] [-insecure] [-json] [-H NAME:VALUE]...
+  echo get -url URL [-n 1] [-insecure] [-sni NAME] [-hello SHAPE] [-json] [-H NAME:VALUE]...
       requests, each on a connection of its own; prints the answers
   echo greet -addr HOST:PORT
       one TCP connection, on which nothing is sent; prints the first line of the server
   echo raw -addr HOST:PORT [-keep] HEAD...
       heads of requests as they are, each on a connection of its own unless they keep one, with \r\n for \n; a line of JSON for each
+  echo slow -addr HOST:PORT [-n 300] [-duration 10s]
+      TCP connections that send the first byte of TLS and no more; prints how many stay open
   echo collector [-http :4318] [-grpc :4317]
       prints the spans and log records that it gets by OTLP
 `
@@ -35,7 +37,7 @@ func main() {
 		os.Exit(2)
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"server": server, "load": load, "hold": hold, "get": get, "greet": greet, "collector": collector, "raw": raw,
+		"server": server, "load": load, "hold": hold, "get": get, "greet": greet, "collector": collector, "raw": raw, "slow": slow,
 	}
 	run, ok := commands[os.Args[1]]
 	if !ok {

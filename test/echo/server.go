@@ -25,6 +25,7 @@ func server(ctx context.Context, args []string) error {
 	httpAddr := f.String("http", ":8080", "address of the HTTP server; empty for none")
 	tcpAddr := f.String("tcp", ":9000", "address of the echo server; empty for none")
 	firstAddr := f.String("first", "", "address of the server that speaks first; empty for none")
+	tlsAddr := f.String("tls", "", "address of the HTTP server in TLS; empty for none")
 	grpcAddr := f.String("grpc", "", "address of a gRPC server that says it is healthy; empty for none")
 	checkHTTP := f.String("authorizer-http", "", "address of an external authorizer by HTTP, that allows x-token: letmein; empty for none")
 	checkGRPC := f.String("authorizer-grpc", "", "the same by gRPC")
@@ -33,7 +34,7 @@ func server(ctx context.Context, args []string) error {
 	name := f.String("name", host, "name to answer with")
 	_ = f.Parse(args)
 
-	errc := make(chan error, 6)
+	errc := make(chan error, 7)
 	listen := func(addr string, serve func(net.Listener) error) error {
 		if addr == "" {
 			return nil
@@ -50,6 +51,7 @@ func server(ctx context.Context, args []string) error {
 		listen(*httpAddr, func(l net.Listener) error { return serveHTTP(l, *name, *keys) }),
 		listen(*tcpAddr, func(l net.Listener) error { return serveEcho(l, "") }),
 		listen(*firstAddr, func(l net.Listener) error { return serveEcho(l, greeting) }),
+		listen(*tlsAddr, func(l net.Listener) error { return serveTLS(l, *name) }),
 		listen(*grpcAddr, serveHealth),
 		listen(*checkHTTP, serveAuthorizerHTTP),
 		listen(*checkGRPC, serveAuthorizerGRPC),

@@ -42,13 +42,13 @@ func TestTCPTrafficPage(t *testing.T) {
 			return nil
 		})
 	}
-	if len(rows) != 4 {
+	if len(rows) != 9 {
 		t.Errorf("%d rows of the page were tried", len(rows))
 	}
 	for _, words := range [][]string{{"ztunnel-config", "traffic", "--node", "node2"}, {"describe", "service", "web.shop"}, {"status", "-n", "shop"}} {
 		w.Eventually(strings.Join(words, " "), func() error {
 			out, err := w.Ambit(words[0], words[1:]...)
-			return errors.Join(err, contains(out, "DestinationRule", "web"))
+			return errors.Join(err, contains(out, "DestinationRule", "RateLimit", "web"))
 		})
 		if command := "`ambit " + strings.Join(words, " ") + "`"; !strings.Contains(string(page), command) {
 			t.Errorf("the page does not have %s", command)

@@ -45,7 +45,7 @@ type serviceReport struct {
 	Waypoint  string           `json:"waypoint,omitempty"`
 	Endpoints []endpointReport `json:"endpoints"`
 	Policies  []policyRow      `json:"policies"`
-	// Traffic are the DestinationRules and TCPRoutes by which the node proxy that was asked
+	// Traffic are the DestinationRules and routes by which the node proxy that was asked
 	// sends connections to the service.
 	Traffic    []string          `json:"traffic"`
 	Conditions []admin.Condition `json:"conditions"`

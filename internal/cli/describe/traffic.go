@@ -2,6 +2,7 @@ package describe
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/api/admin"
@@ -22,7 +23,16 @@ func (r *serviceReport) traffic(t *admin.Traffic) {
 	}
 	for _, route := range t.Routes {
 		if route.Service == key {
-			r.Traffic = append(r.Traffic, fmt.Sprintf("port %d: %s%s: %s", route.Port, route.Object, clients(route.Clients), strings.Join(route.Backends, ", ")))
+			names := ""
+			if len(route.Names) > 0 {
+				names = ", for TLS to " + strings.Join(route.Names, ", ")
+			}
+			r.Traffic = append(r.Traffic, fmt.Sprintf("port %d: %s%s%s: %s", route.Port, route.Object, names, clients(route.Clients), strings.Join(route.Backends, ", ")))
+		}
+	}
+	for _, l := range t.Limits {
+		if l.Namespace == r.Namespace && slices.Contains(l.Hosts, r.Hostname) {
+			r.Traffic = append(r.Traffic, fmt.Sprintf("%s: %s; allowed: %d, refused: %d", l.Object, l.Settings, l.Allowed, l.Refused))
 		}
 	}
 	for _, rule := range t.Rules {

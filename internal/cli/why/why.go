@@ -190,7 +190,7 @@ const maxHops = 8
 // Follow asks the proxies on the way of a call, from a pod.
 func Follow(ctx context.Context, m Mesh, from Pod, c Call) (*Report, error) {
 	r := &Report{From: "pod/" + from.Name + "." + from.Namespace, To: c.to(), Hops: []Hop{}}
-	q := verdict.Question{Direction: verdict.Outbound, Pod: from.Namespace + "/" + from.Name, To: c.to()}
+	q := verdict.Question{Direction: verdict.Outbound, Pod: from.Namespace + "/" + from.Name, To: c.to(), SNI: c.SNI}
 	v, proxy, err := m.Node(ctx, from.Node, q)
 	if err != nil {
 		return nil, fmt.Errorf("asking the proxy of node %s: %w", from.Node, err)

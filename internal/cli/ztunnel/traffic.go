@@ -16,7 +16,7 @@ import (
 var trafficColumns = []string{"OBJECT", "FOR", "CLIENTS", "CONNECTIONS", "REFUSED", "EJECTED", "SETTINGS"}
 
 func (z *ztunnelConfig) traffic() *cobra.Command {
-	return z.sub("traffic", "DestinationRules and TCPRoutes that the proxy honours, and what they limit and eject", z.printTraffic)
+	return z.sub("traffic", "DestinationRules, TCPRoutes, TLSRoutes and RateLimits that the proxy honours, and what they limit and eject", z.printTraffic)
 }
 
 // printTraffic prints each rule, for each service whose connections it has met, and each
@@ -46,7 +46,26 @@ func (z *ztunnelConfig) printTraffic(d *dump.Dump) error {
 		}
 	}
 	for _, r := range t.Routes {
-		rows = append(rows, []string{r.Object, fmt.Sprintf("%s:%d", dump.AfterSlash(r.Service), r.Port), cmp.Or(r.Clients, "all"), "", "", "", strings.Join(r.Backends, ", ")})
+		to := fmt.Sprintf("%s:%d", dump.AfterSlash(r.Service), r.Port)
+		if len(r.Names) > 0 {
+			to += " (TLS to " + strings.Join(r.Names, ",") + ")"
+		}
+		rows = append(rows, []string{r.Object, to, cmp.Or(r.Clients, "all"), "", "", "", strings.Join(r.Backends, ", ")})
+	}
+	for _, l := range t.Limits {
+		to := strings.Join(l.Hosts, ",")
+		if n := len(l.Workloads); n > 0 {
+			to = strconv.Itoa(n) + " pods"
+		}
+		rows = append(rows, []string{l.Object, to, "all", "", strconv.FormatUint(l.Refused, 10), "", fmt.Sprintf("%s; allowed: %d%s", l.Settings, l.Allowed, reported(&l))})
 	}
 	return z.Table(session.Narrow, trafficColumns, rows)
+}
+
+// reported describes what a dry run would have refused.
+func reported(l *admin.RateLimit) string {
+	if !l.DryRun {
+		return ""
+	}
+	return fmt.Sprintf(", too many: %d", l.Reported)
 }

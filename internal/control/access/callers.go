@@ -135,5 +135,5 @@ func forNodeProxies(typeURL string) bool {
 
 // byNode reports whether a node proxy needs of a type what is for pods of its node.
 func byNode(typeURL string) bool {
-	return typeURL == wellknown.TypeTelemetry || typeURL == wellknown.TypeTraffic || typeURL == wellknown.TypeRoute
+	return typeURL == wellknown.TypeTelemetry || typeURL == wellknown.TypeTraffic || typeURL == wellknown.TypeRateLimit || typeURL == wellknown.TypeRoute
 }

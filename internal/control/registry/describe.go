@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/api/ambit"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/deploy"
 	"github.com/ambit-mesh/ambit/internal/control/gateways"
@@ -130,6 +131,14 @@ func (d describer) visible(n tables.Ref, e *networkingv1.ServiceEntry) *status.C
 
 func (d describer) rule(n tables.Ref, _ *networkingv1.DestinationRule) []status.Condition {
 	c, ok := d.t.Traffic.Condition(d.r, n)
+	if !ok {
+		return nil
+	}
+	return []status.Condition{c}
+}
+
+func (d describer) limit(n tables.Ref, _ *ambit.RateLimit) []status.Condition {
+	c, ok := d.t.Limits.Condition(d.r, n)
 	if !ok {
 		return nil
 	}

@@ -1,9 +1,13 @@
 package registry
 
 import (
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
+	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/tables"
+	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 )
 
@@ -12,7 +16,7 @@ func (r *Registry) followKeys() {
 	if r.opts.Keys == nil {
 		return
 	}
-	tables.KeySources(&r.in).OnChange(func(changes []collection.Change[jwks.Source, struct{}]) {
+	keySources(&r.in).OnChange(func(changes []collection.Change[jwks.Source, struct{}]) {
 		for _, c := range changes {
 			if c.Has {
 				r.opts.Keys.Want(c.Key)
@@ -41,4 +45,19 @@ func (r *Registry) SetTelemetry(m *telemetry.Mesh) {
 	defer r.mu.Unlock()
 	r.in.Mesh.Set(struct{}{}, m)
 	r.settle()
+}
+
+// keySources are where the keys of RequestAuthentications come from.
+func keySources(in *tables.Inputs) *collection.Collection[jwks.Source, struct{}] {
+	return collection.FlatMap(in.Tokens.Collection, "sources of keys", tables.Same[struct{}], tables.Ref.Compare,
+		func(_ *collection.Reader, k tables.Ref, p *securityv1.RequestAuthentication, emit func(jwks.Source, struct{})) {
+			if len(targets.Refs(&p.Spec)) == 0 {
+				return
+			}
+			for _, rule := range p.Spec.GetJwtRules() {
+				if s, ok := policy.SourceOf(k.Namespace, rule); ok {
+					emit(s, struct{}{})
+				}
+			}
+		})
 }

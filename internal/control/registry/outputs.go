@@ -50,6 +50,10 @@ var outputs = []output{
 		collections: func(t *tables.Tables) []*tables.Resources { return []*tables.Resources{t.Traffic.Resources} },
 	},
 	{
+		typeURL:     wellknown.TypeRateLimit,
+		collections: func(t *tables.Tables) []*tables.Resources { return []*tables.Resources{t.Limits.Resources} },
+	},
+	{
 		typeURL: wellknown.TypeAddress,
 		collections: func(t *tables.Tables) []*tables.Resources {
 			return []*tables.Resources{t.Services, t.PodWorkloads, t.EntryWorkloads, t.InlineWorkloads, t.SliceWorkloads}

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/api/ambit"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/gateways"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
@@ -56,6 +57,10 @@ func (r *Registry) reporters() []*reporter {
 			func(e *networkingv1.WorkloadEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.workloadEntry)),
 		writes(source.DestinationRule, in.Rules, status.Owned{Conditions: []string{status.ZtunnelAccepted}},
 			func(p *networkingv1.DestinationRule) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.rule)),
+		writes(source.RateLimit, in.Limits, status.Owned{Conditions: []string{status.ZtunnelAccepted}},
+			func(l *ambit.RateLimit) status.State {
+				return status.State{Conditions: status.SeenIn(l.Status.Conditions)}
+			}, conditions(describer.limit)),
 		writes(source.AuthorizationPolicy, in.Policies,
 			status.Owned{Conditions: []string{status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted}},
 			func(p *securityv1.AuthorizationPolicy) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.policy)),

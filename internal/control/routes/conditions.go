@@ -83,11 +83,12 @@ func (o *object) resolved(f *findings) status.Condition {
 // executed is about who executes the route.
 func (o *object) executed(d *Destination) status.Condition {
 	switch {
+	case o.atNodes(d) && o.carries == route.TLS:
+		return status.Yes(status.ZtunnelAccepted, status.ReasonAccepted,
+			"the node proxies of clients execute the route, as the destination has no waypoint: they read the name that the client wants, and each connection gets a backend by weight")
 	case o.atNodes(d):
 		return status.Yes(status.ZtunnelAccepted, status.ReasonAccepted,
 			"the node proxies of clients execute the route, as the destination has no waypoint: each connection gets a backend by weight")
-	case d.Gateway == (source.Ref{}) && o.carries == route.TLS:
-		return status.No(status.ResolvedWaypoints, status.ReasonAncestorNotBound, "the route has no effect: a TLSRoute needs a waypoint, which reads the name that the client wants; %s", d.Unbound)
 	case d.Gateway == (source.Ref{}):
 		return status.No(status.ResolvedWaypoints, status.ReasonAncestorNotBound, "the route has no effect: %s", d.Unbound)
 	case !d.Ready:

@@ -11,10 +11,9 @@ import (
 )
 
 // atNodes reports whether node proxies execute a route for a destination: one of
-// connections that carry anything, where no waypoint is asked for. A waypoint that is
-// missing is not replaced.
+// connections, where no waypoint is asked for. A waypoint that is missing is not replaced.
 func (o *object) atNodes(d *Destination) bool {
-	return o.carries == route.Anything && d.Gateway == (source.Ref{}) && !d.Named && !d.Foreign
+	return o.carries != route.Requests && d.Gateway == (source.Ref{}) && !d.Named && !d.Foreign
 }
 
 // toNodes sends the rules of a route to the node proxies that execute it: those of all

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/ambit-mesh/ambit/api/ambit"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
@@ -30,6 +31,7 @@ type Inputs struct {
 	Workloads  collection.Input[Ref, *networkingv1.WorkloadEntry]
 	Entries    collection.Input[Ref, *networkingv1.ServiceEntry]
 	Rules      collection.Input[Ref, *networkingv1.DestinationRule]
+	Limits     collection.Input[Ref, *ambit.RateLimit]
 	Policies   collection.Input[Ref, *securityv1.AuthorizationPolicy]
 	Peers      collection.Input[Ref, *securityv1.PeerAuthentication]
 	Tokens     collection.Input[Ref, *securityv1.RequestAuthentication]
@@ -76,6 +78,7 @@ func NewInputs(g *collection.Graph) Inputs {
 	in.Workloads = objects(&in, g, source.WorkloadEntry, source.Key.Ref)
 	in.Entries = objects(&in, g, source.ServiceEntry, source.Key.Ref)
 	in.Rules = objects(&in, g, source.DestinationRule, source.Key.Ref)
+	in.Limits = objects(&in, g, source.RateLimit, source.Key.Ref)
 	in.Policies = objects(&in, g, source.AuthorizationPolicy, source.Key.Ref)
 	in.Peers = objects(&in, g, source.PeerAuthentication, source.Key.Ref)
 	in.Tokens = objects(&in, g, source.RequestAuthentication, source.Key.Ref)

@@ -12,6 +12,7 @@ import (
 	authzpb "github.com/ambit-mesh/ambit/api/authz"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/jwks"
+	"github.com/ambit-mesh/ambit/internal/control/limits"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/service"
@@ -58,6 +59,13 @@ func (t *Tables) routing(in *Inputs) {
 			return traffic.Place{Domain: t.Cluster(r, source.Cluster{}).Domain, RootNamespace: t.Opts.RootNamespace}
 		},
 	})
+	t.Limits = limits.New(limits.Inputs{
+		Limits: in.Limits.Collection, Pods: t.pods, PodUID: t.podID,
+		Host: func(r *collection.Reader, k Ref) (string, bool) {
+			_, is := collection.Fetch(r, in.Services.Collection, k)
+			return t.Hostname(r, k), is
+		},
+	})
 	t.Routes = routes.New(routes.Inputs{
 		HTTPRoutes: in.HttpRoutes.Collection, GRPCRoutes: in.GrpcRoutes.Collection,
 		TLSRoutes: in.TlsRoutes.Collection, TCPRoutes: in.TcpRoutes.Collection, Grants: in.grants.Collection,
@@ -94,7 +102,7 @@ func (t *Tables) routing(in *Inputs) {
 				}), true
 			}),
 		Telemetry: in.Telemetry.Collection, Mesh: in.Mesh.Collection, HostOwner: t.hostOwner,
-		Pods: t.pods, PodUID: func(r *collection.Reader, k Ref) (string, string) { return t.Cluster(r, k.Cluster).ID, t.podUID(r, k) },
+		Pods: t.pods, PodUID: t.podID,
 		Layers: collection.Map(in.Telemetry.Collection, "layers of telemetry", Never[*telemetry.Made],
 			func(r *collection.Reader, _ Ref, p *telemetryv1.Telemetry) (*telemetry.Made, bool) {
 				return t.Observes(r, p), true
@@ -105,21 +113,6 @@ func (t *Tables) routing(in *Inputs) {
 				return targets.Gateway{Class: class, Waypoint: is, Ready: is && w.address != nil}, true
 			}),
 	})
-}
-
-// KeySources are where the keys of RequestAuthentications come from.
-func KeySources(in *Inputs) *collection.Collection[jwks.Source, struct{}] {
-	return collection.FlatMap(in.Tokens.Collection, "sources of keys", Same[struct{}], Ref.Compare,
-		func(_ *collection.Reader, k Ref, p *securityv1.RequestAuthentication, emit func(jwks.Source, struct{})) {
-			if len(targets.Refs(&p.Spec)) == 0 {
-				return
-			}
-			for _, rule := range p.Spec.GetJwtRules() {
-				if s, ok := policy.SourceOf(k.Namespace, rule); ok {
-					emit(s, struct{}{})
-				}
-			}
-		})
 }
 
 // bindDestination notes which waypoint has the routes of a service.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/limits"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/routes"
@@ -84,6 +85,7 @@ type Tables struct {
 	Placements      *collection.Collection[Ref, access.Placement]
 	GatewayAccounts *collection.Collection[Ref, string]
 	Traffic         *traffic.Tables
+	Limits          *limits.Tables
 	Routes          *routes.Tables
 	Targets         *targets.Tables
 	defaults        *collection.Index[defaultsOf, Ref, *corev1.ConfigMap] // of the objects of Gateways, by class

@@ -67,6 +67,11 @@ func PodAddresses(p *corev1.Pod) [][]byte {
 	return out
 }
 
+// podID returns the ID of a pod's cluster, and the pod's own.
+func (t *Tables) podID(r *collection.Reader, k Ref) (cluster, uid string) {
+	return t.Cluster(r, k.Cluster).ID, t.podUID(r, k)
+}
+
 func (t *Tables) podUID(r *collection.Reader, k Ref) string {
 	return t.Cluster(r, k.Cluster).ID + "//Pod/" + k.Namespace + "/" + k.Name
 }

@@ -9,8 +9,8 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/gateway/pair"
 	"github.com/ambit-mesh/ambit/internal/l7/http1"
+	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
-	"github.com/ambit-mesh/ambit/internal/l7/sni"
 	"github.com/ambit-mesh/ambit/internal/l7/sniff"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -153,40 +153,15 @@ type Choice struct {
 // Choose finds the route of a connection without HTTP by what its client has sent. silent:
 // it has sent nothing for a time, because its server speaks first.
 func Choose(routes *route.Connections, client pair.Early, silent bool) (c Choice) {
-	v := sni.Plain
+	o := opening.Silent
 	if routes.Named() && !silent {
-		if c.Name, v = sni.Read(client.Bytes); v == sni.More && !client.End {
-			return Choice{Wait: true}
-		}
-		if len(client.Bytes) == 0 {
-			v = sni.Plain // the client has ended its direction at once
+		if o, c.Wait = opening.Look(client.Bytes, client.End); c.Wait {
+			return c
 		}
 	}
-	switch v {
-	case sni.Plain:
-		c.Target = routes.Plain()
-	case sni.Hello:
-		c.Target = routes.Lookup(c.Name)
-	default:
-		c.Failure = "its TLS handshake cannot be read"
-		return c
-	}
-	if c.Target == nil {
-		c.Failure = Unmatched(v == sni.Hello, c.Name)
-	}
+	c.Name = o.Name
+	c.Target, c.Failure = o.Find(routes)
 	return c
-}
-
-// Unmatched describes a connection that no route fits: of TLS, by the name that its client
-// wants, or without.
-func Unmatched(tls bool, name string) string {
-	switch {
-	case !tls:
-		return "a connection without TLS, on a port that has routes of TLS alone"
-	case name == "":
-		return "a connection of TLS whose client names no server"
-	}
-	return "a connection of TLS to " + name
 }
 
 // lingerTime is how long an endpoint whose connection is not needed may take to end it.

@@ -5,9 +5,11 @@ package main
 
 import (
 	"bytes"
+	"embed"
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,11 @@ import (
 	_ "sigs.k8s.io/gateway-api/pkg/consts" // keeps the module, whose files are copied, in go.mod
 	"sigs.k8s.io/yaml"
 )
+
+// ownFiles are the definitions of the kinds that are Ambit's own.
+//
+//go:embed own
+var ownFiles embed.FS
 
 func main() {
 	out := flag.String("out", "", "`directory` to write to")
@@ -68,6 +75,19 @@ func collect() (map[string][]byte, error) {
 	}
 	if err := add(all, "istio", raw, nil); err != nil {
 		return nil, err
+	}
+	own, err := fs.ReadDir(ownFiles, "own")
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range own {
+		text, err := ownFiles.ReadFile("own/" + f.Name())
+		if err != nil {
+			return nil, err
+		}
+		if err := add(all, "ambit", text, nil); err != nil {
+			return nil, err
+		}
 	}
 	for _, c := range channels {
 		if err := c.addTo(all, filepath.Join(gateway, "config", "crd", c.name)); err != nil {

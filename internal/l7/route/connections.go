@@ -118,6 +118,26 @@ func (c *Connections) Lookup(name string) *Target {
 	return c.any
 }
 
+// Names returns the names of clients of TLS that take a rule, in order: "*" for those that
+// no other rule is for.
+func (c *Connections) Names(t *Target) (names []string) {
+	for name, at := range c.exact {
+		if at == t {
+			names = append(names, name)
+		}
+	}
+	for suffix, at := range c.wildcard {
+		if at == t {
+			names = append(names, "*"+suffix)
+		}
+	}
+	if c.any == t {
+		names = append(names, "*")
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Targets returns the rules, in the order of their precedence.
 func (c *Connections) Targets() []*Target {
 	if c == nil {

@@ -37,6 +37,9 @@ const (
 	// NotInRegistry: the pod may only call what is in a registry.
 	NotInRegistry
 
+	// RateLimited: a limit of new connections refused one too many.
+	RateLimited
+
 	// Identity and TLS.
 	CertificateUnavailable // no certificate for the local workload
 	TLSFailure             // handshake failed for a reason not below
@@ -113,6 +116,7 @@ var table = [...]Info{
 	AuthorizerFailed:  {"AUTHORIZER_FAILED", "DENY", "an external authorizer gave no usable answer", "see that the authorizer that is named runs and can be reached from the waypoint; the error has the cause"},
 	BodyTooLarge:      {"BODY_TOO_LARGE", "DENY", "the body is larger than what an external authorizer gets", "raise maxRequestBytes of the provider that is named, or set allowPartialMessage"},
 	NotInRegistry:     {"NOT_IN_REGISTRY", "DENY", "the destination is in no registry that the pod may use", "add a ServiceEntry with this address and port that the namespace sees, or change the outbound traffic policy: docs/egress.md"},
+	RateLimited:       {"RATE_LIMITED", "DENY", "more new connections than a limit of the destination permits", "the error names the RateLimit and the rate; `ambit ztunnel-config traffic` counts them, on the destination's node"},
 	WaypointRequired:  {"WAYPOINT_REQUIRED", "DENY", "the destination admits only its waypoint", "call the service by its name or address; docs/waypoints.md lists the exceptions, for clients that call pods"},
 
 	CertificateUnavailable: {"CERTIFICATE_UNAVAILABLE", "IDENTITY_ERROR", "no certificate for the local workload", "check that the CA is reachable from this node; `ambit ztunnel-config certificate` shows the state"},
@@ -170,6 +174,7 @@ var http = [...]HTTPInfo{
 	AuthorizerFailed:  {403, "UAEX"},
 	BodyTooLarge:      {413, "UAEX"},
 	NotInRegistry:     {403, "-"},
+	RateLimited:       {429, "RL"},
 
 	CertificateUnavailable: {503, "UF"},
 	TLSFailure:             {503, "UF"},

@@ -10,7 +10,7 @@ import (
 // last is the last member of the set.
 const last = TryTimeout
 
-var httpFlags = map[string]bool{"-": true, "DC": true, "DPE": true, "NC": true, "NR": true, "SI": true, "UAEX": true, "UC": true, "UF": true, "UH": true, "UO": true, "UPE": true, "UT": true}
+var httpFlags = map[string]bool{"-": true, "DC": true, "DPE": true, "NC": true, "NR": true, "RL": true, "SI": true, "UAEX": true, "UC": true, "UF": true, "UH": true, "UO": true, "UPE": true, "UT": true}
 
 func TestTableIsComplete(t *testing.T) {
 	name := regexp.MustCompile(`^[A-Z][A-Z0-9_]*$`)

@@ -144,6 +144,7 @@ const (
 	TypePolicy         = "type.googleapis.com/ambit.authz.v1.Policy"         // Ambit's own
 	TypeTelemetry      = "type.googleapis.com/ambit.telemetry.v1.Layer"      // Ambit's own
 	TypeTraffic        = "type.googleapis.com/ambit.traffic.v1.Rule"         // Ambit's own
+	TypeRateLimit      = "type.googleapis.com/ambit.ratelimit.v1.Limit"      // Ambit's own
 )
 
 // ExtensionClientAffinity is the name of a Service's extension, without a

@@ -48,7 +48,7 @@ func Unknown(w *World, q *verdict.Question) []string {
 		like = address(p, like)
 	}
 	if dst, err := w.find(q.To, ns, like); err == nil {
-		names := append(route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns), route.UnknownBackends(w.Snapshot, w.Network, w.Traffic, dst, ns)...)
+		names := append(route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns), route.UnknownBackends(w.Snapshot, w.Network, w.Traffic, dst, ns, first(q))...)
 		if info, _, ok := w.Served(ns, name); ok {
 			names = append(names, egress.Unknown(w.Snapshot, w.Network, w.local(info), dst.Addr())...)
 		}
@@ -91,7 +91,12 @@ func (w *World) pod(namespace, name string) *workload.Workload {
 	return best
 }
 
-func first(uint64) uint64 { return 0 }
+func lowest(uint64) uint64 { return 0 }
+
+// first is how the client of a question begins: by TLS if it wants a name.
+func first(q *verdict.Question) traffic.First {
+	return traffic.First{Seen: true, TLS: q.SNI != "", Name: q.SNI}
+}
 
 // target is a workload as policies see it.
 func target(w *workload.Workload) rbac.Target {

@@ -68,6 +68,9 @@ func Inbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 	if re := d.Error(); re != nil {
 		return v.Refuse(re), nil
 	}
+	if re := w.limits(v, local, &conn); re != nil {
+		return v.Refuse(re), nil
+	}
 	v.Next = &verdict.Next{To: verdict.ToProgram, Namespace: ns, Name: name, Node: local.Node, UID: local.UID, Authority: to.String()}
 	return v, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
 // Outbound returns what happens to a connection of a pod.
@@ -52,7 +53,7 @@ func Outbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 	if !served {
 		return w.uncaptured(v, source, dst)
 	}
-	return w.captured(v, info, source, accepting, dst), nil
+	return w.captured(v, info, source, accepting, dst, first(q)), nil
 }
 
 // unserved is a pod in the mesh that this proxy does not serve.
@@ -68,7 +69,7 @@ func (w *World) unserved(v *verdict.Verdict, source *workload.Workload) (*verdic
 	return v.Refuse(errNotListening), nil
 }
 
-func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *workload.Workload, accepting bool, dst netip.AddrPort) *verdict.Verdict {
+func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *workload.Workload, accepting bool, dst netip.AddrPort, first traffic.First) *verdict.Verdict {
 	object := "Pod " + info.Namespace + "/" + info.Name
 	step := verdict.Step{Step: verdict.StepCapture, Object: object}
 	if !accepting {
@@ -89,8 +90,8 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 		return v.Refuse(err)
 	}
 	r, re := route.Outbound(route.Out{
-		Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Load: w.Load, Rand: first,
-		Traffic: w.Traffic, Roll: w.tcpRoute(v, source.Namespace, at.Service, dst.Port()),
+		Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Load: w.Load, Rand: lowest,
+		Traffic: w.Traffic, Roll: w.connectionRoute(v, traffic.Call{Client: source.Namespace, Service: at.Service, Port: dst.Port(), First: first}), First: first,
 	})
 	if re != nil {
 		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepEndpoint, Says: "there is no next hop", Object: object, Decides: true})
@@ -243,7 +244,7 @@ func (w *World) uncaptured(v *verdict.Verdict, source *workload.Workload, dst ne
 	to := at.Workload
 	next := dst
 	if at.Service != nil {
-		up, err := w.Snapshot.Pick(workload.Query{Service: at.Service, Client: source, Dialled: dst.Addr(), Port: dst.Port(), Load: w.Load, Rand: first})
+		up, err := w.Snapshot.Pick(workload.Query{Service: at.Service, Client: source, Dialled: dst.Addr(), Port: dst.Port(), Load: w.Load, Rand: lowest})
 		if err != nil {
 			v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepEndpoint, Says: "the node has no endpoint to send the connection to", Object: serviceObject(at.Service), Decides: true})
 			return v.Refuse(err), nil

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
@@ -12,24 +13,27 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
-// tcpRoute adds which TCPRoute sends the connection to another service, and returns the
+// connectionRoute adds which route sends the connection to another service, and returns the
 // number by which the backend with the largest share is chosen.
-func (w *World) tcpRoute(v *verdict.Verdict, client string, svc *workload.Service, port uint16) (roll uint64) {
-	if svc == nil || !svc.Waypoint.IsZero() || len(svc.WeightedWaypoints) > 0 {
+func (w *World) connectionRoute(v *verdict.Verdict, c traffic.Call) (roll uint64) {
+	if c.Service == nil || !c.Service.Waypoint.IsZero() || len(c.Service.WeightedWaypoints) > 0 {
 		return 0
 	}
-	t, ok := w.Traffic.Route(client, svc, port)
+	t, failure, ok := w.Traffic.Route(c)
 	if !ok {
 		return 0
 	}
 	step := verdict.Step{Step: verdict.StepRoute}
 	if t == nil {
-		step.Object, step.Says, step.Decides = serviceObject(svc), "routes exist for the port, and no rule of them is in effect", true
+		step.Object, step.Says, step.Decides = serviceObject(c.Service), "routes exist for the port, and none is for this: "+failure, true
 		v.Steps = append(v.Steps, step)
 		return 0
 	}
 	step.Object, step.Rule, _ = strings.Cut(t.Rule.Origin, ", ")
 	step.Says = "it sends each connection to a backend by weight: " + strings.Join(traffic.Shares(t), ", ")
+	if c.First.TLS {
+		step.Says = "it takes " + c.First.String() + "; " + step.Says
+	}
 	v.Steps = append(v.Steps, step)
 	return t.Largest()
 }
@@ -55,4 +59,21 @@ func (w *World) rule(v *verdict.Verdict, r *route.Route) *reason.Error {
 	}
 	v.Steps = append(v.Steps, step)
 	return err
+}
+
+// limits adds what RateLimits say of the connection, and returns which refuses it now.
+func (w *World) limits(v *verdict.Verdict, local *workload.Workload, c *rbac.Conn) (refused *reason.Error) {
+	for _, f := range w.Traffic.Limited(local, c) {
+		step := verdict.Step{Step: verdict.StepPolicy, Object: f.Limit.String(), Rule: f.Rate.String()}
+		step.Says = fmt.Sprintf("room for %d more new connections now", f.Left)
+		if f.Limit.DryRun {
+			step.Says = "dry run: " + step.Says
+		}
+		if err := f.Error(); err != nil && refused == nil {
+			refused, step.Decides = err, true
+			step.Says += fmt.Sprintf("; for the next one in %v", f.Wait.Round(time.Millisecond))
+		}
+		v.Steps = append(v.Steps, step)
+	}
+	return refused
 }

@@ -58,9 +58,11 @@ type Out struct {
 	Load func(uid string) int
 	Rand workload.Rand
 	// Traffic has the rules and routes of connections; may be nil. Roll is the random number
-	// that a route chooses by: the same for each try of one connection.
+	// that a route chooses by, First is what the first bytes have shown: the same for each
+	// try of one connection.
 	Traffic *traffic.Node
 	Roll    uint64
+	First   traffic.First
 }
 
 // Route is the answer for one connection.
@@ -121,7 +123,7 @@ func (o *Out) toService(svc *workload.Service) (Route, *reason.Error) {
 		return o.toWaypoint(gw, svc, o.Dst, ServiceWaypoint)
 	}
 	if gw.IsZero() {
-		if s, ok := o.Traffic.Shift(o.Source.Namespace, svc, o.Dst.Port(), o.Roll); ok {
+		if s, ok := o.Traffic.Shift(o.call(svc), o.Roll); ok {
 			return o.shift(&s)
 		}
 	}

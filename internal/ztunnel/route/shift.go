@@ -9,7 +9,27 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
-// shift goes to the backend that a TCPRoute has chosen, as a program that calls it would:
+// call is the connection as routes of a service see it.
+func (o *Out) call(svc *workload.Service) traffic.Call {
+	return traffic.Call{Client: o.Source.Namespace, Service: svc, Port: o.Dst.Port(), First: o.First}
+}
+
+// Reads returns the routes of what a program has called, if the first bytes of the
+// connection decide about it and have not been read; nil otherwise.
+func Reads(o Out) *traffic.Routes {
+	svc := o.Snapshot.Find(o.Network, o.Dst.Addr(), o.Source.Namespace).Service
+	if svc == nil || behindWaypoint(svc) {
+		return nil
+	}
+	return o.Traffic.Reads(o.call(svc))
+}
+
+// behindWaypoint reports whether connections to a service may go to a waypoint.
+func behindWaypoint(svc *workload.Service) bool {
+	return !workload.PickWaypoint(svc, func(uint64) uint64 { return 0 }).IsZero()
+}
+
+// shift goes to the backend that a route has chosen, as a program that calls it would:
 // through its waypoint, when it has one. Routes of the backend itself do not follow.
 func (o *Out) shift(s *traffic.Shift) (Route, *reason.Error) {
 	if s.Failure != nil {

@@ -134,12 +134,12 @@ func unknownGateway(names []string, s *workload.Snapshot, gw workload.GatewayAdd
 func addressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }
 
 // UnknownBackends lists what a route needs of the services that it sends connections to.
-func UnknownBackends(s *workload.Snapshot, network string, t *traffic.Node, dst netip.AddrPort, namespace string) (names []string) {
+func UnknownBackends(s *workload.Snapshot, network string, t *traffic.Node, dst netip.AddrPort, namespace string, first traffic.First) (names []string) {
 	svc := s.Find(network, dst.Addr(), namespace).Service
-	if svc == nil || !svc.Waypoint.IsZero() || len(svc.WeightedWaypoints) > 0 {
+	if svc == nil || behindWaypoint(svc) {
 		return nil
 	}
-	for _, b := range t.Backends(namespace, svc, dst.Port()) {
+	for _, b := range t.Backends(traffic.Call{Client: namespace, Service: svc, Port: dst.Port(), First: first}) {
 		to := s.ServiceByName(b.Namespace, b.Hostname)
 		if to == nil {
 			names = append(names, b.Namespace+"/"+b.Hostname)

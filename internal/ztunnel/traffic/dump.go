@@ -14,7 +14,7 @@ import (
 // Dump lists rules and routes for /config_dump.
 func (n *Node) Dump() *admin.Traffic {
 	s, now := n.now.Load(), time.Now()
-	out := &admin.Traffic{Rules: []admin.TrafficRule{}, Routes: []admin.TrafficRoute{}}
+	out := &admin.Traffic{Rules: []admin.TrafficRule{}, Routes: []admin.TrafficRoute{}, Limits: n.Limits.Dump()}
 	n.mu.Lock()
 	groups := slices.Collect(maps.Values(n.groups))
 	n.mu.Unlock()
@@ -35,10 +35,13 @@ func (n *Node) Dump() *admin.Traffic {
 	}
 	for k, p := range s.routes.Ports {
 		add := func(clients string, c *route.Connections) {
-			if t := c.Plain(); t != nil {
-				out.Routes = append(out.Routes, admin.TrafficRoute{
-					Object: t.Rule.Origin, Service: k.Namespace + "/" + k.Hostname, Port: k.Port, Clients: clients, Backends: Shares(t),
-				})
+			for _, t := range c.Targets() {
+				row := admin.TrafficRoute{
+					Object: t.Rule.Origin, Service: k.Namespace + "/" + k.Hostname, Port: k.Port, Clients: clients, Names: c.Names(t), Backends: Shares(t),
+				}
+				if t == c.Plain() || len(row.Names) > 0 {
+					out.Routes = append(out.Routes, row)
+				}
 			}
 		}
 		if p.Connections != nil {
@@ -49,7 +52,7 @@ func (n *Node) Dump() *admin.Traffic {
 		}
 	}
 	slices.SortFunc(out.Routes, func(a, b admin.TrafficRoute) int {
-		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Clients, b.Clients))
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Clients, b.Clients), cmp.Compare(a.Object, b.Object))
 	})
 	return out
 }

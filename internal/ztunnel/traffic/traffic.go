@@ -1,4 +1,4 @@
-// Package traffic is what DestinationRules and TCPRoutes do to the connections of a node:
+// Package traffic is what DestinationRules, TCPRoutes and TLSRoutes do to the connections of a node:
 // which rule is for a connection to a service, how many connections there may be, which
 // endpoints are left out, and which service gets the connection instead.
 package traffic
@@ -9,12 +9,16 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/l7/wire"
+	limits "github.com/ambit-mesh/ambit/internal/mesh/ratelimit"
+	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	rules "github.com/ambit-mesh/ambit/internal/mesh/traffic"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/xds"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/ratelimit"
 )
 
 const (
@@ -27,6 +31,8 @@ const (
 // Node has the rules and the routes of a node, and what its connections have shown of
 // endpoints. Its methods may be called from any goroutine, and on nil.
 type Node struct {
+	Limits *ratelimit.Node // of connections into the node
+
 	log *slog.Logger
 	now atomic.Pointer[state]
 
@@ -64,7 +70,7 @@ type groupKey struct {
 
 // New returns a Node without rules.
 func New(log *slog.Logger) *Node {
-	n := &Node{log: log, rules: map[string]*rules.Rule{}, routes: wire.NewStore(), groups: map[groupKey]*Group{}}
+	n := &Node{log: log, Limits: ratelimit.New(log), rules: map[string]*rules.Rule{}, routes: wire.NewStore(), groups: map[groupKey]*Group{}}
 	n.now.Store(&state{set: rules.NewSet(nil), routes: n.routes.Config()})
 	return n
 }
@@ -189,6 +195,7 @@ func (n *Node) Forget(uid string) {
 	if n == nil {
 		return
 	}
+	n.Limits.Forget(uid)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, g := range n.groups {
@@ -202,6 +209,13 @@ func (n *Node) renew() {
 	n.now.Store(&state{set: s.set, routes: s.routes})
 }
 
+// First is what the first bytes of a connection have shown, and Routes are those that it
+// may take.
+type (
+	First  = opening.Opening
+	Routes = route.Connections
+)
+
 // Shift is where a route sends a connection.
 type Shift struct {
 	// Origin is the rule of the route, for people; empty when no rule is in effect.
@@ -211,22 +225,30 @@ type Shift struct {
 	Failure *reason.Error
 }
 
-// Shift returns where a TCPRoute sends a connection to a service; ok is false when there is
+// Call is a connection as routes see it.
+type Call struct {
+	Client  string // namespace
+	Service *workload.Service
+	Port    uint16
+	First   First
+}
+
+// Shift returns where a route sends a connection to a service; ok is false when there is
 // no route. roll is a random number, the same for each try of one connection.
-func (n *Node) Shift(client string, svc *workload.Service, port uint16, roll uint64) (s Shift, ok bool) {
-	t, ok := n.Route(client, svc, port)
+func (n *Node) Shift(c Call, roll uint64) (s Shift, ok bool) {
+	t, failure, ok := n.Route(c)
 	if !ok {
 		return s, false
 	}
 	if t == nil {
-		s.Failure = reason.Errorf(reason.NoRoute, "no rule of the routes of port %d of %s is in effect", port, svc.Key())
+		s.Failure = reason.Errorf(reason.NoRoute, "port %d of %s: %s", c.Port, c.Service.Key(), failure)
 		return s, true
 	}
 	s.Origin = t.Rule.Origin
-	b, failure := t.Pick(roll)
+	b, none := t.Pick(roll)
 	switch {
-	case failure != route.OK:
-		s.Failure = reason.Errorf(reason.NoBackend, "%s: %s", t.Rule.Origin, failure)
+	case none != route.OK:
+		s.Failure = reason.Errorf(reason.NoBackend, "%s: %s", t.Rule.Origin, none)
 	case b.Name == "":
 		s.Failure = reason.Errorf(reason.NoBackend, "%s: %s", t.Rule.Origin, b.Invalid)
 	default:
@@ -239,26 +261,46 @@ func (n *Node) Shift(client string, svc *workload.Service, port uint16, roll uin
 	return s, true
 }
 
-// Route returns the rule of a TCPRoute for a connection, nil when none is in effect; ok is
-// false when there is no route.
-func (n *Node) Route(client string, svc *workload.Service, port uint16) (t *route.Target, ok bool) {
+// table returns the routes for a connection, nil without any.
+func (n *Node) table(c Call) *Routes {
 	if n == nil {
-		return nil, false
+		return nil
 	}
-	c := n.now.Load().routes
-	if len(c.Ports) == 0 {
-		return nil, false
+	all := n.now.Load().routes
+	if len(all.Ports) == 0 {
+		return nil
 	}
-	table := c.Port(route.PortKey{Namespace: svc.Namespace, Hostname: svc.Hostname, Port: port}).ConnectionsFor(client)
+	return all.Port(route.PortKey{Namespace: c.Service.Namespace, Hostname: c.Service.Hostname, Port: c.Port}).ConnectionsFor(c.Client)
+}
+
+// Reads returns the routes for a connection if its first bytes decide, and have not been
+// read; nil otherwise.
+func (n *Node) Reads(c Call) *Routes {
+	if t := n.table(c); t.Named() && !c.First.Seen {
+		return t
+	}
+	return nil
+}
+
+// Route returns the rule for a connection, or why there is none; ok is false when there is
+// no route.
+func (n *Node) Route(c Call) (t *route.Target, failure string, ok bool) {
+	table := n.table(c)
 	if table == nil {
-		return nil, false
+		return nil, "", false
 	}
-	return table.Plain(), true
+	if t, failure = c.First.Find(table); t == nil && !table.Named() {
+		failure = "no rule of its routes is in effect"
+	}
+	return t, failure, true
 }
 
 // Backends returns the backends of the route for a connection.
-func (n *Node) Backends(client string, svc *workload.Service, port uint16) (out []route.PortKey) {
-	t, _ := n.Route(client, svc, port)
+func (n *Node) Backends(c Call) (out []route.PortKey) {
+	if n.Reads(c) != nil {
+		return nil // which route is not decided
+	}
+	t, _, _ := n.Route(c)
 	if t == nil {
 		return nil
 	}
@@ -268,4 +310,21 @@ func (n *Node) Backends(client string, svc *workload.Service, port uint16) (out 
 		}
 	}
 	return out
+}
+
+// Limit counts a connection into a pod that policies allow, or returns which limit refuses
+// it.
+func (n *Node) Limit(w *workload.Workload, c *rbac.Conn) *reason.Error {
+	if n == nil {
+		return nil
+	}
+	return n.Limits.Take(w, c.Dst.Port(), limits.Source{Identity: c.Identity, Addr: c.Src.Addr()})
+}
+
+// Limited returns what the limits say of a connection into a pod, which is not counted.
+func (n *Node) Limited(w *workload.Workload, c *rbac.Conn) []ratelimit.Finding {
+	if n == nil {
+		return nil
+	}
+	return n.Limits.Explain(w, c.Dst.Port(), limits.Source{Identity: c.Identity, Addr: c.Src.Addr()})
 }

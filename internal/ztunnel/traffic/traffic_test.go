@@ -279,13 +279,13 @@ func addRoute(t testing.TB, n *Node, name, clients string, created int64, backen
 func TestShift(t *testing.T) {
 	m := newMesh(t, 1)
 	n := New(slog.New(slog.DiscardHandler))
-	if _, ok := n.Shift("shop", m.svc, 80, 0); ok {
+	if _, ok := n.Shift(Call{Client: "shop", Service: m.svc, Port: 80}, 0); ok {
 		t.Error("shifted without a route")
 	}
 	addRoute(t, n, "split", "", 1, route.Backend{Name: "shop/v1:80", Weight: 3}, route.Backend{Name: "shop/v2:81", Weight: 1}, route.Backend{Weight: 4, Invalid: "there is no Service shop/absent"})
 	count := map[string]int{}
 	for i := range uint64(800) {
-		s, ok := n.Shift("shop", m.svc, 80, i*((1<<64-1)/800))
+		s, ok := n.Shift(Call{Client: "shop", Service: m.svc, Port: 80}, i*((1<<64-1)/800))
 		if !ok || s.Origin != "TCPRoute shop/split, rule 0" {
 			t.Fatalf("%+v", s)
 		}
@@ -298,24 +298,24 @@ func TestShift(t *testing.T) {
 	if count["shop/v1:80"] < 299 || count["shop/v1:80"] > 301 || count["shop/v2:81"] < 99 || count["shop/v2:81"] > 101 || count["NO_BACKEND"] < 399 {
 		t.Errorf("%v", count)
 	}
-	if _, ok := n.Shift("shop", m.svc, 81, 0); ok {
+	if _, ok := n.Shift(Call{Client: "shop", Service: m.svc, Port: 81}, 0); ok {
 		t.Error("another port is shifted")
 	}
 	addRoute(t, n, "mine", "market", 2, route.Backend{Name: "shop/v2:81", Weight: 1})
-	if s, _ := n.Shift("market", m.svc, 80, 0); s.To.Hostname != "v2" {
+	if s, _ := n.Shift(Call{Client: "market", Service: m.svc, Port: 80}, 0); s.To.Hostname != "v2" {
 		t.Errorf("clients with a route of their own: %+v", s)
 	}
-	if s, _ := n.Shift("shop", m.svc, 80, 0); s.To.Hostname != "v1" {
+	if s, _ := n.Shift(Call{Client: "shop", Service: m.svc, Port: 80}, 0); s.To.Hostname != "v1" {
 		t.Errorf("other clients: %+v", s)
 	}
 	addRoute(t, n, "split", "", 1)
-	if s, ok := n.Shift("shop", m.svc, 80, 0); !ok || s.Failure == nil || s.Failure.Reason != reason.NoBackend {
+	if s, ok := n.Shift(Call{Client: "shop", Service: m.svc, Port: 80}, 0); !ok || s.Failure == nil || s.Failure.Reason != reason.NoBackend {
 		t.Errorf("a route without backends: %+v", s)
 	}
 	if bad := n.ApplyRoutes(xds.Delta{Updated: []xds.Resource{{Name: "mine", Body: []byte{0xff}}}}); len(bad) != 1 {
 		t.Error("garbage is not rejected")
 	}
-	if s, _ := n.Shift("market", m.svc, 80, 0); s.To.Hostname != "v2" {
+	if s, _ := n.Shift(Call{Client: "market", Service: m.svc, Port: 80}, 0); s.To.Hostname != "v2" {
 		t.Error("what was rejected has replaced what was there")
 	}
 }
@@ -327,7 +327,7 @@ func TestNoAllocation(t *testing.T) {
 	addRoute(t, n, "split", "", 1, route.Backend{Name: "shop/v1:80", Weight: 1})
 	q := m.query()
 	if a := testing.AllocsPerRun(100, func() {
-		_, _ = n.Shift("shop", m.svc, 80, 1<<60)
+		_, _ = n.Shift(Call{Client: "shop", Service: m.svc, Port: 80}, 1<<60)
 		g := n.For("shop", m.svc, 80)
 		_ = g.Enter()
 		_, _ = g.Pick(m.Snapshot, q)
@@ -347,7 +347,7 @@ func BenchmarkDecide(b *testing.B) {
 	q := m.query()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := n.Shift("shop", m.svc, 80, 1<<60); !ok {
+		if _, ok := n.Shift(Call{Client: "shop", Service: m.svc, Port: 80}, 1<<60); !ok {
 			b.Fatal("no route")
 		}
 		g := n.For("shop", m.svc, 80)
@@ -367,7 +367,7 @@ func BenchmarkWithout(b *testing.B) {
 	n := New(slog.New(slog.DiscardHandler))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := n.Shift("shop", m.svc, 80, 0); ok || n.For("shop", m.svc, 80) != nil {
+		if _, ok := n.Shift(Call{Client: "shop", Service: m.svc, Port: 80}, 0); ok || n.For("shop", m.svc, 80) != nil {
 			b.Fatal("there is something")
 		}
 	}
