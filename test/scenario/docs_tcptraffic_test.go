@@ -48,7 +48,7 @@ func TestTCPTrafficPage(t *testing.T) {
 	for _, words := range [][]string{{"ztunnel-config", "traffic", "--node", "node2"}, {"describe", "service", "web.shop"}, {"status", "-n", "shop"}} {
 		w.Eventually(strings.Join(words, " "), func() error {
 			out, err := w.Ambit(words[0], words[1:]...)
-			return errors.Join(err, contains(out, "DestinationRule", "RateLimit", "web"))
+			return errors.Join(err, contains(out, "DestinationRule", "web"), contains(out, "RateLimit", "web"))
 		})
 		if command := "`ambit " + strings.Join(words, " ") + "`"; !strings.Contains(string(page), command) {
 			t.Errorf("the page does not have %s", command)

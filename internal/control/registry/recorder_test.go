@@ -10,14 +10,14 @@ import (
 
 // recorder keeps what is published, as a proxy would.
 type recorder struct {
-	addresses, policies, requests, rules, tokens, layers, traffic map[string][]byte
+	addresses, policies, requests, rules, tokens, layers, traffic, limits map[string][]byte
 	last                                                          Update
 	updates                                                       int
 	synced                                                        bool
 }
 
 func newRecorder() *recorder {
-	return &recorder{addresses: map[string][]byte{}, policies: map[string][]byte{}, requests: map[string][]byte{}, rules: map[string][]byte{}, tokens: map[string][]byte{}, layers: map[string][]byte{}, traffic: map[string][]byte{}}
+	return &recorder{addresses: map[string][]byte{}, policies: map[string][]byte{}, requests: map[string][]byte{}, rules: map[string][]byte{}, tokens: map[string][]byte{}, layers: map[string][]byte{}, traffic: map[string][]byte{}, limits: map[string][]byte{}}
 }
 
 func (r *recorder) Publish(u Update) {
@@ -36,6 +36,8 @@ func (r *recorder) Publish(u Update) {
 			into = r.layers
 		case wellknown.TypeTraffic:
 			into = r.traffic
+		case wellknown.TypeRateLimit:
+			into = r.limits
 		case wellknown.TypeRoute:
 			into = r.rules
 		}

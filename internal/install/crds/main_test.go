@@ -47,6 +47,7 @@ func TestKindsOfBothModules(t *testing.T) {
 		"istio/authorizationpolicies.security.istio.io.yaml",
 		"istio/peerauthentications.security.istio.io.yaml",
 		"istio/serviceentries.networking.istio.io.yaml",
+		"ambit/ratelimits.ambit.mesh.yaml",
 		"gateway-api/gateways.gateway.networking.k8s.io.yaml",
 		"gateway-api/httproutes.gateway.networking.k8s.io.yaml",
 		"gateway-api-experimental/httproutes.gateway.networking.k8s.io.yaml",
@@ -61,8 +62,9 @@ func TestKindsOfBothModules(t *testing.T) {
 		}
 	}
 	for name, text := range all {
-		if strings.HasPrefix(name, "gateway-api") != strings.Contains(string(text), "app.kubernetes.io/part-of: ambit") {
-			t.Errorf("%s: only definitions of the Gateway API are marked as ours", name)
+		ours := strings.HasPrefix(name, "gateway-api") || strings.HasPrefix(name, "ambit/")
+		if ours != strings.Contains(string(text), "app.kubernetes.io/part-of: ambit") {
+			t.Errorf("%s: only definitions of the Gateway API and of our own kinds are marked as ours", name)
 		}
 	}
 }

@@ -25,12 +25,20 @@ func TestChartHasTheRulesOfTheKinds(t *testing.T) {
 // Every kind that is not part of Kubernetes is one that the charts install, in
 // the version that is preferred.
 func TestChartsHaveTheDefinitionsOfTheKinds(t *testing.T) {
-	dirs := map[bool]string{false: "base/files/crds/istio/", true: "base/files/crds/gateway-api/"}
+	dir := func(group string) string {
+		switch {
+		case group == "ambit.mesh":
+			return "base/files/crds/ambit/"
+		case strings.HasSuffix(group, ".k8s.io"):
+			return "base/files/crds/gateway-api/"
+		}
+		return "base/files/crds/istio/"
+	}
 	for _, k := range source.Kinds() {
 		if k.Builtin {
 			continue
 		}
-		text, err := fs.ReadFile(charts.FS, dirs[strings.HasSuffix(k.Group, ".k8s.io")]+k.Plural+"."+k.Group+".yaml")
+		text, err := fs.ReadFile(charts.FS, dir(k.Group)+k.Plural+"."+k.Group+".yaml")
 		if err != nil {
 			t.Errorf("%s: %v", k, err)
 			continue

@@ -167,6 +167,7 @@ func everything() []runtime.Object {
 		custom("discovery.k8s.io/v1", "EndpointSlice", "a", "e", nil),
 		custom("networking.istio.io/v1", "WorkloadEntry", "a", "we", map[string]any{"address": "1.2.3.4"}),
 		custom("networking.istio.io/v1", "DestinationRule", "a", "dr", map[string]any{"host": "x"}),
+		custom("ambit.mesh/v1alpha1", "RateLimit", "a", "rl", map[string]any{"connections": []any{map[string]any{"rate": 1}}}),
 		custom("networking.istio.io/v1", "ServiceEntry", "a", "se", map[string]any{"hosts": []any{"x.example"}, "resolution": "DNS"}),
 		authz("ap", map[string]any{"action": "DENY"}),
 		custom("security.istio.io/v1", "PeerAuthentication", "a", "pa", map[string]any{"mtls": map[string]any{"mode": "STRICT"}}),
@@ -496,6 +497,7 @@ func TestObjectsThatCannotBeRead(t *testing.T) {
 	s := kubetest.Start(t, authz("kept", good), authz("closed", bad), authz("strange", map[string]any{"selektor": 1}),
 		authz("allow", map[string]any{"rules": []any{map[string]any{"unless": "new"}}}),
 		custom("security.istio.io/v1", "PeerAuthentication", "a", "pa", map[string]any{"mtls": map[string]any{"mode": "QUANTUM"}}),
+		custom("ambit.mesh/v1alpha1", "RateLimit", "a", "rl", map[string]any{"connections": []any{map[string]any{"rate": 1}}}),
 		custom("networking.istio.io/v1", "ServiceEntry", "a", "se", map[string]any{"hosts": "x"}))
 	src, r := start(t, s, Options{})
 	problems := func() string {
