@@ -54,5 +54,7 @@ type RateLimit struct {
 	Allowed   uint64   `json:"allowed"`
 	Refused   uint64   `json:"refused"`
 	Reported  uint64   `json:"reported"` // too many, of a dry run
-	Parties   int64    `json:"parties"`  // that all limits of its namespace tell apart now
+	// Unanswered are those about which a rate limit service gave no usable answer.
+	Unanswered uint64 `json:"unanswered"`
+	Parties    int64  `json:"parties"` // that all limits of its namespace tell apart now
 }

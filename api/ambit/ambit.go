@@ -21,6 +21,8 @@ type RateLimitSpec struct {
 	// Mode is Enforce, which it is by default, or DryRun.
 	Mode        string            `json:"mode,omitempty"`
 	Connections []ConnectionLimit `json:"connections,omitempty"`
+	// Global has a rate limit service asked about what the others permit.
+	Global *GlobalLimit `json:"global,omitempty"`
 }
 
 // TargetRef names an object of the same namespace.
@@ -45,6 +47,29 @@ type ConnectionLimit struct {
 	// By is Destination, which it is by default, SourceNamespace, SourceIdentity or
 	// SourceAddress: whose connections are counted together.
 	By string `json:"by,omitempty"`
+}
+
+// GlobalLimit is a service that speaks Envoy's protocol of rate limit services.
+type GlobalLimit struct {
+	Service GlobalService `json:"service"`
+	Domain  string        `json:"domain"`
+	// Timeout is how long an answer may take; 100ms by default.
+	Timeout string `json:"timeout,omitempty"`
+	// FailureMode is what becomes of a connection without an answer: Deny, which it is by
+	// default, or Allow.
+	FailureMode string       `json:"failureMode,omitempty"`
+	Descriptors []Descriptor `json:"descriptors"`
+}
+
+// GlobalService names a port of a Service of the same namespace.
+type GlobalService struct {
+	Name string `json:"name"`
+	Port int64  `json:"port"`
+}
+
+// Descriptor is what the service is asked about, as one.
+type Descriptor struct {
+	Entries []string `json:"entries"`
 }
 
 // RateLimitStatus is what the control plane reports.

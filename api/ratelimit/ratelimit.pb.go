@@ -79,6 +79,64 @@ func (By) EnumDescriptor() ([]byte, []int) {
 	return file_ratelimit_ratelimit_proto_rawDescGZIP(), []int{0}
 }
 
+type Entry int32
+
+const (
+	Entry_ENTRY_SOURCE_NAMESPACE      Entry = 0
+	Entry_ENTRY_SOURCE_IDENTITY       Entry = 1
+	Entry_ENTRY_SOURCE_ADDRESS        Entry = 2
+	Entry_ENTRY_DESTINATION_NAMESPACE Entry = 3
+	Entry_ENTRY_DESTINATION_SERVICE   Entry = 4
+	Entry_ENTRY_DESTINATION_WORKLOAD  Entry = 5
+)
+
+// Enum value maps for Entry.
+var (
+	Entry_name = map[int32]string{
+		0: "ENTRY_SOURCE_NAMESPACE",
+		1: "ENTRY_SOURCE_IDENTITY",
+		2: "ENTRY_SOURCE_ADDRESS",
+		3: "ENTRY_DESTINATION_NAMESPACE",
+		4: "ENTRY_DESTINATION_SERVICE",
+		5: "ENTRY_DESTINATION_WORKLOAD",
+	}
+	Entry_value = map[string]int32{
+		"ENTRY_SOURCE_NAMESPACE":      0,
+		"ENTRY_SOURCE_IDENTITY":       1,
+		"ENTRY_SOURCE_ADDRESS":        2,
+		"ENTRY_DESTINATION_NAMESPACE": 3,
+		"ENTRY_DESTINATION_SERVICE":   4,
+		"ENTRY_DESTINATION_WORKLOAD":  5,
+	}
+)
+
+func (x Entry) Enum() *Entry {
+	p := new(Entry)
+	*p = x
+	return p
+}
+
+func (x Entry) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Entry) Descriptor() protoreflect.EnumDescriptor {
+	return file_ratelimit_ratelimit_proto_enumTypes[1].Descriptor()
+}
+
+func (Entry) Type() protoreflect.EnumType {
+	return &file_ratelimit_ratelimit_proto_enumTypes[1]
+}
+
+func (x Entry) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Entry.Descriptor instead.
+func (Entry) EnumDescriptor() ([]byte, []int) {
+	return file_ratelimit_ratelimit_proto_rawDescGZIP(), []int{1}
+}
+
 // The resource that travels over delta xDS.
 type Limit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -91,7 +149,9 @@ type Limit struct {
 	Workloads   []string       `protobuf:"bytes,4,rep,name=workloads,proto3" json:"workloads,omitempty"`
 	Connections []*Connections `protobuf:"bytes,5,rep,name=connections,proto3" json:"connections,omitempty"`
 	// Connections too many are counted, and not refused.
-	DryRun        bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Asked about those that the limits above permit.
+	Service       *Service `protobuf:"bytes,7,opt,name=service,proto3" json:"service,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,6 +228,13 @@ func (x *Limit) GetDryRun() bool {
 	return false
 }
 
+func (x *Limit) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
 // Each pod has a count of its own, or one for each party.
 type Connections struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -238,28 +305,185 @@ func (x *Connections) GetBy() By {
 	return By_DESTINATION
 }
 
+// A rate limit service that is asked about each connection, by Envoy's protocol.
+type Service struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Namespace           string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Hostname            string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Port                uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Domain              string                 `protobuf:"bytes,4,opt,name=domain,proto3" json:"domain,omitempty"`
+	TimeoutMilliseconds uint32                 `protobuf:"varint,5,opt,name=timeout_milliseconds,json=timeoutMilliseconds,proto3" json:"timeout_milliseconds,omitempty"`
+	// Connections are let in about which no answer has come.
+	Open          bool          `protobuf:"varint,6,opt,name=open,proto3" json:"open,omitempty"`
+	Descriptors   []*Descriptor `protobuf:"bytes,7,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Service) Reset() {
+	*x = Service{}
+	mi := &file_ratelimit_ratelimit_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Service) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Service) ProtoMessage() {}
+
+func (x *Service) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_ratelimit_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Service.ProtoReflect.Descriptor instead.
+func (*Service) Descriptor() ([]byte, []int) {
+	return file_ratelimit_ratelimit_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Service) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Service) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *Service) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Service) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *Service) GetTimeoutMilliseconds() uint32 {
+	if x != nil {
+		return x.TimeoutMilliseconds
+	}
+	return 0
+}
+
+func (x *Service) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *Service) GetDescriptors() []*Descriptor {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
+}
+
+type Descriptor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []Entry                `protobuf:"varint,1,rep,packed,name=entries,proto3,enum=ambit.ratelimit.v1.Entry" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Descriptor) Reset() {
+	*x = Descriptor{}
+	mi := &file_ratelimit_ratelimit_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Descriptor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Descriptor) ProtoMessage() {}
+
+func (x *Descriptor) ProtoReflect() protoreflect.Message {
+	mi := &file_ratelimit_ratelimit_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Descriptor.ProtoReflect.Descriptor instead.
+func (*Descriptor) Descriptor() ([]byte, []int) {
+	return file_ratelimit_ratelimit_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Descriptor) GetEntries() []Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
 var File_ratelimit_ratelimit_proto protoreflect.FileDescriptor
 
 const file_ratelimit_ratelimit_proto_rawDesc = "" +
 	"\n" +
-	"\x19ratelimit/ratelimit.proto\x12\x12ambit.ratelimit.v1\"\xc9\x01\n" +
+	"\x19ratelimit/ratelimit.proto\x12\x12ambit.ratelimit.v1\"\x80\x02\n" +
 	"\x05Limit\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05hosts\x18\x03 \x03(\tR\x05hosts\x12\x1c\n" +
 	"\tworkloads\x18\x04 \x03(\tR\tworkloads\x12A\n" +
 	"\vconnections\x18\x05 \x03(\v2\x1f.ambit.ratelimit.v1.ConnectionsR\vconnections\x12\x17\n" +
-	"\adry_run\x18\x06 \x01(\bR\x06dryRun\"\x8a\x01\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x125\n" +
+	"\aservice\x18\a \x01(\v2\x1b.ambit.ratelimit.v1.ServiceR\aservice\"\x8a\x01\n" +
 	"\vConnections\x12\x12\n" +
 	"\x04rate\x18\x01 \x01(\rR\x04rate\x12)\n" +
 	"\x10per_milliseconds\x18\x02 \x01(\rR\x0fperMilliseconds\x12\x14\n" +
 	"\x05burst\x18\x03 \x01(\rR\x05burst\x12&\n" +
-	"\x02by\x18\x04 \x01(\x0e2\x16.ambit.ratelimit.v1.ByR\x02by*T\n" +
+	"\x02by\x18\x04 \x01(\x0e2\x16.ambit.ratelimit.v1.ByR\x02by\"\xf8\x01\n" +
+	"\aService\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x16\n" +
+	"\x06domain\x18\x04 \x01(\tR\x06domain\x121\n" +
+	"\x14timeout_milliseconds\x18\x05 \x01(\rR\x13timeoutMilliseconds\x12\x12\n" +
+	"\x04open\x18\x06 \x01(\bR\x04open\x12@\n" +
+	"\vdescriptors\x18\a \x03(\v2\x1e.ambit.ratelimit.v1.DescriptorR\vdescriptors\"A\n" +
+	"\n" +
+	"Descriptor\x123\n" +
+	"\aentries\x18\x01 \x03(\x0e2\x19.ambit.ratelimit.v1.EntryR\aentries*T\n" +
 	"\x02By\x12\x0f\n" +
 	"\vDESTINATION\x10\x00\x12\x14\n" +
 	"\x10SOURCE_NAMESPACE\x10\x01\x12\x13\n" +
 	"\x0fSOURCE_IDENTITY\x10\x02\x12\x12\n" +
-	"\x0eSOURCE_ADDRESS\x10\x03B5Z3github.com/ambit-mesh/ambit/api/ratelimit;ratelimitb\x06proto3"
+	"\x0eSOURCE_ADDRESS\x10\x03*\xb8\x01\n" +
+	"\x05Entry\x12\x1a\n" +
+	"\x16ENTRY_SOURCE_NAMESPACE\x10\x00\x12\x19\n" +
+	"\x15ENTRY_SOURCE_IDENTITY\x10\x01\x12\x18\n" +
+	"\x14ENTRY_SOURCE_ADDRESS\x10\x02\x12\x1f\n" +
+	"\x1bENTRY_DESTINATION_NAMESPACE\x10\x03\x12\x1d\n" +
+	"\x19ENTRY_DESTINATION_SERVICE\x10\x04\x12\x1e\n" +
+	"\x1aENTRY_DESTINATION_WORKLOAD\x10\x05B5Z3github.com/ambit-mesh/ambit/api/ratelimit;ratelimitb\x06proto3"
 
 var (
 	file_ratelimit_ratelimit_proto_rawDescOnce sync.Once
@@ -273,21 +497,27 @@ func file_ratelimit_ratelimit_proto_rawDescGZIP() []byte {
 	return file_ratelimit_ratelimit_proto_rawDescData
 }
 
-var file_ratelimit_ratelimit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ratelimit_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_ratelimit_ratelimit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ratelimit_ratelimit_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_ratelimit_ratelimit_proto_goTypes = []any{
 	(By)(0),             // 0: ambit.ratelimit.v1.By
-	(*Limit)(nil),       // 1: ambit.ratelimit.v1.Limit
-	(*Connections)(nil), // 2: ambit.ratelimit.v1.Connections
+	(Entry)(0),          // 1: ambit.ratelimit.v1.Entry
+	(*Limit)(nil),       // 2: ambit.ratelimit.v1.Limit
+	(*Connections)(nil), // 3: ambit.ratelimit.v1.Connections
+	(*Service)(nil),     // 4: ambit.ratelimit.v1.Service
+	(*Descriptor)(nil),  // 5: ambit.ratelimit.v1.Descriptor
 }
 var file_ratelimit_ratelimit_proto_depIdxs = []int32{
-	2, // 0: ambit.ratelimit.v1.Limit.connections:type_name -> ambit.ratelimit.v1.Connections
-	0, // 1: ambit.ratelimit.v1.Connections.by:type_name -> ambit.ratelimit.v1.By
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 0: ambit.ratelimit.v1.Limit.connections:type_name -> ambit.ratelimit.v1.Connections
+	4, // 1: ambit.ratelimit.v1.Limit.service:type_name -> ambit.ratelimit.v1.Service
+	0, // 2: ambit.ratelimit.v1.Connections.by:type_name -> ambit.ratelimit.v1.By
+	5, // 3: ambit.ratelimit.v1.Service.descriptors:type_name -> ambit.ratelimit.v1.Descriptor
+	1, // 4: ambit.ratelimit.v1.Descriptor.entries:type_name -> ambit.ratelimit.v1.Entry
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_ratelimit_ratelimit_proto_init() }
@@ -300,8 +530,8 @@ func file_ratelimit_ratelimit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ratelimit_ratelimit_proto_rawDesc), len(file_ratelimit_ratelimit_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   2,
+			NumEnums:      2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -41,12 +41,14 @@ var layers = map[string][]string{
 	// What every proxy has, whatever its role: a second role, at L7, must not
 	// import the first.
 	"internal/proxy":   {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
-	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/proxy/observed", "internal/ztunnel/observed", "internal/ztunnel/traffic", "internal/ztunnel/hello"},
+	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/proxy/observed", "internal/ztunnel/observed", "internal/ztunnel/traffic", "internal/ztunnel/hello", "internal/ztunnel/limitservice"},
 	// Routes of connections have one translation and one table, whoever executes them.
-	"internal/ztunnel/traffic":   {"api", "api/admin", "internal/mesh", "internal/xds", "internal/l7", "internal/ztunnel/ratelimit"},
-	"internal/ztunnel/ratelimit": {"api/admin", "internal/mesh", "internal/xds"},
-	"internal/ztunnel/hello":     {"internal/mesh", "internal/sys", "internal/l7"},
-	"internal/gateway":           {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
+	"internal/ztunnel/traffic":   {"api", "api/admin", "internal/mesh", "internal/xds", "internal/l7", "internal/sys", "internal/ztunnel/ratelimit"},
+	"internal/ztunnel/ratelimit": {"api/admin", "internal/mesh", "internal/sys", "internal/xds"},
+	// Rate limit services are called as l7 calls endpoints.
+	"internal/ztunnel/limitservice": {"internal/mesh", "internal/sys", "internal/l7", "internal/l7/exchange", "internal/ztunnel/observed"},
+	"internal/ztunnel/hello":        {"internal/mesh", "internal/sys", "internal/l7"},
+	"internal/gateway":              {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
 	// What users want observed is one language for both roles: its settings are of l7, and
 	// its collectors are called as l7 calls endpoints. Nothing else of a node proxy is.
 	"internal/proxy/export":     {"internal/mesh", "internal/sys", "internal/transport", "internal/proxy", "internal/l7", "internal/l7/exchange"},

@@ -30,6 +30,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/limitservice"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/managed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
@@ -97,6 +98,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 		Loops: a.loops, Directory: dir, Layers: a.layers, Log: logs.Logger("telemetry"), Network: cfg.Network, Cluster: cfg.ClusterID, NodeName: cfg.NodeName,
 		Self: cfg.Self, Certs: a.certs, TLS: opts, Mark: cfg.PacketMark, Demand: o.Demand,
 	})
+	a.traffic.Limits.Asker = limitservice.New(o.Observed, a.loops)
 	reg.MustRegister(append(o.Observed.Collectors(), telemetry.NewOverridden(rec, o.Observed), manager, lookups, a.traffic.Limits)...)
 	a.node = NewNode(o)
 	manager.Follow(managed.Node{Counts: a.node.Counts, Egress: &a.node.egress, Budgets: &a.node.budgets})

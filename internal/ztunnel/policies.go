@@ -63,21 +63,26 @@ func (in *incoming) decided(access *rbac.Conn, d rbac.Decision) {
 	err := d.Error()
 	switch {
 	case err == nil:
-		if why, _ := p.set.Aborted(in.conn); why != reason.OK { // while it waited
-			in.connected(-1, nil)
-			return
-		}
-		if over := p.node.Traffic.Limit(in.local, access); over != nil {
-			in.deny(http.StatusTooManyRequests, over.Reason, over, "")
-			return
-		}
-		in.dial(in.to, in.src)
+		p.node.Traffic.Admit(in.loop, in.local, access, in.admitted)
 	case err.Reason == reason.PolicyUnavailable:
 		// Not the caller's fault: another endpoint may do.
 		in.deny(http.StatusServiceUnavailable, err.Reason, accesslog.Rejection(err), d.Policy)
 	default:
 		in.deny(http.StatusUnauthorized, err.Reason, accesslog.Rejection(err), d.Policy)
 	}
+}
+
+// admitted connects, unless a limit refuses the connection.
+func (in *incoming) admitted(over *reason.Error) {
+	if why, _ := in.pod.set.Aborted(in.conn); why != reason.OK { // while it waited
+		in.connected(-1, nil)
+		return
+	}
+	if over != nil {
+		in.deny(http.StatusTooManyRequests, over.Reason, over, "")
+		return
+	}
+	in.dial(in.to, in.src)
 }
 
 // decisions is the level at which decisions of policies are logged.

@@ -115,3 +115,49 @@ func TestRateLimit(t *testing.T) {
 		w.Delete(rateLimit("pods", ""))
 	})
 }
+
+// TestGlobalRateLimit: a rate limit service decides about each new connection, by what the
+// proxy has proven of it. Without an answer, failureMode decides.
+func TestGlobalRateLimit(t *testing.T) {
+	w := start(t, world.Options{})
+	w.Namespace("market", true)
+	w.Apply(rig.PodObject("$shop", "far", "node2", "") + rig.PodObject("$market", "buyer", "node2", "") + server("web", "app: web") + server("limiter", "app: limiter", "-limiter", ":8002") +
+		rig.ServiceObject("$shop", "web", "web", "{name: tcp, port: 80, targetPort: 8080}") + rig.ServiceObject("$shop", "limiter", "limiter", "{name: grpc, port: 8002}"))
+	buyer, web := world.Place{Namespace: "market", Pod: "buyer"}, world.Place{Namespace: "shop", Pod: "web"}
+	w.Families(func(w *world.World, v6 bool) {
+		to := w.Service("shop", "web", 80, v6)
+		limit := func(domain, rest string) string {
+			// The service counts for ever: each family has domains of its own.
+			domain += map[bool]string{false: "4", true: "6"}[v6]
+			return rateLimit("web", "targetRefs: [{kind: Service, name: web}], global: {service: {name: limiter, port: 8002}, domain: "+domain+", descriptors: [{entries: [SourceNamespace, DestinationService]}], "+rest+"}")
+		}
+		w.Becomes(200, far, to, "/")
+		w.Becomes(200, buyer, to, "/")
+		w.Apply(limit("some-", "timeout: 5s"))
+		w.Condition("RateLimit", "shop", "web", "ZtunnelAccepted", "True Accepted", "is asked about domain some-")
+		w.Says([]string{"RateLimit $shop/web", "domain some-"}, "ztunnel-config", "traffic", "--node", w.Node(web))
+		n := map[bool]int{false: 4, true: 6}[v6]
+		in, err := answered(w, 9, far, to)
+		other, err2 := answered(w, 3, buyer, to)
+		if in != n || other != 3 || err != nil || err2 != nil {
+			w.Errorf("%d of 9 and %d of 3 are let in, want %d and 3, errors %v, %v", in, other, n, err, err2)
+		}
+		w.ProxyLogs(web, reason.RateLimited.Info().What, "RateLimit $shop/web", "has no room in domain some-")
+		w.Says([]string{"RateLimit $shop/web", "is asked about domain some-"}, "why", "far.$shop", "web:80", "--tcp")
+
+		for _, domain := range []string{"broken-", "slow-"} {
+			w.Apply(limit(domain, "timeout: 200ms"))
+			w.Says([]string{"RateLimit $shop/web", "domain " + domain}, "ztunnel-config", "traffic", "--node", w.Node(web))
+			if in, err := answered(w, 2, far, to); err != nil || in != 0 {
+				w.Errorf("%s: %d of 2 are let in, error %v", domain, in, err)
+			}
+			w.ProxyLogs(web, reason.RateLimited.Info().What, "gave no usable answer, and failureMode is Deny")
+			w.Apply(limit(domain, "timeout: 200ms, failureMode: Allow"))
+			w.Says([]string{"RateLimit $shop/web", "domain " + domain, "failureMode Allow"}, "ztunnel-config", "traffic", "--node", w.Node(web))
+			if in, err := answered(w, 2, far, to); err != nil || in != 2 {
+				w.Errorf("%s: %d of 2 are let in where failureMode allows, error %v", domain, in, err)
+			}
+		}
+		w.Delete(rateLimit("web", ""))
+	})
+}

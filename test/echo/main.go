@@ -13,8 +13,8 @@ import (
 )
 
 const usage = `usage:
-  echo server [-http :8080] [-tcp :9000] [-first :9100] [-tls :8443] [-grpc :9200] [-authorizer-http :8000] [-authorizer-grpc :8001] [-keys JSON] [-name NAME]
-      HTTP that answers with name and caller, and to paths that end with /headers with these, to /keys with the keys of an issuer; TCP echo; TCP whose server speaks first; HTTP in TLS; gRPC health; external authorizers
+  echo server [-http :8080] [-tcp :9000] [-first :9100] [-tls :8443] [-grpc :9200] [-authorizer-http :8000] [-authorizer-grpc :8001] [-limiter :8002] [-keys JSON] [-name NAME]
+      HTTP that answers with name and caller, and to paths that end with /headers with these, to /keys with the keys of an issuer; TCP echo; TCP whose server speaks first; HTTP in TLS; gRPC health; external authorizers; a rate limit service
   echo load -url http://HOST:PORT/ [-rate 100] [-duration 10s] [-workers 16] [-per-conn 20] [-protocol http1|h2|grpc]
       requests at a constant rate; a line of JSON every second, and one at the end
   echo hold -addr HOST:PORT [-every 100ms] [-text TEXT] [-each]

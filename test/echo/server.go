@@ -29,12 +29,13 @@ func server(ctx context.Context, args []string) error {
 	grpcAddr := f.String("grpc", "", "address of a gRPC server that says it is healthy; empty for none")
 	checkHTTP := f.String("authorizer-http", "", "address of an external authorizer by HTTP, that allows x-token: letmein; empty for none")
 	checkGRPC := f.String("authorizer-grpc", "", "the same by gRPC")
+	limiter := f.String("limiter", "", "address of a rate limit service, whose domains end with what each descriptor may have; empty for none")
 	host, _ := os.Hostname()
 	keys := f.String("keys", "", "what the HTTP server answers to /keys; empty for what it answers elsewhere")
 	name := f.String("name", host, "name to answer with")
 	_ = f.Parse(args)
 
-	errc := make(chan error, 7)
+	errc := make(chan error, 8)
 	listen := func(addr string, serve func(net.Listener) error) error {
 		if addr == "" {
 			return nil
@@ -55,6 +56,7 @@ func server(ctx context.Context, args []string) error {
 		listen(*grpcAddr, serveHealth),
 		listen(*checkHTTP, serveAuthorizerHTTP),
 		listen(*checkGRPC, serveAuthorizerGRPC),
+		listen(*limiter, serveLimiter),
 	)
 	if err != nil {
 		return err

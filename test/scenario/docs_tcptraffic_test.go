@@ -42,7 +42,7 @@ func TestTCPTrafficPage(t *testing.T) {
 			return nil
 		})
 	}
-	if len(rows) != 9 {
+	if len(rows) != 10 {
 		t.Errorf("%d rows of the page were tried", len(rows))
 	}
 	for _, words := range [][]string{{"ztunnel-config", "traffic", "--node", "node2"}, {"describe", "service", "web.shop"}, {"status", "-n", "shop"}} {

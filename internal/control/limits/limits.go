@@ -73,6 +73,13 @@ func New(in Inputs) *Tables {
 			}
 			l := *m.limit
 			l.Hosts, _ = t.hosts(r, k, m)
+			if l.Service != nil {
+				// One that does not exist answers nothing: failureMode decides then.
+				s := *l.Service
+				host, _ := t.in.Host(r, k.At(k.Namespace, m.service))
+				s.Hostname = strings.ToLower(host)
+				l.Service = &s
+			}
 			for node, uids := range t.reach(r, k, m) {
 				here := l
 				here.Workloads = uids
@@ -143,6 +150,11 @@ func (t *Tables) Condition(r *collection.Reader, k source.Ref) (status.Condition
 		return status.No(status.ZtunnelAccepted, status.ReasonInvalid, "it has no effect: correct %s", strings.Join(m.Invalid, "; correct ")), true
 	}
 	_, absent := t.hosts(r, k, m)
+	if m.service != "" {
+		if _, ok := t.in.Host(r, k.At(k.Namespace, m.service)); !ok {
+			absent = append(absent, m.service)
+		}
+	}
 	for i, name := range absent {
 		absent[i] = "there is no Service " + k.Namespace + "/" + name
 	}

@@ -45,7 +45,18 @@ func TestTranslate(t *testing.T) {
 		"connections[0].per: ":       func(s *ambit.RateLimitSpec) { s.Connections[0].Per = "soon" },
 		"connections[0]: per: 1ms":   func(s *ambit.RateLimitSpec) { s.Connections[0].Per = "1ms" },
 		"connections[0]: per: 2h":    func(s *ambit.RateLimitSpec) { s.Connections[0].Per = "2h" },
-		"connections[0].by: ":        func(s *ambit.RateLimitSpec) { s.Connections[0].By = "Client" },
+		"global.service.port: ":      func(s *ambit.RateLimitSpec) { s.Global = &ambit.GlobalLimit{Domain: "d"} },
+		"global.failureMode: ":       func(s *ambit.RateLimitSpec) { s.Global = &ambit.GlobalLimit{FailureMode: "No"} },
+		"global.timeout: ": func(s *ambit.RateLimitSpec) {
+			s.Global = &ambit.GlobalLimit{Service: ambit.GlobalService{Name: "a", Port: 1}, Timeout: "soon"}
+		},
+		"global: descriptors: ": func(s *ambit.RateLimitSpec) {
+			s.Global = &ambit.GlobalLimit{Service: ambit.GlobalService{Name: "a", Port: 1}, Domain: "d"}
+		},
+		"global.descriptors[0].entries: ": func(s *ambit.RateLimitSpec) {
+			s.Global = &ambit.GlobalLimit{Service: ambit.GlobalService{Name: "a", Port: 1}, Domain: "d", Descriptors: []ambit.Descriptor{{Entries: []string{"Path"}}}}
+		},
+		"connections[0].by: ": func(s *ambit.RateLimitSpec) { s.Connections[0].By = "Client" },
 	} {
 		m := Translate(object(change))
 		if m.limit != nil || len(m.Invalid) != 1 || !strings.HasPrefix(m.Invalid[0], want) {

@@ -4,6 +4,7 @@ package limits
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ type Made struct {
 	limit    *ratelimit.Limit // nil when it has no effect; without hosts and workloads
 	services []string         // the names of its targets
 	selector map[string]string
+	service  string // the name of the rate limit service
 	// Invalid is what keeps the object from being used.
 	Invalid []string
 }
@@ -60,8 +62,8 @@ func Translate(o *ambit.RateLimit) *Made {
 			m.services = append(m.services, ref.Name)
 		}
 	}
-	if n := len(o.Spec.Connections); n == 0 || n > maxRates {
-		invalid("connections", "there are %d: write 1 to %d", n, maxRates)
+	if n := len(o.Spec.Connections); n == 0 && o.Spec.Global == nil || n > maxRates {
+		invalid("connections", "there are %d: write 1 to %d, or global", n, maxRates)
 	}
 	for i := range o.Spec.Connections {
 		r, field, err := rate(&o.Spec.Connections[i])
@@ -70,6 +72,13 @@ func Translate(o *ambit.RateLimit) *Made {
 			continue
 		}
 		l.Rates = append(l.Rates, r)
+	}
+	if g := o.Spec.Global; g != nil {
+		s, field, err := global(o.Namespace, g)
+		if err != nil {
+			invalid("global"+field, "%v", err)
+		}
+		l.Service, m.service = s, g.Service.Name
 	}
 	if len(m.Invalid) > 0 {
 		return m
@@ -105,4 +114,35 @@ func rate(c *ambit.ConnectionLimit) (r ratelimit.Rate, field string, err error) 
 		}
 	}
 	return r, "", r.Check()
+}
+
+const defaultTimeout = 100 * time.Millisecond
+
+// global reads a rate limit service, whose host name is not known yet.
+func global(namespace string, g *ambit.GlobalLimit) (s *ratelimit.Service, field string, err error) {
+	s = &ratelimit.Service{Namespace: namespace, Hostname: g.Service.Name, Domain: g.Domain, Timeout: defaultTimeout, Open: g.FailureMode == "Allow"}
+	if g.FailureMode != "" && g.FailureMode != "Allow" && g.FailureMode != "Deny" {
+		return nil, ".failureMode", fmt.Errorf("%q is not one of Deny, Allow", g.FailureMode)
+	}
+	if g.Service.Port < 1 || g.Service.Port > math.MaxUint16 {
+		return nil, ".service.port", fmt.Errorf("%d is not a port from 1 to 65535", g.Service.Port)
+	}
+	s.Port = uint16(g.Service.Port)
+	if g.Timeout != "" {
+		if s.Timeout, err = time.ParseDuration(g.Timeout); err != nil {
+			return nil, ".timeout", fmt.Errorf("%q is no time (write 100ms or 1s)", g.Timeout)
+		}
+	}
+	for i, d := range g.Descriptors {
+		var list []ratelimit.Entry
+		for _, name := range d.Entries {
+			e, err := ratelimit.ParseEntry(name)
+			if err != nil {
+				return nil, fmt.Sprintf(".descriptors[%d].entries", i), err
+			}
+			list = append(list, e)
+		}
+		s.Descriptors = append(s.Descriptors, list)
+	}
+	return s, "", s.Check()
 }

@@ -11,9 +11,9 @@ import (
 // recorder keeps what is published, as a proxy would.
 type recorder struct {
 	addresses, policies, requests, rules, tokens, layers, traffic, limits map[string][]byte
-	last                                                          Update
-	updates                                                       int
-	synced                                                        bool
+	last                                                                  Update
+	updates                                                               int
+	synced                                                                bool
 }
 
 func newRecorder() *recorder {

@@ -85,7 +85,9 @@ type Limit struct {
 	Hosts           []string // of services whose endpoints it is for
 	Workloads       []string // UIDs, in order, which it is for beside
 	Rates           []Rate
-	DryRun          bool
+	// Service is asked about what the rates permit; nil for none.
+	Service *Service
+	DryRun  bool
 }
 
 // String returns kind, namespace and name, for people.
@@ -96,6 +98,9 @@ func (l *Limit) Text() string {
 	parts := make([]string, 0, len(l.Rates)+1)
 	for i := range l.Rates {
 		parts = append(parts, l.Rates[i].String())
+	}
+	if l.Service != nil {
+		parts = append(parts, l.Service.String())
 	}
 	if l.DryRun {
 		parts = append(parts, "dry run")

@@ -64,6 +64,10 @@ func (w *World) rule(v *verdict.Verdict, r *route.Route) *reason.Error {
 // limits adds what RateLimits say of the connection, and returns which refuses it now.
 func (w *World) limits(v *verdict.Verdict, local *workload.Workload, c *rbac.Conn) (refused *reason.Error) {
 	for _, f := range w.Traffic.Limited(local, c) {
+		if f.Rate == nil {
+			v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepPolicy, Object: f.Limit.String(), Says: f.Limit.Service.String() + "; not now, as this is no connection"})
+			continue
+		}
 		step := verdict.Step{Step: verdict.StepPolicy, Object: f.Limit.String(), Rule: f.Rate.String()}
 		step.Says = fmt.Sprintf("room for %d more new connections now", f.Left)
 		if f.Limit.DryRun {

@@ -94,7 +94,7 @@ func New(cfg Config) *Node {
 	n.tunnels = hbone.NewPool(hbone.PoolConfig{Loops: cfg.Loops, Dial: n.dialTunnel, DialTimeout: connectTimeout})
 	for i := range cfg.Loops.Len() {
 		l := cfg.Loops.Loop(i)
-		s := &sender{loop: l, pool: pool.New(l, pool.Config{Dial: n.dial, MaxConnections: maxConnections})}
+		s := &sender{loop: l, pool: n.NewPool(l)}
 		s.exporter = export.New(export.Config{
 			Loop: l, Pool: s.pool, Reach: n.reach, Prefix: n.prefix, Counters: n.counters, Log: cfg.Log, Method: export.MethodTraces, Agent: "ambit-ztunnel",
 		})

@@ -41,21 +41,46 @@ func (n *Node) self(s *workload.Snapshot) *workload.Workload {
 // the proxy's own identity, if the control plane knows the proxy's pod: without a pod the
 // proxy has no identity.
 func (n *Node) reach(c *observe.Collector, _ func()) (t pool.Target, wait bool, err *reason.Error) {
+	t, err = n.Reach(c.Service.Namespace, c.Service.Hostname, c.Port)
+	return t, false, err
+}
+
+// NewPool returns a pool of the proxy's own connections, on a loop.
+func (n *Node) NewPool(l *poll.Loop) *pool.Pool {
+	return pool.New(l, pool.Config{Dial: n.dial, MaxConnections: maxConnections})
+}
+
+// Demand requests a service, in on-demand mode, and reports whether that is the mode.
+func (n *Node) Demand(ctx context.Context, namespace, hostname string) (asked bool, err error) {
+	if n.cfg.Demand == nil {
+		return false, nil
+	}
+	return true, n.cfg.Demand(ctx, namespace+"/"+hostname)
+}
+
+// Known reports whether a service is in the directory.
+func (n *Node) Known(namespace, hostname string) bool {
+	return n.cfg.Directory.Snapshot().ServiceByName(namespace, hostname) != nil
+}
+
+// Reach chooses an endpoint of a service that the proxy itself calls.
+func (n *Node) Reach(namespace, hostname string, port uint16) (t pool.Target, err *reason.Error) {
 	snap := n.cfg.Directory.Snapshot()
-	svc := snap.ServiceByName(c.Service.Namespace, c.Service.Hostname)
+	svc := snap.ServiceByName(namespace, hostname)
 	if svc == nil {
-		return t, false, reason.Errorf(reason.NoHealthyUpstream, "service %s/%s is not known", c.Service.Namespace, c.Service.Hostname)
+		return t, reason.Errorf(reason.NoHealthyUpstream, "service %s/%s is not known", namespace, hostname)
 	}
 	self := n.self(snap)
 	client := self
 	if client == nil {
 		client = &workload.Workload{Node: n.cfg.NodeName, Traits: &workload.Traits{Network: n.cfg.Network, ClusterID: n.cfg.Cluster}}
 	}
-	up, err := hop.Near(snap, workload.Query{Service: svc, Client: client, Port: c.Port, Rand: rand.Uint64N})
+	up, err := hop.Near(snap, workload.Query{Service: svc, Client: client, Port: port, Rand: rand.Uint64N})
 	if err != nil {
-		return t, false, err
+		return t, err
 	}
-	return target(up, svc, client, self != nil)
+	t, _, err = target(up, svc, client, self != nil)
+	return t, err
 }
 
 // target returns how an endpoint is reached.

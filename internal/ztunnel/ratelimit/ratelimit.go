@@ -25,6 +25,9 @@ const (
 
 // Node has the limits of a node. Its methods may be called from any goroutine, and on nil.
 type Node struct {
+	// Asker asks rate limit services; it is set before the first limit comes.
+	Asker Asker
+
 	log   *slog.Logger
 	clock func() int64 // in nanoseconds, and never back
 	now   atomic.Pointer[map[string][]*entry]
@@ -45,6 +48,7 @@ type counts struct {
 	room             *room
 	allowed, refused atomic.Uint64
 	reported         atomic.Uint64 // too many, of a dry run
+	unanswered       atomic.Uint64 // services gave no usable answer
 	mu               sync.RWMutex  // guards pods
 	pods             map[string][]*ratelimit.Counter
 }
@@ -84,7 +88,7 @@ func (n *Node) Apply(d xds.Delta) (out []xds.Rejection) {
 			continue
 		}
 		e := &entry{limit: l}
-		if old := n.limits[res.Name]; old != nil && old.limit.Namespace == l.Namespace && slices.Equal(old.limit.Rates, l.Rates) {
+		if old := n.limits[res.Name]; old != nil && old.limit.Namespace == l.Namespace && slices.Equal(old.limit.Rates, l.Rates) && old.limit.Service.Equal(l.Service) {
 			e.counts = old.counts
 		} else {
 			n.drop(res.Name)
@@ -123,13 +127,16 @@ func isFor(l *ratelimit.Limit, w *workload.Workload, port uint16) bool {
 		if m.Service.Namespace != l.Namespace || !slices.Contains(l.Hosts, m.Service.Hostname) {
 			continue
 		}
-		for _, p := range m.Ports {
-			if p.Target == port || p.Target == 0 && p.Service == port {
-				return true
-			}
+		if behind(m, port) {
+			return true
 		}
 	}
 	return false
+}
+
+// behind reports whether a port of a workload is behind one of a service.
+func behind(m *workload.Membership, port uint16) bool {
+	return slices.ContainsFunc(m.Ports, func(p workload.Port) bool { return p.Target == port || p.Target == 0 && p.Service == port })
 }
 
 // room returns the room of a namespace; the caller holds mu.
@@ -265,14 +272,14 @@ func (e *entry) error(over *ratelimit.Rate) *reason.Error {
 // Finding is what a limit says of a connection.
 type Finding struct {
 	Limit *ratelimit.Limit
-	Rate  *ratelimit.Rate
-	Left  int           // connections that there is room for now
-	Wait  time.Duration // until there is room for one
+	Rate  *ratelimit.Rate // nil for a service, which is not asked
+	Left  int             // connections that there is room for now
+	Wait  time.Duration   // until there is room for one
 }
 
 // Error returns why the connection would be refused, nil when it would not.
 func (f *Finding) Error() *reason.Error {
-	if f.Left > 0 || f.Limit.DryRun {
+	if f.Rate == nil || f.Left > 0 || f.Limit.DryRun {
 		return nil
 	}
 	return (&entry{limit: f.Limit}).error(f.Rate)
@@ -298,6 +305,9 @@ func (n *Node) Explain(w *workload.Workload, port uint16, src ratelimit.Source) 
 				b = list[i].Look(&src, now)
 			}
 			out = append(out, Finding{e.limit, r, b.Left(r, now), b.Wait(r, now)})
+		}
+		if e.limit.Service != nil {
+			out = append(out, Finding{Limit: e.limit})
 		}
 	}
 	return out

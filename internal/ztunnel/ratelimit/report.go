@@ -16,7 +16,7 @@ func (n *Node) Dump() []admin.RateLimit {
 		l := e.limit
 		out = append(out, admin.RateLimit{
 			Object: l.String(), Namespace: l.Namespace, Hosts: l.Hosts, Workloads: l.Workloads, Settings: l.Text(), DryRun: l.DryRun,
-			Allowed: e.allowed.Load(), Refused: e.refused.Load(), Reported: e.reported.Load(), Parties: e.room.taken.Load(),
+			Allowed: e.allowed.Load(), Refused: e.refused.Load(), Reported: e.reported.Load(), Unanswered: e.unanswered.Load(), Parties: e.room.taken.Load(),
 		})
 	}
 	return out
@@ -41,7 +41,7 @@ func (n *Node) Describe(ch chan<- *prometheus.Desc) { ch <- descConnections }
 // Collect implements prometheus.Collector.
 func (n *Node) Collect(ch chan<- prometheus.Metric) {
 	for _, e := range n.entries() {
-		for decision, v := range map[string]uint64{"allowed": e.allowed.Load(), "refused": e.refused.Load(), "dry_run": e.reported.Load()} {
+		for decision, v := range map[string]uint64{"allowed": e.allowed.Load(), "refused": e.refused.Load(), "dry_run": e.reported.Load(), "unanswered": e.unanswered.Load()} {
 			ch <- prometheus.MustNewConstMetric(descConnections, prometheus.CounterValue, float64(v), e.limit.Namespace, e.limit.Name, decision)
 		}
 	}

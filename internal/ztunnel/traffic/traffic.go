@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	rules "github.com/ambit-mesh/ambit/internal/mesh/traffic"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/xds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/ratelimit"
 )
@@ -312,13 +313,14 @@ func (n *Node) Backends(c Call) (out []route.PortKey) {
 	return out
 }
 
-// Limit counts a connection into a pod that policies allow, or returns which limit refuses
-// it.
-func (n *Node) Limit(w *workload.Workload, c *rbac.Conn) *reason.Error {
+// Admit counts a connection into a pod that policies allow. done is called once, on the
+// loop, with which limit refuses it, if one does.
+func (n *Node) Admit(l *poll.Loop, w *workload.Workload, c *rbac.Conn, done func(*reason.Error)) {
 	if n == nil {
-		return nil
+		done(nil)
+		return
 	}
-	return n.Limits.Take(w, c.Dst.Port(), limits.Source{Identity: c.Identity, Addr: c.Src.Addr()})
+	n.Limits.Admit(l, w, c.Dst.Port(), limits.Source{Identity: c.Identity, Addr: c.Src.Addr()}, done)
 }
 
 // Limited returns what the limits say of a connection into a pod, which is not counted.
