@@ -40,6 +40,7 @@ func (l *limiter) ShouldRateLimit(ctx context.Context, q *ratelimitv3.RateLimitR
 		select {
 		case <-time.After(slowly):
 		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
 	out := &ratelimitv3.RateLimitResponse{OverallCode: ratelimitv3.RateLimitResponse_OK}
