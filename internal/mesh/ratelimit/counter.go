@@ -25,6 +25,7 @@ type Counter struct {
 	mu      sync.Mutex
 	all     Bucket // by destination, and for the namespaces beyond MaxTenants
 	tenants map[identity.Identity]*tenant
+	closed  bool // it keeps no more parties
 }
 
 // Room bounds what several counters keep together.
@@ -90,7 +91,7 @@ func (c *Counter) Close() {
 		n += len(t.own)
 	}
 	c.room.Give(n)
-	c.tenants = nil
+	c.tenants, c.closed = nil, true
 }
 
 // at returns the bucket where a connection was counted. It reports false when it has been
@@ -127,7 +128,7 @@ func (c *Counter) find(s *Source, now int64, mk bool) (Taken, Bucket) {
 	home := s.tenant()
 	t := c.tenants[home]
 	if t == nil {
-		if !mk || len(c.tenants) >= MaxTenants && !c.forget(now) {
+		if !mk || c.closed || len(c.tenants) >= MaxTenants && !c.forget(now) {
 			return Taken{}, c.all
 		}
 		if c.tenants == nil {
@@ -155,6 +156,9 @@ func (c *Counter) find(s *Source, now int64, mk bool) (Taken, Bucket) {
 
 // admit takes room for one more party of a namespace.
 func (c *Counter) admit(t *tenant, now int64) bool {
+	if c.closed {
+		return false
+	}
 	if len(t.own) < MaxEach && c.room.Take() {
 		return true
 	}

@@ -5,6 +5,7 @@ package ratelimit
 import (
 	"cmp"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -106,10 +107,15 @@ func (n *Node) Apply(d xds.Delta) (out []xds.Rejection) {
 
 // drop gives back what a limit has kept; the caller holds mu.
 func (n *Node) drop(name string) {
-	if e := n.limits[name]; e != nil {
-		for uid := range e.pods {
-			e.forget(uid)
-		}
+	e := n.limits[name]
+	if e == nil {
+		return
+	}
+	e.mu.RLock()
+	uids := slices.Collect(maps.Keys(e.pods))
+	e.mu.RUnlock()
+	for _, uid := range uids {
+		e.forget(uid)
 	}
 }
 
@@ -167,6 +173,9 @@ func (n *Node) publish() {
 
 // counters returns those of a pod, one for each rate.
 func (e *entry) counters(uid string) []*ratelimit.Counter {
+	if len(e.limit.Rates) == 0 {
+		return nil
+	}
 	e.mu.RLock()
 	list := e.pods[uid]
 	e.mu.RUnlock()
