@@ -450,8 +450,7 @@ func (o *outgoing) readFirst(routes *traffic.Routes) {
 		socks5.Accept(o.fd)
 		o.socks = nil
 	}
-	p := o.pod
-	p.hellos.Read(&p.node.hellos, o.loop, o.fd, o.source.Namespace, routes, func(first traffic.First, err *reason.Error) {
+	o.pod.hellos.Read(&o.pod.node.hellos, o.loop, o.fd, o.source.Namespace, routes, func(first traffic.First, err *reason.Error) {
 		if err != nil {
 			o.refuse(err)
 			return

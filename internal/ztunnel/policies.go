@@ -63,7 +63,11 @@ func (in *incoming) decided(access *rbac.Conn, d rbac.Decision) {
 	err := d.Error()
 	switch {
 	case err == nil:
-		p.node.Traffic.Admit(in.loop, in.local, access, in.admitted)
+		if over, asks := p.node.Traffic.Limit(in.local, access); asks {
+			p.node.Traffic.Ask(in.loop, in.local, access, in.admitted)
+		} else {
+			in.admitted(over)
+		}
 	case err.Reason == reason.PolicyUnavailable:
 		// Not the caller's fault: another endpoint may do.
 		in.deny(http.StatusServiceUnavailable, err.Reason, accesslog.Rejection(err), d.Policy)

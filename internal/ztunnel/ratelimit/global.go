@@ -17,14 +17,23 @@ type Asker interface {
 	Ask(l *poll.Loop, s *ratelimit.Service, party string, question []byte, done func(answer []byte, err error))
 }
 
-// Admit counts a connection as Take does, and asks the rate limit services that are for it.
-// done is called once, on the loop, perhaps before Admit returns.
-func (n *Node) Admit(l *poll.Loop, w *workload.Workload, port uint16, src ratelimit.Source, done func(*reason.Error)) {
-	err := n.Take(w, port, src)
-	if n == nil || err != nil {
-		done(err)
-		return
+// Asks reports whether a rate limit service is to be asked about connections to a port of a
+// pod.
+func (n *Node) Asks(w *workload.Workload, port uint16) bool {
+	if n == nil {
+		return false
 	}
+	for _, e := range (*n.now.Load())[w.Namespace] {
+		if e.limit.Service != nil && isFor(e.limit, w, port) {
+			return true
+		}
+	}
+	return false
+}
+
+// Ask asks the rate limit services that are for a connection, which Take has counted. done
+// is called once, on the loop, perhaps before Ask returns.
+func (n *Node) Ask(l *poll.Loop, w *workload.Workload, port uint16, src ratelimit.Source, done func(*reason.Error)) {
 	var ask []*entry
 	for _, e := range (*n.now.Load())[w.Namespace] {
 		if e.limit.Service != nil && isFor(e.limit, w, port) {

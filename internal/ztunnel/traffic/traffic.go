@@ -313,14 +313,20 @@ func (n *Node) Backends(c Call) (out []route.PortKey) {
 	return out
 }
 
-// Admit counts a connection into a pod that policies allow. done is called once, on the
-// loop, with which limit refuses it, if one does.
-func (n *Node) Admit(l *poll.Loop, w *workload.Workload, c *rbac.Conn, done func(*reason.Error)) {
+// Limit counts a connection into a pod that policies allow, or returns which limit refuses
+// it. asks is true when it is for Ask to decide.
+func (n *Node) Limit(w *workload.Workload, c *rbac.Conn) (over *reason.Error, asks bool) {
 	if n == nil {
-		done(nil)
-		return
+		return nil, false
 	}
-	n.Limits.Admit(l, w, c.Dst.Port(), limits.Source{Identity: c.Identity, Addr: c.Src.Addr()}, done)
+	over = n.Limits.Take(w, c.Dst.Port(), limits.Source{Identity: c.Identity, Addr: c.Src.Addr()})
+	return over, over == nil && n.Limits.Asks(w, c.Dst.Port())
+}
+
+// Ask asks the rate limit services. done is called once, on the loop, with which limit
+// refuses the connection, if one does.
+func (n *Node) Ask(l *poll.Loop, w *workload.Workload, c *rbac.Conn, done func(*reason.Error)) {
+	n.Limits.Ask(l, w, c.Dst.Port(), limits.Source{Identity: c.Identity, Addr: c.Src.Addr()}, done)
 }
 
 // Limited returns what the limits say of a connection into a pod, which is not counted.

@@ -372,3 +372,47 @@ func BenchmarkWithout(b *testing.B) {
 		}
 	}
 }
+
+// TestNames: of connections of TLS, the name decides, once the first bytes are read; others
+// take the TCPRoute beside.
+func TestNames(t *testing.T) {
+	m := newMesh(t, 1)
+	n := New(slog.New(slog.DiscardHandler))
+	addRoute(t, n, "plain", "", 1, route.Backend{Name: "shop/v1:80", Weight: 1})
+	call := Call{Client: "shop", Service: m.svc, Port: 80}
+	if n.Reads(call) != nil {
+		t.Error("a port without a TLSRoute is read")
+	}
+	r := &wire.Rule{
+		Origin:  wire.Origin{Kind: "TLSRoute", Namespace: "shop", Name: "named", Created: time.Unix(1, 0)},
+		Parents: []wire.Parent{{Port: route.PortKey{Namespace: "shop", Hostname: "web.shop.svc.cluster.local", Port: 80}}},
+		Rule:    route.Rule{Carries: route.TLS, Hosts: []string{"a.b"}, Backends: []route.Backend{{Name: "shop/v2:81", Weight: 1}}},
+	}
+	body, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bad := n.ApplyRoutes(xds.Delta{Updated: []xds.Resource{{Name: "named", Body: body}}}); bad != nil {
+		t.Fatal(bad)
+	}
+	if n.Reads(call) == nil || n.Backends(call) != nil {
+		t.Error("the first bytes are not asked for")
+	}
+	for want, first := range map[string]First{
+		"v1": {Seen: true}, "v2": {Seen: true, TLS: true, Name: "a.b"}, "": {Seen: true, TLS: true, Name: "c.d"},
+	} {
+		c := call
+		c.First = first
+		s, ok := n.Shift(c, 0)
+		if !ok || s.To.Hostname != want || (s.Failure == nil) != (want != "") || want == "" && s.Failure.Reason != reason.NoRoute || n.Reads(c) != nil {
+			t.Errorf("%+v: %+v", first, s)
+		}
+	}
+	if s, _ := n.Shift(Call{Client: "shop", Service: m.svc, Port: 80, First: First{Seen: true, Broken: true}}, 0); s.Failure == nil || s.Failure.Reason != reason.NoRoute {
+		t.Errorf("a broken handshake: %+v", s)
+	}
+	all := n.Dump().Routes
+	if len(all) != 2 || len(all[0].Names) != 0 || len(all[1].Names) != 1 || all[1].Names[0] != "a.b" {
+		t.Errorf("%+v", all)
+	}
+}
