@@ -1,6 +1,9 @@
 package admin
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // Ztunnel is the dump of a node proxy.
 type Ztunnel struct {
@@ -74,4 +77,43 @@ type Egress struct {
 	Mode     string `json:"mode"`
 	Refused  uint64 `json:"refused"`
 	Reported uint64 `json:"reported"` // by a dry run
+	// Policies are the EgressPolicies that select the pod.
+	Policies []EgressPolicy `json:"policies,omitempty"`
+	// UDP is Refused where a policy refuses the pod's UDP; empty otherwise.
+	UDP string `json:"udp,omitempty"`
+	// PolicyAllowed, PolicyRefused and PolicyReported count what the EgressPolicies decided.
+	PolicyAllowed  uint64 `json:"policyAllowed,omitempty"`
+	PolicyRefused  uint64 `json:"policyRefused,omitempty"`
+	PolicyReported uint64 `json:"policyReported,omitempty"`
+	// Answers is how many answers to look-ups are remembered.
+	Answers int `json:"answers,omitempty"`
+	// Calls are connections to the outside of the mesh, of pods that a policy watches.
+	Calls []Call `json:"calls,omitempty"`
+	// OtherCalls counts those that have no place in Calls.
+	OtherCalls uint64 `json:"otherCalls,omitempty"`
+}
+
+// PolicyNames lists the policies for people, with their modes.
+func (e *Egress) PolicyNames() string {
+	out := make([]string, 0, len(e.Policies))
+	for _, p := range e.Policies {
+		out = append(out, p.Name+" ("+p.Mode+")")
+	}
+	return strings.Join(out, ", ")
+}
+
+// EgressPolicy is one that selects a pod.
+type EgressPolicy struct {
+	Name string `json:"name"` // namespace/name
+	// Mode is Enforce, DryRun, Invalid or Missing.
+	Mode string `json:"mode"`
+}
+
+// Call is what a pod has called outside of the mesh.
+type Call struct {
+	Host     string `json:"host,omitempty"`    // by which the address was found
+	Address  string `json:"address,omitempty"` // empty where a waypoint chooses it
+	Port     uint16 `json:"port"`
+	Decision string `json:"decision"` // allowed, reported or refused
+	Count    uint64 `json:"count"`
 }

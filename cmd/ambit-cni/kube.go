@@ -34,7 +34,7 @@ func (p *program) cluster() (wiring, error) {
 		return wiring{}, err
 	}
 	src, err := kube.New(kube.Options{
-		Client: c, Kinds: []*source.Kind{source.Namespace.Kind, source.Pod.Kind}, Node: p.node,
+		Client: c, Kinds: []*source.Kind{source.Namespace.Kind, source.Pod.Kind, source.EgressPolicy.Kind}, Node: p.node,
 		Logger: p.log.Logger("source"), Registerer: p.registry,
 	})
 	if err != nil {

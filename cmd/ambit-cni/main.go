@@ -95,9 +95,11 @@ func run(ctx context.Context, o options) error {
 	cfg.Resync, cfg.Settle, cfg.Drain, cfg.Workers = o.agent.Resync, o.agent.Settle, o.agent.Drain, o.agent.Workers
 	cfg.Policy = node.Policy{Selectors: o.selectors, ExcludeNamespaces: o.excludeNamespaces}
 	var mesh *discovery
+	root := o.namespace
 	if o.meshConfig != "" {
 		mesh = &discovery{path: o.meshConfig, always: []string{o.namespace}, log: logger}
 		cfg.Policy.Discovery, _ = mesh.look()
+		root = append(cfg.Policy.Discovery.Always, root)[0] // that of the file comes first
 	}
 	cfg.Redirection = o.redirection
 	cfg.Proxies = server
@@ -146,7 +148,7 @@ func run(ctx context.Context, o options) error {
 	g.Go(func() error { return admin.Serve(ctx, plugin, node.PluginHandler(agent, counters.Plugin)) })
 	g.Go(func() error { return admin.Serve(ctx, health, healthHandler(p.ready)) })
 	g.Go(func() error { return admin.Serve(ctx, monitor, monitorHandler(metrics.Handler(p.registry), agent)) })
-	g.Go(func() error { return ignoreEnd(ctx, w.source.Run(ctx, newPods(agent, o.node))) })
+	g.Go(func() error { return ignoreEnd(ctx, w.source.Run(ctx, newPods(agent, o.node, root))) })
 	g.Go(func() error {
 		if err := p.prove(ctx, agent, w); err != nil {
 			return ignoreEnd(ctx, err)

@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambit-mesh/ambit/api/ambit"
+	egresspb "github.com/ambit-mesh/ambit/api/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
@@ -19,6 +23,7 @@ type agent interface {
 	Set(node.Pod)
 	Delete(uid string)
 	SetNamespace(name string, labels map[string]string)
+	SetUDP(refuses func(node.Pod) bool)
 	Synced()
 }
 
@@ -26,16 +31,19 @@ type agent interface {
 type pods struct {
 	agent agent
 	node  string
+	root  string                // namespace whose policies are for the mesh
 	uids  map[source.Key]string // of the pods that were passed on
+	udp   map[source.Key]*ambit.EgressPolicy
 }
 
-func newPods(a agent, node string) *pods {
-	return &pods{agent: a, node: node, uids: map[source.Key]string{}}
+func newPods(a agent, node, root string) *pods {
+	return &pods{agent: a, node: node, root: root, uids: map[source.Key]string{}, udp: map[source.Key]*ambit.EgressPolicy{}}
 }
 
 // Apply is a source.Sink's. Namespaces go first, so that a pod of a new
 // namespace is decided on once.
 func (p *pods) Apply(events []source.Event) {
+	p.policies(events)
 	for _, e := range events {
 		if e.Key.Kind == source.Namespace.Kind {
 			p.namespace(e)
@@ -46,6 +54,40 @@ func (p *pods) Apply(events []source.Event) {
 			p.pod(e)
 		}
 	}
+}
+
+// policies passes on which pods' UDP the EgressPolicies refuse.
+func (p *pods) policies(events []source.Event) {
+	changed := false
+	for _, e := range events {
+		if e.Key.Kind != source.EgressPolicy.Kind {
+			continue
+		}
+		policy, ok := e.Object.(*ambit.EgressPolicy)
+		if ok && policy != nil && policy.Spec.GetUdp() == egresspb.EgressPolicySpec_Refuse && policy.Spec.GetMode() != egresspb.EgressPolicySpec_DryRun {
+			p.udp[e.Key], changed = policy, true
+		} else if p.udp[e.Key] != nil {
+			delete(p.udp, e.Key)
+			changed = true
+		}
+	}
+	if !changed {
+		return
+	}
+	all := slices.Collect(maps.Values(p.udp))
+	p.agent.SetUDP(func(pod node.Pod) bool {
+		return slices.ContainsFunc(all, func(policy *ambit.EgressPolicy) bool {
+			if policy.Namespace != p.root && policy.Namespace != pod.Namespace {
+				return false
+			}
+			for k, v := range policy.Spec.GetSelector().GetMatchLabels() {
+				if have, ok := pod.Labels[k]; !ok || have != v {
+					return false
+				}
+			}
+			return true
+		})
+	})
 }
 
 // Synced is a source.Sink's.

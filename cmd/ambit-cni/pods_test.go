@@ -15,17 +15,23 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/ambit-mesh/ambit/api/ambit"
+	egresspb "github.com/ambit-mesh/ambit/api/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/node"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/source/kube"
 )
 
-type recorder struct{ events []string }
+type recorder struct {
+	events []string
+	udp    func(node.Pod) bool
+}
 
-func (r *recorder) Set(p node.Pod)    { r.events = append(r.events, "set "+p.UID+" "+p.String()) }
-func (r *recorder) Delete(uid string) { r.events = append(r.events, "delete "+uid) }
-func (r *recorder) Synced()           { r.events = append(r.events, "synced") }
+func (r *recorder) Set(p node.Pod)               { r.events = append(r.events, "set "+p.UID+" "+p.String()) }
+func (r *recorder) Delete(uid string)            { r.events = append(r.events, "delete "+uid) }
+func (r *recorder) SetUDP(f func(node.Pod) bool) { r.events, r.udp = append(r.events, "udp"), f }
+func (r *recorder) Synced()                      { r.events = append(r.events, "synced") }
 func (r *recorder) SetNamespace(name string, labels map[string]string) {
 	r.events = append(r.events, fmt.Sprintf("namespace %s %v", name, labels != nil))
 }
@@ -43,7 +49,7 @@ func podEvent(name, uid, nodeName string) source.Event {
 
 func TestOnlyPodsOfThisNode(t *testing.T) {
 	r := &recorder{}
-	p := newPods(r, "node1")
+	p := newPods(r, "node1", "istio-system")
 	p.Apply([]source.Event{
 		podEvent("a", "1", "node1"), podEvent("b", "2", "node2"), podEvent("c", "", "node1"),
 		{Key: source.Key{Kind: source.Namespace.Kind, Name: "default"}, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}},
@@ -162,5 +168,50 @@ func TestFlags(t *testing.T) {
 		if _, err := parse(bad, io.Discard); err == nil {
 			t.Errorf("%q passes", bad)
 		}
+	}
+}
+
+// TestUDPOfPods: UDP is refused to the pods that an enforced EgressPolicy selects, of the own
+// namespace or of the root namespace, until it is gone.
+func TestUDPOfPods(t *testing.T) {
+	r := &recorder{}
+	p := newPods(r, "node1", "istio-system")
+	event := func(namespace, name string, udp egresspb.EgressPolicySpec_UDP, mode egresspb.EgressPolicySpec_Mode, labels map[string]string) source.Event {
+		o := &ambit.EgressPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+		o.Spec.Udp, o.Spec.Mode = udp, mode
+		if labels != nil {
+			o.Spec.Selector = &egresspb.Selector{MatchLabels: labels}
+		}
+		return source.Event{Key: source.EgressPolicy.Key(namespace, name), Object: o}
+	}
+	refused := func() (out string) {
+		for _, pod := range []node.Pod{{Namespace: "shop", Labels: map[string]string{"app": "web"}}, {Namespace: "shop"}, {Namespace: "yard"}} {
+			if r.udp != nil && r.udp(pod) {
+				out += pod.Namespace + pod.Labels["app"] + " "
+			}
+		}
+		return out
+	}
+	const allow, refuse = egresspb.EgressPolicySpec_Allow, egresspb.EgressPolicySpec_Refuse
+	for _, step := range []struct {
+		event source.Event
+		want  string
+	}{
+		{event("shop", "a", allow, 0, nil), ""},
+		{event("shop", "a", refuse, egresspb.EgressPolicySpec_DryRun, nil), ""},
+		{event("shop", "a", refuse, 0, map[string]string{"app": "web"}), "shopweb "},
+		{event("shop", "b", refuse, 0, nil), "shopweb shop "},
+		{event("istio-system", "c", refuse, 0, nil), "shopweb shop yard "},
+		{source.Event{Key: source.EgressPolicy.Key("shop", "b")}, "shopweb shop yard "},
+		{source.Event{Key: source.EgressPolicy.Key("istio-system", "c")}, "shopweb "},
+		{event("shop", "a", allow, 0, nil), ""},
+	} {
+		p.Apply([]source.Event{step.event})
+		if got := refused(); got != step.want {
+			t.Errorf("after %s: %q, want %q", step.event.Key, got, step.want)
+		}
+	}
+	if n := len(r.events); n != 6 {
+		t.Errorf("%d changes are passed on: %q", n, r.events)
 	}
 }

@@ -62,6 +62,10 @@ func authz(spec string) string {
 	return "\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: " + spec
 }
 
+func egressPolicy(namespace, to string) string {
+	return fmt.Sprintf("\n---\napiVersion: ambit.mesh/v1alpha1\nkind: EgressPolicy\nmetadata: {name: e, namespace: %s}\nspec: {to: %s}", namespace, to)
+}
+
 func peer(name, namespace, spec string) string {
 	return fmt.Sprintf("\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: %s, namespace: %s}\nspec: %s", name, namespace, spec)
 }
@@ -190,6 +194,9 @@ var cases = []struct {
 	{name: "a target with one", text: waypoint(", namespace: shop", "", ready) + core("Service", "s", ", namespace: shop, labels: {istio.io/use-waypoint: wp}", "spec: {ports: [{port: 1}]}") + authz(`{targetRefs: [{kind: Service, name: s}]}`), want: []string{"AMB0008"}},
 	{name: "no such outbound traffic policy", text: core("Namespace", "n", ", labels: {ambit.mesh/outbound-traffic-policy: registry_only}", "") + core("Namespace", "o", ", labels: {ambit.mesh/outbound-traffic-policy: DRY_RUN}", ""),
 		want: []string{`AMB0041 Namespace/n "registry_only" is none of ALLOW_ANY, DRY_RUN, REGISTRY_ONLY: it counts as REGISTRY_ONLY`}},
+	{name: "hosts without look-ups", text: egressPolicy("shop", "[{hosts: [a.test]}]") + pod("plain", ", labels: {istio.io/dataplane-mode: ambient}, annotations: {ambient.istio.io/redirection: enabled}", ""),
+		want: []string{"AMB0042 EgressPolicy/shop/e"}},
+	{name: "ranges without look-ups", text: egressPolicy("shop", "[{cidrs: [192.0.2.0/24]}]")},
 	{name: "no such mode", text: core("Namespace", "n", ", labels: {istio.io/dataplane-mode: enabled}", ""), want: []string{"AMB0028 Namespace/n"}},
 	{name: "not enrolled yet", text: pod("new", "", ""), want: []string{"AMB0029 Pod/shop/new enrolment was asked for"}},
 	{name: "not enrolled in files", opts: Options{Partial: true}, text: pod("new", "", "")},

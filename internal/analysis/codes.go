@@ -54,6 +54,7 @@ var (
 	codeRuleNotExecuted      = code{"AMB0039", "RuleNotExecuted", Error, "IST0106"}
 	codeAuthorizer           = code{"AMB0040", "AuthorizerNotUsable", Error, ""}
 	codeUnknownOutbound      = code{"AMB0041", "UnknownOutboundPolicy", Error, ""}
+	codeHostsWithoutDNS      = code{"AMB0042", "HostsWithoutLookups", Warning, ""}
 )
 
 // codes lists all of them, in order.
@@ -64,7 +65,7 @@ var codes = []code{
 	codeBlocksHBONE, codeBlocksProbes, codeReservedPort, codeUnmeshedClients, codeForeignTrustDomain,
 	codeEnforcedNowhere, codeUnknownMode, codeNotRedirected, codeCondition, codeNoRevision,
 	codeOwnedByOthers, codeClaimedEarlier, codeRangeOverOthers, codeEndpointIsPod, codeNotDiscovered,
-	codeBackendRefused, codeRouteWithoutWaypoint, codeRuleNotExecuted, codeAuthorizer, codeUnknownOutbound,
+	codeBackendRefused, codeRouteWithoutWaypoint, codeRuleNotExecuted, codeAuthorizer, codeUnknownOutbound, codeHostsWithoutDNS,
 }
 
 func (c code) finding(key source.Key, field, message, next string) Finding {

@@ -37,11 +37,13 @@ var layers = map[string][]string{
 	"internal/dns":    {"api", "internal/mesh"},
 	"internal/zds":    {"api", "internal/mesh", "internal/sys"},
 	"internal/xds":    {"internal/mesh", "internal/sys", "internal/transport"},
-	"internal/source": {"api/ambit", "internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
+	"internal/source": {"api", "api/ambit", "internal/mesh", "internal/kube/client", "internal/kube/kubetest"},
 	// What every proxy has, whatever its role: a second role, at L7, must not
 	// import the first.
 	"internal/proxy":   {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds"},
-	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/proxy/observed", "internal/ztunnel/observed", "internal/ztunnel/traffic", "internal/ztunnel/hello", "internal/ztunnel/limitservice"},
+	"internal/ztunnel": {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/zds", "internal/proxy", "internal/dns", "internal/proxy/observed", "internal/ztunnel/observed", "internal/ztunnel/traffic", "internal/ztunnel/hello", "internal/ztunnel/limitservice", "internal/ztunnel/egress"},
+	// It reads the names of servers in the first bytes of connections, as gateways do.
+	"internal/ztunnel/egress": {"api", "api/admin", "internal/mesh", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/l7", "internal/ztunnel"},
 	// Routes of connections have one translation and one table, whoever executes them.
 	"internal/ztunnel/traffic":   {"api", "api/admin", "internal/mesh", "internal/xds", "internal/l7", "internal/sys", "internal/ztunnel/ratelimit"},
 	"internal/ztunnel/ratelimit": {"api/admin", "internal/mesh", "internal/sys", "internal/xds"},

@@ -77,7 +77,7 @@ Or in a cluster:
 	}
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.AddCommand(labcmd.Command(a), statusCommand(a), caCommand(a), tokenCommand(a), createCommand(a), ztunnel.Config(a),
-		ztunnel.ProxyStatus(a), describe.Command(a), describe.Experimental(a), analyzeCommand(a), bugReportCommand(a), versionCommand(a),
+		ztunnel.ProxyStatus(a), ztunnel.Egress(a), describe.Command(a), describe.Experimental(a), analyzeCommand(a), bugReportCommand(a), versionCommand(a),
 		waypoint.Command(a), waypoint.Config(a), whyCommand(a))
 	cmd.AddCommand(installCommands(a)...)
 	if a.Plugin {

@@ -94,20 +94,20 @@ func (r *Resolver) answer(s *workload.Snapshot, c *Client, q *Question, m *Match
 // response m of a name server has it, when that server has no addresses of the other one
 // and the mesh has: a Service of type ExternalName, for instance, that leads to a host of
 // a ServiceEntry.
-func (r *Resolver) Complete(s *workload.Snapshot, c *Client, q *Question, m []byte, turn uint64) (Answer, bool) {
+func (r *Resolver) Complete(s *workload.Snapshot, c *Client, q *Question, m []byte, turn uint64) (Answer, Match, bool) {
 	if !q.Addresses() {
-		return Answer{}, false
+		return Answer{}, Match{}, false
 	}
 	target, ok := dangling(m)
 	if !ok {
-		return Answer{}, false
+		return Answer{}, Match{}, false
 	}
 	match, ok := r.exact(s, c, []byte(target))
 	if !ok {
-		return Answer{}, false
+		return Answer{}, Match{}, false
 	}
 	match.Alias = target
-	return r.answer(s, c, q, &match, turn), true
+	return r.answer(s, c, q, &match, turn), match, true
 }
 
 // Find returns what a name, in lower case and without a final dot, stands for. The

@@ -324,7 +324,7 @@ func TestComplete(t *testing.T) {
 		var q Question
 		question := pack(t, from, test.kind)
 		q.Parse(question)
-		a, ok := r.Complete(s, &client, &q, pack(t, from, test.kind, test.edit), 0)
+		a, _, ok := r.Complete(s, &client, &q, pack(t, from, test.kind, test.edit), 0)
 		if ok != (test.want != nil) {
 			t.Errorf("%s: completed is %v", name, ok)
 		}

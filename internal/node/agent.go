@@ -141,6 +141,7 @@ type Agent struct {
 	changed    chan struct{}                // closed and replaced with every change of pods and namespaces
 	held       string                       // why nothing is enrolled yet
 	ending     bool                         // every pod is to leave the mesh
+	udp        func(Pod) bool               // whose UDP is refused; nil: that of none
 }
 
 // state is what the agent did with a pod. Its lock is held while the pod is
@@ -282,9 +283,19 @@ func (a *Agent) redirection(pod Pod) nft.Config {
 		}
 	}
 	a.mu.Lock()
-	labels := a.namespaces[pod.Namespace]
+	labels, udp := a.namespaces[pod.Namespace], a.udp
 	a.mu.Unlock()
+	base.RefuseUDP = udp != nil && udp(pod)
 	return Redirection(base, pod, labels)
+}
+
+// SetUDP replaces which pods' UDP is refused.
+func (a *Agent) SetUDP(refuses func(Pod) bool) {
+	a.mu.Lock()
+	a.udp = refuses
+	a.news()
+	a.mu.Unlock()
+	a.all()
 }
 
 // all makes every pod due.

@@ -3,6 +3,8 @@ package source
 import (
 	"google.golang.org/protobuf/proto"
 	apisecurity "istio.io/api/security/v1beta1"
+
+	egresspb "github.com/ambit-mesh/ambit/api/egress"
 )
 
 // The functions here turn the spec of a policy that cannot be read into the
@@ -46,5 +48,20 @@ func closeTokens(spec proto.Message, fields map[string]any, read func(map[string
 		return false
 	}
 	s.JwtRules = []*apisecurity.JWTRule{{}}
+	return true
+}
+
+// closeEgress allows nothing outside of the mesh, and no UDP.
+func closeEgress(spec proto.Message, fields map[string]any, read func(map[string]any) error) bool {
+	s := spec.(*egresspb.EgressPolicySpec)
+	for field := range fields {
+		if field != "selector" {
+			delete(fields, field)
+		}
+	}
+	if read(fields) != nil {
+		return false
+	}
+	s.Udp = egresspb.EgressPolicySpec_Refuse
 	return true
 }

@@ -105,6 +105,12 @@ var (
 		Name: "RateLimit", Group: groupAmbit, Plural: "ratelimits", Versions: []string{"v1alpha1"}, Namespaced: true,
 		Revisioned: true, StatusWritten: true,
 	})
+	EgressPolicy = register[ambit.EgressPolicy](Kind{
+		Name: "EgressPolicy", Group: groupAmbit, Plural: "egresspolicies", Versions: []string{"v1alpha1"}, Namespaced: true,
+		Revisioned: true, Protects: true, StatusWritten: true,
+		Messages: messages(func(o *ambit.EgressPolicy) (spec, status proto.Message) { return &o.Spec, &o.Status }),
+		Close:    closeEgress,
+	})
 	Gateway = register[gatewayv1.Gateway](Kind{
 		Name: "Gateway", Group: groupGateway, Plural: "gateways", Versions: gatewayVersions, Namespaced: true, Shared: true,
 		StatusWritten: true,

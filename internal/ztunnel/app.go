@@ -29,6 +29,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/limitservice"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/managed"
@@ -52,11 +53,12 @@ type App struct {
 	crl     *mtls.CRL
 	layers  *layers.Layers
 	traffic *traffic.Node
+	egress  *egress.Policies
 }
 
 // NewApp puts the program together; nothing runs before Run.
 func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
-	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{}), layers: observed.NewLayers(logs.Logger("telemetry")), traffic: traffic.New(logs.Logger("traffic"))}
+	a := &App{cfg: cfg, logs: logs, quit: make(chan struct{}), layers: observed.NewLayers(logs.Logger("telemetry")), traffic: traffic.New(logs.Logger("traffic")), egress: egress.NewPolicies(logs.Logger("egress"))}
 	log := logs.Logger("ztunnel")
 	reg := metrics.NewRegistry("ztunnel")
 
@@ -89,7 +91,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	}
 	o := Options{
 		Config: cfg, Logger: log, Directory: dir, Policies: policies, Certs: a.certs, TLS: opts,
-		Loops: a.loops, Recorder: rec, Metrics: manager, Traffic: a.traffic, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
+		Loops: a.loops, Recorder: rec, Metrics: manager, Traffic: a.traffic, Egress: a.egress, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
 	}
 	if a.xds != nil && cfg.XDSOnDemand {
 		o.Demand = func(ctx context.Context, name string) error { return a.xds.Demand(ctx, wellknown.TypeAddress, name) }
@@ -150,6 +152,7 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 			{TypeURL: wellknown.TypeTraffic, Optional: true, Apply: a.traffic.Apply},
 			{TypeURL: wellknown.TypeRateLimit, Optional: true, Apply: a.traffic.Limits.Apply},
 			{TypeURL: wellknown.TypeRoute, Optional: true, Apply: a.traffic.ApplyRoutes},
+			{TypeURL: wellknown.TypeEgress, Optional: true, Apply: a.egress.Apply},
 			feed.Addresses(dir, a.cfg.XDSOnDemand),
 		},
 	})

@@ -24,7 +24,7 @@ func (n *Node) Pods() map[string]admin.Pod {
 	}
 	n.mu.Unlock()
 	for _, ps := range pods {
-		st := admin.Pod{State: "Pending", Info: admin.PodInfo(ps.p.info), Egress: ps.p.egress.State(ps.p.local(n.Directory.Snapshot()))}
+		st := admin.Pod{State: "Pending", Info: admin.PodInfo(ps.p.info), Egress: n.egress.State(&ps.p.egress, ps.p.local(n.Directory.Snapshot()))}
 		if ps.up {
 			st.State, st.Connections, st.DNS = "Up", state.Of(&ps.p.set), ps.p.dns.State()
 		}

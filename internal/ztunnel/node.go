@@ -5,6 +5,7 @@
 package ztunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ type Certificates interface {
 	Get(ctx context.Context, id identity.Identity) (*mtls.Bundle, error)
 }
 
-// Options is what a Node works with. All but Demand, Metrics, Observed and Traffic are required.
+// Options is what a Node works with. All but Demand, Metrics, Observed, Traffic and Egress are required.
 type Options struct {
 	Config    *config.Config
 	Logger    *slog.Logger
@@ -69,6 +70,7 @@ type Options struct {
 	// Observed is what users want observed; nil: nothing more than without settings.
 	Observed *observed.Node
 	Traffic  *traffic.Node    // rules and routes of connections; nil: none
+	Egress   *egress.Policies // nil: none
 	DNS      dnsproxy.Options // its logger and metrics, where they are not the node's
 	// Descriptors is how many the process may have; 0 for its limit now.
 	Descriptors int
@@ -92,6 +94,7 @@ type Node struct {
 	dns       *dnsproxy.Node // nil: names are left alone
 	egress    egress.Gate
 	hellos    hello.Node
+	answers   *budget.Pool // of look-ups, that are remembered
 	stop      []func()
 
 	mu   sync.Mutex // guards what follows
@@ -122,12 +125,14 @@ func NewNode(o Options) *Node {
 		budgets: budget.NewNode(o.Descriptors, o.Loops.Len()),
 		names:   resolve.New(),
 		dns:     newDNS(&o),
-		egress:  egress.Gate{Exempt: egress.Servers(o.Config.XDS.Address, o.Config.CA.Address), Log: o.Logger},
+		egress:  egress.Gate{Exempt: egress.Servers(o.Config.XDS.Address, o.Config.CA.Address), Log: o.Logger, Policies: cmp.Or(o.Egress, egress.NewPolicies(o.Logger)), NameServers: egress.NameServers("/etc/resolv.conf", o.Config.EgressNameServers)},
+		answers: budget.New(egress.NodeAnswers),
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
 		byName:  map[podName][]*pod{},
 	}
 	n.review = newReviewer(n)
+	n.egress.Policies.Follow(n.review.all)
 	o.Recorder.Follow(telemetry.Live{
 		Workload: func(w *workload.Workload) bool { return o.Directory.Snapshot().WorkloadByUID(w.UID) == w },
 		Service: func(s telemetry.ServiceRef) bool {
@@ -167,6 +172,7 @@ func (n *Node) AddSelf(info bootstrap.Workload) error {
 	if err := p.start(); err != nil {
 		p.share.Leave()
 		p.seen.Leave()
+		p.egress.Leave()
 		return err
 	}
 	n.self = p
@@ -178,12 +184,12 @@ func (n *Node) add(uid string, info bootstrap.Workload, ns *netns.NS) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.draining {
-		closeNS(ns)
+		_ = ns.Close() // nothing is lost with a namespace descriptor
 		return fmt.Errorf("this ztunnel is draining")
 	}
 	if old := n.pods[uid]; old != nil {
-		if old.up && old.info == info && sameNS(old.ns, ns) {
-			closeNS(ns)
+		if old.up && old.info == info && netns.Same(old.ns, ns) {
+			_ = ns.Close()
 			return nil
 		}
 		n.removeLocked(old)
@@ -430,19 +436,6 @@ func (n *Node) tunnel(p *hbone.Pool, uid string, delta int) {
 
 // random is the source of choice of every decision.
 func random(n uint64) uint64 { return rand.Uint64N(n) }
-
-func closeNS(ns *netns.NS) {
-	if ns != nil {
-		_ = ns.Close() // nothing is lost with a namespace descriptor
-	}
-}
-
-func sameNS(a, b *netns.NS) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.ID() == b.ID()
-}
 
 // anyAddr is where listeners bind.
 func anyAddr(v6 bool, port uint16) netip.AddrPort {

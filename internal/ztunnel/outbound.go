@@ -42,6 +42,7 @@ type outgoing struct {
 	roll     uint64         // by which a route chooses
 	first    traffic.First  // what its first bytes have shown, where that chooses the route
 	held     *traffic.Group // that counts the connection
+	hold     *relay.Hold    // keeps its first bytes; nil where EgressPolicies do not need them
 	attempts int
 	failed   []string // UIDs of workloads that were tried
 	refused  *refusal // of the endpoint's first address, when its other one is tried
@@ -74,11 +75,13 @@ func (o *outgoing) begin() {
 			return
 		}
 		o.source = w
-		if o.socks != nil {
-			o.lookUp()
-			return
-		}
-		o.demand()
+		o.policiesCome(func() {
+			if o.socks != nil {
+				o.lookUp()
+				return
+			}
+			o.demand()
+		})
 	})
 }
 
@@ -254,6 +257,7 @@ func (o *outgoing) afford() *reason.Error {
 // leave takes an attempt out of the lists.
 func (p *pod) leave(c *conns.Conn) {
 	p.set.Remove(c)
+	p.egress.Ended(c)
 	if c.Name != "" {
 		p.node.loads.Add(c.Name, -1)
 	}
@@ -291,7 +295,7 @@ func (o *outgoing) direct() {
 		o.outcome(reason.OK, 0)
 		down := o.give()
 		o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
-		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, OnClose: o.done()})
+		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, Hold: o.hold, OnClose: o.done()})
 		observed.Measure(&o.conn.Conn, f, true)
 		o.pod.set.Carry(o.conn, f)
 	})

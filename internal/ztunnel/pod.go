@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	modes "github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -68,9 +67,8 @@ type pod struct {
 	socks     *socks5.Pod    // nil without one
 	usedUp    usedports.Set
 	hellos    hello.Pod
-	egress    egress.Counts
+	egress    egress.Pod
 	seen      *observed.Pod
-	outbound  modes.Mode // the policy of the last review
 	closed    atomic.Bool
 	// misdirected counts connections that were not redirected.
 	misdirected atomic.Uint32
@@ -92,6 +90,7 @@ func newPod(n *Node, uid string, info bootstrap.Workload, ns *netns.NS) *pod {
 		share: n.budgets.Join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
 	}
 	p.seen = n.Observed.Join(p.local)
+	p.egress.Answers.Share = n.answers.Join()
 	return p
 }
 
@@ -255,8 +254,9 @@ func (p *pod) close(why reason.Reason) {
 	}
 	p.share.Leave()
 	p.seen.Leave()
+	p.egress.Leave()
 	p.nsMu.Lock()
-	closeNS(p.ns)
+	_ = p.ns.Close()
 	p.nsMu.Unlock()
 }
 

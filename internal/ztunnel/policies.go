@@ -100,17 +100,21 @@ func (n *Node) decisions() slog.Level {
 // prunePolicies drops removed policies that no workload of this node names.
 func (n *Node) prunePolicies() {
 	n.Observed.Policies(n.Policies.Set())
-	if n.Policies.Set().Retired() == 0 {
+	if n.Policies.Set().Retired() == 0 && !n.egress.Policies.Retired() {
 		return
 	}
-	named := map[string]bool{}
+	named, egress := map[string]bool{}, map[string]bool{}
 	s := n.Directory.Snapshot()
 	for _, p := range n.list() {
 		if w := p.local(s); w != nil {
 			for _, name := range w.Policies {
 				named[name] = true
 			}
+			for _, name := range w.Egress {
+				egress[name] = true
+			}
 		}
 	}
 	n.Policies.Prune(func(name string) bool { return named[name] })
+	n.egress.Policies.Prune(func(name string) bool { return egress[name] })
 }

@@ -6,7 +6,6 @@ import (
 	"syscall"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
-	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
@@ -62,7 +61,7 @@ func (in *incoming) dialled(fd int, to netip.AddrPort, src netip.Addr, err error
 // not listen on the one that was asked for. It reports whether it did so: once
 // for a connection, and only to where policies let the connection go.
 func (in *incoming) tryFamily(fd int, to netip.AddrPort, err error) bool {
-	other, ok := otherFamily(in.local, to.Addr())
+	other, ok := in.local.OtherFamily(to.Addr())
 	if in.first != nil || !ok {
 		return false
 	}
@@ -85,7 +84,7 @@ func (o *outgoing) tryFamily(err *reason.Error) bool {
 	if o.refused != nil || r.Protocol != connect.TCP || r.Via != route.Direct || r.Workload == nil || !errors.Is(err, syscall.ECONNREFUSED) {
 		return false
 	}
-	other, ok := otherFamily(r.Workload, r.Next.Addr())
+	other, ok := r.Workload.OtherFamily(r.Next.Addr())
 	if !ok {
 		return false
 	}
@@ -114,20 +113,6 @@ func (o *outgoing) firstRefusal(err *reason.Error) *reason.Error {
 	o.route.Next = f.first
 	o.enter()
 	return f.err
-}
-
-// otherFamily returns the workload's first address of the family that at,
-// which must be one of its addresses, does not have.
-func otherFamily(w *workload.Workload, at netip.Addr) (netip.Addr, bool) {
-	if !w.HasAddr(at) {
-		return netip.Addr{}, false
-	}
-	for _, a := range w.Addrs() {
-		if a.Is4() != at.Is4() {
-			return a, true
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // closeSocket closes a socket, if there is one.

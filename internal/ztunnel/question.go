@@ -34,7 +34,7 @@ func (n *Node) Explain(_ context.Context, q explained.Question) (*explained.Verd
 func (n *Node) world(s *workload.Snapshot) *explain.World {
 	return &explain.World{
 		Snapshot: s, Policies: n.Policies.Set(), Network: n.Config.Network, Node: n.Config.NodeName, Domain: n.Config.ClusterDomain,
-		LocalhostTunnel: n.Config.LocalhostAppTunnel, Served: n.serves, Load: n.loads.Of, Exempt: n.egress.Exempt, Traffic: n.Traffic,
+		LocalhostTunnel: n.Config.LocalhostAppTunnel, Served: n.serves, Load: n.loads.Of, Exempt: n.egress.Exempt, Gate: &n.egress, Egress: n.egressOf, Traffic: n.Traffic,
 	}
 }
 

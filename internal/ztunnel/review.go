@@ -117,7 +117,7 @@ func (p *pod) review() {
 	if local == nil {
 		return
 	}
-	p.reviewEgress(local)
+	p.node.egress.Review(&p.egress, &p.set, p.node.Directory.Snapshot(), p.node.Config.Network, local)
 	policies := p.node.Policies.Set()
 	for _, c := range p.set.All() {
 		if !c.Inbound {

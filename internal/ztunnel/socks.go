@@ -16,7 +16,7 @@ func (p *pod) serveSOCKS() (s *socks5.Pod, err error) {
 		return nil, nil
 	}
 	s, err = socks5.Serve(socks5.Host{
-		Loops: n.Loops, Do: p.do, Owner: n.owner(), ReusePort: n.Config.PortReuse, Mark: n.Config.PacketMark, Mesh: p.dns.Lookup,
+		Loops: n.Loops, Do: p.do, Owner: n.owner(), ReusePort: n.Config.PortReuse, Mark: n.Config.PacketMark, Mesh: p.dns.Lookup, Found: p.egress.Found,
 		Take: func() *reason.Error { return p.carry(1) }, Give: func() { p.drop(1) },
 		Connect: func(c *socks5.Client) {
 			n.Recorder.SocketOpened(telemetry.Source)

@@ -53,7 +53,7 @@ func TestEgressPage(t *testing.T) {
 	}
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(page), -1)
 	rows := egressRow.FindAllStringSubmatch(string(page), -1)
-	if len(blocks) != 1 || len(rows) != 10 {
+	if len(blocks) != 2 || len(rows) != 10 {
 		t.Fatalf("the page has %d files and %d connections", len(blocks), len(rows))
 	}
 	w := rig.Start(t, lab.Config{YAML: shop})

@@ -77,6 +77,8 @@ type podReport struct {
 	Waypoint    string `json:"waypoint,omitempty"`
 	// Outbound is its outbound traffic policy, when it has one.
 	Outbound string `json:"outboundTrafficPolicy,omitempty"`
+	// Egress are its EgressPolicies, and what they did.
+	Egress string `json:"egressPolicies,omitempty"`
 
 	Services []podServiceReport `json:"services"`
 	Policies []policyRow        `json:"policies"`
@@ -123,6 +125,12 @@ func describePod(f podFacts) *podReport {
 	}
 	if s := f.Proxy.state(p); s != nil && s.Egress != nil && s.Egress.Mode != egress.AllowAny.String() {
 		r.Outbound = fmt.Sprintf("%s (%d connections refused, %d reported)", s.Egress.Mode, s.Egress.Refused, s.Egress.Reported)
+	}
+	if s := f.Proxy.state(p); s != nil && s.Egress != nil && len(s.Egress.Policies) > 0 {
+		r.Egress = fmt.Sprintf("%s: %d connections allowed, %d refused, %d reported", s.Egress.PolicyNames(), s.Egress.PolicyAllowed, s.Egress.PolicyRefused, s.Egress.PolicyReported)
+		if s.Egress.UDP != "" {
+			r.Egress += "; UDP is refused"
+		}
 	}
 	r.analysis(f)
 	r.waypoint(f)
@@ -520,6 +528,9 @@ func (r *podReport) text() string {
 	w.field("Waypoint", "%s", cmp.Or(r.Waypoint, "none"))
 	if r.Outbound != "" {
 		w.field("Outbound", "%s", r.Outbound)
+	}
+	if r.Egress != "" {
+		w.field("Egress", "%s", r.Egress)
 	}
 	w.title("Services")
 	for _, s := range r.Services {

@@ -77,8 +77,8 @@ func GatewayGroup(g Gateway) xds.Group {
 //
 // A node proxy and a reader have everything that is for node proxies. One that
 // asks for single names gets what runs on its node besides: on the node that its
-// credentials prove, else on the one that it claims. Of telemetry, rules of connections and
-// routes, a node proxy has what is for pods of that node. A gateway has what is for
+// credentials prove, else on the one that it claims. Of telemetry, rules of connections,
+// routes and EgressPolicies, a node proxy has what is for pods of that node. A gateway has what is for
 // it. It looks up its clients and its servers, so it may ask for every address
 // by name.
 //
@@ -135,5 +135,5 @@ func forNodeProxies(typeURL string) bool {
 
 // byNode reports whether a node proxy needs of a type what is for pods of its node.
 func byNode(typeURL string) bool {
-	return typeURL == wellknown.TypeTelemetry || typeURL == wellknown.TypeTraffic || typeURL == wellknown.TypeRateLimit || typeURL == wellknown.TypeRoute
+	return typeURL == wellknown.TypeTelemetry || typeURL == wellknown.TypeTraffic || typeURL == wellknown.TypeRateLimit || typeURL == wellknown.TypeEgress || typeURL == wellknown.TypeRoute
 }

@@ -158,6 +158,7 @@ var checks = map[*source.Kind]func(*checker, metav1.Object){
 	source.Telemetry.Kind:             check((*checker).telemetry),
 	source.DestinationRule.Kind:       check((*checker).destinationRule),
 	source.RateLimit.Kind:             check((*checker).rateLimit),
+	source.EgressPolicy.Kind:          check((*checker).egressPolicy),
 	source.ServiceEntry.Kind:          check((*checker).serviceEntry),
 	source.WorkloadEntry.Kind:         check((*checker).workloadEntry),
 	source.Gateway.Kind:               check((*checker).gateway),

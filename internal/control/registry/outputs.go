@@ -52,6 +52,9 @@ var outputs = []output{
 	{
 		typeURL:     wellknown.TypeRateLimit,
 		collections: func(t *tables.Tables) []*tables.Resources { return []*tables.Resources{t.Limits.Resources} },
+	}, {
+		typeURL:     wellknown.TypeEgress,
+		collections: func(t *tables.Tables) []*tables.Resources { return []*tables.Resources{t.Egress.Resources} },
 	},
 	{
 		typeURL: wellknown.TypeAddress,

@@ -61,6 +61,11 @@ func (r *Registry) reporters() []*reporter {
 			func(l *ambit.RateLimit) status.State {
 				return status.State{Conditions: status.SeenIn(l.Status.Conditions)}
 			}, conditions(describer.limit)),
+		writes(source.EgressPolicy, in.Egress, status.Owned{Conditions: []string{status.ZtunnelAccepted}},
+			func(p *ambit.EgressPolicy) status.State { return seenIstio(p.Status.GetConditions()) },
+			conditions(func(d describer, _ tables.Ref, p *ambit.EgressPolicy) []status.Condition {
+				return []status.Condition{d.t.Egress.Condition(p)}
+			})),
 		writes(source.AuthorizationPolicy, in.Policies,
 			status.Owned{Conditions: []string{status.Accepted, status.ZtunnelAccepted, status.WaypointAccepted}},
 			func(p *securityv1.AuthorizationPolicy) status.State { return seenIstio(p.Status.GetConditions()) }, conditions(describer.policy)),

@@ -37,7 +37,7 @@ func (t *Tables) closedEntry(r *collection.Reader, k Ref, e *networkingv1.Worklo
 	}
 	w.Uid = t.Cluster(r, k.Cluster).ID + "/" + entryGroup + "/WorkloadEntry/" + k.Namespace + "/" + k.Name
 	t.complete(r, w, k.Home(), labels, ownPorts(e.Spec.Ports))
-	t.confine(r, w, k.Home(), e.Annotations)
+	w.Extensions = append(w.Extensions, t.Egress.Extensions(r, k.Home(), labels, e.Annotations)...)
 	if pod := t.asPod(r, w, "WorkloadEntry/"+k.String()); pod != w {
 		return pod, nil
 	}

@@ -32,6 +32,7 @@ type Inputs struct {
 	Entries    collection.Input[Ref, *networkingv1.ServiceEntry]
 	Rules      collection.Input[Ref, *networkingv1.DestinationRule]
 	Limits     collection.Input[Ref, *ambit.RateLimit]
+	Egress     collection.Input[Ref, *ambit.EgressPolicy]
 	Policies   collection.Input[Ref, *securityv1.AuthorizationPolicy]
 	Peers      collection.Input[Ref, *securityv1.PeerAuthentication]
 	Tokens     collection.Input[Ref, *securityv1.RequestAuthentication]
@@ -79,6 +80,7 @@ func NewInputs(g *collection.Graph) Inputs {
 	in.Entries = objects(&in, g, source.ServiceEntry, source.Key.Ref)
 	in.Rules = objects(&in, g, source.DestinationRule, source.Key.Ref)
 	in.Limits = objects(&in, g, source.RateLimit, source.Key.Ref)
+	in.Egress = objects(&in, g, source.EgressPolicy, source.Key.Ref)
 	in.Policies = objects(&in, g, source.AuthorizationPolicy, source.Key.Ref)
 	in.Peers = objects(&in, g, source.PeerAuthentication, source.Key.Ref)
 	in.Tokens = objects(&in, g, source.RequestAuthentication, source.Key.Ref)

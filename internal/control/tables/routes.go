@@ -66,6 +66,7 @@ func (t *Tables) routing(in *Inputs) {
 			return t.Hostname(r, k), is
 		},
 	})
+	t.Egress.Publish(t.Traffic.Reach)
 	t.Routes = routes.New(routes.Inputs{
 		HTTPRoutes: in.HttpRoutes.Collection, GRPCRoutes: in.GrpcRoutes.Collection,
 		TLSRoutes: in.TlsRoutes.Collection, TCPRoutes: in.TcpRoutes.Collection, Grants: in.grants.Collection,

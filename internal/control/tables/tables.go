@@ -16,6 +16,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/egress"
 	"github.com/ambit-mesh/ambit/internal/control/limits"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
@@ -24,7 +25,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/control/traffic"
-	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -41,7 +41,6 @@ type Tables struct {
 	waypoints  *collection.Collection[Ref, *Waypoint]
 	classes    *collection.Collection[Ref, string] // of Gateways
 	visibility *collection.Collection[struct{}, *meshconfig.Visibility]
-	outbound   *collection.Collection[struct{}, egress.Mode]
 	domains    *collection.Collection[struct{}, policy.TrustDomains]
 	// What the mesh's settings say of telemetry.
 	meshTelemetry *collection.Collection[struct{}, *telemetry.Mesh]
@@ -86,6 +85,7 @@ type Tables struct {
 	GatewayAccounts *collection.Collection[Ref, string]
 	Traffic         *traffic.Tables
 	Limits          *limits.Tables
+	Egress          *egress.Tables
 	Routes          *routes.Tables
 	Targets         *targets.Tables
 	defaults        *collection.Index[defaultsOf, Ref, *corev1.ConfigMap] // of the objects of Gateways, by class
@@ -134,7 +134,6 @@ func (t *Tables) facts(in *Inputs) {
 				ingressUse:          ingressUse(n.Labels),
 				Canary:              UseCanary(n.Labels, n.Annotations),
 				network:             n.Labels[wellknown.LabelNetwork],
-				outbound:            egress.Of(n.Labels, wellknown.LabelOutbound),
 				trafficDistribution: n.Annotations[wellknown.AnnotationTrafficDistribution],
 			}, true
 		})
@@ -142,7 +141,8 @@ func (t *Tables) facts(in *Inputs) {
 		func(_ *collection.Reader, _ Space, n *corev1.Namespace) (map[string]string, bool) {
 			return n.Labels, true
 		})
-	t.visibility, t.domains, t.meshTelemetry, t.outbound = in.Visibility.Collection, in.Domains.Collection, in.Mesh.Collection, in.Outbound.Collection
+	t.visibility, t.domains, t.meshTelemetry = in.Visibility.Collection, in.Domains.Collection, in.Mesh.Collection
+	t.Egress = egress.New(egress.Inputs{Policies: in.Egress.Collection, Namespaces: in.Namespaces.Collection, Mode: in.Outbound.Collection, RootNamespace: t.Opts.RootNamespace})
 	t.scopes = collection.Map(in.Namespaces.Collection, "visibility of a namespace's entries", Same[meshconfig.Scope],
 		func(r *collection.Reader, _ Space, n *corev1.Namespace) (meshconfig.Scope, bool) {
 			v, ok := collection.Fetch(r, t.visibility, struct{}{})

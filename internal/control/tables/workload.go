@@ -16,7 +16,6 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/policy"
 	"github.com/ambit-mesh/ambit/internal/control/service"
-	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -40,7 +39,6 @@ type namespaceInfo struct {
 	Canary              Canary
 	network             string
 	trafficDistribution string
-	outbound            egress.Setting
 }
 
 // final reports whether a pod has a phase that it does not leave. Its containers
@@ -118,7 +116,7 @@ func (t *Tables) ClosedPod(r *collection.Reader, k Ref, p *corev1.Pod) (*workloa
 		w.TunnelProtocol = workloadpb.TunnelProtocol_HBONE
 	}
 	t.addManualServices(r, w, k)
-	t.confine(r, w, k.Home(), p.Annotations)
+	w.Extensions = append(w.Extensions, t.Egress.Extensions(r, k.Home(), p.Labels, p.Annotations)...)
 	w.Extensions = append(w.Extensions, ending.Of(p.DeletionTimestamp != nil, ready(p) && !final(p)).Extensions()...)
 	return w, t.bindWaypoint(r, w, k.Home(), p.Labels, t.podState(r, k))
 }

@@ -195,12 +195,14 @@ func (g *gatherer) network() error {
 const gatewayRelease = "gateway.networking.k8s.io/bundle-version"
 
 func (g *gatherer) kinds() error {
-	files, err := fs.Glob(charts.FS, "base/files/crds/istio/*.yaml")
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		g.s.WantedKinds = append(g.s.WantedKinds, strings.TrimSuffix(path.Base(f), ".yaml"))
+	for _, dir := range []string{"crds/ambit", "crds/istio"} {
+		files, err := fs.Glob(charts.FS, "base/files/"+dir+"/*.yaml")
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			g.s.WantedKinds = append(g.s.WantedKinds, strings.TrimSuffix(path.Base(f), ".yaml"))
+		}
 	}
 	crds := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 	list, err := g.Dynamic.Resource(crds).List(g.ctx, metav1.ListOptions{})
@@ -209,7 +211,7 @@ func (g *gatherer) kinds() error {
 	}
 	g.s.Kinds = map[string]string{}
 	for _, crd := range list.Items {
-		if name := crd.GetName(); strings.HasSuffix(name, ".istio.io") || strings.HasSuffix(name, ".gateway.networking.k8s.io") {
+		if name := crd.GetName(); strings.HasSuffix(name, ".istio.io") || strings.HasSuffix(name, ".ambit.mesh") || strings.HasSuffix(name, ".gateway.networking.k8s.io") {
 			g.s.Kinds[name] = crd.GetAnnotations()[gatewayRelease]
 		}
 	}

@@ -47,6 +47,7 @@ func TestKindsOfBothModules(t *testing.T) {
 		"istio/authorizationpolicies.security.istio.io.yaml",
 		"istio/peerauthentications.security.istio.io.yaml",
 		"istio/serviceentries.networking.istio.io.yaml",
+		"ambit/egresspolicies.ambit.mesh.yaml",
 		"ambit/ratelimits.ambit.mesh.yaml",
 		"gateway-api/gateways.gateway.networking.k8s.io.yaml",
 		"gateway-api/httproutes.gateway.networking.k8s.io.yaml",

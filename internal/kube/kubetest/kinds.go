@@ -54,6 +54,7 @@ var customKinds = []kindInfo{
 	{"security.istio.io", "RequestAuthentication", "requestauthentications", true, true, []string{"v1", "v1beta1"}},
 	{"ambit.mesh", "RateLimit", "ratelimits", true, true, []string{"v1alpha1"}},
 	{"telemetry.istio.io", "Telemetry", "telemetries", true, true, []string{"v1", "v1alpha1"}},
+	{"ambit.mesh", "EgressPolicy", "egresspolicies", true, true, []string{"v1alpha1"}},
 	{"gateway.networking.k8s.io", "GatewayClass", "gatewayclasses", false, true, []string{"v1", "v1beta1"}},
 	{"gateway.networking.k8s.io", "Gateway", "gateways", true, true, []string{"v1", "v1beta1"}},
 	{"gateway.networking.k8s.io", "HTTPRoute", "httproutes", true, true, []string{"v1", "v1beta1"}},

@@ -61,7 +61,7 @@ var knownKinds = map[string]string{
 func init() {
 	for _, k := range []string{
 		"Namespace", "Node", "Pod", "Service", "ServiceAccount", "Deployment", "EndpointSlice", "ConfigMap",
-		"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "RateLimit",
+		"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "WorkloadEntry", "ServiceEntry", "Gateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "ReferenceGrant", "RateLimit", "EgressPolicy",
 	} {
 		l := strings.ToLower(k)
 		knownKinds[l] = k

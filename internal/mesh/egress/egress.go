@@ -1,5 +1,6 @@
-// Package egress has the settings of outbound traffic policies: which connections a pod
-// may make to addresses that are in no registry.
+// Package egress has what confines the connections of a pod to the outside of the mesh: the
+// settings of outbound traffic policies, and the allow-lists of EgressPolicies. Whether one
+// is allowed is decided here, of values.
 package egress
 
 import (

@@ -36,6 +36,8 @@ const (
 	BodyTooLarge
 	// NotInRegistry: the pod may only call what is in a registry.
 	NotInRegistry
+	// EgressDenied: no EgressPolicy of the pod allows what it calls outside of the mesh.
+	EgressDenied
 
 	// RateLimited: a limit of new connections refused one too many.
 	RateLimited
@@ -117,6 +119,7 @@ var table = [...]Info{
 	BodyTooLarge:      {"BODY_TOO_LARGE", "DENY", "the body is larger than what an external authorizer gets", "raise maxRequestBytes of the provider that is named, or set allowPartialMessage"},
 	NotInRegistry:     {"NOT_IN_REGISTRY", "DENY", "the destination is in no registry that the pod may use", "add a ServiceEntry with this address and port that the namespace sees, or change the outbound traffic policy: docs/egress.md"},
 	RateLimited:       {"RATE_LIMITED", "DENY", "more new connections than a limit of the destination permits", "the error names the RateLimit and the rate; `ambit ztunnel-config traffic` counts them, on the destination's node"},
+	EgressDenied:      {"EGRESS_DENIED", "DENY", "no EgressPolicy allows the destination", "the error names the policies and the cause; `ambit egress report -o policy` writes an entry for what the pod calls: docs/egress.md"},
 	WaypointRequired:  {"WAYPOINT_REQUIRED", "DENY", "the destination admits only its waypoint", "call the service by its name or address; docs/waypoints.md lists the exceptions, for clients that call pods"},
 
 	CertificateUnavailable: {"CERTIFICATE_UNAVAILABLE", "IDENTITY_ERROR", "no certificate for the local workload", "check that the CA is reachable from this node; `ambit ztunnel-config certificate` shows the state"},
@@ -175,6 +178,7 @@ var http = [...]HTTPInfo{
 	BodyTooLarge:      {413, "UAEX"},
 	NotInRegistry:     {403, "-"},
 	RateLimited:       {429, "RL"},
+	EgressDenied:      {403, "-"},
 
 	CertificateUnavailable: {503, "UF"},
 	TLSFailure:             {503, "UF"},

@@ -145,6 +145,7 @@ const (
 	TypeTelemetry      = "type.googleapis.com/ambit.telemetry.v1.Layer"      // Ambit's own
 	TypeTraffic        = "type.googleapis.com/ambit.traffic.v1.Rule"         // Ambit's own
 	TypeRateLimit      = "type.googleapis.com/ambit.ratelimit.v1.Limit"      // Ambit's own
+	TypeEgress         = "type.googleapis.com/ambit.egress.v1.Policy"        // Ambit's own
 )
 
 // ExtensionClientAffinity is the name of a Service's extension, without a
@@ -166,6 +167,10 @@ const ExtensionEndpointsTaken = "ambit.endpoints-taken-by-waypoint"
 // ExtensionOutbound is the name of a Workload's extension with its outbound traffic
 // policy, a google.protobuf.StringValue. A workload without it may call any address.
 const ExtensionOutbound = "ambit.outbound-traffic-policy"
+
+// ExtensionEgress is the name of a Workload's extension with the names of the
+// EgressPolicies that select it. It is Ambit's own.
+const ExtensionEgress = "ambit.egress-policies"
 
 // ExtensionEnding is the name of a Workload's extension that it has while it is about to
 // end: from when its pod's end was asked for, until the pod is gone. Its configuration, a

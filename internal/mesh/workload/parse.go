@@ -72,6 +72,7 @@ func parseTraits(p *workloadpb.Workload, trustDomain string) (*Traits, error) {
 		Capacity:          defaultCapacity,
 		Policies:          slices.Clone(p.GetAuthorizationPolicies()),
 		Outbound:          egress.FromExtensions(p.GetExtensions()),
+		Egress:            egress.Selected(p.GetExtensions()),
 	}
 	if c := p.GetCapacity(); c != nil {
 		t.Capacity = c.GetValue()
@@ -362,7 +363,7 @@ func (t *Traits) same(o *Traits) bool {
 		t.Hostname == o.Hostname && t.Protocol == o.Protocol && t.HostNetwork == o.HostNetwork &&
 		t.NativeTunnel == o.NativeTunnel && t.ApplicationTunnel == o.ApplicationTunnel &&
 		t.Waypoint == o.Waypoint && t.NetworkGateway == o.NetworkGateway && t.Capacity == o.Capacity && t.Outbound == o.Outbound &&
-		slices.Equal(t.Policies, o.Policies) &&
+		slices.Equal(t.Policies, o.Policies) && slices.Equal(t.Egress, o.Egress) &&
 		slices.EqualFunc(t.Services, o.Services, func(a, b Membership) bool {
 			return a.Service == b.Service && slices.Equal(a.Ports, b.Ports)
 		})
@@ -380,6 +381,10 @@ func (t *Traits) setHash() {
 		_ = h.WriteByte(0)
 	}
 	for _, p := range t.Policies {
+		_, _ = h.WriteString(p)
+		_ = h.WriteByte(0)
+	}
+	for _, p := range t.Egress {
 		_, _ = h.WriteString(p)
 		_ = h.WriteByte(0)
 	}

@@ -155,6 +155,8 @@ type Traits struct {
 	Capacity uint32
 	// Outbound is what the workload may call.
 	Outbound egress.Mode
+	// Egress are the EgressPolicies that select it, as namespace/name.
+	Egress []string
 
 	// Policies are the selector policies that apply, as namespace/name.
 	Policies []string
@@ -169,6 +171,19 @@ func (w *Workload) Addrs() []netip.Addr { return w.addrs }
 
 // HasAddr reports whether a is one of the workload's addresses.
 func (w *Workload) HasAddr(a netip.Addr) bool { return slices.Contains(w.addrs, a) }
+
+// OtherFamily returns the workload's first address of the family that at, which must be one of
+// its addresses, does not have.
+func (w *Workload) OtherFamily(at netip.Addr) (netip.Addr, bool) {
+	if w.HasAddr(at) {
+		for _, a := range w.addrs {
+			if a.Is4() != at.Is4() {
+				return a, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
 
 // Identity returns who the workload is in its certificate.
 func (w *Workload) Identity() identity.Identity {

@@ -67,6 +67,7 @@ func TestEveryReplyHasDetails(t *testing.T) {
 		reason.WaypointRequired: true, // of node proxies
 		reason.WaypointLoop:     true,
 		reason.NotInRegistry:    true, // of node proxies
+		reason.EgressDenied:     true, // of node proxies
 	}
 	for _, r := range reason.All() {
 		if (Details(r) == "") != own[r] {

@@ -173,6 +173,7 @@ func everything() []runtime.Object {
 		custom("security.istio.io/v1", "PeerAuthentication", "a", "pa", map[string]any{"mtls": map[string]any{"mode": "STRICT"}}),
 		custom("security.istio.io/v1", "RequestAuthentication", "a", "ra", map[string]any{"jwtRules": []any{map[string]any{"issuer": "https://a.example"}}}),
 		custom("telemetry.istio.io/v1", "Telemetry", "a", "te", map[string]any{"tracing": []any{map[string]any{"randomSamplingPercentage": 1}}}),
+		custom("ambit.mesh/v1alpha1", "EgressPolicy", "a", "ep", map[string]any{"to": []any{map[string]any{"hosts": []any{"x.example"}}}}),
 		custom("gateway.networking.k8s.io/v1", "Gateway", "a", "gw", map[string]any{"gatewayClassName": "istio-waypoint", "unknown": "field"}),
 		custom("gateway.networking.k8s.io/v1", "GatewayClass", "", "gc", map[string]any{"controllerName": "a.example/b"}),
 		custom("gateway.networking.k8s.io/v1", "HTTPRoute", "a", "hr", map[string]any{"hostnames": []any{"a.example"}}),

@@ -89,8 +89,20 @@ func opened(file, home *os.File, st *unix.Stat_t) *NS {
 	return n
 }
 
-// Close releases the descriptors, once no Do is under way. There are no further ones.
+// Same reports whether two are of one namespace. nil is that of the process.
+func Same(a, b *NS) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.ID() == b.ID()
+}
+
+// Close releases the descriptors, once no Do is under way. There are no further ones. The nil
+// NS has none.
 func (n *NS) Close() error {
+	if n == nil {
+		return nil
+	}
 	if n.closed.Swap(true) {
 		return os.ErrClosed
 	}

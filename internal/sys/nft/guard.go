@@ -71,8 +71,11 @@ func outputGuard(cfg step) []Rule {
 	}
 	rules := append(slices.Clone(returns),
 		Rule{Match: known, Do: Accept{}, Note: "opens no connection"},
-		Rule{Match: []Match{Proto{Number: protoTCP, Not: true}}, Do: Accept{}, Note: "other protocols are not captured"},
 	)
+	if cfg.RefuseUDP && !cfg.Quiesce {
+		rules = append(rules, refusedUDP(cfg.Config)...)
+	}
+	rules = append(rules, Rule{Match: []Match{Proto{Number: protoTCP, Not: true}}, Do: Accept{}, Note: "other protocols are not captured"})
 	if cfg.Quiesce {
 		rules = append(rules, Rule{Match: []Match{opens}, Do: Accept{}, Note: "nothing new is captured"})
 	} else {
@@ -89,6 +92,22 @@ func outputGuard(cfg step) []Rule {
 	return append(rules,
 		Rule{Match: []Match{ConnState{States: stateNew}}, Count: true, Do: Reset{}, Note: "its redirection was lost"},
 		Rule{Count: true, Do: Drop{}, Note: "belongs to no connection, and would leave in plaintext"},
+	)
+}
+
+// refusedUDP refuses what the pod sends over UDP, but for its look-ups that are captured, and
+// answers to others.
+func refusedUDP(cfg Config) []Rule {
+	var rules []Rule
+	udp := Proto{Number: protoUDP}
+	for _, v6 := range []bool{false, true} {
+		if cfg.IPv6 || !v6 {
+			rules = append(rules, Rule{Match: []Match{udp, ToLoopback{IPv6: v6}}, Do: Accept{}, Note: "look-ups, redirected"})
+		}
+	}
+	return append(rules,
+		Rule{Match: []Match{udp, Answer{}}, Do: Accept{}, Note: "answers of the pod to others"},
+		Rule{Match: []Match{udp}, Count: true, Do: Unreachable{}, Note: "UDP of the pod is refused"},
 	)
 }
 

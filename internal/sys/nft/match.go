@@ -305,6 +305,15 @@ func (s ConnState) exprs() []expr.Any {
 	}
 }
 
+// Answer matches packets that go back to who has begun.
+type Answer struct{}
+
+func (Answer) String() string { return "ct direction reply" }
+
+func (Answer) exprs() []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{1}}}
+}
+
 // ToLoopback matches the address that the kernel redirects the pod's own
 // connections to.
 type ToLoopback struct{ IPv6 bool }
@@ -424,6 +433,15 @@ type Reset struct{}
 
 func (Reset) String() string    { return "reject with tcp reset" }
 func (Reset) exprs() []expr.Any { return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
+
+// Unreachable drops the packet, and reports to its sender that no program has the port.
+type Unreachable struct{}
+
+func (Unreachable) String() string { return "reject with icmpx port-unreachable" }
+
+func (Unreachable) exprs() []expr.Any {
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
+}
 
 // Drop drops the packet.
 type Drop struct{}

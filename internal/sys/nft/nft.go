@@ -32,6 +32,8 @@ type Config struct {
 	BypassInbound bool
 	// CaptureDNS sends the pod's name look-ups to the proxy.
 	CaptureDNS bool
+	// RefuseUDP refuses the UDP of the pod that is not captured, but for answers.
+	RefuseUDP bool
 	// VirtualInterfaces carry the traffic of machines inside the pod: what
 	// comes in from them is outbound.
 	VirtualInterfaces []string

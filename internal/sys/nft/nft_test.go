@@ -18,6 +18,7 @@ func configs() map[string]Config {
 		"ipv4-only":          {},
 		"ingress":            {IPv6: true, BypassInbound: true},
 		"dns":                {IPv6: true, CaptureDNS: true},
+		"udp":                {IPv6: true, CaptureDNS: true, RefuseUDP: true},
 		"virtual-interfaces": {IPv6: true, VirtualInterfaces: []string{"net1", "net2"}},
 		"probes": {IPv6: true, Probes: []Probe{
 			{Source: netip.MustParsePrefix("169.254.7.127/32")},

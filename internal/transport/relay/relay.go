@@ -24,6 +24,9 @@ type Pair struct {
 	Down, Up int
 	// Prefix is sent to Up first (a PROXY protocol header). It is not counted.
 	Prefix []byte
+	// Hold, when set, keeps the bytes of Down back until it has decided about the first of
+	// them. Those of Up go on.
+	Hold *Hold
 	// OnClose is called on the loop exactly once, when the flow has let go of
 	// both sockets. It may be nil.
 	OnClose func(*Flow, Result)
@@ -37,6 +40,7 @@ type pair struct {
 	down, up side
 	onClose  func(*Flow, Result)
 	linger   *poll.Timer
+	hold     *Hold
 	ended    bool
 }
 
@@ -55,7 +59,7 @@ type side struct {
 // stream and reset from each to the other. It is called on the loop's
 // goroutine. OnClose is never called inline.
 func Start(l *poll.Loop, p Pair) *Flow {
-	f := &pair{onClose: p.OnClose}
+	f := &pair{onClose: p.OnClose, hold: p.Hold}
 	f.Init(l, f)
 	f.down.pair, f.up.pair = f, f
 	err := f.down.sock.Watch(l, p.Down, &f.down)
@@ -130,6 +134,9 @@ func (f *pair) move(from, to *side) {
 		}
 		if to.sock.Broken() {
 			return // the other direction ends the flow when it is drained
+		}
+		if f.hold != nil && from == &f.down && !f.release() {
+			return
 		}
 		if from.eof {
 			f.shutdown(to)
@@ -255,6 +262,9 @@ func (f *pair) end(r reason.Reason, err error) {
 	}
 	f.ended = true
 	f.linger.Stop()
+	if f.hold != nil {
+		f.hold.timer.Stop()
+	}
 	f.Ending(f.down.sock.FD(), f.up.sock.FD())
 	l := f.Loop()
 	for _, s := range [...]*side{&f.down, &f.up} {

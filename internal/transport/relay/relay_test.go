@@ -26,6 +26,7 @@ type proxy struct {
 	loop    *poll.Loop
 	entry   string
 	prefix  []byte
+	hold    func() *Hold // of each connection; nil for none
 	results chan Result
 	flows   chan *Flow
 }
@@ -63,7 +64,11 @@ func newProxy(t *testing.T, app func(*net.TCPConn)) *proxy {
 				t.Error(err)
 				return
 			}
-			p.flows <- Start(l, Pair{Down: down, Up: up, Prefix: p.prefix, OnClose: func(_ *Flow, r Result) { p.results <- r }})
+			pair := Pair{Down: down, Up: up, Prefix: p.prefix, OnClose: func(_ *Flow, r Result) { p.results <- r }}
+			if p.hold != nil {
+				pair.Hold = p.hold()
+			}
+			p.flows <- Start(l, pair)
 		})
 	})
 	check(t, err)

@@ -4,6 +4,7 @@
 package config
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 
@@ -49,6 +50,10 @@ type KeepAlive struct {
 // object of /config_dump and holds no secret.
 type Config struct {
 	bootstrap.Settings
+
+	// EgressNameServers are name servers whose answers count for the hosts of
+	// EgressPolicies, beside those of the proxy's own.
+	EgressNameServers []netip.Addr `json:"egressNameServers,omitempty"`
 
 	Proxy    bool `json:"proxy"`
 	DNSProxy bool `json:"dnsProxy"`
@@ -115,6 +120,14 @@ func Load(env bootstrap.Env, host bootstrap.Host) (*Config, error) {
 	}
 	c.readMode(r)
 	c.readSockets(r)
+	for _, text := range strings.FieldsFunc(r.Text("EGRESS_NAME_SERVERS", ""), func(c rune) bool { return c == ',' || c == ' ' }) {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			r.Fail("EGRESS_NAME_SERVERS", text, "write addresses, with commas between them")
+			continue
+		}
+		c.EgressNameServers = append(c.EgressNameServers, a.Unmap().WithZone(""))
+	}
 	capture, set := c.ProxyMetadata["DNS_CAPTURE"]
 	c.DNSProxy = !set || strings.EqualFold(capture, "true")
 	if c.LocalXDS != "" && c.LocalXDSPath != "" {

@@ -81,6 +81,8 @@ type Host struct {
 	// Busy is called with 1 for a question that waits, and with -1 at its end: a drain
 	// lets them be answered. It may be nil.
 	Busy func(delta int)
+	// Answers is told what look-ups have led to; nil for none.
+	Answers *Listener
 	// Owner is the user who owns listening sockets; 0 for the process's own.
 	Owner uint32
 }
@@ -306,6 +308,7 @@ func (n *Node) scratch(l *poll.Loop) *scratch {
 // resolve decides about a message that s has read.
 func (p *Pod) resolve(s *scratch, protocol protocol) (dns.Answer, dns.Decision) {
 	answer, match, decision := s.resolver.Resolve(p.node.Directory.Snapshot(), &p.Client, &s.question, rand.Uint64())
+	p.told(s, &answer, &match)
 	if log := p.node.Logger; log.Enabled(context.Background(), slog.LevelDebug) {
 		p.log(log, s, protocol, &answer, match, decision)
 	}
@@ -314,9 +317,15 @@ func (p *Pod) resolve(s *scratch, protocol protocol) (dns.Answer, dns.Decision) 
 
 // complete answers a question in place of a name server whose response leads to a name
 // of the mesh and no further. The scratch has the question then.
-func (p *Pod) complete(s *scratch, question, response []byte) (dns.Answer, bool) {
+func (p *Pod) complete(s *scratch, server netip.Addr, question, response []byte) (dns.Answer, bool) {
 	s.question.Parse(question)
-	return s.resolver.Complete(p.node.Directory.Snapshot(), &p.Client, &s.question, response, rand.Uint64())
+	a, m, ok := s.resolver.Complete(p.node.Directory.Snapshot(), &p.Client, &s.question, response, rand.Uint64())
+	if ok {
+		p.completed(s, server, &a, &m)
+	} else {
+		p.heard(server, response)
+	}
+	return a, ok
 }
 
 func (p *Pod) log(log *slog.Logger, s *scratch, protocol protocol, a *dns.Answer, m dns.Match, d dns.Decision) {

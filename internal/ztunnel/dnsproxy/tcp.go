@@ -383,7 +383,7 @@ func (c *conn) passAnswer(m []byte) bool {
 	if w.owned {
 		dns.Exists(m)
 	} else if !w.transfer {
-		completed, complete = c.pod.complete(c.scratch, w.question, m)
+		completed, complete = c.pod.complete(c.scratch, c.to.Addr().Unmap(), w.question, m)
 	}
 	if !w.transfer {
 		delete(c.asked, id)

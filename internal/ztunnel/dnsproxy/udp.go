@@ -204,7 +204,8 @@ type flight struct {
 	limit    poll.Deadline
 	wrong    int
 	owned    bool
-	socket   bool // of the pod's share
+	socket   bool       // of the pod's share
+	server   netip.Addr // that has the question
 }
 
 func (f *flight) start() error {
@@ -214,6 +215,7 @@ func (f *flight) start() error {
 	if err != nil {
 		return err
 	}
+	f.server = to.Addr().Unmap()
 	if f.socket = p.Sockets.Take(1); !f.socket {
 		return syscall.EMFILE
 	}
@@ -275,7 +277,7 @@ func (f *flight) take(m []byte) {
 	p.upstreamTook(udp, time.Since(f.began))
 	if f.owned {
 		dns.Exists(m)
-	} else if a, ok := p.complete(f.u.scratch, f.question, m); ok {
+	} else if a, ok := p.complete(f.u.scratch, f.server, f.question, m); ok {
 		f.u.answer(f.question, a, f.key.from)
 		f.end()
 		return

@@ -1,6 +1,7 @@
-// Package egress decides which connections the outbound traffic policy of a pod lets out:
-// with REGISTRY_ONLY, those to addresses and ports that are in a registry. The decision
-// is pure; a Gate counts and reports.
+// Package egress decides which connections the policies of a pod let out of the mesh: the
+// outbound traffic policy lets out what is in a registry, EgressPolicies what they list.
+// What look-ups of the pod have led to is remembered for that. The decisions are pure; a
+// Gate counts and reports.
 package egress
 
 import (

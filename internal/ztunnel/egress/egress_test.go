@@ -9,7 +9,6 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/ambit-mesh/ambit/api/admin"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -213,8 +212,8 @@ func TestNothingUnlistedPasses(t *testing.T) {
 func TestGate(t *testing.T) {
 	s := localxdstest.Snapshot(t, mesh)
 	var log strings.Builder
-	g := Gate{Log: slog.New(slog.NewTextHandler(&log, nil))}
-	var pod Counts
+	g := Gate{Policies: NewPolicies(slog.New(slog.DiscardHandler)), Log: slog.New(slog.NewTextHandler(&log, nil))}
+	var pod Pod
 	client := s.WorkloadByUID("c//Pod/shop/client")
 	traits := *client.Traits
 	traits.Outbound = egress.DryRun
@@ -227,15 +226,15 @@ func TestGate(t *testing.T) {
 	if err := g.Check(&pod, nil, Conn{Snapshot: s, Source: &watched, Dst: bad}); err != nil || !strings.Contains(log.String(), "192.0.2.77:443") {
 		t.Errorf("%v %s", err, log.String())
 	}
-	if got := *pod.State(client); got != (admin.Egress{Mode: "REGISTRY_ONLY", Refused: 1, Reported: 1}) || pod.State(nil) != nil {
+	if got := *g.State(&pod, client); got.Mode != "REGISTRY_ONLY" || got.Refused != 1 || got.Reported != 1 || g.State(&pod, nil) != nil {
 		t.Errorf("%v", got)
 	}
 }
 
 func BenchmarkCheck(b *testing.B) {
 	s := localxdstest.Snapshot(b, mesh)
-	g := Gate{Log: slog.New(slog.DiscardHandler)}
-	var pod Counts
+	g := Gate{Policies: NewPolicies(slog.New(slog.DiscardHandler)), Log: slog.New(slog.DiscardHandler)}
+	var pod Pod
 	for name, to := range map[string]string{"pod": "10.0.0.2:80", "service": "10.96.0.1:80", "endpoint": "192.0.2.1:8443", "range": "198.51.100.1:443"} {
 		c := Conn{Snapshot: s, Source: s.WorkloadByUID("c//Pod/shop/client"), Dst: netip.MustParseAddrPort(to)}
 		b.Run(name, func(b *testing.B) {

@@ -28,6 +28,9 @@ type World struct {
 	LocalhostTunnel       bool
 	// Exempt are destinations that outbound traffic policies do not refuse.
 	Exempt egress.Exempt
+	// Gate has the EgressPolicies, Egress what is known of a pod of this node; nil for none.
+	Gate   *egress.Gate
+	Egress func(namespace, name string) *egress.Pod
 	// Served returns a pod of this node, and whether its connections are accepted.
 	Served func(namespace, name string) (info bootstrap.Workload, accepting, ok bool)
 	// Load counts connections in flight, by the UID of the endpoint.

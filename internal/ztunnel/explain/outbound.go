@@ -100,14 +100,21 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 	if err := w.rule(v, &r); err != nil {
 		return v.Refuse(err)
 	}
+	if err := w.egressPolicies(v, source, src, dst, &r); err != nil {
+		return v.Refuse(err)
+	}
 	return w.hop(v, source, src.Addr(), &r)
 }
 
 // egress adds the decision of the pod's outbound traffic policy, and returns why it refuses.
 func (w *World) egress(v *verdict.Verdict, source *workload.Workload, src, dst netip.AddrPort) *reason.Error {
-	refused, reported := egress.Decide(&egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Exempt: w.Exempt})
+	conn := egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Exempt: w.Exempt}
+	refused, reported := egress.Decide(&conn)
 	step := verdict.Step{Step: verdict.StepPolicy, Object: "Pod " + podName(source), Rule: source.Outbound.String()}
 	switch {
+	case (refused != nil || reported != nil) && w.Gate != nil && w.Gate.Listed(w.Egress(source.Namespace, source.Name), &conn):
+		refused = nil
+		step.Says = "the destination is in no registry, and an EgressPolicy lists it"
 	case refused != nil:
 		step.Says, step.Decides = "its outbound traffic policy refuses what is in no registry", true
 	case reported != nil:
@@ -119,6 +126,21 @@ func (w *World) egress(v *verdict.Verdict, source *workload.Workload, src, dst n
 	}
 	v.Steps = append(v.Steps, step)
 	return refused
+}
+
+// egressPolicies adds the decision of the pod's EgressPolicies about where the route leads, and
+// returns why they refuse.
+func (w *World) egressPolicies(v *verdict.Verdict, source *workload.Workload, src, dst netip.AddrPort, r *route.Route) *reason.Error {
+	if w.Gate == nil {
+		return nil
+	}
+	object, says, err, ok := w.Gate.Explain(w.Egress(source.Namespace, source.Name), &egress.Attempt{
+		Conn: egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst}, Route: r,
+	})
+	if ok {
+		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepPolicy, Object: object, Says: says, Decides: err != nil})
+	}
+	return err
 }
 
 // owner adds what has the address that was called.

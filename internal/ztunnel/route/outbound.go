@@ -73,6 +73,8 @@ type Route struct {
 	// to be resolved first; see Resolved.
 	Next     netip.AddrPort
 	Hostname string
+	// Named is the host that Next's address was looked up for; empty for none.
+	Named string
 	// Target is the authority of the tunnel; zero for TCP.
 	Target connect.Target
 	// Workload is the next hop: a waypoint, a network's gateway, or the
@@ -218,7 +220,7 @@ func (r Route) at(a netip.Addr, port uint16) Route {
 // Resolved completes a route whose Hostname stands for a.
 func (r Route) Resolved(a netip.Addr) Route {
 	port := r.Next.Port()
-	r.Hostname = ""
+	r.Named, r.Hostname = r.Hostname, ""
 	switch r.Protocol {
 	case connect.DoubleHBONE:
 		r.Next = netip.AddrPortFrom(a, port)

@@ -14,7 +14,7 @@ import (
 func CodeOf(err *reason.Error, status int) Code {
 	switch err.Reason {
 	case reason.PolicyDenied, reason.NotAllowed, reason.PolicyChanged, reason.PolicyUnavailable, reason.PolicyUnsupported,
-		reason.NotInRegistry, reason.WaypointRequired, reason.RecursiveCall:
+		reason.NotInRegistry, reason.EgressDenied, reason.WaypointRequired, reason.RecursiveCall:
 		return NotAllowed
 	case reason.UnknownDestination, reason.NoHealthyUpstream, reason.WaypointUnavailable, reason.ConnectTimeout:
 		return HostUnreachable

@@ -65,6 +65,9 @@ func (p *Pod) lookUp(ctx context.Context, host string, own []netip.Addr) (netip.
 	for _, v6 := range families(own) {
 		for _, a := range addrs {
 			if a = a.Unmap(); a.Is6() == v6 {
+				if p.Found != nil {
+					p.Found(host, a)
+				}
 				return a, nil
 			}
 		}

@@ -30,6 +30,8 @@ type Host struct {
 	// Mark is put on what goes to name servers, which is not redirected then.
 	Mark uint32
 	Mesh Names
+	// Found is called with the address of a name that is not the mesh's; nil for no call.
+	Found func(host string, addr netip.Addr)
 	// Take counts a connection, if the pod may have one more; Give is its end, when it
 	// was not handed to Connect.
 	Take func() *reason.Error
