@@ -24,7 +24,7 @@ const module = "github.com/ambit-mesh/ambit/"
 var layers = map[string][]string{
 	"api":                {},
 	"api/admin":          {}, // what fills in or reads administrative answers
-	"api/ambit":          {}, // objects as their authors write them
+	"api/ambit":          {"api"}, // objects as their authors write them
 	"internal/mesh":      {"api", "api/admin"},
 	"internal/sys":       {},
 	"internal/ops":       {"internal/mesh"},
@@ -67,7 +67,7 @@ var layers = map[string][]string{
 	"internal/kube":          {"internal/kube/client", "internal/kube/kubetest", "internal/mesh", "internal/ops", "internal/source", "internal/control", "internal/node", "internal/sys"},
 	"internal/kube/client":   {},
 	"internal/kube/kubetest": {"internal/kube/client"},
-	"internal/analysis":      {"internal/mesh", "internal/source", "internal/control"},
+	"internal/analysis":      {"api/ambit", "internal/mesh", "internal/source", "internal/control"},
 	"internal/install":       nil,
 	"charts":                 {},
 	"build":                  nil,

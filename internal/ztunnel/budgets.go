@@ -2,8 +2,10 @@ package ztunnel
 
 import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/demand"
 )
 
 // outboundSockets is how many descriptors a connection of the pod's program takes,
@@ -70,4 +72,32 @@ func (p *pod) off(l *poll.Loop, fn func()) *reason.Error {
 		fn()
 	})
 	return nil
+}
+
+// learn has the directory filled with what a connection needs, when that comes
+// on demand, and calls then on the loop. unknown lists what is missing; it is
+// asked again after every answer, because an answer can need more. The error
+// is why something is still not known; an address that nobody has is none.
+func (p *pod) learn(l *poll.Loop, unknown func(*workload.Snapshot) []string, then func(*reason.Error)) {
+	n := p.node
+	if n.Demand == nil {
+		then(nil)
+		return
+	}
+	names := unknown(n.Directory.Snapshot())
+	if len(names) == 0 {
+		then(nil)
+		return
+	}
+	err := p.off(l, func() {
+		err := n.demand().Fetch(names, unknown)
+		l.Post(func() { then(err) })
+	})
+	if err != nil {
+		then(err)
+	}
+}
+
+func (n *Node) demand() demand.Source {
+	return demand.Source{Request: n.Demand, Directory: n.Directory, Log: n.log}
 }

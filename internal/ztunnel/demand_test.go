@@ -3,17 +3,11 @@ package ztunnel
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
-
-	"github.com/ambit-mesh/ambit/internal/mesh/reason"
-	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/ops/logging"
 )
 
 // oracle answers demands.
@@ -98,33 +92,4 @@ func TestDemandFailsClosed(t *testing.T) {
 	w.client.log.wait(t, "connection failed", "UNKNOWN_DESTINATION")
 	o.set(func(context.Context, string) error { return nil })
 	w.talk(w.dial(w.at(8080)), "nobody's: passed through")
-}
-
-func TestFetch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := &Node{Options: Options{Directory: workload.NewDirectory(workload.Options{}), Logger: logging.Discard()}}
-		n.log = n.Logger
-		o := &oracle{}
-		n.Demand = o.demand
-		always := func(*workload.Snapshot) []string { return []string{"a", "b"} }
-
-		o.answer = func(context.Context, string) error { return nil }
-		if err := n.fetch([]string{"a"}, always); err != nil || o.names() != "a b" {
-			t.Errorf("%v, asked for %s", err, o.names())
-		}
-		o.answer = func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
-		if err := n.fetch([]string{"a"}, always); err == nil || err.Reason != reason.UnknownDestination {
-			t.Errorf("no answer: %v", err)
-		}
-		o.answer = func(context.Context, string) error { return errors.New("too many names") }
-		if err := n.fetch([]string{"a"}, always); err == nil || err.Reason != reason.ResourceExhausted {
-			t.Errorf("refused: %v", err)
-		}
-		// Answers that always need more come to an end.
-		i := 0
-		o.asked, o.answer = nil, func(context.Context, string) error { return nil }
-		if err := n.fetch([]string{"x"}, func(*workload.Snapshot) []string { i++; return []string{strings.Repeat("x", i+1)} }); err != nil || len(o.asked) != maxLearnt {
-			t.Errorf("%v, asked %d times", err, len(o.asked))
-		}
-	})
 }

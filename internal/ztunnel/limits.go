@@ -1,13 +1,16 @@
 package ztunnel
 
-import "time"
+import (
+	"time"
+
+	"github.com/ambit-mesh/ambit/internal/ztunnel/demand"
+)
 
 const (
 	// connectTimeout bounds one attempt to reach the next hop; upstream's.
 	connectTimeout = 10 * time.Second
-	// knownTimeout is how long a connection waits for what the control plane
-	// may be about to say: the pod's own workload, or an address on demand.
-	knownTimeout = 5 * time.Second
+	// knownTimeout is how long a connection waits for the pod's own workload.
+	knownTimeout = demand.Timeout
 	// policyTimeout is how long a connection waits for a policy that its workload
 	// names. The control plane sends both within milliseconds of each other; a
 	// client that waited longer would be better off with an answer.
@@ -15,9 +18,6 @@ const (
 	// maxAttempts bounds the endpoints one connection tries before its first
 	// byte. More would make a client wait longer than it does.
 	maxAttempts = 3
-	// maxLearnt bounds the names that one connection makes the proxy ask for: an
-	// address, its waypoints, and what is known of those, with room.
-	maxLearnt = 32
 	// maxStrange bounds the addresses that peers can have the proxy ask for by
 	// naming them in tunnels: a subscription lasts as long as the stream.
 	maxStrange = 4096

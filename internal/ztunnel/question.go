@@ -23,7 +23,7 @@ func (n *Node) Explain(_ context.Context, q explained.Question) (*explained.Verd
 	if n.Demand != nil {
 		unknown := func(s *workload.Snapshot) []string { return explain.Unknown(n.world(s), &q) }
 		if names := unknown(n.Directory.Snapshot()); len(names) > 0 {
-			if err := n.fetch(names, unknown); err != nil {
+			if err := n.demand().Fetch(names, unknown); err != nil {
 				return nil, err
 			}
 		}

@@ -98,7 +98,7 @@ func (s *supervisor) answer(ctx context.Context, req *lab.Request) (*lab.Reply, 
 		f, err := os.Open(sp.Path)
 		return &lab.Reply{}, []*os.File{f}, err
 	case "capture":
-		f, err := s.captureSocket()
+		f, err := s.lan.Capture(lab.CaptureBuffer)
 		if err != nil {
 			return nil, nil, err
 		}
