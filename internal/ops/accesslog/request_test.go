@@ -68,6 +68,7 @@ func TestEveryReplyHasDetails(t *testing.T) {
 		reason.WaypointLoop:     true,
 		reason.NotInRegistry:    true, // of node proxies
 		reason.EgressDenied:     true, // of node proxies
+		reason.RateLimited:      true, // of node proxies
 	}
 	for _, r := range reason.All() {
 		if (Details(r) == "") != own[r] {
