@@ -22,6 +22,7 @@ import (
 
 	api "github.com/ambit-mesh/ambit/api/admin"
 	"github.com/ambit-mesh/ambit/internal/node"
+	"github.com/ambit-mesh/ambit/internal/node/datagrams"
 	"github.com/ambit-mesh/ambit/internal/node/packets"
 	"github.com/ambit-mesh/ambit/internal/node/selftest"
 	"github.com/ambit-mesh/ambit/internal/ops/admin"
@@ -108,6 +109,7 @@ func run(ctx context.Context, o options) error {
 	if agent, err = node.New(cfg); err != nil {
 		return err
 	}
+	p.registry.MustRegister(datagrams.Collector{Pods: agent.Datagrams})
 	plugin, err := listenUnix(o.pluginSocket)
 	if err != nil {
 		return err

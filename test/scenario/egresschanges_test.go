@@ -15,6 +15,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
+	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // TestEgressChanges: what is open when a policy comes is ended unless it is allowed; what the
@@ -72,6 +73,26 @@ func TestEgressChanges(t *testing.T) {
 	})
 }
 
+// sentUDP returns how many datagrams the agent of node2 has counted that a pod of the shop sent.
+func sentUDP(w *rig.World, pod string) (n float64) {
+	w.T().Helper()
+	w.Eventually("the agent counts the datagrams of "+pod, func() error {
+		text, err := w.Lab.Admin(w.T().Context(), "ambit-cni/node2", "/metrics")
+		if err != nil {
+			return err
+		}
+		all, err := traffic.Samples(string(text), "ambit_cni_pod_udp_datagrams_total")
+		for _, s := range all {
+			if s.Labels["namespace"] == "shop" && s.Labels["pod"] == pod && s.Labels["direction"] == "sent" {
+				n = s.Value
+				return nil
+			}
+		}
+		return errors.Join(err, errors.New("no series"))
+	})
+	return n
+}
+
 // TestEgressUDP: with udp: Refuse, a pod sends no UDP but for its captured look-ups, from the
 // first packet on, and whether or not the agent and the proxy run. Its answers to others pass.
 func TestEgressUDP(t *testing.T) {
@@ -117,6 +138,15 @@ func TestEgressUDP(t *testing.T) {
 		w := world.For(t)
 		outside := netip.AddrPortFrom(lanAddr(v6), 7079)
 		w.Eventually("UDP passes", func() error { return ping(w, looker, outside) })
+		before := sentUDP(w, "looker")
+		for range 5 {
+			if err := ping(w, looker, outside); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := sentUDP(w, "looker") - before; n < 5 {
+			t.Errorf("%v datagrams were counted of 5", n)
+		}
 		w.MustApply(egressPolicy("shop", "udp", "to: [{}], udp: Refuse"))
 		refused := func(what string, from lab.Where) {
 			t.Helper()
