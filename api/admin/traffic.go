@@ -56,5 +56,5 @@ type RateLimit struct {
 	Reported  uint64   `json:"reported"` // too many, of a dry run
 	// Unanswered are those about which a rate limit service gave no usable answer.
 	Unanswered uint64 `json:"unanswered"`
-	Parties    int64  `json:"parties"` // that all limits of its namespace tell apart now
+	Parties    int64  `json:"parties"` // that all limits of its namespace count now
 }

@@ -4,7 +4,7 @@
 // 	protoc        v3.21.12
 // source: ratelimit/ratelimit.proto
 
-// What a RateLimit says of new connections, in the form that the node proxies of their destinations execute. A
+// What a RateLimit has for new connections, in the form that the node proxies of their destinations execute. A
 // resource is one object, as one node needs it. The wire is Ambit's own.
 //
 // A reader rejects a message with a field that it does not have. The limit that it had before stays.

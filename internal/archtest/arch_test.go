@@ -23,7 +23,7 @@ const module = "github.com/ambit-mesh/ambit/"
 // Tests are held to the same rules, but for those of the wings that compose.
 var layers = map[string][]string{
 	"api":                {},
-	"api/admin":          {}, // what fills in or reads administrative answers
+	"api/admin":          {},      // what fills in or reads administrative answers
 	"api/ambit":          {"api"}, // objects as their authors write them
 	"internal/mesh":      {"api", "api/admin"},
 	"internal/sys":       {},

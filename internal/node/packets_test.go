@@ -160,7 +160,7 @@ func TestLargePackets(t *testing.T) {
 	}
 }
 
-// A size that somebody chose stays, before, in and after the mesh.
+// A size that the pod's owner chose stays, before, in and after the mesh.
 func TestLargePacketsKeepOwnersSizes(t *testing.T) {
 	n := newNode(t)
 	owners := links.Sizes{GSO: packets.Default, GRO: 500_000, GSOIPv4: 100_000, GROIPv4: 20_000}

@@ -77,7 +77,7 @@ func (p *pod) off(l *poll.Loop, fn func()) *reason.Error {
 // learn has the directory filled with what a connection needs, when that comes
 // on demand, and calls then on the loop. unknown lists what is missing; it is
 // asked again after every answer, because an answer can need more. The error
-// is why something is still not known; an address that nobody has is none.
+// is why something is still missing; an address that no object has is no error.
 func (p *pod) learn(l *poll.Loop, unknown func(*workload.Snapshot) []string, then func(*reason.Error)) {
 	n := p.node
 	if n.Demand == nil {

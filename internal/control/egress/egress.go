@@ -1,6 +1,6 @@
 // Package egress gives workloads what confines their connections to the outside: the mode of
 // their outbound traffic policy, and the EgressPolicies that select them. It turns these
-// objects into the policies that node proxies enforce, and into what their status says.
+// objects into the policies that node proxies enforce, and into their status.
 package egress
 
 import (

@@ -19,7 +19,7 @@ func object(namespace string, change func(*egresspb.EgressPolicySpec)) *ambit.Eg
 }
 
 // TestTranslate: an object becomes the policy that its author wrote, or one that refuses and has
-// the field; its condition tells which.
+// the field; its condition names it.
 func TestTranslate(t *testing.T) {
 	for _, tt := range []struct {
 		name      string

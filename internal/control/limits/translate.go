@@ -1,5 +1,5 @@
 // Package limits turns RateLimits into what the node proxies of their destinations execute
-// (package ratelimit of mesh), decides which node is sent each, and what its status says.
+// (package ratelimit of mesh), decides which node is sent each, and its status.
 package limits
 
 import (

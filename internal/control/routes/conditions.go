@@ -85,7 +85,7 @@ func (o *object) executed(d *Destination) status.Condition {
 	switch {
 	case o.atNodes(d) && o.carries == route.TLS:
 		return status.Yes(status.ZtunnelAccepted, status.ReasonAccepted,
-			"the node proxies of clients execute the route, as the destination has no waypoint: they read the name that the client wants, and each connection gets a backend by weight")
+			"the node proxies of clients execute the route, as the destination has no waypoint: they read the name in the first message of TLS, and each connection gets a backend by weight")
 	case o.atNodes(d):
 		return status.Yes(status.ZtunnelAccepted, status.ReasonAccepted,
 			"the node proxies of clients execute the route, as the destination has no waypoint: each connection gets a backend by weight")

@@ -146,7 +146,7 @@ var errLate = reason.Errorf(reason.MalformedRequest, "HTTP on a connection that 
 type Choice struct {
 	Wait    bool // more bytes are needed
 	Target  *route.Target
-	Name    string // that a client of TLS wants
+	Name    string // in the first message of TLS
 	Failure string // why no route fits; "" when one does
 }
 

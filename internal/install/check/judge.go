@@ -278,7 +278,7 @@ func (j *judge) redirection() {
 	}
 }
 
-// largePackets tells what the way out of nodes allows, as their agents have seen it.
+// largePackets reports what the way out of nodes allows, as their agents have seen it.
 func (j *judge) largePackets() {
 	nodes := map[string][]string{}
 	for i := range j.Nodes {

@@ -24,7 +24,7 @@ const (
 type Opening struct {
 	Seen   bool
 	TLS    bool
-	Name   string // that a client of TLS wants
+	Name   string // in the first message of TLS
 	Broken bool   // it begins like TLS, and cannot be read
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 )
 
-// hello returns the first message of a client that wants a name.
+// hello returns the first message of TLS for a name.
 func hello(t testing.TB, name string) []byte {
 	a, b := net.Pipe()
 	defer func() { _ = a.Close() }()

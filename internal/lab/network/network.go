@@ -229,8 +229,8 @@ func plugPod(node, s *Space, link string, n, h int, f Families) error {
 	)
 }
 
-// kernelHasIPv6 reports whether this kernel does IPv6 at all (it may be told not to
-// when it is booted).
+// kernelHasIPv6 reports whether this kernel does IPv6 at all (the command line of its boot can
+// switch it off).
 func kernelHasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil

@@ -40,7 +40,7 @@ const (
 )
 
 // FamiliesOf returns the families of a name. Without a name they are those that the
-// kernel does. The error says which names there are.
+// kernel does. The error has the names.
 func FamiliesOf(name string) (Families, error) {
 	f, ok := map[string]Families{
 		"": {true, kernelHasIPv6()}, FamilyDual: {true, true}, FamilyIPv4: {V4: true}, FamilyIPv6: {V6: true},

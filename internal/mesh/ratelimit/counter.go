@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// MaxTenants bounds the namespaces that a Counter tells apart, and MaxEach the parties
+	// MaxTenants bounds the namespaces that a Counter counts, and MaxEach the parties
 	// of each.
 	MaxTenants, MaxEach = 1024, 1024
 	// sweepEvery is how often a namespace without room looks for parties that can be

@@ -70,7 +70,9 @@ func TestIn(t *testing.T) {
 }
 
 func TestCollector(t *testing.T) {
-	c := Collector{Pods: func() iter.Seq[Pod] { return slices.Values([]Pod{{"shop", "web", Counts{1, 3}}, {"shop", "web", Counts{2, 1}}}) }}
+	c := Collector{Pods: func() iter.Seq[Pod] {
+		return slices.Values([]Pod{{"shop", "web", Counts{1, 3}}, {"shop", "web", Counts{2, 1}}})
+	}}
 	r := prometheus.NewPedanticRegistry()
 	r.MustRegister(c)
 	if err := testutil.GatherAndCompare(r, strings.NewReader(`

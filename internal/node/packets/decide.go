@@ -93,7 +93,7 @@ func otherEnd(pod links.Interface, host []links.Interface, podSpace int) (links.
 	return links.Interface{}, false
 }
 
-// describe says what passes an interface as one packet.
+// describe returns what passes an interface as one packet.
 func describe(i links.Interface) string {
 	if i.Limit == 0 {
 		return fmt.Sprintf("%s: the kernel has no large packets", i.Name)

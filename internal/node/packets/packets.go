@@ -23,12 +23,12 @@ type Packets struct {
 	logger *slog.Logger
 	pods   *prometheus.CounterVec
 
-	mu   sync.Mutex
-	said map[string]bool // what was logged
+	mu     sync.Mutex
+	logged map[string]bool
 }
 
-// maxSaid bounds what is remembered of the log.
-const maxSaid = 32
+// maxLogged bounds what is remembered of the log.
+const maxLogged = 32
 
 // Results of the metric.
 const (
@@ -41,7 +41,7 @@ const (
 // New returns the one of a node. The host's namespace stays the caller's.
 func New(mode Mode, host *netns.NS, logger *slog.Logger, r prometheus.Registerer) *Packets {
 	p := &Packets{
-		mode: mode, host: host, logger: logger, said: map[string]bool{},
+		mode: mode, host: host, logger: logger, logged: map[string]bool{},
 		pods: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ambit_cni_large_packets_total",
 			Help: "Interfaces of pods whose largest packet was to be changed, by result.",
@@ -94,7 +94,7 @@ func (p *Packets) Leave(ns *netns.NS) {
 	}))
 }
 
-// Path says how large packets on the way out of the node may be.
+// Path returns how large packets on the way out of the node may be.
 func (p *Packets) Path() string {
 	var lines []string
 	err := p.in(p.host, func(host *links.Links) error {
@@ -225,9 +225,9 @@ func (p *Packets) once(text string, args ...any) {
 	key := fmt.Sprint(text, args)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.said[key] || len(p.said) >= maxSaid {
+	if p.logged[key] || len(p.logged) >= maxLogged {
 		return
 	}
-	p.said[key] = true
+	p.logged[key] = true
 	p.logger.Warn(text, args...)
 }

@@ -177,8 +177,8 @@ func (ln *Listener) Ready(Events) {
 }
 
 // size decides how many connections this turn accepts. A call that finds none costs as
-// much as one that does, so the first is taken alone: if others wait, the next turn is
-// told, and takes more.
+// much as one that does, so the first is taken alone: if others wait, the next turn
+// takes more.
 func (ln *Listener) size() {
 	turn, now := ln.loop.Turns(), ln.loop.Now()
 	if turn == ln.turn+1 && now.Sub(ln.at) < acceptNext {
@@ -189,7 +189,7 @@ func (ln *Listener) size() {
 	ln.turn, ln.at = turn, now
 }
 
-// accept is accept4 of a listening socket, of which the scheduler is told nothing.
+// accept is accept4 of a listening socket, which never waits: it leaves the scheduler out.
 func accept(fd int) (int, netip.AddrPort, unix.Errno) {
 	var raw unix.RawSockaddrInet6 // larger than RawSockaddrInet4
 	size := uint32(unsafe.Sizeof(raw))

@@ -95,7 +95,7 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
-// setInt tells the scheduler nothing, because the call never waits: entering and leaving
+// setInt leaves the scheduler out, because the call never waits: entering and leaving
 // a system call the usual way costs as much as this one.
 func setInt(fd, level, opt, v int, name string) error {
 	n := int32(v) //nolint:gosec // options are small
@@ -360,7 +360,8 @@ func ConnectNow(fd int, to netip.AddrPort) (connected bool, err error) {
 	if err := Connect(fd, to); err != nil {
 		return false, err
 	}
-	// A call that began to connect says so in any case. The second one asks.
+	// A call that began to connect returns EINPROGRESS in any case. The second one has the
+	// result.
 	switch e := connect(fd, to); e {
 	case 0, unix.EISCONN:
 		return true, nil
@@ -371,7 +372,7 @@ func ConnectNow(fd int, to netip.AddrPort) (connected bool, err error) {
 	}
 }
 
-// connect is one call of a non-blocking socket, of which the scheduler is told nothing.
+// connect is one call of a non-blocking socket. It leaves the scheduler out.
 func connect(fd int, to netip.AddrPort) unix.Errno {
 	// Ports are in the order of the network.
 	port := ntohs(to.Port())

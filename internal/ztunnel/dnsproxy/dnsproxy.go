@@ -81,7 +81,7 @@ type Host struct {
 	// Busy is called with 1 for a question that waits, and with -1 at its end: a drain
 	// lets them be answered. It may be nil.
 	Busy func(delta int)
-	// Answers is told what look-ups have led to; nil for none.
+	// Answers gets what look-ups have led to; nil for none.
 	Answers *Listener
 	// Owner is the user who owns listening sockets; 0 for the process's own.
 	Owner uint32
@@ -308,7 +308,7 @@ func (n *Node) scratch(l *poll.Loop) *scratch {
 // resolve decides about a message that s has read.
 func (p *Pod) resolve(s *scratch, protocol protocol) (dns.Answer, dns.Decision) {
 	answer, match, decision := s.resolver.Resolve(p.node.Directory.Snapshot(), &p.Client, &s.question, rand.Uint64())
-	p.told(s, &answer, &match)
+	p.note(s, &answer, &match)
 	if log := p.node.Logger; log.Enabled(context.Background(), slog.LevelDebug) {
 		p.log(log, s, protocol, &answer, match, decision)
 	}

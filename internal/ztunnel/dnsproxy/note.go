@@ -8,7 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/dns"
 )
 
-// Listener is told which addresses the pod's look-ups have led to.
+// Listener gets the addresses that the pod's look-ups have led to.
 type Listener struct {
 	// Wanted reports whether there is a need for it now.
 	Wanted func() bool
@@ -19,9 +19,9 @@ type Listener struct {
 	Given func(host, entry string, addr netip.Addr, ttl time.Duration)
 }
 
-// told passes on what the mesh has answered. Names of Services of Kubernetes are left out:
+// note passes on what the mesh has answered. Names of Services of Kubernetes are left out:
 // what they lead to is the mesh's.
-func (p *Pod) told(s *scratch, a *dns.Answer, m *dns.Match) {
+func (p *Pod) note(s *scratch, a *dns.Answer, m *dns.Match) {
 	l := p.Answers
 	if l == nil || m.Service == nil || len(a.Addrs) == 0 || strings.HasSuffix(m.Service.Hostname, ".svc."+p.node.Domain) || !l.Wanted() {
 		return
@@ -59,5 +59,5 @@ func (p *Pod) completed(s *scratch, server netip.Addr, a *dns.Answer, m *dns.Mat
 	}
 	own := *m
 	own.Alias = ""
-	p.told(s, a, &own)
+	p.note(s, a, &own)
 }

@@ -96,7 +96,7 @@ func (w *World) pod(namespace, name string) *workload.Workload {
 
 func lowest(uint64) uint64 { return 0 }
 
-// first is how the client of a question begins: by TLS if it wants a name.
+// first is how the client of a question begins: by TLS if the question has a name.
 func first(q *verdict.Question) traffic.First {
 	return traffic.First{Seen: true, TLS: q.SNI != "", Name: q.SNI}
 }

@@ -21,7 +21,7 @@ const (
 	inet6ICMPStats = 6
 )
 
-// Attributes returns everything that the kernel says of the interfaces of a namespace,
+// Attributes returns everything that the kernel has of the interfaces of a namespace,
 // but counters: values by "interface/attribute".
 func Attributes(t testing.TB, ns *netns.NS) map[string]string {
 	t.Helper()
