@@ -129,7 +129,7 @@ func TestTLSRoute(t *testing.T) {
 			w.Errorf("the port without a route: %v, error %v", count, err)
 		}
 		w.Condition("TLSRoute", "shop", "exact", "Accepted", "True")
-		w.Condition("TLSRoute", "shop", "exact", "ZtunnelAccepted", "True", "they read the name that the client wants")
+		w.Condition("TLSRoute", "shop", "exact", "ZtunnelAccepted", "True", "they read the name in the first message of TLS")
 		w.Says([]string{"TLSRoute $shop/exact, rule 0", "a connection of TLS to a.example.org", "v1.$shop.svc.cluster.local"}, "why", "far.$shop", "data:443", "--sni", "a.example.org")
 		w.Says([]string{"NO_ROUTE"}, "why", "far.$shop", "data:443", "--sni", "example.com")
 		w.Says([]string{"TLSRoute $shop/wild", "TLS to *.example.org"}, "ztunnel-config", "traffic", "--node", w.Node(far))

@@ -12,7 +12,7 @@ type Carries uint8
 // What they carry.
 const (
 	Requests Carries = iota // the rule is for requests
-	TLS                     // connections of TLS, by the name that the client wants
+	TLS                     // connections of TLS, by the name in their first message
 	Anything                // connections that carry neither
 )
 
