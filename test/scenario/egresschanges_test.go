@@ -77,7 +77,7 @@ func TestEgressChanges(t *testing.T) {
 func sentUDP(w *rig.World, pod string) (n float64) {
 	w.T().Helper()
 	w.Eventually("the agent counts the datagrams of "+pod, func() error {
-		text, err := w.Lab.Admin(w.T().Context(), "ambit-cni/node2", "/metrics")
+		text, err := w.Admin(w.T().Context(), "ambit-cni/node2", "/metrics")
 		if err != nil {
 			return err
 		}

@@ -143,7 +143,7 @@ func (z *ztunnelConfig) printCalls(list []called, others uint64) error {
 func policies(list []called) (string, error) {
 	entries := map[string]map[string]map[uint16]bool{} // ports, by namespace and destination
 	for _, c := range list {
-		to := ""
+		var to string
 		if _, err := egress.ParseHost(c.Host); err == nil {
 			to = "hosts: [" + strconv.Quote(c.Host) + "]"
 		} else if a, err := netip.ParseAddr(c.Address); err == nil {

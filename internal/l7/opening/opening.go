@@ -38,10 +38,10 @@ func Look(p []byte, end bool) (o Opening, more bool) {
 		return Silent, !end
 	}
 	name, v := sni.Read(p)
-	switch {
-	case v == sni.Plain:
+	switch v {
+	case sni.Plain:
 		return Silent, false
-	case v == sni.Hello:
+	case sni.Hello:
 		return Opening{Seen: true, TLS: true, Name: name}, false
 	}
 	return Opening{Seen: true, Broken: true}, v == sni.More && !end

@@ -7,9 +7,10 @@ import (
 )
 
 const (
-	// MaxTenants bounds the namespaces that a Counter counts, and MaxEach the parties
-	// of each.
-	MaxTenants, MaxEach = 1024, 1024
+	// MaxTenants bounds the namespaces that a Counter counts.
+	MaxTenants = 1024
+	// MaxEach bounds the parties of each.
+	MaxEach = 1024
 	// sweepEvery is how often a namespace without room looks for parties that can be
 	// forgotten.
 	sweepEvery = int64(1e9)

@@ -18,10 +18,13 @@ import (
 )
 
 const (
-	// MaxParties bounds the parties that a node proxy tells apart, and MaxOwned those in the
-	// limits of one namespace. Each namespace with limits has an equal part of the first.
-	MaxParties, MaxOwned = 65536, 8192
-	minOwned             = 64
+	// MaxParties bounds the parties that a node proxy counts. Each namespace with limits has
+	// an equal part of them.
+	MaxParties = 65536
+	// MaxOwned bounds those in the limits of one namespace, and minOwned is what each may
+	// have however many there are.
+	MaxOwned = 8192
+	minOwned = 64
 )
 
 // Node has the limits of a node. Its methods may be called from any goroutine, and on nil.

@@ -210,12 +210,11 @@ func (n *Node) renew() {
 	n.now.Store(&state{set: s.set, routes: s.routes})
 }
 
-// First is what the first bytes of a connection have shown, and Routes are those that it
-// may take.
-type (
-	First  = opening.Opening
-	Routes = route.Connections
-)
+// First is what the first bytes of a connection have shown.
+type First = opening.Opening
+
+// Routes are those that a connection may take.
+type Routes = route.Connections
 
 // Shift is where a route sends a connection.
 type Shift struct {
