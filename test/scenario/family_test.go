@@ -9,7 +9,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/ambit-mesh/ambit/internal/lab"
-	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
@@ -20,23 +19,12 @@ func TestOneFamily(t *testing.T) {
 	for _, family := range []string{"ipv4", "ipv6"} {
 		t.Run(family, func(t *testing.T) {
 			v6 := family == "ipv6"
-			looker := strings.Replace(rig.PodObject("shop", "looker", "node2", ""), "labels: {}}", fmt.Sprintf("labels: {}, annotations: {%s: \"true\"}}", wellknown.AnnotationDNSCapture), 1)
-			w := rig.Start(t, lab.Config{IPFamily: family, YAML: shop + managed + looker + rig.ServerObject("shop", "behind", "node1", "app: behind") + `
+			w := rig.Start(t, lab.Config{IPFamily: family, YAML: named + managed + rig.ServerObject("shop", "behind", "node1", "app: behind") + `
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: front, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}
 spec: {selector: {app: behind}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: ledger, namespace: shop}
-spec:
-  hosts: [ledger.example]
-  addresses: [240.240.7.1, "2001:2::701"]
-  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
-  resolution: STATIC
-  workloadSelector: {labels: {app: web}}
 `})
 			s, err := w.Status(t.Context())
 			if err != nil {
@@ -66,10 +54,9 @@ spec:
 			if v6 {
 				kind, server = dns.TypeAAAA, netip.MustParseAddr("fd96::a")
 			}
-			at := lab.InPod("shop", "looker")
 			var addresses []string
 			w.Eventually("the host of an entry is found", func() error {
-				m, err := look(w, at, server, "udp", ask("ledger.example", kind))
+				m, err := look(w, looker, server, "udp", ask("ledger.example", kind))
 				if err != nil {
 					return err
 				}
@@ -78,8 +65,8 @@ spec:
 				}
 				return nil
 			})
-			want(t, "answer by name", w.MustGet(at, netip.AddrPortFrom(netip.MustParseAddr(addresses[0]), 80)).Name, "web")
-			want(t, "answer by name", strings.Fields(w.MustRun(at, rig.Bin("echo"), "get", "-url", "http://ledger.example/"))[0], "web")
+			want(t, "answer by name", w.MustGet(looker, netip.AddrPortFrom(netip.MustParseAddr(addresses[0]), 80)).Name, "web")
+			want(t, "answer by name", strings.Fields(w.MustRun(looker, rig.Bin("echo"), "get", "-url", "http://ledger.example/"))[0], "web")
 
 			load := w.StartLoad(far, vip, 50)
 			for _, node := range []string{ztunnel1, ztunnel2} {
