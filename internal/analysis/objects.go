@@ -222,12 +222,7 @@ func containerPort(p *corev1.Pod, name string) int32 {
 
 // selects reports whether a selector chooses labels; the empty one none.
 func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if got, ok := labels[k]; !ok || got != v {
-			return false
-		}
-	}
-	return len(selector) > 0
+	return len(selector) > 0 && source.HasAll(labels, selector)
 }
 
 // selectors says what selects nothing, and so holds nowhere.

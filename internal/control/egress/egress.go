@@ -90,22 +90,13 @@ func (t *Tables) Extensions(r *collection.Reader, home source.Space, labels, ann
 	var names []string
 	for _, scope := range slices.Compact([]string{t.in.RootNamespace, home.Name}) {
 		for k, want := range collection.Lookup(r, t.selectors, scope) {
-			if matches(want, labels) {
+			if source.HasAll(labels, want) {
 				names = append(names, k.Namespace+"/"+k.Name)
 			}
 		}
 	}
 	slices.Sort(names)
 	return append(m.Extensions(), egress.Select(names)...)
-}
-
-func matches(want, labels map[string]string) bool {
-	for k, v := range want {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
 }
 
 // Translate turns an object into the policy that node proxies enforce. What is wrong with

@@ -121,7 +121,7 @@ func (t *Tables) reach(r *collection.Reader, k source.Ref, m *Made) map[access.N
 		case !ok:
 		case len(m.services) > 0:
 			out[p.node] = nil
-		case selects(m.selector, p.labels):
+		case source.HasAll(p.labels, m.selector):
 			out[p.node] = append(out[p.node], p.uid)
 		}
 	}
@@ -129,15 +129,6 @@ func (t *Tables) reach(r *collection.Reader, k source.Ref, m *Made) map[access.N
 		slices.Sort(uids)
 	}
 	return out
-}
-
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
 }
 
 // Condition returns the condition of a RateLimit.

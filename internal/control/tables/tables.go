@@ -276,12 +276,7 @@ func (a attachment) pivot() labelKey {
 }
 
 func matches(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if l, ok := labels[k]; !ok || l != v {
-			return false
-		}
-	}
-	return len(selector) > 0
+	return len(selector) > 0 && source.HasAll(labels, selector)
 }
 
 func (t *Tables) attach(in *Inputs) {

@@ -115,12 +115,7 @@ func selected(p *telemetryv1.Telemetry, pods []placed) (uids []string) {
 }
 
 func matches(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return len(selector) > 0
+	return len(selector) > 0 && source.HasAll(labels, selector)
 }
 
 // Selects reports whether a Telemetry is for pods by their labels.
