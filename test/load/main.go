@@ -264,10 +264,15 @@ func throughput(o options) (Result, error) {
 		}
 		total.Add(n)
 	})
+	return bulkResult(start, total.Load(), &failed), nil
+}
+
+// bulkResult is the result of bytes since a time.
+func bulkResult(start time.Time, bytes uint64, failed *failures) Result {
 	s := time.Since(start).Seconds()
-	r := Result{Seconds: s, Bytes: total.Load(), Gbits: float64(total.Load()) * 8 / 1e9 / s}
+	r := Result{Seconds: s, Bytes: bytes, Gbits: float64(bytes) * 8 / 1e9 / s}
 	failed.into(&r)
-	return r, nil
+	return r
 }
 
 // download reads on every connection for the duration what the server sends.
@@ -295,10 +300,7 @@ func download(o options) (Result, error) {
 			total.Add(uint64(n))
 		}
 	})
-	s := time.Since(start).Seconds()
-	r := Result{Seconds: s, Bytes: total.Load(), Gbits: float64(total.Load()) * 8 / 1e9 / s}
-	failed.into(&r)
-	return r, nil
+	return bulkResult(start, total.Load(), &failed), nil
 }
 
 // echo has every connection send and await one request after the other.

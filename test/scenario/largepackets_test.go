@@ -15,9 +15,9 @@ import (
 	"github.com/ambit-mesh/ambit/test/rig"
 )
 
-// TestLargePackets: the node agent lets packets of enrolled pods be large: on lo, and on
-// their cable when it is told to. Bytes of both families arrive whole through such
-// packets, and interfaces are as before when pods leave the mesh.
+// TestLargePackets: the node agent lets packets of enrolled pods be large: on lo, and with
+// its setting pod also on their own interface and the other end of that. Bytes of both
+// families arrive whole, and interfaces are as before when pods leave the mesh.
 func TestLargePackets(t *testing.T) {
 	for name, everywhere := range map[string]bool{"loopback": false, "everywhere": true} {
 		t.Run(name, func(t *testing.T) {
