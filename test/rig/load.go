@@ -177,7 +177,23 @@ func (w *World) MetricsIn(in lab.Where, name string) []traffic.Sample {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	out, err := traffic.Samples(string(b), name)
+	return w.samples(b, name)
+}
+
+// AgentMetrics are the series with a name of a node's agent.
+func (w *World) AgentMetrics(node, name string) []traffic.Sample {
+	w.t.Helper()
+	b, err := w.Admin(context.WithoutCancel(w.ctx), "ambit-cni/"+node, "/metrics")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.samples(b, name)
+}
+
+// samples are the series with a name in a text of Prometheus.
+func (w *World) samples(text []byte, name string) []traffic.Sample {
+	w.t.Helper()
+	out, err := traffic.Samples(string(text), name)
 	if err != nil {
 		w.t.Fatal(err)
 	}

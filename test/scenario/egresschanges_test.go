@@ -15,7 +15,6 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
-	"github.com/ambit-mesh/ambit/test/traffic"
 )
 
 // TestEgressChanges: what is open when a policy comes is ended unless it is allowed; what the
@@ -77,18 +76,13 @@ func TestEgressChanges(t *testing.T) {
 func sentUDP(w *rig.World, pod string) (n float64) {
 	w.T().Helper()
 	w.Eventually("the agent counts the datagrams of "+pod, func() error {
-		text, err := w.Admin(w.T().Context(), "ambit-cni/node2", "/metrics")
-		if err != nil {
-			return err
-		}
-		all, err := traffic.Samples(string(text), "ambit_cni_pod_udp_datagrams_total")
-		for _, s := range all {
+		for _, s := range w.AgentMetrics("node2", "ambit_cni_pod_udp_datagrams_total") {
 			if s.Labels["namespace"] == "shop" && s.Labels["pod"] == pod && s.Labels["direction"] == "sent" {
 				n = s.Value
 				return nil
 			}
 		}
-		return errors.Join(err, errors.New("no series"))
+		return errors.New("no series")
 	})
 	return n
 }
