@@ -19,10 +19,10 @@ type Limits struct {
 	// Waiting bounds the connections that are not authenticated; WaitingPeer
 	// those of one network address.
 	Waiting, WaitingPeer int
-	// PeerRate is how many connections of one network address go on to TLS in a
-	// second, once WaitingPeer of them have come to nothing. The others are held
-	// until it is their turn.
-	PeerRate int
+	// PeerBurst is how many connections of one network address go on to TLS at once,
+	// and PeerRate how many more in each second. A connection with an authenticated
+	// call does not count. The others are held until it is their turn.
+	PeerBurst, PeerRate int
 	// Linger is how long a connection that was shed while it was held stays open,
 	// so that its client does not come back at once.
 	Linger time.Duration
@@ -44,8 +44,8 @@ type Limits struct {
 	Others int
 }
 
-// Defaults. 200 node proxies behind one address connect at once without loss;
-// all unauthenticated connections together need a few MiB and a twentieth of the
+// Defaults. 200 node proxies behind one address connect at once without loss: each
+// lets the next one on as soon as it is authenticated. All unauthenticated connections together need a few MiB and a twentieth of the
 // descriptors that a program usually has.
 func (l *Limits) setDefaults() {
 	set(&l.Waiting, 1024)
@@ -53,7 +53,8 @@ func (l *Limits) setDefaults() {
 	// A connection that comes to nothing costs some 3 ms of processor time, for a
 	// handshake and 16 refused calls. So one address gets a twentieth of a processor.
 	set(&l.PeerRate, 16)
-	set(&l.Linger, 2*time.Second)
+	set(&l.PeerBurst, 16) // both processors of a small machine are busy for 25 ms
+	set(&l.Linger, 5*time.Second)
 	set(&l.Grace, 10*time.Second)
 	// A handshake with a certificate, the headers with a token, and one window
 	// of a stream, which a client sends without waiting for the server.
@@ -124,7 +125,7 @@ func New(opts Options) *Door {
 	}
 	return &Door{
 		opts: opts, waiting: newBook(opts.Limits.Waiting, opts.Limits.WaitingPeer), owners: map[string]int{},
-		paces: paces{rate{opts.Limits.WaitingPeer, float64(opts.Limits.PeerRate)}, map[string]*pace{}},
+		paces: paces{rate{opts.Limits.PeerBurst, float64(opts.Limits.PeerRate)}, map[string]*pace{}},
 		turns: map[string]*time.Timer{},
 	}
 }

@@ -128,6 +128,9 @@ func (d *Door) own(c *Conn, caller auth.Caller) bool {
 	d.waiting.remove(&c.place)
 	if c.paid {
 		d.paces.rate.giveBack(d.paces.get(c.peer, time.Now()))
+		if turn := d.turns[c.peer]; turn != nil {
+			turn.Reset(0)
+		}
 	}
 	c.admitted.Store(true)
 	return true

@@ -90,7 +90,7 @@ func TestPacesAreBounded(t *testing.T) {
 func TestGuiltyAddressIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var crowd atomic.Int64
-		d := New(Options{Refused: func(Cause) { crowd.Add(1) }, Limits: Limits{WaitingPeer: 4, PeerRate: 2, Linger: time.Second}})
+		d := New(Options{Refused: func(Cause) { crowd.Add(1) }, Limits: Limits{WaitingPeer: 4, PeerBurst: 4, PeerRate: 2, Linger: time.Second}})
 		var went sync.Map
 		forwarded := func(c *Conn) bool { _, ok := went.Load(c); return ok }
 		come := func(address string) (client net.Conn, c *Conn) {
@@ -148,12 +148,44 @@ func TestGuiltyAddressIsHeld(t *testing.T) {
 	})
 }
 
+// TestHonestCrowd: of many connections of one address that come at once, each that is
+// authenticated lets the next one on. None waits for time to pass, and none is lost.
+func TestHonestCrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(Options{Limits: Limits{WaitingPeer: 200, PeerBurst: 4, PeerRate: 1}})
+		begin := time.Now()
+		caller := auth.Caller{Namespace: "istio-system", ServiceAccount: "ztunnel"}
+		var served atomic.Int64
+		for range 200 {
+			client, server := net.Pipe()
+			t.Cleanup(func() { _ = client.Close(); _ = server.Close() })
+			d.enter(far{server, "192.0.2.9:1"}, func(c *Conn) {
+				go func() {
+					if d.own(c, caller) {
+						served.Add(1)
+					}
+				}()
+			})
+		}
+		synctest.Wait()
+		for served.Load() < 200 && time.Since(begin) < time.Second {
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(begin); served.Load() != 200 || took >= time.Second {
+			t.Errorf("%d were served in %v", served.Load(), took)
+		}
+		if _, turns := inside(d); d.Waiting() != 0 || turns != 0 {
+			t.Errorf("%d wait, %d turns", d.Waiting(), turns)
+		}
+	})
+}
+
 // TestTurnNeverComes: a connection that is held for the whole grace ends, and what
 // was held leaves nothing behind.
 func TestTurnNeverComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var refused atomic.Int64
-		d := New(Options{Refused: func(Cause) { refused.Add(1) }, Limits: Limits{WaitingPeer: 200, PeerRate: 1}})
+		d := New(Options{Refused: func(Cause) { refused.Add(1) }, Limits: Limits{WaitingPeer: 200, PeerBurst: 200, PeerRate: 1}})
 		var clients []net.Conn
 		for range 400 {
 			client, server := net.Pipe()
@@ -180,7 +212,7 @@ func TestListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := New(Options{Limits: Limits{WaitingPeer: 2, PeerRate: 1}})
+	d := New(Options{Limits: Limits{WaitingPeer: 2, PeerBurst: 2, PeerRate: 1}})
 	l := d.Listen(ln, false)
 	dial := func() net.Conn {
 		c, err := net.Dial("tcp", ln.Addr().String())
