@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -294,6 +295,7 @@ func get(ctx context.Context, args []string) error {
 	insecure := f.Bool("insecure", false, "do not verify the server's certificate")
 	name := f.String("sni", "", "the name that TLS asks for; empty for that of the URL")
 	shape := f.String("hello", "", "how the first message of TLS is sent: "+strings.Join(shapes, ", "))
+	family := f.Int("ip", 0, "4 or 6: only the addresses of that family")
 	cookies := f.Bool("cookies", false, "send the cookies that answers have set")
 	whole := f.Bool("json", false, "print a line of JSON for each request, whatever became of it")
 	header := http.Header{}
@@ -306,7 +308,7 @@ func get(ctx context.Context, args []string) error {
 	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: *insecure, ServerName: *name}, //nolint:gosec // asked for
-		DialContext:       shaped(*shape),
+		DialContext:       of(*family, shaped(*shape)),
 	}}
 	if *cookies {
 		jar, err := cookiejar.New(nil)
@@ -333,6 +335,31 @@ func get(ctx context.Context, args []string) error {
 		}
 	}
 	return nil
+}
+
+// of returns a dialer of TCP for one family of IP, or for both when it is 0.
+func of(family int, dial func(ctx context.Context, network, addr string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	if family == 0 {
+		return dial
+	}
+	return func(ctx context.Context, _, addr string) (net.Conn, error) {
+		return dial(ctx, "tcp"+strconv.Itoa(family), addr)
+	}
+}
+
+// lookup asks the pod's name server, and prints a line for each answer.
+func lookup(ctx context.Context, args []string) error {
+	f := flags("lookup")
+	kind := f.String("type", "ip4", "ip4 or ip6")
+	name := f.String("name", "", "what is looked up")
+	_ = f.Parse(args)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	all, err := net.DefaultResolver.LookupNetIP(ctx, *kind, *name)
+	for _, ip := range all {
+		fmt.Println(ip.Unmap())
+	}
+	return err
 }
 
 func get1(ctx context.Context, client *http.Client, target string, header http.Header) (r traffic.Response, err error) {

@@ -19,8 +19,10 @@ const usage = `usage:
       requests at a constant rate; a line of JSON every second, and one at the end
   echo hold -addr HOST:PORT [-every 100ms] [-text TEXT] [-each]
       one TCP connection to an echo server, used until it ends; a line of JSON for what happens
-  echo get -url URL [-n 1] [-insecure] [-sni NAME] [-hello SHAPE] [-json] [-H NAME:VALUE]...
+  echo get -url URL [-n 1] [-insecure] [-sni NAME] [-hello SHAPE] [-ip 4|6] [-json] [-H NAME:VALUE]...
       requests, each on a connection of its own; prints the answers
+  echo lookup -name NAME [-type ip4|ip6]
+      asks the name server; prints a line for each answer
   echo greet -addr HOST:PORT
       one TCP connection, on which nothing is sent; prints the first line of the server
   echo raw -addr HOST:PORT [-keep] HEAD...
@@ -37,7 +39,7 @@ func main() {
 		os.Exit(2)
 	}
 	commands := map[string]func(context.Context, []string) error{
-		"server": server, "load": load, "hold": hold, "get": get, "greet": greet, "collector": collector, "raw": raw, "slow": slow,
+		"server": server, "load": load, "hold": hold, "get": get, "lookup": lookup, "greet": greet, "collector": collector, "raw": raw, "slow": slow,
 	}
 	run, ok := commands[os.Args[1]]
 	if !ok {

@@ -118,6 +118,13 @@ func (w *World) Namespace(name string, ambient bool) {
 
 var placeholder = regexp.MustCompile(`\$[a-z]+`)
 
+// Label gives a namespace in the mesh one more label, NAME: VALUE, or none. It takes the
+// one of the call before away.
+func (w *World) Label(namespace, label string) {
+	w.Helper()
+	w.Apply("\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: $" + namespace + ", labels: {istio.io/dataplane-mode: ambient, " + label + "}}\n")
+}
+
 // Text is a text in which $NAME has been replaced by the name of the namespace.
 func (w *World) Text(s string) string {
 	return placeholder.ReplaceAllStringFunc(s, func(p string) string {
@@ -210,11 +217,17 @@ func (w *World) Exec(in Place, argv ...string) (string, error) {
 // Requests makes n requests from a pod by test/echo, each on a connection of its own.
 // Headers are name:value.
 func (w *World) Requests(n int, from Place, to netip.AddrPort, path string, headers ...string) ([]traffic.Response, error) {
-	argv := []string{"ECHO", "get", "-json", "-n", strconv.Itoa(n), "-url", "http://" + to.String() + path}
+	var flags []string
 	for _, h := range headers {
-		argv = append(argv, "-H", h)
+		flags = append(flags, "-H", h)
 	}
-	out, err := w.Exec(from, argv...)
+	return w.Call(n, from, "http://"+to.String()+path, flags...)
+}
+
+// Call makes n requests for a URL from a pod, each on a connection of its own, with more
+// flags of `echo get`.
+func (w *World) Call(n int, from Place, url string, flags ...string) ([]traffic.Response, error) {
+	out, err := w.Exec(from, slices.Concat([]string{"ECHO", "get", "-json", "-n", strconv.Itoa(n), "-url", w.Text(url)}, flags)...)
 	if err != nil {
 		return nil, err
 	}
