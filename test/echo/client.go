@@ -296,6 +296,12 @@ func get(ctx context.Context, args []string) error {
 	name := f.String("sni", "", "the name that TLS asks for; empty for that of the URL")
 	shape := f.String("hello", "", "how the first message of TLS is sent: "+strings.Join(shapes, ", "))
 	family := f.Int("ip", 0, "4 or 6: only the addresses of that family")
+	var proxy func(*http.Request) (*url.URL, error)
+	f.Func("proxy", "the URL of a proxy, such as socks5h://127.0.0.1:1080, which then looks the host up", func(text string) error {
+		u, err := url.Parse(text)
+		proxy = http.ProxyURL(u)
+		return err
+	})
 	cookies := f.Bool("cookies", false, "send the cookies that answers have set")
 	whole := f.Bool("json", false, "print a line of JSON for each request, whatever became of it")
 	header := http.Header{}
@@ -308,6 +314,7 @@ func get(ctx context.Context, args []string) error {
 	client := &http.Client{Timeout: callTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: *insecure, ServerName: *name}, //nolint:gosec // asked for
+		Proxy:             proxy,
 		DialContext:       of(*family, shaped(*shape)),
 	}}
 	if *cookies {

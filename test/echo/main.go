@@ -19,7 +19,7 @@ const usage = `usage:
       requests at a constant rate; a line of JSON every second, and one at the end
   echo hold -addr HOST:PORT [-every 100ms] [-text TEXT] [-each]
       one TCP connection to an echo server, used until it ends; a line of JSON for what happens
-  echo get -url URL [-n 1] [-insecure] [-sni NAME] [-hello SHAPE] [-ip 4|6] [-json] [-H NAME:VALUE]...
+  echo get -url URL [-n 1] [-insecure] [-sni NAME] [-hello SHAPE] [-ip 4|6] [-proxy URL] [-json] [-H NAME:VALUE]...
       requests, each on a connection of its own; prints the answers
   echo lookup -name NAME [-type ip4|ip6]
       asks the name server; prints a line for each answer

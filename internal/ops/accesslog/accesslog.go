@@ -64,9 +64,11 @@ func Complete(l *slog.Logger, e *Entry) {
 }
 
 // Failed writes a connection that ended before anything about it was known but
-// its addresses.
+// its addresses and the pod on this node.
 func Failed(l *slog.Logger, e *Entry) {
-	attrs := []slog.Attr{slog.Any("src.addr", e.Src.Addr), slog.Any("dst.addr", e.Dst.Addr), slog.String("direction", e.Direction)}
+	var room [12]slog.Attr
+	attrs := e.Dst.attrs(e.Src.attrs(room[:0], &srcKeys), &dstKeys)
+	attrs = append(attrs, slog.String("direction", e.Direction))
 	l.LogAttrs(context.Background(), slog.LevelWarn, "connection failed", e.outcome(attrs)...)
 }
 

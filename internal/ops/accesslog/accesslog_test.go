@@ -52,7 +52,7 @@ func TestLines(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	Failed(log, e)
-	if got := line(); !strings.HasPrefix(got, "warn\taccess\tconnection failed\tsrc.addr=10.0.0.1:4000 dst.addr=10.0.1.2:15008 direction=\"outbound\" error=") {
+	if got := line(); !strings.HasPrefix(got, "warn\taccess\tconnection failed\tsrc.addr=10.0.0.1:4000 src.workload=") || !strings.Contains(got, ` dst.addr=10.0.1.2:15008 dst.workload="server" dst.namespace="shop" direction="outbound" error=`) {
 		t.Errorf("%s", got)
 	}
 }

@@ -2,6 +2,7 @@ package accesslog
 
 import (
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,6 +81,19 @@ func (b *bucket) take(now time.Time) bool {
 	}
 	b.tokens--
 	return true
+}
+
+// Pod returns the namespace and the name of the pod; nothing when there is no bound, or the
+// pod has no such name.
+func (p *Limit) Pod() (namespace, name string) {
+	if p == nil {
+		return "", ""
+	}
+	namespace, name, ok := strings.Cut(p.pod, "/")
+	if !ok {
+		return "", ""
+	}
+	return namespace, name
 }
 
 // Permit reports whether a line may be written: of a connection that went well, or

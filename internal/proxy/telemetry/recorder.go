@@ -289,16 +289,22 @@ func (r *Recorder) Attempted(k Key, err *reason.Error) {
 	r.release(s)
 }
 
-// Failed logs a connection that ended before anything about it was known but
-// its addresses.
+// Failed logs a connection of a pod that ended before anything about its other end was
+// known but the address. The reporter is the pod's end.
 func (r *Recorder) Failed(l *accesslog.Limit, rep Reporter, src, dst netip.AddrPort, err *reason.Error) {
 	if !l.Permit(false) {
 		return
 	}
-	accesslog.Failed(r.log, &accesslog.Entry{
+	e := &accesslog.Entry{
 		Src: accesslog.Party{Addr: src}, Dst: accesslog.Party{Addr: dst},
 		Direction: rep.direction(), Reason: err.Reason, Err: err,
-	})
+	}
+	pod := &e.Dst
+	if rep == Source {
+		pod = &e.Src
+	}
+	pod.Namespace, pod.Workload = l.Pod()
+	accesslog.Failed(r.log, e)
 }
 
 // Conn is one connection that is counted and logged. Set the exported fields,
