@@ -37,6 +37,9 @@ func newMetrics(reg *prometheus.Registry) *controlMetrics {
 		known:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambit_registry_resources", Help: "Resources there are, by type."}, []string{"type"}),
 	}
 	m.keys = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_jwks_fetches_total", Help: "Attempts to fetch the keys of issuers of tokens, by result."}, []string{"result"})
+	for _, url := range served { // the first one must be seen as a rise, from 0
+		m.rejects.WithLabelValues(shortType(url))
+	}
 	reg.MustRegister(m.clients, m.pushes, m.resources, m.bytes, m.rejects, m.changes, m.known, m.keys)
 	return m
 }

@@ -122,6 +122,7 @@ func (a *Authority) publish() []byte {
 	v, another := old.next(st, a.line.current())
 	if v.signer != nil {
 		a.conf.Metrics.signer(v.signer)
+		a.conf.Metrics.rotation(st.Until())
 	}
 	a.view.Store(v)
 	if another {

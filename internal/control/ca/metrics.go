@@ -13,8 +13,11 @@ type Metrics struct {
 	requests, parseErrors, idErrors, issued, authFailures prometheus.Counter
 	signErrors                                            *prometheus.CounterVec
 
-	rootExpiry, chainExpiry atomic.Int64 // Unix seconds
+	rootExpiry, chainExpiry, rotationDue atomic.Int64 // Unix seconds
 }
+
+// caError is the label of requests that the authority could not sign.
+const caError = "ca_error"
 
 // NewMetrics registers the metrics.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
@@ -33,6 +36,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "citadel_server_csr_sign_err_count", Help: "Certificate requests that could not be signed.",
 		}, []string{"error"}),
 	}
+	m.signErrors.WithLabelValues(caError)
 	reg.MustRegister(m.signErrors)
 	gauge := func(name, help string, f func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "citadel_server_" + name, Help: help}, f))
@@ -45,6 +49,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	gauge("root_cert_expiry_seconds", "Seconds until the root certificate expires.", left(&m.rootExpiry))
 	gauge("cert_chain_expiry_timestamp", "When the signing chain expires, Unix seconds.", at(&m.chainExpiry))
 	gauge("cert_chain_expiry_seconds", "Seconds until the signing chain expires.", left(&m.chainExpiry))
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ambit_ca_rotation_due_timestamp", Help: "When the present step of a change of the root ends, Unix seconds; 0 without such a change.",
+	}, at(&m.rotationDue)))
 	return m
 }
 
@@ -60,6 +67,18 @@ func (m *Metrics) signer(s *signer) {
 		m.rootExpiry.Store(s.root.NotAfter.Unix())
 		m.chainExpiry.Store(s.notAfter.Unix())
 	}
+}
+
+// rotation notes when the present step of a change of the root ends; zero without one.
+func (m *Metrics) rotation(until time.Time) {
+	if m == nil {
+		return
+	}
+	if until.IsZero() {
+		m.rotationDue.Store(0)
+		return
+	}
+	m.rotationDue.Store(until.Unix())
 }
 
 func (m *Metrics) requested() {
@@ -88,6 +107,6 @@ func (m *Metrics) notAllowed() {
 
 func (m *Metrics) signFailed() {
 	if m != nil {
-		m.signErrors.WithLabelValues("ca_error").Inc()
+		m.signErrors.WithLabelValues(caError).Inc()
 	}
 }
