@@ -124,7 +124,7 @@ lint: ## gofmt, go vet, golangci-lint, govulncheck
 fuzz: ## every fuzz target for FUZZTIME each
 	@GO=$(GO) FUZZTIME=$(FUZZTIME) sh test/fuzz.sh
 
-generate: ## protobuf code, the kinds in charts/base, the fields of routes and policies in docs; needs protoc (Debian: protobuf-compiler)
+generate: ## protobuf code, the kinds in charts/base, boards, the reference in docs; needs protoc (Debian: protobuf-compiler)
 	GOBIN=$(CURDIR)/$(BIN) $(GO) install $(PROTOC_GEN)
 	PATH=$(CURDIR)/$(BIN):$$PATH protoc -I api --go_out=api --go_opt=paths=source_relative \
 		workload/workload.proto security/authorization.proto zds/zds.proto route/route.proto authz/authz.proto authn/authn.proto extauthz/extauthz.proto telemetry/telemetry.proto traffic/traffic.proto ratelimit/ratelimit.proto egress/egress.proto

@@ -26,7 +26,7 @@ import (
 var programs = []string{"ambit", "ambitd", "ztunnel", "waypoint", "ambit-cni", "ambit-cni-plugin"}
 
 // charts are the directories below charts/.
-var charts = []string{"base", "ambitd", "cni", "ztunnel"}
+var charts = []string{"base", "ambitd", "cni", "ztunnel", "observability"}
 
 // testPrograms are in the image that `ambit check` and the documentation's
 // examples use, and in no archive.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ambit-mesh/ambit/internal/cli/dashboard"
 	"github.com/ambit-mesh/ambit/internal/cli/describe"
 	"github.com/ambit-mesh/ambit/internal/cli/labcmd"
 	"github.com/ambit-mesh/ambit/internal/cli/session"
@@ -78,7 +79,7 @@ Or in a cluster:
 	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.AddCommand(labcmd.Command(a), statusCommand(a), caCommand(a), tokenCommand(a), createCommand(a), ztunnel.Config(a),
 		ztunnel.ProxyStatus(a), ztunnel.Egress(a), describe.Command(a), describe.Experimental(a), analyzeCommand(a), bugReportCommand(a), versionCommand(a),
-		waypoint.Command(a), waypoint.Config(a), whyCommand(a))
+		waypoint.Command(a), waypoint.Config(a), whyCommand(a), dashboard.Command(a))
 	cmd.AddCommand(installCommands(a)...)
 	if a.Plugin {
 		cmd.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl ambit"}

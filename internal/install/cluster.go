@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
@@ -106,6 +107,33 @@ func (c cluster) listed(ctx context.Context, k kind, selector string) (items []u
 	}
 	return items, err
 }
+
+// operator refuses objects of the Prometheus operator where its kinds are missing.
+func (c cluster) operator(ctx context.Context, parts []Part) error {
+	asked := map[schema.GroupVersionResource]bool{}
+	for _, p := range parts {
+		for _, obj := range p.Objects {
+			k, _ := kindOf(obj)
+			if k.Group != operatorGroup || asked[k.GroupVersionResource] {
+				continue
+			}
+			asked[k.GroupVersionResource] = true
+			err := retry(ctx, func(ctx context.Context) error {
+				_, err := c.Dynamic.Resource(k.GroupVersionResource).Namespace(obj.GetNamespace()).List(ctx, metav1.ListOptions{Limit: 1})
+				return err
+			})
+			if apierrors.IsNotFound(err) {
+				return fmt.Errorf("%s: the cluster has no kind %s: install the Prometheus operator first, or set values.observability.%s.enabled=false", title(obj), k.Kind, operatorValue[k.Kind])
+			} else if err != nil {
+				return fmt.Errorf("look for the kind %s: %w", k.Kind, err)
+			}
+		}
+	}
+	return nil
+}
+
+// operatorValue is the value that turns each kind of the Prometheus operator on.
+var operatorValue = map[string]string{"PodMonitor": "monitors", "PrometheusRule": "rules"}
 
 // retry repeats what failed for a reason that may pass.
 func retry(ctx context.Context, do func(context.Context) error) error {

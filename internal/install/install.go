@@ -34,14 +34,16 @@ const (
 	Ambitd  Component = "ambitd"
 	CNI     Component = "cni"
 	Ztunnel Component = "ztunnel"
+	// Observability is what others show of the mesh: boards, alert rules, monitors.
+	Observability Component = "observability"
 )
 
 // phases is what is applied together and then waited for: kinds before what
 // reads them, and the control plane before those who need its certificates.
-var phases = [][]Component{{Base}, {Ambitd}, {CNI, Ztunnel}}
+var phases = [][]Component{{Base}, {Ambitd}, {CNI, Ztunnel}, {Observability}}
 
 // release is the name that a component's chart is rendered under.
-var release = map[Component]string{Base: "ambit-base", Ambitd: "ambitd", CNI: "ambit-cni", Ztunnel: "ztunnel"}
+var release = map[Component]string{Base: "ambit-base", Ambitd: "ambitd", CNI: "ambit-cni", Ztunnel: "ztunnel", Observability: "ambit-observability"}
 
 // suffix is what names of a revision's objects end in.
 func suffix(revision string) string {

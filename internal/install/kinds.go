@@ -44,7 +44,12 @@ var kinds = []kind{
 	grouped("apps", "v1", "daemonsets", "DaemonSet", true),
 	grouped("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler", true),
 	grouped("admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration", false),
+	grouped(operatorGroup, "v1", "podmonitors", "PodMonitor", true),
+	grouped(operatorGroup, "v1", "prometheusrules", "PrometheusRule", true),
 }
+
+// operatorGroup is the group of the Prometheus operator's kinds, which its owner installs.
+const operatorGroup = "monitoring.coreos.com"
 
 // rank is the place of an object's kind in the order of application.
 func rank(obj *unstructured.Unstructured) int {

@@ -70,7 +70,7 @@ func valueFiles(t *testing.T) []string {
 }
 
 // Each set of values gives the objects of its golden file; of kinds, only the
-// names are written down.
+// names are written down, and of boards as well.
 func TestGolden(t *testing.T) {
 	for _, name := range valueFiles(t) {
 		t.Run(name, func(t *testing.T) {
@@ -86,6 +86,9 @@ func TestGolden(t *testing.T) {
 				for _, obj := range p.Objects {
 					if obj.GetKind() == "CustomResourceDefinition" {
 						obj.Object = map[string]any{"apiVersion": obj.GetAPIVersion(), "kind": obj.GetKind(), "metadata": map[string]any{"name": obj.GetName()}}
+					}
+					for _, name := range boardsIn(obj) {
+						_ = unstructured.SetNestedField(obj.Object, "(as in the chart)", "data", name)
 					}
 				}
 			}

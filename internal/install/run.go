@@ -121,6 +121,9 @@ func (i *Installer) prepare(ctx context.Context) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.operator(ctx, p.parts); err != nil {
+		return nil, err
+	}
 	if !i.Force {
 		if err := c.foreign(ctx, p.parts); err != nil {
 			return nil, err

@@ -40,14 +40,15 @@ type ComponentSpec struct {
 
 // componentNames are the names that people know the components by.
 var componentNames = map[string]Component{
-	"base": Base, "pilot": Ambitd, "istiod": Ambitd, "ambitd": Ambitd, "cni": CNI, "ztunnel": Ztunnel,
+	"base": Base, "pilot": Ambitd, "istiod": Ambitd, "ambitd": Ambitd, "cni": CNI, "ztunnel": Ztunnel, "observability": Observability,
 }
 
 // notOurs are components of Istio that do not exist here: they may be named to
 // be turned off.
 var notOurs = []string{"ingressGateways", "egressGateways", "istiodRemote"}
 
-// profiles is what each profile installs.
+// profiles is what each profile installs. Observability is in none: it needs programs of
+// others.
 var profiles = map[string][]Component{
 	"ambient": {Base, Ambitd, CNI, Ztunnel},
 	"minimal": {Base, Ambitd},
@@ -192,7 +193,7 @@ func (s *Spec) chartValues(c Component) map[string]any {
 	v := map[string]any{"profile": s.Profile, "revision": s.Revision}
 	for key, value := range s.Values {
 		switch key {
-		case "pilot", "cni", "ztunnel":
+		case "pilot", "cni", "ztunnel", "observability":
 			if chartKey[c] != key {
 				continue
 			}
@@ -215,7 +216,7 @@ func (s *Spec) chartValues(c Component) map[string]any {
 }
 
 // chartKey is the key below values that belongs to one chart alone.
-var chartKey = map[Component]string{Ambitd: "pilot", CNI: "cni", Ztunnel: "ztunnel"}
+var chartKey = map[Component]string{Ambitd: "pilot", CNI: "cni", Ztunnel: "ztunnel", Observability: "observability"}
 
 // overlay merges b over a into a new map; maps are merged, all else replaced.
 func overlay(a, b map[string]any) map[string]any {

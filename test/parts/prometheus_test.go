@@ -22,9 +22,9 @@ const (
 	edgeTCP = "source_workload=far source_workload_namespace=shop destination_workload=plain destination_service=plain.shop.svc.cluster.local destination_service_name=plain destination_service_namespace=shop"
 )
 
-// boards are queries of the kinds that Istio's boards for Grafana and Kiali make, and the
+// istioBoards are queries of the kinds that Istio's boards for Grafana and Kiali make, and the
 // labels of a series that each must give with a value above zero.
-var boards = []struct{ name, query, want string }{
+var istioBoards = []struct{ name, query, want string }{
 	{"mesh: global request volume", `round(sum(irate(istio_requests_total{reporter=~"source|waypoint"}[1m])), 0.001)`, ""},
 	{"mesh: global success rate", `sum(rate(istio_requests_total{reporter=~"source|waypoint", response_code!~"5.*"}[1m])) / sum(rate(istio_requests_total{reporter=~"source|waypoint"}[1m]))`, ""},
 	{"mesh: 4xx", `round(sum(irate(istio_requests_total{reporter=~"source|waypoint", response_code=~"4.*"}[1m])), 0.001)`, ""},
@@ -93,7 +93,7 @@ func TestBoards(t *testing.T) {
 	}
 	w.MustApply(rig.PodObject("monitoring", "prometheus", "node1", "app: prometheus", append([]string{w.Part("prometheus"), "-interval", "250ms"}, targets...)...) +
 		"    readinessProbe: {tcpSocket: {port: 9090}}\n" + routes)
-	for _, b := range boards {
+	for _, b := range istioBoards {
 		w.Eventually(b.name, func() error {
 			for service, status := range map[string]int{"api": 200, "plain": 200} {
 				if resp, body, err := w.get(service, "/"); err != nil || resp.StatusCode != status {

@@ -2,9 +2,10 @@
 // parser of the text format, its storage interfaces, and its query engine. It scrapes what
 // the command line names into memory.
 //
-//	prometheus [-interval 1s] [-listen ADDRESS] APP=URL…
+//	prometheus [-interval 1s] [-listen ADDRESS] [-rules FILE [-for 1s]] APP=URL…
 //
-// /api/v1/query answers as Prometheus does. A target has the labels app and instance, as a
+// /api/v1/query and /api/v1/alerts answer as Prometheus does; /names lists the metrics that a
+// query names. A target has the labels app and instance, as a
 // pod has with the usual configuration for Kubernetes.
 package main
 
@@ -37,16 +38,18 @@ const maxScrape = 16 << 20
 func main() {
 	interval := flag.Duration("interval", time.Second, "pause between scrapes")
 	listen := flag.String("listen", "127.0.0.1:9090", "where queries are answered")
+	rules := flag.String("rules", "", "`file` of alert rules")
+	hold := flag.Duration("for", -1, "how long each alert is pending, in place of what its rule has")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *interval, *listen, flag.Args()); err != nil {
+	if err := run(ctx, *interval, *listen, *rules, *hold, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, interval time.Duration, listen string, targets []string) error {
+func run(ctx context.Context, interval time.Duration, listen, file string, hold time.Duration, targets []string) error {
 	db := newMemory()
 	for _, t := range targets {
 		app, at, ok := strings.Cut(t, "=")
@@ -60,12 +63,22 @@ func run(ctx context.Context, interval time.Duration, listen string, targets []s
 	if err != nil {
 		return err
 	}
+	p := parser.NewParser(parser.Options{})
 	engine := promql.NewEngine(promql.EngineOpts{
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), MaxSamples: 10_000_000, Timeout: 10 * time.Second,
-		EnableAtModifier: true, EnableNegativeOffset: true, Parser: parser.NewParser(parser.Options{}),
+		EnableAtModifier: true, EnableNegativeOffset: true, Parser: p,
 	})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/api/v1/query", func(w http.ResponseWriter, r *http.Request) { query(w, r, engine, db) })
+	mux.HandleFunc("/names", func(w http.ResponseWriter, r *http.Request) { names(w, r, p) })
+	if file != "" {
+		a, err := loadRules(file, engine, p, db, hold)
+		if err != nil {
+			return err
+		}
+		mux.HandleFunc("/api/v1/alerts", a.serve)
+		go a.run(ctx, interval)
+	}
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
 	context.AfterFunc(ctx, func() { _ = s.Close() })
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -141,23 +154,24 @@ func (m *memory) take(b []byte, contentType string, of labels.Labels, now time.T
 	}
 }
 
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
 // query answers an instant query in the form of Prometheus' API.
 func query(w http.ResponseWriter, r *http.Request, engine *promql.Engine, db *memory) {
-	answer := func(status int, body any) {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(body)
-	}
 	q, err := engine.NewInstantQuery(r.Context(), db, nil, r.FormValue("query"), time.Now())
 	if err != nil {
-		answer(http.StatusBadRequest, map[string]string{"status": "error", "errorType": "bad_data", "error": err.Error()})
+		answer(w, http.StatusBadRequest, map[string]string{"status": "error", "errorType": "bad_data", "error": err.Error()})
 		return
 	}
 	defer q.Close()
 	res := q.Exec(r.Context())
 	if res.Err != nil {
-		answer(http.StatusUnprocessableEntity, map[string]string{"status": "error", "errorType": "execution", "error": res.Err.Error()})
+		answer(w, http.StatusUnprocessableEntity, map[string]string{"status": "error", "errorType": "execution", "error": res.Err.Error()})
 		return
 	}
-	answer(http.StatusOK, map[string]any{"status": "success", "data": map[string]any{"resultType": string(res.Value.Type()), "result": res.Value}})
+	answer(w, http.StatusOK, map[string]any{"status": "success", "data": map[string]any{"resultType": string(res.Value.Type()), "result": res.Value}})
 }
