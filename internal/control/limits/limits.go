@@ -32,70 +32,120 @@ type Inputs struct {
 
 // Tables are what is made of RateLimits.
 type Tables struct {
-	in   Inputs
-	pods *collection.Collection[source.Ref, placed]
-	// byNamespace are the pods of a namespace.
-	byNamespace *collection.Index[string, source.Ref, placed]
+	in Inputs
 	// Made has the result of each object, Resources are what node proxies are sent.
 	Made      *collection.Collection[source.Ref, *Made]
 	Resources *collection.Collection[string, *xds.Resource]
+	// selecting has the nodes with pods that a limit selects, by the limit.
+	selecting *collection.Index[source.Ref, share, struct{}]
 }
 
 // placed is what limits depend on of a pod.
 type placed struct {
-	node      access.Node
-	namespace string
-	uid       string
-	labels    map[string]string
+	node   access.Node
+	uid    string
+	labels map[string]string
 }
 
 func same(a, b placed) bool {
-	return a.node == b.node && a.namespace == b.namespace && a.uid == b.uid && maps.Equal(a.labels, b.labels)
+	return a.node == b.node && a.uid == b.uid && maps.Equal(a.labels, b.labels)
 }
 
-// New adds the derivations to the graph of the inputs.
+// share is a limit at a node, member a pod of it. The endpoints of Services are known to
+// node proxies: shares of Services have one member without a pod.
+type (
+	share struct {
+		limit source.Ref
+		node  access.Node
+	}
+	member struct {
+		share
+		pod source.Ref
+	}
+)
+
+func (a share) compare(b share) int {
+	return cmp.Or(a.limit.Compare(b.limit), strings.Compare(a.node.Cluster, b.node.Cluster), strings.Compare(a.node.Name, b.node.Name))
+}
+
+// New adds the derivations to the graph of the inputs. A pod that changes costs the limits of
+// its namespace, and of these the shares of its node.
 func New(in Inputs) *Tables {
 	t := &Tables{in: in}
-	t.pods = collection.Map(in.Pods, "pods as limited", same, func(r *collection.Reader, k source.Ref, p *corev1.Pod) (placed, bool) {
+	pods := collection.Map(in.Pods, "pods as limited", same, func(r *collection.Reader, k source.Ref, p *corev1.Pod) (placed, bool) {
 		if p.Spec.NodeName == "" || source.Ended(p) {
 			return placed{}, false
 		}
 		cluster, uid := in.PodUID(r, k)
-		return placed{access.Node{Cluster: cluster, Name: p.Spec.NodeName}, k.Namespace, uid, p.Labels}, true
+		return placed{access.Node{Cluster: cluster, Name: p.Spec.NodeName}, uid, p.Labels}, true
 	})
-	t.byNamespace = collection.NewIndex(t.pods, func(_ source.Ref, p placed) []string { return []string{p.namespace} })
 	t.Made = collection.Map(in.Limits, "results of RateLimits", func(_, _ *Made) bool { return false },
-		func(_ *collection.Reader, _ source.Ref, o *ambit.RateLimit) (*Made, bool) { return Translate(o), true })
-	t.Resources = collection.FlatMap(t.Made, "rate limits of nodes", func(a, b *xds.Resource) bool { return a.Name == b.Name && a.Version == b.Version }, source.Ref.Compare,
-		func(r *collection.Reader, k source.Ref, m *Made, emit func(string, *xds.Resource)) {
-			if m.limit == nil {
-				return
-			}
-			l := *m.limit
-			l.Hosts, _ = t.hosts(r, k, m)
-			if l.Service != nil {
-				// One that does not exist answers nothing: failureMode decides then.
-				s := *l.Service
-				host, _ := t.in.Host(r, k.At(k.Namespace, m.service))
-				s.Hostname = strings.ToLower(host)
-				l.Service = &s
-			}
-			for node, uids := range t.reach(r, k, m) {
-				here := l
-				here.Workloads = uids
-				if len(here.Hosts) == 0 && len(uids) == 0 {
-					continue
+		func(_ *collection.Reader, k source.Ref, o *ambit.RateLimit) (*Made, bool) {
+			return Translate(o), k.Cluster.Own()
+		})
+	byNamespace := collection.NewIndex(t.Made, func(k source.Ref, m *Made) []string {
+		if m.limit == nil {
+			return nil
+		}
+		return []string{k.Namespace}
+	})
+	members := collection.FlatMap(pods, "pods of rate limits", func(a, b string) bool { return a == b }, source.Ref.Compare,
+		func(r *collection.Reader, k source.Ref, p placed, emit func(member, string)) {
+			for limit, m := range collection.Lookup(r, byNamespace, k.Namespace) {
+				switch at := (share{limit, p.node}); {
+				case len(m.services) > 0:
+					emit(member{share: at}, "")
+				case source.HasAll(p.labels, m.selector):
+					emit(member{at, k}, p.uid)
 				}
-				body, err := here.Encode()
-				if err != nil {
-					continue // more pods of a node than a message has: their number is bounded by Kubernetes
-				}
-				res := xds.NewResource(wellknown.TypeRateLimit, fmt.Sprintf("node/%s/%s/%s/%s", node.Cluster, node.Name, k.Namespace, k.Name), nil, body)
-				res.Groups = []xds.Group{access.NodeGroup(node)}
-				emit(res.Name, res)
 			}
 		})
+	shares := collection.Reduce(members, "rate limits at nodes", slices.Equal[[]string], func(a, b member) int {
+		return cmp.Or(a.compare(b.share), a.pod.Compare(b.pod))
+	}, func(m member, _ string) (share, bool) { return m.share, true }, func(_ *collection.Reader, _ share, rows []collection.Row[member, string]) ([]string, bool) {
+		var uids []string
+		for _, row := range rows {
+			if row.Value != "" {
+				uids = append(uids, row.Value)
+			}
+		}
+		slices.Sort(uids)
+		return uids, true
+	})
+	t.selecting = collection.NewIndex(collection.Map(shares, "nodes with limited pods", func(_, _ struct{}) bool { return true },
+		func(_ *collection.Reader, _ share, uids []string) (struct{}, bool) { return struct{}{}, len(uids) > 0 },
+	), func(s share, _ struct{}) []source.Ref { return []source.Ref{s.limit} })
+	t.Resources = collection.FlatMap(shares, "rate limits of nodes", func(a, b *xds.Resource) bool { return a.Name == b.Name && a.Version == b.Version }, share.compare, t.publish)
 	return t
+}
+
+// publish emits what the node proxy of a share is sent.
+func (t *Tables) publish(r *collection.Reader, at share, uids []string, emit func(string, *xds.Resource)) {
+	k := at.limit
+	m, ok := collection.Fetch(r, t.Made, k)
+	if !ok || m.limit == nil {
+		return
+	}
+	l := *m.limit
+	l.Hosts, _ = t.hosts(r, k, m)
+	l.Workloads = uids
+	if len(l.Hosts) == 0 && len(uids) == 0 {
+		return
+	}
+	if l.Service != nil {
+		// One that does not exist answers nothing: failureMode decides then.
+		s := *l.Service
+		host, _ := t.in.Host(r, k.At(k.Namespace, m.service))
+		s.Hostname = strings.ToLower(host)
+		l.Service = &s
+	}
+	body, err := l.Encode()
+	if err != nil {
+		return // more pods of a node than a message has: their number is bounded by Kubernetes
+	}
+	res := xds.NewResource(wellknown.TypeRateLimit, fmt.Sprintf("node/%s/%s/%s/%s", at.node.Cluster, at.node.Name, k.Namespace, k.Name), nil, body)
+	res.Groups = []xds.Group{access.NodeGroup(at.node)}
+	emit(res.Name, res)
 }
 
 // hosts returns the host names of the targets, and the names of those that do not exist.
@@ -111,24 +161,12 @@ func (t *Tables) hosts(r *collection.Reader, k source.Ref, m *Made) (hosts, abse
 	return slices.Compact(hosts), absent
 }
 
-// reach returns the nodes that a limit concerns, and the pods that it selects on each. The
-// endpoints of a Service are pods of its namespace.
-func (t *Tables) reach(r *collection.Reader, k source.Ref, m *Made) map[access.Node][]string {
-	out := map[access.Node][]string{}
-	for at := range collection.Lookup(r, t.byNamespace, k.Namespace) {
-		p, ok := collection.Fetch(r, t.pods, at)
-		switch {
-		case !ok:
-		case len(m.services) > 0:
-			out[p.node] = nil
-		case source.HasAll(p.labels, m.selector):
-			out[p.node] = append(out[p.node], p.uid)
-		}
+// selects reports whether a limit selects a pod that runs.
+func (t *Tables) selects(r *collection.Reader, k source.Ref) bool {
+	for range collection.Lookup(r, t.selecting, k) {
+		return true
 	}
-	for _, uids := range out {
-		slices.Sort(uids)
-	}
-	return out
+	return false
 }
 
 // Condition returns the condition of a RateLimit.
@@ -149,10 +187,6 @@ func (t *Tables) Condition(r *collection.Reader, k source.Ref) (status.Condition
 	for i, name := range absent {
 		absent[i] = "there is no Service " + k.Namespace + "/" + name
 	}
-	pods := 0
-	for _, uids := range t.reach(r, k, m) {
-		pods += len(uids)
-	}
 	what := "the node proxies of the pods behind " + cmp.Or(strings.Join(m.services, ", "), "its selector")
 	does := " refuse connections beyond "
 	if m.limit.DryRun {
@@ -162,7 +196,7 @@ func (t *Tables) Condition(r *collection.Reader, k source.Ref) (status.Condition
 	switch {
 	case len(absent) > 0:
 		return status.No(status.ZtunnelAccepted, status.ReasonTargetNotFound, "%s; %s", strings.Join(absent, "; "), text), true
-	case len(m.services) == 0 && pods == 0:
+	case len(m.services) == 0 && !t.selects(r, k):
 		return status.No(status.ZtunnelAccepted, status.ReasonTargetNotFound, "the selector matches no pod that runs; %s", text), true
 	}
 	return status.Yes(status.ZtunnelAccepted, status.ReasonAccepted, "%s", text), true

@@ -56,8 +56,8 @@ func New(in Inputs) *Tables {
 		})
 	t.nodes = collection.NewIndex(homes, func(h home, _ struct{}) []string { return []string{h.namespace} })
 	t.Made = collection.Map(in.Rules, "results of DestinationRules", func(_, _ *Made) bool { return false },
-		func(r *collection.Reader, _ source.Ref, d *networkingv1.DestinationRule) (*Made, bool) {
-			return Translate(d, in.Place(r)), true
+		func(r *collection.Reader, k source.Ref, d *networkingv1.DestinationRule) (*Made, bool) {
+			return Translate(d, in.Place(r)), k.Cluster.Own()
 		})
 	t.hosts = collection.NewIndex(t.Made, func(_ source.Ref, m *Made) []host {
 		if m.rule == nil {
