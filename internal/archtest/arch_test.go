@@ -48,7 +48,7 @@ var layers = map[string][]string{
 	"internal/ztunnel/traffic":   {"api", "api/admin", "internal/mesh", "internal/xds", "internal/l7", "internal/sys", "internal/ztunnel/ratelimit"},
 	"internal/ztunnel/ratelimit": {"api/admin", "internal/mesh", "internal/sys", "internal/xds"},
 	// Rate limit services are called as l7 calls endpoints.
-	"internal/ztunnel/limitservice": {"internal/mesh", "internal/sys", "internal/l7", "internal/l7/exchange", "internal/ztunnel/observed"},
+	"internal/ztunnel/limitservice": {"internal/mesh", "internal/sys", "internal/transport", "internal/l7", "internal/l7/exchange"},
 	"internal/ztunnel/hello":        {"internal/mesh", "internal/sys", "internal/l7"},
 	"internal/gateway":              {"api", "api/admin", "internal/mesh", "internal/sys", "internal/ops", "internal/transport", "internal/xds", "internal/proxy", "internal/proxy/export", "internal/proxy/observed", "internal/l7", "internal/l7/exchange"},
 	// What users want observed is one language for both roles: its settings are of l7, and

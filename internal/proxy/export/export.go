@@ -6,10 +6,10 @@ package export
 import (
 	"cmp"
 	"log/slog"
-	"strconv"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/unary"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -134,27 +134,15 @@ func (e *Exporter) Close() {
 	}
 }
 
-var (
-	keyContentType = message.NewKey("content-type")
-	keyTE          = message.NewKey("te")
-	keyUserAgent   = message.NewKey("user-agent")
-	keyTimeout     = message.NewKey("grpc-timeout")
-	keyGRPCStatus  = message.NewKey("grpc-status")
-)
+var keyContentType = message.NewKey("content-type")
 
 // head makes the head of requests to a collector.
 func head(h *message.Head, c *observe.Collector, cfg *Config, timeout time.Duration) {
-	h.Reset()
-	h.Method, h.Scheme = []byte("POST"), []byte("http")
-	h.SetAuthority([]byte(c.Service.Hostname + ":" + strconv.Itoa(int(c.Port))))
-	h.Add(keyUserAgent, []byte(cmp.Or(cfg.Agent, "ambit-waypoint")))
+	path := cmp.Or(c.Path, cfg.Method)
+	unary.Post(h, c.Service.Hostname, c.Port, path, cmp.Or(cfg.Agent, "ambit-waypoint"))
 	if c.Path == "" {
-		h.SetPath([]byte(cfg.Method))
-		h.Add(keyContentType, []byte("application/grpc"))
-		h.Add(keyTE, []byte("trailers"))
-		h.Add(keyTimeout, append(strconv.AppendInt(nil, timeout.Milliseconds(), 10), 'm'))
+		unary.GRPC(h, timeout)
 	} else {
-		h.SetPath([]byte(c.Path))
 		h.Add(keyContentType, []byte("application/x-protobuf"))
 	}
 	for i := range c.Headers {

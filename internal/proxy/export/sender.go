@@ -2,15 +2,13 @@ package export
 
 import (
 	"cmp"
+	"errors"
 	"strconv"
 	"time"
 
-	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
-	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
-	"github.com/ambit-mesh/ambit/internal/l7/http1"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/unary"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
-	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 )
@@ -27,20 +25,25 @@ type sender struct {
 	sendFn  func()
 	tryFn   func()
 	lateFn  func()
+	headFn  func(*message.Head)
+	doneFn  func(unary.Answer, error)
 
 	batch []byte // messages under way
 	body  []byte
 	n     int // messages in it
 	tries int
 	busy  bool
-	call  *call // nil between tries
-	down  bool  // the last batch failed
+	call  *unary.Call // nil between calls
+	down  bool        // the last batch failed
 	over  bool
+	// attempt is another for each try, and after its end.
+	attempt uint64
 }
 
 func newSender(e *Exporter, c *observe.Collector) *sender {
 	s := &sender{e: e, to: c, queue: otlp.NewQueue(maxQueue, e.cfg.Counters.Full), timeout: cmp.Or(c.Timeout, defaultTimeout)}
 	s.sendFn, s.tryFn, s.lateFn = s.send, s.try, func() { s.failed(true, "no answer within "+s.timeout.String()) }
+	s.headFn, s.doneFn = s.head, s.done
 	return s
 }
 
@@ -84,18 +87,18 @@ func (s *sender) try() {
 	if s.over {
 		return
 	}
-	c := &call{s: s}
-	s.call = c
 	s.tries++
+	s.attempt++
 	s.late.Arm(s.e.cfg.Loop, s.timeout, s.lateFn)
-	c.start()
+	s.reach(s.attempt, false)
 }
 
 // ended is the end of a batch.
 func (s *sender) ended() {
 	s.again.Stop()
 	s.late.Stop()
-	if s.call = nil; cap(s.body) > 2*maxBatch {
+	s.attempt++
+	if cap(s.body) > 2*maxBatch {
 		s.body, s.batch = nil, nil
 	}
 	s.busy = false
@@ -119,8 +122,9 @@ func (s *sender) accepted() {
 func (s *sender) failed(again bool, why string) {
 	if c := s.call; c != nil {
 		s.call = nil
-		c.stop()
+		c.Stop()
 	}
+	s.attempt++
 	s.late.Stop()
 	if again && s.tries < maxTries && !s.over {
 		s.again.Arm(s.e.cfg.Loop, minPause<<(s.tries-1), s.tryFn)
@@ -150,29 +154,14 @@ func (s *sender) close() {
 	s.soon.Stop()
 }
 
-// call is one try of a batch.
-type call struct {
-	s       *sender
-	target  pool.Target
-	up      codec.Request
-	head    message.Head
-	waiting bool // for a connection
-	status  int
-	grpc    int // -1 before it came
-	asked   bool
-	waited  bool // for what Reach did not have
-}
-
-// start finds an endpoint, and a connection to it.
-func (c *call) start() {
-	s := c.s
-	c.grpc = -1
+// reach finds an endpoint, and sends the batch to it. attempt is the try that it is for;
+// again reports that the try has waited for what Reach did not have.
+func (s *sender) reach(attempt uint64, again bool) {
 	var resume func()
-	if !c.waited {
-		c.waited = true
+	if !again {
 		resume = func() {
-			if s.call == c {
-				c.start()
+			if s.attempt == attempt {
+				s.reach(attempt, true)
 			}
 		}
 	}
@@ -184,104 +173,25 @@ func (c *call) start() {
 		s.failed(true, err.Error())
 		return
 	}
-	c.target = t
-	c.target.HTTP2 = s.to.Path == "" || t.HTTP2
-	c.waiting = true
-	switch up, err := s.e.cfg.Pool.Get(&c.target, c, pool.Limits{}, false); {
-	case err != nil:
-		c.waiting = false
-		s.failed(true, err.Error())
-	case up != nil:
-		c.OnReady(up)
-	}
+	t.HTTP2 = s.to.Path == "" || t.HTTP2
+	s.call = unary.New(unary.Config{Pool: s.e.cfg.Pool, Target: t, Head: s.headFn, Body: s.body, Done: s.doneFn})
+	s.call.Start()
 }
 
-// stop gives the try up.
-func (c *call) stop() {
-	if c.waiting {
-		c.waiting = false
-		c.s.e.cfg.Pool.Cancel(&c.target, c)
-	}
-	if up := c.up; up != nil {
-		c.up = nil
-		up.Abort(reason.RequestTimeout)
-	}
-}
+func (s *sender) head(h *message.Head) { head(h, s.to, &s.e.cfg, s.timeout) }
 
-// OnReady implements pool.Waiter.
-func (c *call) OnReady(up codec.Request) {
-	c.waiting = false
-	head(&c.head, c.s.to, &c.s.e.cfg, c.s.timeout)
-	if err := up.Send(&c.head, int64(len(c.s.body)), c); err != nil {
-		up.Abort(reason.Internal)
-		c.s.failed(false, err.Error())
+// done is the end of a call.
+func (s *sender) done(a unary.Answer, err error) {
+	s.call = nil
+	if err != nil {
+		s.failed(!errors.Is(err, unary.ErrRequest), err.Error())
 		return
 	}
-	c.up = up
-	up.Data(c.s.body) // it takes all, and holds what does not fit yet
-	if c.up != nil {
-		c.asked = true
-		up.Finish(nil)
-	}
-}
-
-// OnFail implements pool.Waiter.
-func (c *call) OnFail(err *reason.Error) {
-	c.waiting = false
-	c.s.failed(true, err.Error())
-}
-
-// OnHead implements codec.Receiver.
-func (c *call) OnHead(h *message.Head, _ http1.Body) {
-	if h.Status >= 200 {
-		c.status = h.Status
-		c.grpcStatus(h)
-	}
-}
-
-func (c *call) grpcStatus(h *message.Head) {
-	if i := h.Find(keyGRPCStatus, 0); i >= 0 {
-		if n, err := strconv.Atoi(string(h.Fields[i].Value)); err == nil {
-			c.grpc = n
-		}
-	}
-}
-
-// OnData implements codec.Receiver.
-func (c *call) OnData(p []byte) {
-	if c.up != nil {
-		c.up.Consumed(len(p))
-	}
-}
-
-// OnTrailers implements codec.Receiver.
-func (c *call) OnTrailers(h *message.Head) { c.grpcStatus(h) }
-
-// OnEnd implements codec.Receiver.
-func (c *call) OnEnd() {
-	if c.asked {
-		c.up = nil // the connection is the pool's
-	}
-	if c.s.call != c {
+	if ok, again := outcome(a.Status, a.GRPC, s.to.Path == ""); !ok {
+		s.failed(again, "status "+strconv.Itoa(a.Status)+", of gRPC "+strconv.Itoa(a.GRPC))
 		return
 	}
-	if ok, again := outcome(c.status, c.grpc, c.s.to.Path == ""); !ok {
-		c.s.failed(again, "status "+strconv.Itoa(c.status)+", of gRPC "+strconv.Itoa(c.grpc))
-		return
-	}
-	c.stop()
-	c.s.accepted()
-}
-
-// OnWritable implements codec.Receiver.
-func (c *call) OnWritable() {}
-
-// OnAbort implements codec.Receiver.
-func (c *call) OnAbort(cut codec.Cut) {
-	c.up = nil
-	if c.s.call == c {
-		c.s.failed(true, cut.Reason.Info().What)
-	}
+	s.accepted()
 }
 
 // outcome reports whether a collector has accepted a request, and else whether it may be

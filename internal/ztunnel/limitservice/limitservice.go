@@ -5,18 +5,14 @@ package limitservice
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 
-	"github.com/ambit-mesh/ambit/internal/l7/exchange/codec"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
-	"github.com/ambit-mesh/ambit/internal/l7/http1"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/unary"
 	"github.com/ambit-mesh/ambit/internal/l7/message"
 	"github.com/ambit-mesh/ambit/internal/mesh/ratelimit"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
-	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 )
 
 const (
@@ -27,9 +23,20 @@ const (
 	maxAnswer = 64 << 10
 )
 
+// Proxy is the proxy whose connections are used.
+type Proxy interface {
+	// NewPool returns the pool of a loop.
+	NewPool(*poll.Loop) *pool.Pool
+	// Known reports whether a service is in the directory. Demand requests it.
+	Known(namespace, hostname string) bool
+	Demand(ctx context.Context, namespace, hostname string) (asked bool, err error)
+	// Reach chooses an endpoint of a service.
+	Reach(namespace, hostname string, port uint16) (pool.Target, *reason.Error)
+}
+
 // Asker asks on the loops of a proxy.
 type Asker struct {
-	node  *observed.Node
+	proxy Proxy
 	loops []*perLoop
 }
 
@@ -40,10 +47,10 @@ type perLoop struct {
 }
 
 // New returns an Asker by the connections of a proxy.
-func New(n *observed.Node, loops *poll.Group) *Asker {
-	a := &Asker{node: n}
+func New(p Proxy, loops *poll.Group) *Asker {
+	a := &Asker{proxy: p}
 	for i := range loops.Len() {
-		a.loops = append(a.loops, &perLoop{n.NewPool(loops.Loop(i)), map[string]int{}})
+		a.loops = append(a.loops, &perLoop{p.NewPool(loops.Loop(i)), map[string]int{}})
 	}
 	return a
 }
@@ -56,174 +63,78 @@ func (a *Asker) Ask(l *poll.Loop, s *ratelimit.Service, party string, question [
 		return
 	}
 	at.under[party]++
-	c := &call{a: a, loop: l, at: at, to: s, party: party, body: question, done: done, grpc: -1}
-	c.late.Arm(l, s.Timeout, func() { c.end(nil, fmt.Errorf("no answer within %v", s.Timeout)) })
-	c.start()
+	q := &query{a: a, loop: l, at: at, to: s, party: party, body: question, done: done}
+	q.late.Arm(l, s.Timeout, func() { q.end(nil, fmt.Errorf("no answer within %v", s.Timeout)) })
+	q.start()
 }
 
-// call is one question.
-type call struct {
-	a       *Asker
-	loop    *poll.Loop
-	at      *perLoop
-	to      *ratelimit.Service
-	party   string
-	body    []byte
-	done    func([]byte, error)
-	late    poll.Deadline
-	over    bool
-	target  pool.Target
-	up      codec.Request
-	head    message.Head
-	waiting bool // for a connection
-	asked   bool
-	demand  bool
-	status  int
-	grpc    int // -1 before it came
-	answer  []byte
+// query is one question.
+type query struct {
+	a        *Asker
+	loop     *poll.Loop
+	at       *perLoop
+	to       *ratelimit.Service
+	party    string
+	body     []byte
+	done     func([]byte, error)
+	late     poll.Deadline
+	call     *unary.Call
+	over     bool
+	demanded bool
 }
 
-// start finds an endpoint, and a connection to it.
-func (c *call) start() {
-	if c.over {
+// start finds an endpoint, and calls it.
+func (q *query) start() {
+	if q.over {
 		return
 	}
-	if s := c.to; !c.demand && !c.a.node.Known(s.Namespace, s.Hostname) {
-		c.demand = true
-		c.loop.Go(func() {
+	if s := q.to; !q.demanded && !q.a.proxy.Known(s.Namespace, s.Hostname) {
+		q.demanded = true
+		q.loop.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), s.Timeout)
 			defer cancel()
-			_, _ = c.a.node.Demand(ctx, s.Namespace, s.Hostname) // what is still not known fails below
-			c.loop.Post(c.start)
+			_, _ = q.a.proxy.Demand(ctx, s.Namespace, s.Hostname) // what is still not known fails below
+			q.loop.Post(q.start)
 		})
 		return
 	}
-	t, err := c.a.node.Reach(c.to.Namespace, c.to.Hostname, c.to.Port)
+	t, err := q.a.proxy.Reach(q.to.Namespace, q.to.Hostname, q.to.Port)
 	if err != nil {
-		c.end(nil, err)
+		q.end(nil, err)
 		return
 	}
-	c.target = t
-	c.target.HTTP2 = true
-	c.waiting = true
-	switch up, err := c.at.pool.Get(&c.target, c, pool.Limits{}, false); {
-	case err != nil:
-		c.waiting = false
-		c.end(nil, err)
-	case up != nil:
-		c.OnReady(up)
+	t.HTTP2 = true
+	q.call = unary.New(unary.Config{Pool: q.at.pool, Target: t, Head: q.head, Body: q.body, MaxAnswer: maxAnswer, Done: q.answered})
+	q.call.Start()
+}
+
+func (q *query) head(h *message.Head) {
+	unary.Post(h, q.to.Hostname, q.to.Port, method, "ambit-ztunnel")
+	unary.GRPC(h, q.to.Timeout)
+}
+
+func (q *query) answered(a unary.Answer, err error) {
+	if err == nil && (a.Status != 200 || a.GRPC != 0) {
+		err = fmt.Errorf("status %d, of gRPC %d", a.Status, a.GRPC)
 	}
+	q.end(a.Body, err)
 }
 
 // end is called with the answer, or why there is none; the first call counts.
-func (c *call) end(answer []byte, err error) {
-	if c.over {
+func (q *query) end(answer []byte, err error) {
+	if q.over {
 		return
 	}
-	c.over = true
-	c.late.Stop()
-	if c.at.under[c.party]--; c.at.under[c.party] <= 0 {
-		delete(c.at.under, c.party)
+	q.over = true
+	q.late.Stop()
+	if q.at.under[q.party]--; q.at.under[q.party] <= 0 {
+		delete(q.at.under, q.party)
 	}
-	if c.waiting {
-		c.waiting = false
-		c.at.pool.Cancel(&c.target, c)
+	if q.call != nil {
+		q.call.Stop()
 	}
-	if up := c.up; up != nil {
-		c.up = nil
-		up.Abort(reason.RequestTimeout)
+	if err != nil {
+		answer = nil
 	}
-	c.done(answer, err)
-}
-
-var (
-	keyContentType = message.NewKey("content-type")
-	keyTE          = message.NewKey("te")
-	keyUserAgent   = message.NewKey("user-agent")
-	keyTimeout     = message.NewKey("grpc-timeout")
-	keyGRPCStatus  = message.NewKey("grpc-status")
-)
-
-// OnReady implements pool.Waiter.
-func (c *call) OnReady(up codec.Request) {
-	c.waiting = false
-	h := &c.head
-	h.Reset()
-	h.Method, h.Scheme = []byte("POST"), []byte("http")
-	h.SetAuthority([]byte(c.to.Hostname + ":" + strconv.Itoa(int(c.to.Port))))
-	h.SetPath([]byte(method))
-	h.Add(keyUserAgent, []byte("ambit-ztunnel"))
-	h.Add(keyContentType, []byte("application/grpc"))
-	h.Add(keyTE, []byte("trailers"))
-	h.Add(keyTimeout, append(strconv.AppendInt(nil, c.to.Timeout.Milliseconds(), 10), 'm'))
-	if err := up.Send(h, int64(len(c.body)), c); err != nil {
-		up.Abort(reason.Internal)
-		c.end(nil, err)
-		return
-	}
-	c.up = up
-	up.Data(c.body) // it takes all, and holds what does not fit yet
-	if c.up != nil {
-		c.asked = true
-		up.Finish(nil)
-	}
-}
-
-// OnFail implements pool.Waiter.
-func (c *call) OnFail(err *reason.Error) {
-	c.waiting = false
-	c.end(nil, err)
-}
-
-// OnHead implements codec.Receiver.
-func (c *call) OnHead(h *message.Head, _ http1.Body) {
-	if h.Status >= 200 {
-		c.status = h.Status
-		c.grpcStatus(h)
-	}
-}
-
-func (c *call) grpcStatus(h *message.Head) {
-	if i := h.Find(keyGRPCStatus, 0); i >= 0 {
-		if n, err := strconv.Atoi(string(h.Fields[i].Value)); err == nil {
-			c.grpc = n
-		}
-	}
-}
-
-// OnData implements codec.Receiver.
-func (c *call) OnData(p []byte) {
-	if c.up == nil {
-		return
-	}
-	if len(c.answer)+len(p) > maxAnswer {
-		c.end(nil, fmt.Errorf("the answer has more than %d bytes", maxAnswer))
-		return
-	}
-	c.answer = append(c.answer, p...)
-	c.up.Consumed(len(p))
-}
-
-// OnTrailers implements codec.Receiver.
-func (c *call) OnTrailers(h *message.Head) { c.grpcStatus(h) }
-
-// OnEnd implements codec.Receiver.
-func (c *call) OnEnd() {
-	if c.asked {
-		c.up = nil // the connection is the pool's
-	}
-	if c.status != 200 || c.grpc != 0 {
-		c.end(nil, fmt.Errorf("status %d, of gRPC %d", c.status, c.grpc))
-		return
-	}
-	c.end(c.answer, nil)
-}
-
-// OnWritable implements codec.Receiver.
-func (c *call) OnWritable() {}
-
-// OnAbort implements codec.Receiver.
-func (c *call) OnAbort(cut codec.Cut) {
-	c.up = nil
-	c.end(nil, errors.New(cut.Reason.Info().What))
+	q.done(answer, err)
 }
