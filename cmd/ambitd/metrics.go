@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,6 +22,7 @@ type controlMetrics struct {
 	changes   *prometheus.CounterVec
 	known     *prometheus.GaugeVec
 	keys      *prometheus.CounterVec
+	converged *prometheus.HistogramVec
 }
 
 func newMetrics(reg *prometheus.Registry) *controlMetrics {
@@ -37,10 +39,13 @@ func newMetrics(reg *prometheus.Registry) *controlMetrics {
 		known:     prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "ambit_registry_resources", Help: "Resources there are, by type."}, []string{"type"}),
 	}
 	m.keys = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "ambit_jwks_fetches_total", Help: "Attempts to fetch the keys of issuers of tokens, by result."}, []string{"result"})
+	m.converged = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "pilot_proxy_convergence_time", Help: "Seconds from a change until a client has accepted it, by type.", Buckets: []float64{.01, .05, .1, .5, 1, 3, 5, 10, 20, 30},
+	}, []string{"type"})
 	for _, url := range served { // the first one must be seen as a rise, from 0
 		m.rejects.WithLabelValues(shortType(url))
 	}
-	reg.MustRegister(m.clients, m.pushes, m.resources, m.bytes, m.rejects, m.changes, m.known, m.keys)
+	reg.MustRegister(m.clients, m.pushes, m.resources, m.bytes, m.rejects, m.changes, m.known, m.keys, m.converged)
 	return m
 }
 
@@ -54,6 +59,9 @@ func (m *controlMetrics) server() xds.ServerMetrics {
 			m.bytes.WithLabelValues(t).Add(float64(bytes))
 		},
 		Rejected: func(url string) { m.rejects.WithLabelValues(typeLabel(url)).Inc() },
+		Converged: func(url string, took time.Duration) {
+			m.converged.WithLabelValues(typeLabel(url)).Observe(took.Seconds())
+		},
 	}
 }
 

@@ -135,6 +135,8 @@ func ambitd() Board {
 				chart("Clients", plain, "", "pilot_xds{"+at+"}", where),
 				chart("Pushes", perSecond, "", sumRate("type", "pilot_xds_pushes", at), "{{type}}"),
 				chart("Rejected", perSecond, "By type. The proxy keeps the last good state; its log has the cause.", sumRate("type", "pilot_total_xds_rejects", at), "{{type}}"),
+				chart("Convergence", seconds, "From a change until a proxy has accepted it.",
+					quantile("0.50", "", "pilot_proxy_convergence_time", at), "p50", quantile("0.99", "", "pilot_proxy_convergence_time", at), "p99", quantile("0.99", "type", "pilot_proxy_convergence_time", at), "p99 {{type}}"),
 				chart("Resources sent", perSecond, "", sumRate("type", "ambit_xds_pushed_resources_total", at), "{{type}}"),
 				chart("Bytes sent", bytesRate, "", sumRate("type", "ambit_xds_pushed_bytes_total", at), "{{type}}"),
 				chart("Resources that change", perSecond, "", sumRate("type", "ambit_registry_changes_total", at), "{{type}}"),

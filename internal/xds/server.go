@@ -29,6 +29,8 @@ type ServerMetrics struct {
 	Clients  func(delta int)
 	Pushed   func(typeURL string, resources, removed, bytes int)
 	Rejected func(typeURL string)
+	// Converged gets how long a change took until a client has accepted it.
+	Converged func(typeURL string, took time.Duration)
 }
 
 // ServerOptions configures a Server.
@@ -168,6 +170,7 @@ func (s *Server) Close() {
 // DeltaAggregatedResources serves one client until it leaves.
 func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	c := &client{session: newSession(s.cache, s.opts.First), connected: time.Now()}
+	c.converged = s.opts.Metrics.Converged
 	if p, ok := peer.FromContext(stream.Context()); ok && p.Addr != nil {
 		c.peer = p.Addr.String()
 	}

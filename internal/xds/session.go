@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
@@ -40,6 +41,8 @@ type session struct {
 	// scope returns what the client may have of a type; nil is everything. It
 	// is called without locks.
 	scope func(node *core.Node, typeURL string) (Scope, error)
+	// converged gets how long a change took until the client has accepted it; may be nil.
+	converged func(typeURL string, took time.Duration)
 
 	mu     sync.Mutex // taken after the cache's
 	node   *core.Node // of the first request; used by request only
@@ -101,6 +104,9 @@ func (s *session) take(w *watch, u typeChanges) {
 		woken = true
 	}
 	if woken {
+		if w.since.IsZero() {
+			w.since = time.Now()
+		}
 		s.owed(u.typeURL)
 		s.signal()
 	}
@@ -174,7 +180,11 @@ func (s *session) request(req *request) (rejected string, err error) {
 		w.rejected = ""
 		if req.GetErrorDetail() == nil {
 			w.paid = w.covered
+			if !w.under.IsZero() && s.converged != nil {
+				s.converged(req.GetTypeUrl(), time.Since(w.under))
+			}
 		}
+		w.under = time.Time{}
 		if e := req.GetErrorDetail(); e != nil {
 			w.rejected = e.GetMessage()
 			if w.rejected == "" {
@@ -213,6 +223,7 @@ func (s *session) next() *reply {
 		}
 		if !w.dueNow() {
 			w.covers, w.covered = s.notes, s.clock
+			w.under, w.since = w.since, time.Time{}
 		}
 		s.nonces++
 		resp.nonce = strconv.FormatUint(s.nonces, 10)

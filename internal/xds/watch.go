@@ -3,6 +3,7 @@ package xds
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // watch is one type of a session.
@@ -31,6 +32,9 @@ type watch struct {
 	sent     string
 	acked    string
 	rejected string
+	// since is when the oldest change that is owed was published, under that of the
+	// response under way. Zero is none: what a new client begins with does not count.
+	since, under time.Time
 	later
 	debts
 }

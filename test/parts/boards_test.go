@@ -305,7 +305,7 @@ func (w *monitored) mayBeEmpty(query string) bool {
 // family returns the metric of a series of a histogram.
 func family(name string) string {
 	for _, end := range []string{"_bucket", "_sum", "_count"} {
-		if base, ok := strings.CutSuffix(name, end); ok && (strings.HasSuffix(base, "_seconds") || strings.HasSuffix(base, "_milliseconds") || strings.HasSuffix(base, "_bytes")) {
+		if base, ok := strings.CutSuffix(name, end); ok && (strings.HasSuffix(base, "_seconds") || strings.HasSuffix(base, "_milliseconds") || strings.HasSuffix(base, "_bytes") || strings.HasSuffix(base, "_time")) {
 			return base
 		}
 	}
