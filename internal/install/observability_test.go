@@ -8,10 +8,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/ambit-mesh/ambit/charts"
+	"github.com/ambit-mesh/ambit/internal/control/deploy"
 )
 
 // boardsIn returns the keys of an object that are boards.
@@ -100,9 +104,24 @@ func TestMonitorsSelectThePrograms(t *testing.T) {
 	if len(monitors) != 4 {
 		t.Fatalf("%d monitors", len(monitors))
 	}
+	waypoint, ok, err := deploy.For(&gatewayv1.Gateway{
+		ObjectMeta: metav1.ObjectMeta{Name: "w", Namespace: "shop"}, Spec: gatewayv1.GatewaySpec{GatewayClassName: "istio-waypoint"},
+	}, deploy.Settings{Image: "waypoint"})
+	if err != nil || !ok {
+		t.Fatal(err)
+	}
+	made, err := runtime.DefaultUnstructuredConverter.ToUnstructured(waypoint.Deployment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made["kind"] = "Deployment"
+	programs := map[Component][]*unstructured.Unstructured{"waypoint": {{Object: made}}}
 	for _, c := range []Component{Ambitd, CNI, Ztunnel} {
+		programs[c] = rendered(t, c, `{}`)
+	}
+	for c, objects := range programs {
 		selected := 0
-		for _, w := range rendered(t, c, `{}`) {
+		for _, w := range objects {
 			if w.GetKind() != "Deployment" && w.GetKind() != "DaemonSet" {
 				continue
 			}
@@ -115,9 +134,9 @@ func TestMonitorsSelectThePrograms(t *testing.T) {
 				}
 				selected++
 				ends, _, _ := unstructured.NestedSlice(m.Object, "spec", "podMetricsEndpoints")
-				port := ends[0].(map[string]any)["port"]
-				if !strings.Contains(fmt.Sprint(containers[0].(map[string]any)["ports"]), fmt.Sprintf("name:%v ", port)) && !strings.Contains(fmt.Sprint(containers[0].(map[string]any)["ports"]), fmt.Sprintf("name:%v]", port)) {
-					t.Errorf("%s: no port %v: %v", title(w), port, containers[0].(map[string]any)["ports"])
+				container := containers[0].(map[string]any)
+				if port := ends[0].(map[string]any)["port"]; !slices.ContainsFunc(container["ports"].([]any), func(p any) bool { return p.(map[string]any)["name"] == port }) {
+					t.Errorf("%s: no port %v: %v", title(w), port, container["ports"])
 				}
 			}
 		}

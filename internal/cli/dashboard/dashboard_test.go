@@ -27,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// It waits on a timer after the end of a connection, as client-go's users know.
+	// It waits on a timer after the end of a connection.
 	leak.Main(m, "github.com/moby/spdystream.(*Connection).shutdown")
 }
 
