@@ -314,7 +314,7 @@ func family(name string) string {
 
 // datagram sends one datagram from a pod of the mesh.
 func (w *monitored) datagram() error {
-	c, err := w.Lab.Dial(w.T().Context(), far, "udp", netip.AddrPortFrom(w.Pod("shop", "plain", false), 9).String())
+	c, err := w.Dial(w.T().Context(), far, "udp", netip.AddrPortFrom(w.Pod("shop", "plain", false), 9).String())
 	if err != nil {
 		return err
 	}
