@@ -109,7 +109,7 @@ func run(ctx context.Context, o options) error {
 	if agent, err = node.New(cfg); err != nil {
 		return err
 	}
-	p.registry.MustRegister(datagrams.Collector{Pods: agent.Datagrams})
+	p.registry.MustRegister(agent, datagrams.Collector{Pods: agent.Datagrams})
 	plugin, err := listenUnix(o.pluginSocket)
 	if err != nil {
 		return err

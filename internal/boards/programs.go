@@ -95,12 +95,15 @@ func cni() Board {
 			{"Is it in order?", []panel{
 				stat("Node agents", plain, "", `count(istio_build{component="ambit-cni",`+at+`})`, 0, 0),
 				stat("Nodes that redirect", plain, "Nodes that have proven that they redirect. On others, no pod is enrolled.", "sum(ambit_cni_redirection_ready{"+at+"})", 0, 0),
+				stat("Enrolled pods", plain, "", `sum(ambit_cni_pods{`+at+`,state="enrolled"})`, 0, 0),
+				stat("Pods that wait", plain, "They should be in the mesh, and are not enrolled yet.", `sum(ambit_cni_pods{`+at+`,state="pending"})`, 1, 5),
 				stat("Nodes without a proxy", plain, "No node proxy is connected to the agent.", "count(ztunnel_connected{"+at+"} == 0) or vector(0)", 1, 1),
 				stat("Enrolment failures", plain, "Of the last hour.", orNone("sum(increase(ambit_cni_reconcile_failures_total{"+at+"}[1h]))"), 1, 10),
 				stat("Pods kept from starting", plain, "Requests of the CNI plugin that failed, in the last hour.", orNone(`sum(increase(istio_cni_plugin_requests_total{`+at+`,response_code!~"2.."}[1h]))`), 1, 10),
 				stat("Nodes with the plugin", plain, "", orNone("sum(istio_cni_install_ready{"+at+"})"), 0, 0),
 			}},
 			{"Enrolment", []panel{
+				chart("Pods", plain, "", "sum by (instance, state) (ambit_cni_pods{"+at+"})", "{{state}} {{instance}}"),
 				chart("Pods worked on", perSecond, "", sumRate("instance, type", "nodeagent_reconcile_events_total", at), "{{type}} {{instance}}"),
 				chart("Failures", perSecond, "The log of the agent and the events of the pod have the cause.", sumRate("instance, type", "ambit_cni_reconcile_failures_total", at), "{{type}} {{instance}}"),
 				chart("Requests of the CNI plugin", perSecond, "By status. Pods start when it is 2xx.", sumRate("instance, response_code", "istio_cni_plugin_requests_total", at), "{{response_code}} {{instance}}"),
