@@ -130,6 +130,8 @@ func waypoint() Board {
 				chart("Answers of the waypoint itself, by flag", requests,
 					"Flags of Envoy: UH no endpoint is ready, UF the endpoint cannot be reached (also after retries), UC it closed the connection, UT time-out, NR no route, UAEX the external authorizer, RL a rate limit, UO a bound, DC the client went away, DPE the client broke HTTP.",
 					sumRate("response_flags, destination_service", asked, atWaypoint+`,response_flags!="-"`), "{{response_flags}} {{destination_service}}"),
+				chart("Retries and outliers", perSecond, "Requests that were sent again, and endpoints that were left out because they could not be reached.",
+					sumRate("instance", "waypoint_request_retries_total", `instance=~"$instance"`), "sent again {{instance}}", sumRate("instance", "waypoint_endpoints_left_out_total", `instance=~"$instance"`), "left out {{instance}}"),
 				chart("gRPC by status", requests, "", sumRate("grpc_response_status", asked, atWaypoint+`,request_protocol="grpc"`), "{{grpc_response_status}}"),
 				table("Clients that get 4xx and 5xx", requests, "", top(sumRate("source_workload_namespace, source_workload, destination_service, response_code, response_flags", asked, atWaypoint+`,response_code=~"[45].."`))),
 			}},

@@ -28,6 +28,9 @@ func (s *shard) outcome(e *endpoint, why reason.Reason) {
 	if h.Failed(at, upstream.Unreached, now, ejected, total) {
 		s.g.opts.Log.Warn("an endpoint is left out for a time: it could not be reached", "workload", e.workload.UID, "port", e.port,
 			"failures", upstream.Unreached.Consecutive, "reason", why.String())
+		if f := s.g.opts.Telemetry.LeftOut; f != nil {
+			f()
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
@@ -19,6 +20,8 @@ func TestUnreachableEndpoint(t *testing.T) {
 	w := newWorld(t, 1)
 	w.shop()
 	w.endpoint("dead", "10.0.0.66", "shop", "127.0.0.1:1")
+	var leftOut atomic.Int32
+	w.g.opts.Telemetry.LeftOut = func() { leftOut.Add(1) }
 	c, err := w.connect("10.1.0.1:80")
 	if err != nil {
 		t.Fatal(err)
@@ -39,6 +42,9 @@ func TestUnreachableEndpoint(t *testing.T) {
 	w.mu.Unlock()
 	if dead != upstream.Unreached.Consecutive {
 		t.Errorf("the endpoint was dialled %d times, want %d", dead, upstream.Unreached.Consecutive)
+	}
+	if n := leftOut.Load(); n != 1 {
+		t.Errorf("endpoints were left out %d times", n)
 	}
 	w.g.RemoveWorkload("c//Pod/ns/dead")
 	w.on(w.group.Loop(0), func() {

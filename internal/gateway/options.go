@@ -101,6 +101,7 @@ type Telemetry struct {
 	// Decided is called with what has decided about a connection at a port that declares
 	// no protocol.
 	Decided func(telemetry.Kind)
+	LeftOut func() // LeftOut is called when an endpoint is left out.
 }
 
 // Record is what happened to one request or one connection.

@@ -286,6 +286,21 @@ func TestShippedBoards(t *testing.T) {
 		}
 		return nil
 	})
+	// An endpoint on which no program listens costs requests another try, and is left out.
+	w.MustApply(rig.PodObject("shop", "dead", "node2", "app: api"))
+	w.Eventually("retries and outliers are counted", func() error {
+		for range 5 {
+			if err := w.traffic(); err != nil {
+				return err
+			}
+		}
+		for _, name := range []string{"waypoint_request_retries_total", "waypoint_endpoints_left_out_total"} {
+			if n, err := w.values(name + " > 0"); err != nil || n == 0 {
+				return fmt.Errorf("%s is 0, error %w", name, err)
+			}
+		}
+		return nil
+	})
 	// What is excused is without a value indeed.
 	for name, why := range empty {
 		if n, err := w.values(name); err != nil || n > 0 {

@@ -114,10 +114,12 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	a.tunnels()
 	a.learner = &learner{client: a.xds}
 	a.telemetry()
-	kinds := new(telemetry.Kinds)
-	reg.MustRegister(telemetry.NewOverridden(a.rec, observed.OfServices{Layers: a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records, kinds)
+	kinds, tries := new(telemetry.Kinds), new(telemetry.Tries)
+	reg.MustRegister(telemetry.NewOverridden(a.rec, observed.OfServices{Layers: a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records, kinds, tries)
 	hooks := gateway.NewTelemetry(a.rec, accesslog.NewRequests(logs.Lines(accesslog.Scope)), a.dir.Snapshot)
-	hooks.Policy, hooks.Asked, hooks.Decided = a.policies.verdict, a.policies.answered, kinds.Count
+	hooks.Policy, hooks.Asked, hooks.Decided, hooks.LeftOut = a.policies.verdict, a.policies.answered, kinds.Count, tries.LeftOut
+	report := hooks.Request
+	hooks.Request = func(r *gateway.Record) { tries.Ended(r.Tries); report(r) }
 	a.gateway = gateway.New(gateway.Options{
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
 		Learn: a.learner.learn, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
