@@ -57,6 +57,8 @@ func ztunnel() Board {
 				chart("Open sockets", plain, "", "sum by (instance) (istio_tcp_sockets_open{"+at+"})", "{{instance}}"),
 				chart("New connections", perSecond, "", sumRate("instance, reporter", "istio_tcp_connections_opened_total", at), "{{instance}} {{reporter}}"),
 				chart("Connections that fail", perSecond, "", sumRate("instance, reporter, response_flags", "istio_tcp_connections_failed_total", at), "{{instance}} {{reporter}} {{response_flags}}"),
+				chart("Handshakes that fail", perSecond, "Mutual TLS of tunnels: certificates that are missing, of another identity or revoked, and peers that did not go on.",
+					orNone(sumRate("", "istio_tcp_connections_failed_total", at+`,response_flags=~"TLS_FAILURE|IDENTITY_ERROR|CERT_REVOKED|H2_HANDSHAKE_FAILURE"`)), "handshakes"),
 				chart("Bytes", bytesRate, "", sum("instance", rate("istio_tcp_sent_bytes_total", at)+" + "+rate("istio_tcp_received_bytes_total", at)), "{{instance}}"),
 				chart("Certificates revoked", perSecond, "Peers that were refused or ended.", sumRate("instance, reporter", "istio_crl_policy_rejections_total", at), "{{instance}} {{reporter}}"),
 				chart("From before enrolment", perSecond, "Connections that were ended because a policy denies them, and connections that lost the client's address.",
