@@ -18,6 +18,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
 	"github.com/ambit-mesh/ambit/internal/proxy/feed"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
 	layers "github.com/ambit-mesh/ambit/internal/proxy/observed"
 	"github.com/ambit-mesh/ambit/internal/proxy/process"
@@ -54,6 +55,7 @@ type App struct {
 	layers  *layers.Layers
 	traffic *traffic.Node
 	egress  *egress.Policies
+	hosts   hosts.Table
 }
 
 // NewApp puts the program together; nothing runs before Run.
@@ -91,7 +93,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 	}
 	o := Options{
 		Config: cfg, Logger: log, Directory: dir, Policies: policies, Certs: a.certs, TLS: opts,
-		Loops: a.loops, Recorder: rec, Metrics: manager, Traffic: a.traffic, Egress: a.egress, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
+		Loops: a.loops, Recorder: rec, Metrics: manager, Traffic: a.traffic, Egress: a.egress, Hosts: &a.hosts, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
 	}
 	if a.xds != nil && cfg.XDSOnDemand {
 		o.Demand = func(ctx context.Context, name string) error { return a.xds.Demand(ctx, wellknown.TypeAddress, name) }
@@ -153,6 +155,7 @@ func (a *App) source(dir *workload.Directory, policies *rbac.Store, m xds.Client
 			{TypeURL: wellknown.TypeRateLimit, Optional: true, Apply: a.traffic.Limits.Apply},
 			{TypeURL: wellknown.TypeRoute, Optional: true, Apply: a.traffic.ApplyRoutes},
 			{TypeURL: wellknown.TypeEgress, Optional: true, Apply: a.egress.Apply},
+			{TypeURL: wellknown.TypeHost, Optional: true, Apply: a.hosts.Apply},
 			feed.Addresses(dir, a.cfg.XDSOnDemand),
 		},
 	})

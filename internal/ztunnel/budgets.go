@@ -3,32 +3,9 @@ package ztunnel
 import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
-	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/demand"
 )
-
-// outboundSockets is how many descriptors a connection of the pod's program takes,
-// by the way it goes: its own and, without a tunnel that others share, those on
-// the other side. A tunnel inside another one has a pair of local sockets.
-func outboundSockets(p connect.Protocol) int64 {
-	switch p {
-	case connect.HBONE:
-		return 1
-	case connect.DoubleHBONE:
-		return 3
-	case connect.TCP:
-	}
-	return 2
-}
-
-// inboundSockets is the same for connections to the pod's program.
-func inboundSockets(p connect.Protocol) int64 {
-	if p == connect.HBONE {
-		return 1
-	}
-	return 2
-}
 
 // exhausted is the reason when the pod's share of something is used up.
 func (p *pod) exhausted(what string) *reason.Error {

@@ -42,7 +42,7 @@ func (a *App) dump() any {
 		static, _ = yaml.YAMLToJSON([]byte(a.local)) // it was read before
 	}
 	return admin.Ztunnel{
-		Workloads: snap.DumpWorkloads(), Services: snap.DumpServices(), Policies: a.node.Policies.Set().Dump(),
+		Workloads: snap.DumpWorkloads(), Services: append(snap.DumpServices(), a.hosts.Dump(snap)...), Policies: a.node.Policies.Set().Dump(),
 		StaticConfig: static, Config: config, Certificates: a.certs.States(), Pods: a.node.Pods(), Version: process.Version(),
 		Telemetry: a.layers.Dump(), Traffic: a.traffic.Dump(),
 	}

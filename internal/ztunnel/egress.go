@@ -5,6 +5,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 )
 
@@ -23,7 +24,7 @@ func (o *outgoing) policiesCome(then func()) {
 		return o.source.Egress
 	}
 	err := o.pod.off(o.loop, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), bounds.KnownTimeout)
 		defer cancel()
 		g.Policies.Await(ctx, names)
 		o.loop.Post(then)
@@ -34,7 +35,7 @@ func (o *outgoing) policiesCome(then func()) {
 }
 
 func (o *outgoing) egressConn(s *workload.Snapshot) egress.Conn {
-	return egress.Conn{Snapshot: s, Network: o.pod.node.Config.Network, Source: o.source, Src: o.src, Dst: o.dst}
+	return egress.Conn{Snapshot: s, Network: o.pod.node.Config.Network, Source: o.source, Src: o.src, Dst: o.dst, Host: o.host}
 }
 
 // egressPermits asks the pod's outbound traffic policy about a connection on which nothing

@@ -12,11 +12,14 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/conns"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/proxyproto"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
@@ -41,7 +44,7 @@ type incoming struct {
 // request is called for every stream of a tunnel.
 func (p *pod) request(r *hbone.Request) {
 	start := time.Now()
-	if err := p.carry(inboundSockets(connect.HBONE)); err != nil {
+	if err := p.carry(route.InboundSockets(connect.HBONE)); err != nil {
 		p.refuseRequest(r, http.StatusServiceUnavailable, err)
 		return
 	}
@@ -94,8 +97,8 @@ func (p *pod) meet(l *poll.Loop, local *workload.Workload, client, at, target ne
 		if !target.IsValid() || target == at || local.ApplicationTunnel.Present {
 			return names
 		}
-		strange := route.Unknown(s, n.Config.Network, target, local.Namespace)
-		if len(strange) > 0 && n.strange.Add(int64(len(strange))) > maxStrange {
+		strange := route.Unknown(s, n.Config.Network, target, local.Namespace, hosts.Match{})
+		if len(strange) > 0 && n.strange.Add(int64(len(strange))) > bounds.MaxStrange {
 			return names
 		}
 		return append(names, strange...)
@@ -105,7 +108,7 @@ func (p *pod) meet(l *poll.Loop, local *workload.Workload, client, at, target ne
 // early refuses a request about which nothing was decided.
 func (p *pod) early(r *hbone.Request, status int, err *reason.Error) {
 	p.refuseRequest(r, status, err)
-	p.drop(inboundSockets(connect.HBONE))
+	p.drop(route.InboundSockets(connect.HBONE))
 }
 
 func (p *pod) refuseRequest(r *hbone.Request, status int, err *reason.Error) {
@@ -132,7 +135,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 	}
 	c := &conns.Conn{Inbound: true, Protocol: connect.HBONE, Asked: plan.Upstream, Name: host}
 	c.Src, c.Dst, c.Target, c.Log = r.Remote, r.Local, plan.Target, p.logs
-	c.Sockets = int32(inboundSockets(connect.HBONE)) //nolint:gosec // at most 3
+	c.Sockets = int32(route.InboundSockets(connect.HBONE)) //nolint:gosec // at most 3
 	c.Trace, _ = connect.ParseTrace(r.Header.Traceparent)
 	if a := client.Addr(); a != r.Remote.Addr() {
 		c.Forwarded = &a // of a waypoint's client
@@ -175,7 +178,7 @@ func (p *pod) serve(r *hbone.Request, local *workload.Workload, start time.Time)
 // acceptPlaintext takes a captured connection without a tunnel in.
 func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 	start := time.Now()
-	dst, ok := p.accepted(l, telemetry.Destination, wellknown.PortInbound, fd, remote, inboundSockets(connect.TCP))
+	dst, ok := p.accepted(l, telemetry.Destination, wellknown.PortInbound, fd, remote, route.InboundSockets(connect.TCP))
 	if !ok {
 		return
 	}
@@ -184,7 +187,7 @@ func (p *pod) acceptPlaintext(l *poll.Loop, fd int, remote netip.AddrPort) {
 		p.node.Recorder.Failed(p.logs, telemetry.Destination, remote, dst, err)
 		p.node.Recorder.SocketClosed(telemetry.Destination)
 		poll.ResetFD(fd)
-		p.drop(inboundSockets(connect.TCP))
+		p.drop(route.InboundSockets(connect.TCP))
 	}
 	if route.Recursive(dst.Port()) {
 		early(reason.Errorf(reason.RecursiveCall, "to %s", dst))
@@ -204,7 +207,7 @@ func (p *pod) servePlaintext(l *poll.Loop, fd int, remote, dst netip.AddrPort, l
 	snap := n.Directory.Snapshot()
 	c := &conns.Conn{Inbound: true, Protocol: connect.TCP, Asked: dst}
 	c.Src, c.Dst, c.Log = remote, dst, p.logs
-	c.Sockets = int32(inboundSockets(connect.TCP)) //nolint:gosec // at most 3
+	c.Sockets = int32(route.InboundSockets(connect.TCP)) //nolint:gosec // at most 3
 	k := telemetry.Key{
 		Reporter: telemetry.Destination, Dst: local,
 		Src:     snap.WorkloadByAddr(n.Config.Network, remote.Addr()),
@@ -245,7 +248,7 @@ func (in *incoming) admit(k telemetry.Key, start time.Time, to netip.AddrPort, s
 // connected ends the way to the program. fd is -1 where no socket was made.
 func (in *incoming) connected(fd int, err error) {
 	if why, policy := in.pod.set.Aborted(in.conn); why != reason.OK {
-		closeSocket(fd)
+		sockopt.Close(fd)
 		status := http.StatusServiceUnavailable
 		if why == reason.PolicyChanged {
 			status = http.StatusUnauthorized
@@ -254,8 +257,8 @@ func (in *incoming) connected(fd int, err error) {
 		return
 	}
 	if err != nil {
-		closeSocket(fd)
-		e := asReason(reason.ConnectFailure, err)
+		sockopt.Close(fd)
+		e := reason.As(reason.ConnectFailure, err)
 		in.deny(http.StatusServiceUnavailable, e.Reason, e, "")
 		return
 	}

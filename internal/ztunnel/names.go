@@ -33,7 +33,7 @@ func (p *pod) serveDNS() (*dnsproxy.Pod, error) {
 		Name: p.info.Namespace + "/" + p.info.Name, Do: p.do, Sockets: p.share.Sockets, Owner: n.owner(), Busy: n.occupied,
 		Client:   dns.Client{Namespace: p.info.Namespace, Network: n.Config.Network, Cluster: n.Config.ClusterID, IPv6: n.Config.IPv6},
 		Workload: func() *workload.Workload { return p.local(n.Directory.Snapshot()) },
-		Answers:  n.egress.Listen(&p.egress, func() *workload.Workload { return p.local(n.Directory.Snapshot()) }),
+		Answers:  n.egress.Listen(&p.egress, p.info.Namespace, func() *workload.Workload { return p.local(n.Directory.Snapshot()) }),
 	})
 	return d, p.taken(err, "look-ups of the pod are not answered: one of its programs has port 15053")
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/resolve"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
@@ -32,6 +33,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/zds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/bell"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/config"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
@@ -71,6 +73,7 @@ type Options struct {
 	Observed *observed.Node
 	Traffic  *traffic.Node    // rules and routes of connections; nil: none
 	Egress   *egress.Policies // nil: none
+	Hosts    *hosts.Table     // nil: none
 	DNS      dnsproxy.Options // its logger and metrics, where they are not the node's
 	// Descriptors is how many the process may have; 0 for its limit now.
 	Descriptors int
@@ -125,7 +128,7 @@ func NewNode(o Options) *Node {
 		budgets: budget.NewNode(o.Descriptors, o.Loops.Len()),
 		names:   resolve.New(),
 		dns:     newDNS(&o),
-		egress:  egress.Gate{Exempt: egress.Servers(o.Config.XDS.Address, o.Config.CA.Address), Log: o.Logger, Policies: cmp.Or(o.Egress, egress.NewPolicies(o.Logger)), NameServers: egress.NameServers("/etc/resolv.conf", o.Config.EgressNameServers)},
+		egress:  egress.Gate{Exempt: egress.Servers(o.Config.XDS.Address, o.Config.CA.Address), Log: o.Logger, Policies: cmp.Or(o.Egress, egress.NewPolicies(o.Logger)), Hosts: o.Hosts, NameServers: egress.NameServers("/etc/resolv.conf", o.Config.EgressNameServers)},
 		answers: budget.New(egress.NodeAnswers),
 		idle:    make(chan struct{}, 1),
 		pods:    map[string]*pod{},
@@ -220,14 +223,14 @@ func (n *Node) startLocked(p *pod) error {
 		return nil
 	}
 	wait := p.backoff
-	p.backoff = min(2*p.backoff, retryMax)
+	p.backoff = min(2*p.backoff, bounds.RetryMax)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		// Who has the port may be a node proxy that is being replaced: no connection
 		// is served from when it ends to the next try.
-		wait = retryStart
+		wait = bounds.RetryStart
 		n.watch.Soon()
 	}
-	if p.tries++; p.tries&(p.tries-1) == 0 || wait != retryStart {
+	if p.tries++; p.tries&(p.tries-1) == 0 || wait != bounds.RetryStart {
 		n.log.With(portguard.Holder(p.do, p.portNumbers(), err)...).Warn("pod cannot be served yet", "uid", p.uid, "workload", p.info.Namespace+"/"+p.info.Name, "again_in", wait.String(), "error", err)
 	}
 	p.retry = time.AfterFunc(wait, func() {

@@ -11,15 +11,18 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/conns"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/resolve"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/observed"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/race"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/socks5"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
@@ -39,13 +42,15 @@ type outgoing struct {
 	source   *workload.Workload
 
 	route    route.Route
+	host     hosts.Match    // what a look-up of the pod has led from
 	roll     uint64         // by which a route chooses
 	first    traffic.First  // what its first bytes have shown, where that chooses the route
 	held     *traffic.Group // that counts the connection
 	hold     *relay.Hold    // keeps its first bytes; nil where EgressPolicies do not need them
 	attempts int
-	failed   []string // UIDs of workloads that were tried
-	refused  *refusal // of the endpoint's first address, when its other one is tried
+	failed   []string     // UIDs of workloads that were tried
+	others   []netip.Addr // of the endpoint's name, to be tried after the route's
+	refused  *refusal     // of the endpoint's first address, when its other one is tried
 	conn     *conns.Conn
 	socks    *socks5.Client // the program waits for a reply; nil when it was captured
 	status   int            // what the last next hop has answered, 0 for nothing
@@ -90,9 +95,10 @@ func (o *outgoing) begin() {
 // right.
 func (o *outgoing) demand() {
 	n := o.pod.node
+	o.host = n.egress.Host(&o.pod.egress, o.source.Namespace, o.dst, o.first)
 	o.pod.learn(o.loop, func(s *workload.Snapshot) []string {
-		names := append(route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace), egress.Unknown(s, n.Config.Network, o.source, o.dst.Addr())...)
-		return append(names, route.UnknownBackends(s, n.Config.Network, n.Traffic, o.dst, o.source.Namespace, o.first)...)
+		names := append(route.Unknown(s, n.Config.Network, o.dst.Addr(), o.source.Namespace, o.host), egress.Unknown(s, n.Config.Network, o.source, o.dst.Addr())...)
+		return append(names, route.UnknownBackends(s, n.Config.Network, n.Traffic, o.dst, o.source.Namespace, o.first, o.host)...)
 	}, func(err *reason.Error) {
 		if err != nil {
 			o.refuse(err)
@@ -139,8 +145,8 @@ func (o *outgoing) dispatch() {
 		o.refuse(err)
 		return
 	}
-	if routes := route.Reads(q); routes != nil {
-		o.readFirst(routes)
+	if plain, reads := route.Reads(q); reads {
+		o.readFirst(plain)
 		return
 	}
 	r, err := route.Outbound(q)
@@ -161,7 +167,7 @@ func (o *outgoing) question() route.Out {
 	n := o.pod.node
 	return route.Out{
 		Snapshot: n.Directory.Snapshot(), Network: n.Config.Network, Source: o.source, Src: o.src, Dst: o.dst,
-		Load: n.loads.Of, Rand: random, Traffic: n.Traffic, Roll: o.roll, First: o.first,
+		Load: n.loads.Of, Rand: random, Traffic: n.Traffic, Roll: o.roll, First: o.first, Host: o.host,
 	}
 }
 
@@ -174,7 +180,7 @@ func (o *outgoing) resolve() {
 		return
 	}
 	err := o.pod.off(o.loop, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), bounds.KnownTimeout)
 		defer cancel()
 		addrs, err := n.names.Lookup(ctx, host)
 		o.loop.Post(func() { o.resolved(addrs, err) })
@@ -185,16 +191,15 @@ func (o *outgoing) resolve() {
 }
 
 func (o *outgoing) resolved(addrs []netip.Addr, err error) {
-	host, want4 := o.route.Hostname, o.dst.Addr().Is4()
-	a, ok := resolve.Pick(addrs, want4, random)
+	host := o.route.Hostname
+	order := resolve.Order(addrs, o.dst.Addr().Is4(), random)
 	switch {
 	case err != nil:
 		o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: %w", host, err))
-	case !ok:
-		family := map[bool]string{true: "IPv4", false: "IPv6"}[want4]
-		o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: it has no %s address, and the program dialled one", host, family))
+	case len(order) == 0:
+		o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: it has no address", host))
 	default:
-		o.route = o.route.Resolved(a)
+		o.others, o.route = order[1:min(len(order), race.Most)], o.route.Resolved(order[0])
 		o.connect()
 	}
 }
@@ -245,7 +250,7 @@ func (o *outgoing) enter() {
 
 // afford takes the descriptors that the route needs.
 func (o *outgoing) afford() *reason.Error {
-	need := outboundSockets(o.route.Protocol)
+	need := o.route.Sockets()
 	if !o.pod.share.Sockets.Take(need - o.sockets) {
 		return o.pod.exhausted("descriptors")
 	}
@@ -276,29 +281,73 @@ func (o *outgoing) key() telemetry.Key {
 
 // direct goes in plaintext.
 func (o *outgoing) direct() {
-	fd, err := o.pod.socket(legs.Outside, o.route.Next.Addr(), netip.Addr{})
-	if err != nil {
-		o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
+	if len(o.others) > 0 && !egress.Watched(o.source) {
+		o.race()
 		return
 	}
-	relay.Connect(o.loop, fd, o.route.Next, cmp.Or(o.route.Group.ConnectTimeout(), connectTimeout), func(err error) {
+	fd, err := o.pod.socket(legs.Outside, o.route.Next.Addr(), netip.Addr{})
+	if err != nil {
+		o.failedAttempt(reason.As(reason.ConnectFailure, err), 0)
+		return
+	}
+	relay.Connect(o.loop, fd, o.route.Next, cmp.Or(o.route.Group.ConnectTimeout(), bounds.ConnectTimeout), func(err error) {
 		if err != nil {
 			sockopt.Close(fd)
-			o.failedAttempt(asReason(reason.ConnectFailure, err), 0)
+			o.failedAttempt(reason.As(reason.ConnectFailure, err), 0)
 			return
 		}
-		if why, _ := o.pod.set.Aborted(o.conn); why != reason.OK {
-			sockopt.Close(fd)
-			o.gaveUp(&reason.Error{Reason: why})
-			return
-		}
-		o.outcome(reason.OK, 0)
-		down := o.give()
-		o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
-		f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, Hold: o.hold, OnClose: o.done()})
-		observed.Measure(&o.conn.Conn, f, true)
-		o.pod.set.Carry(o.conn, f)
+		o.join(fd)
 	})
+}
+
+// join carries the connection to a socket that is connected.
+func (o *outgoing) join(fd int) {
+	if why, _ := o.pod.set.Aborted(o.conn); why != reason.OK {
+		sockopt.Close(fd)
+		o.gaveUp(&reason.Error{Reason: why})
+		return
+	}
+	o.outcome(reason.OK, 0)
+	down := o.give()
+	o.pod.node.Recorder.Begin(&o.conn.Conn, o.key(), o.start)
+	f := relay.Start(o.loop, relay.Pair{Down: down, Up: fd, Hold: o.hold, OnClose: o.done()})
+	observed.Measure(&o.conn.Conn, f, true)
+	o.pod.set.Carry(o.conn, f)
+}
+
+// race connects to the first address of the endpoint's name that answers. Each descriptor
+// beyond the first is taken of the pod's share.
+func (o *outgoing) race() {
+	r := &race.Race{
+		Loop: o.loop, To: []netip.AddrPort{o.route.Next}, Delay: race.Delay, Timeout: cmp.Or(o.route.Group.ConnectTimeout(), bounds.ConnectTimeout),
+		Socket: func(a netip.Addr) (int, error) { return o.pod.socket(legs.Outside, a, netip.Addr{}) },
+		Share:  o.pod.share.Sockets,
+		Done: func(fd int, at netip.AddrPort, err error) {
+			if err != nil {
+				o.failedAttempt(reason.As(reason.ConnectFailure, err), 0)
+				return
+			}
+			if why, _ := o.pod.set.Aborted(o.conn); why == reason.OK && at != o.route.Next {
+				o.moveTo(at)
+				o.enter()
+				o.conn.Sockets = int32(o.sockets) //nolint:gosec // at most 3
+			}
+			o.join(fd)
+		},
+	}
+	for _, a := range o.others {
+		r.To = append(r.To, netip.AddrPortFrom(a, o.route.Next.Port()))
+	}
+	if o.others = nil; o.route.Service != nil && o.route.Service.Race {
+		r.Delay = 0
+	}
+	r.Start()
+}
+
+// moveTo has the attempt go to another address of its endpoint.
+func (o *outgoing) moveTo(at netip.AddrPort) {
+	o.pod.leave(o.conn)
+	o.route.Next = at
 }
 
 // tunnel goes through HBONE.
@@ -390,11 +439,17 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 	if why == reason.OK {
 		o.outcome(err.Reason, status)
 	}
+	if why == reason.OK && len(o.others) > 0 && o.route.Protocol == connect.TCP {
+		o.moveTo(netip.AddrPortFrom(o.others[0], o.route.Next.Port()))
+		o.others, o.attempts = o.others[1:], o.attempts-1 // it is the same endpoint
+		o.loop.Post(o.connect)
+		return
+	}
 	if why == reason.OK && o.tryFamily(err) {
 		return
 	}
 	err = o.firstRefusal(err)
-	if why == reason.OK && o.route.Balanced && o.attempts < maxAttempts && route.Retryable(err.Reason, status) {
+	if why == reason.OK && o.route.Balanced && o.attempts < bounds.MaxAttempts && route.Retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
 		next, ok := o.elsewhere()
 		if !ok {
@@ -447,14 +502,14 @@ func (p *pod) outboundDone(c *conns.Conn) func(*relay.Flow, relay.Result) {
 	}
 }
 
-// readFirst reads how the program begins, for routes by which that decides. A program that
+// readFirst reads how the program begins, where that decides. A program that
 // has asked by SOCKS5 begins once it has its reply, and is reset if no route is found.
-func (o *outgoing) readFirst(routes *traffic.Routes) {
+func (o *outgoing) readFirst(plain bool) {
 	if o.socks != nil {
 		socks5.Accept(o.fd)
 		o.socks = nil
 	}
-	o.pod.hellos.Read(&o.pod.node.hellos, o.loop, o.fd, o.source.Namespace, routes, func(first traffic.First, err *reason.Error) {
+	o.pod.hellos.Read(&o.pod.node.hellos, o.loop, o.fd, o.source.Namespace, plain, func(first traffic.First, err *reason.Error) {
 		if err != nil {
 			o.refuse(err)
 			return
@@ -467,7 +522,7 @@ func (o *outgoing) readFirst(routes *traffic.Routes) {
 // spare reports whether another endpoint can take the connection, should the
 // one that is being tried not answer.
 func (o *outgoing) spare() bool {
-	if !o.route.Balanced || o.attempts >= maxAttempts {
+	if !o.route.Balanced || o.attempts >= bounds.MaxAttempts {
 		return false
 	}
 	tried := o.failed

@@ -27,6 +27,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
 	"github.com/ambit-mesh/ambit/internal/transport/tunnel"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/budget"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/dnsproxy"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
@@ -86,7 +87,7 @@ type pod struct {
 
 func newPod(n *Node, uid string, info bootstrap.Workload, ns *netns.NS) *pod {
 	p := &pod{
-		node: n, uid: uid, info: info, ns: ns, backoff: retryStart,
+		node: n, uid: uid, info: info, ns: ns, backoff: bounds.RetryStart,
 		share: n.budgets.Join(), logs: n.Recorder.Limit(info.Namespace + "/" + info.Name),
 	}
 	p.seen = n.Observed.Join(p.local)
@@ -125,7 +126,7 @@ func (p *pod) start() error {
 	windows := hbone.Windows{MaxStream: cfg.StreamWindow, Conn: cfg.ConnWindow, Frame: cfg.FrameSize}
 	p.pool = hbone.NewPool(hbone.PoolConfig{
 		Loops: p.node.Loops, Dial: p.dial,
-		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: connectTimeout,
+		MaxStreams: int(cfg.PoolMaxStreams), IdleRelease: cfg.PoolIdleRelease.Std(), DialTimeout: bounds.ConnectTimeout,
 		Windows: windows, KeepAlive: p.pingEvery(), Silence: cfg.TunnelSilence.Std(),
 		Sockets: p.share.Sockets, Queues: p.share.Queues, LibraryRecords: cfg.LibraryRecords,
 		OnTunnel: func(k hbone.Key, delta int) { p.node.tunnel(p.pool, k.DstUID, delta) },
@@ -322,7 +323,7 @@ func (p *pod) known(l *poll.Loop, then func(*workload.Workload, *reason.Error)) 
 		return
 	}
 	err := p.off(l, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), bounds.KnownTimeout)
 		defer cancel()
 		w, err := workload.Wait(ctx, p.node.Directory, func(s *workload.Snapshot) (*workload.Workload, bool) {
 			w := p.local(s)
@@ -353,7 +354,7 @@ func (p *pod) socket(g legs.Leg, to, src netip.Addr) (fd int, err error) {
 	}
 	err = p.do(func() error { fd, err = sockopt.Stream(to); return err })
 	if err != nil {
-		return -1, asReason(reason.ResourceExhausted, err)
+		return -1, reason.As(reason.ResourceExhausted, err)
 	}
 	if err := p.setup(fd, g, src); err != nil {
 		sockopt.Close(fd)
@@ -390,7 +391,7 @@ func (p *pod) dial(ctx context.Context, k hbone.Key) (int, *tls.Config, error) {
 	}
 	l := p.node.Loops.Pick(random(1 << 62))
 	res := make(chan error, 1)
-	if !l.Post(func() { relay.Connect(l, fd, k.Dst, connectTimeout, func(err error) { res <- err }) }) {
+	if !l.Post(func() { relay.Connect(l, fd, k.Dst, bounds.ConnectTimeout, func(err error) { res <- err }) }) {
 		sockopt.Close(fd)
 		return -1, nil, &reason.Error{Reason: reason.Draining}
 	}
@@ -409,7 +410,7 @@ func (p *pod) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error) {
 	}
 	expect, err := k.Expected()
 	if err != nil {
-		return nil, asReason(reason.Internal, err)
+		return nil, reason.As(reason.Internal, err)
 	}
 	return p.node.TLS.Client(bundle, expect), nil
 }
@@ -421,14 +422,14 @@ func (p *pod) certificate(ctx context.Context, id identity.Identity) (*mtls.Bund
 	}
 	b, err := p.node.Certs.Get(ctx, id)
 	if err != nil {
-		return nil, asReason(reason.CertificateUnavailable, err)
+		return nil, reason.As(reason.CertificateUnavailable, err)
 	}
 	return b, nil
 }
 
 // serverTLS is asked at every handshake, off the loops.
 func (p *pod) serverTLS(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	ctx, cancel := context.WithTimeout(hello.Context(), knownTimeout)
+	ctx, cancel := context.WithTimeout(hello.Context(), bounds.KnownTimeout)
 	defer cancel()
 	w, err := workload.Wait(ctx, p.node.Directory, func(s *workload.Snapshot) (*workload.Workload, bool) {
 		w := p.local(s)
@@ -445,7 +446,7 @@ func (p *pod) serverTLS(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 }
 
 func (p *pod) handshakeFailed(remote, local netip.AddrPort, err error) {
-	e := asReason(reason.TLSFailure, err)
+	e := reason.As(reason.TLSFailure, err)
 	if e.Reason == reason.CertificateRevoked {
 		p.node.Recorder.Revoked(telemetry.Destination)
 	}
@@ -460,15 +461,6 @@ func (p *pod) acceptHBONE(l *poll.Loop, fd int, remote netip.AddrPort) {
 		return
 	}
 	p.srv.Serve(l, fd, remote, local)
-}
-
-// asReason keeps the reason that err knows, and gives it r otherwise.
-func asReason(r reason.Reason, err error) *reason.Error {
-	var e *reason.Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return &reason.Error{Reason: r, Err: err}
 }
 
 // pingEvery is how long a tunnel is silent before its peer is sent a PING:

@@ -8,6 +8,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 )
 
 // Workloads and policies are two types of resources, and come in either order.
@@ -37,7 +38,7 @@ func (in *incoming) judge() {
 // missing or the time is over.
 func (in *incoming) await(access *rbac.Conn) rbac.Decision {
 	n := in.pod.node
-	over := time.NewTimer(policyTimeout)
+	over := time.NewTimer(bounds.PolicyTimeout)
 	defer over.Stop()
 	for {
 		changed := n.news.Next()

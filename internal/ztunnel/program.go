@@ -9,6 +9,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/transport/relay"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/legs"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
@@ -28,7 +29,7 @@ func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
 		in.dialled(-1, to, src, err)
 		return
 	}
-	relay.Connect(in.loop, fd, to, connectTimeout, func(err error) { in.dialled(fd, to, src, err) })
+	relay.Connect(in.loop, fd, to, bounds.ConnectTimeout, func(err error) { in.dialled(fd, to, src, err) })
 }
 
 // dialled ends a try: the next one begins, or the connection goes on.
@@ -41,7 +42,7 @@ func (in *incoming) dialled(fd int, to netip.AddrPort, src netip.Addr, err error
 	switch {
 	case why != reason.OK:
 	case src.IsValid() && sockopt.NoPortLeft(err):
-		closeSocket(fd)
+		sockopt.Close(fd)
 		in.pod.usedUp.Add(src, to)
 		in.pod.node.Metrics.SourceLost.Add(1)
 		in.pod.node.log.Debug("no port is left for the client's address, the program gets the pod's",
@@ -72,7 +73,7 @@ func (in *incoming) tryFamily(fd int, to netip.AddrPort, err error) bool {
 		return false
 	}
 	in.first = err
-	closeSocket(fd)
+	sockopt.Close(fd)
 	in.dial(at, netip.Addr{}) // the client's address is of the wrong family
 	return true
 }
@@ -113,11 +114,4 @@ func (o *outgoing) firstRefusal(err *reason.Error) *reason.Error {
 	o.route.Next = f.first
 	o.enter()
 	return f.err
-}
-
-// closeSocket closes a socket, if there is one.
-func closeSocket(fd int) {
-	if fd >= 0 {
-		sockopt.Close(fd)
-	}
 }

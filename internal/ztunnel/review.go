@@ -16,6 +16,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/transport/hbone"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
+	"github.com/ambit-mesh/ambit/internal/ztunnel/bounds"
 )
 
 // reviewer judges open connections again when policies or their workload
@@ -136,7 +137,7 @@ func (p *pod) review() {
 // checked once more when they end.
 func (n *Node) revoke() {
 	n.recheck()
-	time.AfterFunc(connectTimeout, n.recheck)
+	time.AfterFunc(bounds.ConnectTimeout, n.recheck)
 }
 
 func (n *Node) recheck() {
@@ -168,7 +169,7 @@ func (n *Node) recheck() {
 func (n *Node) revoked(roots map[identity.Identity]*mtls.Bundle, rep telemetry.Reporter, id identity.Identity, peer *tls.ConnectionState) *reason.Error {
 	b, known := roots[id]
 	if !known {
-		ctx, cancel := context.WithTimeout(context.Background(), knownTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), bounds.KnownTimeout)
 		b, _ = n.Certs.Get(ctx, id) // nil: see below
 		cancel()
 		roots[id] = b
@@ -183,5 +184,5 @@ func (n *Node) revoked(roots map[identity.Identity]*mtls.Bundle, rep telemetry.R
 		return nil
 	}
 	n.Recorder.Revoked(rep)
-	return asReason(reason.CertificateRevoked, err)
+	return reason.As(reason.CertificateRevoked, err)
 }

@@ -130,7 +130,7 @@ func (d *Callers) Scope(c auth.Caller, claimedNode, typeURL string) (xds.Scope, 
 // forNodeProxies reports whether a type is what every node proxy needs the whole
 // of.
 func forNodeProxies(typeURL string) bool {
-	return typeURL == wellknown.TypeAddress || typeURL == wellknown.TypeAuthorization
+	return typeURL == wellknown.TypeAddress || typeURL == wellknown.TypeAuthorization || typeURL == wellknown.TypeHost
 }
 
 // byNode reports whether a node proxy needs of a type what is for pods of its node.

@@ -194,9 +194,9 @@ func (c *checker) resolution(e *networkingv1.ServiceEntry, wildcard bool) {
 	if blocks && res != networkingapi.ServiceEntry_STATIC && res != networkingapi.ServiceEntry_NONE {
 		c.invalid("spec.addresses", "CIDR blocks need resolution NONE or STATIC")
 	}
-	if wildcard || res == networkingapi.ServiceEntry_DYNAMIC_DNS {
-		c.say(Elsewhere, "spec.hosts", "bind one with the label "+wellknown.LabelUseWaypoint,
-			"node proxies serve no wildcards and no DYNAMIC_DNS: without a waypoint such hosts are not in the mesh")
+	if wildcard && res != networkingapi.ServiceEntry_NONE && res != networkingapi.ServiceEntry_DYNAMIC_DNS {
+		c.say(Elsewhere, "spec.hosts", "bind one with the label "+wellknown.LabelUseWaypoint+", or use resolution NONE or DYNAMIC_DNS",
+			"node proxies choose no endpoints for a wildcard: without a waypoint such hosts are not in the mesh")
 	}
 }
 

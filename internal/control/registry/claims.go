@@ -26,7 +26,7 @@ func (d describer) claims(n tables.Ref, e *networkingv1.ServiceEntry) *status.Co
 		}
 		merged = append(merged, d.disputes(n, e, h)...)
 	}
-	for _, p := range tables.AllBlocks(e) {
+	for _, p := range tables.AllBlocks(d.t.Addressed(d.r, n, e)) {
 		switch v := d.t.Rule(d.r, n, scope, p); {
 		case v.Owner != "":
 			owned = append(owned, v.Text(n.Namespace))

@@ -156,6 +156,9 @@ func (d describer) entry(n tables.Ref, e *networkingv1.ServiceEntry) []status.Co
 		return []status.Condition{status.No(status.Accepted, status.ReasonNotVisible, "no proxy gets it: %s", visible.Message), *visible}
 	}
 	out := []status.Condition{accepted("served as %s", strings.Join(e.Spec.Hosts, ", "))}
+	if slices.ContainsFunc(e.Spec.Hosts, func(h string) bool { return service.ByLookUp(h, e) }) {
+		out[0].Message += "; node proxies find its hosts by captured look-ups of pods"
+	}
 	if visible != nil {
 		out = append(out, *visible)
 	}
@@ -178,7 +181,7 @@ func (d describer) entry(n tables.Ref, e *networkingv1.ServiceEntry) []status.Co
 // withoutWaypoint is what an entry needs a waypoint for that it does not have.
 func withoutWaypoint(e *networkingv1.ServiceEntry) []status.Condition {
 	for _, h := range e.Spec.Hosts {
-		if !service.Served(h, e) {
+		if !service.Served(h, e) && !service.ByLookUp(h, e) {
 			return []status.Condition{status.Yes(status.WaypointMissing, status.ReasonNoWaypointForWildcard,
 				"host %q can only be served by a waypoint, and none is bound; set the label %s", h, wellknown.LabelUseWaypoint)}
 		}

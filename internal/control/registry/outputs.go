@@ -57,6 +57,10 @@ var outputs = []output{
 		collections: func(t *tables.Tables) []*tables.Resources { return []*tables.Resources{t.Egress.Resources} },
 	},
 	{
+		typeURL:     wellknown.TypeHost,
+		collections: func(t *tables.Tables) []*tables.Resources { return []*tables.Resources{t.Hosts} },
+	},
+	{
 		typeURL: wellknown.TypeAddress,
 		collections: func(t *tables.Tables) []*tables.Resources {
 			return []*tables.Resources{t.Services, t.PodWorkloads, t.EntryWorkloads, t.InlineWorkloads, t.SliceWorkloads}

@@ -60,9 +60,10 @@ func TestDumpsAreWhatWasPublished(t *testing.T) {
 		"---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: tokens, namespace: shop}\nspec: {targetRefs: [{kind: Service, name: api}], jwtRules: [{issuer: a, jwksUri: 'https://a/keys'}]}\n"+
 		"---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: api, namespace: shop}\nspec: {host: api, trafficPolicy: {connectionPool: {tcp: {maxConnections: 3}}}}\n"+
 		"---\napiVersion: ambit.mesh/v1alpha1\nkind: RateLimit\nmetadata: {name: web, namespace: shop}\nspec: {targetRefs: [{kind: Service, name: web}], connections: [{rate: 1}]}\n"+
-		"---\napiVersion: ambit.mesh/v1alpha1\nkind: EgressPolicy\nmetadata: {name: none, namespace: shop}\nspec: {}\n"))
+		"---\napiVersion: ambit.mesh/v1alpha1\nkind: EgressPolicy\nmetadata: {name: none, namespace: shop}\nspec: {}\n"+
+		"---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: wild, namespace: shop}\nspec: {hosts: ['*.wild.test'], resolution: NONE, ports: [{number: 80, name: http}]}\n"))
 	r.Apply([]source.Event{{Key: source.Pod.Key("shop", "web-1")}})
-	published := map[string]map[string][]byte{wellknown.TypeAddress: rec.addresses, wellknown.TypeAuthorization: rec.policies, wellknown.TypePolicy: rec.requests, wellknown.TypeAuthentication: rec.tokens, wellknown.TypeRoute: rec.rules, wellknown.TypeTelemetry: rec.layers, wellknown.TypeTraffic: rec.traffic, wellknown.TypeRateLimit: rec.limits, wellknown.TypeEgress: rec.egress}
+	published := map[string]map[string][]byte{wellknown.TypeAddress: rec.addresses, wellknown.TypeAuthorization: rec.policies, wellknown.TypePolicy: rec.requests, wellknown.TypeAuthentication: rec.tokens, wellknown.TypeRoute: rec.rules, wellknown.TypeTelemetry: rec.layers, wellknown.TypeTraffic: rec.traffic, wellknown.TypeRateLimit: rec.limits, wellknown.TypeEgress: rec.egress, wellknown.TypeHost: rec.hosts}
 	all := r.Resources()
 	if len(all) != len(Types()) {
 		t.Fatalf("%d types of %d", len(all), len(Types()))

@@ -10,14 +10,14 @@ import (
 
 // recorder keeps what is published, as a proxy would.
 type recorder struct {
-	addresses, policies, requests, rules, tokens, layers, traffic, limits, egress map[string][]byte
-	last                                                                          Update
-	updates                                                                       int
-	synced                                                                        bool
+	addresses, policies, requests, rules, tokens, layers, traffic, limits, egress, hosts map[string][]byte
+	last                                                                                 Update
+	updates                                                                              int
+	synced                                                                               bool
 }
 
 func newRecorder() *recorder {
-	return &recorder{addresses: map[string][]byte{}, policies: map[string][]byte{}, requests: map[string][]byte{}, rules: map[string][]byte{}, tokens: map[string][]byte{}, layers: map[string][]byte{}, traffic: map[string][]byte{}, limits: map[string][]byte{}, egress: map[string][]byte{}}
+	return &recorder{addresses: map[string][]byte{}, policies: map[string][]byte{}, requests: map[string][]byte{}, rules: map[string][]byte{}, tokens: map[string][]byte{}, layers: map[string][]byte{}, traffic: map[string][]byte{}, limits: map[string][]byte{}, egress: map[string][]byte{}, hosts: map[string][]byte{}}
 }
 
 func (r *recorder) Publish(u Update) {
@@ -40,6 +40,8 @@ func (r *recorder) Publish(u Update) {
 			into = r.limits
 		case wellknown.TypeEgress:
 			into = r.egress
+		case wellknown.TypeHost:
+			into = r.hosts
 		case wellknown.TypeRoute:
 			into = r.rules
 		}

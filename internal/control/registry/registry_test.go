@@ -293,7 +293,7 @@ spec: {address: 192.0.2.9, labels: {app: vm, networking.istio.io/tunnel: http}, 
 	if w := rec.workload(t, "Kubernetes/networking.istio.io/ServiceEntry/shop/dns/a.example.com"); w.Hostname != "a.example.com" || len(w.Services) != 1 {
 		t.Errorf("host as endpoint: %v", w)
 	}
-	if s := rec.service(t, "shop/b.example.com"); len(s.Addresses) != 1 || s.Addresses[0].Address[3] != 2 {
+	if s := rec.service(t, "shop/b.example.com"); len(s.Addresses) != 2 || s.Addresses[0].Address[3] != 2 || len(s.Addresses[1].Address) != 16 {
 		t.Errorf("allocated address: %v", s)
 	}
 	if s := rec.service(t, "shop/pass.example.com"); s.LoadBalancing.GetMode() != workloadpb.LoadBalancing_PASSTHROUGH || s.LoadBalancing.GetHealthPolicy() != workloadpb.LoadBalancing_ALLOW_ALL {

@@ -17,6 +17,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/routes"
 	"github.com/ambit-mesh/ambit/internal/control/status"
 	"github.com/ambit-mesh/ambit/internal/control/tables"
+	"github.com/ambit-mesh/ambit/internal/control/vips"
 	"github.com/ambit-mesh/ambit/internal/source"
 )
 
@@ -52,7 +53,18 @@ func (r *Registry) reporters() []*reporter {
 		service,
 		writes(source.ServiceEntry, in.Entries,
 			status.Owned{Conditions: []string{status.Accepted, status.WaypointBound, status.WaypointMissing, status.VisibilityApplied, status.ClaimsAccepted}},
-			func(e *networkingv1.ServiceEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.entry)),
+			func(e *networkingv1.ServiceEntry) status.State {
+				s := seenIstio(e.Status.GetConditions())
+				s.Fields = addressField(e)
+				return s
+			},
+			func(d describer, n tables.Ref, e *networkingv1.ServiceEntry) []status.Section {
+				s := status.Section{Conditions: d.entry(n, e)}
+				if vips.Wants(e) {
+					s.Fields = addressField(d.t.Addressed(d.r, n, e))
+				}
+				return []status.Section{s}
+			}),
 		writes(source.WorkloadEntry, in.Workloads, status.Owned{Conditions: []string{status.Accepted, status.WaypointBound}},
 			func(e *networkingv1.WorkloadEntry) status.State { return seenIstio(e.Status.GetConditions()) }, conditions(describer.workloadEntry)),
 		writes(source.DestinationRule, in.Rules, status.Owned{Conditions: []string{status.ZtunnelAccepted}},
@@ -140,6 +152,18 @@ func writesSome[P metav1.Object](kind source.Of[P], in collection.Input[tables.R
 		})
 	}
 	return &reporter{kind: kind.Kind, describe: describes(in, f), derive: derive}
+}
+
+// addressField is what the status of an entry has of allocated addresses.
+func addressField(e *networkingv1.ServiceEntry) []status.Field {
+	if len(e.Status.GetAddresses()) == 0 {
+		return nil
+	}
+	var list []map[string]string
+	for _, a := range e.Status.GetAddresses() {
+		list = append(list, map[string]string{"host": a.GetHost(), "value": a.GetValue()})
+	}
+	return []status.Field{{Name: "addresses", JSON: status.KeyOf(list)}}
 }
 
 // seenIstio is a status of conditions as Istio has them.

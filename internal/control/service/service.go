@@ -142,11 +142,22 @@ func Balancing(s *corev1.Service, nsDistribution string) *workloadpb.LoadBalanci
 func EntryBalancing(e *networkingv1.ServiceEntry, nsDistribution string) *workloadpb.LoadBalancing {
 	lb := &workloadpb.LoadBalancing{}
 	prefer(lb, firstKnown(e.Annotations[wellknown.AnnotationTrafficDistribution], nsDistribution))
-	if e.Spec.Resolution == networkingapi.ServiceEntry_NONE {
+	if e.Spec.Resolution == networkingapi.ServiceEntry_NONE || dynamicDNS(e) {
 		lb.Mode, lb.RoutingPreference = workloadpb.LoadBalancing_PASSTHROUGH, nil
 		lb.HealthPolicy = workloadpb.LoadBalancing_ALLOW_ALL // it has no endpoints whose health were known
 	}
 	return orNil(lb)
+}
+
+// EntryExtensions returns what only Ambit's proxies know of a ServiceEntry.
+func EntryExtensions(e *networkingv1.ServiceEntry) (out []*workloadpb.Extension) {
+	if strings.EqualFold(e.Annotations[wellknown.AnnotationConnectStrategy], wellknown.StrategyRace) {
+		out = append(out, &workloadpb.Extension{Name: wellknown.ExtensionRace})
+	}
+	if dynamicDNS(e) {
+		out = append(out, &workloadpb.Extension{Name: wellknown.ExtensionByName})
+	}
+	return out
 }
 
 func orNil(lb *workloadpb.LoadBalancing) *workloadpb.LoadBalancing {
@@ -185,6 +196,18 @@ func prefer(lb *workloadpb.LoadBalancing, distribution string) {
 // wildcards can only be served by a waypoint.
 func Served(host string, e *networkingv1.ServiceEntry) bool {
 	return host != "" && !strings.Contains(host, "*") && !dynamicDNS(e)
+}
+
+// ByLookUp reports whether node proxies find a host of a ServiceEntry by the look-ups of
+// pods: a connection goes where it was going, and the entry has no address.
+func ByLookUp(host string, e *networkingv1.ServiceEntry) bool {
+	switch e.Spec.Resolution {
+	case networkingapi.ServiceEntry_DYNAMIC_DNS:
+		return host != "" && host != "*"
+	case networkingapi.ServiceEntry_NONE:
+		return host != "" && host != "*" && (strings.Contains(host, "*") || len(EntryAddresses(e, host)) == 0)
+	}
+	return false
 }
 
 func dynamicDNS(e *networkingv1.ServiceEntry) bool {

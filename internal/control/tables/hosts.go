@@ -9,10 +9,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/binding"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
 	"github.com/ambit-mesh/ambit/internal/control/meshconfig"
 	"github.com/ambit-mesh/ambit/internal/control/service"
+	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -30,6 +32,12 @@ func (s Share) age() seniority { return seniority{s.Entry.CreationTimestamp.Unix
 // Shares returns the entries of a namespace that make up a host and are sent
 // to proxies, the oldest first. A Kubernetes Service of the host takes all.
 func (t *Tables) Shares(r *collection.Reader, c source.Cluster, host Host) []Share {
+	return t.shares(r, c, host, func(k Ref, e *networkingv1.ServiceEntry) bool {
+		return service.Served(host.Hostname, e) || t.servedByWaypoint(r, k)
+	})
+}
+
+func (t *Tables) shares(r *collection.Reader, c source.Cluster, host Host, counts func(Ref, *networkingv1.ServiceEntry) bool) []Share {
 	if t.OfService(r, c, host) {
 		return nil
 	}
@@ -40,12 +48,20 @@ func (t *Tables) Shares(r *collection.Reader, c source.Cluster, host Host) []Sha
 			continue
 		}
 		s.state = t.entryState(r, k)
-		if service.Served(host.Hostname, e) || t.servedByWaypoint(r, k) {
+		if counts(k, e) {
 			out = append(out, s)
 		}
 	}
 	slices.SortFunc(out, func(a, b Share) int { return a.age().Compare(b.age()) })
 	return out
+}
+
+// Addressed returns an entry with the addresses that are allocated for it.
+func (t *Tables) Addressed(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry) *networkingv1.ServiceEntry {
+	if own, ok := collection.Fetch(r, t.entries, k); ok {
+		return own
+	}
+	return e
 }
 
 // OfService reports whether a host is that of a Kubernetes Service of the same
@@ -71,10 +87,29 @@ func (t *Tables) serviceNamed(r *collection.Reader, c source.Cluster, host strin
 // ports add up. Everything else is the oldest entry's, but for what protects:
 // the narrowest visibility holds, and the first waypoint that is bound.
 func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit func(string, *xds.Resource)) {
-	all := t.Shares(r, source.Cluster{}, host)
+	if all := t.Shares(r, source.Cluster{}, host); len(all) > 0 {
+		t.emitService(t.merge(r, host, all), emit)
+	}
+}
+
+// lookedUp makes the service of a host that node proxies find by the look-ups of pods. It is
+// a resource of a type of its own: what is not Ambit's would answer look-ups for it.
+func (t *Tables) lookedUp(r *collection.Reader, host Host, _ struct{}, emit func(string, *xds.Resource)) {
+	all := t.shares(r, source.Cluster{}, host, func(_ Ref, e *networkingv1.ServiceEntry) bool { return service.ByLookUp(host.Hostname, e) })
 	if len(all) == 0 {
 		return
 	}
+	res := Encode(wellknown.TypeHost, host.String(), nil, t.merge(r, host, all))
+	for _, s := range all {
+		if to, bound := collection.Fetch(r, t.Bound.Entries, s.Key); bound {
+			res.Groups = append(res.Groups, access.GatewayGroup(access.Gateway{Cluster: t.Opts.ClusterID, Namespace: to.Namespace, Name: to.Name}))
+		}
+	}
+	emit(res.Name, res)
+}
+
+// merge makes one service of entries.
+func (t *Tables) merge(r *collection.Reader, host Host, all []Share) *workloadpb.Service {
 	oldest := all[0]
 	ns, _ := collection.Fetch(r, t.Namespaces, oldest.Key.Home())
 	out := &workloadpb.Service{
@@ -82,6 +117,7 @@ func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 		Namespace:     host.Namespace,
 		Hostname:      host.Hostname,
 		LoadBalancing: service.EntryBalancing(oldest.Entry, ns.trafficDistribution),
+		Extensions:    service.EntryExtensions(oldest.Entry),
 		Canonical:     t.canonical(r, oldest.Key.Cluster, host),
 		// IpFamilies stays unknown. The address of a host says nothing of the
 		// endpoints, and proxies tell Kubernetes Services by the families.
@@ -103,7 +139,7 @@ func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 			p.TargetPort = 0 // an endpoint has the ports of its own entry only
 		}
 	}
-	t.emitService(out, emit)
+	return out
 }
 
 // addShare adds what one entry contributes to its host.
@@ -122,16 +158,11 @@ func (t *Tables) addShare(r *collection.Reader, out *workloadpb.Service, host Ho
 		if t.Rule(r, s.Key, s.Scope, p).dropped {
 			continue
 		}
-		a := networkAddress(t.Cluster(r, s.Key.Cluster).Network, p)
-		if !slices.ContainsFunc(out.Addresses, func(o *workloadpb.NetworkAddress) bool { return sameAddress(a, o) }) {
+		a := service.NetworkAddress(t.Cluster(r, s.Key.Cluster).Network, p)
+		if !slices.ContainsFunc(out.Addresses, func(o *workloadpb.NetworkAddress) bool { return service.SameAddress(a, o) }) {
 			out.Addresses = append(out.Addresses, a)
 		}
 	}
-}
-
-func sameAddress(a, b *workloadpb.NetworkAddress) bool {
-	return a.Network == b.Network && string(a.Address) == string(b.Address) &&
-		(a.Length == nil) == (b.Length == nil) && a.GetLength() == b.GetLength()
 }
 
 // seniority orders entries by age: who comes later takes no host away from

@@ -11,6 +11,7 @@ import (
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/control/access"
 	"github.com/ambit-mesh/ambit/internal/control/collection"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -50,7 +51,7 @@ func emitWorkload(w *workloadpb.Workload, emit func(string, *xds.Resource)) {
 	var aliases []string
 	if w.NetworkMode != workloadpb.NetworkMode_HOST_NETWORK {
 		for _, a := range w.Addresses {
-			aliases = append(aliases, addressAlias(w.Network, a))
+			aliases = append(aliases, service.AddressAlias(w.Network, a))
 		}
 	}
 	r := Encode(wellknown.TypeAddress, w.Uid, aliases, &workloadpb.Address{Type: &workloadpb.Address_Workload{Workload: w}})

@@ -94,7 +94,7 @@ func (t *Tables) serviceResource(r *collection.Reader, k Ref, s *corev1.Service,
 	}
 	for _, ip := range ips {
 		if a, err := netip.ParseAddr(ip); err == nil { // not: "None"
-			out.Addresses = append(out.Addresses, networkAddress(t.Cluster(r, k.Cluster).Network, netip.PrefixFrom(a, a.BitLen())))
+			out.Addresses = append(out.Addresses, service.NetworkAddress(t.Cluster(r, k.Cluster).Network, netip.PrefixFrom(a, a.BitLen())))
 		}
 	}
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
@@ -134,35 +134,15 @@ func accepting(s binding.State) (out []*workloadpb.WeightedWaypoint) {
 	return out
 }
 
-func networkAddress(network string, p netip.Prefix) *workloadpb.NetworkAddress {
-	a := p.Addr()
-	bits := p.Bits()
-	if a.Is4In6() && bits >= 96 {
-		a, bits = a.Unmap(), bits-96
-	}
-	out := &workloadpb.NetworkAddress{Network: network, Address: a.AsSlice()}
-	if bits < a.BitLen() {
-		n := uint32(bits)
-		out.Length = &n
-		out.Address = netip.PrefixFrom(a, bits).Masked().Addr().AsSlice()
-	}
-	return out
-}
-
 func (t *Tables) emitService(s *workloadpb.Service, emit func(string, *xds.Resource)) {
 	name := Host{s.Namespace, s.Hostname}.String()
 	var aliases []string
 	for _, a := range s.Addresses {
 		if a.Length == nil {
-			aliases = append(aliases, addressAlias(a.Network, a.Address))
+			aliases = append(aliases, service.AddressAlias(a.Network, a.Address))
 		}
 	}
 	emit(name, Encode(wellknown.TypeAddress, name, aliases, &workloadpb.Address{Type: &workloadpb.Address_Service{Service: s}}))
-}
-
-func addressAlias(network string, addr []byte) string {
-	a, _ := netip.AddrFromSlice(addr)
-	return network + "/" + a.String()
 }
 
 func (t *Tables) entryCores(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(coreKey, *core)) {

@@ -25,6 +25,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/control/targets"
 	"github.com/ambit-mesh/ambit/internal/control/telemetry"
 	"github.com/ambit-mesh/ambit/internal/control/traffic"
+	"github.com/ambit-mesh/ambit/internal/control/vips"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/source"
 	"github.com/ambit-mesh/ambit/internal/xds"
@@ -74,6 +75,7 @@ type Tables struct {
 
 	// Results.
 	Services        *collection.Collection[string, *xds.Resource]
+	Hosts           *collection.Collection[string, *xds.Resource]
 	PodWorkloads    *collection.Collection[string, *xds.Resource]
 	EntryWorkloads  *collection.Collection[string, *xds.Resource]
 	InlineWorkloads *collection.Collection[string, *xds.Resource]
@@ -178,7 +180,7 @@ func (t *Tables) facts(in *Inputs) {
 
 // serviceFacts are the parts of services, and who has which host and address.
 func (t *Tables) serviceFacts(in *Inputs) {
-	t.kube, t.pods, t.entries = in.Services.Collection, in.Pods.Collection, in.Entries.Collection
+	t.kube, t.pods, t.entries = in.Services.Collection, in.Pods.Collection, vips.Entries(in.Entries.Collection)
 	t.byHost = collection.NewIndex(t.entries, func(k Ref, e *networkingv1.ServiceEntry) []Host {
 		var hosts []Host
 		for _, h := range e.Spec.Hosts {
@@ -192,7 +194,7 @@ func (t *Tables) serviceFacts(in *Inputs) {
 	fromServices := collection.FlatMap(in.Services.Collection, "service cores", sameCore, Ref.Compare, t.serviceCore)
 	fromEntries := collection.FlatMap(in.Entries.Collection, "service entry cores", sameCore, Ref.Compare, t.entryCores)
 	t.cores = collection.Merge("cores", sameCore, fromServices, fromEntries)
-	byAge := collection.FlatMap(in.Entries.Collection, "service entries by age", sameClaims, Ref.Compare,
+	byAge := collection.FlatMap(t.entries, "service entries by age", sameClaims, Ref.Compare,
 		func(r *collection.Reader, k Ref, e *networkingv1.ServiceEntry, emit func(seniority, claims)) {
 			if t.Scope(r, k, e) == meshconfig.Public {
 				emit(seniority{e.CreationTimestamp.Unix(), k}, claims{e.Spec.Hosts, AllBlocks(e)})
@@ -338,6 +340,7 @@ func (t *Tables) results(in *Inputs) {
 		})
 	entries := collection.FlatMap(hosts, "service entries", SameResource, Host.Compare, t.entryService)
 	t.Services = collection.Merge("services", SameResource, kube, entries)
+	t.Hosts = collection.FlatMap(hosts, "hosts that look-ups lead from", SameResource, Host.Compare, t.lookedUp)
 
 	t.PodWorkloads = collection.FlatMap(in.Pods.Collection, "pod workloads", SameResource, Ref.Compare,
 		func(r *collection.Reader, k Ref, p *corev1.Pod, emit func(string, *xds.Resource)) {

@@ -3,7 +3,10 @@
 // logs, metrics, status and the command line.
 package reason
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Reason is one member of the closed set. The zero value is OK.
 type Reason uint8
@@ -261,6 +264,15 @@ type Error struct {
 // Errorf builds an Error; a %w among the arguments is kept for errors.Is.
 func Errorf(r Reason, format string, args ...any) *Error {
 	return &Error{Reason: r, Err: fmt.Errorf(format, args...)}
+}
+
+// As returns the error that knows its reason behind err, else one with r.
+func As(r Reason, err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Reason: r, Err: err}
 }
 
 func (e *Error) Error() string {

@@ -146,6 +146,7 @@ const (
 	TypeTraffic        = "type.googleapis.com/ambit.traffic.v1.Rule"         // Ambit's own
 	TypeRateLimit      = "type.googleapis.com/ambit.ratelimit.v1.Limit"      // Ambit's own
 	TypeEgress         = "type.googleapis.com/ambit.egress.v1.Policy"        // Ambit's own
+	TypeHost           = "type.googleapis.com/istio.workload.Service"        // Ambit's own, with Istio's message
 )
 
 // ExtensionClientAffinity is the name of a Service's extension, without a
@@ -153,6 +154,18 @@ const (
 // ClientIP). It is Ambit's own: Istio's node proxies have no such thing and pass
 // over it.
 const ExtensionClientAffinity = "ambit.client-affinity"
+
+// ExtensionRace is the name of a Service's extension, without a configuration, that has
+// proxies connect to all addresses of an endpoint's name at once, and take the first one that
+// answers (annotation istio.io/connect-strategy). It is Ambit's own.
+const ExtensionRace = "ambit.race-connect"
+
+// ExtensionByName is the name of a Service's extension, without a configuration, whose
+// connections go to the name that a client has called (resolution DYNAMIC_DNS). It is Ambit's own.
+const ExtensionByName = "ambit.by-name"
+
+// StrategyRace is the value of AnnotationConnectStrategy for that.
+const StrategyRace = "RACE_FIRST_TCP_CONNECT"
 
 // ExtensionEndpoints is the name of a Service's extension that sends connections to its
 // endpoints' own addresses to its waypoint as well, as the endpoints admit no other

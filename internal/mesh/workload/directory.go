@@ -346,7 +346,7 @@ func (s *Service) same(o *Service) bool {
 		s.EndpointsBehind == o.EndpointsBehind && s.EndpointsTaken == o.EndpointsTaken && slices.Equal(s.Beside, o.Beside) &&
 		s.HasLoadBalancing == o.HasLoadBalancing && s.Mode == o.Mode && slices.Equal(s.Scopes, o.Scopes) &&
 		s.ClientAffinity == o.ClientAffinity && s.AllowUnhealthy == o.AllowUnhealthy && s.Families == o.Families && s.Canonical == o.Canonical &&
-		s.NamespaceOnly == o.NamespaceOnly && s.IngressUseWaypoint == o.IngressUseWaypoint
+		s.NamespaceOnly == o.NamespaceOnly && s.IngressUseWaypoint == o.IngressUseWaypoint && s.Race == o.Race && s.ByName == o.ByName
 }
 
 // editRange changes the claims on one range of virtual addresses; change gets

@@ -44,7 +44,7 @@ func (s *Snapshot) DumpServices() []admin.Service {
 	})
 	out := make([]admin.Service, len(list))
 	for i, svc := range list {
-		out[i] = s.dumpService(svc)
+		out[i] = s.DumpService(svc)
 	}
 	return out
 }
@@ -85,7 +85,8 @@ func (w *Workload) dump() admin.Workload {
 	return d
 }
 
-func (s *Snapshot) dumpService(svc *Service) admin.Service {
+// DumpService returns a service for /config_dump.
+func (s *Snapshot) DumpService(svc *Service) admin.Service {
 	d := admin.Service{
 		Name: svc.Name, Namespace: svc.Namespace, Hostname: svc.Hostname, VIPs: []string{}, Ports: portsDump(svc.Ports),
 		Endpoints: map[string]admin.Endpoint{}, SANs: orEmpty(svc.SANs), Waypoint: svc.Waypoint.dump(),

@@ -137,6 +137,9 @@ func parseMemberships(services map[string]*workloadpb.PortList) ([]Membership, e
 	return out, nil
 }
 
+// ParseService reads a service that is in no directory.
+func ParseService(p *workloadpb.Service) (*Service, error) { return parseService(p) }
+
 func parseService(p *workloadpb.Service) (*Service, error) {
 	if p.GetHostname() == "" {
 		return nil, errors.New("hostname: empty")
@@ -168,6 +171,8 @@ func parseService(p *workloadpb.Service) (*Service, error) {
 	}
 	for _, e := range p.GetExtensions() {
 		s.EndpointsTaken = s.EndpointsTaken || e.GetName() == wellknown.ExtensionEndpointsTaken
+		s.Race = s.Race || e.GetName() == wellknown.ExtensionRace
+		s.ByName = s.ByName || e.GetName() == wellknown.ExtensionByName
 		if e.GetName() != wellknown.ExtensionEndpoints {
 			continue
 		}

@@ -88,6 +88,11 @@ type Service struct {
 	EndpointsTaken bool
 	Beside         []identity.Identity
 
+	// Race tries all addresses of an endpoint's name at once.
+	Race bool
+	// ByName leads to the name that the client has called.
+	ByName bool
+
 	HasLoadBalancing bool // whether the control plane said anything about it
 	Mode             Mode
 	Scopes           []Scope

@@ -7,6 +7,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -195,16 +196,36 @@ func (o *observed) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Pick returns any of the addresses that have a family. random returns a number below n.
-func Pick(addrs []netip.Addr, want4 bool, random func(n uint64) uint64) (netip.Addr, bool) {
-	var fit []netip.Addr
+// Order returns addresses in the order in which they are to be tried: those of a family
+// first, and in turns with the others. Of each family it begins with any, so that connections
+// spread. random returns a number below n.
+func Order(addrs []netip.Addr, want4 bool, random func(n uint64) uint64) []netip.Addr {
+	var fit, rest []netip.Addr
 	for _, a := range addrs {
 		if a = a.Unmap(); a.Is4() == want4 {
 			fit = append(fit, a)
+		} else {
+			rest = append(rest, a)
 		}
 	}
-	if len(fit) == 0 {
-		return netip.Addr{}, false
+	turn(fit, random)
+	turn(rest, random)
+	out := make([]netip.Addr, 0, len(addrs))
+	for i := range max(len(fit), len(rest)) {
+		if i < len(fit) {
+			out = append(out, fit[i])
+		}
+		if i < len(rest) {
+			out = append(out, rest[i])
+		}
 	}
-	return fit[random(uint64(len(fit)))], true
+	return out
+}
+
+// turn rotates a list.
+func turn(list []netip.Addr, random func(n uint64) uint64) {
+	if n := uint64(len(list)); n > 1 {
+		k := random(n)
+		copy(list, append(slices.Clone(list[k:]), list[:k]...))
+	}
 }

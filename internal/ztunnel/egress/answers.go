@@ -129,6 +129,24 @@ func (a *Answers) drop(addr netip.Addr, i int) {
 	a.Share.Give(1)
 }
 
+// Of returns an address that look-ups of a name have led to, of the family of like if there is
+// one. Of several it is the least.
+func (a *Answers) Of(host string, like netip.Addr, now time.Time) (found netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for addr, list := range a.at {
+		fits := slices.ContainsFunc(list, func(n answer) bool { return n.host == host && n.origin == egress.Origin{} && now.Before(n.until) })
+		if !fits {
+			continue
+		}
+		same, was := addr.Is4() == like.Is4(), found.Is4() == like.Is4()
+		if !found.IsValid() || same && !was || same == was && addr.Less(found) {
+			found = addr
+		}
+	}
+	return found
+}
+
 // Names appends the names that an address was an answer for.
 func (a *Answers) Names(buf []egress.Name, addr netip.Addr, now time.Time) []egress.Name {
 	a.mu.Lock()
@@ -158,12 +176,14 @@ func (a *Answers) Len() int {
 
 // Listen returns what remembers the look-ups of a pod. Only what a name server has answered
 // that is trusted gives names to addresses: a pod may ask any server, its own too.
-func (g *Gate) Listen(p *Pod, local func() *workload.Workload) *dnsproxy.Listener {
+func (g *Gate) Listen(p *Pod, namespace string, local func() *workload.Workload) *dnsproxy.Listener {
 	return &dnsproxy.Listener{
-		Wanted: func() bool { return Watched(local()) },
+		Wanted: func() bool { return !g.Hosts.Empty() || Watched(local()) },
 		Trusts: func(server netip.Addr) bool { return slices.Contains(g.NameServers, server) },
 		Given: func(host, entry string, addr netip.Addr, ttl time.Duration) {
-			p.Answers.Add(host, egress.Origin{Entry: entry}, addr, ttl, time.Now())
+			if Watched(local()) || entry == "" && g.Hosts.Has(host, namespace) {
+				p.Answers.Add(host, egress.Origin{Entry: entry}, addr, ttl, time.Now())
+			}
 		},
 	}
 }

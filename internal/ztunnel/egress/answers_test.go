@@ -18,7 +18,7 @@ import (
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-func hosts(a *Answers, addr string, now time.Time) string {
+func namesAt(a *Answers, addr string, now time.Time) string {
 	var out []string
 	for _, n := range a.Names(nil, netip.MustParseAddr(addr), now) {
 		out = append(out, n.Host+"@"+n.Origin.Entry)
@@ -39,25 +39,25 @@ func TestAnswers(t *testing.T) {
 	for _, bad := range []string{"", ".", "*", "*.test", "a..test", "a.test\x1b[31m", strings.Repeat("a.", 200)} {
 		add(bad, "192.0.2.1", time.Minute, start)
 	}
-	if got := hosts(&a, "192.0.2.1", start); got != "a.test@shop b.test@ a.test@" {
+	if got := namesAt(&a, "192.0.2.1", start); got != "a.test@shop b.test@ a.test@" {
 		t.Errorf("%q", got)
 	}
-	if got := hosts(&a, "192.0.2.2", start); got != "" {
+	if got := namesAt(&a, "192.0.2.2", start); got != "" {
 		t.Errorf("another address: %q", got)
 	}
 	add("a.test", "192.0.2.1", time.Second, start) // does not shorten
 	for after, want := range map[time.Duration]string{
 		0: "a.test@ a.test@shop b.test@", Grace + 30*time.Second: "a.test@ b.test@", Grace + 2*time.Minute: "b.test@", Grace + 2*time.Hour: "",
 	} {
-		if got := hosts(&a, "192.0.2.1", start.Add(after)); got != want {
+		if got := namesAt(&a, "192.0.2.1", start.Add(after)); got != want {
 			t.Errorf("after %v: %q, want %q", after, got, want)
 		}
 	}
 	add("long.test", "192.0.2.3", 1000*time.Hour, start)
-	if got := hosts(&a, "192.0.2.3", start.Add(Grace+maxTTL+time.Second)); got != "" {
+	if got := namesAt(&a, "192.0.2.3", start.Add(Grace+maxTTL+time.Second)); got != "" {
 		t.Errorf("a time to live without a bound: %q", got)
 	}
-	if a.Forget(); a.Len() != 0 || hosts(&a, "192.0.2.1", start) != "" {
+	if a.Forget(); a.Len() != 0 || namesAt(&a, "192.0.2.1", start) != "" {
 		t.Error("something is left")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 )
 
 // Conn is one connection that a pod makes.
@@ -22,6 +23,8 @@ type Conn struct {
 	// Source is the pod's workload, which has its policy.
 	Source   *workload.Workload
 	Src, Dst netip.AddrPort
+	// Host is the service that a look-up of the pod has led from.
+	Host hosts.Match
 	// Exempt are destinations that are never refused.
 	Exempt Exempt
 }
@@ -51,7 +54,7 @@ func (c *Conn) Refusal() *reason.Error {
 		return nil
 	}
 	ns := c.Source.Namespace
-	found := c.Snapshot.Find(c.Network, dst.Addr(), ns)
+	found := c.Host.At(c.Snapshot, c.Network, dst.Addr(), ns)
 	svc := found.Service
 	if w := found.Workload; w != nil {
 		if c.open(w, dst.Port()) {

@@ -7,9 +7,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/ops/accesslog"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
 )
 
@@ -17,6 +19,8 @@ import (
 type Gate struct {
 	Exempt   Exempt
 	Policies *Policies
+	// Hosts are services that are found by the names that look-ups have led from.
+	Hosts *hosts.Table
 	// NameServers are those whose answers count.
 	NameServers []netip.Addr
 	Log         *slog.Logger
@@ -48,6 +52,15 @@ func (g *Gate) Check(pod *Pod, lines *accesslog.Limit, c Conn) *reason.Error {
 		}
 	}
 	return refused
+}
+
+// Host returns the service that a connection of a pod is to by a look-up.
+func (g *Gate) Host(p *Pod, namespace string, dst netip.AddrPort, first opening.Opening) hosts.Match {
+	if g.Hosts.Empty() {
+		return hosts.Match{}
+	}
+	var buf [8]egress.Name
+	return g.Hosts.Find(p.Answers.Names(buf[:0], dst.Addr(), time.Now()), namespace, dst.Port(), hosts.First(first))
 }
 
 // plain returns the call of a connection to an address as it is.

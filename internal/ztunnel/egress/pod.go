@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/api/admin"
+	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -112,6 +113,7 @@ func (g *Gate) Review(p *Pod, set *conns.Set, s *workload.Snapshot, network stri
 // review returns why an open connection ends.
 func (g *Gate) review(p *Pod, c *conns.Conn, s *workload.Snapshot, network string, local *workload.Workload, policies []*egress.Policy, changed, confined bool) *reason.Error {
 	conn := Conn{Snapshot: s, Network: network, Source: local, Src: c.Src, Dst: c.Asked, Exempt: g.Exempt}
+	conn.Host = g.Host(p, local.Namespace, c.Asked, opening.Opening{})
 	call, known := p.callOf(c)
 	outside := known
 	if !known && c.Protocol == connect.TCP {

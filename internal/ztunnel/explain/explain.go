@@ -8,11 +8,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
+	modes "github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/rbac"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
@@ -50,8 +53,9 @@ func Unknown(w *World, q *verdict.Question) []string {
 	if p := w.pod(ns, name); p != nil {
 		like = address(p, like)
 	}
-	if dst, err := w.find(q.To, ns, like); err == nil {
-		names := append(route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns), route.UnknownBackends(w.Snapshot, w.Network, w.Traffic, dst, ns, first(q))...)
+	if dst, err := w.find(q.To, ns, name, like); err == nil {
+		host := w.host(ns, name, dst, w.first(q, ns, dst.Port()))
+		names := append(route.Unknown(w.Snapshot, w.Network, dst.Addr(), ns, host), route.UnknownBackends(w.Snapshot, w.Network, w.Traffic, dst, ns, w.first(q, ns, dst.Port()), host)...)
 		if info, _, ok := w.Served(ns, name); ok {
 			names = append(names, egress.Unknown(w.Snapshot, w.Network, w.local(info), dst.Addr())...)
 		}
@@ -96,9 +100,36 @@ func (w *World) pod(namespace, name string) *workload.Workload {
 
 func lowest(uint64) uint64 { return 0 }
 
-// first is how the client of a question begins: by TLS if the question has a name.
-func first(q *verdict.Question) traffic.First {
-	return traffic.First{Seen: true, TLS: q.SNI != "", Name: q.SNI}
+// first is how the client of a question begins: by TLS if the question has a name, or calls a
+// host by its name at a port of TLS.
+func (w *World) first(q *verdict.Question, namespace string, port uint16) traffic.First {
+	name := q.SNI
+	if host, _, err := split(q.To); err == nil && name == "" && w.Gate != nil {
+		host = strings.ToLower(host)
+		if m := w.Gate.Hosts.Find([]modes.Name{{Host: host}}, namespace, port, hosts.First{}); m.Reads {
+			name = host
+		}
+	}
+	return traffic.First{Seen: true, TLS: name != "", Name: name}
+}
+
+// host returns the service that a connection of a pod is to by a look-up.
+func (w *World) host(namespace, name string, dst netip.AddrPort, first traffic.First) hosts.Match {
+	if w.Gate == nil {
+		return hosts.Match{}
+	}
+	return w.Gate.Host(w.Egress(namespace, name), namespace, dst, first)
+}
+
+// lookedUp returns an address that look-ups of a pod have led to from a name.
+func (w *World) lookedUp(to, host, namespace, name string, like netip.Addr) (netip.Addr, error) {
+	if w.Gate == nil || !w.Gate.Hosts.Has(strings.ToLower(host), namespace) {
+		return netip.Addr{}, nil
+	}
+	if a := w.Egress(namespace, name).Answers.Of(strings.ToLower(host), like, time.Now()); a.IsValid() {
+		return a, nil
+	}
+	return netip.Addr{}, unknown("destination %q: it is a host of a ServiceEntry that is found by look-ups, and no look-up of pod %s/%s that counts has led to an address (have the pod look it up; see docs/addresses.md)", to, namespace, name)
 }
 
 // target is a workload as policies see it.

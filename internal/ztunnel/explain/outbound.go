@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/bootstrap"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/verdict"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/egress"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/route"
@@ -45,7 +46,7 @@ func Outbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 	if source != nil {
 		like = address(source, netip.Addr{})
 	}
-	dst, err := w.find(q.To, ns, like)
+	dst, err := w.find(q.To, ns, name, like)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +54,7 @@ func Outbound(w *World, q *verdict.Question) (*verdict.Verdict, error) {
 	if !served {
 		return w.uncaptured(v, source, dst)
 	}
-	return w.captured(v, info, source, accepting, dst, first(q)), nil
+	return w.captured(v, info, source, accepting, dst, w.first(q, ns, dst.Port())), nil
 }
 
 // unserved is a pod in the mesh that this proxy does not serve.
@@ -84,14 +85,15 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 	}
 	step.Says = "the pod is in the mesh as " + source.Identity().String()
 	v.Steps = append(v.Steps, step)
-	at := w.owner(v, dst, source.Namespace)
+	host := w.host(info.Namespace, info.Name, dst, first)
+	at := w.owner(v, dst, source.Namespace, &host)
 	src := netip.AddrPortFrom(address(source, dst.Addr()), 0)
-	if err := w.egress(v, source, src, dst); err != nil {
+	if err := w.egress(v, &egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Host: host, Exempt: w.Exempt}); err != nil {
 		return v.Refuse(err)
 	}
 	r, re := route.Outbound(route.Out{
 		Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Load: w.Load, Rand: lowest,
-		Traffic: w.Traffic, Roll: w.connectionRoute(v, traffic.Call{Client: source.Namespace, Service: at.Service, Port: dst.Port(), First: first}), First: first,
+		Traffic: w.Traffic, Roll: w.connectionRoute(v, traffic.Call{Client: source.Namespace, Service: at.Service, Port: dst.Port(), First: first}), First: first, Host: host,
 	})
 	if re != nil {
 		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepEndpoint, Says: "there is no next hop", Object: object, Decides: true})
@@ -100,19 +102,19 @@ func (w *World) captured(v *verdict.Verdict, info bootstrap.Workload, source *wo
 	if err := w.rule(v, &r); err != nil {
 		return v.Refuse(err)
 	}
-	if err := w.egressPolicies(v, source, src, dst, &r); err != nil {
+	if err := w.egressPolicies(v, egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Host: host}, &r); err != nil {
 		return v.Refuse(err)
 	}
 	return w.hop(v, source, src.Addr(), &r)
 }
 
 // egress adds the decision of the pod's outbound traffic policy, and returns why it refuses.
-func (w *World) egress(v *verdict.Verdict, source *workload.Workload, src, dst netip.AddrPort) *reason.Error {
-	conn := egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst, Exempt: w.Exempt}
-	refused, reported := egress.Decide(&conn)
+func (w *World) egress(v *verdict.Verdict, conn *egress.Conn) *reason.Error {
+	source := conn.Source
+	refused, reported := egress.Decide(conn)
 	step := verdict.Step{Step: verdict.StepPolicy, Object: "Pod " + podName(source), Rule: source.Outbound.String()}
 	switch {
-	case (refused != nil || reported != nil) && w.Gate != nil && w.Gate.Listed(w.Egress(source.Namespace, source.Name), &conn):
+	case (refused != nil || reported != nil) && w.Gate != nil && w.Gate.Listed(w.Egress(source.Namespace, source.Name), conn):
 		refused = nil
 		step.Says = "the destination is in no registry, and an EgressPolicy lists it"
 	case refused != nil:
@@ -130,13 +132,11 @@ func (w *World) egress(v *verdict.Verdict, source *workload.Workload, src, dst n
 
 // egressPolicies adds the decision of the pod's EgressPolicies about where the route leads, and
 // returns why they refuse.
-func (w *World) egressPolicies(v *verdict.Verdict, source *workload.Workload, src, dst netip.AddrPort, r *route.Route) *reason.Error {
+func (w *World) egressPolicies(v *verdict.Verdict, conn egress.Conn, r *route.Route) *reason.Error {
 	if w.Gate == nil {
 		return nil
 	}
-	object, says, err, ok := w.Gate.Explain(w.Egress(source.Namespace, source.Name), &egress.Attempt{
-		Conn: egress.Conn{Snapshot: w.Snapshot, Network: w.Network, Source: source, Src: src, Dst: dst}, Route: r,
-	})
+	object, says, err, ok := w.Gate.Explain(w.Egress(conn.Source.Namespace, conn.Source.Name), &egress.Attempt{Conn: conn, Route: r})
 	if ok {
 		v.Steps = append(v.Steps, verdict.Step{Step: verdict.StepPolicy, Object: object, Says: says, Decides: err != nil})
 	}
@@ -144,10 +144,14 @@ func (w *World) egressPolicies(v *verdict.Verdict, source *workload.Workload, sr
 }
 
 // owner adds what has the address that was called.
-func (w *World) owner(v *verdict.Verdict, dst netip.AddrPort, namespace string) workload.Destination {
-	at := w.Snapshot.Find(w.Network, dst.Addr(), namespace)
+func (w *World) owner(v *verdict.Verdict, dst netip.AddrPort, namespace string, host *hosts.Match) workload.Destination {
+	at := host.At(w.Snapshot, w.Network, dst.Addr(), namespace)
 	step := verdict.Step{Step: verdict.StepDestination}
 	switch {
+	case at.Service != nil && at.Service == host.Service:
+		v.Service = at.Service.Key().String()
+		step.Object = serviceObject(at.Service)
+		step.Says = fmt.Sprintf("%s is an answer to a look-up of the pod for %s, which is port %d of %s", dst, host.Name, dst.Port(), at.Service.Hostname)
 	case at.Service != nil:
 		v.Service = at.Service.Key().String()
 		step.Object = serviceObject(at.Service)
@@ -262,7 +266,7 @@ func (w *World) uncaptured(v *verdict.Verdict, source *workload.Workload, dst ne
 		Step: verdict.StepCapture, Object: "Pod " + podName(source),
 		Says: "the pod is not in the mesh: it connects in plaintext, without an identity, and passes no waypoint",
 	})
-	at := w.owner(v, dst, source.Namespace)
+	at := w.owner(v, dst, source.Namespace, &hosts.Match{})
 	to := at.Workload
 	next := dst
 	if at.Service != nil {
@@ -292,8 +296,8 @@ func (w *World) uncaptured(v *verdict.Verdict, source *workload.Workload, dst ne
 
 // find returns the address that a program of a namespace calls by a text: an address, a
 // name of a service as DNS has it, svc/NAME.NAMESPACE or pod/NAME.NAMESPACE, each with
-// or without a port.
-func (w *World) find(to, namespace string, like netip.Addr) (netip.AddrPort, error) {
+// or without a port. A pod calls hosts outside by what its look-ups have led to.
+func (w *World) find(to, namespace, pod string, like netip.Addr) (netip.AddrPort, error) {
 	none := netip.AddrPort{}
 	host, port, err := split(to)
 	if err != nil {
@@ -314,12 +318,18 @@ func (w *World) find(to, namespace string, like netip.Addr) (netip.AddrPort, err
 	}
 	switch kind {
 	case "", "svc", "service":
-		if s := w.service(name, namespace); s != nil {
+		if s := w.service(name, namespace); s != nil && (kind != "" || len(s.VIPs) > 0 || s.Mode != workload.Passthrough) {
 			return w.serviceAddress(s, to, port, namespace, like)
 		}
 		if kind == "" {
 			if p := w.named(name, namespace); p != nil {
 				return podAddress(p, to, port, like)
+			}
+			if a, err := w.lookedUp(to, name, namespace, pod, like); err != nil || a.IsValid() {
+				if err == nil && port == 0 {
+					err = bad("destination %q has no port: write HOST:PORT, or --port", to)
+				}
+				return netip.AddrPortFrom(a, port), err
 			}
 		}
 	case "pod":

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/ambit-mesh/ambit/internal/l7/opening"
-	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
@@ -51,20 +50,20 @@ type Pod struct {
 	waiting map[*wait]struct{}
 }
 
-// Read reads how the connection of a socket begins, for routes by which that decides. done
-// is called once, on the loop, perhaps before Read returns. Until then the socket is not
+// Read reads how the connection of a socket begins, where that decides. plain: what is not
+// TLS may go on. done is called once, on the loop, perhaps before Read returns. Until then the socket is not
 // the caller's.
-func (p *Pod) Read(n *Node, l *poll.Loop, fd int, namespace string, routes *route.Connections, done func(opening.Opening, *reason.Error)) {
+func (p *Pod) Read(n *Node, l *poll.Loop, fd int, namespace string, plain bool, done func(opening.Opening, *reason.Error)) {
 	o, more, err := look(l, fd, false)
 	if err != nil || !more {
 		done(o, err)
 		return
 	}
 	if !n.enter(namespace) {
-		done(o, reason.Errorf(reason.ResourceExhausted, "%d connections of namespace %s on this node have not begun their TLS handshake, or not sent all of it, on ports with a TLSRoute", MaxEach, namespace))
+		done(o, reason.Errorf(reason.ResourceExhausted, "%d connections of namespace %s on this node have not begun their TLS handshake, or not sent all of it, on ports of TLS where the name decides", MaxEach, namespace))
 		return
 	}
-	w := &wait{pod: p, node: n, loop: l, fd: fd, namespace: namespace, plain: routes.Plain() != nil, begun: o != opening.Silent, patient: o != opening.Silent, done: done}
+	w := &wait{pod: p, node: n, loop: l, fd: fd, namespace: namespace, plain: plain, begun: o != opening.Silent, patient: o != opening.Silent, done: done}
 	if !p.add(w) {
 		w.end(o, &reason.Error{Reason: reason.WorkloadRemoved})
 		return

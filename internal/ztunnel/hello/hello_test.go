@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/l7/opening"
-	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
@@ -39,14 +38,6 @@ type world struct {
 
 func newWorld(t *testing.T, plain bool) *world {
 	t.Helper()
-	rules := []route.Rule{{Origin: "named", Route: "a", Carries: route.TLS, Hosts: []string{"a.b"}}}
-	if plain {
-		rules = append(rules, route.Rule{Origin: "plain", Route: "b", Carries: route.Anything})
-	}
-	routes, problems := route.CompileConnections(rules)
-	if len(problems) > 0 {
-		t.Fatal(problems)
-	}
 	g, err := poll.NewGroup(1)
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +53,7 @@ func newWorld(t *testing.T, plain bool) *world {
 	}
 	w.at = addr.String()
 	ln, err := poll.Listen(g, fd, func(l *poll.Loop, fd int, _ netip.AddrPort) {
-		w.pod.Read(w.node, l, fd, "shop", routes, func(o opening.Opening, err *reason.Error) {
+		w.pod.Read(w.node, l, fd, "shop", plain, func(o opening.Opening, err *reason.Error) {
 			buf := make([]byte, 1<<16)
 			n, _ := poll.Read(fd, buf)
 			poll.ResetFD(fd)

@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/localxds"
 )
 
@@ -113,7 +114,7 @@ func TestBehindOnDemand(t *testing.T) {
 		{"10.96.0.5", "closed", "shop/closed.shop.svc"},
 		{"10.96.0.5", "wp", "shop/wp.shop.svc"},
 	} {
-		names := Unknown(behindDirectory(t, tc.without), "", netip.MustParseAddr(tc.dst), "shop")
+		names := Unknown(behindDirectory(t, tc.without), "", netip.MustParseAddr(tc.dst), "shop", hosts.Match{})
 		n := 0
 		for _, name := range names {
 			if name == tc.want {

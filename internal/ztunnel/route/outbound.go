@@ -14,6 +14,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
 	"github.com/ambit-mesh/ambit/internal/proxy/hop"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
@@ -63,6 +64,8 @@ type Out struct {
 	Traffic *traffic.Node
 	Roll    uint64
 	First   traffic.First
+	// Host is the service that a look-up of the pod has led from.
+	Host hosts.Match
 }
 
 // Route is the answer for one connection.
@@ -94,6 +97,28 @@ type Route struct {
 	Group *traffic.Group
 }
 
+// Sockets returns how many descriptors a connection of the pod's program takes, by the way
+// it goes: its own and, without a tunnel that others share, those on the other side. A
+// tunnel inside another one has a pair of local sockets.
+func (r *Route) Sockets() int64 {
+	switch r.Protocol {
+	case connect.HBONE:
+		return 1
+	case connect.DoubleHBONE:
+		return 3
+	case connect.TCP:
+	}
+	return 2
+}
+
+// InboundSockets returns how many descriptors a connection to the pod's program takes.
+func InboundSockets(p connect.Protocol) int64 {
+	if p == connect.HBONE {
+		return 1
+	}
+	return 2
+}
+
 // Recursive reports whether a port belongs to the proxy itself, so that a
 // connection to it through the proxy would be a loop.
 func Recursive(port uint16) bool {
@@ -108,7 +133,7 @@ func Outbound(o Out) (Route, *reason.Error) {
 	if o.Source == nil {
 		return Route{}, reason.Errorf(reason.UnknownSource, "no workload for %s", o.Src)
 	}
-	found := o.Snapshot.Find(o.Network, o.Dst.Addr(), o.Source.Namespace)
+	found := o.Host.At(o.Snapshot, o.Network, o.Dst.Addr(), o.Source.Namespace)
 	switch {
 	case found.Service != nil:
 		return o.toService(found.Service)
@@ -139,7 +164,11 @@ func (o *Out) toEndpoints(svc *workload.Service) (Route, *reason.Error) {
 		return Route{}, err
 	}
 	if up.Direct {
-		return Route{Via: Passthrough, Next: o.Dst, Service: svc}, nil
+		r := Route{Via: Passthrough, Next: o.Dst, Service: svc}
+		if target, ok := svc.TargetPort(o.Dst.Port()); ok && target != 0 {
+			r.Next = netip.AddrPortFrom(o.Dst.Addr(), target)
+		}
+		return r, nil
 	}
 	r, err := o.toUpstream(up, svc)
 	r.Group = o.group(svc)
@@ -244,10 +273,14 @@ func (o *Out) toWaypoint(gw workload.GatewayAddress, svc *workload.Service, to n
 	if up.Workload.Network != o.Source.Network {
 		return o.throughGateway(up, svc, via)
 	}
+	target := connect.AddrTarget(to)
+	if svc != nil && svc == o.Host.Service {
+		target = connect.Target{Host: o.Host.Name, Port: to.Port()}
+	}
 	r := Route{
 		Protocol: connect.HBONE, Via: via,
 		Next:     netip.AddrPortFrom(up.Addr, up.Port),
-		Target:   connect.AddrTarget(to),
+		Target:   target,
 		Workload: up.Workload, Service: svc,
 		Identities: expected(up.Workload, up.Service),
 		Balanced:   up.Service != nil,

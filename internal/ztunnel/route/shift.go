@@ -14,14 +14,20 @@ func (o *Out) call(svc *workload.Service) traffic.Call {
 	return traffic.Call{Client: o.Source.Namespace, Service: svc, Port: o.Dst.Port(), First: o.First}
 }
 
-// Reads returns the routes of what a program has called, if the first bytes of the
-// connection decide about it and have not been read; nil otherwise.
-func Reads(o Out) *traffic.Routes {
-	svc := o.Snapshot.Find(o.Network, o.Dst.Addr(), o.Source.Namespace).Service
-	if svc == nil || behindWaypoint(svc) {
-		return nil
+// Reads reports whether the first bytes of a connection decide about it and have not been
+// read. plain: what is not TLS may go on.
+func Reads(o Out) (plain, reads bool) {
+	svc := o.Host.At(o.Snapshot, o.Network, o.Dst.Addr(), o.Source.Namespace).Service
+	switch {
+	case svc == nil:
+		return false, false
+	case svc == o.Host.Service && o.Host.Reads:
+		return true, true
+	case behindWaypoint(svc):
+		return false, false
 	}
-	return o.Traffic.Reads(o.call(svc))
+	routes := o.Traffic.Reads(o.call(svc))
+	return routes != nil && routes.Plain() != nil, routes != nil
 }
 
 // behindWaypoint reports whether connections to a service may go to a waypoint.

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/ztunnel/traffic"
 )
 
@@ -12,8 +13,8 @@ import (
 // have, as names for the control plane: an address as network/ip, a service or
 // workload as namespace/hostname. It is for directories that are filled on
 // demand. What was asked for may need more: ask again until nothing is new.
-func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace string) []string {
-	at := s.Find(network, dst, namespace)
+func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace string, host hosts.Match) []string {
+	at := host.At(s, network, dst, namespace)
 	var names []string
 	if !s.Certain(network, dst, namespace) {
 		// A claim on the address is known, or nothing is. Its owner may be known
@@ -134,8 +135,8 @@ func unknownGateway(names []string, s *workload.Snapshot, gw workload.GatewayAdd
 func addressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }
 
 // UnknownBackends lists what a route needs of the services that it sends connections to.
-func UnknownBackends(s *workload.Snapshot, network string, t *traffic.Node, dst netip.AddrPort, namespace string, first traffic.First) (names []string) {
-	svc := s.Find(network, dst.Addr(), namespace).Service
+func UnknownBackends(s *workload.Snapshot, network string, t *traffic.Node, dst netip.AddrPort, namespace string, first traffic.First, host hosts.Match) (names []string) {
+	svc := host.At(s, network, dst.Addr(), namespace).Service
 	if svc == nil || behindWaypoint(svc) {
 		return nil
 	}

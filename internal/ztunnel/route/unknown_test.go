@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/localxds/localxdstest"
 )
 
@@ -45,11 +46,11 @@ func TestUnknown(t *testing.T) {
 		{"10.0.0.9", []string{"/10.0.0.9"}},
 		{"fd00::9", []string{"/fd00::9"}},
 	} {
-		if got := Unknown(s, "", netip.MustParseAddr(tc.dst), "shop"); !slices.Equal(got, tc.want) {
+		if got := Unknown(s, "", netip.MustParseAddr(tc.dst), "shop", hosts.Match{}); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %q, want %q", tc.dst, got, tc.want)
 		}
 	}
-	if got := Unknown(s, "other", netip.MustParseAddr("10.96.0.5"), "shop"); !slices.Equal(got, []string{"other/10.96.0.5"}) {
+	if got := Unknown(s, "other", netip.MustParseAddr("10.96.0.5"), "shop", hosts.Match{}); !slices.Equal(got, []string{"other/10.96.0.5"}) {
 		t.Errorf("in another network: %q", got)
 	}
 }
