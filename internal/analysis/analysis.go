@@ -156,7 +156,7 @@ func Problem(p file.Problem) (f Finding, ok bool) {
 func Analyze(events []source.Event, opts Options) []Finding {
 	m := newMesh(events, opts.withDefaults())
 	for _, analyzer := range []func(*mesh){
-		(*mesh).judged, (*mesh).verdicts, (*mesh).enrolment, (*mesh).outbound, (*mesh).egressHosts, (*mesh).ports,
+		(*mesh).judged, (*mesh).verdicts, (*mesh).enrolment, (*mesh).outbound, (*mesh).egressHosts, (*mesh).lookedUpHosts, (*mesh).ports,
 		(*mesh).selectors, (*mesh).names, (*mesh).targets, (*mesh).keys, (*mesh).authorizers, (*mesh).hosts, (*mesh).ranges, (*mesh).endpoints, (*mesh).strict, (*mesh).networkPolicies,
 		(*mesh).revisions,
 	} {

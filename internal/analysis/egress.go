@@ -2,11 +2,15 @@ package analysis
 
 import (
 	"fmt"
+	"slices"
 
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ambit-mesh/ambit/api/ambit"
+	"github.com/ambit-mesh/ambit/internal/control/service"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/source"
 )
 
 // egressHosts reports EgressPolicies with hosts that select enrolled pods whose look-ups are
@@ -24,19 +28,39 @@ func (m *mesh) egressHosts() {
 		if !hosts {
 			continue
 		}
-		n, first, want := 0, "", p.Spec.GetSelector().GetMatchLabels()
-		for _, pod := range m.pods {
-			if (p.Namespace == pod.Namespace || p.Namespace == m.opts.RootNamespace) && m.mode(pod) == wellknown.DataplaneModeAmbient &&
-				(len(want) == 0 || selects(want, pod.Labels)) && !m.capturesDNS(pod) {
-				if n++; n == 1 {
-					first = pod.Namespace + "/" + pod.Name
-				}
+		want := p.Spec.GetSelector().GetMatchLabels()
+		m.withoutLookUps(e.Key, "spec.to", "of its pods", "unless the whole mesh has it, they reach none of the hosts", func(pod *corev1.Pod) bool {
+			return (p.Namespace == pod.Namespace || p.Namespace == m.opts.RootNamespace) && (len(want) == 0 || selects(want, pod.Labels))
+		})
+	}
+}
+
+// lookedUpHosts reports ServiceEntries whose hosts look-ups find, for enrolled pods of their
+// namespace whose look-ups are not captured: what these call is not known to be the entry.
+func (m *mesh) lookedUpHosts() {
+	for _, e := range m.events {
+		entry, ok := e.Object.(*networkingv1.ServiceEntry)
+		if ok && slices.ContainsFunc(entry.Spec.Hosts, func(h string) bool { return service.ByLookUp(h, entry) && !service.Served(h, entry) }) {
+			m.withoutLookUps(e.Key, "spec.hosts", "pods of its namespace", "unless the whole mesh has it, what they call is not found to be this entry",
+				func(pod *corev1.Pod) bool { return entry.Namespace == pod.Namespace })
+		}
+	}
+}
+
+// withoutLookUps reports an object for the enrolled pods, among some, whose look-ups are not
+// captured.
+func (m *mesh) withoutLookUps(k source.Key, at, whose, effect string, of func(*corev1.Pod) bool) {
+	n, first := 0, ""
+	for _, pod := range m.pods {
+		if of(pod) && m.mode(pod) == wellknown.DataplaneModeAmbient && !m.capturesDNS(pod) {
+			if n++; n == 1 {
+				first = pod.Namespace + "/" + pod.Name
 			}
 		}
-		if n > 0 {
-			m.report(codeHostsWithoutDNS, e.Key, "spec.to", fmt.Sprintf("%d of its pods (%s among them) ask for no capture of look-ups: unless the whole mesh has it, they reach none of the hosts", n, first),
-				"label their namespace "+wellknown.LabelDNSCapture+`="true", or set ambient.dnsCapture in the chart cni`)
-		}
+	}
+	if n > 0 {
+		m.report(codeHostsWithoutDNS, k, at, fmt.Sprintf("%d %s (%s among them) ask for no capture of look-ups: %s", n, whose, first, effect),
+			"label their namespace "+wellknown.LabelDNSCapture+`="true", or set ambient.dnsCapture in the chart cni`)
 	}
 }
 

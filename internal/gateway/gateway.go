@@ -10,6 +10,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/gateway/early"
 	"github.com/ambit-mesh/ambit/internal/gateway/lines"
+	"github.com/ambit-mesh/ambit/internal/gateway/outside"
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/gateway/spans"
 	"github.com/ambit-mesh/ambit/internal/gateway/tracer"
@@ -58,6 +59,7 @@ type shard struct {
 	requests map[*route.Upstream]int   // requests under way, of upstreams that have a bound
 	strange  map[identity.Identity]int // targets that a client named and that do not exist
 	targets  map[targetKey]pool.Target
+	outside  outside.Finder
 	served   served
 	sticky   *sticky.Table
 	budgets  *lines.Budgets
@@ -105,7 +107,7 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 
 func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
-		g: g, loop: l, sessions: map[*session]struct{}{}, room: early.NewRoom(), load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{},
+		g: g, loop: l, sessions: map[*session]struct{}{}, room: early.NewRoom(), load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{}, outside: outside.Finder{Names: g.opts.Names},
 		sticky: sticky.NewTable(), served: served{is: map[*workload.Service]bool{}},
 		budgets: lines.NewBudgets(), health: upstream.NewOutliers(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
@@ -226,7 +228,7 @@ func (g *Gateway) seen(in *incoming) filter.Client {
 // whereabouts returns what decisions depend on now.
 func (s *shard) whereabouts(namespace string) (place.Whereabouts, *reason.Error) {
 	o := &s.g.opts
-	w := place.Whereabouts{Snapshot: o.Directory(), Network: o.Network, Self: o.Self(), Source: o.Source, Namespace: namespace}
+	w := place.Whereabouts{Snapshot: o.Directory(), Network: o.Network, Self: o.Self(), Source: o.Source, Namespace: namespace, Hosts: o.Hosts}
 	if w.Self == nil {
 		return w, reason.Errorf(reason.UnknownSource, "this gateway's own workload has not come yet")
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/netip"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/outside"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/filter"
@@ -70,6 +71,9 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 			}
 		}
 	}
+	if c.dest.ByName() && !outside.Called(&c.dest, x.Request.Authority) {
+		return false, errNoRoute
+	}
 	last := netip.Addr{}
 	if x.Tries > 0 && upstream.Unreachable(x.Reason) {
 		last = x.Target.App.Addr()
@@ -97,8 +101,8 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 }
 
 // maxLearned bounds the waits of a request for what the directory does not have: for the
-// service of its backend, and for the waypoint of that.
-const maxLearned = 2
+// service of its backend, for the waypoint of that, and for addresses of a name.
+const maxLearned = 3
 
 // Held implements exchange.Owner.
 func (c *session) Held(x *exchange.Exchange) {

@@ -27,6 +27,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
@@ -50,6 +51,9 @@ type Options struct {
 	// lacks, and calls done on the loop once they have come or never will. It
 	// reports false when there is nothing to wait for; done is not called then.
 	Learn func(l *poll.Loop, names []string, done func()) bool
+	// Names returns the addresses of a host outside, if known: else Learn gets the name, which has no slash.
+	Names func(host string) (addrs []netip.Addr, err error, known bool) //nolint:revive // the answer is a pair
+	Hosts *hosts.Table                                                  // services that are found by names; nil: none
 	// Config returns the current routes, and nil before the first have come:
 	// requests are refused until then.
 	Config func() *route.Config

@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"net/netip"
 
+	"github.com/ambit-mesh/ambit/internal/gateway/outside"
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -85,10 +87,8 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 	}
 	e.app = e.service.App(port)
 	if gw := s.before(&where, e.service); !gw.IsZero() {
-		if !dialled.IsValid() {
-			dialled = c.dest.Addr // of the client's family
-		}
-		err := s.through(&e, &where, gw, netip.AddrPortFrom(hop.Address(e.service, where.Network, dialled), port), c, failed)
+		like := cmp.Or(dialled, c.dest.Addr) // of the client's family
+		err := s.through(&e, &where, gw, netip.AddrPortFrom(hop.Address(e.service, where.Network, like), port), c, failed)
 		return e, err
 	}
 	q := workload.Query{
@@ -101,6 +101,10 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 		up, err = hop.Near(where.Snapshot, q)
 	}
 	if err != nil {
+		return e, err
+	}
+	own := b == nil || e.upstream.Service == c.dest.Key
+	if e.unknown, err = s.outside.Locate(&up, &c.dest, outside.Call{Service: e.service, Own: own, Port: port, Network: where.Network, Like: cmp.Or(dialled, c.remote.Addr()), Random: random}); err != nil {
 		return e, err
 	}
 	if gw := s.behind(&where, e.service, &up); !gw.IsZero() {
@@ -119,8 +123,6 @@ func (s *shard) loadOf(uid string) int { return s.load[uid] }
 func (s *shard) complete(e *endpoint, up workload.Upstream, self *workload.Workload, says pool.Client) *reason.Error {
 	w := up.Workload
 	switch {
-	case up.Direct || w == nil:
-		return reason.Errorf(reason.NoHealthyUpstream, "service %s sends each connection to the address that was called", e.service.Key())
 	case w.Network != self.Network:
 		return reason.Errorf(reason.UnknownGateway, "workload %s is in network %q", w.UID, w.Network)
 	case !up.Addr.IsValid():

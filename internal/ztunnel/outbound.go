@@ -199,7 +199,9 @@ func (o *outgoing) resolved(addrs []netip.Addr, err error) {
 	case len(order) == 0:
 		o.refuse(reason.Errorf(reason.NoHealthyUpstream, "resolving %s: it has no address", host))
 	default:
-		o.others, o.route = order[1:min(len(order), race.Most)], o.route.Resolved(order[0])
+		if o.route = o.route.Resolved(order[0]); o.route.Protocol == connect.TCP {
+			o.others = order[1:min(len(order), race.Most)]
+		}
 		o.connect()
 	}
 }
@@ -439,7 +441,7 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 	if why == reason.OK {
 		o.outcome(err.Reason, status)
 	}
-	if why == reason.OK && len(o.others) > 0 && o.route.Protocol == connect.TCP {
+	if why == reason.OK && len(o.others) > 0 {
 		o.moveTo(netip.AddrPortFrom(o.others[0], o.route.Next.Port()))
 		o.others, o.attempts = o.others[1:], o.attempts-1 // it is the same endpoint
 		o.loop.Post(o.connect)

@@ -180,7 +180,8 @@ func TestAskedOfWaypoints(t *testing.T) {
 		{"a canary with a share", metav1.ObjectMeta{Labels: map[string]string{"istio.io/use-waypoint-canary": "new"}, Annotations: map[string]string{"istio.io/use-waypoint-canary-weight": "10"}}, []string{"new gets none"}},
 		{"a share that is none", metav1.ObjectMeta{Labels: map[string]string{"istio.io/use-waypoint-canary": "new"}, Annotations: map[string]string{"istio.io/use-waypoint-canary-weight": "-1"}}, []string{`"-1" is not a whole number`, "new gets none"}},
 		{"no canary", metav1.ObjectMeta{Labels: map[string]string{"istio.io/use-waypoint-canary": "none"}}, nil},
-		{"racing", metav1.ObjectMeta{Annotations: map[string]string{"istio.io/connect-strategy": "RACE_FIRST_TCP_CONNECT"}}, []string{"node proxies do not race connections"}},
+		{"racing", metav1.ObjectMeta{Annotations: map[string]string{"istio.io/connect-strategy": "RACE_FIRST_TCP_CONNECT"}}, nil},
+		{"racing in a way that is unknown", metav1.ObjectMeta{Annotations: map[string]string{"istio.io/connect-strategy": "SOMETIMES"}}, []string{"neither DEFAULT nor RACE_FIRST_TCP_CONNECT"}},
 		{"not racing", metav1.ObjectMeta{Annotations: map[string]string{"istio.io/connect-strategy": "default"}}, nil},
 	} {
 		e := &networkingv1.ServiceEntry{ObjectMeta: tt.meta}

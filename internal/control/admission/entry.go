@@ -50,9 +50,8 @@ func (c *checker) serviceEntry(e *networkingv1.ServiceEntry) {
 	c.visibility(e)
 	c.distribution(e.Annotations)
 	c.canary(e.Labels, e.Annotations)
-	if s, set := e.Annotations[wellknown.AnnotationConnectStrategy]; set && !strings.EqualFold(s, "DEFAULT") {
-		c.say(Elsewhere, "metadata.annotations["+wellknown.AnnotationConnectStrategy+"]", "bind one with the label "+wellknown.LabelUseWaypoint,
-			"node proxies do not race connections: without a waypoint %q has no effect", s)
+	if s, set := e.Annotations[wellknown.AnnotationConnectStrategy]; set && !strings.EqualFold(s, "DEFAULT") && !strings.EqualFold(s, wellknown.StrategyRace) {
+		c.say(Ignored, "metadata.annotations["+wellknown.AnnotationConnectStrategy+"]", "", "%q is neither DEFAULT nor %s", s, wellknown.StrategyRace)
 	}
 }
 

@@ -186,10 +186,6 @@ func withoutWaypoint(e *networkingv1.ServiceEntry) []status.Condition {
 				"host %q can only be served by a waypoint, and none is bound; set the label %s", h, wellknown.LabelUseWaypoint)}
 		}
 	}
-	if strings.EqualFold(e.Annotations[wellknown.AnnotationConnectStrategy], "RACE_FIRST_TCP_CONNECT") {
-		return []status.Condition{status.Yes(status.WaypointMissing, status.ReasonNoWaypointForRacing,
-			"the annotation %s has no effect: node proxies do not race connections, and no waypoint is bound that might; set the label %s", wellknown.AnnotationConnectStrategy, wellknown.LabelUseWaypoint)}
-	}
 	return nil
 }
 

@@ -189,15 +189,20 @@ func TestCanaryWaypoints(t *testing.T) {
 	}
 }
 
+// TestConnectStrategy: node proxies race the addresses of names, so that no waypoint is missing.
 func TestConnectStrategy(t *testing.T) {
-	meta := func(labels string) string {
-		return ", labels: {" + labels + "}, annotations: {istio.io/connect-strategy: race_first_tcp_connect}"
-	}
-	gw := fmt.Sprintf(gateway, "", "", "{type: IPAddress, value: 10.0.0.77}")
-	r, _ := load(t, gw+entryYAML("shop", meta(""), ""))
-	expect(t, r, source.ServiceEntry.Name, "e", status.WaypointMissing, "True NoWaypointForRacingConnectStrategy")
-	r, _ = load(t, gw+entryYAML("shop", meta("istio.io/use-waypoint: wp"), ""))
+	r, rec := load(t, entryYAML("shop", ", annotations: {istio.io/connect-strategy: race_first_tcp_connect}", ""))
 	expect(t, r, source.ServiceEntry.Name, "e", status.WaypointMissing, "")
+	found := false
+	for name := range rec.addresses {
+		if strings.HasSuffix(name, ".example.com") && !strings.Contains(name, "ServiceEntry") {
+			s := rec.service(t, name)
+			found = slices.ContainsFunc(s.Extensions, func(e *workloadpb.Extension) bool { return e.Name == wellknown.ExtensionRace })
+		}
+	}
+	if !found {
+		t.Error("proxies do not get the strategy")
+	}
 }
 
 func TestPolicyTargets(t *testing.T) {

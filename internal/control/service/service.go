@@ -198,6 +198,12 @@ func Served(host string, e *networkingv1.ServiceEntry) bool {
 	return host != "" && !strings.Contains(host, "*") && !dynamicDNS(e)
 }
 
+// Passed reports whether a connection to a host of a ServiceEntry goes where it was going, so
+// that proxies need to know the host itself.
+func Passed(host string, e *networkingv1.ServiceEntry) bool {
+	return ByLookUp(host, e) || e.Spec.Resolution == networkingapi.ServiceEntry_NONE && host != "" && host != "*"
+}
+
 // ByLookUp reports whether node proxies find a host of a ServiceEntry by the look-ups of
 // pods: a connection goes where it was going, and the entry has no address.
 func ByLookUp(host string, e *networkingv1.ServiceEntry) bool {

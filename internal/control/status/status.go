@@ -62,7 +62,6 @@ const (
 	ReasonCanarySameAsPrimary     = "CanarySameAsPrimary"
 	ReasonCanaryNotHonoured       = "CanaryNotHonoured"
 	ReasonNoWaypointForWildcard   = "NoWaypointForWildcardService"
-	ReasonNoWaypointForRacing     = "NoWaypointForRacingConnectStrategy"
 	ReasonPublic                  = "Public"
 	ReasonNamespace               = "Namespace"
 	ReasonNone                    = "None"

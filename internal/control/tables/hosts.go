@@ -95,7 +95,7 @@ func (t *Tables) entryService(r *collection.Reader, host Host, _ struct{}, emit 
 // lookedUp makes the service of a host that node proxies find by the look-ups of pods. It is
 // a resource of a type of its own: what is not Ambit's would answer look-ups for it.
 func (t *Tables) lookedUp(r *collection.Reader, host Host, _ struct{}, emit func(string, *xds.Resource)) {
-	all := t.shares(r, source.Cluster{}, host, func(_ Ref, e *networkingv1.ServiceEntry) bool { return service.ByLookUp(host.Hostname, e) })
+	all := t.shares(r, source.Cluster{}, host, func(_ Ref, e *networkingv1.ServiceEntry) bool { return service.Passed(host.Hostname, e) })
 	if len(all) == 0 {
 		return
 	}

@@ -21,9 +21,11 @@ import (
 	"github.com/ambit-mesh/ambit/internal/ops/logging"
 	"github.com/ambit-mesh/ambit/internal/ops/metrics"
 	"github.com/ambit-mesh/ambit/internal/proxy/feed"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/proxy/observed"
 	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/proxy/process"
+	"github.com/ambit-mesh/ambit/internal/proxy/resolve"
 	"github.com/ambit-mesh/ambit/internal/proxy/telemetry"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/transport/certs"
@@ -58,6 +60,7 @@ type App struct {
 	server  *hbone.Server
 	pool    *hbone.Pool
 	rec     *telemetry.Recorder
+	hosts   hosts.Table
 	servers process.Servers
 	ready   lifecycle.Readiness
 
@@ -96,6 +99,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 		Server: server, Node: feed.Node(Program, &cfg.Settings, &cfg.Self, os.Environ()),
 		Logger: logs.Logger("xds"), Metrics: feed.Metrics(reg),
 		Types: []xds.TypeConfig{
+			{TypeURL: wellknown.TypeHost, Optional: true, Apply: a.hosts.Apply},
 			feed.Addresses(a.dir, true),
 			{TypeURL: wellknown.TypeAuthentication, Apply: a.authentications.apply},
 			{TypeURL: wellknown.TypePolicy, Apply: a.policies.apply},
@@ -112,7 +116,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	}
 	a.certs = certs.NewManager(certs.Config{Sign: signer, Logger: logs.Logger("certs"), TTL: cfg.SecretTTL.Std()})
 	a.tunnels()
-	a.learner = &learner{client: a.xds}
+	a.learner = &learner{client: a.xds, names: resolve.New()}
 	a.telemetry()
 	kinds, tries := new(telemetry.Kinds), new(telemetry.Tries)
 	reg.MustRegister(telemetry.NewOverridden(a.rec, observed.OfServices{Layers: a.observed}), a.policies.counted, a.policies.asked, a.spans, a.records, kinds, tries)
@@ -122,7 +126,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	hooks.Request = func(r *gateway.Record) { tries.Ended(r.Tries); report(r) }
 	a.gateway = gateway.New(gateway.Options{
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
-		Learn: a.learner.learn, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
+		Learn: a.learner.learn, Names: a.learner.names.Cached, Hosts: &a.hosts, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
 		Identity: cfg.Identity(), ClientCertificate: cfg.ClientIdentity, Log: logs.Logger("gateway"),
 		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks, Observed: a.observed.Set, Spans: a.spans, Records: a.records,
 	})

@@ -4,11 +4,13 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
+	"github.com/ambit-mesh/ambit/internal/proxy/resolve"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -25,6 +27,7 @@ const (
 // use by several goroutines.
 type learner struct {
 	client  *xds.Client
+	names   *resolve.Resolver
 	waiting atomic.Int64
 }
 
@@ -42,6 +45,10 @@ func (n *learner) learn(l *poll.Loop, names []string, done func()) bool {
 		ctx, cancel := context.WithTimeout(context.Background(), learnTimeout)
 		defer cancel()
 		for _, name := range names {
+			if !strings.Contains(name, "/") { // a host outside
+				_, _ = n.names.Lookup(ctx, name)
+				continue
+			}
 			if n.client.Demand(ctx, wellknown.TypeAddress, name) != nil {
 				break // what is missing is found missing by who needs it
 			}

@@ -20,17 +20,13 @@ func (w *Whereabouts) Unknown(t connect.Target, client netip.Addr) (names []stri
 		}
 	}
 	address := func(network string, a netip.Addr) { add(network + "/" + a.Unmap().String()) }
-	var at workload.Destination
+	at, _ := w.at(t)
 	if t.IsHost() {
-		at.Service = w.Snapshot.ServiceByHostname(t.Host, w.Namespace)
 		if ns := NamespaceOf(t.Host); at.Service == nil && ns != "" {
 			add(ns + "/" + t.Host)
 		}
-	} else {
-		at = w.Snapshot.Find(w.Network, t.Addr.Addr(), w.Namespace)
-		if !w.Snapshot.Certain(w.Network, t.Addr.Addr(), w.Namespace) {
-			address(w.Network, t.Addr.Addr())
-		}
+	} else if !w.Snapshot.Certain(w.Network, t.Addr.Addr(), w.Namespace) {
+		address(w.Network, t.Addr.Addr())
 	}
 	port := t.TargetPort()
 	gateway := func(g workload.GatewayAddress) {

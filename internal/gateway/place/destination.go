@@ -12,6 +12,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/proxy/connect"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 )
 
 // Destination is what a client called: a port of a service, or of a workload.
@@ -22,7 +23,12 @@ type Destination struct {
 	Port     uint16
 	Key      route.PortKey // of the service port
 	App      workload.App  // what the port declares
+	// Named is the name that the client has called, where a service is found by it.
+	Named string
 }
+
+// ByName reports whether connections go to the name that the client calls.
+func (d *Destination) ByName() bool { return d.Service != nil && (d.Named != "" || d.Service.ByName) }
 
 // Called returns the address and port that the client called, invalid for a name.
 func (d *Destination) Called() netip.AddrPort {
@@ -48,18 +54,15 @@ type Whereabouts struct {
 	Source   netip.Addr // of this gateway's tunnels
 	// Namespace of the client: it looked the address up as that namespace does.
 	Namespace string
+	// Hosts are services that are found by names.
+	Hosts *hosts.Table
 }
 
 // Find returns what a CONNECT's authority names. Only services and workloads whose
 // waypoint this gateway is are reached through it: its identity must not open doors
 // for anyone who has a certificate of the mesh.
 func (w *Whereabouts) Find(t connect.Target) (Destination, *reason.Error) {
-	var at workload.Destination
-	if t.IsHost() {
-		at.Service = w.Snapshot.ServiceByHostname(t.Host, w.Namespace)
-	} else {
-		at = w.Snapshot.Find(w.Network, t.Addr.Addr(), w.Namespace)
-	}
+	at, named := w.at(t)
 	port := t.TargetPort()
 	switch {
 	case at.Service != nil:
@@ -71,7 +74,7 @@ func (w *Whereabouts) Find(t connect.Target) (Destination, *reason.Error) {
 		}
 		return Destination{
 			Service: at.Service, Addr: t.Addr.Addr(), Port: port, App: at.Service.App(port),
-			Key: keyOf(at.Service, port),
+			Key: keyOf(at.Service, port), Named: named,
 		}, nil
 	case at.Workload != nil:
 		if !w.ServesAt(at.Workload, port) {
@@ -80,6 +83,23 @@ func (w *Whereabouts) Find(t connect.Target) (Destination, *reason.Error) {
 		return Destination{Workload: at.Workload, Addr: t.Addr.Addr(), Port: port, App: w.Snapshot.Declared(at.Workload, port)}, nil
 	}
 	return Destination{}, reason.Errorf(reason.UnknownDestination, "%s", t)
+}
+
+// at returns what stands at a target. named is the name that was called, for a service that
+// is found by names.
+func (w *Whereabouts) at(t connect.Target) (at workload.Destination, named string) {
+	if !t.IsHost() {
+		at = w.Snapshot.Find(w.Network, t.Addr.Addr(), w.Namespace)
+		if at == (workload.Destination{}) {
+			at.Service = w.Hosts.Around(t.Addr.Addr(), w.Network, w.Namespace, t.Addr.Port())
+		}
+		return at, ""
+	}
+	at.Service = w.Snapshot.ServiceByHostname(t.Host, w.Namespace)
+	if svc := w.Hosts.Named(t.Host, w.Namespace, t.Port); svc != nil && (at.Service == nil || at.Service.Mode == workload.Passthrough) {
+		return workload.Destination{Service: svc}, t.Host
+	}
+	return at, ""
 }
 
 // Client returns the workload at an address that opened a tunnel; nil when it is unknown,

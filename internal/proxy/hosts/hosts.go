@@ -60,6 +60,9 @@ func (t *Table) Apply(d xds.Delta) (out []xds.Rejection) {
 	}
 	for _, svc := range next.byName {
 		host := strings.ToLower(svc.Hostname)
+		if !svc.ByName && host[0] != '*' && len(svc.VIPs)+len(svc.CIDRs) > 0 {
+			continue // it is what has these addresses
+		}
 		next.byHost[host] = append(next.byHost[host], svc)
 	}
 	t.now.Store(next)
@@ -169,6 +172,28 @@ func (t *Table) Named(name, namespace string, port uint16) *workload.Service {
 		return nil
 	}
 	return i.find(strings.ToLower(name), fits(namespace, port), namespace)
+}
+
+// Around returns the service with a range around an address, of those with a port that clients
+// of a namespace see; nil for none. It is for directories that are filled on demand, which have
+// no ranges.
+func (t *Table) Around(a netip.Addr, network, namespace string, port uint16) (found *workload.Service) {
+	i := t.load()
+	if i == nil {
+		return nil
+	}
+	bits, fit := -1, fits(namespace, port)
+	for _, svc := range i.byName {
+		for _, r := range svc.CIDRs {
+			if r.Network != network || !r.Prefix.Contains(a.Unmap()) || !fit(svc) || r.Prefix.Bits() < bits {
+				continue
+			}
+			if found == nil || r.Prefix.Bits() > bits || better(svc, found, namespace) {
+				found, bits = svc, r.Prefix.Bits()
+			}
+		}
+	}
+	return found
 }
 
 func fits(namespace string, port uint16) func(*workload.Service) bool {
