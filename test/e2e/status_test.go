@@ -122,7 +122,7 @@ spec: {ports: [{port: 80}]}
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: wild}
-spec: {hosts: ["*.example.com"], ports: [{number: 443, name: tls, protocol: TLS}], resolution: NONE}
+spec: {hosts: ["*.example.com"], ports: [{number: 443, name: tls, protocol: TLS}], resolution: STATIC, endpoints: [{address: 192.0.2.9}]}
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry

@@ -47,7 +47,7 @@ func TestHostsByLookUps(t *testing.T) {
 	w := rig.Start(t, lab.Config{
 		YAML: confined + strings.ReplaceAll(captured("visitor", ""), "namespace: shop", "namespace: yard"),
 		Args: map[string][]string{lab.Ambitd: {"--mesh-config", meshSettings(t, "REGISTRY_ONLY")}},
-		Env: map[string][]string{"ztunnel": {"EGRESS_NAME_SERVERS=" + lanAddr(false).String() + "," + lanAddr(true).String()}},
+		Env:  map[string][]string{"ztunnel": {"EGRESS_NAME_SERVERS=" + lanAddr(false).String() + "," + lanAddr(true).String()}},
 	})
 	internet(w)
 	for _, c := range []struct{ host, resolution string }{{"*.partner.test", "DYNAMIC_DNS"}, {"*.test", "NONE"}, {"api.partner.test", "DYNAMIC_DNS"}, {"api.partner.test", "NONE"}} {

@@ -75,12 +75,12 @@ func nameServerAt(w *rig.World, in lab.Where, at string, names map[string][]neti
 func TestNames(t *testing.T) {
 	world := rig.Start(t, lab.Config{YAML: shop + rig.ServerObject("shop", "hermit", "node2", ownTunnelOf("hermit")) + rig.ServerObject("street", "kiosk", "node1", "")})
 	kiosk := []netip.Addr{world.Pod("street", "kiosk", false), world.Pod("street", "kiosk", true)}
-	asked := nameServer(world, hermit, map[string][]netip.Addr{"db.test": kiosk, "v4.test": kiosk[:1], "v6.test": kiosk[1:]})
+	asked := nameServer(world, hermit, map[string][]netip.Addr{"db.test": kiosk, "v4.test": kiosk[:1], "v6.test": kiosk[1:], "more.test": append([]netip.Addr{netip.MustParseAddr("10.88.0.1"), netip.MustParseAddr("fd88::1")}, kiosk...)})
 	world.MustRun(hermit, "/bin/sh", "-c", "echo nameserver 127.0.0.1 > /etc/resolv.conf")
 	mesh := fmt.Sprintf("workloads:\n- {uid: hermit, name: hermit, namespace: shop, serviceAccount: hermit, node: node2, workloadIps: [%s, \"%s\"], protocol: TCP, workloadName: hermit}\n",
 		world.Pod("shop", "hermit", false), world.Pod("shop", "hermit", true))
 	services := "services:\n"
-	for i, name := range []string{"db.test", "v4.test", "v6.test", "gone.test"} {
+	for i, name := range []string{"db.test", "v4.test", "v6.test", "gone.test", "more.test"} {
 		mesh += fmt.Sprintf("- {uid: %s, name: %[1]s, namespace: shop, hostname: %[1]s, protocol: TCP, services: {shop/%[1]s: {80: 8080}}}\n", name)
 		services += fmt.Sprintf("- {name: %s, namespace: shop, hostname: %[1]s, vips: [/10.99.0.%d, \"/fd99::%[2]d\"], ports: {80: 8080}}\n", name, i+1)
 	}
@@ -98,11 +98,15 @@ func TestNames(t *testing.T) {
 		want(t, "answer", w.MustGet(hermit, across(only, v6)).Name, "kiosk")
 		want(t, "answer", w.MustGet(hermit, across(other, v6)).Name, "kiosk")
 		has(w, log, "\taccess\t", "connection complete", "dst.addr="+netip.AddrPortFrom(w.Pod("street", "kiosk", !v6), 8080).String(), fmt.Sprintf(`dst.workload="%s.test"`, map[bool]string{false: "v6", true: "v4"}[v6]))
+		// Two addresses of each family, of which one refuses.
+		for range 4 {
+			want(t, "answer", w.MustGet(hermit, across(5, v6)).Name, "kiosk")
+		}
 		w.Refused(hermit, across(4, v6))
 		has(w, log, "\taccess\t", `reason="NO_HEALTHY_UPSTREAM"`, across(4, v6).String(), "resolving gone.test", "no such host")
 	})
 	// Both families of a name are asked for at once, and its answer holds.
-	if n := asked.Load(); n > 2*3+4*2 {
+	if n := asked.Load(); n > 2*4+4*2 {
 		t.Errorf("the name server was asked %d times", n)
 	}
 	b, err := world.Lab.Get(t.Context(), hermit, "http://127.0.0.1:15020/metrics")
