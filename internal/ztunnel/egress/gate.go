@@ -56,7 +56,7 @@ func (g *Gate) Check(pod *Pod, lines *accesslog.Limit, c Conn) *reason.Error {
 
 // Host returns the service that a connection of a pod is to by a look-up.
 func (g *Gate) Host(p *Pod, namespace string, dst netip.AddrPort, first opening.Opening) hosts.Match {
-	if g.Hosts.Empty() {
+	if g.Hosts.Empty() || p.Answers.Seen() == 0 {
 		return hosts.Match{}
 	}
 	var buf [8]egress.Name
