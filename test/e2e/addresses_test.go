@@ -33,12 +33,14 @@ func (w written) addresses(ctx context.Context) (all []string, err error) {
 func TestAllocatedAddresses(t *testing.T) {
 	n := mesh.Namespace(t, "vips", nil)
 	entry := func(name, meta, status string) written {
-		n.MustApply(fmt.Sprintf(`
+		text := fmt.Sprintf(`
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: %[1]s%[2]s}
 spec: {hosts: [%[1]s.example.com, other.%[1]s.example.com], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS}
-`, name, meta))
+`, name, meta)
+		// Just after ambitd has come back, its webhook is not reached yet.
+		kit.Eventually(t, "the entry "+name+" is taken", func(ctx context.Context) error { return mesh.Apply(ctx, n.Name, text) })
 		w := written{n, t, serviceEntries, name}
 		if status != "" {
 			w.patch(status, "status")
