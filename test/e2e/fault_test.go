@@ -212,6 +212,17 @@ func TestAPIServerAway(t *testing.T) {
 	s.load.Clean()
 }
 
+// scaleControlPlane has as many ambitds run, and waits until they do.
+func scaleControlPlane(t *testing.T, replicas int) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
+	kit.Eventually(t, fmt.Sprintf("ambitd is scaled to %d", replicas), func(ctx context.Context) error {
+		return mesh.Kube.AppsV1().RESTClient().Patch(types.MergePatchType).Namespace(kit.SystemNamespace).
+			Resource("deployments").Name("ambitd").SubResource("scale").Body([]byte(patch)).Do(ctx).Error()
+	})
+	mesh.ControlPlane(t, replicas)
+}
+
 // The control plane crashes, becomes two, one again, and is upgraded with
 // other settings. Traffic never depends on it, and each time it is back it is
 // followed.
@@ -227,12 +238,7 @@ func TestControlPlaneReplaced(t *testing.T) {
 
 	scale := func(replicas int) {
 		t.Helper()
-		patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas)
-		kit.Eventually(t, fmt.Sprintf("ambitd is scaled to %d", replicas), func(ctx context.Context) error {
-			return mesh.Kube.AppsV1().RESTClient().Patch(types.MergePatchType).Namespace(kit.SystemNamespace).
-				Resource("deployments").Name("ambitd").SubResource("scale").Body([]byte(patch)).Do(ctx).Error()
-		})
-		mesh.ControlPlane(t, replicas)
+		scaleControlPlane(t, replicas)
 		s.delivers()
 	}
 	scale(2)
