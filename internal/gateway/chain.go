@@ -11,30 +11,10 @@ import (
 	"github.com/ambit-mesh/ambit/internal/proxy/hop"
 )
 
-// served remembers which services of one directory this gateway is a waypoint of.
-type served struct {
-	snapshot *workload.Snapshot
-	is       map[*workload.Service]bool
-}
-
-// serves is whereabouts.serves that remembers.
-func (s *shard) serves(w *place.Whereabouts, svc *workload.Service) bool {
-	if s.served.snapshot != w.Snapshot {
-		s.served.snapshot = w.Snapshot
-		clear(s.served.is)
-	}
-	is, known := s.served.is[svc]
-	if !known {
-		is = w.Serves(svc)
-		s.served.is[svc] = is
-	}
-	return is
-}
-
 // before returns the waypoint that stands before a service; zero when there is none, or
 // when it is this one.
 func (s *shard) before(w *place.Whereabouts, svc *workload.Service) (gw workload.GatewayAddress) {
-	if svc.Waypoint.IsZero() && len(svc.WeightedWaypoints) == 0 || s.serves(w, svc) {
+	if svc.Waypoint.IsZero() && len(svc.WeightedWaypoints) == 0 || s.served.By(w, svc) {
 		return gw
 	}
 	return workload.PickWaypoint(svc, random)
@@ -46,7 +26,7 @@ func (s *shard) behind(w *place.Whereabouts, svc *workload.Service, up *workload
 	at := up.Workload
 	switch {
 	case at == nil || !up.Addr.IsValid() || at.Network != w.Self.Network,
-		at.Waypoint.IsZero() && s.serves(w, svc), w.ServesAt(at, up.Port):
+		at.Waypoint.IsZero() && s.served.By(w, svc), w.ServesAt(at, up.Port):
 		return gw
 	}
 	return hop.Behind(w.Snapshot, at, netip.AddrPortFrom(up.Addr, up.Port), hop.Sender{Identity: w.Self.Identity(), Addr: w.Source})

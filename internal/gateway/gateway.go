@@ -60,7 +60,7 @@ type shard struct {
 	strange  map[identity.Identity]int // targets that a client named and that do not exist
 	targets  map[targetKey]pool.Target
 	outside  outside.Finder
-	served   served
+	served   place.Served
 	sticky   *sticky.Table
 	budgets  *lines.Budgets
 	health   *upstream.Outliers
@@ -108,7 +108,7 @@ func (g *Gateway) shard(l *poll.Loop) *shard {
 func (g *Gateway) newShard(l *poll.Loop) *shard {
 	s := &shard{
 		g: g, loop: l, sessions: map[*session]struct{}{}, room: early.NewRoom(), load: map[string]int{}, requests: map[*route.Upstream]int{}, strange: map[identity.Identity]int{}, targets: map[targetKey]pool.Target{}, outside: outside.Finder{Names: g.opts.Names},
-		sticky: sticky.NewTable(), served: served{is: map[*workload.Service]bool{}},
+		sticky:  sticky.NewTable(),
 		budgets: lines.NewBudgets(), health: upstream.NewOutliers(), verifier: authn.NewVerifier(),
 		http: codec.ServerConfig{Timeouts: codec.Timeouts{Idle: httpIdle, Head: headTime}},
 	}
