@@ -3,6 +3,7 @@ package ztunnel
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -361,6 +362,8 @@ func (o *outgoing) tunnel() {
 		OnClose: o.done(),
 		Spare:   o.spare,
 		Timeout: o.route.Group.ConnectTimeout(),
+		// Elsewhere is not tried any more once bytes were sent.
+		Early: o.pod.node.Config.EarlyData && o.socks == nil && o.hold == nil && !o.spare(), Near: o.loop,
 	})
 }
 
@@ -451,7 +454,7 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 		return
 	}
 	err = o.firstRefusal(err)
-	if why == reason.OK && o.route.Balanced && o.attempts < bounds.MaxAttempts && route.Retryable(err.Reason, status) {
+	if why == reason.OK && o.route.Balanced && o.attempts < bounds.MaxAttempts && route.Retryable(err.Reason, status) && !errors.Is(err, hbone.ErrSent) {
 		o.failed = append(o.failed, o.conn.Name)
 		next, ok := o.elsewhere()
 		if !ok {

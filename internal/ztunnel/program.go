@@ -29,7 +29,9 @@ func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
 		in.dialled(-1, to, src, err)
 		return
 	}
-	relay.Connect(in.loop, fd, to, bounds.ConnectTimeout, func(err error) { in.dialled(fd, to, src, err) })
+	if relay.Begin(in.loop, fd, to, bounds.ConnectTimeout, func(err error) { in.dialled(fd, to, src, err) }) {
+		in.connected(fd, nil)
+	}
 }
 
 // dialled ends a try: the next one begins, or the connection goes on.

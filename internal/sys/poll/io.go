@@ -78,6 +78,20 @@ func Peek(fd int, p []byte) (int, error) {
 	}
 }
 
+// Skip is Read for a TCP socket that drops up to n bytes, n > 0.
+func Skip(fd, n int) (int, error) {
+	for {
+		m, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), 0, uintptr(n), unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(m), nil
+		case unix.EINTR:
+		default:
+			return 0, e
+		}
+	}
+}
+
 // Write writes to a non-blocking socket and returns how much it took. The
 // error is nil or an Errno: Again when it took nothing. It raises no SIGPIPE.
 func Write(fd int, p []byte) (int, error) {

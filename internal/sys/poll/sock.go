@@ -117,6 +117,16 @@ func (s *Sock) noteBytes(n, wanted int, err error) (int, error) {
 	return n, s.noteRead(err)
 }
 
+// Peek is Read that leaves the bytes in the socket. What it has seen does not make the
+// socket readable again.
+func (s *Sock) Peek(p []byte) (int, error) {
+	n, err := Peek(s.reg.fd, p)
+	if err == Again || n > 0 && n < len(p) && !s.short { //nolint:errorlint // a system call's own
+		s.readable = false
+	}
+	return n, err
+}
+
 // MaxPieces is how many pieces ReadPieces takes.
 const MaxPieces = 64
 

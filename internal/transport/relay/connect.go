@@ -14,22 +14,30 @@ import (
 // *reason.Error (ConnectTimeout, ConnectFailure). The socket stays the
 // caller's in every case and must not be closed before done.
 func Connect(l *poll.Loop, fd int, to netip.AddrPort, timeout time.Duration, done func(error)) {
-	c := &connecting{fd: fd, to: to, done: done}
+	if Begin(l, fd, to, timeout, done) {
+		l.Post(func() { done(nil) })
+	}
+}
+
+// Begin is Connect that reports whether the connection exists already, as one within the
+// machine does. Then done is not called.
+func Begin(l *poll.Loop, fd int, to netip.AddrPort, timeout time.Duration, done func(error)) bool {
 	connected, err := sockopt.ConnectNow(fd, to)
 	if connected {
-		l.Post(func() { c.end(nil) })
-		return
+		return true
 	}
+	c := &connecting{fd: fd, to: to, done: done}
 	if err == nil {
 		err = l.AddTo(&c.reg, fd, c)
 	}
 	if err != nil {
 		l.Post(func() { c.end(reason.Errorf(reason.ConnectFailure, "connecting to %s: %w", to, err)) })
-		return
+		return false
 	}
 	c.limit.Arm(l, timeout, func() {
 		c.end(reason.Errorf(reason.ConnectTimeout, "no answer from %s in %s", to, timeout))
 	})
+	return false
 }
 
 type connecting struct {

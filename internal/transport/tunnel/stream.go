@@ -20,7 +20,7 @@ const (
 type phase uint8
 
 const (
-	opening phase = iota // no 200 yet: the application is not read
+	opening phase = iota // no 200 yet: nothing is taken from the application
 	running
 	gone
 )
@@ -48,7 +48,9 @@ type Stream struct {
 	cut     bool // the stream was reset: the queue is delivered, then the application is reset
 	cutOK   bool // ... or not, because the peer only wanted to read no more
 	stalled bool // in tunnel.stalled
+	eager   bool // bytes of the application may leave while opening
 
+	early int16 // bytes in the application's socket that were sent while opening
 	extra int32 // bytes at the front of the socket's queue that are not the stream's (prefix)
 }
 
@@ -122,6 +124,9 @@ func (s *Stream) Unconnected(err error) {
 // Run begins to relay with the application, whose socket is watched already.
 func (s *Stream) Run() {
 	s.phase = running
+	if !s.passed() {
+		return
+	}
 	if s.sock.Queued() > 0 || s.peerEnd {
 		s.deliver()
 	}
@@ -141,7 +146,9 @@ func (s *Stream) Ready(ev poll.Events) {
 		// Half-closed is fine: it wants the answer. Gone altogether is not.
 		if ev&(poll.Hangup|poll.Failed) != 0 {
 			s.Abandon(s.appReset())
+			return
 		}
+		s.ahead()
 		return
 	}
 	if ev&poll.Failed != 0 && s.linger == nil {
@@ -455,7 +462,7 @@ func (s *Stream) reset(code h2.ErrCode) {
 		if tunnelDied {
 			r, err = s.t.why, s.t.err
 		}
-		s.Fail(r, err, tunnelDied || code.Retriable())
+		s.Fail(r, err, tunnelDied && !s.Early() || code.Retriable())
 	case running:
 		s.cut = true
 		// A server may stop reading once its answer is complete (RFC 9113, 8.1).
