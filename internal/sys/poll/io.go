@@ -14,9 +14,10 @@ import (
 // Again is the error of a call that would have to wait.
 const Again = unix.EAGAIN
 
-// epollPoll collects what is ready without waiting.
-func epollPoll(epfd int, events []unix.EpollEvent) (int, error) {
-	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+// epollBrief collects what is ready and waits for it, milliseconds at the most. It does
+// not tell the scheduler: a signal for the goroutine to yield ends it with EINTR.
+func epollBrief(epfd int, events []unix.EpollEvent, milliseconds int) (int, error) {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(milliseconds), 0, 0)
 	if e != 0 {
 		return 0, e
 	}

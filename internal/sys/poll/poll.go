@@ -45,6 +45,8 @@ const (
 	// goroutines of its processor run: a handshake must not wait for the 10 ms
 	// of the scheduler's own preemption.
 	yieldTurns = 8
+	// briefSleep is for how many milliseconds a loop keeps its processor while it sleeps.
+	briefSleep = 1
 )
 
 // ErrClosed is returned by a Loop that was closed.
@@ -274,8 +276,9 @@ func (l *Loop) wait() bool {
 		return false
 	}
 	for {
-		n, err := epollWait(l.epfd, l.events[:], l.rest())
+		n, err := l.sleep(l.rest())
 		if err == unix.EINTR { //nolint:errorlint // a system call's own
+			runtime.Gosched() // the scheduler may have sent the signal
 			continue
 		}
 		l.ready = n
@@ -286,6 +289,20 @@ func (l *Loop) wait() bool {
 	}
 	l.awake.Store(true)
 	return true
+}
+
+// sleep waits for something to be ready, milliseconds at the most. While there is much to do
+// that does not take long, and the scheduler does not hear of it: to it, a system call of
+// 20 µs is a reason to look whether the processor is better used otherwise, again and again.
+func (l *Loop) sleep(milliseconds int) (int, error) {
+	brief := briefSleep
+	if milliseconds >= 0 {
+		brief = min(brief, milliseconds)
+	}
+	if n, err := epollBrief(l.epfd, l.events[:], brief); n > 0 || err != nil || milliseconds == brief {
+		return n, err
+	}
+	return epollWait(l.epfd, l.events[:], l.rest())
 }
 
 // rest is for how many milliseconds the loop may sleep, rounded up, so that the
@@ -317,7 +334,7 @@ func (l *Loop) mayRest() bool {
 
 func (l *Loop) collectNow() {
 	for {
-		n, err := epollPoll(l.epfd, l.events[:])
+		n, err := epollBrief(l.epfd, l.events[:], 0)
 		if err == unix.EINTR { //nolint:errorlint // a system call's own
 			continue
 		}
@@ -456,8 +473,12 @@ func (l *Loop) AddTo(r *Registration, fd int, h Handler) error {
 	return l.addTo(r, fd, h, everything)
 }
 
-// everything is what a descriptor is watched for.
-const everything = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
+// everything is what a descriptor is watched for, and arrivals that without room for what
+// is sent: a new socket has room, and would have an event for that alone.
+const (
+	everything = arrivals | unix.EPOLLOUT
+	arrivals   = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
+)
 
 func (l *Loop) addTo(r *Registration, fd int, h Handler, events uint32) error {
 	var slot int32
@@ -509,6 +530,12 @@ func (r *Registration) Close() {
 	fd := r.fd
 	r.forget()
 	closeFD(fd)
+}
+
+// widen watches a descriptor of arrivals for everything. What is ready now is an event.
+func (r *Registration) widen() error {
+	ev := unix.EpollEvent{Events: everything, Fd: r.slot, Pad: r.gen}
+	return unix.EpollCtl(r.loop.epfd, unix.EPOLL_CTL_MOD, r.fd, &ev)
 }
 
 // Again has the handler called with ev in the next turn: for one that stopped

@@ -90,7 +90,7 @@ func (s *Stream) H2() *h2.Stream { return s.hs }
 func (s *Stream) Opening() bool { return s.phase == opening }
 
 // Watch gives the stream its application's socket, which is read once Run is called.
-func (s *Stream) Watch(fd int) error { return s.sock.Watch(s.Loop(), fd, s) }
+func (s *Stream) Watch(fd int) error { return s.sock.WatchArrivals(s.Loop(), fd, s) }
 
 // Detach gives the socket back to the caller.
 func (s *Stream) Detach() { s.sock.Detach() }
