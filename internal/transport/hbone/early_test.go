@@ -268,3 +268,73 @@ func TestEarlyBytesInAnyOrder(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// The answer to a request with early bytes waits for the program's first bytes, but not
+// for long: a program that is silent, that ends, or that resets the connection.
+func TestAnswerToEarlyBytes(t *testing.T) {
+	t.Run("silent", func(t *testing.T) {
+		speak := make(chan struct{})
+		w := newWorld(t, func(c net.Conn) {
+			<-speak
+			echo(c)
+		}, withEarly)
+		first := w.connect()
+		get(t, w.flows, "a tunnel is there")
+		c := w.connect()
+		_, err := c.Write([]byte("hello"))
+		check(t, err)
+		get(t, w.flows, "the connection is accepted, although the program is silent")
+		close(speak)
+		in := make([]byte, 5)
+		if _, err := io.ReadFull(c, in); err != nil || string(in) != "hello" {
+			t.Errorf("%q, %v", in, err)
+		}
+		_, _ = first.Close(), c.Close()
+	})
+	t.Run("ends", func(t *testing.T) {
+		w := newWorld(t, func(c net.Conn) { _, _ = c.Read(make([]byte, 100)) }, withEarly)
+		for range 20 {
+			c := w.connect()
+			_, err := c.Write([]byte("hello"))
+			check(t, err)
+			if b, err := io.ReadAll(c); err != nil || len(b) > 0 {
+				t.Errorf("%q, %v", b, err)
+			}
+			_ = c.Close()
+			if r := get(t, w.closed, "flow closes"); r.Reason != reason.OK || r.Sent != 5 {
+				t.Errorf("result %+v", r)
+			}
+		}
+	})
+	t.Run("resets", func(t *testing.T) {
+		w := newWorld(t, func(c net.Conn) {
+			_, _ = c.Read(make([]byte, 100))
+			_ = c.(*net.TCPConn).SetLinger(0)
+		}, withEarly)
+		for range 20 {
+			c := w.connect()
+			_, err := c.Write([]byte("hello"))
+			check(t, err)
+			if _, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("%v", err)
+			}
+			_ = c.Close()
+			if r := get(t, w.closed, "flow closes"); r.Reason != reason.UpstreamReset {
+				t.Errorf("result %+v", r)
+			}
+		}
+	})
+	t.Run("client goes", func(t *testing.T) {
+		w := newWorld(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}) }, withEarly)
+		for i := range 50 {
+			c := w.connect()
+			_, err := c.Write([]byte("hello"))
+			check(t, err)
+			if i%2 == 0 {
+				_ = c.SetLinger(0)
+			}
+			_ = c.Close()
+		}
+		eventually(t, "all streams end", func() bool { return w.pool.streams(t) == 0 })
+	})
+}

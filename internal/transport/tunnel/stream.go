@@ -50,8 +50,10 @@ type Stream struct {
 	stalled bool // in tunnel.stalled
 	eager   bool // bytes of the application may leave while opening
 
+	owes bool // runs, and is not answered yet
+
 	early int16 // bytes in the application's socket that were sent while opening
-	extra int32 // bytes at the front of the socket's queue that are not the stream's (prefix)
+	extra int16 // bytes at the front of the socket's queue that are not the stream's (prefix)
 }
 
 // Hooks get how a stream ends, on its loop.
@@ -98,7 +100,7 @@ func (s *Stream) Detach() { s.sock.Detach() }
 // Prefix has the application get these bytes before those of the stream.
 func (s *Stream) Prefix(p []byte) {
 	s.sock.QueueFirst(p)
-	s.extra = int32(len(p)) //nolint:gosec // a PROXY protocol header is short
+	s.extra = int16(len(p)) //nolint:gosec // a PROXY protocol header is short
 }
 
 // Refuse ends a stream that is opening, without its hooks: the caller answers.
@@ -221,6 +223,9 @@ func (s *Stream) unstalled() {
 // more to do now.
 func (s *Stream) readApp() (int, bool) {
 	t := s.t
+	if s.owes && !s.answer() {
+		return 0, false
+	}
 	quota := t.h2.SendQuota(s.hs)
 	if quota <= 0 {
 		return 0, false // OnWritable continues
@@ -306,7 +311,7 @@ func (s *Stream) data(p []byte, end bool) {
 		}
 	}
 	switch {
-	case s.phase == gone || s.broken:
+	case s.phase == gone || s.broken || s.owes && s.hasMore() && !s.answer():
 		s.t.h2.Consumed(s.hs, len(p))
 	case s.phase == opening || s.sock.Queued() > 0 || !s.sock.Writable():
 		if !s.enqueue(p) {
@@ -347,7 +352,7 @@ func (s *Stream) deliver() {
 func (s *Stream) consumed(n int) {
 	extra := int(s.extra)
 	own := max(n-extra, 0)
-	s.extra = int32(max(extra-n, 0)) //nolint:gosec // it only shrinks
+	s.extra = int16(max(extra-n, 0)) //nolint:gosec // it only shrinks
 	if own > 0 {
 		s.t.h2.Consumed(s.hs, own)
 		s.t.Touch()
@@ -410,6 +415,9 @@ func (s *Stream) drop() {
 	if s.cut {
 		return // what it sends is not wanted
 	}
+	if s.owes && !s.answer() {
+		return
+	}
 	for s.phase == running {
 		if s.t.full() {
 			s.stall()
@@ -464,6 +472,9 @@ func (s *Stream) reset(code h2.ErrCode) {
 		}
 		s.Fail(r, err, tunnelDied && !s.Early() || code.Retriable())
 	case running:
+		if s.owes {
+			s.forgive()
+		}
 		s.cut = true
 		// A server may stop reading once its answer is complete (RFC 9113, 8.1).
 		s.cutOK = code == h2.NoError && s.peerEnd && s.t.h2.Err() == nil
@@ -486,6 +497,9 @@ func (s *Stream) Abort(r reason.Reason) {
 	case opening:
 		s.Abandon(r)
 	case running:
+		if s.owes && !s.answer() {
+			return
+		}
 		s.t.h2.Reset(s.hs, h2.Cancel)
 		s.t.Touch()
 		s.end(r, nil, resetApp)
@@ -512,6 +526,9 @@ func passReset(s *Stream) { relay.Reset(s.Loop(), s.sock.Detach()) }
 // end lets go of the application's socket by the given means.
 func (s *Stream) end(r reason.Reason, err error, letGo func(*Stream)) {
 	s.phase = gone
+	if s.owes {
+		s.forgive()
+	}
 	s.discard()
 	s.t.unstall(s)
 	s.linger.Stop()
