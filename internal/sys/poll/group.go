@@ -3,6 +3,7 @@ package poll
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 )
 
 // Group is a fixed set of running loops.
@@ -19,13 +20,17 @@ func NewGroup(n int) (*Group, error) {
 		n = runtime.GOMAXPROCS(0)
 	}
 	g := &Group{loops: make([]*Loop, 0, n), failed: make(chan error, n), worked: make(chan struct{}, 1)}
+	var others *atomic.Int64
+	if runtime.GOMAXPROCS(0) > n { // one processor is left to other goroutines
+		others = &atomic.Int64{}
+	}
 	for i := range n {
 		l, err := NewLoop()
 		if err != nil {
 			g.Close()
 			return nil, fmt.Errorf("starting event loop %d of %d: %w", i+1, n, err)
 		}
-		l.index, l.worked = i, g.work
+		l.index, l.worked, l.others = i, g.work, others
 		g.loops = append(g.loops, l)
 		go func() {
 			l.Run()

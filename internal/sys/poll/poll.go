@@ -44,8 +44,11 @@ const (
 	// goroutines of its processor run: a handshake must not wait for the 10 ms
 	// of the scheduler's own preemption.
 	yieldTurns = 8
-	// briefSleep is for how many milliseconds a loop keeps its processor while it sleeps.
+	// briefSleep is for how many milliseconds a loop keeps its processor while it sleeps,
+	// and generous for how long it does not after a loop has started a goroutine: handshakes
+	// of many peers may use all processors.
 	briefSleep = 1
+	generous   = 50 * time.Millisecond
 )
 
 // ErrClosed is returned by a Loop that was closed.
@@ -107,7 +110,8 @@ type Loop struct {
 	ready   int
 	waitErr error
 
-	started         bool // goroutines that may wait for this loop's processor
+	started         bool          // goroutines that may wait for this loop's processor
+	others          *atomic.Int64 // until when goroutines may need it, in ns; nil: always
 	turns           atomic.Uint64
 	again, againRun []*Registration
 	turnEnd         []TurnEnder
@@ -222,6 +226,9 @@ func (l *Loop) wake() {
 // which lets others run before it sleeps.
 func (l *Loop) Go(fn func()) {
 	l.started = true
+	if l.others != nil {
+		l.others.Store(l.now.Add(generous).UnixNano())
+	}
 	go fn()
 }
 
@@ -293,7 +300,11 @@ func (l *Loop) wait() bool {
 // sleep waits for something to be ready, milliseconds at the most. While there is much to do
 // that does not take long, and the scheduler does not hear of it: to it, a system call of
 // 20 µs is a reason to look whether the processor is better used otherwise, again and again.
+// It does hear of it where other goroutines may need the processor.
 func (l *Loop) sleep(milliseconds int) (int, error) {
+	if l.others == nil || l.now.UnixNano() < l.others.Load() {
+		return epollWait(l.epfd, l.events[:], milliseconds)
+	}
 	brief := briefSleep
 	if milliseconds >= 0 {
 		brief = min(brief, milliseconds)
