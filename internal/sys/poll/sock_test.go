@@ -313,3 +313,75 @@ func TestReadPieces(t *testing.T) {
 		_ = ShutdownWrite(peer)
 	})
 }
+
+// A new socket of WatchArrivals has no event for its room. One that was full has.
+func TestWatchArrivals(t *testing.T) {
+	l := newGroup(t, 1).Loop(0)
+	h := newIdle()
+	a, peer := tcpPair(t)
+	s := &Sock{}
+	on(t, l, func() {
+		h.s = s
+		must(t, s.WatchArrivals(l, a, h))
+	})
+	_, _ = unix.Write(peer, []byte("hello"))
+	if ev := wait(t, h.events, "what has arrived"); ev != Readable {
+		t.Errorf("events %b: there was one for the room", ev)
+	}
+	on(t, l, func() {
+		if !s.Writable() {
+			t.Error("a new socket has no room")
+		}
+		for p := make([]byte, 1<<20); s.Writable(); {
+			_, _ = s.Write(p)
+		}
+	})
+	must(t, unix.SetNonblock(peer, true))
+	buf := make([]byte, 1<<20)
+	for room := false; !room; {
+		for {
+			if n, err := Read(peer, buf); n == 0 || err != nil {
+				break
+			}
+		}
+		select {
+		case ev := <-h.events:
+			room = ev&Writable != 0
+		default:
+		}
+	}
+	on(t, l, func() {
+		if !s.Writable() {
+			t.Error("there is no room after the event")
+		}
+		s.Close()
+	})
+	_ = unix.Close(peer)
+}
+
+// Peek leaves the bytes, and Skip takes them away.
+func TestPeekAndSkip(t *testing.T) {
+	l := newGroup(t, 1).Loop(0)
+	s, h, peer := watchIdle(t, l)
+	_, _ = unix.Write(peer, []byte("hello"))
+	waitFor(t, h, Readable)
+	on(t, l, func() {
+		buf := make([]byte, 100)
+		for range 2 {
+			if n, err := s.Peek(buf); string(buf[:n]) != "hello" || err != nil || s.Readable() {
+				t.Errorf("%q, %v, readable %t", buf[:n], err, s.Readable())
+			}
+		}
+		if n, err := Skip(s.FD(), 2); n != 2 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		if n, err := s.Read(buf); string(buf[:n]) != "llo" || err != nil {
+			t.Errorf("%q, %v", buf[:n], err)
+		}
+		if _, err := Skip(s.FD(), 2); !IsAgain(err) {
+			t.Errorf("nothing is there: %v", err)
+		}
+		s.Close()
+	})
+	_ = unix.Close(peer)
+}
