@@ -112,6 +112,7 @@ type Loop struct {
 
 	started         bool          // goroutines that may wait for this loop's processor
 	others          *atomic.Int64 // until when goroutines may need it, in ns; nil: always
+	processors      int32         // that Go may use
 	turns           atomic.Uint64
 	again, againRun []*Registration
 	turnEnd         []TurnEnder
@@ -297,12 +298,16 @@ func (l *Loop) wait() bool {
 	return true
 }
 
+// running is how many loops of groups run in this process. One processor must be left to
+// other goroutines.
+var running atomic.Int32
+
 // sleep waits for something to be ready, milliseconds at the most. While there is much to do
 // that does not take long, and the scheduler does not hear of it: to it, a system call of
 // 20 µs is a reason to look whether the processor is better used otherwise, again and again.
 // It does hear of it where other goroutines may need the processor.
 func (l *Loop) sleep(milliseconds int) (int, error) {
-	if l.others == nil || l.now.UnixNano() < l.others.Load() {
+	if l.others == nil || running.Load() >= l.processors || l.now.UnixNano() < l.others.Load() {
 		return epollWait(l.epfd, l.events[:], milliseconds)
 	}
 	brief := briefSleep
