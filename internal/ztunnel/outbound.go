@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
@@ -129,14 +130,7 @@ func (o *outgoing) hangUp(err *reason.Error) {
 	o.pod.drop(o.sockets)
 }
 
-func (o *outgoing) excluded(uid string) bool {
-	for _, f := range o.failed {
-		if f == uid {
-			return true
-		}
-	}
-	return false
-}
+func (o *outgoing) excluded(uid string) bool { return slices.Contains(o.failed, uid) }
 
 // dispatch decides and sets off.
 func (o *outgoing) dispatch() {
