@@ -128,7 +128,7 @@ func rulesCommand(a *session.Session) *cobra.Command {
 		Short: "Print the alert rules for Prometheus",
 		Long: `The alert rules of the mesh, as a file of Prometheus (rule_files). With --operator, as an
 object PrometheusRule of the Prometheus operator; chart observability has the same.
-Each alert links to the page that says what to do.`,
+Each alert links to the page with what to do.`,
 		Example: `  ambit dashboard rules > ambit-rules.yaml
   ambit dashboard rules --operator -n monitoring | kubectl apply -f -`,
 		Args: cobra.NoArgs,

@@ -15,7 +15,7 @@ import (
 // base is where runbooks are published: the pages of the repository.
 const base = "https://github.com/ambit-mesh/ambit/blob/main/docs/"
 
-// TestAlerts: every alert has a severity, says what it means, and links to a section of the
+// TestAlerts: every alert has a severity and a description, and links to a section of the
 // pages that exists.
 func TestAlerts(t *testing.T) {
 	text, err := charts.FS.ReadFile(charts.Rules)

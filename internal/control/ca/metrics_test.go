@@ -11,7 +11,7 @@ import (
 )
 
 // TestRotationMetric: the metric has when the present step of a change of the root ends, so
-// that a step that nobody ends is seen as overdue; without a change it is 0.
+// that a step that does not end is seen as overdue; without a change it is 0.
 func TestRotationMetric(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := prometheus.NewRegistry()

@@ -60,7 +60,7 @@ func (r *Registry) reporters() []*reporter {
 			},
 			func(d describer, n tables.Ref, e *networkingv1.ServiceEntry) []status.Section {
 				s := status.Section{Conditions: d.entry(n, e)}
-				if vips.Wants(e) {
+				if vips.Allocates(e) {
 					s.Fields = addressField(d.t.Addressed(d.r, n, e))
 				}
 				return []status.Section{s}

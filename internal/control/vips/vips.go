@@ -1,5 +1,5 @@
 // Package vips allocates virtual addresses for hosts of ServiceEntries that list none, so
-// that clients which look the hosts up can be told apart by where they connect to. The
+// that a connection shows which host its client has looked up. The
 // allocation is a pure function of the entries: every replica makes the same one. What was
 // written into an entry's status stays.
 package vips
@@ -47,8 +47,8 @@ func (a *Request) equal(b *Request) bool {
 	return a.Created == b.Created && slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Kept, b.Kept) && slices.Equal(a.Taken, b.Taken)
 }
 
-// Wants reports whether the hosts of an entry get addresses.
-func Wants(e *networkingv1.ServiceEntry) bool {
+// Allocates reports whether the hosts of an entry get addresses.
+func Allocates(e *networkingv1.ServiceEntry) bool {
 	switch e.Spec.Resolution {
 	case networkingapi.ServiceEntry_NONE, networkingapi.ServiceEntry_DYNAMIC_DNS:
 		return false // a connection goes where it was going
@@ -65,7 +65,7 @@ func Read(e *networkingv1.ServiceEntry) (out *Request, ok bool) {
 			out.Taken = append(out.Taken, a.Unmap())
 		}
 	}
-	if !Wants(e) {
+	if !Allocates(e) {
 		return out, len(out.Taken) > 0
 	}
 	for _, h := range e.Spec.Hosts {

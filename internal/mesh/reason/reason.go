@@ -266,7 +266,7 @@ func Errorf(r Reason, format string, args ...any) *Error {
 	return &Error{Reason: r, Err: fmt.Errorf(format, args...)}
 }
 
-// As returns the error that knows its reason behind err, else one with r.
+// As returns the error with a reason that is behind err, else one with r.
 func As(r Reason, err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {

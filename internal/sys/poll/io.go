@@ -14,8 +14,8 @@ import (
 // Again is the error of a call that would have to wait.
 const Again = unix.EAGAIN
 
-// epollBrief collects what is ready and waits for it, milliseconds at the most. It does
-// not tell the scheduler: a signal for the goroutine to yield ends it with EINTR.
+// epollBrief collects what is ready and waits for it, milliseconds at the most. The
+// scheduler does not see it: a signal for the goroutine to yield ends it with EINTR.
 func epollBrief(epfd int, events []unix.EpollEvent, milliseconds int) (int, error) {
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(milliseconds), 0, 0)
 	if e != 0 {

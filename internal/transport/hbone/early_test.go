@@ -104,7 +104,7 @@ func TestNoEarlyBytes(t *testing.T) {
 	}
 }
 
-// openEarly opens a connection, with bytes that are written, and tells what became of it.
+// openEarly opens a connection, with bytes that are written, and returns what becomes of it.
 func (w *world) openEarly(t *testing.T, written string) (app *net.TCPConn, fd int, failed <-chan failure, up <-chan struct{}) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

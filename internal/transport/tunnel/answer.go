@@ -16,12 +16,13 @@ const answerWithin = 2 * time.Millisecond
 
 // answers are those of a loop that wait.
 type answers struct {
-	owed  []owed
-	new   int // of owed, at its end: this turn's
-	timer *poll.Timer
+	waiting []answer
+	new     int // of waiting, at its end: this turn's
+	timer   *poll.Timer
 }
 
-type owed struct {
+// answer is one that waits.
+type answer struct {
 	s *Stream
 	h *h2.Header
 }
@@ -29,9 +30,9 @@ type owed struct {
 // Respond answers the request of a stream that runs, now or within answerWithin.
 func (s *Stream) Respond(h *h2.Header) {
 	a := &s.t.hub.answers
-	a.owed = append(a.owed, owed{s, h})
+	a.waiting = append(a.waiting, answer{s, h})
 	a.new++
-	s.owes = true
+	s.unanswered = true
 	s.t.Touch() // the end of the turn judges
 }
 
@@ -43,8 +44,8 @@ func (s *Stream) hasMore() bool {
 
 // judge decides which answers of this turn wait.
 func (a *answers) judge() {
-	for i := len(a.owed) - a.new; i < len(a.owed); {
-		s := a.owed[i].s
+	for i := len(a.waiting) - a.new; i < len(a.waiting); {
+		s := a.waiting[i].s
 		if n, _ := s.Bytes(); n == 0 || s.hasMore() {
 			s.answer() // takes it out of the list
 		} else {
@@ -53,9 +54,9 @@ func (a *answers) judge() {
 	}
 	a.new = 0
 	switch {
-	case len(a.owed) == 0:
+	case len(a.waiting) == 0:
 	case a.timer == nil:
-		a.timer = a.owed[0].s.Loop().AfterFunc(answerWithin, a.all)
+		a.timer = a.waiting[0].s.Loop().AfterFunc(answerWithin, a.all)
 	case !a.timer.Active():
 		a.timer.Reset(answerWithin)
 	}
@@ -63,14 +64,14 @@ func (a *answers) judge() {
 
 // all has every answer leave.
 func (a *answers) all() {
-	for len(a.owed) > 0 {
-		a.owed[len(a.owed)-1].s.answer()
+	for len(a.waiting) > 0 {
+		a.waiting[len(a.waiting)-1].s.answer()
 	}
 }
 
 // answer has the answer leave. It reports whether the stream goes on.
 func (s *Stream) answer() bool {
-	h := s.forgive()
+	h := s.withdraw()
 	err := s.t.h2.Respond(s.hs, h, false)
 	s.t.Touch()
 	if err == nil {
@@ -83,17 +84,17 @@ func (s *Stream) answer() bool {
 	return false
 }
 
-// forgive drops the answer, and returns it.
-func (s *Stream) forgive() *h2.Header {
-	s.owes = false
+// withdraw drops the answer, and returns it.
+func (s *Stream) withdraw() *h2.Header {
+	s.unanswered = false
 	a := &s.t.hub.answers
-	i := slices.IndexFunc(a.owed, func(o owed) bool { return o.s == s })
-	h := a.owed[i].h
-	if i >= len(a.owed)-a.new {
+	i := slices.IndexFunc(a.waiting, func(o answer) bool { return o.s == s })
+	h := a.waiting[i].h
+	if i >= len(a.waiting)-a.new {
 		a.new--
 	}
-	a.owed = slices.Delete(a.owed, i, i+1)
-	if len(a.owed) == 0 {
+	a.waiting = slices.Delete(a.waiting, i, i+1)
+	if len(a.waiting) == 0 {
 		a.timer.Stop()
 	}
 	return h

@@ -50,7 +50,7 @@ type Stream struct {
 	stalled bool // in tunnel.stalled
 	eager   bool // bytes of the application may leave while opening
 
-	owes bool // runs, and is not answered yet
+	unanswered bool // runs, and is not answered yet
 
 	early int16 // bytes in the application's socket that were sent while opening
 	extra int16 // bytes at the front of the socket's queue that are not the stream's (prefix)
@@ -223,7 +223,7 @@ func (s *Stream) unstalled() {
 // more to do now.
 func (s *Stream) readApp() (int, bool) {
 	t := s.t
-	if s.owes && !s.answer() {
+	if s.unanswered && !s.answer() {
 		return 0, false
 	}
 	quota := t.h2.SendQuota(s.hs)
@@ -311,7 +311,7 @@ func (s *Stream) data(p []byte, end bool) {
 		}
 	}
 	switch {
-	case s.phase == gone || s.broken || s.owes && s.hasMore() && !s.answer():
+	case s.phase == gone || s.broken || s.unanswered && s.hasMore() && !s.answer():
 		s.t.h2.Consumed(s.hs, len(p))
 	case s.phase == opening || s.sock.Queued() > 0 || !s.sock.Writable():
 		if !s.enqueue(p) {
@@ -415,7 +415,7 @@ func (s *Stream) drop() {
 	if s.cut {
 		return // what it sends is not wanted
 	}
-	if s.owes && !s.answer() {
+	if s.unanswered && !s.answer() {
 		return
 	}
 	for s.phase == running {
@@ -472,8 +472,8 @@ func (s *Stream) reset(code h2.ErrCode) {
 		}
 		s.Fail(r, err, tunnelDied && !s.Early() || code.Retriable())
 	case running:
-		if s.owes {
-			s.forgive()
+		if s.unanswered {
+			s.withdraw()
 		}
 		s.cut = true
 		// A server may stop reading once its answer is complete (RFC 9113, 8.1).
@@ -497,7 +497,7 @@ func (s *Stream) Abort(r reason.Reason) {
 	case opening:
 		s.Abandon(r)
 	case running:
-		if s.owes && !s.answer() {
+		if s.unanswered && !s.answer() {
 			return
 		}
 		s.t.h2.Reset(s.hs, h2.Cancel)
@@ -526,8 +526,8 @@ func passReset(s *Stream) { relay.Reset(s.Loop(), s.sock.Detach()) }
 // end lets go of the application's socket by the given means.
 func (s *Stream) end(r reason.Reason, err error, letGo func(*Stream)) {
 	s.phase = gone
-	if s.owes {
-		s.forgive()
+	if s.unanswered {
+		s.withdraw()
 	}
 	s.discard()
 	s.t.unstall(s)
