@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -52,4 +53,56 @@ spec:
 `)
 	n.MustGet("client", outside)
 	n.Label(map[string]*string{wellknown.LabelOutbound: nil})
+}
+
+// TestHostsByLookUps: under REGISTRY_ONLY, a pod reaches a host of a wildcard of DYNAMIC_DNS
+// once the cluster's name server has given it the host's address, in each family: at the
+// entry's ports, and where TLS names the host.
+func TestHostsByLookUps(t *testing.T) {
+	far, near := twoNodes(t)
+	n := mesh.Namespace(t, "wildcard", kit.Ambient())
+	plain := mesh.Namespace(t, "outside", nil)
+	host := plain.Pod("host", kit.OnNode(near), kit.HostNetwork, kit.WithCommand("/echo", "server", "-http", ":18084", "-tcp", ":19004", "-first", ":19104", "-tls", ":18444"), func(p *corev1.Pod) {
+		p.Spec.Containers[0].ReadinessProbe.TCPSocket.Port = intstr.FromInt32(18084)
+	})
+	n.Pod("client", kit.OnNode(far), captures("true"))
+	n.Label(map[string]*string{wellknown.LabelOutbound: ptr.To("REGISTRY_ONLY")})
+	n.MustApply(`
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: outside}
+spec:
+  hosts: ["*.` + plain.Name + `.pod.` + wellknown.DefaultDomain + `"]
+  exportTo: ["."]
+  location: MESH_EXTERNAL
+  resolution: DYNAMIC_DNS
+  ports: [{number: 18084, name: http, protocol: HTTP}, {number: 18444, name: tls, protocol: TLS}, {number: 18085, name: moved, protocol: TCP, targetPort: 18084}]
+`)
+	get := func(args ...string) error {
+		out, err := mesh.Exec(t.Context(), n.Name, "client", append([]string{"/echo", "get"}, args...)...)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	for _, ip := range host.Status.HostIPs {
+		// The cluster's name server answers such names with the address in them.
+		name := strings.NewReplacer(".", "-", ":", "-").Replace(ip.IP) + "." + plain.Name + ".pod." + wellknown.DefaultDomain
+		n.MustRefuse("client", "http://"+net.JoinHostPort(ip.IP, "18084")+"/")
+		n.MustGet("client", "http://"+name+":18084/")
+		n.MustGet("client", "http://"+name+":18085/")
+		if err := get("-insecure", "-url", "https://"+name+":18444/"); err != nil {
+			t.Errorf("TLS that names the host: %v", err)
+		}
+		if err := get("-insecure", "-sni", "evil.example", "-url", "https://"+name+":18444/"); err == nil {
+			t.Error("TLS with another name is answered")
+		}
+		if err := get("-url", "http://"+name+":19104/"); err == nil {
+			t.Error("another port is answered")
+		}
+		out, err := mesh.Ambit(t.Context(), "why", "client."+n.Name, name+":18084")
+		if err != nil || !strings.Contains(out, n.Name+"/outside") {
+			t.Errorf("ambit why: %v\n%s", err, out)
+		}
+	}
 }
