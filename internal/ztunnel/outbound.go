@@ -3,7 +3,6 @@ package ztunnel
 import (
 	"cmp"
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -356,8 +355,6 @@ func (o *outgoing) tunnel() {
 		OnClose: o.done(),
 		Spare:   o.spare,
 		Timeout: o.route.Group.ConnectTimeout(),
-		// Elsewhere is not tried any more once bytes were sent.
-		Early: o.pod.node.Config.EarlyData && o.socks == nil && o.hold == nil && !o.spare(), Near: o.loop,
 	})
 }
 
@@ -448,7 +445,7 @@ func (o *outgoing) failedAttempt(err *reason.Error, status int) {
 		return
 	}
 	err = o.firstRefusal(err)
-	if why == reason.OK && o.route.Balanced && o.attempts < bounds.MaxAttempts && route.Retryable(err.Reason, status) && !errors.Is(err, hbone.ErrSent) {
+	if why == reason.OK && o.route.Balanced && o.attempts < bounds.MaxAttempts && route.Retryable(err.Reason, status) {
 		o.failed = append(o.failed, o.conn.Name)
 		next, ok := o.elsewhere()
 		if !ok {

@@ -29,9 +29,7 @@ func (in *incoming) dial(to netip.AddrPort, src netip.Addr) {
 		in.dialled(-1, to, src, err)
 		return
 	}
-	if relay.Begin(in.loop, fd, to, bounds.ConnectTimeout, func(err error) { in.dialled(fd, to, src, err) }) {
-		in.connected(fd, nil)
-	}
+	relay.Connect(in.loop, fd, to, bounds.ConnectTimeout, func(err error) { in.dialled(fd, to, src, err) })
 }
 
 // dialled ends a try: the next one begins, or the connection goes on.

@@ -342,8 +342,6 @@ const (
 	rowEchoCPU64            = "CPU per echo, 64 connections"
 	rowP50, rowP99          = "latency at 1,000/s, p50", "latency at 1,000/s, p99"
 	rowConnect1, rowConnect = "new connections, 1 at a time", "new connections, 16 at a time"
-	rowConnectCPU1          = "CPU per new connection, 1 at a time"
-	rowConnectCPU           = "CPU per new connection, 16 at a time"
 )
 
 // rows is the order of the table, with units and whether more is better.
@@ -359,8 +357,7 @@ var rows = []row{
 	{rowEcho1, "1/s", true}, {rowEcho16, "1/s", true}, {rowEcho64, "1/s", true},
 	{rowEchoCPU1, "CPU-µs", false}, {rowEchoCPU16, "CPU-µs", false}, {rowEchoCPU64, "CPU-µs", false},
 	{rowP50, "µs", false}, {rowP99, "µs", false},
-	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true},
-	{rowConnectCPU1, "CPU-µs", false}, {rowConnectCPU, "CPU-µs", false}, {rowCold, "ms", false},
+	{rowConnect1, "1/s", true}, {rowConnect, "1/s", true}, {rowCold, "ms", false},
 	{rowHeld, "KiB", false}, {rowHeldOwn, "KiB", false},
 	{rowIdle, "MiB", false}, {rowIdleOwn, "MiB", false}, {rowLoaded, "MiB", false}, {rowLoadedOwn, "MiB", false}, {rowRested, "MiB", false}, {rowRestedOwn, "MiB", false},
 	{rowDirectory, "MiB", false}, {rowDirectoryOwn, "MiB", false},
@@ -413,8 +410,8 @@ func cells(o options) []cell {
 		c.large = true
 		return c
 	}
-	each := func(name, mode, conns, rate, cpu string) cell {
-		return costed(o, name, []string{mode, "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
+	echo := func(name, conns, rate, cpu string) cell {
+		return costed(o, name, []string{"echo", "-conns", conns}, func(r loadResult, used time.Duration) map[string]float64 {
 			v := map[string]float64{rate: r.PerSecond}
 			if used > 0 {
 				v[cpu] = float64(used.Microseconds()) / (r.PerSecond * r.Seconds)
@@ -430,6 +427,9 @@ func cells(o options) []cell {
 			}
 			return pick(res), nil
 		}}
+	}
+	perSecond := func(row string) func(loadResult) map[string]float64 {
+		return func(r loadResult) map[string]float64 { return map[string]float64{row: r.PerSecond} }
 	}
 	return []cell{
 		{name: "held connections", rounds: min(heldRounds, o.rounds), needsProxies: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
@@ -452,14 +452,14 @@ func cells(o options) []cell {
 		large("throughput of 16 streams", "throughput", "16", rowTP16, rowCPU16),
 		large("throughput from the server, 1 stream", "download", "1", rowDown1, rowDownCPU1),
 		large("throughput from the server, 16 streams", "download", "16", rowDown16, rowDownCPU16),
-		each("echo on 1", "echo", "1", rowEcho1, rowEchoCPU1),
-		each("echo on 16", "echo", "16", rowEcho16, rowEchoCPU16),
-		each("echo on 64", "echo", "64", rowEcho64, rowEchoCPU64),
+		echo("echo on 1", "1", rowEcho1, rowEchoCPU1),
+		echo("echo on 16", "16", rowEcho16, rowEchoCPU16),
+		echo("echo on 64", "64", rowEcho64, rowEchoCPU64),
 		simple("latency", func(r loadResult) map[string]float64 {
 			return map[string]float64{rowP50: r.P50Micros, rowP99: r.P99Micros}
 		}, "rate", "-conns", "4", "-rate", "1000"),
-		each("connections, 1 at a time", "connect", "1", rowConnect1, rowConnectCPU1),
-		each("connections, 16 at a time", "connect", "16", rowConnect, rowConnectCPU),
+		simple("connections, 1 at a time", perSecond(rowConnect1), "connect", "-conns", "1"),
+		simple("connections, 16 at a time", perSecond(rowConnect), "connect", "-conns", "16"),
 		{name: "first connections", rounds: o.rounds, meshed: true, measure: func(ctx context.Context, c *contender) (map[string]float64, error) {
 			return c.cold(ctx)
 		}},

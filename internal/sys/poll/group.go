@@ -3,7 +3,6 @@ package poll
 import (
 	"fmt"
 	"runtime"
-	"sync/atomic"
 )
 
 // Group is a fixed set of running loops.
@@ -20,18 +19,15 @@ func NewGroup(n int) (*Group, error) {
 		n = runtime.GOMAXPROCS(0)
 	}
 	g := &Group{loops: make([]*Loop, 0, n), failed: make(chan error, n), worked: make(chan struct{}, 1)}
-	others, processors := &atomic.Int64{}, int32(runtime.GOMAXPROCS(0)) //nolint:gosec // far fewer
 	for i := range n {
 		l, err := NewLoop()
 		if err != nil {
 			g.Close()
 			return nil, fmt.Errorf("starting event loop %d of %d: %w", i+1, n, err)
 		}
-		l.index, l.worked, l.others, l.processors = i, g.work, others, processors
+		l.index, l.worked = i, g.work
 		g.loops = append(g.loops, l)
-		running.Add(1)
 		go func() {
-			defer running.Add(-1)
 			l.Run()
 			if l.waitErr != nil {
 				g.failed <- fmt.Errorf("event loop %d has ended: %w", i, l.waitErr)

@@ -14,10 +14,9 @@ import (
 // Again is the error of a call that would have to wait.
 const Again = unix.EAGAIN
 
-// epollBrief collects what is ready and waits for it, milliseconds at the most. The
-// scheduler does not see it: a signal for the goroutine to yield ends it with EINTR.
-func epollBrief(epfd int, events []unix.EpollEvent, milliseconds int) (int, error) {
-	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(milliseconds), 0, 0)
+// epollPoll collects what is ready without waiting.
+func epollPoll(epfd int, events []unix.EpollEvent) (int, error) {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
 	if e != 0 {
 		return 0, e
 	}
@@ -72,20 +71,6 @@ func Peek(fd int, p []byte) (int, error) {
 		switch e {
 		case 0:
 			return int(n), nil
-		case unix.EINTR:
-		default:
-			return 0, e
-		}
-	}
-}
-
-// Skip is Read for a TCP socket that drops up to n bytes, n > 0.
-func Skip(fd, n int) (int, error) {
-	for {
-		m, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), 0, uintptr(n), unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
-		switch e {
-		case 0:
-			return int(m), nil
 		case unix.EINTR:
 		default:
 			return 0, e

@@ -16,6 +16,7 @@
 package poll
 
 import (
+	"container/heap"
 	"errors"
 	"fmt"
 	"math"
@@ -44,11 +45,6 @@ const (
 	// goroutines of its processor run: a handshake must not wait for the 10 ms
 	// of the scheduler's own preemption.
 	yieldTurns = 8
-	// briefSleep is for how many milliseconds a loop keeps its processor while it sleeps,
-	// and generous for how long it does not after a loop has started a goroutine: handshakes
-	// of many peers may use all processors.
-	briefSleep = 1
-	generous   = 50 * time.Millisecond
 )
 
 // ErrClosed is returned by a Loop that was closed.
@@ -110,9 +106,7 @@ type Loop struct {
 	ready   int
 	waitErr error
 
-	started         bool          // goroutines that may wait for this loop's processor
-	others          *atomic.Int64 // until when goroutines may need it, in ns; nil: always
-	processors      int32         // that Go may use
+	started         bool // goroutines that may wait for this loop's processor
 	turns           atomic.Uint64
 	again, againRun []*Registration
 	turnEnd         []TurnEnder
@@ -227,9 +221,6 @@ func (l *Loop) wake() {
 // which lets others run before it sleeps.
 func (l *Loop) Go(fn func()) {
 	l.started = true
-	if l.others != nil {
-		l.others.Store(l.now.Add(generous).UnixNano())
-	}
 	go fn()
 }
 
@@ -283,9 +274,8 @@ func (l *Loop) wait() bool {
 		return false
 	}
 	for {
-		n, err := l.sleep(l.rest())
+		n, err := epollWait(l.epfd, l.events[:], l.rest())
 		if err == unix.EINTR { //nolint:errorlint // a system call's own
-			runtime.Gosched() // the scheduler may have sent the signal
 			continue
 		}
 		l.ready = n
@@ -296,28 +286,6 @@ func (l *Loop) wait() bool {
 	}
 	l.awake.Store(true)
 	return true
-}
-
-// running is how many loops of groups run in this process. One processor must be left to
-// other goroutines.
-var running atomic.Int32
-
-// sleep waits for something to be ready, milliseconds at the most. While there is much to do
-// that does not take long, and the scheduler does not hear of it: to it, a system call of
-// 20 µs is a reason to look whether the processor is better used otherwise, again and again.
-// It does hear of it where other goroutines may need the processor.
-func (l *Loop) sleep(milliseconds int) (int, error) {
-	if l.others == nil || running.Load() >= l.processors || l.now.UnixNano() < l.others.Load() {
-		return epollWait(l.epfd, l.events[:], milliseconds)
-	}
-	brief := briefSleep
-	if milliseconds >= 0 {
-		brief = min(brief, milliseconds)
-	}
-	if n, err := epollBrief(l.epfd, l.events[:], brief); n > 0 || err != nil || milliseconds == brief {
-		return n, err
-	}
-	return epollWait(l.epfd, l.events[:], l.rest())
 }
 
 // rest is for how many milliseconds the loop may sleep, rounded up, so that the
@@ -349,7 +317,7 @@ func (l *Loop) mayRest() bool {
 
 func (l *Loop) collectNow() {
 	for {
-		n, err := epollBrief(l.epfd, l.events[:], 0)
+		n, err := epollPoll(l.epfd, l.events[:])
 		if err == unix.EINTR { //nolint:errorlint // a system call's own
 			continue
 		}
@@ -488,12 +456,8 @@ func (l *Loop) AddTo(r *Registration, fd int, h Handler) error {
 	return l.addTo(r, fd, h, everything)
 }
 
-// everything is what a descriptor is watched for, and arrivals that without room for what
-// is sent: a new socket has room, and would have an event for that alone.
-const (
-	everything = arrivals | unix.EPOLLOUT
-	arrivals   = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
-)
+// everything is what a descriptor is watched for.
+const everything = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 
 func (l *Loop) addTo(r *Registration, fd int, h Handler, events uint32) error {
 	var slot int32
@@ -547,12 +511,6 @@ func (r *Registration) Close() {
 	closeFD(fd)
 }
 
-// widen watches a descriptor of arrivals for everything. What is ready now is an event.
-func (r *Registration) widen() error {
-	ev := unix.EpollEvent{Events: everything, Fd: r.slot, Pad: r.gen}
-	return unix.EpollCtl(r.loop.epfd, unix.EPOLL_CTL_MOD, r.fd, &ev)
-}
-
 // Again has the handler called with ev in the next turn: for one that stopped
 // before EAGAIN so that others get their share.
 func (r *Registration) Again(ev Events) {
@@ -564,4 +522,68 @@ func (r *Registration) Again(ev Events) {
 		r.again = true
 		r.loop.again = append(r.loop.again, r)
 	}
+}
+
+// Timer is a function due on the loop.
+type Timer struct {
+	loop  *Loop
+	at    time.Time
+	fn    func()
+	index int // in the heap; -1 when not in it
+}
+
+// AfterFunc has fn run on the loop after d. The timer may be stopped.
+func (l *Loop) AfterFunc(d time.Duration, fn func()) *Timer {
+	t := &Timer{loop: l, fn: fn, index: -1}
+	t.Reset(d)
+	return t
+}
+
+// Stop makes sure that the function does not run any more, unless Reset.
+func (t *Timer) Stop() {
+	if t != nil && t.index >= 0 {
+		heap.Remove(&t.loop.timers, t.index)
+	}
+}
+
+// Reset has the function run after d from now, and not when it was due before.
+func (t *Timer) Reset(d time.Duration) {
+	l := t.loop
+	t.at = time.Now().Add(max(d, 0))
+	if t.index >= 0 {
+		heap.Fix(&l.timers, t.index)
+	} else {
+		heap.Push(&l.timers, t)
+	}
+}
+
+func (l *Loop) fireTimers() {
+	for len(l.timers) > 0 && !l.timers[0].at.After(l.now) {
+		t := l.timers[0]
+		heap.Pop(&l.timers)
+		t.fn()
+	}
+}
+
+type timerHeap []*Timer
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+func (h *timerHeap) Push(x any) {
+	t := x.(*Timer)
+	t.index = len(*h)
+	*h = append(*h, t)
+}
+func (h *timerHeap) Pop() any {
+	old := *h
+	n := len(old) - 1
+	t := old[n]
+	old[n] = nil
+	t.index = -1
+	*h = old[:n]
+	return t
 }

@@ -19,7 +19,6 @@ type Sock struct {
 	errno uint16 // of the first call that failed
 
 	readable, writable bool
-	wide               bool // the loop watches for room to write
 	// short: a short read does not mean that the receive queue is empty. An end, an
 	// error or an urgent byte stops reads early.
 	short  bool
@@ -33,17 +32,11 @@ func (s *Sock) Init(l *Loop) { s.loop, s.reg.fd = l, -1 }
 // Watch takes over fd, a connected and non-blocking socket. h gets its events. On
 // error fd stays the caller's. The socket counts as writable until a write says
 // otherwise.
-func (s *Sock) Watch(l *Loop, fd int, h Handler) error { return s.watch(l, fd, h, everything) }
-
-// WatchArrivals is Watch without an event for the room that a new socket has: there is one
-// after a write that found none.
-func (s *Sock) WatchArrivals(l *Loop, fd int, h Handler) error { return s.watch(l, fd, h, arrivals) }
-
-func (s *Sock) watch(l *Loop, fd int, h Handler, events uint32) error {
-	if err := l.addTo(&s.reg, fd, h, events); err != nil {
+func (s *Sock) Watch(l *Loop, fd int, h Handler) error {
+	if err := l.AddTo(&s.reg, fd, h); err != nil {
 		return err
 	}
-	s.loop, s.writable, s.wide = l, true, events == everything
+	s.loop, s.writable = l, true
 	return nil
 }
 
@@ -124,16 +117,6 @@ func (s *Sock) noteBytes(n, wanted int, err error) (int, error) {
 	return n, s.noteRead(err)
 }
 
-// Peek is Read that leaves the bytes in the socket. What it has seen does not make the
-// socket readable again.
-func (s *Sock) Peek(p []byte) (int, error) {
-	n, err := Peek(s.reg.fd, p)
-	if err == Again || n > 0 && n < len(p) && !s.short { //nolint:errorlint // a system call's own
-		s.readable = false
-	}
-	return n, err
-}
-
 // MaxPieces is how many pieces ReadPieces takes.
 const MaxPieces = 64
 
@@ -204,20 +187,12 @@ func (s *Sock) writeError() error {
 }
 
 func (s *Sock) noteWrite(n, wanted int, err error) error {
-	if err == nil && n == wanted {
+	if err == nil {
+		s.writable = n == wanted
 		return nil
 	}
 	s.writable = false
-	switch {
-	case err == nil || err == Again: //nolint:errorlint // a system call's own
-		if !s.wide {
-			s.wide = true
-			if werr := s.reg.widen(); werr != nil {
-				s.fail(werr)
-				s.readable = true
-			}
-		}
-	default:
+	if err != Again { //nolint:errorlint // a system call's own
 		s.fail(err)
 		s.readable = true // reading tells what is left
 	}

@@ -2,7 +2,6 @@ package hbone
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -131,9 +130,6 @@ func (c *client) open(o *attempt) {
 		s.Abandon(reason.ConnectTimeout)
 	})
 	c.t.Touch()
-	if o.Early && o.OnStream == nil && c.lively() {
-		s.SendEarly()
-	}
 }
 
 // refused has o tried elsewhere, unless that was often enough.
@@ -245,7 +241,7 @@ type clientStream struct {
 }
 
 // Failed implements tunnel.Hooks.
-func (q *clientStream) Failed(s *tunnel.Stream, r reason.Reason, err error, retry bool) {
+func (q *clientStream) Failed(_ *tunnel.Stream, r reason.Reason, err error, retry bool) {
 	c, o := q.client, q.open
 	q.limit.Stop()
 	c.opening--
@@ -258,9 +254,6 @@ func (q *clientStream) Failed(s *tunnel.Stream, r reason.Reason, err error, retr
 		re = reason.Errorf(r, "%s answered %d for %s", c.key.Dst, q.status, o.Header.Authority)
 	case err != nil:
 		re = reason.Errorf(r, "%s at %s: %w", o.Header.Authority, c.key.Dst, err)
-	}
-	if s.Early() && !retry && q.status == 0 && r != reason.DownstreamReset {
-		re.Err = fmt.Errorf("%w (%w)", re.Err, ErrSent)
 	}
 	// A silent peer is likely to be silent to a new tunnel as well.
 	if retry && !c.shard.killed && (!errors.Is(err, tunnel.ErrSilent) || !o.spare()) {

@@ -6,7 +6,6 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"net/netip"
 	"time"
 
@@ -169,16 +168,7 @@ type Open struct {
 	// Timeout, if set, bounds the time until the other side has accepted. It comes beside
 	// the times of the pool.
 	Timeout time.Duration
-	// Early has the first bytes of App leave with the request, on a tunnel whose peer was
-	// heard just now. When there is no answer to them, the program at the other side may have
-	// got them: OnFail gets ErrSent then, and the connection must not be opened again.
-	Early bool
-	// Near, if set, is the loop where App was accepted. The pool prefers it for the tunnel.
-	Near *poll.Loop
 }
-
-// ErrSent is why a connection is not opened elsewhere: the program may have got its first bytes.
-var ErrSent = errors.New("its first bytes were sent with the request")
 
 func (o *Open) spare() bool { return o.Spare != nil && o.Spare() }
 

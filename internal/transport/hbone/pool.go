@@ -3,6 +3,7 @@ package hbone
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -34,11 +35,11 @@ var errSockets = errors.New("the pod's budget of descriptors is used up")
 // called from any goroutine.
 //
 // Every key has a home loop, where all of its decisions are made without
-// locks: that of its first connection, if others do not have much less to do. Its first tunnel
-// lives there; further ones, which only a busy key needs, go to the next loops.
+// locks. Its first tunnel lives there; further ones, which only a busy key
+// needs, go to the next loops.
 type Pool struct {
 	cfg    PoolConfig
-	homes  *homes
+	seed   maphash.Seed
 	ctx    context.Context // of dials
 	cancel context.CancelCauseFunc
 	shards []*shard
@@ -56,7 +57,7 @@ func NewPool(cfg PoolConfig) *Pool {
 	cfg.ProbeTimeout = or(cfg.ProbeTimeout, defaultProbeTimeout)
 	cfg.MaxDials = or(cfg.MaxDials, defaultMaxDials)
 	cfg.MaxWaiting = or(cfg.MaxWaiting, defaultMaxWaiting)
-	p := &Pool{cfg: cfg, homes: newHomes(cfg.Loops.Len()), shards: make([]*shard, cfg.Loops.Len())}
+	p := &Pool{cfg: cfg, seed: maphash.MakeSeed(), shards: make([]*shard, cfg.Loops.Len())}
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	for i := range p.shards {
 		p.shards[i] = &shard{pool: p, loop: cfg.Loops.Loop(i), entries: map[place]*entry{}}
@@ -74,20 +75,11 @@ func or[T int | uint32 | time.Duration](v, def T) T {
 // Open opens a connection; it returns at once. The pool takes o over.
 func (p *Pool) Open(o *Open) {
 	a := begin(o)
-	s := p.home(o)
-	s.loop.Post(func() { s.open(a) })
-}
-
-// home returns the part of the pool that opens a connection.
-func (p *Pool) home(o *Open) *shard {
+	s := p.shards[maphash.Comparable(p.seed, o.Key)%uint64(len(p.shards))]
 	if o.Loop != nil {
-		return p.shards[o.Loop.Index()]
+		s = p.shards[o.Loop.Index()]
 	}
-	near := -1
-	if o.Near != nil {
-		near = o.Near.Index()
-	}
-	return p.shards[p.homes.find(o.Key, near)]
+	s.loop.Post(func() { s.open(a) })
 }
 
 // Follow does to the tunnels to the workload with this UID what becomes of them.
@@ -272,9 +264,6 @@ func (s *shard) open(o *attempt) {
 	if e == nil {
 		e = &entry{key: o.Key, pinned: at.pinned, limit: s.pool.cfg.maxStreams(&o.Key)}
 		s.entries[at] = e
-		if !at.pinned {
-			s.pool.homes.keep(o.Key, s.loop.Index())
-		}
 	}
 	if s.assign(e, o) {
 		return
@@ -336,16 +325,8 @@ func (s *shard) drainWaiting(e *entry) {
 // forget drops an entry that holds nothing.
 func (s *shard) forget(e *entry) {
 	if !e.retired && len(e.refs) == 0 && len(e.waiting) == 0 && !e.dialing && !e.queued {
-		s.leave(e)
-	}
-}
-
-// leave takes an entry out of the pool.
-func (s *shard) leave(e *entry) {
-	delete(s.entries, place{e.key, e.pinned})
-	e.retired = true
-	if !e.pinned {
-		s.pool.homes.drop(e.key, s.loop.Index())
+		delete(s.entries, place{e.key, e.pinned})
+		e.retired = true
 	}
 }
 
@@ -488,7 +469,8 @@ func (s *shard) failWaiting(e *entry, err *reason.Error) {
 
 // retire takes an entry out of the pool: its tunnels end with their streams.
 func (s *shard) retire(e *entry, why *reason.Error) {
-	s.leave(e)
+	delete(s.entries, place{e.key, e.pinned})
+	e.retired = true
 	for _, r := range e.refs {
 		r.gone = true
 		r.where.loop.Post(r.client.shutdown)

@@ -287,9 +287,8 @@ func (r *Request) Refuse(status int, h ResponseHeader) {
 
 // Accept answers 200 and relays between the stream and up, a connected,
 // non-blocking socket which belongs to the flow from here on; prefix is sent
-// to it first. The answer may wait for the first bytes of up for a moment. When the client
-// has gone meanwhile, up is closed and onClose still called. onClose, which may be nil, is
-// never called inline.
+// to it first. When the client has gone meanwhile, up is closed and onClose
+// still called. onClose, which may be nil, is never called inline.
 func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*relay.Flow, relay.Result)) *relay.Flow {
 	s, hooks := r.s, serverFlow(onClose)
 	if !s.Opening() {
@@ -301,13 +300,17 @@ func (r *Request) Accept(up int, prefix []byte, h ResponseHeader, onClose func(*
 	if len(prefix) > 0 {
 		s.Prefix(prefix)
 	}
-	if err := s.Watch(up); err != nil {
+	h.Status = 200
+	err := s.Tunnel().H2().Respond(s.H2(), h.response(), false)
+	if err == nil {
+		err = s.Watch(up)
+	}
+	s.Tunnel().Touch()
+	if err != nil {
 		poll.ResetFD(up)
 		s.Unconnected(err)
 		return &s.Flow
 	}
-	h.Status = 200
-	s.Respond(h.response())
 	s.Run()
 	return &s.Flow
 }

@@ -27,16 +27,11 @@ func (c *client) check() {
 	if u.armed {
 		return
 	}
-	if c.lively() {
-		c.arm(c.shard.pool.cfg.ProbeAfter)
+	if cfg := &c.shard.pool.cfg; c.shard.loop.Now().Sub(c.t.Heard()) < cfg.ProbeTimeout {
+		c.arm(cfg.ProbeAfter)
 		return
 	}
 	c.ask()
-}
-
-// lively reports whether the peer was heard just now.
-func (c *client) lively() bool {
-	return c.shard.loop.Now().Sub(c.t.Heard()) < c.shard.pool.cfg.ProbeTimeout
 }
 
 // ask sends a PING and waits for any sign of life.
@@ -103,7 +98,7 @@ func (c *client) failOpening(r reason.Reason, err error, retry bool) {
 	for _, s := range waiting {
 		if s.Opening() {
 			c.t.H2().Reset(s.H2(), h2.Cancel)
-			s.Fail(r, err, retry && !s.Early())
+			s.Fail(r, err, retry)
 		}
 	}
 	c.t.Touch()

@@ -117,7 +117,6 @@ type world struct {
 	onRequest      func(*Request)
 	key            func() Key
 	spare          func() bool
-	early          bool         // Open.Early
 	timeout        atomic.Int64 // of Open, in nanoseconds
 	clientConf     func() *tls.Config
 	listeners      []*poll.Listener
@@ -240,7 +239,7 @@ func (w *world) dial(ctx context.Context, k Key) (int, *tls.Config, error) {
 // open sends an accepted application socket through the pool.
 func (w *world) open(fd int) {
 	w.pool.Open(&Open{
-		Key: w.key(), App: fd, Early: w.early, Spare: w.spare, Timeout: time.Duration(w.timeout.Load()), Header: Header{Authority: "10.0.0.1:80", Baggage: "k8s.namespace.name=a", Forwarded: "for=x"},
+		Key: w.key(), App: fd, Spare: w.spare, Timeout: time.Duration(w.timeout.Load()), Header: Header{Authority: "10.0.0.1:80", Baggage: "k8s.namespace.name=a", Forwarded: "for=x"},
 		OnUp: func(f *relay.Flow, _ ResponseHeader) {
 			if !w.quiet {
 				w.flows <- f

@@ -14,30 +14,22 @@ import (
 // *reason.Error (ConnectTimeout, ConnectFailure). The socket stays the
 // caller's in every case and must not be closed before done.
 func Connect(l *poll.Loop, fd int, to netip.AddrPort, timeout time.Duration, done func(error)) {
-	if Begin(l, fd, to, timeout, done) {
-		l.Post(func() { done(nil) })
-	}
-}
-
-// Begin is Connect that reports whether the connection exists already, as one within the
-// machine does. Then done is not called.
-func Begin(l *poll.Loop, fd int, to netip.AddrPort, timeout time.Duration, done func(error)) bool {
+	c := &connecting{fd: fd, to: to, done: done}
 	connected, err := sockopt.ConnectNow(fd, to)
 	if connected {
-		return true
+		l.Post(func() { c.end(nil) })
+		return
 	}
-	c := &connecting{fd: fd, to: to, done: done}
 	if err == nil {
 		err = l.AddTo(&c.reg, fd, c)
 	}
 	if err != nil {
 		l.Post(func() { c.end(reason.Errorf(reason.ConnectFailure, "connecting to %s: %w", to, err)) })
-		return false
+		return
 	}
 	c.limit.Arm(l, timeout, func() {
 		c.end(reason.Errorf(reason.ConnectTimeout, "no answer from %s in %s", to, timeout))
 	})
-	return false
 }
 
 type connecting struct {

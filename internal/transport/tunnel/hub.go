@@ -38,7 +38,6 @@ type hub struct {
 	pieces    [][]byte // of the slots at hand
 	dirty     []*Tunnel
 	scheduled bool
-	answers   answers
 }
 
 type hubKey struct{}
@@ -132,7 +131,6 @@ func (h *hub) add(t *Tunnel) {
 
 // TurnEnd implements poll.TurnEnder.
 func (h *hub) TurnEnd() {
-	h.answers.judge()
 	for i := 0; i < len(h.dirty); i++ { // a flush may add others
 		t := h.dirty[i]
 		h.dirty[i] = nil

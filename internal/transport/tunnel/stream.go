@@ -20,7 +20,7 @@ const (
 type phase uint8
 
 const (
-	opening phase = iota // no 200 yet: nothing is taken from the application
+	opening phase = iota // no 200 yet: the application is not read
 	running
 	gone
 )
@@ -48,12 +48,8 @@ type Stream struct {
 	cut     bool // the stream was reset: the queue is delivered, then the application is reset
 	cutOK   bool // ... or not, because the peer only wanted to read no more
 	stalled bool // in tunnel.stalled
-	eager   bool // bytes of the application may leave while opening
 
-	unanswered bool // runs, and is not answered yet
-
-	early int16 // bytes in the application's socket that were sent while opening
-	extra int16 // bytes at the front of the socket's queue that are not the stream's (prefix)
+	extra int32 // bytes at the front of the socket's queue that are not the stream's (prefix)
 }
 
 // Hooks get how a stream ends, on its loop.
@@ -92,7 +88,7 @@ func (s *Stream) H2() *h2.Stream { return s.hs }
 func (s *Stream) Opening() bool { return s.phase == opening }
 
 // Watch gives the stream its application's socket, which is read once Run is called.
-func (s *Stream) Watch(fd int) error { return s.sock.WatchArrivals(s.Loop(), fd, s) }
+func (s *Stream) Watch(fd int) error { return s.sock.Watch(s.Loop(), fd, s) }
 
 // Detach gives the socket back to the caller.
 func (s *Stream) Detach() { s.sock.Detach() }
@@ -100,7 +96,7 @@ func (s *Stream) Detach() { s.sock.Detach() }
 // Prefix has the application get these bytes before those of the stream.
 func (s *Stream) Prefix(p []byte) {
 	s.sock.QueueFirst(p)
-	s.extra = int16(len(p)) //nolint:gosec // a PROXY protocol header is short
+	s.extra = int32(len(p)) //nolint:gosec // a PROXY protocol header is short
 }
 
 // Refuse ends a stream that is opening, without its hooks: the caller answers.
@@ -126,9 +122,6 @@ func (s *Stream) Unconnected(err error) {
 // Run begins to relay with the application, whose socket is watched already.
 func (s *Stream) Run() {
 	s.phase = running
-	if !s.passed() {
-		return
-	}
 	if s.sock.Queued() > 0 || s.peerEnd {
 		s.deliver()
 	}
@@ -148,9 +141,7 @@ func (s *Stream) Ready(ev poll.Events) {
 		// Half-closed is fine: it wants the answer. Gone altogether is not.
 		if ev&(poll.Hangup|poll.Failed) != 0 {
 			s.Abandon(s.appReset())
-			return
 		}
-		s.ahead()
 		return
 	}
 	if ev&poll.Failed != 0 && s.linger == nil {
@@ -223,9 +214,6 @@ func (s *Stream) unstalled() {
 // more to do now.
 func (s *Stream) readApp() (int, bool) {
 	t := s.t
-	if s.unanswered && !s.answer() {
-		return 0, false
-	}
 	quota := t.h2.SendQuota(s.hs)
 	if quota <= 0 {
 		return 0, false // OnWritable continues
@@ -311,7 +299,7 @@ func (s *Stream) data(p []byte, end bool) {
 		}
 	}
 	switch {
-	case s.phase == gone || s.broken || s.unanswered && s.hasMore() && !s.answer():
+	case s.phase == gone || s.broken:
 		s.t.h2.Consumed(s.hs, len(p))
 	case s.phase == opening || s.sock.Queued() > 0 || !s.sock.Writable():
 		if !s.enqueue(p) {
@@ -352,7 +340,7 @@ func (s *Stream) deliver() {
 func (s *Stream) consumed(n int) {
 	extra := int(s.extra)
 	own := max(n-extra, 0)
-	s.extra = int16(max(extra-n, 0)) //nolint:gosec // it only shrinks
+	s.extra = int32(max(extra-n, 0)) //nolint:gosec // it only shrinks
 	if own > 0 {
 		s.t.h2.Consumed(s.hs, own)
 		s.t.Touch()
@@ -415,9 +403,6 @@ func (s *Stream) drop() {
 	if s.cut {
 		return // what it sends is not wanted
 	}
-	if s.unanswered && !s.answer() {
-		return
-	}
 	for s.phase == running {
 		if s.t.full() {
 			s.stall()
@@ -470,11 +455,8 @@ func (s *Stream) reset(code h2.ErrCode) {
 		if tunnelDied {
 			r, err = s.t.why, s.t.err
 		}
-		s.Fail(r, err, tunnelDied && !s.Early() || code.Retriable())
+		s.Fail(r, err, tunnelDied || code.Retriable())
 	case running:
-		if s.unanswered {
-			s.withdraw()
-		}
 		s.cut = true
 		// A server may stop reading once its answer is complete (RFC 9113, 8.1).
 		s.cutOK = code == h2.NoError && s.peerEnd && s.t.h2.Err() == nil
@@ -497,9 +479,6 @@ func (s *Stream) Abort(r reason.Reason) {
 	case opening:
 		s.Abandon(r)
 	case running:
-		if s.unanswered && !s.answer() {
-			return
-		}
 		s.t.h2.Reset(s.hs, h2.Cancel)
 		s.t.Touch()
 		s.end(r, nil, resetApp)
@@ -526,9 +505,6 @@ func passReset(s *Stream) { relay.Reset(s.Loop(), s.sock.Detach()) }
 // end lets go of the application's socket by the given means.
 func (s *Stream) end(r reason.Reason, err error, letGo func(*Stream)) {
 	s.phase = gone
-	if s.unanswered {
-		s.withdraw()
-	}
 	s.discard()
 	s.t.unstall(s)
 	s.linger.Stop()

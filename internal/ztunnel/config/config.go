@@ -72,10 +72,6 @@ type Config struct {
 	// denies them.
 	CloseUncaptured bool `json:"closeUncapturedConnections"`
 
-	// EarlyData has a program's first bytes leave with the request for its connection,
-	// where only one endpoint can take it.
-	EarlyData bool `json:"earlyData"`
-
 	ZDSSocket string `json:"inpodUds"`
 	PortReuse bool   `json:"inpodPortReuse"`
 
@@ -105,8 +101,6 @@ func Load(env bootstrap.Env, host bootstrap.Host) (*Config, error) {
 		SOCKS5:   r.Bool("UNSTABLE_ENABLE_SOCKS5", false),
 
 		CloseUncaptured: r.Bool("CLOSE_UNCAPTURED_CONNECTIONS", true),
-
-		EarlyData: r.Bool("AMBIT_EARLY_DATA", true),
 
 		ZDSSocket: r.Text("INPOD_UDS", wellknown.ZDSSocket),
 		PortReuse: r.Bool("INPOD_PORT_REUSE", true),

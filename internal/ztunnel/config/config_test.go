@@ -98,8 +98,6 @@ func TestValues(t *testing.T) {
 		{bootstrap.Env{"COMPLIANCE_POLICY": "fips-140-2"}, func(c *Config) bool { return c.LibraryRecords }},
 		{bootstrap.Env{"AMBIT_RECORD_LAYER": "false"}, func(c *Config) bool { return c.LibraryRecords }},
 		{bootstrap.Env{"AMBIT_RECORD_LAYER": "true"}, func(c *Config) bool { return !c.LibraryRecords }},
-		{bootstrap.Env{}, func(c *Config) bool { return c.EarlyData }},
-		{bootstrap.Env{"AMBIT_EARLY_DATA": "false"}, func(c *Config) bool { return !c.EarlyData }},
 		{bootstrap.Env{"XDS_ON_DEMAND": "true"}, func(c *Config) bool { return c.XDSOnDemand && c.DNSProxy }},
 	} {
 		if c := load(t, tc.env); !tc.good(c) {
@@ -137,7 +135,7 @@ func TestRefused(t *testing.T) {
 		{"ZTUNNEL_RESOURCE_CPU_LIMIT": "NaN"},
 		{"LOG_FORMAT": "xml"},
 		{"COMPLIANCE_POLICY": "rot13"},
-		{"AMBIT_RECORD_LAYER": "off"}, {"AMBIT_EARLY_DATA": "off"},
+		{"AMBIT_RECORD_LAYER": "off"},
 		{"TRUST_DOMAIN": "Not/Valid"},
 		{"PROXY_CONFIG": "{"},
 		{"ENABLE_PROXY": "false", "ISTIO_META_DNS_CAPTURE": "false"},
