@@ -207,11 +207,11 @@ func TestStartCostsWhatIsToWrite(t *testing.T) {
 // stays.
 func TestTroubled(t *testing.T) {
 	w := newWorld(t)
-	e := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "wild", Generation: 1}, Spec: networkingapi.ServiceEntry{Hosts: []string{"*.example.com"}}}
+	e := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "wild", Generation: 1}, Spec: networkingapi.ServiceEntry{Hosts: []string{"*.example.com"}, Resolution: networkingapi.ServiceEntry_STATIC}}
 	w.s.Add(&unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
 		"metadata": map[string]any{"namespace": "shop", "name": "wild", "generation": int64(1)},
-		"spec":     map[string]any{"hosts": []any{"*.example.com"}},
+		"spec":     map[string]any{"hosts": []any{"*.example.com"}, "resolution": "STATIC"},
 		"status":   map[string]any{"conditions": []any{map[string]any{"type": "Mine", "status": "True", "reason": "Yes"}}},
 	}})
 	w.event(source.ServiceEntry.Kind, "shop", "wild", e)
