@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/transport/record"
+	"github.com/ambit-mesh/ambit/internal/transport/record/recordtest"
 )
 
 // notImplemented is the code that has the runner leave a test out.
@@ -102,10 +103,8 @@ func (s *settings) run() error {
 
 // shake makes the handshake and takes the connection over.
 func (s *settings) shake(conn net.Conn) (*records, error) {
-	secrets := &record.Secrets{}
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, //nolint:gosec // what a certificate is good for is not tested
-		SessionTicketsDisabled: true, KeyLogWriter: secrets,
 	}
 	if s.certificate != "" {
 		pair, err := tls.LoadX509KeyPair(s.certificate, s.key)
@@ -114,20 +113,11 @@ func (s *settings) shake(conn net.Conn) (*records, error) {
 		}
 		cfg.Certificates = []tls.Certificate{pair}
 	}
-	c := tls.Client
-	if s.server {
-		c = tls.Server
+	keys, err := recordtest.Handshake(conn, cfg, !s.server)
+	if errors.Is(err, recordtest.ErrNotTaken) {
+		os.Exit(notImplemented)
 	}
-	tc := c(&oneRecord{Conn: conn, secrets: secrets}, cfg)
-	if err := tc.Handshake(); err != nil {
-		return nil, err
-	}
-	state := tc.ConnectionState()
-	keys, ok := record.New(&state, secrets, !s.server)
-	if !ok {
-		os.Exit(notImplemented) // such as ChaCha20
-	}
-	return &records{conn: conn, keys: keys}, nil
+	return &records{conn: conn, keys: keys}, err
 }
 
 // exchange does what the runner expects of a connection: it sends what it gets back, each
@@ -225,30 +215,4 @@ func (c *records) write(p []byte) error {
 	}
 	_, err := c.conn.Write(out)
 	return err
-}
-
-// oneRecord reads no further than a record, and has Secrets see what is sent.
-type oneRecord struct {
-	net.Conn
-	secrets *record.Secrets
-	head    []byte
-	left    int
-}
-
-func (o *oneRecord) Write(p []byte) (int, error) {
-	o.secrets.Sent(p)
-	return o.Conn.Write(p)
-}
-
-func (o *oneRecord) Read(p []byte) (int, error) {
-	if o.left > 0 {
-		n, err := o.Conn.Read(p[:min(len(p), o.left)])
-		o.left -= n
-		return n, err
-	}
-	n, err := o.Conn.Read(p[:min(len(p), record.HeaderLen-len(o.head))])
-	if o.head = append(o.head, p[:n]...); len(o.head) == record.HeaderLen {
-		o.left, o.head = int(o.head[3])<<8|int(o.head[4]), nil
-	}
-	return n, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/internal/transport/mtls"
 	"github.com/ambit-mesh/ambit/internal/transport/record"
+	"github.com/ambit-mesh/ambit/internal/transport/record/recordtest"
 )
 
 // Keys shakes hands with the server of a tunnel, from a pod and as whoever the bundle
@@ -20,47 +21,14 @@ func (w *World) Keys(from lab.Where, to netip.AddrPort, as *mtls.Bundle) (net.Co
 	w.t.Helper()
 	conn := w.MustDial(from, to)
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	s := &record.Secrets{}
-	tc := tls.Client(&oneRecord{Conn: conn, s: s}, &tls.Config{
+	c, err := recordtest.Handshake(conn, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}, Certificates: []tls.Certificate{as.Cert},
-		InsecureSkipVerify:     true, //nolint:gosec // an attacker accepts any server
-		SessionTicketsDisabled: true, KeyLogWriter: s,
-	})
-	if err := tc.Handshake(); err != nil {
+		InsecureSkipVerify: true, //nolint:gosec // an attacker accepts any server
+	}, true)
+	if err != nil {
 		w.t.Fatal(err)
 	}
-	state := tc.ConnectionState()
-	c, ok := record.New(&state, s, true)
-	if !ok {
-		w.t.Fatal("the keys were not taken over")
-	}
 	return conn, c
-}
-
-// oneRecord reads no further than a record, and has a Secrets see what is sent.
-type oneRecord struct {
-	net.Conn
-	s    *record.Secrets
-	head []byte
-	left int
-}
-
-func (o *oneRecord) Write(p []byte) (int, error) {
-	o.s.Sent(p)
-	return o.Conn.Write(p)
-}
-
-func (o *oneRecord) Read(p []byte) (int, error) {
-	if o.left > 0 {
-		n, err := o.Conn.Read(p[:min(len(p), o.left)])
-		o.left -= n
-		return n, err
-	}
-	n, err := o.Conn.Read(p[:min(len(p), record.HeaderLen-len(o.head))])
-	if o.head = append(o.head, p[:n]...); len(o.head) == record.HeaderLen {
-		o.left, o.head = int(o.head[3])<<8|int(o.head[4]), nil
-	}
-	return n, err
 }
 
 // Records is a connection whose records are those of package record.

@@ -29,6 +29,19 @@ func TestEgressAllowListPage(t *testing.T) {
 		t.Fatalf("the page has %d files and %d connections", len(blocks), len(rows))
 	}
 	w := rig.Start(t, lab.Config{YAML: shop + captured("looker", ""), Env: map[string][]string{"ztunnel": {"EGRESS_NAME_SERVERS=" + lanAddr(false).String()}}})
+	haveOutside(t, w, rows)
+	w.MustApply(blocks[1][1])
+	w.Eventually("the policy is there", func() error {
+		out, err := w.Ambit("ztunnel-config", "egress", "--node", "node2")
+		return errors.Join(err, contains(out, "shop", "looker", "shop/partners (Enforce)"))
+	})
+	callAsListed(t, w, rows, "allowed")
+}
+
+// haveOutside serves, outside of the mesh, what the rows of a page's table call, and the
+// names that they look up. A row is: whole, name, address, name in TLS, result.
+func haveOutside(t *testing.T, w *rig.World, rows [][]string) {
+	t.Helper()
 	plain := map[string]bool{}
 	names := map[string]netip.Addr{}
 	for _, row := range rows {
@@ -41,11 +54,12 @@ func TestEgressAllowListPage(t *testing.T) {
 	}
 	resolverAt(w, netip.AddrPortFrom(lanAddr(false), 53), func(name string, v6 bool) (netip.Addr, bool) { a, ok := names[name]; return a, ok && !v6 })
 	serveOutside(w, plain)
-	w.MustApply(blocks[1][1])
-	w.Eventually("the policy is there", func() error {
-		out, err := w.Ambit("ztunnel-config", "egress", "--node", "node2")
-		return errors.Join(err, contains(out, "shop", "looker", "shop/partners (Enforce)"))
-	})
+}
+
+// callAsListed has the pod looker make the look-up and the connection of each row, which has
+// its result: good, or the reason of a refusal.
+func callAsListed(t *testing.T, w *rig.World, rows [][]string, good string) {
+	t.Helper()
 	for _, row := range rows {
 		to := netip.MustParseAddrPort(row[2])
 		if name := strings.Trim(row[1], "`"); name != "nothing" {
@@ -59,10 +73,10 @@ func TestEgressAllowListPage(t *testing.T) {
 		} else {
 			err = plainTo(w, looker, to)
 		}
-		if refused := row[4] != "allowed"; (err != nil) != refused || refused && !isReset(err) {
+		if refused := row[4] != good; (err != nil) != refused || refused && !isReset(err) {
 			t.Errorf("%s: %v", row[0], err)
 		} else if refused {
-			w.Logs("node2", "dst.addr="+to.String(), `reason="EGRESS_DENIED"`)
+			w.Logs("node2", "dst.addr="+to.String(), `reason="`+strings.Trim(row[4], "`")+`"`)
 		}
 	}
 }
