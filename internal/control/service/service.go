@@ -207,13 +207,10 @@ func Passed(host string, e *networkingv1.ServiceEntry) bool {
 // ByLookUp reports whether node proxies find a host of a ServiceEntry by the look-ups of
 // pods: a connection goes where it was going, and the entry has no address.
 func ByLookUp(host string, e *networkingv1.ServiceEntry) bool {
-	switch e.Spec.Resolution {
-	case networkingapi.ServiceEntry_DYNAMIC_DNS:
-		return host != "" && host != "*"
-	case networkingapi.ServiceEntry_NONE:
-		return host != "" && host != "*" && (strings.Contains(host, "*") || len(EntryAddresses(e, host)) == 0)
+	if host == "" || host == "*" {
+		return false
 	}
-	return false
+	return dynamicDNS(e) || e.Spec.Resolution == networkingapi.ServiceEntry_NONE && (strings.Contains(host, "*") || len(EntryAddresses(e, host)) == 0)
 }
 
 func dynamicDNS(e *networkingv1.ServiceEntry) bool {

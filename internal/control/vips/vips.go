@@ -49,8 +49,8 @@ func (a *Request) equal(b *Request) bool {
 
 // Allocates reports whether the hosts of an entry get addresses.
 func Allocates(e *networkingv1.ServiceEntry) bool {
-	switch e.Spec.Resolution {
-	case networkingapi.ServiceEntry_NONE, networkingapi.ServiceEntry_DYNAMIC_DNS:
+	r := e.Spec.Resolution
+	if r == networkingapi.ServiceEntry_NONE || r == networkingapi.ServiceEntry_DYNAMIC_DNS {
 		return false // a connection goes where it was going
 	}
 	return len(e.Spec.Addresses) == 0 && !strings.EqualFold(e.Labels[LabelAllocate], "false")

@@ -43,6 +43,7 @@ func Look(p []byte, end bool) (o Opening, more bool) {
 		return Silent, false
 	case sni.Hello:
 		return Opening{Seen: true, TLS: true, Name: name}, false
+	case sni.More, sni.Broken:
 	}
 	return Opening{Seen: true, Broken: true}, v == sni.More && !end
 }

@@ -25,5 +25,6 @@ const (
 	// RetryStart is after how long a pod that could not be served is tried
 	// again by the proxy itself; it doubles up to RetryMax.
 	RetryStart = time.Second
-	RetryMax   = 15 * time.Second
+	// RetryMax is the longest time between two such tries.
+	RetryMax = 15 * time.Second
 )
