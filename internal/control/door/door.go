@@ -45,8 +45,8 @@ type Limits struct {
 }
 
 // Defaults. 200 node proxies behind one address connect at once without loss: each
-// lets the next one on as soon as it is authenticated. All unauthenticated connections together need a few MiB and a twentieth of the
-// descriptors that a program usually has.
+// lets the next one on as soon as it is authenticated. All unauthenticated connections,
+// with those that linger, have 5,120 descriptors at most, and some KiB for each.
 func (l *Limits) setDefaults() {
 	set(&l.Waiting, 1024)
 	set(&l.WaitingPeer, 256)
