@@ -14,19 +14,34 @@ import (
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
 )
 
+// outsider is a pod in the network of its node, outside of the mesh, with a server of
+// test/echo. It is ready when the port of HTTP answers.
+func outsider(t *testing.T, node, http string, more ...string) *corev1.Pod {
+	t.Helper()
+	argv := append([]string{"/echo", "server", "-http", ":" + http}, more...)
+	return mesh.Namespace(t, "outside", nil).Pod("host", kit.OnNode(node), kit.HostNetwork, kit.WithCommand(argv...), func(p *corev1.Pod) {
+		p.Spec.Containers[0].ReadinessProbe.TCPSocket.Port = intstr.Parse(http)
+	})
+}
+
+// lookedUpName returns a name of the domain of a pod's namespace, for which the cluster's name
+// server answers with the address in it.
+func lookedUpName(of *corev1.Pod, ip string) string {
+	return strings.NewReplacer(".", "-", ":", "-").Replace(ip) + "." + podDomain(of)
+}
+
+func podDomain(of *corev1.Pod) string { return of.Namespace + ".pod." + wellknown.DefaultDomain }
+
 // Under REGISTRY_ONLY, pods reach Services, pods and the API server, and what a
 // ServiceEntry lists; an address of a node, which is in no registry, they do not. Probes
 // of the kubelet go on.
 func TestRegistryOnly(t *testing.T) {
 	far, near := twoNodes(t)
 	n := mesh.Namespace(t, "egress", kit.Ambient())
-	plain := mesh.Namespace(t, "plain", nil)
 	server := n.Pod("server", kit.OnNode(near))
 	n.Service("server")
 	n.Pod("client", kit.OnNode(far))
-	host := plain.Pod("host", kit.OnNode(near), kit.HostNetwork, kit.WithCommand("/echo", "server", "-http", ":18082", "-tcp", ":19002", "-first", ":19102"), func(p *corev1.Pod) {
-		p.Spec.Containers[0].ReadinessProbe.TCPSocket.Port = intstr.FromInt32(18082)
-	})
+	host := outsider(t, near, "18082", "-tcp", ":19002", "-first", ":19102")
 	outside := "http://" + net.JoinHostPort(host.Status.HostIP, "18082") + "/"
 	n.MustGet("client", outside)
 
@@ -61,10 +76,7 @@ spec:
 func TestHostsByLookUps(t *testing.T) {
 	far, near := twoNodes(t)
 	n := mesh.Namespace(t, "wildcard", kit.Ambient())
-	plain := mesh.Namespace(t, "outside", nil)
-	host := plain.Pod("host", kit.OnNode(near), kit.HostNetwork, kit.WithCommand("/echo", "server", "-http", ":18084", "-tcp", ":19004", "-first", ":19104", "-tls", ":18444"), func(p *corev1.Pod) {
-		p.Spec.Containers[0].ReadinessProbe.TCPSocket.Port = intstr.FromInt32(18084)
-	})
+	host := outsider(t, near, "18084", "-tcp", ":19004", "-first", ":19104", "-tls", ":18444")
 	n.Pod("client", kit.OnNode(far), captures("true"))
 	n.Label(map[string]*string{wellknown.LabelOutbound: ptr.To("REGISTRY_ONLY")})
 	n.MustApply(`
@@ -72,7 +84,7 @@ apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: outside}
 spec:
-  hosts: ["*.` + plain.Name + `.pod.` + wellknown.DefaultDomain + `"]
+  hosts: ["*.` + podDomain(host) + `"]
   exportTo: ["."]
   location: MESH_EXTERNAL
   resolution: DYNAMIC_DNS
@@ -86,8 +98,7 @@ spec:
 		return nil
 	}
 	for _, ip := range host.Status.HostIPs {
-		// The cluster's name server answers such names with the address in them.
-		name := strings.NewReplacer(".", "-", ":", "-").Replace(ip.IP) + "." + plain.Name + ".pod." + wellknown.DefaultDomain
+		name := lookedUpName(host, ip.IP)
 		n.MustRefuse("client", "http://"+net.JoinHostPort(ip.IP, "18084")+"/")
 		n.MustGet("client", "http://"+name+":18084/")
 		n.MustGet("client", "http://"+name+":18085/")

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 	"github.com/ambit-mesh/ambit/test/e2e/kit"
@@ -57,12 +56,8 @@ func refusedFor(t *testing.T, node, pod string, since time.Time, texts ...string
 func TestEgressHosts(t *testing.T) {
 	far, near := twoNodes(t)
 	n := mesh.Namespace(t, "hosts", kit.Ambient())
-	plain := mesh.Namespace(t, "outside", nil)
-	host := plain.Pod("host", kit.OnNode(near), kit.HostNetwork, kit.WithCommand("/echo", "server", "-http", ":18083", "-tcp", ":19003", "-first", ":19103", "-tls", ":18443"), func(p *corev1.Pod) {
-		p.Spec.Containers[0].ReadinessProbe.TCPSocket.Port = intstr.FromInt32(18083)
-	})
-	// The cluster's name server answers such names with the address in them.
-	name := strings.NewReplacer(".", "-", ":", "-").Replace(host.Status.HostIP) + "." + plain.Name + ".pod." + wellknown.DefaultDomain
+	host := outsider(t, near, "18083", "-tcp", ":19003", "-first", ":19103", "-tls", ":18443")
+	name := lookedUpName(host, host.Status.HostIP)
 	byAddress, byName := "http://"+net.JoinHostPort(host.Status.HostIP, "18083")+"/", "http://"+name+":18083/"
 	n.Pod("client", kit.OnNode(far), captures("true"))
 	n.Pod("blind", kit.OnNode(far), captures("false"))
