@@ -17,14 +17,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool/pooltest"
 	"github.com/ambit-mesh/ambit/internal/l7/observe"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/proxy/otlp"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
-	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/testutil/leak"
-	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -63,27 +61,7 @@ func newWorld(t *testing.T, path string) *world {
 	s := &http.Server{Handler: w, Protocols: protocols} //nolint:gosec // of this test alone
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Serve(l) }()
-	p := pool.New(w.loop, pool.Config{Dial: func(l *poll.Loop, to *pool.Target, take func(stream.Conn, *reason.Error)) func() {
-		fd, err := sockopt.Stream(to.App.Addr())
-		if err != nil {
-			t.Error(err)
-			return func() {}
-		}
-		relay.Connect(l, fd, to.App, time.Minute, func(err error) {
-			if err != nil {
-				sockopt.Close(fd)
-				take(nil, reason.Errorf(reason.ConnectFailure, "%w", err))
-				return
-			}
-			c, err := stream.Plain(l, fd, stream.Info{Remote: to.App, Dialed: true})
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			take(c, nil)
-		})
-		return func() {}
-	}})
+	p := pooltest.Plain(t, w.loop)
 	w.exporter = New(Config{
 		Loop: w.loop, Pool: p, Prefix: func() *otlp.Prefix { return otlp.NewPrefix("test", "v", nil) }, Counters: w.counters, Log: slog.New(slog.DiscardHandler), Method: MethodTraces,
 		Reach: func(*observe.Collector, func()) (pool.Target, bool, *reason.Error) {

@@ -19,13 +19,11 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool"
+	"github.com/ambit-mesh/ambit/internal/l7/exchange/pool/pooltest"
 	"github.com/ambit-mesh/ambit/internal/mesh/ratelimit"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
-	"github.com/ambit-mesh/ambit/internal/sys/sockopt"
 	"github.com/ambit-mesh/ambit/internal/testutil/leak"
-	"github.com/ambit-mesh/ambit/internal/transport/relay"
-	"github.com/ambit-mesh/ambit/internal/transport/stream"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -98,27 +96,7 @@ func (s *service) ShouldRateLimit(ctx context.Context, q *request) (*answer, err
 
 // NewPool implements Proxy, with plain connections.
 func (s *service) NewPool(l *poll.Loop) *pool.Pool {
-	p := pool.New(l, pool.Config{Dial: func(l *poll.Loop, to *pool.Target, take func(stream.Conn, *reason.Error)) func() {
-		fd, err := sockopt.Stream(to.App.Addr())
-		if err != nil {
-			s.t.Error(err)
-			return func() {}
-		}
-		relay.Connect(l, fd, to.App, time.Minute, func(err error) {
-			if err != nil {
-				sockopt.Close(fd)
-				take(nil, reason.Errorf(reason.ConnectFailure, "%w", err))
-				return
-			}
-			c, err := stream.Plain(l, fd, stream.Info{Remote: to.App, Dialed: true})
-			if err != nil {
-				s.t.Error(err)
-				return
-			}
-			take(c, nil)
-		})
-		return func() {}
-	}})
+	p := pooltest.Plain(s.t, l)
 	s.pools = append(s.pools, p)
 	return p
 }
