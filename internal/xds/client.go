@@ -139,7 +139,21 @@ func (c *Client) Synced() <-chan struct{} { return c.f.synced }
 // waits until the server answered: with the resource or with its absence.
 // The subscription stays.
 func (c *Client) Demand(ctx context.Context, typeURL, name string) error {
-	done, err := c.f.demand(typeURL, name)
+	return c.demand(ctx, typeURL, name, false)
+}
+
+// DemandBriefly is Demand for names that clients choose, such as the addresses that they
+// call. When many of these have no resource, the oldest subscriptions without one end.
+func (c *Client) DemandBriefly(ctx context.Context, typeURL, name string) error {
+	return c.demand(ctx, typeURL, name, true)
+}
+
+// Answered reports whether the client follows a name or alias of an OnDemand type, and has
+// what the server has of it: a resource, or that there is none.
+func (c *Client) Answered(typeURL, name string) bool { return c.f.answered(typeURL, name) }
+
+func (c *Client) demand(ctx context.Context, typeURL, name string, brief bool) error {
+	done, err := c.f.demand(typeURL, name, brief)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,6 +19,9 @@ const (
 	// maxDemands bounds the names a client follows on demand; a node that
 	// talks to more is better off with everything.
 	maxDemands = 100_000
+	// maxAbsent bounds those of them that are brief and that no resource has: programs
+	// choose these. The others have room in otherNames, which is what a server grants.
+	maxAbsent = 4096
 	// maxDetail bounds the rejected resources that are named to the server:
 	// enough to see a pattern, little enough for a log line.
 	maxDetail = 20
@@ -51,12 +55,19 @@ type followed struct {
 	// demands by name; unsent are those not asked of this connection yet.
 	demands map[string]*demand
 	unsent  []string
+	absences
 }
 
 // demand is a name, or alias, asked for. done is closed with the answer.
 type demand struct {
 	done     chan struct{}
 	answered bool
+	// brief: it ends when it is one of too many that no resource has.
+	brief bool
+	// resources have the name, or the alias; of brief demands only.
+	resources []string
+	// absent is its place among those that no resource has; nil for others.
+	absent *list.Element
 }
 
 func newFollower(node *core.Node, types []TypeConfig) *follower {
@@ -64,7 +75,7 @@ func newFollower(node *core.Node, types []TypeConfig) *follower {
 		node: node, types: make(map[string]*followed), synced: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	for _, t := range types {
-		w := &followed{TypeConfig: t, versions: make(map[string]string), demands: make(map[string]*demand)}
+		w := &followed{TypeConfig: t, versions: make(map[string]string), demands: make(map[string]*demand), absences: newAbsences()}
 		w.complete = t.OnDemand || t.Optional
 		f.order = append(f.order, w)
 		f.types[t.TypeURL] = w
@@ -80,13 +91,16 @@ func (f *follower) hello() []*discovery.DeltaDiscoveryRequest {
 	defer f.mu.Unlock()
 	var out []*discovery.DeltaDiscoveryRequest
 	for _, w := range f.order {
-		w.fresh, w.unsent = true, nil
+		w.fresh, w.unsent, w.ended = true, nil, nil
 		if w.later, w.due = w.Optional, false; w.later {
 			continue
 		}
 		req := f.first(w)
 		if w.OnDemand {
 			req.ResourceNamesSubscribe = slices.Sorted(maps.Keys(w.demands))
+			for name := range w.versions {
+				w.demands[name].end() // a server does not send again what has not changed
+			}
 			if len(w.demands) == 0 {
 				// The protocol has no empty subscription; this is one.
 				req.ResourceNamesSubscribe = []string{Wildcard}
@@ -139,7 +153,9 @@ func (f *follower) respond(resp *discovery.DeltaDiscoveryResponse) *discovery.De
 	w.fresh = false
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w.answer(resp)
+	if w.answer(resp) {
+		f.signal()
+	}
 	f.optional(resp)
 	if resp.GetSystemVersionInfo() != partialVersion {
 		w.complete = true
@@ -194,20 +210,24 @@ func (w *followed) record(d Delta, rejected []Rejection) {
 	}
 }
 
-// answer ends the wait for whatever a response talks of.
-func (w *followed) answer(resp *discovery.DeltaDiscoveryResponse) {
+// answer ends the wait for whatever a response talks of. It reports whether there is
+// something to send.
+func (w *followed) answer(resp *discovery.DeltaDiscoveryResponse) bool {
 	if len(w.demands) == 0 {
-		return
+		return false
 	}
 	for _, r := range resp.GetResources() {
-		w.demands[r.GetName()].end()
+		w.present(r.GetName(), r.GetName())
 		for _, a := range r.GetAliases() {
-			w.demands[a].end()
+			w.present(a, r.GetName())
 		}
 	}
 	for _, name := range resp.GetRemovedResources() {
 		w.demands[name].end()
+		w.removed(name)
 	}
+	w.shed()
+	return len(w.unsent) > 0 || len(w.ended) > 0
 }
 
 func (d *demand) end() {
@@ -230,8 +250,9 @@ func (f *follower) checkSynced() {
 	close(f.synced)
 }
 
-// demand asks for a name; the channel is closed when it has been answered.
-func (f *follower) demand(typeURL, name string) (<-chan struct{}, error) {
+// demand asks for a name; the channel is closed when it has been answered. A demand that is
+// not brief stays.
+func (f *follower) demand(typeURL, name string, brief bool) (<-chan struct{}, error) {
 	w := f.types[typeURL]
 	if w == nil || !w.OnDemand {
 		return nil, fmt.Errorf("type %s is not followed on demand", typeURL)
@@ -246,16 +267,38 @@ func (f *follower) demand(typeURL, name string) (<-chan struct{}, error) {
 		if len(w.demands) >= maxDemands {
 			return nil, fmt.Errorf("more than %d names of type %s asked for", maxDemands, typeURL)
 		}
-		d = &demand{done: make(chan struct{})}
-		w.demands[name] = d
-		w.unsent = append(w.unsent, name)
+		d = w.ask(name, brief)
 		f.signal()
+	}
+	if !brief {
+		w.keep(d)
 	}
 	return d.done, nil
 }
 
+// ask adds a demand, which is to be sent.
+func (w *followed) ask(name string, brief bool) *demand {
+	d := &demand{done: make(chan struct{}), brief: brief}
+	w.demands[name] = d
+	w.unsent = append(w.unsent, name)
+	w.ended = slices.DeleteFunc(w.ended, func(n string) bool { return n == name })
+	return d
+}
+
+// answered reports whether a name is asked for, and the server has answered.
+func (f *follower) answered(typeURL, name string) bool {
+	w := f.types[typeURL]
+	if w == nil {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := w.demands[name]
+	return d != nil && d.answered
+}
+
 // demands returns requests for the names, and the optional types, that were not asked for
-// yet.
+// yet, and for names that are no longer followed.
 func (f *follower) demands() []*discovery.DeltaDiscoveryRequest {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -265,9 +308,9 @@ func (f *follower) demands() []*discovery.DeltaDiscoveryRequest {
 			w.due = false
 			out = append(out, f.first(w))
 		}
-		if len(w.unsent) > 0 {
-			out = append(out, &discovery.DeltaDiscoveryRequest{TypeUrl: w.TypeURL, ResourceNamesSubscribe: w.unsent})
-			w.unsent = nil
+		if len(w.unsent) > 0 || len(w.ended) > 0 {
+			out = append(out, &discovery.DeltaDiscoveryRequest{TypeUrl: w.TypeURL, ResourceNamesSubscribe: w.unsent, ResourceNamesUnsubscribe: w.ended})
+			w.unsent, w.ended = nil, nil
 		}
 	}
 	return out

@@ -172,10 +172,10 @@ func TestFollowerDemands(t *testing.T) {
 	if !slices.Equal(h.GetResourceNamesSubscribe(), []string{"*"}) || !slices.Equal(h.GetResourceNamesUnsubscribe(), []string{"*"}) {
 		t.Errorf("hello without demands: %v", h)
 	}
-	if _, err := f.demand(typeB, "x"); err == nil {
+	if _, err := f.demand(typeB, "x", false); err == nil {
 		t.Error("demand of a type that is followed whole")
 	}
-	if _, err := f.demand(typeA, Wildcard); err == nil {
+	if _, err := f.demand(typeA, Wildcard, true); err == nil {
 		t.Error("demand of everything")
 	}
 	answered := func(c <-chan struct{}) bool {
@@ -187,7 +187,7 @@ func TestFollowerDemands(t *testing.T) {
 		}
 	}
 	ask := func(name string) <-chan struct{} {
-		c, err := f.demand(typeA, name)
+		c, err := f.demand(typeA, name, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +321,7 @@ func FuzzFollowerRespond(f *testing.F) {
 		held := map[string]string{}
 		fl := newFollower(nil, []TypeConfig{{TypeURL: typeA, OnDemand: true, Apply: picky(held)}})
 		fl.hello()
-		if _, err := fl.demand(typeA, "x"); err != nil {
+		if _, err := fl.demand(typeA, "x", false); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {

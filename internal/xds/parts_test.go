@@ -64,6 +64,9 @@ func TestParts(t *testing.T) {
 			sub A -vip
 			ack A 1
 			set A svc=2|vip pod=2|+svc
+			> A 2 -pod -svc
+			ack A 2
+			set A svc=3|vip pod=3|+svc
 			> silence`,
 		"of the node": `
 			set A here=1|@at-n1 there=1|@at-n2

@@ -139,7 +139,7 @@ func TestScope(t *testing.T) {
 			ack A 3
 			sub A -open
 			set A open=3 open2=3 a=3|@own
-			> A 4 a=3 open2=3`,
+			> A 4 a=3 open2=3 -open`,
 		"a wildcard later, and no longer": `
 			set A a=1|@own open=1 b=1|@other
 			synced A
@@ -151,7 +151,7 @@ func TestScope(t *testing.T) {
 			ack A 2
 			sub A -*
 			set A a=2|@own open=2 b=2|@other
-			> A 3 open=2`,
+			> A 3 open=2 -a`,
 		"a removal under way is not lost with another name": `
 			set A open=1 open2=1
 			synced A
@@ -160,7 +160,7 @@ func TestScope(t *testing.T) {
 			del A open
 			sub A -open2
 			ack A 1
-			> A 2 -open`,
+			> A 2 -open -open2`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := NewCache()

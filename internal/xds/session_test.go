@@ -273,11 +273,32 @@ func TestSession(t *testing.T) {
 			ack A 1
 			sub A -x
 			set A x=2 y=2|ip
-			> A 2 y=2
+			> A 2 y=2 -x
 			ack A 2
 			sub A -ip
+			> A 3 -y
+			ack A 3
+			set A x=3 y=3|ip
 			del A x y
 			> silence`,
+		"no longer wanted, and then wanted again": `
+			set A x=1
+			synced A
+			sub A x
+			> A 1 x=1
+			ack A 1
+			sub A -x
+			sub A x
+			> A 2 x=1
+			ack A 2
+			set A x=2
+			> A 3 x=2`,
+		"an alias whose resource goes before the answer": `
+			set A b=1|ip
+			synced A
+			sub A ip
+			del A b
+			> A 1 -b -ip`,
 		"asked again, answered again": `
 			set A x=1
 			synced A

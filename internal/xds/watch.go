@@ -16,6 +16,8 @@ type watch struct {
 	names map[string]struct{}
 	// held are the resources that the client has, when the watch tracks.
 	held map[string]struct{}
+	// dropped are those of them that were unsubscribed. They are pending.
+	dropped map[string]struct{}
 	// strays is how many names the client began with that it may not have, or
 	// that are gone, beside those that it asks for.
 	strays int
@@ -45,6 +47,7 @@ func (s *session) start(t *table, scope Scope, req *request) *watch {
 	w := &watch{
 		scope: scope,
 		names: make(map[string]struct{}), held: make(map[string]struct{}), pending: make(map[string]struct{}),
+		dropped: make(map[string]struct{}),
 	}
 	s.add(req.GetTypeUrl(), w)
 	first, subscribe := s.isFirst(req.GetTypeUrl()), req.GetResourceNamesSubscribe()
@@ -176,9 +179,8 @@ func (w *watch) subscribe(t *table, names []string, known map[string]string) {
 			w.pending[r] = struct{}{}
 			w.oweParts(t, r, known)
 		}
-		if len(resolved) == 0 {
-			w.pending[name] = struct{}{}
-		}
+		// What has the name now may be gone when the answer goes out.
+		w.pending[name] = struct{}{}
 	}
 }
 
@@ -212,7 +214,9 @@ func (w *watch) narrow(t *table) {
 	w.oweGroups(t, w.backlogFirst)
 }
 
-// unsubscribe removes names, and with them what the client held for them.
+// unsubscribe removes names, and with them what the client held for them, which it is sent
+// the removal of: it may have been under way. What it holds for an alias that has changed
+// hands since, it still follows.
 func (w *watch) unsubscribe(t *table, names []string) {
 	if len(names) == 0 {
 		return
@@ -226,15 +230,31 @@ func (w *watch) unsubscribe(t *table, names []string) {
 	if !w.tracks() {
 		return
 	}
-	for name := range w.pending {
-		if !has(w.held, name) && !w.wanted(t, name) {
+	drop := func(name string) {
+		switch {
+		case w.wanted(t, name):
+		case has(w.held, name):
+			w.pending[name] = struct{}{}
+			w.dropped[name] = struct{}{}
+		default:
 			w.settle(name)
 		}
 	}
-	for name := range w.held {
-		if _, ok := w.get(t, name); !w.wanted(t, name) && (ok || !has(w.pending, name)) { // else its removal is under way
-			delete(w.held, name)
-			w.settle(name)
+	if slices.Contains(names, Wildcard) {
+		for name := range w.pending {
+			drop(name)
+		}
+		for name := range w.held {
+			drop(name)
+		}
+		return
+	}
+	for _, name := range names {
+		for _, of := range append(slices.Clone(w.resolve(t, name)), name) {
+			drop(of)
+			for part := range t.parts[of] {
+				drop(part)
+			}
 		}
 	}
 }
@@ -317,6 +337,14 @@ func (w *watch) addBacklog(resp *reply, t *table, size, limit int) int {
 // the client may not have is absent.
 func (w *watch) add(resp *reply, t *table, name string) int {
 	r, ok := w.get(t, name)
+	if has(w.dropped, name) {
+		delete(w.dropped, name)
+		if !w.wanted(t, name) {
+			resp.removed = append(resp.removed, name)
+			delete(w.held, name)
+			return len(name)
+		}
+	}
 	if !ok {
 		// A name that has become an alias is answered by what has it.
 		if !w.tracks() || len(w.resolve(t, name)) == 0 {
