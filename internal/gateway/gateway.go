@@ -228,7 +228,7 @@ func (g *Gateway) seen(in *incoming) filter.Client {
 // whereabouts returns what decisions depend on now.
 func (s *shard) whereabouts(namespace string) (place.Whereabouts, *reason.Error) {
 	o := &s.g.opts
-	w := place.Whereabouts{Snapshot: o.Directory(), Network: o.Network, Self: o.Self(), Source: o.Source, Namespace: namespace, Hosts: o.Hosts}
+	w := place.Whereabouts{Snapshot: o.Directory(), Network: o.Network, Self: o.Self(), Source: o.Source, Namespace: namespace, Hosts: o.Hosts, Answered: o.Answered}
 	if w.Self == nil {
 		return w, reason.Errorf(reason.UnknownSource, "this gateway's own workload has not come yet")
 	}

@@ -51,6 +51,9 @@ type Options struct {
 	// lacks, and calls done on the loop once they have come or never will. It
 	// reports false when there is nothing to wait for; done is not called then.
 	Learn func(l *poll.Loop, names []string, done func()) bool
+	// Answered reports whether such a directory has what there is of a name; nil where it
+	// has everything.
+	Answered func(name string) bool
 	// Names returns the addresses of a host outside, if known: else Learn gets the name, which has no slash.
 	Names func(host string) (addrs []netip.Addr, err error, known bool) //nolint:revive // the answer is a pair
 	Hosts *hosts.Table                                                  // services that are found by names; nil: none

@@ -104,7 +104,7 @@ func (s *shard) pick(c *session, cfg *route.Config, b *route.Backend, keep strin
 		return e, err
 	}
 	own := b == nil || e.upstream.Service == c.dest.Key
-	if e.unknown, err = s.outside.Locate(&up, &c.dest, outside.Call{Service: e.service, Own: own, Port: port, Network: where.Network, Like: cmp.Or(dialled, c.remote.Addr()), Random: random}); err != nil {
+	if e.unknown, err = s.outside.Locate(&up, &c.dest, outside.Call{Service: e.service, Own: own, Port: port, Where: &where, Like: cmp.Or(dialled, c.remote.Addr()), Random: random}); err != nil {
 		return e, err
 	}
 	if gw := s.behind(&where, e.service, &up); !gw.IsZero() {

@@ -152,8 +152,8 @@ func (c *Client) DemandBriefly(ctx context.Context, typeURL, name string) error 
 // what the server has of it: a resource, or that there is none.
 func (c *Client) Answered(typeURL, name string) bool { return c.f.answered(typeURL, name) }
 
-func (c *Client) demand(ctx context.Context, typeURL, name string, brief bool) error {
-	done, err := c.f.demand(typeURL, name, brief)
+func (c *Client) demand(ctx context.Context, typeURL, name string, briefly bool) error {
+	done, err := c.f.demand(typeURL, name, briefly)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"container/list"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,15 +12,14 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
+
+	"github.com/ambit-mesh/ambit/internal/xds/brief"
 )
 
 const (
 	// maxDemands bounds the names a client follows on demand; a node that
 	// talks to more is better off with everything.
 	maxDemands = 100_000
-	// maxAbsent bounds those of them that are brief and that no resource has: programs
-	// choose these. The others have room in otherNames, which is what a server grants.
-	maxAbsent = 4096
 	// maxDetail bounds the rejected resources that are named to the server:
 	// enough to see a pattern, little enough for a log line.
 	maxDetail = 20
@@ -55,19 +53,16 @@ type followed struct {
 	// demands by name; unsent are those not asked of this connection yet.
 	demands map[string]*demand
 	unsent  []string
-	absences
+	// brief are the demands that end when they are of too many that no resource has; ended
+	// are those that did, and that are to be unsubscribed.
+	brief *brief.Names
+	ended []string
 }
 
 // demand is a name, or alias, asked for. done is closed with the answer.
 type demand struct {
 	done     chan struct{}
 	answered bool
-	// brief: it ends when it is one of too many that no resource has.
-	brief bool
-	// resources have the name, or the alias; of brief demands only.
-	resources []string
-	// absent is its place among those that no resource has; nil for others.
-	absent *list.Element
 }
 
 func newFollower(node *core.Node, types []TypeConfig) *follower {
@@ -75,7 +70,7 @@ func newFollower(node *core.Node, types []TypeConfig) *follower {
 		node: node, types: make(map[string]*followed), synced: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	for _, t := range types {
-		w := &followed{TypeConfig: t, versions: make(map[string]string), demands: make(map[string]*demand), absences: newAbsences()}
+		w := &followed{TypeConfig: t, versions: make(map[string]string), demands: make(map[string]*demand), brief: brief.New(brief.Most)}
 		w.complete = t.OnDemand || t.Optional
 		f.order = append(f.order, w)
 		f.types[t.TypeURL] = w
@@ -217,16 +212,19 @@ func (w *followed) answer(resp *discovery.DeltaDiscoveryResponse) bool {
 		return false
 	}
 	for _, r := range resp.GetResources() {
-		w.present(r.GetName(), r.GetName())
-		for _, a := range r.GetAliases() {
-			w.present(a, r.GetName())
+		for _, name := range append([]string{r.GetName()}, r.GetAliases()...) {
+			w.demands[name].end()
+			w.brief.Present(name, r.GetName())
 		}
 	}
 	for _, name := range resp.GetRemovedResources() {
 		w.demands[name].end()
-		w.removed(name)
+		w.brief.Removed(name)
 	}
-	w.shed()
+	for _, name := range w.brief.Shed() {
+		delete(w.demands, name)
+		w.ended = append(w.ended, name)
+	}
 	return len(w.unsent) > 0 || len(w.ended) > 0
 }
 
@@ -251,8 +249,8 @@ func (f *follower) checkSynced() {
 }
 
 // demand asks for a name; the channel is closed when it has been answered. A demand that is
-// not brief stays.
-func (f *follower) demand(typeURL, name string, brief bool) (<-chan struct{}, error) {
+// not made briefly stays.
+func (f *follower) demand(typeURL, name string, briefly bool) (<-chan struct{}, error) {
 	w := f.types[typeURL]
 	if w == nil || !w.OnDemand {
 		return nil, fmt.Errorf("type %s is not followed on demand", typeURL)
@@ -267,22 +265,17 @@ func (f *follower) demand(typeURL, name string, brief bool) (<-chan struct{}, er
 		if len(w.demands) >= maxDemands {
 			return nil, fmt.Errorf("more than %d names of type %s asked for", maxDemands, typeURL)
 		}
-		d = w.ask(name, brief)
+		d = &demand{done: make(chan struct{})}
+		w.demands[name] = d
+		w.unsent = append(w.unsent, name)
+		w.ended = slices.DeleteFunc(w.ended, func(n string) bool { return n == name })
+		w.brief.Add(name)
 		f.signal()
 	}
-	if !brief {
-		w.keep(d)
+	if !briefly {
+		w.brief.Keep(name)
 	}
 	return d.done, nil
-}
-
-// ask adds a demand, which is to be sent.
-func (w *followed) ask(name string, brief bool) *demand {
-	d := &demand{done: make(chan struct{}), brief: brief}
-	w.demands[name] = d
-	w.unsent = append(w.unsent, name)
-	w.ended = slices.DeleteFunc(w.ended, func(n string) bool { return n == name })
-	return d
 }
 
 // answered reports whether a name is asked for, and the server has answered.

@@ -96,7 +96,7 @@ func NewApp(cfg *config.Config, logs *logging.Logging) (*App, error) {
 		Loops: a.loops, Recorder: rec, Metrics: manager, Traffic: a.traffic, Egress: a.egress, Hosts: &a.hosts, DNS: dnsproxy.Options{Logger: logs.Logger("dns"), Metrics: lookups},
 	}
 	if a.xds != nil && cfg.XDSOnDemand {
-		o.Demand = func(ctx context.Context, name string) error { return a.xds.Demand(ctx, wellknown.TypeAddress, name) }
+		o.Demand = feed.Demand(a.xds)
 	}
 	o.Observed = observed.New(observed.Config{
 		Loops: a.loops, Directory: dir, Layers: a.layers, Log: logs.Logger("telemetry"), Network: cfg.Network, Cluster: cfg.ClusterID, NodeName: cfg.NodeName,

@@ -57,12 +57,23 @@ func throughWaypoint(w *rig.World, from lab.Where, to netip.AddrPort, host strin
 // to the address that was called. Names that the entry does not have are refused there.
 func TestHostsThroughWaypoint(t *testing.T) {
 	w := rig.Start(t, lab.Config{
-		YAML: confined + captured("looker", "") + managed,
+		YAML: confined + captured("looker", "") + managed +
+			rig.PodObject("yard", "well", "node1", "app: well") + rig.ServiceObject("yard", "well", "well", "{name: http, port: 7070}"),
 		Args: map[string][]string{lab.Ambitd: {"--mesh-config", meshSettings(t, "REGISTRY_ONLY")}},
 		Env:  map[string][]string{"ztunnel": {"EGRESS_NAME_SERVERS=" + lanAddr(false).String() + "," + lanAddr(true).String()}},
 	})
-	internet(w)
+	pod := func(v6 bool) netip.Addr { return w.Pod("yard", "well", v6) }
+	internet(w, map[string]func(bool) netip.Addr{
+		"pod.partner.test.":     pod,
+		"service.partner.test.": func(v6 bool) netip.Addr { return w.Service("yard", "well", v6) },
+	})
 	outside(w)
+	well := w.Listen(lab.InPod("yard", "well"), ":7070")
+	go func() {
+		_ = http.Serve(well, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { //nolint:gosec // a test's
+			_, _ = io.WriteString(rw, "the pod answers")
+		}))
+	}()
 	w.Eventually("the waypoint uses the name server", func() error {
 		pod, err := gatewayPod(w)
 		if err != nil {
@@ -121,6 +132,15 @@ spec:
 					}
 					if code, _, err := hostGet(w, looker, at(7070), host, "/"); err == nil && code < 400 {
 						t.Errorf("host %q: status %d", host, code)
+					}
+				}
+				// A name that leads into the mesh opens nothing there, with the gateway's identity or without.
+				for _, host := range []string{"pod.partner.test", "service.partner.test"} {
+					if c.host == "api.partner.test" {
+						break
+					}
+					if code, body, err := hostGet(w, looker, at(7070), host, "/"); err != nil || code != 503 || strings.Contains(body, "pod answers") {
+						t.Errorf("%s: status %d, %q, %v", host, code, body, err)
 					}
 				}
 				if err := tlsTo(w, looker, at(443), "api.partner.test"); err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/gateway"
+	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/observe/requests"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -126,7 +127,7 @@ func New(cfg *Config, logs *logging.Logging) (*App, error) {
 	hooks.Request = func(r *gateway.Record) { tries.Ended(r.Tries); report(r) }
 	a.gateway = gateway.New(gateway.Options{
 		Loops: a.loops, Network: cfg.Network, Self: a.self, Source: cfg.Source, Directory: a.dir.Snapshot,
-		Learn: a.learner.learn, Names: a.learner.names.Cached, Hosts: &a.hosts, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
+		Learn: a.learner.learn, Answered: a.learner.answered, Names: a.learner.names.Cached, Hosts: &a.hosts, Config: a.rules.config.Load, Tunnels: a.pool, Dial: a.dial,
 		Identity: cfg.Identity(), ClientCertificate: cfg.ClientIdentity, Log: logs.Logger("gateway"),
 		Policies: a.policies.set.Load, Authentications: a.authentications.set.Load, Telemetry: hooks, Observed: a.observed.Set, Spans: a.spans, Records: a.records,
 	})
@@ -204,7 +205,7 @@ func (a *App) start(ctx context.Context, done []func()) {
 	for {
 		config := a.rules.config.Load()
 		// What routes lead to is requested before the first client needs it.
-		names := append([]string{addressName(a.cfg.Network, a.cfg.Source)}, named(config)...)
+		names := append([]string{place.AddressName(a.cfg.Network, a.cfg.Source)}, named(config)...)
 		names = append(names, a.observed.Names()...)
 		if !a.learner.all(ctx, names) || !a.learner.all(ctx, a.ownServices()) {
 			return

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -49,7 +48,7 @@ func (n *learner) learn(l *poll.Loop, names []string, done func()) bool {
 				_, _ = n.names.Lookup(ctx, name)
 				continue
 			}
-			if n.client.Demand(ctx, wellknown.TypeAddress, name) != nil {
+			if n.client.DemandBriefly(ctx, wellknown.TypeAddress, name) != nil { // a client has chosen it
 				break // what is missing is found missing by who needs it
 			}
 		}
@@ -57,6 +56,9 @@ func (n *learner) learn(l *poll.Loop, names []string, done func()) bool {
 	})
 	return true
 }
+
+// answered is the gateway's Answered.
+func (n *learner) answered(name string) bool { return n.client.Answered(wellknown.TypeAddress, name) }
 
 // all requests names until the control plane has answered for each, or ctx ends.
 func (n *learner) all(ctx context.Context, names []string) bool {
@@ -95,6 +97,3 @@ func (a *App) ownServices() []string {
 	slices.Sort(names)
 	return names
 }
-
-// addressName is the name of an address for the control plane.
-func addressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }

@@ -4,6 +4,7 @@ package outside
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/gateway/place"
@@ -23,12 +24,19 @@ type Finder struct {
 	// Names returns the addresses of a name, if they are known.
 	Names func(host string) (addrs []netip.Addr, err error, known bool) //nolint:revive // the answer is a pair
 
-	kept map[key]*workload.Workload
+	kept map[key]*host
 }
 
 type key struct {
 	service workload.NamespacedName
 	at      netip.AddrPort
+}
+
+// host is one address outside.
+type host struct {
+	workload *workload.Workload
+	// name of the resources that stand at the address, if it is in the mesh after all.
+	name string
 }
 
 // Call is what a client has called.
@@ -37,66 +45,92 @@ type Call struct {
 	Service *workload.Service
 	Own     bool
 	Port    uint16
-	// Network is the gateway's own.
-	Network string
+	// Where has the directory, as the client's namespace sees it.
+	Where *place.Whereabouts
 	// Like has the family that is preferred.
 	Like   netip.Addr
 	Random func(uint64) uint64
 }
 
 // Locate completes an endpoint that has no address in the directory. missing is a name that
-// has to be looked up first; the error stands until then.
+// has to be looked up first, or the name of a resource that has to be requested; the error
+// stands until then.
 func (f *Finder) Locate(up *workload.Upstream, d *place.Destination, c Call) (missing []string, err *reason.Error) {
 	switch {
 	case up.Direct:
 		return f.direct(up, d, c)
 	case up.Workload != nil && !up.Addr.IsValid() && up.Workload.Hostname != "":
-		up.Addr, missing, err = f.address(up.Workload.Hostname, c)
+		var addrs []netip.Addr
+		if addrs, missing, err = f.addresses(up.Workload.Hostname, c); err == nil {
+			up.Addr = addrs[0]
+		}
 	}
 	return missing, err
 }
 
 // direct goes where the client's connection was going.
 func (f *Finder) direct(up *workload.Upstream, d *place.Destination, c Call) (missing []string, err *reason.Error) {
-	at := d.Addr
+	addrs := []netip.Addr{d.Addr}
 	switch {
 	case !c.Own:
 		return nil, reason.Errorf(reason.NoHealthyUpstream, "service %s sends each connection to the address that was called, and the client has called another service", c.Service.Key())
 	case d.Named != "":
-		if at, missing, err = f.address(d.Named, c); err != nil {
+		if addrs, missing, err = f.addresses(d.Named, c); err != nil {
 			return missing, err
 		}
 	case c.Service.ByName:
 		return nil, reason.Errorf(reason.NoHealthyUpstream, "service %s is found by the name that the client has called, and it has called an address", c.Service.Key())
-	case !at.IsValid():
+	case !d.Addr.IsValid():
 		return nil, reason.Errorf(reason.NoHealthyUpstream, "service %s sends each connection to the address that was called, and the client has called a name", c.Service.Key())
 	}
 	up.Port = c.Port
 	if target, ok := c.Service.TargetPort(c.Port); ok && target != 0 {
 		up.Port = target
 	}
-	up.Direct, up.Addr, up.Workload = false, at, f.endpoint(c.Service, c.Network, netip.AddrPortFrom(at, up.Port))
+	var h *host
+	for _, a := range addrs {
+		h = f.host(c.Service, c.Where.Network, netip.AddrPortFrom(a, up.Port))
+		if missing, err = h.outside(a, c); err == nil {
+			up.Direct, up.Addr, up.Workload = false, a, h.workload
+		}
+		if err == nil || len(missing) > 0 {
+			break
+		}
+	}
+	return missing, err
+}
+
+// outside returns an error if an address is in the mesh. A client chooses the name, and who
+// has the name its addresses: neither may use this gateway's identity, or its place in the
+// network, to reach a pod or a Service.
+func (h *host) outside(a netip.Addr, c Call) (missing []string, err *reason.Error) {
+	switch {
+	case c.Where.Snapshot.Find(c.Where.Network, a, c.Where.Namespace).InMesh():
+		return nil, reason.Errorf(reason.NoHealthyUpstream, "service %s is outside of the mesh, and %s is in it (call the pod or Service by its own name)", c.Service.Key(), a)
+	case c.Where.Answered != nil && !c.Where.Answered(h.name):
+		return []string{h.name}, reason.Errorf(reason.UnknownDestination, "%s: the control plane has not answered yet what it is", a)
+	}
 	return nil, nil
 }
 
-// address returns an address of a name.
-func (f *Finder) address(host string, c Call) (a netip.Addr, missing []string, err *reason.Error) {
+// addresses returns those of a name that a gateway connects to, in the order of trying: one
+// at least, or an error.
+func (f *Finder) addresses(host string, c Call) (out []netip.Addr, missing []string, err *reason.Error) {
 	if f.Names == nil {
-		return a, nil, reason.Errorf(reason.NoHealthyUpstream, "%s has no address", host)
+		return nil, nil, reason.Errorf(reason.NoHealthyUpstream, "%s has no address", host)
 	}
 	addrs, failed, known := f.Names(host)
 	switch {
 	case !known:
-		return a, []string{host}, reason.Errorf(reason.NoHealthyUpstream, "resolving %s: no answer has come yet", host)
+		return nil, []string{host}, reason.Errorf(reason.NoHealthyUpstream, "resolving %s: no answer has come yet", host)
 	case failed != nil:
-		return a, nil, reason.Errorf(reason.NoHealthyUpstream, "resolving %s: %w", host, failed)
+		return nil, nil, reason.Errorf(reason.NoHealthyUpstream, "resolving %s: %w", host, failed)
 	}
-	for _, a := range resolve.Order(addrs, !c.Like.IsValid() || c.Like.Unmap().Is4(), c.Random) {
-		if Reachable(a) {
-			return a, nil, nil
-		}
+	out = slices.DeleteFunc(resolve.Order(addrs, !c.Like.IsValid() || c.Like.Unmap().Is4(), c.Random), func(a netip.Addr) bool { return !Reachable(a) })
+	if len(out) == 0 {
+		return nil, nil, reason.Errorf(reason.NoHealthyUpstream, "resolving %s: it has no address that a gateway connects to", host)
 	}
-	return a, nil, reason.Errorf(reason.NoHealthyUpstream, "resolving %s: it has no address that a gateway connects to", host)
+	return out, nil, nil
 }
 
 // Reachable reports whether an answer of a name server may lead a gateway to an address. None
@@ -106,18 +140,21 @@ func Reachable(a netip.Addr) bool {
 	return a.IsValid() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast()
 }
 
-// endpoint returns what stands for an address outside.
-func (f *Finder) endpoint(svc *workload.Service, network string, at netip.AddrPort) *workload.Workload {
+// host returns what stands for an address outside.
+func (f *Finder) host(svc *workload.Service, network string, at netip.AddrPort) *host {
 	k := key{svc.Key(), at}
-	if w := f.kept[k]; w != nil {
-		return w
+	if h := f.kept[k]; h != nil {
+		return h
 	}
 	if f.kept == nil || len(f.kept) >= maxKept {
-		f.kept = map[key]*workload.Workload{}
+		f.kept = map[key]*host{}
 	}
-	w := &workload.Workload{UID: "outside/" + svc.Key().String() + "/" + at.String(), Healthy: true, Traits: &workload.Traits{Namespace: svc.Namespace, Network: network}}
-	f.kept[k] = w
-	return w
+	h := &host{
+		workload: &workload.Workload{UID: "outside/" + svc.Key().String() + "/" + at.String(), Healthy: true, Traits: &workload.Traits{Namespace: svc.Namespace, Network: network}},
+		name:     place.AddressName(network, at.Addr()),
+	}
+	f.kept[k] = h
+	return h
 }
 
 // Called notes the name that a request is for, where the service is found by names. It reports

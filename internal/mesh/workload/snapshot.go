@@ -207,6 +207,12 @@ type Destination struct {
 	Workload *Workload
 }
 
+// InMesh reports whether a pod, a Service of Kubernetes, or another workload of the mesh
+// stands there.
+func (d Destination) InMesh() bool {
+	return d.Service != nil && d.Service.isKubernetes() || d.Workload != nil && (d.Workload.IsPod() || d.Workload.Protocol == HBONE)
+}
+
 // Find looks an address up as a connection of a client in clientNamespace
 // does. The order is that of docs/addresses.md: no claim of another namespace
 // comes before the Kubernetes Service or the pod that has the address.

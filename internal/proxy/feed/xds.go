@@ -1,9 +1,11 @@
 package feed
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -28,6 +30,17 @@ func Addresses(dir *workload.Directory, onDemand bool) xds.TypeConfig {
 	return xds.TypeConfig{
 		TypeURL: wellknown.TypeAddress, OnDemand: onDemand,
 		Apply: func(d xds.Delta) []xds.Rejection { return applyAddresses(dir, d) },
+	}
+}
+
+// Demand returns what requests a name of a directory that is filled on demand. Programs choose
+// addresses, network/ip: those are followed briefly.
+func Demand(c *xds.Client) func(ctx context.Context, name string) error {
+	return func(ctx context.Context, name string) error {
+		if _, err := netip.ParseAddr(name[strings.LastIndexByte(name, '/')+1:]); err == nil {
+			return c.DemandBriefly(ctx, wellknown.TypeAddress, name)
+		}
+		return c.Demand(ctx, wellknown.TypeAddress, name)
 	}
 }
 

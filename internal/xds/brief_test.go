@@ -1,14 +1,20 @@
 package xds
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
+
+	"github.com/ambit-mesh/ambit/internal/transport/controlplane"
+	"github.com/ambit-mesh/ambit/internal/xds/brief"
 )
 
 // TestAbsentNamesEnd: of many brief demands that no resource has, the oldest end. Demands
@@ -16,9 +22,9 @@ import (
 func TestAbsentNamesEnd(t *testing.T) {
 	f := newFollower(nil, []TypeConfig{{TypeURL: typeA, OnDemand: true, Apply: picky(map[string]string{})}})
 	f.hello()
-	ask := func(name string, brief bool) {
+	ask := func(name string, briefly bool) {
 		t.Helper()
-		if _, err := f.demand(typeA, name, brief); err != nil {
+		if _, err := f.demand(typeA, name, briefly); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -52,30 +58,27 @@ func TestAbsentNamesEnd(t *testing.T) {
 		}
 		f.respond(resp)
 	}
-	absent(maxAbsent-1, 0)
+	absent(brief.Most-1, 0)
 	answered("stays", "pod", "upgraded", "first", "absent0")
 	if reqs := f.demands(); len(reqs) != 1 || len(reqs[0].GetResourceNamesUnsubscribe()) != 0 {
 		t.Errorf("%d requests", len(reqs))
 	}
-	absent(1, maxAbsent)
-	answered("stays", "pod", "upgraded", fmt.Sprint("absent", maxAbsent))
+	absent(1, brief.Most)
+	answered("stays", "pod", "upgraded", fmt.Sprint("absent", brief.Most))
 	if f.answered(typeA, "first") || f.answered(typeA, "absent0") {
 		t.Error("the oldest are kept")
 	}
 	ask("first", true) // a program calls it again
 	reqs := f.demands()
-	if len(reqs) != 1 || len(reqs[0].GetResourceNamesUnsubscribe()) != maxAbsent/4 || !slices.Equal(reqs[0].GetResourceNamesSubscribe(), []string{fmt.Sprint("absent", maxAbsent), "first"}) {
+	if len(reqs) != 1 || len(reqs[0].GetResourceNamesUnsubscribe()) != brief.Most/4 || !slices.Equal(reqs[0].GetResourceNamesSubscribe(), []string{fmt.Sprint("absent", brief.Most), "first"}) {
 		t.Fatalf("%d requests, ends %d", len(reqs), len(reqs[0].GetResourceNamesUnsubscribe()))
 	}
 	// A pod that goes is absent as well, and comes again under its address.
 	f.respond(response("3", "-uid"))
-	absent(maxAbsent, 2*maxAbsent)
-	absent(maxAbsent, 4*maxAbsent)
+	absent(brief.Most, 2*brief.Most)
+	absent(brief.Most, 4*brief.Most)
 	if f.answered(typeA, "pod") {
-		t.Error("the address of a pod that has gone is followed for good")
-	}
-	if n := len(f.types[typeA].held); n != 0 {
-		t.Errorf("%d resources are remembered", n)
+		t.Error("the address of a pod that has gone is followed permanently")
 	}
 	answered("stays", "upgraded")
 }
@@ -88,7 +91,7 @@ func TestBriefDemandsConverge(t *testing.T) {
 		c.MarkSynced(typeA)
 		held := map[string]string{}
 		f := newFollower(nil, []TypeConfig{{TypeURL: typeA, OnDemand: true, Apply: picky(held)}})
-		f.types[typeA].most = rapid.IntRange(1, 4).Draw(t, "most")
+		f.types[typeA].brief = brief.New(rapid.IntRange(1, 4).Draw(t, "most"))
 		var s *session
 		var up []*discovery.DeltaDiscoveryRequest
 		var down []*discovery.DeltaDiscoveryResponse
@@ -190,4 +193,38 @@ func TestBriefDemandsConverge(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestManyBriefNames: a program has a client ask for more names than a server serves. The
+// stream goes on, and what there is comes.
+func TestManyBriefNames(t *testing.T) {
+	cache := NewCache()
+	cache.MarkSynced(typeA)
+	var entered atomic.Int64
+	s := serve(t, cache, "127.0.0.1:0", ServerOptions{Caller: func(context.Context) Caller { entered.Add(1); return Caller{Owner: "gateway"} }})
+	m := newMirror()
+	c := follow(t, ClientConfig{Server: controlplane.Server{Address: "http://" + s.addr}, Types: []TypeConfig{{TypeURL: typeA, OnDemand: true, Apply: m.apply}}})
+	ctx, cancel := context.WithTimeout(t.Context(), 6*patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	const callers, each = 50, otherNames/50 + 20
+	for i := range callers {
+		wg.Go(func() {
+			for k := range each {
+				if err := c.DemandBriefly(ctx, typeA, fmt.Sprintf("net/%d-%d", i, k)); err != nil {
+					t.Errorf("name %d of caller %d: %v", k, i, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := entered.Load(); n != 1 {
+		t.Errorf("%d streams", n)
+	}
+	cache.Update(typeA, []*Resource{{Name: "pod", Aliases: []string{"net/0-0"}, Body: []byte("v1")}}, nil)
+	if err := c.DemandBriefly(ctx, typeA, "net/0-0"); err != nil || !c.Answered(typeA, "net/0-0") {
+		t.Errorf("a pod at an address that was called long ago: %v", err)
+	}
+	m.await(t, "the pod", func() bool { return m.held["pod"] == "v1" })
 }
