@@ -9,14 +9,19 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
+
+	"google.golang.org/protobuf/proto"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/l7/route"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
+	"github.com/ambit-mesh/ambit/internal/proxy/hosts"
 	"github.com/ambit-mesh/ambit/internal/sys/poll"
+	"github.com/ambit-mesh/ambit/internal/xds"
 )
 
 // shop adds service shop with two endpoints, and services v1 and v2 with one each.
@@ -255,6 +260,74 @@ func TestLearn(t *testing.T) {
 	}
 	if len(asked) != 1 {
 		t.Errorf("asked %d times for what is nowhere", len(asked))
+	}
+}
+
+// TestLearnHosts: of a name that a client has chosen, the addresses are learnt, and then what
+// stands there. Requests and connections without HTTP wait for both.
+func TestLearnHosts(t *testing.T) {
+	w := newWorld(t, 1)
+	w.service("pod", "10.1.0.9", func(*workloadpb.Service) {})
+	var table hosts.Table
+	w.g.opts.Hosts = &table
+	w.service("out", "10.1.0.8", func(s *workloadpb.Service) {
+		s.Hostname, s.Addresses, s.IpFamilies = "*.out.test", nil, workloadpb.IPFamilies_AUTOMATIC
+		s.LoadBalancing = &workloadpb.LoadBalancing{Mode: workloadpb.LoadBalancing_PASSTHROUGH}
+		s.Ports = append(s.Ports, &workloadpb.Port{ServicePort: 443, TargetPort: 8080, AppProtocol: workloadpb.AppProtocol_TCP})
+		body, err := proto.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bad := table.Apply(xds.Delta{Updated: []xds.Resource{{Name: "ns/*.out.test", Body: body}}}); len(bad) > 0 {
+			t.Fatal(bad)
+		}
+	})
+	w.programs[netip.MustParseAddrPort("192.0.2.1:8080")] = program(t, "outside")
+	w.programs[netip.MustParseAddrPort("10.0.9.1:8080")] = program(t, "pod")
+	all := map[string][]netip.Addr{
+		"a.out.test": {netip.MustParseAddr("192.0.2.1")},
+		"b.out.test": {netip.MustParseAddr("10.0.9.1"), netip.MustParseAddr("192.0.2.1")},
+		"c.out.test": {netip.MustParseAddr("10.0.9.1")},
+	}
+	var asked []string
+	known := map[string]bool{}
+	w.g.opts.Names = func(host string) ([]netip.Addr, error, bool) { return all[host], nil, known[host] } //nolint:revive // the answer is a pair
+	w.g.opts.Answered = func(name string) bool { return known[name] }
+	w.g.opts.Learn = func(l *poll.Loop, names []string, done func()) bool {
+		l.Post(func() {
+			for _, n := range names {
+				asked, known[n] = append(asked, n), true
+				if n == "/10.0.9.1" {
+					w.workload("well", "10.0.9.1", func(*workloadpb.Workload) {})
+				}
+			}
+			done()
+		})
+		return true
+	}
+	w.config = &route.Config{}
+	for _, tt := range []struct{ host, port, want, asked string }{
+		{"a.out.test", "443", "outside GET / ", "[a.out.test /192.0.2.1]"},
+		{"a.out.test", "80", "outside GET / ", "[]"},
+		{"b.out.test", "80", "outside GET / ", "[b.out.test"},
+		{"b.out.test", "443", "outside GET / ", "["},
+		{"c.out.test", "80", "no healthy upstream", "[c.out.test"},
+		{"c.out.test", "443", "", "[]"},
+	} {
+		asked = nil
+		c, err := w.connect(tt.host + ":" + tt.port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", tt.host)
+		b, _ := io.ReadAll(c)
+		_ = c.Close()
+		if _, body, _ := strings.Cut(string(b), "\r\n\r\n"); body != tt.want {
+			t.Errorf("%s:%s: %q", tt.host, tt.port, b)
+		}
+		if got := fmt.Sprint(asked); !strings.HasPrefix(got, tt.asked) {
+			t.Errorf("%s:%s: asked for %s", tt.host, tt.port, got)
+		}
 	}
 }
 

@@ -100,9 +100,10 @@ func (c *session) Pick(x *exchange.Exchange) (wait bool, err *reason.Error) {
 	return false, nil
 }
 
-// maxLearned bounds the waits of a request for what the directory does not have: for the
-// service of its backend, for the waypoint of that, and for addresses of a name.
-const maxLearned = 3
+// maxLearned bounds the waits of a request or connection for what the directory does not have:
+// for the service of its backend, for the waypoint of that, and for addresses of a name and
+// what stands at two of them.
+const maxLearned = 5
 
 // Held implements exchange.Owner.
 func (c *session) Held(x *exchange.Exchange) {

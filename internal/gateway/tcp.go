@@ -39,7 +39,7 @@ type joint struct {
 	guessed         bool          // what the client sends first has not decided yet
 	record          Record
 	conn            telemetry.Conn
-	learned         bool // a waypoint was waited for
+	learned         int  // how often it has waited for what the directory does not have
 	silent, patient bool // the client has sent nothing for a time, or no whole message
 	over            bool
 }
@@ -154,8 +154,8 @@ func (r *joint) try(cfg *route.Config) {
 	c := r.session
 	failed := func(uid string) bool { return slices.Contains(r.failed, uid) }
 	e, err := c.shard.pick(c, cfg, r.route, "", failed, r.lastAddr)
-	if err != nil && !r.learned {
-		if r.learned = true; c.shard.learn(e.unknown, func() { r.try(cfg) }) {
+	if err != nil && r.learned < maxLearned {
+		if r.learned++; c.shard.learn(e.unknown, func() { r.try(cfg) }) {
 			return
 		}
 	}
