@@ -15,6 +15,7 @@ import (
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/identity"
+	"github.com/ambit-mesh/ambit/internal/mesh/trie"
 )
 
 // Options configures a Directory.
@@ -234,15 +235,15 @@ func (e *edit) setWorkload(w *Workload) {
 		e.dropWorkload(old)
 	}
 	epoch := e.d.epoch
-	e.uids = e.uids.put(epoch, hashString(w.UID), w, w.sameUID)
-	e.infos = e.infos.put(epoch, hashPair(w.Namespace, w.Name), w, w.sameUID)
+	e.uids = e.uids.Put(epoch, trie.String(w.UID), w, w.sameUID)
+	e.infos = e.infos.Put(epoch, trie.Pair(w.Namespace, w.Name), w, w.sameUID)
 	if !w.HostNetwork {
 		for _, a := range w.addrs {
-			e.addrs = e.addrs.put(epoch, hashAddr(w.Network, a), w, w.sameUID)
+			e.addrs = e.addrs.Put(epoch, trie.Addr(w.Network, a), w, w.sameUID)
 		}
 	}
 	if w.Hostname != "" {
-		e.hostnames = e.hostnames.put(epoch, hashPair(w.Namespace, w.Hostname), w, w.sameUID)
+		e.hostnames = e.hostnames.Put(epoch, trie.Pair(w.Namespace, w.Hostname), w, w.sameUID)
 	}
 	for i := range w.Services {
 		m := &w.Services[i]
@@ -253,15 +254,15 @@ func (e *edit) setWorkload(w *Workload) {
 
 func (e *edit) dropWorkload(w *Workload) {
 	epoch := e.d.epoch
-	e.uids = e.uids.drop(epoch, hashString(w.UID), w.sameUID)
-	e.infos = e.infos.drop(epoch, hashPair(w.Namespace, w.Name), w.sameUID)
+	e.uids = e.uids.Drop(epoch, trie.String(w.UID), w.sameUID)
+	e.infos = e.infos.Drop(epoch, trie.Pair(w.Namespace, w.Name), w.sameUID)
 	if !w.HostNetwork {
 		for _, a := range w.addrs {
-			e.addrs = e.addrs.drop(epoch, hashAddr(w.Network, a), w.sameUID)
+			e.addrs = e.addrs.Drop(epoch, trie.Addr(w.Network, a), w.sameUID)
 		}
 	}
 	if w.Hostname != "" {
-		e.hostnames = e.hostnames.drop(epoch, hashPair(w.Namespace, w.Hostname), w.sameUID)
+		e.hostnames = e.hostnames.Drop(epoch, trie.Pair(w.Namespace, w.Hostname), w.sameUID)
 	}
 	for _, m := range w.Services {
 		e.editEndpoints(m.Service, func(s *endpointSet) *endpointSet { return s.drop(epoch, w.UID) })
@@ -280,7 +281,7 @@ func (w *Workload) same(o *Workload) bool {
 // editEndpoints changes the endpoint set of a service, which exists while it
 // has endpoints.
 func (e *edit) editEndpoints(name NamespacedName, change func(*endpointSet) *endpointSet) {
-	h := hashPair(name.Namespace, name.Hostname)
+	h := trie.Pair(name.Namespace, name.Hostname)
 	same := func(s *endpointSet) bool { return s.service == name }
 	old := e.endpointsOf(name)
 	if old == nil {
@@ -290,9 +291,9 @@ func (e *edit) editEndpoints(name NamespacedName, change func(*endpointSet) *end
 		}
 	}
 	if s := change(old); s.n > 0 {
-		e.endpoints = e.endpoints.put(e.d.epoch, h, s, same)
+		e.endpoints = e.endpoints.Put(e.d.epoch, h, s, same)
 	} else {
-		e.endpoints = e.endpoints.drop(e.d.epoch, h, same)
+		e.endpoints = e.endpoints.Drop(e.d.epoch, h, same)
 	}
 }
 
@@ -305,10 +306,10 @@ func (e *edit) setService(s *Service) {
 		e.dropService(old)
 	}
 	epoch := e.d.epoch
-	e.services = e.services.put(epoch, hashPair(s.Namespace, s.Hostname), s, s.sameKey)
-	e.hosts = e.hosts.put(epoch, hashString(s.Hostname), s, s.sameKey)
+	e.services = e.services.Put(epoch, trie.Pair(s.Namespace, s.Hostname), s, s.sameKey)
+	e.hosts = e.hosts.Put(epoch, trie.String(s.Hostname), s, s.sameKey)
 	for _, a := range s.VIPs {
-		e.vips = e.vips.put(epoch, hashAddr(a.Network, a.Addr), s, s.sameKey)
+		e.vips = e.vips.Put(epoch, trie.Addr(a.Network, a.Addr), s, s.sameKey)
 	}
 	for _, r := range s.CIDRs {
 		e.editRange(r, func(list []*Service) []*Service { return append(list, s) })
@@ -323,10 +324,10 @@ func (e *edit) setService(s *Service) {
 
 func (e *edit) dropService(s *Service) {
 	epoch := e.d.epoch
-	e.services = e.services.drop(epoch, hashPair(s.Namespace, s.Hostname), s.sameKey)
-	e.hosts = e.hosts.drop(epoch, hashString(s.Hostname), s.sameKey)
+	e.services = e.services.Drop(epoch, trie.Pair(s.Namespace, s.Hostname), s.sameKey)
+	e.hosts = e.hosts.Drop(epoch, trie.String(s.Hostname), s.sameKey)
 	for _, a := range s.VIPs {
-		e.vips = e.vips.drop(epoch, hashAddr(a.Network, a.Addr), s.sameKey)
+		e.vips = e.vips.Drop(epoch, trie.Addr(a.Network, a.Addr), s.sameKey)
 	}
 	for _, r := range s.CIDRs {
 		e.editRange(r, func(list []*Service) []*Service { return slices.DeleteFunc(list, s.sameKey) })

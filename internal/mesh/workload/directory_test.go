@@ -17,6 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
+	"github.com/ambit-mesh/ambit/internal/mesh/trie"
 )
 
 func TestServicesByAddress(t *testing.T) {
@@ -372,8 +373,8 @@ func checkAgainst(t *rapid.T, s *Snapshot, model map[string]*workloadpb.Address)
 
 func vipOwners(s *Snapshot, a NetworkAddress) []string {
 	var out []string
-	for _, l := range s.vips.get(hashAddr(a.Network, a.Addr)) {
-		out = append(out, l.value.Key().String())
+	for _, l := range s.vips.Get(trie.Addr(a.Network, a.Addr)) {
+		out = append(out, l.Value.Key().String())
 	}
 	return out
 }
@@ -440,7 +441,7 @@ func FuzzApply(f *testing.F) {
 		}
 		d.Apply(nil, []string{ResourceName(a), "Kubernetes//Pod/ns/other"})
 		s := d.Snapshot()
-		if s.NumWorkloads()+s.NumServices() != 0 || s.addrs.n+s.vips.n+s.endpoints.n+s.hostnames.n+s.infos.n+s.hosts.n+len(s.ranges) != 0 {
+		if s.NumWorkloads()+s.NumServices() != 0 || s.addrs.Len()+s.vips.Len()+s.endpoints.Len()+s.hostnames.Len()+s.infos.Len()+s.hosts.Len()+len(s.ranges) != 0 {
 			t.Fatalf("removal leaves something behind of %v (rejected: %v)", a, rejected)
 		}
 		if len(d.traits)+len(d.nodes) != 0 {

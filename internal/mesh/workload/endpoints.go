@@ -3,6 +3,8 @@ package workload
 import (
 	"iter"
 	"slices"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/trie"
 )
 
 // bucketTarget is how many endpoints a bucket of an endpointSet holds on
@@ -59,7 +61,7 @@ func (s *endpointSet) edit(epoch uint64) *endpointSet {
 
 // open returns the bucket of a UID for change by a set already edited.
 func (s *endpointSet) open(uid string) *bucket {
-	i := hashString(uid) & uint64(len(s.buckets)-1)
+	i := trie.String(uid) & uint64(len(s.buckets)-1)
 	b := s.buckets[i]
 	if b.epoch != s.epoch {
 		b = &bucket{s.epoch, b.weight, slices.Clone(b.endpoints)}
@@ -70,7 +72,7 @@ func (s *endpointSet) open(uid string) *bucket {
 
 // get returns the endpoint of a UID.
 func (s *endpointSet) get(uid string) (endpoint, bool) {
-	b := s.buckets[hashString(uid)&uint64(len(s.buckets)-1)]
+	b := s.buckets[trie.String(uid)&uint64(len(s.buckets)-1)]
 	if i := b.find(uid); i >= 0 {
 		return b.endpoints[i], true
 	}

@@ -374,6 +374,9 @@ func (t *Traits) same(o *Traits) bool {
 		})
 }
 
+// seed is random so that what users choose cannot collide on purpose.
+var seed = maphash.MakeSeed()
+
 // setHash hashes what usually tells traits apart; same decides.
 func (t *Traits) setHash() {
 	var h maphash.Hash

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/mesh/ending"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
+	"github.com/ambit-mesh/ambit/internal/mesh/trie"
 )
 
 // Rand is the source of choice: a number in [0, n), n > 0.
@@ -207,7 +208,7 @@ func (p *picker) own(scoped bool) (endpoint, bool) {
 // clients is in proportion to its weight.
 func affinity(hash, weight uint64) float64 {
 	// 52 bits and a half are exact in a float64: never 0 and never 1.
-	u := (float64(mix(hash)>>12) + 0.5) / (1 << 52)
+	u := (float64(trie.Mix(hash)>>12) + 0.5) / (1 << 52)
 	return float64(weight) / -math.Log(u)
 }
 

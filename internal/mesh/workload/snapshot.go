@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/gaissmai/bart"
+
+	"github.com/ambit-mesh/ambit/internal/mesh/trie"
 )
 
 // Snapshot is the directory at one moment. It is immutable; any number of
@@ -13,15 +15,15 @@ import (
 type Snapshot struct {
 	preferredNamespace string
 
-	uids      trie[*Workload] // by UID
-	addrs     trie[*Workload] // by network and address, except host network
-	infos     trie[*Workload] // by namespace and name
-	hostnames trie[*Workload] // by namespace and host name, when they have one
+	uids      trie.Map[*Workload] // by UID
+	addrs     trie.Map[*Workload] // by network and address, except host network
+	infos     trie.Map[*Workload] // by namespace and name
+	hostnames trie.Map[*Workload] // by namespace and host name, when they have one
 
-	services  trie[*Service]     // by namespace and host name
-	hosts     trie[*Service]     // by host name
-	vips      trie[*Service]     // by network and address
-	endpoints trie[*endpointSet] // by namespace and host name
+	services  trie.Map[*Service]     // by namespace and host name
+	hosts     trie.Map[*Service]     // by host name
+	vips      trie.Map[*Service]     // by network and address
+	endpoints trie.Map[*endpointSet] // by namespace and host name
 
 	// ranges of virtual addresses by network. The map is copied when a network
 	// gets its first or loses its last range; both are few.
@@ -33,9 +35,9 @@ type rangeServices struct{ services []*Service }
 
 // WorkloadByUID finds a workload by its unique name, or nil.
 func (s *Snapshot) WorkloadByUID(uid string) *Workload {
-	for _, l := range s.uids.get(hashString(uid)) {
-		if l.value.UID == uid {
-			return l.value
+	for _, l := range s.uids.Get(trie.String(uid)) {
+		if l.Value.UID == uid {
+			return l.Value
 		}
 	}
 	return nil
@@ -52,8 +54,8 @@ func (s *Snapshot) WorkloadByAddr(network string, a netip.Addr) *Workload {
 // come before those of others, but after pods.
 func (s *Snapshot) workloadAt(network string, a netip.Addr, clientNamespace string) *Workload {
 	var best *Workload
-	for _, l := range s.addrs.get(hashAddr(network, a)) {
-		w := l.value
+	for _, l := range s.addrs.Get(trie.Addr(network, a)) {
+		w := l.Value
 		if w.Network != network || !w.HasAddr(a) {
 			continue
 		}
@@ -83,8 +85,8 @@ func credibility(w *Workload, clientNamespace string) int {
 // empty node matches any. A pod wins over other workloads of its name.
 func (s *Snapshot) WorkloadByInfo(node, namespace, name, serviceAccount string) *Workload {
 	var other *Workload
-	for _, l := range s.infos.get(hashPair(namespace, name)) {
-		w := l.value
+	for _, l := range s.infos.Get(trie.Pair(namespace, name)) {
+		w := l.Value
 		if w.Name != name || w.Namespace != namespace || w.ServiceAccount != serviceAccount || node != "" && w.Node != node {
 			continue
 		}
@@ -98,9 +100,9 @@ func (s *Snapshot) WorkloadByInfo(node, namespace, name, serviceAccount string) 
 
 // ServiceByName finds a service, or nil.
 func (s *Snapshot) ServiceByName(namespace, hostname string) *Service {
-	for _, l := range s.services.get(hashPair(namespace, hostname)) {
-		if l.value.Hostname == hostname && l.value.Namespace == namespace {
-			return l.value
+	for _, l := range s.services.Get(trie.Pair(namespace, hostname)) {
+		if l.Value.Hostname == hostname && l.Value.Namespace == namespace {
+			return l.Value
 		}
 	}
 	return nil
@@ -110,9 +112,9 @@ func (s *Snapshot) ServiceByName(namespace, hostname string) *Service {
 // namespace, or nil.
 func (s *Snapshot) ServiceByHostname(hostname, clientNamespace string) *Service {
 	var best *Service
-	for _, l := range s.hosts.get(hashString(hostname)) {
-		if l.value.Hostname == hostname {
-			best = s.better(best, l.value, clientNamespace)
+	for _, l := range s.hosts.Get(trie.String(hostname)) {
+		if l.Value.Hostname == hostname {
+			best = s.better(best, l.Value, clientNamespace)
 		}
 	}
 	return best
@@ -122,9 +124,9 @@ func (s *Snapshot) ServiceByHostname(hostname, clientNamespace string) *Service 
 // clients of a namespace, or nil.
 func (s *Snapshot) serviceByVIP(network string, a netip.Addr, clientNamespace string) *Service {
 	var best *Service
-	for _, l := range s.vips.get(hashAddr(network, a)) {
-		if l.value.hasVIP(network, a) {
-			best = s.better(best, l.value, clientNamespace)
+	for _, l := range s.vips.Get(trie.Addr(network, a)) {
+		if l.Value.hasVIP(network, a) {
+			best = s.better(best, l.Value, clientNamespace)
 		}
 	}
 	return best
@@ -265,8 +267,8 @@ func (s *Snapshot) FindHostname(name NamespacedName) Destination {
 	if svc := s.ServiceByName(name.Namespace, name.Hostname); svc != nil {
 		return Destination{Service: svc}
 	}
-	for _, l := range s.hostnames.get(hashPair(name.Namespace, name.Hostname)) {
-		if w := l.value; w.Namespace == name.Namespace && w.Hostname == name.Hostname {
+	for _, l := range s.hostnames.Get(trie.Pair(name.Namespace, name.Hostname)) {
+		if w := l.Value; w.Namespace == name.Namespace && w.Hostname == name.Hostname {
 			return Destination{Workload: w}
 		}
 	}
@@ -274,10 +276,10 @@ func (s *Snapshot) FindHostname(name NamespacedName) Destination {
 }
 
 // Workloads iterates over all workloads, in no order.
-func (s *Snapshot) Workloads() iter.Seq[*Workload] { return s.uids.all() }
+func (s *Snapshot) Workloads() iter.Seq[*Workload] { return s.uids.All() }
 
 // Services iterates over all services, in no order.
-func (s *Snapshot) Services() iter.Seq[*Service] { return s.services.all() }
+func (s *Snapshot) Services() iter.Seq[*Service] { return s.services.All() }
 
 // Endpoints iterates over the workloads of a service, healthy or not, in no
 // order.
@@ -304,16 +306,16 @@ func (s *Snapshot) CountEndpoints(svc *Service) int {
 }
 
 func (s *Snapshot) endpointsOf(name NamespacedName) *endpointSet {
-	for _, l := range s.endpoints.get(hashPair(name.Namespace, name.Hostname)) {
-		if l.value.service == name {
-			return l.value
+	for _, l := range s.endpoints.Get(trie.Pair(name.Namespace, name.Hostname)) {
+		if l.Value.service == name {
+			return l.Value
 		}
 	}
 	return nil
 }
 
 // NumWorkloads counts the workloads.
-func (s *Snapshot) NumWorkloads() int { return s.uids.n }
+func (s *Snapshot) NumWorkloads() int { return s.uids.Len() }
 
 // NumServices counts the services.
-func (s *Snapshot) NumServices() int { return s.services.n }
+func (s *Snapshot) NumServices() int { return s.services.Len() }

@@ -1,4 +1,7 @@
-package workload
+// Package trie has maps whose versions stay as they are: an edit returns a new one that
+// shares nearly all of its memory with the old one, so that readers need no lock and a change
+// costs as much in a large map as in a small one.
+package trie
 
 import (
 	"hash/maphash"
@@ -13,19 +16,19 @@ import (
 // a kilobyte.
 const trieBits = 5
 
-// trie is a persistent multimap from 64 bit hashes to values: an edit returns
-// a new trie that shares all but one path with the old one. Entries of equal
-// hash are kept together; the caller tells them apart.
-type trie[V any] struct {
+// Map is a persistent multimap from 64 bit hashes to values: an edit returns
+// a new one that shares all but one path with the old one. Entries of equal
+// hash are kept together; the caller tells them apart. The zero value is empty.
+type Map[V any] struct {
 	root *node[V]
 	n    int
 }
 
-// leaf is one entry. The hash is kept because a value may be filed under
+// Leaf is one entry. The hash is kept because a value may be filed under
 // several (a workload under each of its addresses).
-type leaf[V any] struct {
+type Leaf[V any] struct {
 	hash  uint64
-	value V
+	Value V
 }
 
 // node has a slot per five bits of hash: a leaf, a child, or nothing. A node
@@ -34,7 +37,7 @@ type node[V any] struct {
 	leafBits, nodeBits uint32
 	// epoch of the edit that made the node: only that edit may change it.
 	epoch  uint64
-	leaves []leaf[V]
+	leaves []Leaf[V]
 	nodes  []*node[V]
 }
 
@@ -44,8 +47,8 @@ func slot(h uint64, shift uint) uint32 { return 1 << (h >> shift & (1<<trieBits 
 
 func index(bitmap, bit uint32) int { return bits.OnesCount32(bitmap & (bit - 1)) }
 
-// get returns the entries of a hash; not to be changed.
-func (t trie[V]) get(h uint64) []leaf[V] {
+// Get returns the entries of a hash; not to be changed.
+func (t Map[V]) Get(h uint64) []Leaf[V] {
 	n := t.root
 	for shift := uint(0); n != nil; shift += trieBits {
 		if n.bucket() {
@@ -70,24 +73,25 @@ func (t trie[V]) get(h uint64) []leaf[V] {
 	return nil
 }
 
-// put files v under h. It replaces the entry of that hash for which same
-// holds, else adds one.
-func (t trie[V]) put(epoch, h uint64, v V, same func(V) bool) trie[V] {
+// Put files v under h. It replaces the entry of that hash for which same
+// holds, else adds one. Edits of one epoch change the nodes that they have made in place: a
+// version that others read must be of an earlier epoch.
+func (t Map[V]) Put(epoch, h uint64, v V, same func(V) bool) Map[V] {
 	if t.root == nil {
-		return trie[V]{&node[V]{leafBits: slot(h, 0), epoch: epoch, leaves: []leaf[V]{{h, v}}}, 1}
+		return Map[V]{&node[V]{leafBits: slot(h, 0), epoch: epoch, leaves: []Leaf[V]{{h, v}}}, 1}
 	}
-	root, added := t.root.put(epoch, 0, leaf[V]{h, v}, same)
-	return trie[V]{root, t.n + added}
+	root, added := t.root.put(epoch, 0, Leaf[V]{h, v}, same)
+	return Map[V]{root, t.n + added}
 }
 
-func (n *node[V]) put(epoch uint64, shift uint, l leaf[V], same func(V) bool) (*node[V], int) {
+func (n *node[V]) put(epoch uint64, shift uint, l Leaf[V], same func(V) bool) (*node[V], int) {
 	if n.bucket() {
 		if n.leaves[0].hash != l.hash {
 			return n.split(epoch, shift, l), 1
 		}
 		m := n.edit(epoch)
 		for i := range m.leaves {
-			if same(m.leaves[i].value) {
+			if same(m.leaves[i].Value) {
 				m.leaves = slices.Clone(m.leaves)
 				m.leaves[i] = l
 				return m, 0
@@ -110,14 +114,14 @@ func (n *node[V]) put(epoch uint64, shift uint, l leaf[V], same func(V) bool) (*
 	}
 	i := index(m.leafBits, bit)
 	old := m.leaves[i]
-	if old.hash == l.hash && same(old.value) {
+	if old.hash == l.hash && same(old.Value) {
 		m.leaves = slices.Clone(m.leaves)
 		m.leaves[i] = l
 		return m, 0
 	}
-	child := &node[V]{epoch: epoch, leaves: []leaf[V]{old, l}}
+	child := &node[V]{epoch: epoch, leaves: []Leaf[V]{old, l}}
 	if old.hash != l.hash {
-		child = (&node[V]{epoch: epoch, leaves: []leaf[V]{old}}).split(epoch, shift+trieBits, l)
+		child = (&node[V]{epoch: epoch, leaves: []Leaf[V]{old}}).split(epoch, shift+trieBits, l)
 	}
 	m.leaves = remove(m.leaves, i)
 	m.leafBits &^= bit
@@ -127,12 +131,12 @@ func (n *node[V]) put(epoch uint64, shift uint, l leaf[V], same func(V) bool) (*
 }
 
 // split puts a bucket and a leaf of another hash below a new node.
-func (n *node[V]) split(epoch uint64, shift uint, l leaf[V]) *node[V] {
+func (n *node[V]) split(epoch uint64, shift uint, l Leaf[V]) *node[V] {
 	mine, other := slot(n.leaves[0].hash, shift), slot(l.hash, shift)
 	if mine == other {
 		return &node[V]{epoch: epoch, nodeBits: mine, nodes: []*node[V]{n.split(epoch, shift+trieBits, l)}}
 	}
-	m := &node[V]{epoch: epoch, leafBits: other, leaves: []leaf[V]{l}}
+	m := &node[V]{epoch: epoch, leafBits: other, leaves: []Leaf[V]{l}}
 	if len(n.leaves) > 1 {
 		m.nodeBits, m.nodes = mine, []*node[V]{n}
 		return m
@@ -142,23 +146,23 @@ func (n *node[V]) split(epoch uint64, shift uint, l leaf[V]) *node[V] {
 	return m
 }
 
-// drop removes the entry of hash h for which same holds.
-func (t trie[V]) drop(epoch, h uint64, same func(V) bool) trie[V] {
+// Drop removes the entry of hash h for which same holds.
+func (t Map[V]) Drop(epoch, h uint64, same func(V) bool) Map[V] {
 	found := false
-	for _, l := range t.get(h) {
-		found = found || same(l.value)
+	for _, l := range t.Get(h) {
+		found = found || same(l.Value)
 	}
 	if !found {
 		return t
 	}
-	return trie[V]{t.root.drop(epoch, 0, h, same), t.n - 1}
+	return Map[V]{t.root.drop(epoch, 0, h, same), t.n - 1}
 }
 
 // drop returns nil when the node became empty. The entry exists.
 func (n *node[V]) drop(epoch uint64, shift uint, h uint64, same func(V) bool) *node[V] {
 	m := n.edit(epoch)
 	if n.bucket() {
-		i := slices.IndexFunc(m.leaves, func(l leaf[V]) bool { return same(l.value) })
+		i := slices.IndexFunc(m.leaves, func(l Leaf[V]) bool { return same(l.Value) })
 		m.leaves = remove(m.leaves, i)
 		if len(m.leaves) == 0 {
 			return nil
@@ -204,8 +208,11 @@ func (n *node[V]) edit(epoch uint64) *node[V] {
 	return &m
 }
 
-// all iterates over every entry; a value filed twice is met twice.
-func (t trie[V]) all() iter.Seq[V] {
+// Len counts the entries.
+func (t Map[V]) Len() int { return t.n }
+
+// All iterates over every entry; a value filed twice is met twice.
+func (t Map[V]) All() iter.Seq[V] {
 	return func(yield func(V) bool) {
 		if t.root != nil {
 			t.root.walk(yield)
@@ -215,7 +222,7 @@ func (t trie[V]) all() iter.Seq[V] {
 
 func (n *node[V]) walk(yield func(V) bool) bool {
 	for i := range n.leaves {
-		if !yield(n.leaves[i].value) {
+		if !yield(n.leaves[i].Value) {
 			return false
 		}
 	}
@@ -250,17 +257,21 @@ func remove[E any](s []E, i int) []E {
 // seed is random so that names chosen by users cannot collide on purpose.
 var seed = maphash.MakeSeed()
 
-func hashString(s string) uint64 { return maphash.String(seed, s) }
+// String returns the hash of a string.
+func String(s string) uint64 { return maphash.String(seed, s) }
 
-func hashPair(a, b string) uint64 { return mix(maphash.String(seed, a)) ^ maphash.String(seed, b) }
+// Pair returns the hash of two strings.
+func Pair(a, b string) uint64 { return Mix(maphash.String(seed, a)) ^ maphash.String(seed, b) }
 
-func hashAddr(network string, a netip.Addr) uint64 {
+// Addr returns the hash of an address in a network.
+func Addr(network string, a netip.Addr) uint64 {
 	b := a.As16()
-	return mix(maphash.String(seed, network)) ^ maphash.Bytes(seed, b[:])
+	return Mix(maphash.String(seed, network)) ^ maphash.Bytes(seed, b[:])
 }
 
-// mix tells the two halves of a pair apart (the finalizer of MurmurHash3).
-func mix(h uint64) uint64 {
+// Mix spreads the bits of a hash (the finalizer of MurmurHash3): it tells the two halves of a
+// pair apart.
+func Mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
 	return h ^ h>>33
