@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,9 +15,12 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/gaissmai/bart"
+
 	"github.com/ambit-mesh/ambit/api/admin"
 	workloadpb "github.com/ambit-mesh/ambit/api/workload"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
+	"github.com/ambit-mesh/ambit/internal/mesh/trie"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
 	"github.com/ambit-mesh/ambit/internal/xds"
 )
@@ -27,22 +29,34 @@ import (
 // methods may be called from any goroutine.
 type Table struct {
 	now atomic.Pointer[index]
-	mu  sync.Mutex // of Apply
+
+	mu    sync.Mutex // of Apply; guards what follows
+	epoch uint64
 }
 
-// index is a table at one moment.
+// index is a table at one moment. A look-up costs what the name, or the address, is long; a
+// change costs what changed.
 type index struct {
-	byName map[string]*workload.Service // by the name of the resource
-	byHost map[string][]*workload.Service
+	byName trie.Map[*workload.Service]    // by the name of the resource
+	byHost trie.Map[named]                // by host, in lower case
+	wild   trie.Map[named]                // by what follows the * of a wildcard
+	ranges map[string]*bart.Table[*group] // by network
+}
+
+// named is the services of a host. No two hosts of a map have one name.
+type named struct {
+	host string
+	all  *group
 }
 
 // Apply takes services in. One that cannot be read leaves the one of before.
 func (t *Table) Apply(d xds.Delta) (out []xds.Rejection) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next := &index{byName: map[string]*workload.Service{}, byHost: map[string][]*workload.Service{}}
+	t.epoch++
+	e := edit{epoch: t.epoch}
 	if old := t.now.Load(); old != nil {
-		next.byName = maps.Clone(old.byName)
+		e.index = *old
 	}
 	for _, res := range d.Updated {
 		svc, err := read(res.Body)
@@ -53,19 +67,13 @@ func (t *Table) Apply(d xds.Delta) (out []xds.Rejection) {
 			out = append(out, xds.Rejection{Name: res.Name, Err: err})
 			continue
 		}
-		next.byName[res.Name] = svc
+		e.drop(res.Name)
+		e.put(res.Name, svc)
 	}
 	for _, name := range d.Removed {
-		delete(next.byName, name)
+		e.drop(name)
 	}
-	for _, svc := range next.byName {
-		host := strings.ToLower(svc.Hostname)
-		if !svc.ByName && host[0] != '*' && len(svc.VIPs)+len(svc.CIDRs) > 0 {
-			continue // it is what has these addresses
-		}
-		next.byHost[host] = append(next.byHost[host], svc)
-	}
-	t.now.Store(next)
+	t.now.Store(&e.index)
 	return out
 }
 
@@ -94,22 +102,22 @@ func (t *Table) load() *index {
 // Empty reports whether there is no service.
 func (t *Table) Empty() bool {
 	i := t.load()
-	return i == nil || len(i.byName) == 0
+	return i == nil || i.byName.Len() == 0
 }
 
 // Has reports whether a name is a host of a service that a namespace sees.
 func (t *Table) Has(name, namespace string) bool {
 	i := t.load()
-	return i != nil && i.find(name, func(s *workload.Service) bool { return s.VisibleTo(namespace) }, namespace) != nil
+	return i != nil && i.find(name, namespace, anyPort) != nil
 }
 
 // maxLabels bounds the labels of a name for which wildcards are looked for.
 const maxLabels = 16
 
-// find returns the service that a client of a namespace means by a name, among those that
-// fit: the host itself comes before wildcards, and the longest of these first.
-func (i *index) find(name string, fits func(*workload.Service) bool, namespace string) *workload.Service {
-	if svc := best(i.byHost[name], fits, namespace); svc != nil {
+// find returns the service that a client of a namespace means by a name, among those with a
+// port: the host itself comes before wildcards, and the longest of these first.
+func (i *index) find(name, namespace string, port int) *workload.Service {
+	if svc := at(i.byHost, name).find(namespace, port); svc != nil {
 		return svc
 	}
 	for range maxLabels {
@@ -117,7 +125,7 @@ func (i *index) find(name string, fits func(*workload.Service) bool, namespace s
 		if dot < 0 {
 			return nil
 		}
-		if svc := best(i.byHost["*"+name[dot:]], fits, namespace); svc != nil {
+		if svc := at(i.wild, name[dot:]).find(namespace, port); svc != nil {
 			return svc
 		}
 		name = name[dot+1:]
@@ -125,25 +133,14 @@ func (i *index) find(name string, fits func(*workload.Service) bool, namespace s
 	return nil
 }
 
-func best(all []*workload.Service, fits func(*workload.Service) bool, namespace string) (out *workload.Service) {
-	for _, svc := range all {
-		if fits(svc) && (out == nil || better(svc, out, namespace)) {
-			out = svc
+// at returns the services of a host; nil for none.
+func at(hosts trie.Map[named], host string) *group {
+	for _, l := range hosts.Get(trie.String(host)) {
+		if l.Value.host == host {
+			return l.Value.all
 		}
 	}
-	return out
-}
-
-// better reports whether a client of a namespace means a and not b: that of its own
-// namespace, else the canonical one, else the first by name.
-func better(a, b *workload.Service, namespace string) bool {
-	if own := a.Namespace == namespace; own != (b.Namespace == namespace) {
-		return own
-	}
-	if a.Canonical != b.Canonical {
-		return a.Canonical
-	}
-	return a.Namespace < b.Namespace
+	return nil
 }
 
 // Match is the service that a connection is to by its destination's name. The zero value is
@@ -171,7 +168,7 @@ func (t *Table) Named(name, namespace string, port uint16) *workload.Service {
 	if i == nil {
 		return nil
 	}
-	return i.find(strings.ToLower(name), fits(namespace, port), namespace)
+	return i.find(strings.ToLower(name), namespace, int(port))
 }
 
 // Around returns the service with a range around an address, of those with a port that clients
@@ -182,25 +179,17 @@ func (t *Table) Around(a netip.Addr, network, namespace string, port uint16) (fo
 	if i == nil {
 		return nil
 	}
-	bits, fit := -1, fits(namespace, port)
-	for _, svc := range i.byName {
-		for _, r := range svc.CIDRs {
-			if r.Network != network || !r.Prefix.Contains(a.Unmap()) || !fit(svc) || r.Prefix.Bits() < bits {
-				continue
-			}
-			if found == nil || r.Prefix.Bits() > bits || better(svc, found, namespace) {
-				found, bits = svc, r.Prefix.Bits()
-			}
+	a = a.Unmap()
+	table := i.ranges[network]
+	if table == nil || !a.IsValid() || a.Zone() != "" {
+		return nil
+	}
+	for _, all := range table.Supernets(netip.PrefixFrom(a, a.BitLen())) {
+		if svc := all.find(namespace, int(port)); svc != nil {
+			return svc
 		}
 	}
-	return found
-}
-
-func fits(namespace string, port uint16) func(*workload.Service) bool {
-	return func(s *workload.Service) bool {
-		_, has := s.TargetPort(port)
-		return has && s.VisibleTo(namespace)
-	}
+	return nil
 }
 
 // Covers reports whether a host of a service, which may have a wildcard, stands for a name.
@@ -218,15 +207,14 @@ func Covers(host, name string) bool {
 // A connection of TLS must name one of them.
 func (t *Table) Find(names []egress.Name, namespace string, port uint16, first First) (m Match) {
 	i := t.load()
-	if i == nil || len(i.byName) == 0 {
+	if i == nil || i.byName.Len() == 0 {
 		return m
 	}
-	fit := fits(namespace, port)
 	for _, n := range names {
 		if n.Origin != (egress.Origin{}) || first.Broken || first.TLS && n.Host != strings.ToLower(strings.TrimSuffix(first.Name, ".")) {
 			continue
 		}
-		svc := i.find(n.Host, fit, namespace)
+		svc := i.find(n.Host, namespace, int(port))
 		if svc == nil {
 			continue
 		}
@@ -257,7 +245,7 @@ func (t *Table) Dump(s *workload.Snapshot) (out []admin.Service) {
 	if i == nil {
 		return nil
 	}
-	for _, svc := range i.byName {
+	for svc := range i.byName.All() {
 		if s.ServiceByName(svc.Namespace, svc.Hostname) == nil {
 			out = append(out, s.DumpService(svc))
 		}
