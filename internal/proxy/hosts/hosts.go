@@ -185,11 +185,15 @@ func (t *Table) Around(a netip.Addr, network, namespace string, port uint16) (fo
 		return nil
 	}
 	for _, all := range table.Supernets(netip.PrefixFrom(a, a.BitLen())) {
-		if svc := all.find(namespace, int(port)); svc != nil {
+		svc := all.find(namespace, int(port))
+		if svc != nil && svc.Namespace == namespace {
 			return svc
 		}
+		if found == nil {
+			found = svc
+		}
 	}
-	return nil
+	return found
 }
 
 // Covers reports whether a host of a service, which may have a wildcard, stands for a name.

@@ -158,6 +158,22 @@ services:
 	}
 }
 
+// TestAroundOwnNamespace: a range of the client's own namespace comes before a longer one of
+// another, as in docs/addresses.md.
+func TestAroundOwnNamespace(t *testing.T) {
+	listed := func(ns string, bits uint32) xds.Resource {
+		return service(ns, ns+".test", func(s *workloadpb.Service) {
+			s.Addresses = []*workloadpb.NetworkAddress{{Address: []byte{198, 51, 100, 0}, Length: &bits}}
+		})
+	}
+	tab, at := table(t, listed("shop", 16), listed("yard", 24), listed("bank", 20)), netip.MustParseAddr("198.51.100.9")
+	for client, want := range map[string]string{"shop": "shop.test", "bank": "bank.test", "yard": "yard.test", "street": "yard.test"} {
+		if s := tab.Around(at, "", client, 443); s == nil || s.Hostname != want {
+			t.Errorf("for %s: %v, want %s", client, s, want)
+		}
+	}
+}
+
 // TestAround: the narrowest range, of what a namespace sees with the port.
 func TestAround(t *testing.T) {
 	tab := example(t)

@@ -75,6 +75,9 @@ func (w walk) around(a netip.Addr, network, namespace string, port uint16) *work
 				bits = max(bits, r.Prefix.Bits())
 			}
 		}
+		if s.Namespace == namespace {
+			return bits + 1000, bits >= 0 // its own namespace decides first: docs/addresses.md, row 7
+		}
 		return bits, bits >= 0
 	})
 }
