@@ -234,8 +234,8 @@ func (o *outgoing) connect() {
 func (o *outgoing) enter() {
 	r := &o.route
 	c := &conns.Conn{Protocol: r.Protocol, Asked: o.dst}
-	c.More = o.pod.seen.Outbound(o.source, &o.trace, telemetry.RefTo(r.Service))
-	c.Src, c.Dst, c.Target, c.Trace, c.Log = o.src, r.Next, r.Target, o.trace, o.pod.logs
+	c.Src, c.Dst, c.Target, c.Trace, c.Log, c.More = o.src, r.Next, r.Target, o.trace, o.pod.logs, o.pod.seen.Outbound(o.source, &o.trace, telemetry.RefTo(r.Service))
+	o.pod.egress.Began(c, &o.host, o.first)
 	if r.Workload != nil {
 		c.Name = r.Workload.UID
 		o.pod.node.loads.Add(c.Name, 1)

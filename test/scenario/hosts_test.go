@@ -1,9 +1,11 @@
 package scenario
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -150,5 +152,45 @@ func lookedUp(t *testing.T, world *rig.World, host, resolution string, v6 bool) 
 	w.Eventually("the other namespace sees the entry", func() error {
 		finds(w, visitor, resolver, "udp", "api.partner.test", v6, partner[v6])
 		return tlsTo(w, visitor, api, "api.partner.test")
+	})
+}
+
+// TestHostsOfOpenConnections: a pod that comes under REGISTRY_ONLY keeps its connections to hosts
+// that a look-up has led from, by the name in TLS that each has begun with. One that named another
+// host ends, although a look-up of the entry's host has led to its address.
+func TestHostsOfOpenConnections(t *testing.T) {
+	world := policied(t)
+	rig.Families(t, func(t *testing.T, v6 bool) {
+		w := world.For(t)
+		api := netip.AddrPortFrom(partner[v6], 443)
+		w.MustApply(outbound("shop", "ALLOW_ANY"))
+		w.Eventually("nothing confines the pod", func() error { return tlsTo(w, looker, api, "evil.test") })
+		w.MustApply(hostEntry("shop", "partners", "*.partner.test", "DYNAMIC_DNS", ""))
+		t.Cleanup(func() { world.MustDelete("ServiceEntry", "shop", "partners") })
+		knows(w, "node2", "shop", "partners", true)
+		finds(w, looker, lanAddr(v6), "udp", "api.partner.test", v6, partner[v6])
+		begun := func(sni string) (raw net.Conn, over *tls.Conn) {
+			t.Helper()
+			raw = w.MustDial(looker, api)
+			over = tls.Client(raw, &tls.Config{ServerName: sni, InsecureSkipVerify: true}) //nolint:gosec // who answers is not the question
+			sendAndGet(t, over)
+			return raw, over
+		}
+		_, good := begun("api.partner.test")
+		evil, _ := begun("evil.test")
+		plain := w.MustDial(looker, netip.AddrPortFrom(partner[v6], 80))
+		sendAndGet(t, plain)
+
+		w.MustApply(outbound("shop", "REGISTRY_ONLY"))
+		_ = evil.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := evil.Read(make([]byte, 1)); n != 0 || !isReset(err) {
+			t.Errorf("a connection that has named another host is open: %v", err)
+		}
+		w.Logs("node2", `src.workload="looker"`, "dst.addr="+api.String(), `reason="NOT_IN_REGISTRY"`)
+		sendAndGet(t, good)
+		sendAndGet(t, plain)
+		if err := tlsTo(w, looker, api, "evil.test"); !isReset(err) {
+			t.Errorf("a new one: %v, want a reset", err)
+		}
 	})
 }

@@ -5,9 +5,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/ambit-mesh/ambit/api/admin"
-	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/mesh/egress"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/workload"
@@ -29,6 +29,8 @@ type Pod struct {
 	mu sync.Mutex // guards what follows
 	// open has the calls of connections that policies have allowed, or hold.
 	open map[*conns.Conn]*egress.Call
+	// began has the connections of which first bytes were read, or whose host a look-up has named.
+	began map[*conns.Conn]unique.Handle[beginning]
 }
 
 // counts are connections by what was decided.
@@ -55,9 +57,8 @@ func (p *Pod) follow(c *conns.Conn, call *egress.Call) {
 func (p *Pod) Ended(c *conns.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.open != nil {
-		delete(p.open, c)
-	}
+	delete(p.open, c)
+	delete(p.began, c)
 }
 
 // Leave gives back what the pod has of the node's share.
@@ -113,8 +114,8 @@ func (g *Gate) Review(p *Pod, set *conns.Set, s *workload.Snapshot, network stri
 // review returns why an open connection ends.
 func (g *Gate) review(p *Pod, c *conns.Conn, s *workload.Snapshot, network string, local *workload.Workload, policies []*egress.Policy, changed, confined bool) *reason.Error {
 	conn := Conn{Snapshot: s, Network: network, Source: local, Src: c.Src, Dst: c.Asked, Exempt: g.Exempt}
-	conn.Host = g.Host(p, local.Namespace, c.Asked, opening.Opening{})
 	call, known := p.callOf(c)
+	conn.Host = g.again(p, local.Namespace, c, &call)
 	outside := known
 	if !known && c.Protocol == connect.TCP {
 		outside = !conn.inside(c)
