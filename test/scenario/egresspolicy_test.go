@@ -21,6 +21,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/ambit-mesh/ambit/internal/l7/opening"
 	"github.com/ambit-mesh/ambit/internal/lab"
 	"github.com/ambit-mesh/ambit/test/rig"
 )
@@ -153,12 +154,34 @@ func finds(w *rig.World, from lab.Where, at netip.Addr, network, name string, v6
 
 // tlsTo makes a TLS connection that names a server, and has bytes go both ways.
 func tlsTo(w *rig.World, from lab.Where, to netip.AddrPort, sni string) error {
-	c, err := w.Dial(w.T().Context(), from, "tcp", to.String())
-	if err != nil {
-		return err
+	for {
+		began := time.Now()
+		c, err := w.Dial(w.T().Context(), from, "tcp", to.String())
+		if err != nil {
+			return err
+		}
+		p := &prompt{Conn: c}
+		err = handshake(p, sni)
+		_ = c.Close()
+		// A client that is silent for so long counts as one without TLS: this one was meant not to be.
+		if p.began.Sub(began) < opening.Silence {
+			return err
+		}
 	}
-	defer func() { _ = c.Close() }()
-	return handshake(c, sni)
+}
+
+// prompt notes when its first bytes have been sent.
+type prompt struct {
+	net.Conn
+	began time.Time
+}
+
+func (p *prompt) Write(b []byte) (int, error) {
+	n, err := p.Conn.Write(b)
+	if p.began.IsZero() {
+		p.began = time.Now()
+	}
+	return n, err
 }
 
 func handshake(c net.Conn, sni string) error {

@@ -156,8 +156,11 @@ func (w *wait) Ready(ev poll.Events) {
 }
 
 // late is called after a time without a decision. What has begun like TLS is not anything
-// else because it is slow.
+// else because it is slow. What came while the loop was busy counts.
 func (w *wait) late() {
+	if w.Ready(poll.Readable); w.over {
+		return
+	}
 	switch {
 	case w.plain && !w.begun:
 		w.end(opening.Silent, nil)
