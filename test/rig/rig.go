@@ -157,13 +157,27 @@ func (w *World) Log(of string) string {
 	return string(b)
 }
 
-// MustApply adds or changes objects and waits until the mesh has settled.
+// MustApply adds or changes objects, and waits until the pods among them are ready and
+// the mesh has settled.
 func (w *World) MustApply(yaml string) {
+	w.t.Helper()
+	w.apply(yaml)
+	w.ready(expand(yaml))
+	w.Settled()
+}
+
+// MustApplyUnready is MustApply for pods that do not become ready.
+func (w *World) MustApplyUnready(yaml string) {
+	w.t.Helper()
+	w.apply(yaml)
+	w.Settled()
+}
+
+func (w *World) apply(yaml string) {
 	w.t.Helper()
 	if err := w.Apply(w.ctx, expand(yaml)); err != nil {
 		w.t.Fatalf("apply: %v\n%s", err, yaml)
 	}
-	w.Settled()
 }
 
 // MustDelete removes an object.

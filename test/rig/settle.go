@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/ambit-mesh/ambit/api/admin"
+	"github.com/ambit-mesh/ambit/internal/lab/objects"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
 )
 
@@ -29,6 +30,30 @@ func (d *Dump) onDemand() bool {
 		XDSOnDemand bool `json:"xdsOnDemand"`
 	}
 	return json.Unmarshal(d.Config, &config) == nil && config.XDSOnDemand
+}
+
+// ready waits until the pods among the objects are ready.
+func (w *World) ready(yaml string) {
+	w.t.Helper()
+	docs, err := objects.ParseText("input", yaml)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.Eventually("the pods are ready", func() error {
+		s, err := w.Status(w.ctx)
+		if err != nil {
+			return err
+		}
+		for _, d := range docs {
+			if d.Kind != "Pod" {
+				continue
+			}
+			if p, _ := s.Pod(d.Namespace, d.Name); !p.Ready {
+				return fmt.Errorf("pod %s/%s is not: %s", d.Namespace, d.Name, p.Message)
+			}
+		}
+		return nil
+	})
 }
 
 // Settled waits until the mesh does what the objects say: every pod that is to

@@ -85,7 +85,7 @@ func backends() string {
 // on the port each has under the name, and one that refuses is skipped.
 func TestServices(t *testing.T) {
 	world := rig.Start(t, lab.Config{YAML: shop + backends()})
-	world.MustApply(rig.PodObject("shop", "unready", "node1", "app: many", "ECHO", "server") +
+	world.MustApplyUnready(rig.PodObject("shop", "unready", "node1", "app: many", "ECHO", "server") +
 		"    ports: [{name: web, containerPort: 8080}]\n    readinessProbe: {tcpSocket: {port: 1}}\n")
 	rig.Families(t, func(t *testing.T, v6 bool) {
 		w := world.For(t)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
@@ -43,30 +42,9 @@ func (m mesh) Namespace(t testing.TB, name string, ambient bool) string {
 	return name
 }
 
-// Apply returns when the pods among the objects are ready, and the proxies have them so.
 func (m mesh) Apply(t testing.TB, yaml string) {
 	t.Helper()
-	all, err := world.Objects(yaml)
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := m.For(t)
-	in.MustApply(yaml)
-	in.Eventually("the pods are ready", func() error {
-		s, err := m.Status(t.Context())
-		if err != nil {
-			return err
-		}
-		for _, o := range all {
-			if o.Kind == "Pod" && !slices.ContainsFunc(s.Pods, func(p lab.PodStatus) bool {
-				return p.Ready && p.Namespace == o.Metadata.Namespace && p.Name == o.Metadata.Name
-			}) {
-				return fmt.Errorf("pod %s/%s is not ready", o.Metadata.Namespace, o.Metadata.Name)
-			}
-		}
-		return nil
-	})
-	in.Settled()
+	m.For(t).MustApply(yaml)
 }
 
 func (m mesh) Mistaken(t testing.TB, yaml string) (refusal string) {
