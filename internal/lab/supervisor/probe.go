@@ -15,20 +15,19 @@ import (
 
 	"github.com/ambit-mesh/ambit/internal/lab/ends"
 	"github.com/ambit-mesh/ambit/internal/lab/network"
+	"github.com/ambit-mesh/ambit/internal/lab/readiness"
 )
 
 // probeEvery is how often a pod that is not ready is asked; one that is ready
 // is asked at its own period, as on Kubernetes.
 const probeEvery = 100 * time.Millisecond
 
-// Defaults of Kubernetes.
-const (
-	defaultProbeTimeout = time.Second
-	defaultProbePeriod  = 10 * time.Second
-)
+// defaultProbeTimeout is that of Kubernetes.
+const defaultProbeTimeout = time.Second
 
 // probe follows a pod's readiness until ctx ends.
 func (s *supervisor) probe(ctx context.Context, p *pod) {
+	var count readiness.Count
 	for {
 		s.mu.Lock()
 		changed := s.changed
@@ -38,20 +37,25 @@ func (s *supervisor) probe(ctx context.Context, p *pod) {
 			s.setProbed(p, false)
 			return
 		}
-		wait := probeEvery
-		err := errors.New("containers are not up")
-		if up {
-			err = s.checkAll(ctx, p)
+		wait, ready := probeEvery, false
+		switch {
+		case !up:
+			ready = count.Down()
+		default:
+			threshold, err := s.checkAll(ctx, p)
 			if err == nil {
-				wait = p.period()
-			} else {
+				ready = count.Passed()
+			} else if ready = count.Failed(threshold); !ready {
 				s.setMessage(p, notReady+err.Error())
 			}
+		}
+		if ready {
+			wait = readiness.Period(&p.spec.Spec)
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		s.setProbed(p, err == nil)
+		s.setProbed(p, ready)
 		if !up {
 			// Nothing to ask: wait for a change instead.
 			select {
@@ -110,27 +114,19 @@ func (p *pod) allUp() (up, over bool) {
 	return up, over
 }
 
-func (p *pod) period() time.Duration {
-	d := defaultProbePeriod
-	for i := range p.spec.Spec.Containers {
-		if pr := p.spec.Spec.Containers[i].ReadinessProbe; pr != nil && pr.PeriodSeconds > 0 {
-			d = min(d, time.Duration(pr.PeriodSeconds)*time.Second)
-		}
-	}
-	return d
-}
-
-func (s *supervisor) checkAll(ctx context.Context, p *pod) error {
+// checkAll asks every container that has a probe. With an error comes how many of these in
+// a row the container may have.
+func (s *supervisor) checkAll(ctx context.Context, p *pod) (threshold int, err error) {
 	for i := range p.spec.Spec.Containers {
 		c := &p.spec.Spec.Containers[i]
 		if c.ReadinessProbe == nil {
 			continue
 		}
 		if err := s.check(ctx, p, c); err != nil {
-			return fmt.Errorf("container %s: %w", c.Name, err)
+			return readiness.Threshold(c.ReadinessProbe), fmt.Errorf("container %s: %w", c.Name, err)
 		}
 	}
-	return nil
+	return 0, nil
 }
 
 // check asks once. It asks from within the pod: on a lab no kubelet has to be
