@@ -59,15 +59,16 @@ func TestConnectTimeout(t *testing.T) {
 		vip := map[bool]string{false: "240.9.0.3", true: "2001:db8:9::3"}[v6]
 		// The network has no such machine: the kernel would report it after 3 seconds.
 		absent := map[bool]string{false: "10.88.0.200", true: "fd88::c8"}[v6]
+		// The other endpoint has to answer within the time, on a machine under load too.
 		w.MustApply(external("db", fmt.Sprintf("hosts: [db.test], addresses: [%q], ports: [{number: 8080, name: tcp}], endpoints: [{address: %q}, {address: %q}]", vip, absent, w.Pod("shop", "web", v6))) +
-			entryRule("{connectionPool: {tcp: {connectTimeout: 0.2s}}, loadBalancer: {simple: ROUND_ROBIN}, outlierDetection: {consecutiveGatewayErrors: 1, baseEjectionTime: 300s, maxEjectionPercent: 50}}"))
+			entryRule("{connectionPool: {tcp: {connectTimeout: 2s}}, loadBalancer: {simple: ROUND_ROBIN}, outlierDetection: {consecutiveGatewayErrors: 1, baseEjectionTime: 300s, maxEjectionPercent: 50}}"))
 		answersOnly(w, at(vip, 8080), "web")
 		w.Eventually("the endpoint is ejected", func() error {
 			if _, err := w.Get(far, at(vip, 8080)); err != nil {
 				return err
 			}
 			out, err := w.Ambit("why", "far.shop", at(vip, 8080).String())
-			return errors.Join(err, contains(out, "DestinationRule shop/db", "connectTimeout 200ms", "endpoints ejected now: 1 of 2"))
+			return errors.Join(err, contains(out, "DestinationRule shop/db", "connectTimeout 2s", "endpoints ejected now: 1 of 2"))
 		})
 		timeouts := 0.0
 		for _, s := range w.Metrics("node2", "istio_tcp_connections_failed_total") {

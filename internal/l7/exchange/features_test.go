@@ -229,15 +229,17 @@ func TestRetryElsewhere(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
+	const answered = time.Second // within which the backend answers, on a machine under load too
 	backends := []route.Backend{{Name: "b", Weight: 1}}
 	path := func(p string) []route.Match {
 		return []route.Match{{Path: route.Path{Kind: route.Segments, Value: p}}}
 	}
 	m := newMemory(t, []route.Rule{
-		{Origin: "request", Matches: path("/request"), Backends: backends, Timeouts: route.Timeouts{Request: 500 * time.Millisecond}},
-		{Origin: "try", Matches: path("/try"), Backends: backends, Timeouts: route.Timeouts{Try: 500 * time.Millisecond}},
+		{Origin: "request", Matches: path("/request"), Backends: backends, Timeouts: route.Timeouts{Request: 100 * time.Millisecond}},
+		{Origin: "begun", Matches: path("/begun"), Backends: backends, Timeouts: route.Timeouts{Request: answered}},
+		{Origin: "try", Matches: path("/try"), Backends: backends, Timeouts: route.Timeouts{Try: 100 * time.Millisecond}},
 		{
-			Origin: "tries", Matches: path("/tries"), Backends: backends, Timeouts: route.Timeouts{Try: 500 * time.Millisecond},
+			Origin: "tries", Matches: path("/tries"), Backends: backends, Timeouts: route.Timeouts{Try: answered},
 			Retry: &route.Retry{Attempts: 2, Backoff: time.Millisecond},
 		},
 	}, whole)
@@ -272,7 +274,7 @@ func TestTimeouts(t *testing.T) {
 			t.Errorf("%s: %d %+v", test.path, r.StatusCode, got)
 		}
 	}
-	r := do(t, c, "GET", "http://h/request/late")
+	r := do(t, c, "GET", "http://h/begun/late")
 	if b, err := io.ReadAll(r.Body); string(b) != "begun" || err == nil {
 		t.Errorf("%q %v: a response that was cut looks complete", b, err)
 	}

@@ -514,10 +514,11 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestHeadTimeout: a head that does not come to its end does not hold a connection.
+// TestHeadTimeout: a head that does not come to its end does not hold a connection, nor does
+// a client that sends nothing.
 func TestHeadTimeout(t *testing.T) {
 	m := newMemory(t, toB(), whole, func(w *world, _ *configs, _ *pool.Config) {
-		w.cfg.Timeouts.Head, w.cfg.Timeouts.Idle = 20*time.Millisecond, 300*time.Millisecond
+		w.cfg.Timeouts.Head, w.cfg.Timeouts.Idle = 20*time.Millisecond, time.Hour
 	})
 	c := m.connect()
 	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\n")
@@ -526,6 +527,7 @@ func TestHeadTimeout(t *testing.T) {
 		t.Errorf("%+v %v", resp, err)
 	}
 	_ = c.Close()
+	m = newMemory(t, toB(), whole, func(w *world, _ *configs, _ *pool.Config) { w.cfg.Timeouts.Idle = 20 * time.Millisecond })
 	c = m.connect()
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("an idle connection: %v", err)

@@ -210,9 +210,10 @@ func TestTimers(t *testing.T) {
 	l := newGroup(t, 1).Loop(0)
 	fired := make(chan int, 10)
 	on(t, l, func() {
-		l.AfterFunc(30*time.Millisecond, func() { fired <- 3 })
-		l.AfterFunc(10*time.Millisecond, func() { fired <- 1 })
-		stopped := l.AfterFunc(15*time.Millisecond, func() { fired <- 99 })
+		// Far apart: each begins at a time of its own, and the thread may stand still in between.
+		l.AfterFunc(time.Second, func() { fired <- 3 })
+		l.AfterFunc(time.Millisecond, func() { fired <- 1 })
+		stopped := l.AfterFunc(2*time.Millisecond, func() { fired <- 99 })
 		moved := l.AfterFunc(time.Hour, func() { fired <- 2 })
 		stopped.Stop()
 		stopped.Stop()
