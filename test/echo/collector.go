@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -28,10 +29,15 @@ func collector(ctx context.Context, args []string) error {
 		_ = out.Encode(m)
 	}}
 	errc := make(chan error, 2)
+	// That of gRPC is the last, as readiness probes ask it.
 	for _, at := range []string{*byHTTP, *byGRPC} {
-		s := &http.Server{Addr: at, Protocols: &protocols, ReadHeaderTimeout: time.Minute, Handler: handler}
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			return err
+		}
+		s := &http.Server{Protocols: &protocols, ReadHeaderTimeout: time.Minute, Handler: handler}
 		context.AfterFunc(ctx, func() { _ = s.Close() })
-		go func() { errc <- s.ListenAndServe() }()
+		go func() { errc <- s.Serve(l) }()
 	}
 	if err := <-errc; err != http.ErrServerClosed { //nolint:errorlint // never wrapped
 		return err

@@ -49,14 +49,16 @@ func server(ctx context.Context, args []string) error {
 		return nil
 	}
 	err := errors.Join(
-		listen(*httpAddr, func(l net.Listener) error { return serveHTTP(l, *name, *keys) }),
-		listen(*tcpAddr, func(l net.Listener) error { return serveEcho(l, "") }),
 		listen(*firstAddr, func(l net.Listener) error { return serveEcho(l, greeting) }),
 		listen(*tlsAddr, func(l net.Listener) error { return serveTLS(l, *name) }),
 		listen(*grpcAddr, serveHealth),
 		listen(*checkHTTP, serveAuthorizerHTTP),
 		listen(*checkGRPC, serveAuthorizerGRPC),
 		listen(*limiter, serveLimiter),
+		// These are the last, as readiness probes ask them: a pod that is ready answers at all
+		// its ports when its probe is for that of the echo server.
+		listen(*httpAddr, func(l net.Listener) error { return serveHTTP(l, *name, *keys) }),
+		listen(*tcpAddr, func(l net.Listener) error { return serveEcho(l, "") }),
 	)
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ spec:
   containers:
   - name: web
     command: [ECHO, server, -first, ":9100"]
-    readinessProbe: {tcpSocket: {port: 8080}}
+    readinessProbe: {tcpSocket: {port: 9000}}
 ---
 apiVersion: v1
 kind: Pod
