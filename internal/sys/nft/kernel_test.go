@@ -1,9 +1,11 @@
 package nft
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/ambit-mesh/ambit/internal/sys/netns"
 	"github.com/ambit-mesh/ambit/internal/sys/netns/netnstest"
@@ -79,4 +81,36 @@ func dump(t *testing.T, ns *netns.NS) string {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// TestNoRoomForASocket: a process that has no file descriptor left for a socket in a pod
+// gets an error.
+func TestNoRoomForASocket(t *testing.T) {
+	pod, _ := netnstest.Link(t)
+	apply(t, pod, Config{})
+	var free [2]int // the namespace to come back to takes the first, and the socket would take the second
+	for i := range free {
+		fd, err := unix.Dup(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		free[i] = fd
+	}
+	for _, fd := range free {
+		_ = unix.Close(fd)
+	}
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free[1]), Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := dialNetfilter(pod)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, unix.EMFILE) {
+		t.Errorf("error %v", err)
+	}
 }
