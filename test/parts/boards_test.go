@@ -126,7 +126,7 @@ func startMonitored(t *testing.T) *monitored {
 			targets = append(targets, "waypoint=http://"+p.IPs[0]+":15020/metrics")
 		}
 	}
-	w.MustApply(rig.PodObject("monitoring", "prometheus", "node1", "app: prometheus", append([]string{w.Part("prometheus"), "-interval", "250ms", "-rules", file, "-for", "1s"}, targets...)...) +
+	w.MustApply(rig.PodObject("monitoring", "prometheus", "node1", "app: prometheus", append([]string{w.Part("prometheus"), "-listen", ":9090", "-interval", "250ms", "-rules", file, "-for", "1s"}, targets...)...) +
 		"    readinessProbe: {tcpSocket: {port: 9090}}\n" + routes)
 	w.Eventually("Prometheus answers", func() error {
 		_, err := w.values("vector(1)")

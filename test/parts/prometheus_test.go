@@ -91,7 +91,7 @@ func TestBoards(t *testing.T) {
 	if len(targets) != 3 {
 		t.Fatalf("the proxies are %q", targets)
 	}
-	w.MustApply(rig.PodObject("monitoring", "prometheus", "node1", "app: prometheus", append([]string{w.Part("prometheus"), "-interval", "250ms"}, targets...)...) +
+	w.MustApply(rig.PodObject("monitoring", "prometheus", "node1", "app: prometheus", append([]string{w.Part("prometheus"), "-listen", ":9090", "-interval", "250ms"}, targets...)...) +
 		"    readinessProbe: {tcpSocket: {port: 9090}}\n" + routes)
 	for _, b := range istioBoards {
 		w.Eventually(b.name, func() error {
