@@ -59,6 +59,9 @@ type Config struct {
 	// LargePackets lets packets between nodes be large, and has the node agents let
 	// those of enrolled pods (ambit-cni --large-packets=pod).
 	LargePackets bool
+	// ClusterDNS has the programs of the mesh ask the name server that pods ask, and not those
+	// of this machine. The lab has none: a Service at the address has to be applied.
+	ClusterDNS bool
 	// UserNamespace makes an unprivileged lab even for root. Without root there
 	// is no other.
 	UserNamespace bool

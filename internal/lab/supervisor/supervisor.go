@@ -141,6 +141,15 @@ func (s *supervisor) mounts() error {
 	if err := unix.Mount("lab", s.d.Run(), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700"); err != nil {
 		return fmt.Errorf("mounting %s: %w", s.d.Run(), err)
 	}
+	if s.cfg.ClusterDNS {
+		path := filepath.Join(s.d.Run(), "resolv.conf")
+		if err := os.WriteFile(path, []byte("nameserver "+clusterDNS.First(s.families).String()+"\n"), 0o644); err != nil { //nolint:gosec // as the machine's
+			return err
+		}
+		if err := unix.Mount(path, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting /etc/resolv.conf (the machine needs to have one): %w", err)
+		}
+	}
 	return unix.Sethostname([]byte("lab-" + s.cfg.Name))
 }
 
