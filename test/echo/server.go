@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,6 +23,7 @@ const greeting = "220 welcome\n"
 
 func server(ctx context.Context, args []string) error {
 	f := flags("server")
+	deafAddr := f.String("deaf", "", "address that accepts no connection, and refuses none; empty for none")
 	httpAddr := f.String("http", ":8080", "address of the HTTP server; empty for none")
 	tcpAddr := f.String("tcp", ":9000", "address of the echo server; empty for none")
 	firstAddr := f.String("first", "", "address of the server that speaks first; empty for none")
@@ -49,6 +51,7 @@ func server(ctx context.Context, args []string) error {
 		return nil
 	}
 	err := errors.Join(
+		listen(*deafAddr, func(l net.Listener) error { return serveDeaf(ctx, l) }),
 		listen(*firstAddr, func(l net.Listener) error { return serveEcho(l, greeting) }),
 		listen(*tlsAddr, func(l net.Listener) error { return serveTLS(l, *name) }),
 		listen(*grpcAddr, serveHealth),
@@ -78,13 +81,23 @@ func serveHTTP(l net.Listener, name, keys string) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
+	var connections atomic.Int64
 	s := &http.Server{
 		Protocols: &protocols,
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				connections.Add(1)
+			}
+		},
 		// A machine that stands still must not look like a server that hangs up.
 		ReadHeaderTimeout: time.Minute,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if keys != "" && r.URL.Path == "/keys" {
 				_, _ = io.WriteString(w, keys)
+				return
+			}
+			if r.URL.Path == "/connections" {
+				_, _ = fmt.Fprintln(w, connections.Load())
 				return
 			}
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)

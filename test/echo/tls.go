@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -99,13 +100,18 @@ func (c *shapedConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// slow opens connections that send one byte.
+// slow opens connections that send few bytes.
 func slow(ctx context.Context, args []string) error {
 	f := flags("slow")
 	addr := f.String("addr", "", "server")
 	n := f.Int("n", 300, "how many connections")
 	duration := f.Duration("duration", 10*time.Second, "how long")
+	send := f.String("send", "16", "what is sent, in hexadecimal")
 	_ = f.Parse(args)
+	text, err := hex.DecodeString(*send)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, *duration)
 	defer cancel()
 	var all sync.WaitGroup
@@ -121,7 +127,7 @@ func slow(ctx context.Context, args []string) error {
 			return err
 		}
 		context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Now()) })
-		_, _ = c.Write([]byte{22})
+		_, _ = c.Write(text)
 		all.Go(func() {
 			defer c.Close() //nolint:errcheck // only closing
 			_, err := c.Read(make([]byte, 1))

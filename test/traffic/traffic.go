@@ -141,10 +141,23 @@ func (r Response) Request() (http.Header, error) {
 	return h, json.Unmarshal([]byte(text), &h)
 }
 
+// Bytes is what `echo bytes` prints of each connection: the bytes that came back, in
+// hexadecimal, and whether the server ended it then.
+type Bytes struct {
+	Got   string `json:"got"`
+	Ended bool   `json:"ended,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
 // Responses reads what `echo get -json` has printed.
-func Responses(text string) (all []Response, err error) {
+func Responses(text string) ([]Response, error) { return lines[Response](text) }
+
+// AllBytes reads what `echo bytes` has printed.
+func AllBytes(text string) ([]Bytes, error) { return lines[Bytes](text) }
+
+func lines[T any](text string) (all []T, err error) {
 	for d := json.NewDecoder(strings.NewReader(text)); ; {
-		var r Response
+		var r T
 		if err := d.Decode(&r); errors.Is(err, io.EOF) {
 			return all, nil
 		} else if err != nil {
