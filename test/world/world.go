@@ -9,6 +9,7 @@ package world
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,6 +45,14 @@ type Mesh interface {
 	// MeshConfig has the mesh configuration have these settings, a map in YAML, until the
 	// test ends.
 	MeshConfig(t testing.TB, yaml string)
+	// Outside starts a server of test/echo on a host outside of the mesh, and returns its
+	// addresses, of each family one.
+	Outside(t testing.TB, args ...string) []netip.Addr
+	// Name has the name servers of the mesh and of its pods have a name of a namespace, until
+	// the test ends, and returns it.
+	Name(t testing.TB, namespace, name string, all []netip.Addr) string
+	// ReplaceProxies has other processes take over from all node proxies.
+	ReplaceProxies(t testing.TB)
 	// Load starts a load client beside a pod, as the same service account.
 	Load(t testing.TB, from Pod, url string, rate int, args ...string) Load
 	// Eventually waits until check returns nil.
@@ -97,6 +106,10 @@ type Options struct {
 	FewAddresses bool
 	// Experimental has the kinds of Gateway API have the fields of its experimental channel.
 	Experimental bool
+	// Names has name servers that have what those of clusters have. Clusters have them anyway.
+	Names bool
+	// SOCKS5 has node proxies serve it.
+	SOCKS5 bool
 }
 
 // On returns the world of a test on a mesh.
@@ -194,6 +207,39 @@ func (w *World) MeshConfig(yaml string) {
 	w.mesh.MeshConfig(w.TB, w.Text(yaml))
 }
 
+// ReplaceProxies has other processes take over from all node proxies, as an upgrade does.
+func (w *World) ReplaceProxies() {
+	w.Helper()
+	w.mesh.ReplaceProxies(w.TB)
+}
+
+// Outside starts a server of test/echo, with these arguments, on a host outside of the mesh,
+// and returns its address of each family.
+func (w *World) Outside(args ...string) map[bool]netip.Addr {
+	w.Helper()
+	byFamily := map[bool]netip.Addr{}
+	for _, a := range w.mesh.Outside(w.TB, args...) {
+		byFamily[a.Is6()] = a
+	}
+	return byFamily
+}
+
+// Name has the name servers of the mesh and of its pods have a name of a namespace, until the
+// test ends, and returns it. It takes a world that was started with Names.
+func (w *World) Name(namespace, name string, all ...netip.Addr) string {
+	w.Helper()
+	return w.mesh.Name(w.TB, w.Text("$"+namespace), name, all)
+}
+
+// NameOf returns a name below Domain that leads to an address, whatever it is. It takes a world
+// that was started with Names.
+func NameOf(namespace string, a netip.Addr) string {
+	return strings.NewReplacer(".", "-", ":", "-").Replace(a.StringExpanded()) + "." + Domain(namespace)
+}
+
+// Domain returns the domain in which clusters have names of the addresses of pods.
+func Domain(namespace string) string { return "$" + namespace + ".pod.cluster.local" }
+
 // Eventually waits until check returns nil.
 func (w *World) Eventually(what string, check func() error) {
 	w.Helper()
@@ -236,6 +282,24 @@ func (w *World) Call(n int, from Place, url string, flags ...string) ([]traffic.
 		err = fmt.Errorf("%d responses to %d requests", len(all), n)
 	}
 	return all, err
+}
+
+// Bytes sends bytes from a pod, each on a connection of its own, and reads n bytes at most of
+// what comes back.
+func (w *World) Bytes(n int, from Place, to netip.AddrPort, all ...[]byte) ([]traffic.Bytes, error) {
+	args := []string{"ECHO", "bytes", "-addr", to.String(), "-n", strconv.Itoa(n)}
+	for _, b := range all {
+		args = append(args, hex.EncodeToString(b))
+	}
+	out, err := w.Exec(from, args...)
+	if err != nil {
+		return nil, err
+	}
+	got, err := traffic.AllBytes(out)
+	if err == nil && len(got) != len(all) {
+		err = fmt.Errorf("%d lines for %d connections", len(got), len(all))
+	}
+	return got, err
 }
 
 // Raw writes heads of requests as they are, each on a connection of its own, and returns

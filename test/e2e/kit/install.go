@@ -75,6 +75,20 @@ func (c *Cluster) Experimental(t testing.TB) {
 	}
 }
 
+// WithSOCKS5 has node proxies serve SOCKS5, until the test ends.
+func (c *Cluster) WithSOCKS5(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := c.Upgrade(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.Upgrade(t.Context(), "--set", "values.ztunnel.env.UNSTABLE_ENABLE_SOCKS5=true"); err != nil {
+		t.Fatal(err)
+	}
+	c.RolledOut(t, "ztunnel")
+}
+
 // Uninstall takes everything away again.
 func (c *Cluster) Uninstall(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, installTime)

@@ -35,6 +35,9 @@ func New(t testing.TB, c *kit.Cluster, o world.Options) *world.World {
 	if o.Experimental {
 		c.Experimental(t)
 	}
+	if o.SOCKS5 {
+		c.WithSOCKS5(t)
+	}
 	last := len(nodes) - 1
 	return world.On(t, mesh{c, map[string]string{"node1": nodes[last-1], "node2": nodes[last]}, map[string]*kit.Namespace{}})
 }
@@ -93,6 +96,11 @@ func (m mesh) place(u *unstructured.Unstructured) {
 	if fmt.Sprint(spec["terminationGracePeriodSeconds"]) == "0" { // a kubelet has at least this
 		spec["terminationGracePeriodSeconds"] = int64(1)
 	}
+	before, _ := spec["initContainers"].([]any)
+	for _, c := range before {
+		c, _ := c.(map[string]any)
+		c["image"] = kit.TestImage
+	}
 	list, _ := spec["containers"].([]any)
 	for _, c := range list {
 		c, _ := c.(map[string]any)
@@ -142,6 +150,11 @@ func (m mesh) MeshConfig(t testing.TB, text string) {
 		t.Fatal(err)
 	}
 	m.Cluster.MeshConfig(t, settings)
+}
+
+func (m mesh) ReplaceProxies(t testing.TB) {
+	t.Helper()
+	m.Roll(t, "ztunnel")
 }
 
 func (m mesh) Load(t testing.TB, from world.Pod, url string, rate int, args ...string) world.Load {

@@ -22,6 +22,7 @@ const fewAddresses = 3
 type mesh struct {
 	*rig.World
 	config rig.MeshFile
+	names  *names // nil without a name server
 }
 
 // New starts a mesh of two nodes for the length of the test. rig.Main is the TestMain.
@@ -32,7 +33,16 @@ func New(t testing.TB, o world.Options) *world.World {
 	if o.FewAddresses {
 		cfg.PodAddresses = fewAddresses
 	}
+	if o.SOCKS5 {
+		cfg.Env = map[string][]string{"ztunnel": {"UNSTABLE_ENABLE_SOCKS5=true"}}
+	}
+	if o.Names {
+		cfg.ClusterDNS, cfg.YAML = true, nameServer
+	}
 	m.World = rig.Start(t, cfg)
+	if o.Names {
+		m.names = serveNames(t, m.World)
+	}
 	return world.On(t, m)
 }
 
@@ -91,6 +101,16 @@ func (m mesh) MeshConfig(t testing.TB, yaml string) {
 	if err := m.config.Write(yaml); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (m mesh) ReplaceProxies(t testing.TB) {
+	t.Helper()
+	for _, node := range []string{"node1", "node2"} {
+		if err := m.Restart(t.Context(), "ztunnel/"+node, lab.RestartGraceful); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.For(t).Settled()
 }
 
 func (m mesh) Load(t testing.TB, from world.Pod, url string, rate int, args ...string) world.Load {
