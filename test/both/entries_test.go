@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
@@ -58,7 +57,7 @@ func virtual(w *world.World, of world.Place, host string, v6 bool) (a netip.Addr
 // address of a name, which the node proxy looks up, by DNS and by DNS_ROUND_ROBIN. Through a
 // waypoint it does so too, and the waypoint's policies decide.
 func TestEntriesByName(t *testing.T) {
-	w := start(t, world.Options{})
+	w := start(t, world.Options{Names: true})
 	w.Namespace("street", false)
 	w.Apply(rig.PodObject("$shop", "far", "node2", "") + rig.ServerObject("$street", "outside", "node1", "app: outside", "-name", "outside") +
 		rig.ServiceObject("$street", "outside", "outside", "{name: http, port: 80, targetPort: 8080}") + world.Waypoint("shop", 1, ""))
@@ -69,14 +68,8 @@ func TestEntriesByName(t *testing.T) {
 			spec := "resolution: " + resolution + "\n  ports: [{number: 8000, targetPort: 80, name: http, protocol: HTTP}]\n  endpoints: [{address: outside.$street.svc.cluster.local}]"
 			w.Apply(entryOf(name, "", spec))
 			to := netip.AddrPortFrom(virtual(w, far, name+".example", v6), 8000)
-			if os.Getenv("AMBIT_WORLD") == "cluster" {
-				w.Eventually(name+" is answered", func() error { return w.AnsweredBy("outside", 3, far, to, "/") })
-				w.ProxyLogs(far, `src.workload="far"`, fmt.Sprintf("dst.service=%q", name+".example"))
-			} else { // node proxies of the lab have no name server: TestNames of test/scenario gives one its own
-				if r := w.Request(far, to, "/"); r.Status != 0 {
-					w.Errorf("%+v", r)
-				}
-			}
+			w.Eventually(name+" is answered", func() error { return w.AnsweredBy("outside", 3, far, to, "/") })
+			w.ProxyLogs(far, `src.workload="far"`, fmt.Sprintf("dst.service=%q", name+".example"))
 			w.Condition("ServiceEntry", "shop", name, "Accepted", "True", name+".example")
 
 			w.Apply(entryOf(name, "istio.io/use-waypoint: waypoint", spec))
