@@ -23,7 +23,12 @@ var (
 // namespace in the mesh, and one outside of the mesh.
 func startShop(t *testing.T) *world.World {
 	t.Helper()
-	w := start(t, world.Options{})
+	return startShopWith(t, world.Options{})
+}
+
+func startShopWith(t *testing.T, o world.Options) *world.World {
+	t.Helper()
+	w := start(t, o)
 	w.Namespace("garden", true)
 	w.Namespace("street", false)
 	w.Apply(server("web", "app: web") + rig.PodObject("$shop", "near", "node1", "") + rig.PodObject("$shop", "far", "node2", "") +

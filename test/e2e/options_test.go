@@ -44,7 +44,6 @@ values:
     resourceQuotas: {enabled: true}
   ztunnel:
     resourceQuotas: {enabled: true}
-    env: {UNSTABLE_ENABLE_SOCKS5: "true"}
 `
 
 // A mesh that is installed with options does what they say, and without them
@@ -87,7 +86,6 @@ func TestOptions(t *testing.T) {
 	t.Run("DiscoverySelectors", discovered)
 	t.Run("LabelledAndLeftOut", leftOut)
 	t.Run("Taint", func(t *testing.T) { untainted(t, excluded) })
-	t.Run("SOCKS5", bySOCKS)
 
 	back(t.Context())
 	mesh.RolledOut(t, agents)
@@ -98,27 +96,6 @@ func TestOptions(t *testing.T) {
 	policies, err := mesh.Kube.NetworkingV1().NetworkPolicies(kit.SystemNamespace).List(t.Context(), metav1.ListOptions{})
 	if err != nil || len(policies.Items) > 0 {
 		t.Errorf("%d policies are left, %v", len(policies.Items), err)
-	}
-}
-
-// bySOCKS has a program ask its node's proxy for a connection to a service by SOCKS5, in
-// both families. The server sees the pod, and the mesh its identity.
-func bySOCKS(t *testing.T) {
-	far, near := twoNodes(t)
-	n := mesh.Namespace(t, "socks", kit.Ambient())
-	server := n.Pod("server", kit.OnNode(near))
-	n.Service("server")
-	n.Pod("client", kit.OnNode(far))
-	for _, at := range []string{"127.0.0.1", "[::1]"} {
-		since := time.Now()
-		kit.Eventually(t, "the service answers by "+at, func(ctx context.Context) error {
-			out, err := mesh.Exec(ctx, n.Name, "client", "/echo", "get", "-proxy", "socks5h://"+at+":15080", "-url", n.URL("server"))
-			if err == nil && !strings.Contains(out, "server answers") {
-				err = errors.New(out)
-			}
-			return err
-		})
-		n.Logged(server, since, `src.identity="`+kit.SPIFFE(n.Name, "client")+`"`)
 	}
 }
 
