@@ -113,7 +113,11 @@ spec:
 			w.Eventually("the host answers by its name", func() error { return byName(w, fmt.Sprintf("http://%s:%d/", name, hostHTTP), v6) })
 			w.Eventually("the host answers at another port", func() error { return byName(w, fmt.Sprintf("http://%s:%d/", name, hostMoved), v6) })
 			w.Eventually("a policy of requests decides", func() error { return denied(w, 403, at(hostHTTP), name, "/closed") })
-			for _, other := range []string{"evil.example", at(hostHTTP).String(), world.Domain("street"), "x"} {
+			others := []string{"evil.example", at(hostHTTP).String(), world.Domain("street"), "x"}
+			if c.host == name && host[!v6].IsValid() {
+				others = append(others, world.NameOf("street", host[!v6])) // it leads there as well
+			}
+			for _, other := range others {
 				if err := denied(w, 404, at(hostHTTP), other, "/"); err != nil {
 					w.Error(err)
 				}

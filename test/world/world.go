@@ -386,6 +386,14 @@ func (w *World) Pod(at Place, v6 bool) netip.Addr {
 	return w.pick(at.String(), p.IPs, v6)
 }
 
+// Addresses returns all addresses of a pod.
+func (w *World) Addresses(at Place) []netip.Addr {
+	w.Helper()
+	p, err := w.pod(w.Context(), w.Text("$"+at.Namespace), at.Pod)
+	w.must("pod", err)
+	return p.IPs
+}
+
 // Ending returns an error unless the end of a pod was asked for.
 func (w *World) Ending(at Place) error {
 	all, err := w.mesh.Pods(w.Context(), w.Text("$"+at.Namespace))
