@@ -34,7 +34,16 @@ func startOutside(t *testing.T) (w *world.World, host map[bool]netip.Addr) {
 
 // hostEntry is a ServiceEntry of the shop that uses its waypoint, for the host outside.
 func hostEntry(rest string) string {
-	return strings.ReplaceAll(entryOf("partners", "istio.io/use-waypoint: waypoint", rest+"\n  "+hostPorts), "hosts: [partners.example]\n  ", "exportTo: [\".\"]\n  ")
+	return `
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: partners, namespace: $shop, labels: {istio.io/use-waypoint: waypoint}}
+spec:
+  exportTo: ["."]
+  location: MESH_EXTERNAL
+  ` + hostPorts + `
+  ` + rest + "\n"
 }
 
 // throughWaypoint returns an error unless the host outside has answered, and was called by the

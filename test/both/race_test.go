@@ -32,8 +32,8 @@ func connections(w *world.World, pods ...world.Place) (sum int) {
 }
 
 // TestAddressesAreRaced: an endpoint's name leads to the first of its addresses that
-// answers, whatever its family; addresses that refuse, and such that do not answer at all, do
-// not matter. With the annotation all are called at once.
+// answers, whatever its family. Addresses that refuse, or that do not answer, do not keep
+// connections from it. With the annotation all addresses are called at once.
 func TestAddressesAreRaced(t *testing.T) {
 	all := start(t, world.Options{Names: true})
 	all.Namespace("street", false)
