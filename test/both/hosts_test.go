@@ -27,7 +27,8 @@ func startOutside(t *testing.T) (w *world.World, host map[bool]netip.Addr) {
 	w.Namespace("street", false)
 	host = w.Outside("-http", fmt.Sprint(":", hostHTTP), "-tls", fmt.Sprint(":", hostTLS), "-first", fmt.Sprint(":", hostFirst), "-tcp", ":19006")
 	w.Label("shop", `ambit.mesh/outbound-traffic-policy: REGISTRY_ONLY, ambient.istio.io/dns-capture: "true"`)
-	w.Apply(rig.PodObject("$shop", "far", "node2", "") + world.Waypoint("shop", 1, ""))
+	w.Apply(rig.PodObject("$shop", "far", "node2", "") + world.Waypoint("shop", 1, "") +
+		rig.PodObject("$street", "well", "node1", "", "ECHO", "server", "-name", "well", "-http", fmt.Sprint(":", hostHTTP), "-tcp", ""))
 	w.ProxiesBecome("shop", 1)
 	return w, host
 }
@@ -131,7 +132,12 @@ spec:
 					w.Error(err)
 				}
 			}
-			for _, other := range []string{"", strings.Repeat("a.", 200) + name} {
+			if c.host == wild { // a name that leads to a pod opens nothing there
+				if err := denied(w, 503, at(hostHTTP), world.NameOf("street", w.Pod(world.Place{Namespace: "street", Pod: "well"}, v6)), "/"); err != nil {
+					w.Error(err)
+				}
+			}
+			for _, other := range []string{"", world.Domain("street") + ".", strings.Repeat("a.", 200) + name} {
 				if r, err := w.Raw(far, at(hostHTTP), "GET / HTTP/1.1\nHost: "+w.Text(other)+"\nConnection: close"); err != nil || r[0].Status != 0 && r[0].Status < 400 {
 					w.Errorf("host %.40q: %+v, error %v", other, r, err)
 				}

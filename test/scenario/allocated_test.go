@@ -60,3 +60,23 @@ spec:
 		t.Errorf("an entry that wants none has %q", found(m))
 	}
 }
+
+// allocated waits until a pod's look-up of a host leads to an address that the mesh has
+// allocated, and returns it.
+func allocated(w *rig.World, from lab.Where, host string, v6 bool) (a netip.Addr) {
+	w.T().Helper()
+	pool := map[bool]netip.Prefix{false: netip.MustParsePrefix("240.240.0.0/16"), true: netip.MustParsePrefix("2001:2::/48")}[v6]
+	w.Eventually(host+" has an allocated address", func() error {
+		m, err := look(w, from, lanAddr(v6), "udp", ask(host, map[bool]uint16{false: 1, true: 28}[v6]))
+		if err != nil {
+			return err
+		}
+		if all := found(m); len(all) != 1 {
+			return fmt.Errorf("the answer has %q", all)
+		} else if a, err = netip.ParseAddr(all[0]); err != nil || !pool.Contains(a) {
+			return fmt.Errorf("the answer is %s: %w", all[0], err)
+		}
+		return nil
+	})
+	return a
+}

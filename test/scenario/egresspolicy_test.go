@@ -41,7 +41,7 @@ func egressPolicy(namespace, name, spec string) string {
 // internet has the hosts outside serve: TLS at 443 and 8443, a server that speaks first at 25,
 // an echo at 80; and name servers at the machine of ambitd, which is trusted, and at the
 // attacker's address.
-func internet(w *rig.World, more map[string]func(v6 bool) netip.Addr) {
+func internet(w *rig.World) {
 	w.T().Helper()
 	addresses(w.T().(*testing.T), w, lab.LAN, partner[false].String(), partner[true].String(), attacker[false].String(), attacker[true].String())
 	certificate := selfSigned(w.T())
@@ -70,9 +70,6 @@ func internet(w *rig.World, more map[string]func(v6 bool) netip.Addr) {
 			return partner[v6], true
 		case "own.evil.test.", "doh.test.":
 			return attacker[v6], true
-		}
-		if find := more[name]; find != nil {
-			return find(v6), true
 		}
 		return netip.Addr{}, false
 	}
@@ -367,7 +364,7 @@ func policied(t *testing.T) *rig.World {
 		YAML: confined + captured("looker", ""),
 		Env:  map[string][]string{"ztunnel": {"EGRESS_NAME_SERVERS=" + lanAddr(false).String() + "," + lanAddr(true).String()}},
 	})
-	internet(w, nil)
+	internet(w)
 	return w
 }
 

@@ -51,7 +51,7 @@ func TestHostsByLookUps(t *testing.T) {
 		Args: map[string][]string{lab.Ambitd: {"--mesh-config", meshSettings(t, "REGISTRY_ONLY")}},
 		Env:  map[string][]string{"ztunnel": {"EGRESS_NAME_SERVERS=" + lanAddr(false).String() + "," + lanAddr(true).String()}},
 	})
-	internet(w, nil)
+	internet(w)
 	for _, c := range []struct{ host, resolution string }{{"*.partner.test", "DYNAMIC_DNS"}, {"*.test", "NONE"}, {"api.partner.test", "DYNAMIC_DNS"}, {"api.partner.test", "NONE"}} {
 		t.Run(c.host+" "+c.resolution, func(t *testing.T) {
 			rig.Families(t, func(t *testing.T, v6 bool) { lookedUp(t, w, c.host, c.resolution, v6) })
