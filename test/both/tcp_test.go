@@ -79,7 +79,8 @@ func TestTCPRoute(t *testing.T) {
 		if err != nil || count["v1"]+count["v2"] != n || count["v2"] < 4 || count["v2"] > 50 {
 			w.Errorf("%v, error %v", count, err)
 		}
-		if count, err = answers(w, n, far, other); err != nil || count["v2"] < 50 || count["v1"] < 50 {
+		// There the endpoint with fewer connections is chosen: v1 may have some that are closing.
+		if count, err = answers(w, n, far, other); err != nil || count["v1"]+count["v2"] != n || count["v2"] < 50 {
 			w.Errorf("the port without a route: %v, error %v", count, err)
 		}
 		w.Condition("TCPRoute", "shop", "split", "ZtunnelAccepted", "True", "node proxies of clients execute the route")
