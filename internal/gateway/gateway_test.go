@@ -314,7 +314,7 @@ func TestLearnHosts(t *testing.T) {
 		{"c.out.test", "80", "no healthy upstream", "[c.out.test"},
 		{"c.out.test", "443", "", "[]"},
 	} {
-		asked = nil
+		w.on(w.group.Loop(0), func() { asked = nil })
 		c, err := w.connect(tt.host + ":" + tt.port)
 		if err != nil {
 			t.Fatal(err)
@@ -325,7 +325,9 @@ func TestLearnHosts(t *testing.T) {
 		if _, body, _ := strings.Cut(string(b), "\r\n\r\n"); body != tt.want {
 			t.Errorf("%s:%s: %q", tt.host, tt.port, b)
 		}
-		if got := fmt.Sprint(asked); !strings.HasPrefix(got, tt.asked) {
+		got := ""
+		w.on(w.group.Loop(0), func() { got = fmt.Sprint(asked) })
+		if !strings.HasPrefix(got, tt.asked) {
 			t.Errorf("%s:%s: asked for %s", tt.host, tt.port, got)
 		}
 	}
