@@ -22,7 +22,8 @@ const (
 	coldSamples = 15
 	// coldRest is what proxies have to notice that a tunnel has ended.
 	coldRest = 10 * time.Millisecond
-	coldWait = 5 * time.Second
+	// coldWait bounds one of them, on a machine under load.
+	coldWait = 30 * time.Second
 )
 
 // cold measures a connection for which the proxies have no tunnel: connect, one echo,
