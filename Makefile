@@ -57,7 +57,7 @@ demo: build ## the main job, end to end, on this machine
 # compiled and run beside it. `make lint` vets.
 test: build parts ## unit, virtual time and network namespaces (root)
 	@$(PROGRAMS) $(GO) run ./test/run -race -vet=off -timeout 10m $(RACE) -- \
-		-p 4 -vet=off -timeout 20m ./test/scenario ./test/both ./test/attack ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
+		-p 4 -vet=off -timeout 30m ./test/scenario ./test/both ./test/attack ./test/chaos $$($(GO) list ./... | grep -vE '/internal/(mesh|transport|xds|zds|sys/poll|ops|control/(collection|policy|auth))(/|$$)|/test/(interop|e2e)(/|$$)')
 
 # Programs of others that tests drive, each a module of its own.
 PARTS := opa collector prometheus
