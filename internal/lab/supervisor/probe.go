@@ -37,7 +37,8 @@ func (s *supervisor) probe(ctx context.Context, p *pod) {
 			s.setProbed(p, false)
 			return
 		}
-		wait, ready := probeEvery, false
+		wait := probeEvery
+		var ready bool
 		switch {
 		case !up:
 			ready = count.Down()

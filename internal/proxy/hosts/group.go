@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 
 	"github.com/ambit-mesh/ambit/internal/mesh/trie"
@@ -71,7 +72,7 @@ func (g *group) with(s *workload.Service) *group {
 	case g.root != nil:
 		out.root = out.root.put(s)
 	case g.n < few:
-		out.list = append(g.list[:g.n:g.n], s)
+		out.list = slices.Concat(g.list, []*workload.Service{s})
 	default:
 		for _, svc := range g.list {
 			out.root = out.root.put(svc)
