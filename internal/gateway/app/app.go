@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/ambit-mesh/ambit/internal/gateway"
-	"github.com/ambit-mesh/ambit/internal/gateway/place"
 	"github.com/ambit-mesh/ambit/internal/l7/observe/requests"
 	"github.com/ambit-mesh/ambit/internal/mesh/reason"
 	"github.com/ambit-mesh/ambit/internal/mesh/wellknown"
@@ -205,7 +204,7 @@ func (a *App) start(ctx context.Context, done []func()) {
 	for {
 		config := a.rules.config.Load()
 		// What routes lead to is requested before the first client needs it.
-		names := append([]string{place.AddressName(a.cfg.Network, a.cfg.Source)}, named(config)...)
+		names := append([]string{workload.AddressName(a.cfg.Network, a.cfg.Source)}, named(config)...)
 		names = append(names, a.observed.Names()...)
 		if !a.learner.all(ctx, names) || !a.learner.all(ctx, a.ownServices()) {
 			return

@@ -107,7 +107,7 @@ func (h *host) outside(a netip.Addr, c Call) (missing []string, err *reason.Erro
 	switch {
 	case c.Where.Snapshot.Find(c.Where.Network, a, c.Where.Namespace).InMesh():
 		return nil, reason.Errorf(reason.NoHealthyUpstream, "service %s is outside of the mesh, and %s is in it (call the pod or Service by its own name)", c.Service.Key(), a)
-	case c.Where.Answered != nil && !c.Where.Answered(h.name):
+	case !c.Where.Has(h.name):
 		return []string{h.name}, reason.Errorf(reason.UnknownDestination, "%s: the control plane has not answered yet what it is", a)
 	}
 	return nil, nil
@@ -151,7 +151,7 @@ func (f *Finder) host(svc *workload.Service, network string, at netip.AddrPort) 
 	}
 	h := &host{
 		workload: &workload.Workload{UID: "outside/" + svc.Key().String() + "/" + at.String(), Healthy: true, Traits: &workload.Traits{Namespace: svc.Namespace, Network: network}},
-		name:     place.AddressName(network, at.Addr()),
+		name:     workload.AddressName(network, at.Addr()),
 	}
 	f.kept[k] = h
 	return h

@@ -19,7 +19,7 @@ func (w *Whereabouts) Unknown(t connect.Target, client netip.Addr) (names []stri
 			names = append(names, name)
 		}
 	}
-	address := func(network string, a netip.Addr) { add(AddressName(network, a)) }
+	address := func(network string, a netip.Addr) { add(workload.AddressName(network, a)) }
 	at, _ := w.at(t)
 	if t.IsHost() {
 		if ns := NamespaceOf(t.Host); at.Service == nil && ns != "" {
@@ -70,7 +70,7 @@ func (w *Whereabouts) Absent(g workload.GatewayAddress) []string {
 	case g.ByHostname():
 		return []string{g.Hostname.String()}
 	}
-	return []string{AddressName(g.Address.Network, g.Address.Addr)}
+	return []string{workload.AddressName(g.Address.Network, g.Address.Addr)}
 }
 
 // NamespaceOf returns the namespace in the host name of a Kubernetes Service, "" for

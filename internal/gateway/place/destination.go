@@ -61,13 +61,9 @@ type Whereabouts struct {
 	Answered func(name string) bool
 }
 
-// AddressName returns the name of the resources at an address.
-func AddressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }
-
-// Has reports whether the directory has what there is of an address.
-func (w *Whereabouts) Has(a netip.Addr) bool {
-	return w.Answered == nil || w.Answered(AddressName(w.Network, a))
-}
+// Has reports whether the directory has what there is of an address, by the name of its
+// resource.
+func (w *Whereabouts) Has(name string) bool { return w.Answered == nil || w.Answered(name) }
 
 // Find returns what a CONNECT's authority names. Only services and workloads whose
 // waypoint this gateway is are reached through it: its identity must not open doors
@@ -101,7 +97,7 @@ func (w *Whereabouts) Find(t connect.Target) (Destination, *reason.Error) {
 func (w *Whereabouts) at(t connect.Target) (at workload.Destination, named string) {
 	if !t.IsHost() {
 		at = w.Snapshot.Find(w.Network, t.Addr.Addr(), w.Namespace)
-		if at == (workload.Destination{}) && w.Has(t.Addr.Addr()) { // else it may be a pod's
+		if at == (workload.Destination{}) && w.Has(workload.AddressName(w.Network, t.Addr.Addr())) { // else it may be a pod's
 			at.Service = w.Hosts.Around(t.Addr.Addr(), w.Network, w.Namespace, t.Addr.Port())
 		}
 		return at, ""

@@ -209,6 +209,10 @@ type Destination struct {
 	Workload *Workload
 }
 
+// AddressName returns the name by which a directory that is filled on demand requests what
+// stands at an address.
+func AddressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }
+
 // InMesh reports whether a pod, a Service of Kubernetes, or another workload of the mesh
 // stands there.
 func (d Destination) InMesh() bool {

@@ -237,7 +237,7 @@ func (m *Match) At(s *workload.Snapshot, network string, a netip.Addr, namespace
 	if m.Service == nil || found.Service != nil {
 		return found
 	}
-	if w := found.Workload; w != nil && (w.IsPod() || w.Protocol == workload.HBONE || w.Namespace == namespace) {
+	if w := found.Workload; w != nil && (found.InMesh() || w.Namespace == namespace) {
 		return found
 	}
 	return workload.Destination{Service: m.Service}

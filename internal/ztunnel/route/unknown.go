@@ -19,7 +19,7 @@ func Unknown(s *workload.Snapshot, network string, dst netip.Addr, namespace str
 	if !s.Certain(network, dst, namespace) {
 		// A claim on the address is known, or nothing is. Its owner may be known
 		// to the control plane.
-		names = append(names, addressName(network, dst))
+		names = append(names, workload.AddressName(network, dst))
 	}
 	switch {
 	case at.Service != nil:
@@ -70,7 +70,7 @@ func UnknownInbound(s *workload.Snapshot, network string, local *workload.Worklo
 		}
 	}
 	if client.IsValid() && s.WorkloadByAddr(network, client) == nil {
-		names = append(names, addressName(network, client))
+		names = append(names, workload.AddressName(network, client))
 	}
 	return names
 }
@@ -127,12 +127,10 @@ func unknownGateway(names []string, s *workload.Snapshot, gw workload.GatewayAdd
 			names = append(names, gw.Hostname.String())
 		}
 	case s.Find(gw.Address.Network, gw.Address.Addr, "") == (workload.Destination{}):
-		names = append(names, addressName(gw.Address.Network, gw.Address.Addr))
+		names = append(names, workload.AddressName(gw.Address.Network, gw.Address.Addr))
 	}
 	return names
 }
-
-func addressName(network string, a netip.Addr) string { return network + "/" + a.Unmap().String() }
 
 // UnknownBackends lists what a route needs of the services that it sends connections to.
 func UnknownBackends(s *workload.Snapshot, network string, t *traffic.Node, dst netip.AddrPort, namespace string, first traffic.First, host hosts.Match) (names []string) {
