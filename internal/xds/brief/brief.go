@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Most bounds the names that no resource has: a control plane serves a client that is no
-// node proxy 20,000 names, and the others have room beside these.
+// Most bounds the names that no resource has. It is small beside the names that a control
+// plane serves a client, so that the others have room.
 const Most = 4096
 
 // Names are the brief names of one type. Of too many that no resource has, the oldest end:
