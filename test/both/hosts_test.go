@@ -28,7 +28,8 @@ func startOutside(t *testing.T) (w *world.World, host map[bool]netip.Addr) {
 	host = w.Outside("-http", fmt.Sprint(":", hostHTTP), "-tls", fmt.Sprint(":", hostTLS), "-first", fmt.Sprint(":", hostFirst), "-tcp", ":19006")
 	w.Label("shop", `ambit.mesh/outbound-traffic-policy: REGISTRY_ONLY, ambient.istio.io/dns-capture: "true"`)
 	w.Apply(rig.PodObject("$shop", "far", "node2", "") + world.Waypoint("shop", 1, "") +
-		rig.PodObject("$street", "well", "node1", "", "ECHO", "server", "-name", "well", "-http", fmt.Sprint(":", hostHTTP), "-tcp", ""))
+		rig.PodObject("$street", "well", "node1", "app: well", "ECHO", "server", "-name", "well", "-http", fmt.Sprint(":", hostHTTP), "-tcp", "") +
+		rig.ServiceObject("$street", "well", "well", fmt.Sprintf("{name: http, port: %d}", hostHTTP)))
 	w.ProxiesBecome("shop", 1)
 	return w, host
 }
@@ -132,9 +133,11 @@ spec:
 					w.Error(err)
 				}
 			}
-			if c.host == wild { // a name that leads to a pod opens nothing there
-				if err := denied(w, 503, at(hostHTTP), world.NameOf("street", w.Pod(world.Place{Namespace: "street", Pod: "well"}, v6)), "/"); err != nil {
-					w.Error(err)
+			if c.host == wild { // a name that leads to a pod or a Service opens nothing there
+				for _, inside := range []netip.Addr{w.Pod(world.Place{Namespace: "street", Pod: "well"}, v6), w.Service("street", "well", hostHTTP, v6).Addr()} {
+					if err := denied(w, 503, at(hostHTTP), world.NameOf("street", inside), "/"); err != nil {
+						w.Error(err)
+					}
 				}
 			}
 			for _, other := range []string{"", world.Domain("street") + ".", strings.Repeat("a.", 200) + name} {

@@ -80,7 +80,7 @@ func TestTCPRoute(t *testing.T) {
 			w.Errorf("%v, error %v", count, err)
 		}
 		// There the endpoint with fewer connections is chosen: v1 may have some that are closing.
-		if count, err = answers(w, n, far, other); err != nil || count["v1"]+count["v2"] != n || count["v2"] < 50 {
+		if count, err = answers(w, n, far, other); err != nil || count["v1"]+count["v2"] != n || count["v2"] < 50 || count["v1"] == 0 {
 			w.Errorf("the port without a route: %v, error %v", count, err)
 		}
 		w.Condition("TCPRoute", "shop", "split", "ZtunnelAccepted", "True", "node proxies of clients execute the route")
